@@ -1,0 +1,34 @@
+# Two commands do everything on a fresh machine with Python >= 3.11:
+#   make demo    the whole path on text from installed packages, to a launched recipe and a report
+#   make test    lint, types and every test
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint format clean
+
+# torch first and pinned: without the pin pip may choose another build of several gigabytes
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,datasets]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/decaylaws demo demo-study
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) demo-study build dist

@@ -1,0 +1,16 @@
+"""How long work tells its caller where it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called often and cheaply by long work; a terminal bar, a log line or nothing may stand behind it."""
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Report that ``done`` of ``total`` units of ``stage`` are behind us; ``note`` is shown beside it."""
+
+
+def silent(stage: str, done: float, total: float, note: str = "") -> None:
+    """A listener that does not listen: the default where no progress is wanted."""

@@ -1,0 +1,267 @@
+"""``study.yaml``: what the user wants, checked key by key before anything runs.
+
+Every model forbids unknown keys, so a typo is an error that names the key; every error carries the dotted
+path of the field, the value and what it must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from decaylaws.configs import ModelShape, OptimizerConfig
+from decaylaws.errors import DataError, InvalidValueError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+DecayShape = Literal["linear", "cosine", "1-sqrt", "exponential", "constant"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(_Settings):
+    """One source of text. Its held-out part is the evaluation domain of the same name.
+
+    ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
+    """
+
+    format: Literal["embedded", "jsonl", "text", "parquet", "datasets"]
+    path: str | None = Field(
+        None, description="file, folder or glob, relative to study.yaml; none for embedded"
+    )
+    text_field: str = Field(
+        "text", description="column or key that holds the text (jsonl, parquet, datasets)"
+    )
+    group: Literal["general", "specialised"] = "specialised"
+    max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
+    lower: Share = 0.0
+    upper: Share = 1.0
+    max_bytes: Count | None = Field(None, description="take at most so many bytes of text (UTF-8)")
+    heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+
+    @model_validator(mode="after")
+    def _path_and_bounds(self) -> Self:
+        if (self.format == "embedded") != (self.path is None):
+            raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
+        if self.lower > self.upper:
+            raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
+        return self
+
+
+class TokenizerSettings(_Settings):
+    """Byte-level BPE trained on the train split, or a ready ``tokenizer.json``."""
+
+    vocab_size: Annotated[int, Field(ge=257, le=2**32 - 1)] = 4096
+    path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
+    train_bytes_per_source: Count = 2_000_000
+
+
+class ShapeSettings(_Settings):
+    """A model shape by its free dimensions; the vocabulary comes from the tokenizer."""
+
+    d_model: Count
+    num_layers: Count
+    num_heads: Count
+    num_kv_heads: Count | None = None
+    d_ff: Count
+    rope_theta: Positive = 10_000.0
+    tie_embeddings: bool = True
+
+    def shape(self, *, vocab_size: int, seq_len: int) -> ModelShape:
+        """The full shape, validated."""
+        return ModelShape(
+            d_model=self.d_model,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads or self.num_heads,
+            d_ff=self.d_ff,
+            vocab_size=vocab_size,
+            seq_len=seq_len,
+            rope_theta=self.rope_theta,
+            tie_embeddings=self.tie_embeddings,
+        )
+
+
+class OptimizerSettings(_Settings):
+    """AdamW, shared by trunks, microanneals and the launched run."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip_norm: Positive = 1.0
+
+    def config(self) -> OptimizerConfig:
+        """The value type that runs carry."""
+        return OptimizerConfig(**self.model_dump())
+
+
+class TrunkSettings(_Settings):
+    """The stable phase of each model shape: warm-up, then constant LR on the general mixture."""
+
+    tokens: Count
+    warmup_tokens: Count
+    peak_lr: Positive
+    mixture: dict[str, Share]
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        total = sum(self.mixture.values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the weights of trunk.mixture must sum to one; they sum to {total:.6g}")
+        if self.warmup_tokens > self.tokens:
+            raise ValueError(f"warmup_tokens={self.warmup_tokens} must not exceed tokens={self.tokens}")
+        return self
+
+
+class DesignSettings(_Settings):
+    """Which microanneals the sweep runs."""
+
+    num_mixtures: Annotated[int, Field(ge=4)] = 24
+    decay_tokens: Annotated[list[Count], Field(min_length=1)]
+    start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    shapes: Annotated[list[DecayShape], Field(min_length=1)] = ["linear"]
+    num_replicates: Annotated[int, Field(ge=2)] = 3
+    runs_at_other_sizes: Annotated[int, Field(ge=2)] = 8
+    seed: int = Field(0, ge=0)
+
+
+class ObjectiveSettings(_Settings):
+    """What the search minimises and what it must not give up."""
+
+    weights: Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    guard_domains: list[str] = Field(default_factory=list)
+    guard_nats: Annotated[float, Field(ge=0)] = 0.02
+
+    @model_validator(mode="after")
+    def _something_weighs(self) -> Self:
+        if not sum(self.weights.values()) > 0:
+            raise ValueError("at least one weight of objective.weights must be positive")
+        return self
+
+
+class TargetSettings(_Settings):
+    """The run that all this is for."""
+
+    shape: str
+    max_decay_tokens: Count = Field(description="budget of the decay at target scale")
+    repetition_scale: Positive = Field(
+        1.0,
+        description="how many times longer the target's decay is than a proxy's of the same design point; "
+        "proxies see 1/scale of each source, so that both repeat it equally often",
+    )
+
+
+class EvaluationSettings(_Settings):
+    """Held-out evaluation, the same tokens for every run."""
+
+    tokens_per_domain: Count = 16_384
+    points: Annotated[int, Field(ge=1)] = Field(2, description="evaluations of a microanneal after its start")
+
+
+class BackendSettings(_Settings):
+    """Where and how proxies run; never changes what is computed, only how fast."""
+
+    workers: Count | None = Field(None, description="processes; None takes one per core")
+    slots: Count = Field(1, description="members that train as one stack in a worker")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class StudySettings(_Settings):
+    """The whole of ``study.yaml``."""
+
+    name: str
+    sources: Annotated[dict[str, SourceSettings], Field(min_length=2)]
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    seq_len: Count = 128
+    batch_tokens: Count = 1024
+    shapes: Annotated[dict[str, ShapeSettings], Field(min_length=2)]
+    proxy: str = Field(description="the shape that runs the whole design; the others run a part of it")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    trunk: TrunkSettings
+    design: DesignSettings
+    objective: ObjectiveSettings
+    target: TargetSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+    backend: BackendSettings = BackendSettings()
+    storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
+    search_trials: Count = 400
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        self._check_sources()
+        for key, name in (("proxy", self.proxy), ("target.shape", self.target.shape)):
+            if name not in self.shapes:
+                raise ValueError(f"{key}={name!r} must be one of the shapes {sorted(self.shapes)}")
+        if self.batch_tokens % self.seq_len:
+            raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
+        for shape in self.shapes.values():
+            shape.shape(vocab_size=self.tokenizer.vocab_size, seq_len=self.seq_len)
+        return self
+
+    def _check_sources(self) -> None:
+        named = {
+            "trunk.mixture": self.trunk.mixture,
+            "objective.weights": self.objective.weights,
+            "objective.guard_domains": self.objective.guard_domains,
+        }
+        for key, names in named.items():
+            unknown = sorted(set(names) - set(self.sources))
+            if unknown:
+                raise ValueError(
+                    f"{key} names {unknown}, which are not among the sources {sorted(self.sources)}"
+                )
+
+    @property
+    def general_sources(self) -> list[str]:
+        """Names of the sources of the general group."""
+        return [name for name, source in self.sources.items() if source.group == "general"]
+
+
+def load_settings(path: Path) -> StudySettings:
+    """Read and check ``study.yaml``.
+
+    Raises:
+        DataError: the file is missing or is no YAML mapping.
+        InvalidValueError: a key is unknown or a value is not what it must be.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no study.yaml at {path}. Run 'decaylaws init DIR' first.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} must hold a mapping of settings; it holds {type(content).__name__}.")
+    return parse_settings(content)
+
+
+def parse_settings(content: Mapping[str, Any]) -> StudySettings:
+    """Check a mapping of settings; the first problem becomes one ``InvalidValueError``."""
+    try:
+        return StudySettings.model_validate(content)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def _first_problem(error: ValidationError) -> InvalidValueError:
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"]) or "study.yaml"
+    if problem["type"] == "extra_forbidden":
+        return InvalidValueError(
+            path, problem["input"], "is not a known key", "Check its spelling and its indent."
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"] if not isinstance(problem["input"], Mapping) else "..."
+    if problem["type"] == "missing":
+        return InvalidValueError(path, None, "is required", "Add it to study.yaml.")
+    return InvalidValueError(path, value, f"is not valid ({message})")

@@ -1,0 +1,1 @@
+"""The only place that spends compute: proxies, microanneals and the full-scale launch, on torch."""
