@@ -1,0 +1,91 @@
+"""Intervals: a bootstrap over runs, and residual quantiles that do not look at the answer.
+
+The points of one curve share their run's seed and data order, so whole runs are re-weighted, never points.
+The weights are Dirichlet draws (the Bayesian bootstrap, Rubin 1981) rather than resamples: with three curves
+a resample often lacks the only curve that identifies a parameter, while a small weight keeps every refit
+possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array, Prediction
+
+Refit = Callable[[Array], Array]
+
+
+def cluster_weights(groups: ArrayLike, num_draws: int, *, seed: int) -> Iterator[Array]:
+    """Bootstrap weights that treat every group (run) as one observation.
+
+    Args:
+        groups: the run of every observation, shape ``[n]``.
+        num_draws: number of draws.
+        seed: seed of the draws.
+
+    Yields:
+        Non-negative weights ``[n]`` with mean one over groups, equal within a group.
+
+    Raises:
+        InvalidValueError: fewer than two groups: one run says nothing about variation between runs.
+    """
+    labels, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(labels) < 2:
+        raise InvalidValueError("groups", len(labels), "must be at least 2 runs for a bootstrap over runs")
+    rng = np.random.default_rng(seed)
+    for _ in range(num_draws):
+        yield (rng.dirichlet(np.ones(len(labels))) * len(labels))[index]
+
+
+def bootstrap(refit: Refit, groups: ArrayLike, *, num_draws: int, seed: int) -> Array:
+    """Parameters refitted under run-clustered weights.
+
+    Args:
+        refit: maps weights ``[n]`` to parameters ``[p]``; usually a warm-started solve without polish.
+        groups: the run of every observation, shape ``[n]``.
+        num_draws: number of refits.
+        seed: seed of the weights.
+
+    Returns:
+        Draws of the parameters, shape ``[num_draws, p]``.
+    """
+    return np.array([refit(weights) for weights in cluster_weights(groups, num_draws, seed=seed)])
+
+
+def quantile_interval(mean: ArrayLike, draws: ArrayLike, level: float) -> Prediction:
+    """Central interval of prediction draws ``[num_draws, n]`` around the point predictions ``[n]``."""
+    tail = 0.5 * (1 - _checked(level))
+    lower, upper = np.quantile(np.asarray(draws), [tail, 1 - tail], axis=0)
+    centre = np.asarray(mean, dtype=float)
+    return Prediction(centre, np.minimum(lower, centre), np.maximum(upper, centre), level)
+
+
+def conformal_radius(scores: ArrayLike, level: float) -> float:
+    """Radius that holds a new score with probability ``level``, from held-out absolute errors ``[n]``.
+
+    Split conformal prediction with the finite-sample correction; with too few scores for the level, the
+    largest score is scaled up by the ratio of the level asked for to the one that the scores can certify.
+    """
+    sizes = np.sort(np.abs(np.asarray(scores, dtype=float)))
+    if len(sizes) == 0:
+        raise InvalidValueError("scores", 0, "must hold at least one held-out error")
+    rank = _checked(level) * (len(sizes) + 1)
+    if rank <= len(sizes):
+        return float(sizes[int(np.ceil(rank)) - 1])
+    return float(sizes[-1] * rank / len(sizes))
+
+
+def coverage(prediction: Prediction, observed: ArrayLike) -> float:
+    """Share of the observations ``[n]`` that their intervals hold."""
+    truth = np.asarray(observed, dtype=float)
+    return float(np.mean((prediction.lower <= truth) & (truth <= prediction.upper)))
+
+
+def _checked(level: float) -> float:
+    if not 0 < level < 1:
+        raise InvalidValueError("interval", level, "must lie between 0 and 1", "For 90 % give 0.9.")
+    return level

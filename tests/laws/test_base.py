@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
+from decaylaws.laws.base import Law
+from decaylaws.laws.compare import Fold, compare
+from decaylaws.laws.solver import solve
+
+
+class StraightLine(Law):
+    def __init__(self, *, slope_limit: float = 10.0) -> None:
+        self.slope_limit = slope_limit
+
+    def fit(self, X, y=None):
+        if len(X) < 2:
+            raise InvalidValueError("X", len(X), "must hold at least 2 points")
+        limit = self.slope_limit
+        solution = solve(lambda t: t[0] + t[1] * X - y, [0.0, 0.0], lower=[-99, -limit], upper=[99, limit])
+        self.params_ = {"level": solution.theta[0], "slope": solution.theta[1]}
+        self.report_ = solution.report
+        return self
+
+    def predict(self, X, interval=None):
+        self._require_fitted()
+        return self.params_["level"] + self.params_["slope"] * X
+
+
+X = np.linspace(0, 1, 6)
+
+
+def test_sklearn_clones_a_law_with_its_settings():
+    copy = clone(StraightLine(slope_limit=3.0))
+    assert copy.get_params() == {"slope_limit": 3.0}
+    assert repr(copy) == "StraightLine(slope_limit=3.0)"
+
+
+def test_predict_before_fit_is_named():
+    with pytest.raises(NotFittedError, match="StraightLine"):
+        StraightLine().predict(X)
+
+
+def test_an_unknown_argument_is_named():
+    with pytest.raises(InvalidValueError, match="limit"):
+        StraightLine().set_params(limit=3)
+
+
+def test_json_round_trip_predicts_the_same(tmp_path):
+    law = StraightLine(slope_limit=3.0).fit(X, 1 + 2 * X)
+    law.save(tmp_path / "law.json")
+    again = Law.load(tmp_path / "law.json")
+    assert isinstance(again, StraightLine)
+    assert again.slope_limit == 3.0
+    assert again.report_ == law.report_
+    np.testing.assert_array_equal(again.predict(X), law.predict(X))
+
+
+def test_damaged_json_is_named():
+    values = StraightLine().fit(X, X).to_dict()
+    with pytest.raises(SchemaError, match="state"):
+        Law.from_dict({key: entry for key, entry in values.items() if key != "state"})
+    with pytest.raises(InvalidValueError, match="law"):
+        Law.from_dict({**values, "law": "Nothing"})
+
+
+def test_compare_ranks_by_held_out_error_and_keeps_failures_in_sight():
+    y = 1 + 5 * X
+    folds = [Fold("end", (X[:4], y[:4]), X[4:], y[4:]), Fold("single", (X[:1], y[:1]), X[1:], y[1:])]
+    table = compare({"tight": StraightLine(slope_limit=1.0), "free": StraightLine()}, folds[:1])
+    assert list(table["law"]) == ["free", "tight"]
+    assert table["mae"][0] < 1e-6
+    failed = compare({"free": StraightLine()}, folds)
+    assert np.isinf(failed.set_index("fold").loc["single", "mae"])
+    assert "at least 2 points" in failed.set_index("fold").loc["single", "status"]

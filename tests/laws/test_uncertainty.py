@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Prediction
+from decaylaws.laws.uncertainty import (
+    bootstrap,
+    cluster_weights,
+    conformal_radius,
+    coverage,
+    quantile_interval,
+)
+
+
+def test_weights_are_equal_within_a_run_and_average_one_over_runs():
+    groups = np.array(["a", "b", "a", "c", "c", "c"])
+    for weights in cluster_weights(groups, 20, seed=3):
+        for label in "abc":
+            assert np.ptp(weights[groups == label]) == 0
+        assert weights[[0, 1, 3]].mean() == pytest.approx(1)
+        assert (weights > 0).all()
+
+
+def test_one_run_cannot_be_bootstrapped():
+    with pytest.raises(InvalidValueError, match="groups"):
+        next(cluster_weights(["a", "a"], 3, seed=0))
+
+
+def test_bootstrap_spread_is_the_standard_error_between_runs():
+    rng = np.random.default_rng(0)
+    run_means = rng.normal(size=60)
+    groups = np.repeat(np.arange(60), 50)
+    values = np.repeat(run_means, 50) + 1e-3 * rng.normal(size=3000)
+    draws = bootstrap(lambda w: np.array([np.average(values, weights=w)]), groups, num_draws=500, seed=1)
+    expected = run_means.std() / np.sqrt(60)
+    assert draws.std() == pytest.approx(expected, rel=0.15)  # not the sqrt(3000) of independent points
+
+
+def test_the_same_seed_gives_the_same_draws():
+    first, second = (list(cluster_weights([1, 2, 3], 4, seed=9)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_quantile_interval_holds_its_mean():
+    draws = np.random.default_rng(0).normal(loc=[0.0, 9.0], size=(4000, 2))
+    interval = quantile_interval([0.0, 3.0], draws, 0.9)
+    assert interval.lower[0] == pytest.approx(-1.645, abs=0.1)
+    assert interval.upper[0] == pytest.approx(1.645, abs=0.1)
+    assert interval.lower[1] == 3.0
+    assert interval.level == 0.9
+
+
+def test_conformal_radius_covers_a_new_score():
+    rng = np.random.default_rng(5)
+    hits = []
+    for _ in range(2000):
+        scores = np.abs(rng.standard_t(3, size=20))
+        hits.append(scores[0] <= conformal_radius(scores[1:], 0.9))
+    assert 0.88 <= np.mean(hits) <= 0.93
+
+
+def test_conformal_radius_grows_when_scores_are_too_few():
+    assert conformal_radius([0.2, -0.5], 0.9) == pytest.approx(0.5 * 2.7 / 2)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 90])
+def test_a_level_outside_zero_and_one_is_an_error(level):
+    with pytest.raises(InvalidValueError, match="interval"):
+        conformal_radius([0.1], level)
+
+
+def test_coverage_counts_what_the_interval_holds():
+    prediction = Prediction(np.zeros(4), -np.ones(4), np.ones(4), 0.9)
+    assert coverage(prediction, [0.0, 1.0, -1.5, 2.0]) == 0.5
