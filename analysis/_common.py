@@ -1,4 +1,4 @@
-"""What every script here does alike: read ``--data``, write ``--json`` and perhaps ``--figure``, fail in one line."""
+"""What every script here does alike: read ``--data``, write ``--json`` or a figure, fail in one line."""
 
 from __future__ import annotations
 
