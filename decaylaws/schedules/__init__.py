@@ -1,0 +1,38 @@
+"""Learning-rate and batch-size schedules over tokens: algebra, notation, published schedules.
+
+::
+
+    from decaylaws.schedules import decay, warmup_stable_decay
+
+    trunk = warmup_stable_decay(10_000_000, 3e-4, warmup_tokens=500_000, decay_tokens=0)
+    run = trunk.fork(at=8_000_000, decay=decay(2_000_000, start_lr=3e-4, shape="1-sqrt"))
+    run.lr(9_000_000), run.integral(), run.step_lrs(batch_tokens=65_536)
+"""
+
+from decaylaws.schedules.constructors import (
+    constant,
+    cosine,
+    decay,
+    drop_and_hold,
+    half_life,
+    linear_to_zero,
+    warmup,
+    warmup_stable_decay,
+)
+from decaylaws.schedules.schedule import Schedule
+from decaylaws.schedules.segment import Segment
+from decaylaws.schedules.shapes import SHAPES
+
+__all__ = [
+    "SHAPES",
+    "Schedule",
+    "Segment",
+    "constant",
+    "cosine",
+    "decay",
+    "drop_and_hold",
+    "half_life",
+    "linear_to_zero",
+    "warmup",
+    "warmup_stable_decay",
+]

@@ -1,0 +1,278 @@
+"""One segment of a schedule: a stretch of tokens, the LR at its two ends, and the way between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.schedules.shapes import Array, Stretch, shape_named
+
+
+def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
+    """``value`` as a count of tokens; 2e9 is one, 0.5 is not.
+
+    Raises:
+        InvalidValueError: not a whole number, or below ``minimum``.
+    """
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or int(value) != value:
+        raise InvalidValueError(field, value, "must be a whole number of tokens")
+    if value < minimum:
+        raise InvalidValueError(
+            field, value, f"must be at least {minimum} token{'s' if minimum != 1 else ''}"
+        )
+    return int(value)
+
+
+def valid_lr(field: str, value: Any) -> float:
+    """``value`` as a learning rate.
+
+    Raises:
+        InvalidValueError: not a finite number, or negative.
+    """
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise InvalidValueError(field, value, "must be a finite learning rate")
+    if value < 0.0:
+        raise InvalidValueError(field, value, "must not be negative", "A learning rate is zero or above.")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """LR over a stretch of tokens.
+
+    ``start_lr`` and ``end_lr`` are always the values at the two ends of *this* segment. A piece cut out of a
+    longer curve (half a cosine is no cosine) remembers the curve in ``piece_of``, so that cutting and joining
+    lose nothing.
+
+    Args:
+        tokens: length; at least 1.
+        start_lr: LR at the first token.
+        end_lr: LR that the last token arrives at.
+        shape: name out of :data:`decaylaws.schedules.SHAPES`.
+        exponent: p of ``polynomial`` (above 0) and ``power`` (of the sign that leads from start to end).
+        knots: ``sampled`` only: (tokens from the segment's start, LR) in order, from 0 to ``tokens``; a
+            position may come twice, for a jump.
+        note: what changes with the LR, in words: ``"8K->32K"`` for a new sequence length.
+        piece_of: the whole curve, for a piece of one.
+        offset_tokens: where in ``piece_of`` this piece begins.
+
+    Raises:
+        InvalidValueError: a field that cannot be.
+    """
+
+    tokens: int
+    start_lr: float
+    end_lr: float
+    shape: str = "linear"
+    exponent: float | None = None
+    knots: tuple[tuple[int, float], ...] = ()
+    note: str = ""
+    piece_of: Segment | None = None
+    offset_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        shape = shape_named(self.shape)
+        object.__setattr__(self, "shape", shape.name)
+        object.__setattr__(self, "tokens", whole_tokens("tokens", self.tokens))
+        object.__setattr__(self, "start_lr", valid_lr("start_lr", self.start_lr))
+        object.__setattr__(self, "end_lr", valid_lr("end_lr", self.end_lr))
+        if self.piece_of is not None:
+            self._check_piece(self.piece_of)
+            return
+        if self.offset_tokens:
+            raise InvalidValueError("offset_tokens", self.offset_tokens, "needs 'piece_of'")
+        self._check_ends()
+        self._check_exponent()
+        self._check_knots()
+
+    def _check_piece(self, curve: Segment) -> None:
+        whole_tokens("offset_tokens", self.offset_tokens, minimum=0)
+        last = self.offset_tokens + self.tokens
+        if curve.piece_of is not None:
+            raise InvalidValueError("piece_of", curve, "must be a whole curve, not a piece itself")
+        if last > curve.tokens:
+            raise InvalidValueError(
+                "tokens", self.tokens, f"reaches beyond the curve ({curve.tokens} tokens)"
+            )
+        ends = float(curve.lr([self.offset_tokens])[0]), curve.arrival_lr(last)
+        if not np.allclose([self.start_lr, self.end_lr], ends, rtol=1e-9, atol=0.0):
+            raise InvalidValueError(
+                "start_lr, end_lr", (self.start_lr, self.end_lr), "must lie on 'piece_of'", "Use cut()."
+            )
+
+    def _check_ends(self) -> None:
+        if self.shape == "constant" and self.start_lr != self.end_lr:
+            raise InvalidValueError(
+                "end_lr", self.end_lr, f"must equal start_lr ({self.start_lr}) in a constant segment"
+            )
+        if shape_named(self.shape).positive and min(self.start_lr, self.end_lr) <= 0.0:
+            raise InvalidValueError(
+                "end_lr" if self.start_lr > 0.0 else "start_lr",
+                min(self.start_lr, self.end_lr),
+                f"must be above zero: a segment of shape '{self.shape}' never reaches zero",
+                "Give a floor above zero, or take linear, cosine, 1-sqrt or polynomial.",
+            )
+
+    def _check_exponent(self) -> None:
+        if not shape_named(self.shape).takes_exponent:
+            if self.exponent is not None:
+                raise InvalidValueError("exponent", self.exponent, f"has no meaning for shape '{self.shape}'")
+            return
+        if self.exponent is None or not math.isfinite(self.exponent) or self.exponent == 0.0:
+            raise InvalidValueError("exponent", self.exponent, f"must be given for shape '{self.shape}'")
+        if self.shape == "polynomial" and self.exponent < 0.0:
+            raise InvalidValueError("exponent", self.exponent, "must be above zero for shape 'polynomial'")
+        if self.shape == "power" and (self.end_lr - self.start_lr) * self.exponent < 0.0:
+            raise InvalidValueError(
+                "exponent",
+                self.exponent,
+                f"must be {'below' if self.end_lr < self.start_lr else 'above'} zero "
+                f"to lead from {self.start_lr} to {self.end_lr}",
+            )
+
+    def _check_knots(self) -> None:
+        if self.shape != "sampled":
+            if self.knots:
+                raise InvalidValueError("knots", self.knots, f"have no meaning for shape '{self.shape}'")
+            return
+        knots = tuple((whole_tokens("knots", at, minimum=0), valid_lr("knots", lr)) for at, lr in self.knots)
+        object.__setattr__(self, "knots", knots)
+        positions = [at for at, _ in knots]
+        if len(knots) < 2 or positions[0] != 0 or positions[-1] != self.tokens:
+            raise InvalidValueError(
+                "knots", positions[:1] + positions[-1:], f"must run from 0 to {self.tokens}"
+            )
+        steps = np.diff(positions)
+        if (steps < 0).any() or not steps[0] or not steps[-1]:
+            raise InvalidValueError("knots", positions[:4], "must go forward, without a jump at either end")
+        if (knots[0][1], knots[-1][1]) != (self.start_lr, self.end_lr):
+            raise InvalidValueError("knots", knots[0], "must begin at start_lr and end at end_lr")
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest LR of the segment; every shape but ``sampled`` runs one way from end to end."""
+        inner = [lr for at, lr in self._curve.knots if 0 <= at - self.offset_tokens <= self.tokens]
+        return max(self.start_lr, self.end_lr, *inner)
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether this is a piece of a longer curve, not the whole of one."""
+        return self.piece_of is not None
+
+    @property
+    def _curve(self) -> Segment:
+        return self if self.piece_of is None else self.piece_of
+
+    def breakpoints(self) -> npt.NDArray[np.int64]:
+        """Inner positions (tokens from the segment's start) where the curve has a corner or a jump."""
+        inner = {at - self.offset_tokens for at, _ in self._curve.knots}
+        return np.array(sorted(at for at in inner if 0 < at < self.tokens), dtype=np.int64)
+
+    def lr(self, at: npt.ArrayLike) -> Array:
+        """LR at positions ``at`` (tokens from the segment's start); at a jump, the LR after it."""
+        positions = np.asarray(at, dtype=np.float64)
+        return self.mean_lr(positions, positions)
+
+    def arrival_lr(self, at: int) -> float:
+        """LR that the tokens before ``at`` arrive at: at a jump, the LR before it."""
+        position = np.array([at + self.offset_tokens], dtype=np.float64)
+        if self.shape == "sampled":
+            return float(_at_knots(self._curve.knots, position, before=True)[0])
+        return float(self.lr([at])[0])
+
+    def mean_lr(self, first: Array, last: Array) -> Array:
+        """Mean LR over each stretch ``[first, last]`` of tokens; none may hold a breakpoint inside it."""
+        curve = self._curve
+        first, last = first + self.offset_tokens, last + self.offset_tokens
+        if curve.shape == "sampled":
+            return _at_knots(curve.knots, (first + last) / 2.0)
+        stretch = Stretch.of_tokens(first, last, curve.tokens)
+        return shape_named(curve.shape).mean(stretch, curve.start_lr, curve.end_lr, curve.exponent or 0.0)
+
+    def cut(self, first: int, last: int) -> Segment:
+        """The piece between two positions (tokens from the segment's start), on the very same curve."""
+        if first == 0 and last == self.tokens:
+            return self
+        if self.shape == "constant":
+            return replace(self, tokens=last - first)
+        curve, offset = self._curve, self.offset_tokens + first
+        start_lr, end_lr = float(self.lr([first])[0]), self.arrival_lr(last)
+        piece = (last - first, start_lr, end_lr, self.shape)
+        return Segment(*piece, note=self.note, piece_of=curve, offset_tokens=offset)
+
+    def joined(self, other: Segment) -> Segment | None:
+        """The one segment that this and the next make up, where they continue one curve; else None."""
+        if self.note != other.note or self.shape != other.shape:
+            return None
+        if self.shape == "constant":
+            same = self.start_lr == other.start_lr
+            return replace(self, tokens=self.tokens + other.tokens) if same else None
+        tokens = self.tokens + other.tokens
+        follows = self.is_piece and self.offset_tokens + self.tokens == other.offset_tokens
+        if not follows or self.piece_of != other.piece_of:
+            return None
+        if tokens == self._curve.tokens:
+            return self._curve
+        return replace(self, tokens=tokens, end_lr=other.end_lr)
+
+    def scaled(self, lr: float, tokens: float) -> Segment:
+        """LRs times ``lr``, lengths times ``tokens`` (rounded to whole tokens)."""
+        curve = self.piece_of.scaled(lr, tokens) if self.piece_of is not None else None
+        offset = round(self.offset_tokens * tokens)
+        length = round((self.offset_tokens + self.tokens) * tokens) - offset
+        whole_tokens("tokens", length)
+        if curve is not None:
+            return replace(curve.cut(offset, offset + length), note=self.note)
+        knots = tuple((round(at * tokens), value * lr) for at, value in self.knots)
+        return replace(self, tokens=length, start_lr=self.start_lr * lr, end_lr=self.end_lr * lr, knots=knots)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; fields at their defaults are left out."""
+        out: dict[str, Any] = {"tokens": self.tokens, "start_lr": self.start_lr, "end_lr": self.end_lr}
+        out["shape"] = self.shape
+        if self.exponent is not None:
+            out["exponent"] = self.exponent
+        if self.knots:
+            out["knots"] = [list(knot) for knot in self.knots]
+        if self.note:
+            out["note"] = self.note
+        if self.piece_of is not None:
+            out |= {"piece_of": self.piece_of.to_dict(), "offset_tokens": self.offset_tokens}
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Segment:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            SchemaError: a key is missing or unknown.
+            InvalidValueError: a value that cannot be.
+        """
+        missing = {"tokens", "start_lr", "end_lr"} - set(data)
+        unexpected = set(data) - set(cls.__dataclass_fields__)
+        if missing or unexpected:
+            raise SchemaError("schedule segment", missing=sorted(missing), unexpected=sorted(unexpected))
+        fields = dict(data)
+        if "knots" in fields:
+            fields["knots"] = tuple((at, lr) for at, lr in fields["knots"])
+        if fields.get("piece_of") is not None:
+            fields["piece_of"] = cls.from_dict(fields["piece_of"])
+        return cls(**fields)
+
+
+def _at_knots(knots: tuple[tuple[int, float], ...], at: Array, *, before: bool = False) -> Array:
+    """Straight lines between knots; at a jump the value after it, or before it."""
+    points = np.asarray(knots, dtype=np.float64)
+    positions, values = points[:, 0], points[:, 1]
+    left = np.searchsorted(positions, at, side="left" if before else "right") - 1
+    left = np.clip(left, 0, len(points) - 2)
+    share = (at - positions[left]) / (positions[left + 1] - positions[left])
+    return values[left] * (1.0 - share) + values[left + 1] * share
