@@ -1,0 +1,187 @@
+"""A stack of Llama-style decoders: K models of one shape that run as one.
+
+Parameters are plain tensors with a leading member axis, ``[K, in, out]`` for matrices, so that every
+projection is one batched matmul over all members. Nothing mixes members: the loss of member ``k`` depends on
+slice ``k`` of each tensor only, and so does its gradient.
+
+Names and layouts of the parameters (``kv`` is ``num_kv_heads * head_dim``)::
+
+    embed                [K, V, D]          also the output head when embeddings are tied
+    layers.0.attn_norm   [K, D]
+    layers.0.qkv         [K, D, D + 2 kv]   query, key and value side by side: one matmul
+    layers.0.attn_out    [K, D, D]
+    layers.0.mlp_norm    [K, D]
+    layers.0.gate_up     [K, D, 2 d_ff]     gate and up side by side
+    layers.0.down        [K, d_ff, D]
+    final_norm           [K, D]
+    head                 [K, V, D]          only when not tied
+
+``proxy_runs.hf`` maps them one to one to ``transformers.LlamaForCausalLM``.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from decaylaws.configs import ModelShape
+from proxy_runs.kernels import head_loss, rms_norm, rotary, token_losses
+
+Params = dict[str, Tensor]
+
+EMBED_STD = 0.02
+
+
+def param_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each parameter of one member, in the order in which everything stores them."""
+    d, kv, v = shape.d_model, shape.num_kv_heads * shape.head_dim, shape.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"embed": (v, d)}
+    for layer in range(shape.num_layers):
+        prefix = f"layers.{layer}."
+        shapes[prefix + "attn_norm"] = (d,)
+        shapes[prefix + "qkv"] = (d, d + 2 * kv)
+        shapes[prefix + "attn_out"] = (d, d)
+        shapes[prefix + "mlp_norm"] = (d,)
+        shapes[prefix + "gate_up"] = (d, 2 * shape.d_ff)
+        shapes[prefix + "down"] = (shape.d_ff, d)
+    shapes["final_norm"] = (d,)
+    if not shape.tie_embeddings:
+        shapes["head"] = (v, d)
+    return shapes
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to a parameter: to matrices, not to the gains of norms."""
+    return not name.endswith("norm")
+
+
+def init_params(shape: ModelShape, seed: int) -> Params:
+    """Initial weights of one member, a pure function of ``(shape, seed)``.
+
+    Embeddings are normal with deviation 0.02, matrices with ``1 / sqrt(fan_in)``, and the two that write
+    into the residual stream are smaller by ``sqrt(2 * num_layers)`` (GPT-2's rule), gains are one. Each
+    tensor draws from its own Philox stream keyed by the seed and its name, so neither the other tensors nor
+    the version of torch matter.
+    """
+    return {name: _init_tensor(name, size, shape, seed) for name, size in param_shapes(shape).items()}
+
+
+def _init_tensor(name: str, size: tuple[int, ...], shape: ModelShape, seed: int) -> Tensor:
+    if len(size) == 1:
+        return torch.ones(size)
+    std = EMBED_STD if name in ("embed", "head") else 1.0 / math.sqrt(size[0])
+    if name.endswith(("attn_out", "down")):
+        std /= math.sqrt(2 * shape.num_layers)
+    stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
+    return torch.from_numpy(stream.standard_normal(size, dtype=np.float32) * np.float32(std))
+
+
+def stack_params(members: list[Params]) -> Params:
+    """Stack members of one shape along a new leading axis."""
+    return {name: torch.stack([member[name] for member in members]) for name in members[0]}
+
+
+def member_params(params: Params, index: int) -> Params:
+    """Views of one member of a stack."""
+    return {name: tensor[index] for name, tensor in params.items()}
+
+
+class StackedLlama:
+    """Forward pass of a stack; holds the shape and the rotary tables, the parameters are passed in.
+
+    Args:
+        shape: the shape of every member.
+        device: where the rotary tables live.
+        dtype: what the matmuls compute in; parameters stay float32 and are cast at use.
+    """
+
+    def __init__(
+        self, shape: ModelShape, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        # float64 until the last moment: the angle of the last position keeps all digits of float32
+        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
+        angles = torch.outer(
+            torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents
+        ).unsqueeze(1)
+        self._cos = angles.cos().repeat(1, 1, 2).to(device, dtype)
+        self._sin = angles.sin().to(device, dtype)
+
+    def hidden(self, params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        """Last hidden states ``[K, B * T, D]`` of ``tokens`` (int64 ``[K, B, T]``, T at most ``seq_len``)."""
+        members, batch, length = tokens.shape
+        eps = self.shape.norm_eps
+        x = self._embed(params["embed"], tokens)
+        for layer in range(self.shape.num_layers):
+            weight = {name: self._cast(params[f"layers.{layer}.{name}"]) for name in _LAYER_PARAMS}
+            normed = rms_norm(x, weight["attn_norm"], eps)
+            mixed = self._attend(torch.bmm(normed, weight["qkv"]), members * batch, length)
+            x = torch.baddbmm(x, mixed.view(members, batch * length, -1), weight["attn_out"])
+            gate, up = torch.bmm(rms_norm(x, weight["mlp_norm"], eps), weight["gate_up"]).chunk(2, dim=-1)
+            x = torch.baddbmm(x, F.silu(gate) * up, weight["down"])
+        return rms_norm(x, self._cast(params["final_norm"]), eps)
+
+    def loss(self, params: Mapping[str, Tensor], windows: Tensor, weights: Tensor) -> Tensor:
+        """Training loss of each member.
+
+        Args:
+            params: the stack.
+            windows: int64 ``[K, B, T + 1]``: inputs and, shifted by one, targets.
+            weights: float32 ``[K, B]`` weight of each sequence; they sum to one over the sequences that count.
+
+        Returns:
+            ``[K]``, nats per token.
+        """
+        targets = windows[:, :, 1:].flatten(1)
+        length = windows.shape[2] - 1
+        token_weights = (weights / length).repeat_interleave(length, dim=1)
+        hidden = self.hidden(params, windows[:, :, :-1])
+        return head_loss(hidden, self._head(params), targets, token_weights)
+
+    def token_losses(self, params: Mapping[str, Tensor], windows: Tensor) -> Tensor:
+        """Loss of every predicted token of ``windows`` (``[K, B, T + 1]``) as ``[K, B, T]``, no gradient."""
+        with torch.no_grad():
+            hidden = self.hidden(params, windows[:, :, :-1])
+            losses = token_losses(hidden, self._head(params), windows[:, :, 1:].flatten(1))
+        return losses.view(*windows.shape[:2], -1)
+
+    def logits(self, params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        """Next-token logits ``[K, B, T, V]`` of ``tokens`` (``[K, B, T]``)."""
+        logits = torch.bmm(self.hidden(params, tokens), self._head(params).transpose(1, 2))
+        return logits.view(*tokens.shape, -1)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype)
+
+    def _head(self, params: Mapping[str, Tensor]) -> Tensor:
+        return self._cast(params["embed" if self.shape.tie_embeddings else "head"])
+
+    def _embed(self, embed: Tensor, tokens: Tensor) -> Tensor:
+        """Look every member's tokens up in its own table: one look-up in the tables laid end to end."""
+        members, vocab = embed.shape[:2]
+        offsets = torch.arange(members, device=tokens.device).mul_(vocab).view(-1, 1)
+        return self._cast(F.embedding(tokens.flatten(1) + offsets, embed.flatten(0, 1)))
+
+    def _attend(self, qkv: Tensor, sequences: int, length: int) -> Tensor:
+        """Causal attention of ``qkv [K, B * T, D + 2 kv]``; returns ``[K * B, T, D]``."""
+        heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
+        split = qkv.view(sequences, length, heads + 2 * kv_heads, self.shape.head_dim)
+        turned = rotary(split[:, :, : heads + kv_heads], self._cos[:length], self._sin[:length])
+        mixed = F.scaled_dot_product_attention(
+            turned[:, :, :heads].transpose(1, 2),
+            turned[:, :, heads:].transpose(1, 2),
+            split[:, :, heads + kv_heads :].transpose(1, 2),
+            is_causal=True,
+            enable_gqa=kv_heads != heads,
+        )
+        return mixed.transpose(1, 2).reshape(sequences, length, -1)
+
+
+_LAYER_PARAMS = ("attn_norm", "qkv", "attn_out", "mlp_norm", "gate_up", "down")
