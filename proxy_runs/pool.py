@@ -1,0 +1,221 @@
+"""A pool of long-lived worker processes on this machine, and what it knows of their progress.
+
+Workers run one thread each: on a shared machine that is worth up to fifty times more than one process with many
+threads, and one-thread results do not depend on how many members share a stack (see DECISIONS.md).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from decaylaws.errors import StudyError
+from proxy_runs.allocator import environment
+from proxy_runs.queue import RunQueue
+from proxy_runs.worker import EXIT_ERROR, STOP_PATIENCE_SECONDS
+from proxy_runs.workspace import WorkerEvent, Workspace
+
+POLL_SECONDS = 0.2
+MAX_RESTARTS = 5
+
+ENDED = ("finished", "diverged", "failed")
+
+
+@dataclass
+class PoolProgress:
+    """What the workers are doing; handed to the listener after every event.
+
+    Attributes:
+        total_runs: runs that were left when the pool started.
+        total_tokens: their tokens.
+        ended: how each ended run ended, by run_id.
+        done_tokens: tokens by run_id, of this pool only.
+        current: the last event of each worker.
+        started: ``time.monotonic()`` at the start.
+    """
+
+    total_runs: int
+    total_tokens: int
+    ended: dict[str, str] = field(default_factory=dict)
+    done_tokens: dict[str, int] = field(default_factory=dict)
+    first_tokens: dict[str, int] = field(default_factory=dict)
+    current: dict[int, WorkerEvent] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def take(self, worker: int, event: WorkerEvent) -> None:
+        """Take an event into account."""
+        self.current[worker] = event
+        if event.run_id and event.kind != "returned":
+            self.first_tokens.setdefault(event.run_id, event.done_tokens if event.kind == "training" else 0)
+            self.done_tokens[event.run_id] = event.done_tokens
+        if event.kind in ENDED:
+            self.ended[event.run_id] = event.kind
+
+    @property
+    def tokens(self) -> int:
+        """Tokens behind us, those of resumed runs included."""
+        return sum(self.done_tokens.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean speed of this pool, without what a resumed run had done before."""
+        trained = self.tokens - sum(self.first_tokens.values())
+        return trained / max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds left at the mean speed."""
+        return (self.total_tokens - self.tokens) / max(self.tokens_per_second, 1e-9)
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_pool(
+    workspace: Workspace,
+    *,
+    workers: int,
+    log_dir: Path,
+    listen: Callable[[PoolProgress], None] = lambda progress: None,
+) -> PoolProgress:
+    """Work the queue of ``workspace`` off with ``workers`` processes.
+
+    Ctrl-C stops the workers between two steps: they save checkpoints and give their runs back.
+
+    Args:
+        workspace: data, queue and settings.
+        workers: processes to start.
+        log_dir: folder for the workers' standard error, ``worker-N.log``.
+        listen: called after every event.
+
+    Returns:
+        How the runs ended.
+
+    Raises:
+        StudyError: a worker met an error that concerns the whole study, or kept dying.
+    """
+    pool = _Pool(workspace, workers, log_dir)
+    progress = pool.progress()
+    if progress.total_runs == 0:
+        return progress
+    try:
+        pool.start()
+        while pool.alive():
+            for worker, event in pool.events():
+                progress.take(worker, event)
+                listen(progress)
+    finally:
+        pool.stop()
+    if pool.error:
+        raise StudyError(pool.error)
+    return progress
+
+
+class _Pool:
+    def __init__(self, workspace: Workspace, workers: int, log_dir: Path) -> None:
+        self._workspace = workspace
+        self._size = workers
+        self._log_dir = log_dir
+        self._events: queue.Queue[tuple[int, WorkerEvent]] = queue.Queue()
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._restarts = 0
+        self.error = ""
+
+    def progress(self) -> PoolProgress:
+        """What is left to do."""
+        open_runs = RunQueue(self._workspace.storage_url, self._workspace.study_name).open_runs()
+        return PoolProgress(
+            total_runs=len(open_runs), total_tokens=sum(config.tokens for config in open_runs)
+        )
+
+    def start(self) -> None:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        for worker in range(self._size):
+            self._spawn(worker)
+
+    def _spawn(self, worker: int) -> None:
+        log = (self._log_dir / f"worker-{worker}.log").open("a")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "proxy_runs.worker", self._workspace.to_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **environment()},
+            )
+        self._processes[worker] = process
+        threading.Thread(target=self._read, args=(worker, process), daemon=True).start()
+
+    def _read(self, worker: int, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            try:
+                self._events.put((worker, WorkerEvent.from_line(line)))
+            except (ValueError, TypeError):
+                continue  # a library printed to standard output: not ours to read
+
+    def events(self) -> list[tuple[int, WorkerEvent]]:
+        """Events since the last call; waits a moment for the first."""
+        events = []
+        try:
+            events.append(self._events.get(timeout=POLL_SECONDS))
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        for _, event in events:
+            if event.kind == "error":
+                self.error = event.note
+        return events
+
+    def alive(self) -> bool:
+        """Whether any worker runs; restarts one that died without a word, a few times."""
+        if self.error:
+            return False
+        for worker, process in list(self._processes.items()):
+            code = process.poll()
+            if code in (None, 0):
+                continue
+            self._bury(worker, code)
+        return any(process.poll() is None for process in self._processes.values()) or not self._events.empty()
+
+    def _bury(self, worker: int, code: int) -> None:
+        del self._processes[worker]
+        if code == EXIT_ERROR:
+            self.events()
+            self.error = (
+                self.error or f"Worker {worker} stopped; see {self._log_dir / f'worker-{worker}.log'}."
+            )
+        elif self._restarts < MAX_RESTARTS * self._size:
+            self._restarts += 1
+            self._spawn(worker)
+        else:
+            self.error = (
+                f"Workers died {self._restarts} times (exit code {code}; -9 is often the system's memory guard). "
+                f"See {self._log_dir}, and give fewer workers or slots."
+            )
+
+    def stop(self) -> None:
+        """End every worker: by the end of its input, and if that is not heard, by force."""
+        for process in self._processes.values():
+            if process.stdin and not process.stdin.closed:
+                try:
+                    process.stdin.close()
+                except BrokenPipeError:
+                    continue
+        deadline = time.monotonic() + STOP_PATIENCE_SECONDS
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,362 @@
+"""Runs as trials of an Optuna study: queued, claimed, given back and recorded in Optuna's own storage.
+
+One trial is one run. A trial carries the run's config and role as user attributes and its design variables as
+parameters, so that Optuna's dashboard, samplers and plots work on a study as it is. Several workers, on one
+machine or many, share the storage:
+
+* a claim is Optuna's atomic change of state from WAITING to RUNNING;
+* a worker beats its heart for what it holds; trials of a dead worker go back to the queue;
+* a trial that raised goes back once, and is recorded as failed, with its log, the second time;
+* the result is stored before the trial is closed, so a crash in between loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from decaylaws.configs import RunConfig
+from decaylaws.errors import StudyError
+from decaylaws.progress import Progress, silent
+
+HEARTBEAT_SECONDS = 5
+GRACE_SECONDS = 40
+MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
+MAX_ATTEMPTS = 2
+STORAGE_PATIENCE_SECONDS = 300.0
+
+_CONFIG, _ROLE, _RUN_ID = "config", "role", "run_id"
+_RESULT, _LOG, _ATTEMPT, _WORKER = "result", "log", "attempt", "worker"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this worker holds."""
+
+    trial_number: int
+    trial_id: int
+    role: str
+    config: RunConfig
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class QueueCounts:
+    """How many runs stand where."""
+
+    waiting: int
+    running: int
+    finished: int
+    diverged: int
+    failed: int
+
+    @property
+    def total(self) -> int:
+        """All runs, each counted once however often it was tried."""
+        return self.waiting + self.running + self.finished + self.diverged + self.failed
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Connect to the storage; SQLite waits for its lock instead of raising at once."""
+    connect_args: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(
+            url,
+            engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_DEATHS),
+        )
+
+
+class RunQueue:
+    """The runs of one study in Optuna's storage.
+
+    Args:
+        url: storage URL (``sqlite:///...``, ``postgresql://...``).
+        name: name of the Optuna study; it is created where it is missing.
+        progress: told when the storage does not answer and the queue waits for it.
+
+    Raises:
+        StudyError: the storage does not answer within five minutes.
+    """
+
+    def __init__(self, url: str, name: str, *, progress: Progress = silent) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._progress = progress
+        self._storage = self._patiently(lambda: open_storage(url))
+        self._study = self._patiently(
+            lambda: optuna.create_study(
+                storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
+            )
+        )
+        self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+
+    def enqueue(self, runs: Sequence[tuple[str, RunConfig]]) -> int:
+        """Queue the runs that the study does not hold yet, and those that a crash took out of the queue.
+
+        Returns:
+            How many were queued.
+        """
+        held = {trial.user_attrs[_RUN_ID] for trial in self._latest() if not _owed(trial)}
+        new = [(role, config) for role, config in runs if config.run_id not in held]
+        for role, config in new:
+            self._add(_waiting_trial(role, config))
+        return len(new)
+
+    def claim(self, count: int, ready: Callable[[RunConfig], bool]) -> list[Claim]:
+        """Claim up to ``count`` waiting runs that share one model shape and are ``ready``, in queue order."""
+        claims: list[Claim] = []
+        for trial in self._trials(TrialState.WAITING):
+            if len(claims) == count:
+                break
+            config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
+            if not ready(config) or (claims and not _stackable(claims[0].config, config)):
+                continue
+            claim = self._claim_one(trial, config)
+            if claim is not None:
+                claims.append(claim)
+        return claims
+
+    def open_runs(self) -> list[RunConfig]:
+        """Configs of the runs that are not closed yet, whoever holds them."""
+        trials = self._latest(TrialState.WAITING) + self._latest(TrialState.RUNNING)
+        return [RunConfig.from_dict(trial.user_attrs[_CONFIG]) for trial in trials]
+
+    def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
+        """Whether any waiting run is ``ready``."""
+        return any(
+            ready(RunConfig.from_dict(t.user_attrs[_CONFIG])) for t in self._trials(TrialState.WAITING)
+        )
+
+    def _claim_one(self, trial: FrozenTrial, config: RunConfig) -> Claim | None:
+        trial_id = self._trial_id(trial.number)
+        # the heart beats before the claim: a worker that dies between the two leaves a trial that goes stale
+        self._patiently(lambda: self._storage.record_heartbeat(trial_id))
+        try:
+            if not self._patiently(
+                lambda: self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+            ):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        self._set(trial_id, _WORKER, _this_worker())
+        return Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, trial.user_attrs.get(_RESULT))
+
+    def beat(self, claims: Sequence[Claim]) -> None:
+        """Tell the storage that the claims' worker lives; called every few seconds while it works."""
+        for claim in claims:
+            self._patiently(lambda trial_id=claim.trial_id: self._storage.record_heartbeat(trial_id))
+
+    def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
+        """Record a result and close the trial.
+
+        Args:
+            claim: the run.
+            result: ``{"row": ..., "curve": [...]}``, plain JSON.
+            value: objective of the run; None for a run that diverged or was pruned, whose row says why.
+
+        Returns:
+            False where the run had been given to another worker meanwhile; its result counts then.
+        """
+        try:
+            self._set(claim.trial_id, _RESULT, result)
+            self._close(claim, TrialState.COMPLETE if value is not None else TrialState.PRUNED, value)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def fail(self, claim: Claim, log: str) -> bool:
+        """Record that a run raised; returns whether it goes back to the queue for another attempt."""
+        trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
+        attempt = int(trial.user_attrs.get(_ATTEMPT, 1))
+        try:
+            self._set(claim.trial_id, _LOG, log[-20_000:])
+            self._close(claim, TrialState.FAIL, None)
+        except UpdateFinishedTrialError:
+            return False
+        if attempt >= MAX_ATTEMPTS:
+            return False
+        self._add(_waiting_trial(claim.role, claim.config, attempt=attempt + 1))
+        return True
+
+    def give_back(self, claim: Claim) -> None:
+        """Return a run that was interrupted to the queue; its checkpoints let it go on where it was."""
+        try:
+            self._close(claim, TrialState.FAIL, None)
+        except UpdateFinishedTrialError:
+            return
+        self._add(_waiting_trial(claim.role, claim.config))
+
+    def reclaim(self) -> int:
+        """Return the runs of dead workers to the queue; returns how many there were."""
+        before = len(self._trials(TrialState.RUNNING))
+        for trial in self._trials(TrialState.RUNNING):
+            if _is_dead_here(trial.user_attrs.get(_WORKER, "")):
+                config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
+                trial_id = self._trial_id(trial.number)
+                self.give_back(Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
+        return before - len(self._trials(TrialState.RUNNING))
+
+    def retry_failed(self) -> int:
+        """Queue again every run whose last attempt failed; returns how many."""
+        failed = self._latest(TrialState.FAIL)
+        for trial in failed:
+            self._add(_waiting_trial(trial.user_attrs[_ROLE], RunConfig.from_dict(trial.user_attrs[_CONFIG])))
+        return len(failed)
+
+    def results(self) -> list[dict[str, Any]]:
+        """``{"row", "curve", "role"}`` of every recorded run, each run once, in order of their ids."""
+        trials = [t for t in self._trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        by_run = {
+            t.user_attrs[_RUN_ID]: {**t.user_attrs[_RESULT], _ROLE: t.user_attrs[_ROLE]} for t in trials
+        }
+        return [by_run[run_id] for run_id in sorted(by_run)]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """``(run_id, log)`` of the runs that failed for good."""
+        return [
+            (t.user_attrs[_RUN_ID], t.user_attrs.get(_LOG, "no log")) for t in self._latest(TrialState.FAIL)
+        ]
+
+    def counts(self) -> QueueCounts:
+        """How many runs stand where."""
+        states = [trial.state for trial in self._latest()]
+        return QueueCounts(
+            waiting=states.count(TrialState.WAITING),
+            running=states.count(TrialState.RUNNING),
+            finished=states.count(TrialState.COMPLETE),
+            diverged=states.count(TrialState.PRUNED),
+            failed=states.count(TrialState.FAIL),
+        )
+
+    def _latest(self, state: TrialState | None = None) -> list[FrozenTrial]:
+        """The last trial of each run; earlier ones are attempts that were given back."""
+        by_run = {trial.user_attrs[_RUN_ID]: trial for trial in self._trials()}
+        return [trial for trial in by_run.values() if state is None or trial.state == state]
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        trials = self._patiently(lambda: self._study.get_trials(deepcopy=False, states=states or None))
+        return [trial for trial in trials if _RUN_ID in trial.user_attrs]
+
+    def _trial_id(self, number: int) -> int:
+        return self._patiently(
+            lambda: self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        )
+
+    def _add(self, trial: FrozenTrial) -> None:
+        self._patiently(lambda: self._study.add_trial(trial))
+
+    def _set(self, trial_id: int, key: str, value: Any) -> None:
+        self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
+
+    def _close(self, claim: Claim, state: TrialState, value: float | None) -> None:
+        values = None if value is None else [value]
+        self._patiently(
+            lambda: self._storage.set_trial_state_values(claim.trial_id, state=state, values=values)
+        )
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call the storage; while it does not answer, wait and say so."""
+        deadline = time.monotonic() + STORAGE_PATIENCE_SECONDS
+        pause = 0.5
+        while True:
+            try:
+                return call()
+            except (
+                StorageInternalError,
+                sqlalchemy.exc.OperationalError,
+                sqlalchemy.exc.InterfaceError,
+            ) as error:
+                reason = " ".join(str(error.__cause__ or error).split())[:200]
+                if time.monotonic() > deadline:
+                    raise StudyError(
+                        f"The storage did not answer for {STORAGE_PATIENCE_SECONDS:.0f} seconds ({reason}). "
+                        "Nothing that was recorded is lost; run the verb again when it is back."
+                    ) from error
+                self._progress("storage", 0, 1, f"no answer, trying again: {reason}")
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+
+
+def _owed(trial: FrozenTrial) -> bool:
+    """Whether a closed attempt still owes its run another one that a crash kept from the queue."""
+    if trial.state != TrialState.FAIL:
+        return False
+    return _LOG not in trial.user_attrs or int(trial.user_attrs[_ATTEMPT]) < MAX_ATTEMPTS
+
+
+def _stackable(first: RunConfig, other: RunConfig) -> bool:
+    return (first.shape, first.optimizer, first.batch_tokens, first.kind) == (
+        other.shape,
+        other.optimizer,
+        other.batch_tokens,
+        other.kind,
+    )
+
+
+def _waiting_trial(role: str, config: RunConfig, *, attempt: int = 1) -> FrozenTrial:
+    params, distributions = _design_variables(config)
+    return create_trial(
+        state=TrialState.WAITING,
+        params=params,
+        distributions=distributions,
+        user_attrs={
+            _RUN_ID: config.run_id,
+            _ROLE: role,
+            _CONFIG: config.to_dict(),
+            _ATTEMPT: attempt,
+        },
+    )
+
+
+def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Parameters by which the dashboard and samplers know a run."""
+    params: dict[str, Any] = {f"mix:{name}": share for name, share in config.mixture.weights.items()}
+    distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in params}
+    fixed: dict[str, tuple[Any, BaseDistribution]] = {
+        "tokens": (config.tokens, IntDistribution(1, 10**15)),
+        "start_lr": (config.schedule.start_lr, FloatDistribution(0.0, 10.0)),
+        "non_embedding_params": (config.shape.non_embedding_params, IntDistribution(1, 10**13)),
+        "seed": (config.seed, IntDistribution(0, 2**62)),
+        "kind": (config.kind, CategoricalDistribution(("trunk", "decay"))),
+    }
+    params.update({name: value for name, (value, _) in fixed.items()})
+    distributions.update({name: distribution for name, (_, distribution) in fixed.items()})
+    return params, distributions
+
+
+def _this_worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_dead_here(worker: str) -> bool:
+    """Whether ``worker`` ran on this machine and is gone; a worker elsewhere is judged by its heartbeat."""
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

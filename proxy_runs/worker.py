@@ -1,0 +1,229 @@
+"""A worker process: claims runs from the queue, trains them as stacks, records them, until none is left.
+
+Started by ``proxy_runs.pool`` as ``python -m proxy_runs.worker WORKSPACE_JSON``. It speaks JSON lines on its
+standard output and listens on its standard input, whose end means that its parent is gone or wants it to stop:
+then it saves a checkpoint, gives its runs back and leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from decaylaws.configs import RunConfig
+from decaylaws.errors import DecaylawsError
+from proxy_runs.checkpoints import final_checkpoint
+from proxy_runs.engine import RunResult, train
+from proxy_runs.queue import HEARTBEAT_SECONDS, Claim, RunQueue
+from proxy_runs.shards import TokenStore
+from proxy_runs.workspace import WorkerEvent, Workspace, objective_value
+
+IDLE_SECONDS = 0.5
+RECLAIM_SECONDS = 5.0
+STOP_PATIENCE_SECONDS = 30.0
+EXIT_ERROR = 2
+
+Say = Callable[[WorkerEvent], None]
+
+
+class Heart:
+    """Beats for the claims of a worker while it trains; runs in a thread of its own."""
+
+    def __init__(self, queue: RunQueue, claims: Sequence[Claim]) -> None:
+        self._queue = queue
+        self._claims = {claim.config.run_id: claim for claim in claims}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def drop(self, run_id: str) -> Claim:
+        """Stop beating for a run that has ended."""
+        return self._claims.pop(run_id)
+
+    @property
+    def held(self) -> list[Claim]:
+        """Claims that have not ended."""
+        return list(self._claims.values())
+
+    def _run(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self._queue.beat(self.held)
+
+
+class Worker:
+    """Works a queue off.
+
+    Args:
+        workspace: data, queue and settings.
+        say: told what happens.
+        should_stop: asked between optimiser steps.
+    """
+
+    def __init__(self, workspace: Workspace, say: Say, should_stop: Callable[[], bool]) -> None:
+        self._workspace = workspace
+        self._say = say
+        self._should_stop = should_stop
+        self._queue = RunQueue(workspace.storage_url, workspace.study_name, progress=self._storage_waits)
+        self._store = TokenStore.open(workspace.corpus, verify=True)
+        self._last_reclaim = 0.0
+
+    def run(self) -> None:
+        """Claim and train until nothing is left that this worker could do."""
+        while not self._should_stop():
+            self._reclaim_now_and_then()
+            claims = self._queue.claim(self._workspace.slots, self._is_ready)
+            if claims:
+                self._work(claims)
+            elif self._nothing_to_wait_for():
+                return
+            else:
+                self._say(WorkerEvent(kind="waiting"))
+                time.sleep(IDLE_SECONDS)
+
+    def _nothing_to_wait_for(self) -> bool:
+        """True when no run is in flight: what still waits then waits for a trunk that failed."""
+        counts = self._queue.counts()
+        return counts.running == 0 and not self._queue.claimable(self._is_ready)
+
+    def _reclaim_now_and_then(self) -> None:
+        if time.monotonic() - self._last_reclaim > RECLAIM_SECONDS:
+            self._queue.reclaim()
+            self._last_reclaim = time.monotonic()
+
+    def _is_ready(self, config: RunConfig) -> bool:
+        start = config.start_run_id
+        return start is None or final_checkpoint(self._workspace.checkpoints, start).is_file()
+
+    def _work(self, claims: list[Claim]) -> None:
+        with Heart(self._queue, claims) as heart:
+            for claim in claims:
+                if claim.result is not None:  # its worker died between recording and closing
+                    self._record(heart.drop(claim.config.run_id), claim.result)
+            try:
+                self._train(heart)
+            except (DecaylawsError, OSError):
+                # a damaged shard or a full disk is not the run's fault: no other run would fare better
+                self._return(heart)
+                raise
+            except Exception:
+                self._fail(heart, traceback.format_exc())
+            self._return(heart)
+
+    def _train(self, heart: Heart) -> None:
+        configs = [claim.config for claim in heart.held]
+        if not configs:
+            return
+        roles = {claim.config.run_id: claim.role for claim in heart.held}
+
+        def on_result(result: RunResult) -> None:
+            row = {**result.row, "role": roles[result.run_id]}
+            self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve})
+
+        def on_progress(stage: str, done: float, total: float, note: str = "") -> None:
+            self._say(
+                WorkerEvent(
+                    kind="training",
+                    run_id=stage,
+                    role=roles.get(stage, ""),
+                    done_tokens=int(done),
+                    total_tokens=int(total),
+                    note=note,
+                )
+            )
+
+        train(
+            configs,
+            self._store,
+            checkpoint_dir=self._workspace.checkpoints,
+            slots=self._workspace.slots,
+            device=self._workspace.device,
+            evaluation=self._workspace.evaluation,
+            on_result=on_result,
+            progress=on_progress,
+            should_stop=self._should_stop,
+        )
+
+    def _record(self, claim: Claim, result: dict[str, object]) -> None:
+        row = result["row"]
+        value = objective_value(row, self._workspace.objective) if row["reached_target"] else None
+        recorded = self._queue.finish(claim, result, value)
+        kind = ("finished" if value is not None else "diverged") if recorded else "returned"
+        note = f"{value:.4f}" if value is not None else str(row["reason"])
+        self._say(self._event(kind, claim, note, done_tokens=claim.config.tokens))
+
+    def _fail(self, heart: Heart, log: str) -> None:
+        for claim in heart.held:
+            heart.drop(claim.config.run_id)
+            again = self._queue.fail(claim, log)
+            last_line = log.strip().splitlines()[-1]
+            self._say(self._event("returned" if again else "failed", claim, last_line))
+
+    def _return(self, heart: Heart) -> None:
+        for claim in heart.held:
+            self._queue.give_back(heart.drop(claim.config.run_id))
+            self._say(self._event("returned", claim, "interrupted"))
+
+    def _event(self, kind: str, claim: Claim, note: str, *, done_tokens: int = 0) -> WorkerEvent:
+        return WorkerEvent(
+            kind=kind,
+            run_id=claim.config.run_id,
+            role=claim.role,
+            done_tokens=done_tokens,
+            total_tokens=claim.config.tokens,
+            note=note,
+        )
+
+    def _storage_waits(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self._say(WorkerEvent(kind="waiting", note=f"{stage}: {note}"))
+
+
+def _say(event: WorkerEvent) -> None:
+    try:
+        sys.stdout.write(event.to_line() + "\n")
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        pass  # nobody listens any more; the end of standard input will stop us
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """Stop when standard input ends; leave at once if stopping takes too long."""
+    while os.read(0, 4096):
+        pass
+    stop.set()
+    time.sleep(STOP_PATIENCE_SECONDS)
+    os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the process; returns its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends our standard input
+    stop = threading.Event()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    try:
+        Worker(Workspace.from_json(arguments[0]), _say, stop.is_set).run()
+    except DecaylawsError as error:
+        _say(WorkerEvent(kind="error", note=str(error)))
+        return EXIT_ERROR
+    except OSError as error:
+        _say(WorkerEvent(kind="error", note=f"{error.strerror}: {error.filename or 'the study'}"))
+        return EXIT_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

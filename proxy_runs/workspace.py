@@ -1,0 +1,86 @@
+"""What a worker needs to know, as one value that crosses a process border."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from decaylaws.settings import EvaluationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where a worker finds its data and its queue, and how it trains.
+
+    Attributes:
+        corpus: folder of the prepared corpus.
+        checkpoints: folder of member checkpoints, one sub-folder per run.
+        storage_url: Optuna storage.
+        study_name: Optuna study.
+        evaluation: held-out evaluation.
+        objective: weight of each domain in the value by which Optuna knows a run.
+        slots: members that train as one stack.
+        device: ``cpu``, ``cuda`` or ``auto``.
+    """
+
+    corpus: Path
+    checkpoints: Path
+    storage_url: str
+    study_name: str
+    evaluation: EvaluationSettings
+    objective: Mapping[str, float]
+    slots: int = 1
+    device: str = "cpu"
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["corpus"], values["checkpoints"] = str(self.corpus), str(self.checkpoints)
+        values["evaluation"] = self.evaluation.model_dump()
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, line: str) -> Workspace:
+        """Rebuild from ``to_json``."""
+        values = json.loads(line)
+        values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
+        values["evaluation"] = EvaluationSettings(**values["evaluation"])
+        return cls(**values)
+
+
+def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
+    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
+    return sum(weight * row[f"loss:{domain}"] for domain, weight in weights.items()) / sum(weights.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEvent:
+    """One line that a worker writes to its standard output.
+
+    Attributes:
+        kind: ``training``, ``finished``, ``diverged``, ``failed``, ``returned``, ``waiting`` or ``error``.
+        run_id: the run it is about; empty for ``waiting`` and ``error``.
+        role: role of that run.
+        done_tokens: tokens of the run that are behind it.
+        total_tokens: tokens of the run.
+        note: loss, reason or message.
+    """
+
+    kind: str
+    run_id: str = ""
+    role: str = ""
+    done_tokens: int = 0
+    total_tokens: int = 0
+    note: str = ""
+
+    def to_line(self) -> str:
+        """The event as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str) -> WorkerEvent:
+        """Rebuild from ``to_line``."""
+        return cls(**json.loads(line))
