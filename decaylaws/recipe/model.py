@@ -1,0 +1,312 @@
+"""``Recipe`` and its parts (schema ``decaylaws.recipe/1``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.recipe import files
+from decaylaws.recipe.fields import Count, Finite, LrPath, Name, Natural, NonNegative, Positive, Shares, Value
+from decaylaws.recipe.migrations import SCHEMA, migrate
+
+EPOCHS_TOLERANCE = 1e-6
+HANDOVER_TOLERANCE = 1e-3
+
+
+class HandOver(Value):
+    """What the decay takes over from the checkpoint that it starts from.
+
+    ``lr`` is the LR of the checkpoint's last step, and ``lr_source`` says where that figure comes from (the
+    schedule at that token, a scheduler state, a log): most failed anneals failed here.
+    """
+
+    checkpoint: str | None = Field(None, description="path or URI; none starts from random weights")
+    run_id: str | None = Field(None, description="the run that wrote the checkpoint")
+    tokens: Natural = Field(0, description="tokens that the checkpoint has seen")
+    lr: NonNegative = Field(description="LR at the hand-over")
+    lr_source: str = Field("", description="where that LR comes from")
+    optimizer_state: Literal["load", "fresh"] = Field(
+        "load", description="moments of the optimiser: taken from the checkpoint or started from zero"
+    )
+    lr_jump: bool = Field(False, description="the first LR differs from lr on purpose")
+
+
+class RopeSettings(Value):
+    """Rotary embedding of a stage, in the vocabulary of ``transformers``' ``rope_parameters``."""
+
+    theta: Positive = 10_000.0
+    kind: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default"
+    factor: Positive = 1.0
+    original_seq_len: Count | None = Field(None, description="sequence length before the extension")
+    attention_factor: Positive | None = Field(None, description="YaRN's attention temperature")
+
+
+class Stage(Value):
+    """A stretch of tokens with one mixture, one batch size and one sequence length.
+
+    ``lr`` is an absolute LR over the stage's own tokens; its length is the stage's length.
+    """
+
+    name: Name = "decay"
+    lr: LrPath
+    mixture: Shares
+    batch_tokens: Count
+    seq_len: Count
+    rope: RopeSettings | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the stage."""
+        return int(self.lr.tokens)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps; the last one may be partial."""
+        return -(-self.tokens // self.batch_tokens)
+
+    @model_validator(mode="after")
+    def _whole_sequences(self) -> Self:
+        if self.batch_tokens % self.seq_len:
+            raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
+        return self
+
+
+class Source(Value):
+    """What is known of a source: how much there is, how often it may be repeated, which content it had."""
+
+    available_tokens: Count | None = None
+    max_epochs: Positive | None = None
+    epochs: NonNegative | None = Field(
+        None, description="passes that the stages make over the source; filled in, and checked when given"
+    )
+    path: str | None = Field(None, description="where the target trainer finds it")
+    fingerprint: str | None = None
+
+
+class OptimizerSettings(Value):
+    """AdamW: decoupled weight decay on matrices only, gradients clipped by their global norm."""
+
+    name: Literal["adamw"] = "adamw"
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+    clip_norm: Positive = 1.0
+
+
+class Prediction(Value):
+    """Predicted final loss of a domain in nats per token, with its interval, beside the matched control's."""
+
+    mean: Finite
+    lower: Finite
+    upper: Finite
+    control: Finite | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.lower <= self.mean <= self.upper:
+            raise ValueError(f"needs lower <= mean <= upper; got {self.lower}, {self.mean}, {self.upper}")
+        return self
+
+
+class Guard(Value):
+    """A domain that may lose at most ``limit`` nats per token against the control."""
+
+    limit: NonNegative
+    predicted: Finite = Field(description="predicted loss of the recipe minus that of the control")
+    upper: Finite | None = Field(None, description="upper end of the interval of that difference")
+    holds: bool
+
+
+class LawRecord(Value):
+    """A fitted law that the recommendation rests on."""
+
+    name: Name
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    heldout_error: dict[str, Finite] = Field(default_factory=dict, description="error by metric, nats/token")
+
+
+class Evidence(Value):
+    """The runs behind the recommendation."""
+
+    run_ids: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Provenance(Value):
+    """Where the recipe comes from."""
+
+    created: str | None = Field(None, description="UTC, ISO 8601")
+    study: str | None = None
+    decaylaws_version: str | None = None
+    code_fingerprint: str | None = None
+    data_fingerprint: str | None = None
+    tokenizer_fingerprint: str | None = None
+    vocab_size: Count | None = None
+    non_embedding_params: Count | None = Field(None, description="size for which the losses are predicted")
+    laws: tuple[LawRecord, ...] = ()
+    evidence: Evidence = Evidence()
+
+
+class Recipe(Value):
+    """The recommended run.
+
+    Attributes:
+        name: what to call it.
+        handover: checkpoint, its LR and what is taken over.
+        stages: LR path, mixture, batch size and sequence length, stage after stage.
+        sources: by name; holds at least every source that a stage gives a share.
+        optimizer: AdamW settings.
+        seed: keys the order of the data.
+        interval: coverage of the predicted intervals.
+        predictions: final loss by domain.
+        guards: by domain.
+        provenance: laws, fingerprints, run ids.
+
+    Raises:
+        InvalidValueError: through :meth:`from_dict` and :meth:`load`, with the path of the field.
+    """
+
+    schema_id: Literal["decaylaws.recipe/1"] = Field(SCHEMA, alias="schema")
+    name: Name = "recipe"
+    handover: HandOver
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    sources: dict[Name, Source]
+    optimizer: OptimizerSettings = OptimizerSettings()
+    seed: Natural = 0
+    interval: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    predictions: dict[Name, Prediction] = Field(default_factory=dict)
+    guards: dict[Name, Guard] = Field(default_factory=dict)
+    provenance: Provenance = Provenance()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all stages."""
+        return sum(stage.tokens for stage in self.stages)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.num_steps for stage in self.stages)
+
+    def step_lrs(self) -> np.ndarray:
+        """LR of every optimiser step, [num_steps]: the mean of the path over the tokens of the step."""
+        return np.concatenate([stage.lr.step_lrs(stage.batch_tokens) for stage in self.stages])
+
+    def source_tokens(self) -> dict[str, float]:
+        """Tokens that the stages ask of each source."""
+        return {
+            name: sum(stage.mixture.share(name) * stage.tokens for stage in self.stages)
+            for name in self.sources
+        }
+
+    def shares(self) -> dict[str, float]:
+        """Share of each source in the tokens of all stages."""
+        return {name: tokens / self.tokens for name, tokens in self.source_tokens().items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._check_names()
+        self._check_handover()
+        filled = {name: self._with_epochs(name, source) for name, source in self.sources.items()}
+        # The model is frozen for its users; here it is still being made.
+        object.__setattr__(self, "sources", filled)
+        return self
+
+    def _check_names(self) -> None:
+        for index, stage in enumerate(self.stages):
+            unknown = [name for name in stage.mixture.names if name not in self.sources]
+            if unknown:
+                raise ValueError(
+                    f"stages.{index}.mixture gives a share to {unknown[0]!r}, which sources does not list"
+                )
+        unknown = [domain for domain in self.guards if domain not in self.predictions]
+        if unknown:
+            raise ValueError(f"guards.{unknown[0]} guards a domain that predictions does not list")
+
+    def _check_handover(self) -> None:
+        first = self.stages[0].lr.start_lr
+        if self.handover.checkpoint is None and self.handover.run_id is None:
+            return
+        if abs(first - self.handover.lr) > HANDOVER_TOLERANCE * max(first, self.handover.lr):
+            if not self.handover.lr_jump:
+                raise ValueError(
+                    f"stages.0.lr starts at {first!r}, but handover.lr={self.handover.lr!r}; "
+                    "start where the checkpoint stands, or set handover.lr_jump: true if it is meant"
+                )
+
+    def _with_epochs(self, name: str, source: Source) -> Source:
+        if source.available_tokens is None:
+            if source.epochs is not None:
+                raise ValueError(f"sources.{name}.epochs needs sources.{name}.available_tokens")
+            return source
+        epochs = self.source_tokens()[name] / source.available_tokens
+        if source.epochs is not None and abs(source.epochs - epochs) > EPOCHS_TOLERANCE * max(1.0, epochs):
+            raise ValueError(
+                f"sources.{name}.epochs={source.epochs!r}, but the stages make {epochs:.6g}; leave it out"
+            )
+        if source.max_epochs is not None and epochs > source.max_epochs * (1 + EPOCHS_TOLERANCE):
+            raise ValueError(
+                f"sources.{name}.max_epochs={source.max_epochs!r}, but the stages make {epochs:.4g} passes "
+                f"over its {source.available_tokens:,} tokens; lower its share, the tokens, or raise the cap"
+            )
+        return source.model_copy(update={"epochs": epochs})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """A recipe from plain values of this schema or an older one.
+
+        Raises:
+            InvalidValueError: a field is missing, unknown or holds what it must not.
+        """
+        try:
+            return cls.model_validate(migrate(data))
+        except ValidationError as error:
+            raise _as_invalid_value(error) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` is its inverse."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a ``.yaml``, ``.yml`` or ``.json`` file.
+
+        Raises:
+            DataError: the file cannot be read or parsed.
+            InvalidValueError: its content is no recipe.
+        """
+        return cls.from_dict(files.read_mapping(Path(path)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write YAML or JSON, by suffix; equal recipes give equal bytes."""
+        path = Path(path)
+        writers = {".yaml": files.to_yaml, ".yml": files.to_yaml, ".json": files.to_json}
+        if path.suffix.lower() not in writers:
+            raise InvalidValueError("path", str(path), "must end in .yaml, .yml or .json")
+        files.write_text(path, writers[path.suffix.lower()](self.to_dict()))
+        return path
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of the file format."""
+        schema = cls.model_json_schema(by_alias=True, mode="validation")
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
+
+
+def _as_invalid_value(error: ValidationError) -> InvalidValueError:
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"]) or "recipe"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f"({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
+    value = first["input"] if isinstance(first["input"], str | int | float | bool | None) else "a mapping"
+    if first["type"] == "extra_forbidden":
+        return InvalidValueError(path, value, "is not a key of a recipe", f"Remove it or correct it. {more}")
+    if first["type"] == "missing":
+        return InvalidValueError(path, None, "is required", more)
+    return InvalidValueError(path, value, f"is not valid: {message}", more)
