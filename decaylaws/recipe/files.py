@@ -28,7 +28,7 @@ _INT = re.compile(r"^[-+]?[0-9]+$")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """``SafeLoader`` without aliases, duplicate keys and YAML 1.1's surprises (octal, sexagesimal, yes/no)."""
+    """``SafeLoader`` without aliases, duplicate keys and YAML 1.1's surprises (octal, yes and no)."""
 
     depth = 0
 
@@ -103,7 +103,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     Raises:
         DataError: the file is missing, too big, not UTF-8, or not what its suffix says.
-        InvalidValueError: the suffix is none of ``.yaml``, ``.yml``, ``.json``, or the document is no mapping.
+        InvalidValueError: the suffix is not ``.yaml``, ``.yml`` or ``.json``, or the document is no mapping.
     """
     text = _read_text(path)
     data = _parse(path, text)

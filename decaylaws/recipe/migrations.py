@@ -1,4 +1,4 @@
-"""Reading recipes of older schemas: one step per version, each a function from plain values to plain values."""
+"""Reading recipes of older schemas: one step per version, from plain values to plain values."""
 
 from __future__ import annotations
 
