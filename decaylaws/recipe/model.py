@@ -24,15 +24,15 @@ class HandOver(Value):
     schedule at that token, a scheduler state, a log): most failed anneals failed here.
     """
 
-    checkpoint: str | None = Field(None, description="path or URI; none starts from random weights")
-    run_id: str | None = Field(None, description="the run that wrote the checkpoint")
-    tokens: Natural = Field(0, description="tokens that the checkpoint has seen")
+    checkpoint: str | None = Field(default=None, description="path or URI; none starts from random weights")
+    run_id: str | None = Field(default=None, description="the run that wrote the checkpoint")
+    tokens: Natural = Field(default=0, description="tokens that the checkpoint has seen")
     lr: NonNegative = Field(description="LR at the hand-over")
-    lr_source: str = Field("", description="where that LR comes from")
+    lr_source: str = Field(default="", description="where that LR comes from")
     optimizer_state: Literal["load", "fresh"] = Field(
-        "load", description="moments of the optimiser: taken from the checkpoint or started from zero"
+        default="load", description="moments of the optimiser: taken from the checkpoint or started from zero"
     )
-    lr_jump: bool = Field(False, description="the first LR differs from lr on purpose")
+    lr_jump: bool = Field(default=False, description="the first LR differs from lr on purpose")
 
 
 class RopeSettings(Value):
@@ -41,8 +41,8 @@ class RopeSettings(Value):
     theta: Positive = 10_000.0
     kind: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default"
     factor: Positive = 1.0
-    original_seq_len: Count | None = Field(None, description="sequence length before the extension")
-    attention_factor: Positive | None = Field(None, description="YaRN's attention temperature")
+    original_seq_len: Count | None = Field(default=None, description="sequence length before the extension")
+    attention_factor: Positive | None = Field(default=None, description="YaRN's attention temperature")
 
 
 class Stage(Value):
@@ -81,9 +81,10 @@ class Source(Value):
     available_tokens: Count | None = None
     max_epochs: Positive | None = None
     epochs: NonNegative | None = Field(
-        None, description="passes that the stages make over the source; filled in, and checked when given"
+        default=None,
+        description="passes that the stages make over the source; filled in, and checked when given",
     )
-    path: str | None = Field(None, description="where the target trainer finds it")
+    path: str | None = Field(default=None, description="where the target trainer finds it")
     fingerprint: str | None = None
 
 
@@ -118,7 +119,7 @@ class Guard(Value):
 
     limit: NonNegative
     predicted: Finite = Field(description="predicted loss of the recipe minus that of the control")
-    upper: Finite | None = Field(None, description="upper end of the interval of that difference")
+    upper: Finite | None = Field(default=None, description="upper end of the interval of that difference")
     holds: bool
 
 
@@ -140,14 +141,16 @@ class Evidence(Value):
 class Provenance(Value):
     """Where the recipe comes from."""
 
-    created: str | None = Field(None, description="UTC, ISO 8601")
+    created: str | None = Field(default=None, description="UTC, ISO 8601")
     study: str | None = None
     decaylaws_version: str | None = None
     code_fingerprint: str | None = None
     data_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
     vocab_size: Count | None = None
-    non_embedding_params: Count | None = Field(None, description="size for which the losses are predicted")
+    non_embedding_params: Count | None = Field(
+        default=None, description="size for which the losses are predicted"
+    )
     laws: tuple[LawRecord, ...] = ()
     evidence: Evidence = Evidence()
 
@@ -171,7 +174,7 @@ class Recipe(Value):
         InvalidValueError: through :meth:`from_dict` and :meth:`load`, with the path of the field.
     """
 
-    schema_id: Literal["decaylaws.recipe/1"] = Field(SCHEMA, alias="schema")
+    schema_id: Literal["decaylaws.recipe/1"] = Field(default="decaylaws.recipe/1", alias="schema")
     name: Name = "recipe"
     handover: HandOver
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -232,12 +235,12 @@ class Recipe(Value):
         first = self.stages[0].lr.start_lr
         if self.handover.checkpoint is None and self.handover.run_id is None:
             return
-        if abs(first - self.handover.lr) > HANDOVER_TOLERANCE * max(first, self.handover.lr):
-            if not self.handover.lr_jump:
-                raise ValueError(
-                    f"stages.0.lr starts at {first!r}, but handover.lr={self.handover.lr!r}; "
-                    "start where the checkpoint stands, or set handover.lr_jump: true if it is meant"
-                )
+        jump = abs(first - self.handover.lr) > HANDOVER_TOLERANCE * max(first, self.handover.lr)
+        if jump and not self.handover.lr_jump:
+            raise ValueError(
+                f"stages.0.lr starts at {first!r}, but handover.lr={self.handover.lr!r}; "
+                "start where the checkpoint stands, or set handover.lr_jump: true if it is meant"
+            )
 
     def _with_epochs(self, name: str, source: Source) -> Source:
         if source.available_tokens is None:

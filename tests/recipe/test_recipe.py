@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from typing import Any
@@ -154,10 +155,8 @@ def test_fuzzed_values_never_leave_a_traceback(junk: object, data: st.DataObject
     holders: list[Any] = [values, values["handover"], values["stages"][0], values["stages"][0]["lr"][0]]
     holder = data.draw(st.sampled_from(holders))
     holder[data.draw(st.sampled_from(sorted(holder)))] = junk
-    try:
+    with contextlib.suppress(InvalidValueError):
         Recipe.from_dict(values)
-    except InvalidValueError as error:
-        assert str(error)
 
 
 def test_draft_schema_migrates() -> None:
