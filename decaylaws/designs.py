@@ -141,9 +141,7 @@ class Planner:
         """The stable phase of one model shape."""
         trunk = self.settings.trunk
         schedule = warmup_stable_decay(
-            warmup_tokens=trunk.warmup_tokens,
-            stable_tokens=trunk.tokens - trunk.warmup_tokens,
-            peak_lr=trunk.peak_lr,
+            trunk.tokens, trunk.peak_lr, warmup_tokens=trunk.warmup_tokens, decay_tokens=0
         )
         return PlannedRun(
             "trunk",
@@ -285,12 +283,21 @@ class Planner:
         return runs
 
     def _mixtures(self, decay_tokens: Sequence[int]) -> list[Mixture]:
-        """One space-filling point per run; each is projected into the caps of its own decay length."""
+        """One space-filling point per run; each is projected into the caps of its own decay length.
+
+        Points that fill a simplex of many sources lie near its faces, while good mixtures use every source a
+        little: every other point is therefore drawn half-way to the centroid.
+        """
         shortest = min(decay_tokens)
         points = self.space.space_filling(
             len(decay_tokens), seed=self.settings.design.seed, decay_tokens=shortest
         )
-        return [self.space.project(point, tokens) for point, tokens in zip(points, decay_tokens)]
+        centre = self.space.centroid(shortest).array(self.space.names)
+        spread = [
+            point.array(self.space.names) if index % 2 else (point.array(self.space.names) + centre) / 2
+            for index, point in enumerate(points)
+        ]
+        return [self.space.project(shares, tokens) for shares, tokens in zip(spread, decay_tokens)]
 
 
 def mixture_space(

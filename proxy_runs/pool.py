@@ -1,7 +1,7 @@
 """A pool of long-lived worker processes on this machine, and what it knows of their progress.
 
-Workers run one thread each: on a shared machine that is worth up to fifty times more than one process with many
-threads, and one-thread results do not depend on how many members share a stack (see DECISIONS.md).
+Workers run one thread each: on a shared machine that is worth up to fifty times more than one process with
+many threads, and one-thread results do not depend on how many members share a stack (see DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class _Pool:
             self._spawn(worker)
         else:
             self.error = (
-                f"Workers died {self._restarts} times (exit code {code}; -9 is often the system's memory guard). "
+                f"Workers died {self._restarts} times (exit code {code}; -9: short of memory?). "
                 f"See {self._log_dir}, and give fewer workers or slots."
             )
 

@@ -1,8 +1,8 @@
 """A worker process: claims runs from the queue, trains them as stacks, records them, until none is left.
 
 Started by ``proxy_runs.pool`` as ``python -m proxy_runs.worker WORKSPACE_JSON``. It speaks JSON lines on its
-standard output and listens on its standard input, whose end means that its parent is gone or wants it to stop:
-then it saves a checkpoint, gives its runs back and leaves.
+standard output and listens on its standard input, whose end means that its parent is gone or wants it to
+stop: then it saves a checkpoint, gives its runs back and leaves.
 """
 
 from __future__ import annotations
