@@ -1,8 +1,8 @@
 """Whole numbers of sequences per source in every batch, as close to a mixture as whole numbers can be.
 
 Every batch gives source k either ``floor(B w_k)`` or ``ceil(B w_k)`` of its ``B`` sequences, and so does
-every prefix of batches: after ``b`` batches the source has had ``floor(b B w_k)`` or ``ceil(b B w_k)`` sequences.
-Both errors are therefore below one sequence at all times; random draws would be off by the square root.
+every prefix of batches: after ``b`` batches the source has had ``floor(b B w_k)`` or ``ceil(b B w_k)``. Both
+errors are therefore below one sequence at all times; random draws would be off by the square root.
 
 Rounding each batch alone cannot keep the second promise, rounding the running total cannot keep the first.
 Who may round up in which batch is Pfair scheduling: the sources are periodic tasks, the ``m`` sequences of a
@@ -71,7 +71,9 @@ class BatchAllocation:
         recent = np.frombuffer(
             self._extras, dtype=np.uint8, count=(batch - first) * width, offset=first * width
         )
-        extras = np.array(self._snapshots[batch // _SNAPSHOT]) + recent.reshape(-1, width).sum(axis=0)
+        extras = np.array(self._snapshots[batch // _SNAPSHOT]) + recent.reshape(-1, width).sum(
+            axis=0, dtype=np.int64
+        )
         return self._whole * batch + extras
 
     def _extend(self, batches: int) -> None:

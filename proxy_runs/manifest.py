@@ -13,7 +13,6 @@ from decaylaws.errors import DataError
 from proxy_runs.atomic import atomic_write
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
 
 
 class _Entry(BaseModel):
@@ -74,7 +73,7 @@ class Manifest(_Entry):
         libraries: versions of Python and of the packages that supplied text or tools.
     """
 
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     request: str
     fingerprint: str
     created: str

@@ -11,7 +11,7 @@ import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,13 +107,13 @@ class TokenStore:
         lengths = np.fromfile(self.directory / self.manifest.token_bytes.path, dtype="<u2").astype(np.int64)
         return HeldOut(tokens, lengths[tokens])
 
-    def read_into(self, name: str, start: int, row: NDArray[np.generic]) -> None:
+    def read_into(self, name: str, start: int, row: NDArray[Any]) -> None:
         """Fill ``row`` (contiguous, of ``dtype``) with the train tokens of ``name`` from ``start`` on.
 
         Raises:
             DataError: the shard ends before the row is full: it was cut since the store was opened.
         """
-        got = os.preadv(self._descriptor(name), [memoryview(row).cast("B")], start * row.itemsize)
+        got = os.preadv(self._descriptor(name), [row.data.cast("B")], start * row.itemsize)
         if got != row.nbytes:
             path = self.directory / self._source(name).train.file.path
             raise DataError(f"{path} ends before token {start + row.size}. {_REMEDY}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _write_tokenizer(path: Path) -> None:
     """A tokenizer whose entries are the 256 bytes and the end of a document."""
     alphabet = byte_alphabet()
     vocabulary = {character: number for number, character in enumerate(alphabet)}
-    content = {
+    content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

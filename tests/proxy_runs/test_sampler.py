@@ -40,6 +40,7 @@ def test_every_batch_and_every_prefix_of_batches_is_within_one_sequence(weights,
     assert (counts >= 0).all()
     total = np.zeros(len(units), dtype=object)
     for b, row in enumerate(counts):
+        assert allocation.before(b).dtype == np.int64
         assert (allocation.before(b) == total).all()
         total = total + row
         for given_, asked in ((row, batch), (total, batch * (b + 1))):
