@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, SchemaError
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
@@ -70,6 +71,40 @@ def values_by(frame: pd.DataFrame, prefix: str, names: Sequence[str]) -> np.ndar
     if missing:
         raise SchemaError("runs table", missing=missing, remedy=f"It holds {names_with(frame, prefix)}.")
     return frame[columns].to_numpy(dtype=float)
+
+
+def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The columns of a runs-table row that a config alone determines, before anything has run.
+
+    Args:
+        config: the run.
+        available_tokens: train tokens by source, for ``epochs:<source>``; left out where not given.
+    """
+    schedule, shape = config.schedule, config.shape
+    row: dict[str, Any] = {
+        "run_id": config.run_id,
+        "kind": config.kind,
+        "non_embedding_params": shape.non_embedding_params,
+        "total_params": shape.total_params,
+        "start_run_id": config.start_run_id,
+        "start_tokens": config.start_tokens,
+        "decay_tokens": config.tokens,
+        "start_lr": schedule.start_lr,
+        "end_lr": schedule.end_lr,
+        "decay_shape": schedule.segments[-1].shape,
+        "batch_tokens": config.batch_tokens,
+        "seed": config.seed,
+        "train_flops": config.train_flops,
+        "data_fingerprint": config.data_fingerprint,
+    }
+    row |= {MIX + name: share for name, share in config.mixture.weights.items()}
+    if available_tokens is not None:
+        pools = {**available_tokens, **(config.pool_tokens or {})}
+        row |= {
+            EPOCHS + name: share * config.tokens / min(pools[name], available_tokens[name])
+            for name, share in config.mixture.weights.items()
+        }
+    return row
 
 
 def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -1,0 +1,63 @@
+"""Progress for people: one live bar on a terminal, a plain line now and then where there is none."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class ConsoleProgress:
+    """A ``decaylaws.progress.Progress`` that draws on a console; use it as a context manager.
+
+    Args:
+        console: where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: dict[str, int] = {}
+        self._last_line: dict[str, float] = {}
+        self._rich = RichProgress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> ConsoleProgress:
+        self._rich.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rich.stop()
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Show that ``done`` of ``total`` units of ``stage`` are behind us."""
+        if self._console.is_terminal:
+            self._draw(stage, done, total, note)
+        else:
+            self._line(stage, done, total, note)
+
+    def _draw(self, stage: str, done: float, total: float, note: str) -> None:
+        if stage not in self._bars:
+            self._bars[stage] = self._rich.add_task(stage, total=total, note=note)
+        self._rich.update(self._bars[stage], completed=done, total=total, note=note)
+
+    def _line(self, stage: str, done: float, total: float, note: str) -> None:
+        now = time.monotonic()
+        due = now - self._last_line.get(stage, -LINE_EVERY_SECONDS) >= LINE_EVERY_SECONDS
+        if due or done >= total:
+            self._last_line[stage] = now
+            self._console.print(f"  {stage}: {done:,.0f}/{total:,.0f} {note}".rstrip(), highlight=False)
