@@ -9,15 +9,22 @@
     run.lr(9_000_000), run.integral(), run.step_lrs(batch_tokens=65_536)
 """
 
+from decaylaws.schedules.batch import BatchSchedule, BatchStage, batch_ramp, constant_batch
 from decaylaws.schedules.constructors import (
     constant,
     cosine,
     decay,
     drop_and_hold,
+    from_points,
+    from_steps,
     half_life,
+    inverse_sqrt,
     linear_to_zero,
+    multi_step,
+    power,
     warmup,
     warmup_stable_decay,
+    wsd_s,
 )
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
@@ -25,14 +32,24 @@ from decaylaws.schedules.shapes import SHAPES
 
 __all__ = [
     "SHAPES",
+    "BatchSchedule",
+    "BatchStage",
     "Schedule",
     "Segment",
+    "batch_ramp",
     "constant",
+    "constant_batch",
     "cosine",
     "decay",
     "drop_and_hold",
+    "from_points",
+    "from_steps",
     "half_life",
+    "inverse_sqrt",
     "linear_to_zero",
+    "multi_step",
+    "power",
     "warmup",
     "warmup_stable_decay",
+    "wsd_s",
 ]

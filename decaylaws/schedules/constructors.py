@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
 from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.checks import valid_lr, whole_tokens
 from decaylaws.schedules.schedule import Schedule
-from decaylaws.schedules.segment import Segment, valid_lr, whole_tokens
+from decaylaws.schedules.segment import Segment
 
 
 def constant(tokens: int, lr: float) -> Schedule:
@@ -90,3 +97,170 @@ def linear_to_zero(tokens: int, peak_lr: float, *, warmup_tokens: int = 0) -> Sc
     """Warm-up, then a straight line to zero (D2Z: Bergsma et al. 2025)."""
     fall = whole_tokens("tokens", tokens) - warmup_tokens
     return warmup_stable_decay(tokens, peak_lr, warmup_tokens=warmup_tokens, decay_tokens=fall)
+
+
+def wsd_s(
+    period_tokens: Sequence[int],
+    peak_lr: float | Sequence[float],
+    *,
+    decay_tokens: int | Sequence[int],
+    warmup_tokens: int = 0,
+    rewarmup_tokens: int = 0,
+    end_lr: float = 0.0,
+    shape: str = "linear",
+) -> Schedule:
+    """WSD-S: stable and decay again and again, each period going on from the decayed checkpoint (Wen et al. 2024).
+
+    One run then yields a finished model at the end of every period.
+
+    Args:
+        period_tokens: length of each period, its warm-up and its decay included.
+        peak_lr: of all periods, or of each.
+        decay_tokens: of all periods, or of each.
+        warmup_tokens: at the start of the first period, from 0.
+        rewarmup_tokens: at the start of each later one, from ``end_lr``; with 0 the LR jumps back.
+        end_lr: that every decay arrives at.
+        shape: of every decay.
+    """
+    periods = len(period_tokens)
+    peaks = _one_per_period("peak_lr", peak_lr, periods)
+    decays = _one_per_period("decay_tokens", decay_tokens, periods)
+    segments: list[Segment] = []
+    for index, (tokens, peak, fall) in enumerate(zip(period_tokens, peaks, decays)):
+        rise = rewarmup_tokens if index else warmup_tokens
+        period = warmup_stable_decay(
+            tokens, peak, warmup_tokens=rise, decay_tokens=int(fall), end_lr=end_lr, shape=shape
+        ).segments
+        if index and rise:
+            period = (Segment(rise, end_lr, peak), *period[1:])
+        segments.extend(period)
+    return Schedule(tuple(segments))
+
+
+def _one_per_period(field: str, value: float | Sequence[float], periods: int) -> list[float]:
+    values = list(value) if isinstance(value, Sequence) else [value] * periods
+    if len(values) != periods or not periods:
+        raise InvalidValueError(field, value, f"must be one value, or one for each of the {periods} periods")
+    return values
+
+
+def multi_step(
+    tokens: int, lrs: Sequence[float], milestones: Sequence[int], *, warmup_tokens: int = 0
+) -> Schedule:
+    """Constant stages, as DeepSeek LLM and V2 use them: ``lrs[i]`` from ``milestones[i - 1]`` on.
+
+    Args:
+        tokens: length in all.
+        lrs: LR of each stage; the first is what the warm-up rises to.
+        milestones: positions at which the LR changes, one fewer than ``lrs``, increasing, after the warm-up.
+        warmup_tokens: linear, from 0.
+    """
+    edges = [warmup_tokens, *milestones, whole_tokens("tokens", tokens)]
+    if len(lrs) != len(milestones) + 1:
+        raise InvalidValueError("lrs", lrs, f"must hold one LR more than there are milestones ({milestones})")
+    if any(later <= earlier for earlier, later in pairwise(edges)):
+        raise InvalidValueError(
+            "milestones", milestones, f"must increase between {warmup_tokens} and {tokens}"
+        )
+    rise = [Segment(warmup_tokens, 0.0, lrs[0])] if warmup_tokens else []
+    stages = [Segment(b - a, lr, lr, "constant") for (a, b), lr in zip(pairwise(edges), lrs)]
+    return Schedule((*rise, *stages))
+
+
+def power(
+    tokens: int,
+    *,
+    max_lr: float,
+    coefficient: float,
+    exponent: float,
+    warmup_tokens: int = 0,
+    decay_tokens: int = 0,
+    end_lr: float = 0.0,
+    shape: str = "exponential",
+) -> Schedule:
+    """Power scheduler: ``min(max_lr, coefficient * t^exponent)`` after a warm-up, then a decay (Shen et al. 2024).
+
+    The paper's coefficient is its amplitude times the batch size; t counts all tokens since the start.
+
+    Args:
+        tokens: length in all.
+        max_lr: bound on the LR.
+        coefficient: LR that the power law would have at one token, above zero.
+        exponent: below zero (the paper fits -0.51).
+        warmup_tokens: linear, from 0.
+        decay_tokens: length of the final decay.
+        end_lr: of the final decay; must be above zero for ``exponential``.
+        shape: of the final decay.
+    """
+    if not coefficient > 0.0 or not exponent < 0.0 or not max_lr > 0.0:
+        given = (max_lr, coefficient, exponent)
+        raise InvalidValueError(
+            "max_lr, coefficient, exponent", given, "must be above zero, above zero and below zero"
+        )
+    last = whole_tokens("tokens", tokens) - decay_tokens
+    # Beyond the knee the power law lies below max_lr.
+    knee = max(warmup_tokens, min(last, int(np.ceil((max_lr / coefficient) ** (1.0 / exponent)))))
+    knee_lr = min(max_lr, coefficient * knee**exponent) if knee else max_lr
+    last_lr = min(knee_lr, coefficient * last**exponent)
+    parts = [Segment(warmup_tokens, 0.0, knee_lr)] if warmup_tokens else []
+    if knee > warmup_tokens:
+        parts.append(Segment(knee - warmup_tokens, max_lr, max_lr, "constant"))
+    if last > knee:
+        parts.append(Segment(last - knee, knee_lr, last_lr, "power", exponent))
+    if decay_tokens:
+        parts.append(Segment(decay_tokens, last_lr, end_lr, shape))
+    return Schedule(tuple(parts))
+
+
+def inverse_sqrt(
+    tokens: int, peak_lr: float, *, warmup_tokens: int, timescale_tokens: int | None = None
+) -> Schedule:
+    """Warm-up, then ``peak_lr / sqrt(1 + t / timescale)``, t counted from the peak (Vaswani et al. 2017).
+
+    Args:
+        tokens: length in all.
+        peak_lr: at the end of the warm-up.
+        warmup_tokens: linear, from 0.
+        timescale_tokens: over which the LR falls by sqrt(2); the warm-up's length if None.
+    """
+    fall = whole_tokens("tokens", tokens) - whole_tokens("warmup_tokens", warmup_tokens)
+    timescale = whole_tokens(
+        "timescale_tokens", warmup_tokens if timescale_tokens is None else timescale_tokens
+    )
+    end_lr = peak_lr / (1.0 + fall / timescale) ** 0.5
+    return warmup(warmup_tokens, peak_lr).then(decay(fall, peak_lr, end_lr, "inverse-sqrt"))
+
+
+def from_points(tokens: npt.ArrayLike, lrs: npt.ArrayLike) -> Schedule:
+    """Straight lines through points: an optimised or hand-drawn curve.
+
+    Args:
+        tokens: [n] positions, from 0 to the end, not decreasing; one that comes twice is a jump.
+        lrs: [n] LR at each.
+    """
+    positions, values = np.asarray(tokens), np.asarray(lrs, dtype=np.float64)
+    if positions.ndim != 1 or positions.shape != values.shape or len(positions) < 2:
+        raise InvalidValueError(
+            "tokens, lrs", (positions.shape, values.shape), "must be two lists of one length, at least 2"
+        )
+    knots = tuple(zip(positions.tolist(), values.tolist()))
+    return Schedule((Segment(knots[-1][0], knots[0][1], knots[-1][1], "sampled", knots=knots),))
+
+
+def from_steps(lrs: npt.ArrayLike, batch_tokens: int) -> Schedule:
+    """The LR that a trainer logged at each step, held over the tokens of the step.
+
+    ``from_steps(lrs, n).step_lrs(n)`` gives ``lrs`` back.
+
+    Args:
+        lrs: [steps] LR of each step.
+        batch_tokens: tokens of one step.
+    """
+    values = np.asarray(lrs, dtype=np.float64)
+    step = whole_tokens("batch_tokens", batch_tokens)
+    if values.ndim != 1 or not len(values):
+        raise InvalidValueError("lrs", values.shape, "must be a list of one LR or more")
+    # One stretch for each run of equal values; both of its ends are knots.
+    starts = np.flatnonzero(np.diff(values, prepend=np.nan))
+    edges = np.append(starts, len(values)) * step
+    return from_points(np.repeat(edges, 2)[1:-1], np.repeat(values[starts], 2))

@@ -24,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.schedules.segment import Segment, valid_lr, whole_tokens
+from decaylaws.schedules.batch import BatchSchedule
+from decaylaws.schedules.checks import valid_factor, whole_tokens
+from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import Array
 
 
@@ -109,13 +111,25 @@ class Schedule:
 
     # As steps --------------------------------------------------------------------------------------------
 
-    def step_edges(self, batch_tokens: int) -> npt.NDArray[np.int64]:
-        """[steps + 1] tokens at which optimiser steps begin, and the end; the last step may be shorter."""
-        batch = whole_tokens("batch_tokens", batch_tokens)
-        return np.append(np.arange(0, self.tokens, batch, dtype=np.int64), self.tokens)
+    def step_edges(self, batch_tokens: int | BatchSchedule) -> npt.NDArray[np.int64]:
+        """[steps + 1] tokens at which optimiser steps begin, and the end; the last step may be shorter.
 
-    def step_lrs(self, batch_tokens: int) -> Array:
-        """[steps] mean LR over the tokens of each step; ceil(tokens / batch) steps."""
+        Args:
+            batch_tokens: tokens of one step, or a batch-size schedule of the same length.
+        """
+        if isinstance(batch_tokens, BatchSchedule):
+            if batch_tokens.tokens != self.tokens:
+                raise InvalidValueError(
+                    "batch_tokens",
+                    batch_tokens.tokens,
+                    f"must be as long as the schedule ({self.tokens} tokens)",
+                )
+            return batch_tokens.step_edges()
+        step = whole_tokens("batch_tokens", batch_tokens)
+        return np.append(np.arange(0, self.tokens, step, dtype=np.int64), self.tokens)
+
+    def step_lrs(self, batch_tokens: int | BatchSchedule) -> Array:
+        """[steps] mean LR over the tokens of each step; ceil(tokens / batch_tokens) steps."""
         return self.mean_lrs(self.step_edges(batch_tokens))
 
     def mean_lrs(self, edges: npt.ArrayLike) -> Array:
@@ -173,9 +187,7 @@ class Schedule:
 
     def scale(self, lr: float = 1.0, tokens: float = 1.0) -> Schedule:
         """LRs times ``lr``; the length of each segment times ``tokens``, rounded to whole tokens."""
-        valid_lr("lr", lr)
-        if not (np.isfinite(tokens) and tokens > 0):
-            raise InvalidValueError("tokens", tokens, "must be a factor above zero")
+        lr, tokens = valid_factor("lr", lr), valid_factor("tokens", tokens)
         return Schedule(tuple(segment.scaled(lr, tokens) for segment in self.segments))
 
     # As data ---------------------------------------------------------------------------------------------
@@ -211,7 +223,10 @@ class Schedule:
         """``edges`` and every breakpoint between the first and the last of them, increasing."""
         corners = self._breakpoints
         low, high = np.searchsorted(corners, edges[0], "right"), np.searchsorted(corners, edges[-1], "left")
-        return np.union1d(edges, corners[low:high])
+        inner = corners[low:high]
+        places = np.searchsorted(edges, inner)
+        new = edges[places] != inner
+        return np.insert(edges, places[new], inner[new])
 
     def _mean_lr(self, first: Array, last: Array) -> Array:
         """Mean LR over sorted stretches, none with a breakpoint inside it."""

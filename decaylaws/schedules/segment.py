@@ -11,37 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.schedules.checks import valid_lr, whole_tokens
 from decaylaws.schedules.shapes import Array, Stretch, shape_named
-
-
-def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
-    """``value`` as a count of tokens; 2e9 is one, 0.5 is not.
-
-    Raises:
-        InvalidValueError: not a whole number, or below ``minimum``.
-    """
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or int(value) != value:
-        raise InvalidValueError(field, value, "must be a whole number of tokens")
-    if value < minimum:
-        raise InvalidValueError(
-            field, value, f"must be at least {minimum} token{'s' if minimum != 1 else ''}"
-        )
-    return int(value)
-
-
-def valid_lr(field: str, value: Any) -> float:
-    """``value`` as a learning rate.
-
-    Raises:
-        InvalidValueError: not a finite number, or negative.
-    """
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
-        raise InvalidValueError(field, value, "must be a finite learning rate")
-    if value < 0.0:
-        raise InvalidValueError(field, value, "must not be negative", "A learning rate is zero or above.")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -84,6 +55,8 @@ class Segment:
         object.__setattr__(self, "tokens", whole_tokens("tokens", self.tokens))
         object.__setattr__(self, "start_lr", valid_lr("start_lr", self.start_lr))
         object.__setattr__(self, "end_lr", valid_lr("end_lr", self.end_lr))
+        if set(self.note) & set("();\n") or self.note != self.note.strip():
+            raise InvalidValueError("note", self.note, "must be one line without parentheses and semicolons")
         if self.piece_of is not None:
             self._check_piece(self.piece_of)
             return
@@ -96,8 +69,10 @@ class Segment:
     def _check_piece(self, curve: Segment) -> None:
         whole_tokens("offset_tokens", self.offset_tokens, minimum=0)
         last = self.offset_tokens + self.tokens
-        if curve.piece_of is not None:
-            raise InvalidValueError("piece_of", curve, "must be a whole curve, not a piece itself")
+        if curve.is_piece or (curve.shape, curve.note) != (self.shape, self.note):
+            raise InvalidValueError(
+                "piece_of", curve, "must be the whole curve, of one shape and note", "Use cut()."
+            )
         if last > curve.tokens:
             raise InvalidValueError(
                 "tokens", self.tokens, f"reaches beyond the curve ({curve.tokens} tokens)"
@@ -199,6 +174,10 @@ class Segment:
 
     def cut(self, first: int, last: int) -> Segment:
         """The piece between two positions (tokens from the segment's start), on the very same curve."""
+        if not 0 <= first < last <= self.tokens:
+            raise InvalidValueError(
+                "first, last", (first, last), f"must be in order and within 0 to {self.tokens}"
+            )
         if first == 0 and last == self.tokens:
             return self
         if self.shape == "constant":
@@ -230,7 +209,7 @@ class Segment:
         length = round((self.offset_tokens + self.tokens) * tokens) - offset
         whole_tokens("tokens", length)
         if curve is not None:
-            return replace(curve.cut(offset, offset + length), note=self.note)
+            return curve.cut(offset, offset + length)
         knots = tuple((round(at * tokens), value * lr) for at, value in self.knots)
         return replace(self, tokens=length, start_lr=self.start_lr * lr, end_lr=self.end_lr * lr, knots=knots)
 

@@ -1,0 +1,54 @@
+"""Counts of tokens and learning rates, checked once and worded once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from decaylaws.errors import InvalidValueError
+
+
+def _is_finite_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
+    """``value`` as a count of tokens; 2e9 is one, 0.5 is not.
+
+    Raises:
+        InvalidValueError: not a whole number, or below ``minimum``.
+    """
+    if not _is_finite_number(value) or int(value) != value:
+        raise InvalidValueError(field, value, "must be a whole number of tokens")
+    if value < minimum:
+        raise InvalidValueError(
+            field, value, f"must be at least {minimum} token{'s' if minimum != 1 else ''}"
+        )
+    return int(value)
+
+
+def valid_lr(field: str, value: Any) -> float:
+    """``value`` as a learning rate.
+
+    Raises:
+        InvalidValueError: not a finite number, or negative.
+    """
+    if not _is_finite_number(value):
+        raise InvalidValueError(field, value, "must be a finite learning rate")
+    if value < 0.0:
+        raise InvalidValueError(field, value, "must not be negative", "A learning rate is zero or above.")
+    return float(value)
+
+
+def valid_factor(field: str, value: Any) -> float:
+    """``value`` as a factor to scale by.
+
+    Raises:
+        InvalidValueError: not a finite number above zero.
+    """
+    if not _is_finite_number(value) or value <= 0.0:
+        raise InvalidValueError(field, value, "must be a factor above zero")
+    return float(value)
