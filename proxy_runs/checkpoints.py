@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
+from proxy_runs.atomic import atomic_write
 from proxy_runs.model import Params, param_shapes
 
 FORMAT = 1
@@ -61,9 +61,20 @@ class MemberState:
         return {f"{kind}.{name}": tensor for kind, group in groups for name, tensor in group.items()}
 
 
-def trunk_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
-    """Where the checkpoint of a run after ``tokens`` of its tokens is kept for forks."""
+def final_checkpoint(directory: Path, run_id: str) -> Path:
+    """Where a trunk leaves its last state for its forks."""
+    return directory / f"{run_id}.safetensors"
+
+
+def kept_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
+    """Where the state of a run after ``tokens`` of its own tokens is kept on request."""
     return directory / f"{run_id}-{tokens}.safetensors"
+
+
+def start_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
+    """The checkpoint of a trunk at ``tokens``: one kept on the way, else its last."""
+    kept = kept_checkpoint(directory, run_id, tokens)
+    return kept if kept.is_file() else final_checkpoint(directory, run_id)
 
 
 def resume_checkpoint(directory: Path, run_id: str) -> Path:
@@ -83,24 +94,10 @@ def save_checkpoint(state: MemberState, path: Path) -> None:
         "tokens": state.tokens,
         "notes": dict(state.notes),
     }
-    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    text = json.dumps(header, allow_nan=False)
     content = save(tensors, metadata={"header": text, "sha256": _digest(text, tensors)})
-    write_atomically(path, content)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step that survives a crash or a full disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"Cannot write {path}: {error.strerror}. Free space or change the folder.") from error
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def load_checkpoint(path: Path, *, shape: ModelShape | None = None) -> MemberState:

@@ -50,7 +50,9 @@ def shape_of(config: LlamaConfig, *, where: str = "the model") -> ModelShape:
     """
     if config.model_type != "llama":
         raise DataError(f"{where} is a {config.model_type!r} model; only 'llama' can be a member.")
-    unsupported = [f"{key}={getattr(config, key)!r}" for key, v in _REQUIRED.items() if getattr(config, key) != v]
+    unsupported = [
+        f"{key}={getattr(config, key)!r}" for key, v in _REQUIRED.items() if getattr(config, key) != v
+    ]
     if config.rope_parameters["rope_type"] != "default":
         unsupported.append(f"rope_type={config.rope_parameters['rope_type']!r}")
     if config.head_dim * config.num_attention_heads != config.hidden_size:

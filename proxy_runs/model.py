@@ -134,7 +134,7 @@ class StackedLlama:
         Args:
             params: the stack.
             windows: int64 ``[K, B, T + 1]``: inputs and, shifted by one, targets.
-            weights: float32 ``[K, B]`` weight of each sequence; they sum to one over the sequences that count.
+            weights: float32 ``[K, B]`` weight of each sequence, summing to one; zero leaves a sequence out.
 
         Returns:
             ``[K]``, nats per token.

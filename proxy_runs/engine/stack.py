@@ -1,0 +1,152 @@
+"""The tensors of a stack of runs: load a run into a slot, step all of them, take a run out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from proxy_runs.checkpoints import MemberState
+from proxy_runs.engine.run import Run
+from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.model import Params, StackedLlama, param_shapes
+from proxy_runs.optim import StackedAdamW
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one optimiser step did to one run.
+
+    Attributes:
+        loss: training loss before the update, nats per token.
+        grad_norm: norm of the gradient before the clip.
+    """
+
+    loss: float
+    grad_norm: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the update was done: a run whose loss or gradient is not finite was left as it was."""
+        return bool(np.isfinite(self.loss) and np.isfinite(self.grad_norm))
+
+
+class Stack:
+    """Slots for runs of one shape and one batch size.
+
+    Args:
+        model: the forward pass.
+        slots: members that train as one.
+    """
+
+    def __init__(self, model: StackedLlama, slots: int, *, device: torch.device | str = "cpu") -> None:
+        self.model = model
+        self.device = device
+        self.runs: list[Run | None] = [None] * slots
+        self._allocate(slots)
+
+    def _allocate(self, slots: int) -> None:
+        self.params = {
+            name: torch.zeros((slots, *size), device=self.device, requires_grad=True)
+            for name, size in param_shapes(self.model.shape).items()
+        }
+        self.optimizer = StackedAdamW(self.params)
+
+    def load(self, slot: int, run: Run, state: MemberState) -> None:
+        """Put a run into a slot, in place: nothing is compiled or allocated anew."""
+        self.runs[slot] = run
+        with torch.no_grad():
+            for ours, theirs in self._pairs(state):
+                for name, tensor in ours.items():
+                    tensor[slot].copy_(theirs[name])
+
+    def _pairs(self, state: MemberState) -> tuple[tuple[Params, Params], ...]:
+        return (
+            (self.params, state.params),
+            (self.optimizer.exp_avg, state.exp_avg),
+            (self.optimizer.exp_avg_sq, state.exp_avg_sq),
+        )
+
+    def state(self, slot: int, notes: Mapping[str, Any] | None = None) -> MemberState:
+        """A copy of the state of the run in a slot."""
+        run = self.run(slot)
+        copies = [
+            {name: tensor[slot].detach().cpu().clone() for name, tensor in group.items()}
+            for group in (self.params, self.optimizer.exp_avg, self.optimizer.exp_avg_sq)
+        ]
+        return MemberState(
+            run_id=run.config.run_id,
+            shape=run.config.shape,
+            step=run.history_step,
+            run_step=run.step,
+            tokens=run.config.start_tokens + run.tokens,
+            params=copies[0],
+            exp_avg=copies[1],
+            exp_avg_sq=copies[2],
+            notes=notes or {},
+        )
+
+    def run(self, slot: int) -> Run:
+        """The run in a slot that is not empty."""
+        run = self.runs[slot]
+        if run is None:
+            raise LookupError(f"slot {slot} is empty")
+        return run
+
+    def active(self) -> list[tuple[int, Run]]:
+        """Slots that hold a run."""
+        return [(slot, run) for slot, run in enumerate(self.runs) if run is not None]
+
+    def shrink(self) -> None:
+        """Give the empty slots up; the other members keep their numbers to the last bit."""
+        kept = [(run, self.state(slot)) for slot, run in self.active()]
+        self.runs = [None] * len(kept)
+        self._allocate(len(kept))
+        for slot, (run, state) in enumerate(kept):
+            self.load(slot, run, state)
+
+    def step(self) -> list[tuple[int, Run, StepOutcome]]:
+        """One optimiser step of every run; what it did to each."""
+        windows, weights = self._batches()
+        losses = self.model.loss(self.params, windows, weights)
+        losses.sum().backward()
+        grads = {name: tensor.grad for name, tensor in self.params.items() if tensor.grad is not None}
+        values: Sequence[float] = losses.detach().tolist()
+        outcomes = []
+        for slot, run in self.active():
+            norm = self.optimizer.step(
+                slot,
+                grads=grads,
+                lr=run.lr,
+                step=run.history_step + 1,
+                config=run.config.optimizer,
+            )
+            outcome = StepOutcome(values[slot], norm)
+            if outcome.is_finite:
+                run.advance()
+            outcomes.append((slot, run, outcome))
+        for tensor in self.params.values():
+            tensor.grad = None
+        return outcomes
+
+    def _batches(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows ``[K, B, T + 1]`` and weights ``[K, B]`` of the next step; an empty slot weighs nothing."""
+        batches = [(slot, run.batch()) for slot, run in self.active()]
+        first_windows, first_weights = batches[0][1]
+        windows = np.zeros((len(self.runs), *first_windows.shape), dtype=np.int64)
+        weights = np.zeros((len(self.runs), *first_weights.shape), dtype=np.float32)
+        for slot, (window, weight) in batches:
+            windows[slot], weights[slot] = window, weight
+        return torch.from_numpy(windows).to(self.device), torch.from_numpy(weights).to(self.device)
+
+    def losses(self, slots: Sequence[int], evaluation: EvaluationSet) -> list[dict[str, float]]:
+        """Held-out losses by domain of the runs in ``slots``, evaluated as one stack."""
+        first, last = min(slots), max(slots) + 1
+        whole = len(slots) == last - first
+        index = slice(first, last) if whole else torch.tensor(slots, device=self.device)
+        with torch.no_grad():
+            chosen = {name: tensor.detach()[index] for name, tensor in self.params.items()}
+        return evaluation.losses(self.model, chosen)

@@ -1,0 +1,315 @@
+"""``train``: runs in, results out; stoppable at any moment, and it goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decaylaws.configs import RunConfig
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.progress import Progress, silent
+from decaylaws.settings import EvaluationSettings
+from proxy_runs.checkpoints import (
+    MemberState,
+    final_checkpoint,
+    kept_checkpoint,
+    load_checkpoint,
+    resume_checkpoint,
+    save_checkpoint,
+    start_checkpoint,
+)
+from proxy_runs.engine.run import DIVERGED, FINISHED, PRUNED, Run, RunResult
+from proxy_runs.engine.stack import Stack, StepOutcome
+from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.model import StackedLlama
+from proxy_runs.shards import TokenStore
+
+SAVE_SECONDS = 30.0
+REPORT_SECONDS = 0.5
+
+
+def train(
+    configs: Sequence[RunConfig],
+    store: TokenStore,
+    *,
+    checkpoint_dir: Path,
+    evaluation: EvaluationSettings,
+    on_result: Callable[[RunResult], None],
+    start_checkpoints: Mapping[str, Path] | None = None,
+    keep_at: Mapping[str, Sequence[int]] | None = None,
+    slots: int = 1,
+    device: str = "auto",
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+    should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool] = lambda *_: False,
+    save_seconds: float = SAVE_SECONDS,
+) -> None:
+    """Train runs, ``slots`` of one shape at a time as one stack; a run that ends makes room for the next.
+
+    On a CPU with one thread every number is the same to the last bit whatever the slots, the neighbours and
+    the interruptions. A run whose loss or gradient is not finite ends as ``diverged``.
+
+    Args:
+        configs: the plans; a decay's trunk checkpoint must exist when its turn comes.
+        store: the prepared corpus.
+        checkpoint_dir: where trunks leave checkpoints and unfinished runs their latest state.
+        evaluation: held-out tokens per domain, and how often a run is evaluated.
+        on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
+        start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
+        keep_at: by ``run_id``, own tokens (whole steps) at which a checkpoint is kept.
+        slots: members of a stack.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        progress: told ``(run_id, own tokens done, own tokens planned, note)``.
+        should_stop: asked between steps; when true, all states are saved and the call returns.
+        should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
+        save_seconds: at most so much work is lost to a crash.
+
+    Raises:
+        InvalidValueError, InfeasibleError: a plan that cannot be run on this corpus.
+        DataError: a checkpoint or shard is missing, damaged or belongs to something else.
+    """
+    if slots < 1:
+        raise InvalidValueError("slots", slots, "must be a positive integer")
+    groups: dict[Any, list[RunConfig]] = {}
+    for config in configs:
+        groups.setdefault((config.shape, config.batch_tokens), []).append(config)
+    where = _Where(checkpoint_dir, dict(start_checkpoints or {}), dict(keep_at or {}))
+    hooks = _Hooks(on_result, progress, should_stop, should_prune)
+    for group in groups.values():
+        session = _Session(group, store, evaluation, where, hooks, slots=slots, device=pick_device(device))
+        session.work(_Pace(save_seconds))
+        if should_stop():
+            return
+
+
+def pick_device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes the GPU where torch sees one."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise InvalidValueError("device", device, "must be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError("device", device, "needs a GPU that torch can use", "Use 'cpu' or 'auto'.")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where checkpoints are and are to be."""
+
+    directory: Path
+    starts: dict[str, Path]
+    keep_at: dict[str, Sequence[int]]
+
+    def start(self, config: RunConfig) -> Path:
+        trunk = str(config.start_run_id)
+        given = self.starts.get(trunk)
+        return given or start_checkpoint(self.directory, trunk, config.start_tokens)
+
+    def keeps(self, config: RunConfig, tokens: int) -> bool:
+        return tokens in self.keep_at.get(config.run_id, ())
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What the caller wants to be told and asked."""
+
+    on_result: Callable[[RunResult], None]
+    progress: Progress
+    should_stop: Callable[[], bool]
+    should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool]
+
+
+@dataclass
+class _Pace:
+    """When to save and when to report."""
+
+    save_seconds: float
+    saved: float = field(default_factory=time.monotonic)
+    reported: float = 0.0
+
+    def is_time_to_save(self) -> bool:
+        due = time.monotonic() - self.saved >= self.save_seconds
+        if due:
+            self.saved = time.monotonic()
+        return due
+
+    def is_time_to_report(self) -> bool:
+        due = time.monotonic() - self.reported >= REPORT_SECONDS
+        if due:
+            self.reported = time.monotonic()
+        return due
+
+
+class _Session:
+    """The runs of one shape and batch size on their way through the slots of one stack."""
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        store: TokenStore,
+        evaluation: EvaluationSettings,
+        where: _Where,
+        hooks: _Hooks,
+        *,
+        slots: int,
+        device: str,
+    ) -> None:
+        shape = configs[0].shape
+        self._pending = deque(configs)
+        self._store = store
+        self._points = evaluation.points
+        self._where = where
+        self._hooks = hooks
+        self._evaluation = EvaluationSet.build(
+            store, seq_len=shape.seq_len, tokens_per_domain=evaluation.tokens_per_domain, device=device
+        )
+        self._stack = Stack(StackedLlama(shape, device=device), min(slots, len(configs)), device=device)
+
+    def work(self, pace: _Pace) -> None:
+        """Run until every run has ended or the caller wants to stop."""
+        try:
+            self._refill()
+            while self._stack.active():
+                if self._hooks.should_stop():
+                    self._save_all()
+                    return
+                self._step(pace)
+        except DecaylawsError:
+            # one plan that cannot be run must not cost the others what they have done; a full disk may
+            with contextlib.suppress(DataError):
+                self._save_all()
+            raise
+
+    def _step(self, pace: _Pace) -> None:
+        outcomes = self._stack.step()
+        if pace.is_time_to_report():
+            self._report(outcomes)
+        self._close_diverged(outcomes)
+        self._evaluate([slot for slot, run in self._stack.active() if run.wants_evaluation])
+        self._keep()
+        self._close_done()
+        self._refill()
+        if pace.is_time_to_save():
+            self._save_all()
+
+    def _report(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
+        for _, run, outcome in outcomes:
+            note = f"loss {outcome.loss:.3f}"
+            self._hooks.progress(run.config.run_id, run.tokens, run.config.tokens, note)
+
+    # Into the slots ----------------------------------------------------------------------------------------
+
+    def _refill(self) -> None:
+        """Fill empty slots with pending runs; give up those for which none is left."""
+        fresh = []
+        for slot, run in enumerate(self._stack.runs):
+            if run is None and self._pending:
+                self._load(slot, self._pending.popleft())
+                fresh.append(slot)
+        unmeasured = [slot for slot in fresh if not self._stack.run(slot).start_losses]
+        if unmeasured:
+            self._evaluate(unmeasured)
+        if None in self._stack.runs and self._stack.active():
+            self._stack.shrink()
+
+    def _load(self, slot: int, config: RunConfig) -> None:
+        run = Run(config, self._store, points=self._points)
+        state = self._resume_state(run) or self._first_state(run)
+        self._stack.load(slot, run, state)
+
+    def _resume_state(self, run: Run) -> MemberState | None:
+        path = resume_checkpoint(self._where.directory, run.config.run_id)
+        if not path.is_file():
+            return None
+        try:
+            state = load_checkpoint(path, shape=run.config.shape)
+        except DataError as error:
+            # nothing is lost but time: the run starts over and ends with the same numbers
+            self._hooks.progress(run.config.run_id, 0, run.config.tokens, f"starts over: {error}")
+            return None
+        notes = state.notes
+        if (notes["evaluation"], notes["points"]) != (self._evaluation.key, self._points):
+            return None
+        run.step, run.history_step = state.run_step, state.step
+        run.start_losses, run.curve = dict(notes["start_losses"]), list(notes["curve"])
+        return state
+
+    def _first_state(self, run: Run) -> MemberState:
+        config = run.config
+        if config.kind == "trunk":
+            return run.start_state()
+        path = self._where.start(config)
+        state = load_checkpoint(path, shape=config.shape)
+        if (state.run_id, state.tokens) != (config.start_run_id, config.start_tokens):
+            raise DataError(
+                f"The checkpoint {path} is of run {state.run_id} at {state.tokens} tokens; the decay "
+                f"{config.run_id} starts from run {config.start_run_id} at {config.start_tokens}."
+            )
+        run.history_step = state.step
+        if state.notes.get("evaluation") == self._evaluation.key and state.notes["losses"]:
+            # the trunk measured these very tokens with these very weights when it ended
+            run.note_losses(state.notes["losses"])
+        return state
+
+    # On the way --------------------------------------------------------------------------------------------
+
+    def _evaluate(self, slots: Sequence[int]) -> None:
+        if not slots:
+            return
+        for slot, losses in zip(slots, self._stack.losses(slots, self._evaluation)):
+            run = self._stack.run(slot)
+            run.note_losses(losses)
+            on_the_way = run.step > 0 and not run.is_done
+            if on_the_way and self._hooks.should_prune(run.config, run.tokens, losses):
+                self._close(slot, PRUNED, f"pruned at step {run.step}")
+
+    def _keep(self) -> None:
+        for slot, run in self._stack.active():
+            if self._where.keeps(run.config, run.tokens):
+                path = kept_checkpoint(self._where.directory, run.config.run_id, run.tokens)
+                save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+
+    def _save_all(self) -> None:
+        for slot, run in self._stack.active():
+            path = resume_checkpoint(self._where.directory, run.config.run_id)
+            save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+
+    def _notes(self, run: Run) -> dict[str, Any]:
+        measured_here = bool(run.curve) and run.curve[-1]["step"] == run.step
+        return {
+            "evaluation": self._evaluation.key,
+            "points": self._points,
+            "start_losses": run.start_losses,
+            "curve": run.curve,
+            "losses": run.last_losses() if measured_here else {},
+        }
+
+    # Out of the slots --------------------------------------------------------------------------------------
+
+    def _close_diverged(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
+        for slot, run, outcome in outcomes:
+            if not outcome.is_finite:
+                what = f"loss {outcome.loss}, gradient norm {outcome.grad_norm}"
+                self._close(slot, DIVERGED, f"diverged at step {run.step + 1}: {what}")
+
+    def _close_done(self) -> None:
+        for slot, run in self._stack.active():
+            if run.is_done:
+                if run.config.kind == "trunk":
+                    path = final_checkpoint(self._where.directory, run.config.run_id)
+                    save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+                self._close(slot, FINISHED, "")
+
+    def _close(self, slot: int, status: str, reason: str) -> None:
+        run = self._stack.run(slot)
+        self._stack.runs[slot] = None
+        self._hooks.on_result(run.result(status, reason, self._evaluation))
+        resume_checkpoint(self._where.directory, run.config.run_id).unlink(missing_ok=True)
