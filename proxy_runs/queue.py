@@ -201,7 +201,7 @@ class RunQueue:
             self._close(claim, TrialState.FAIL, None)
         except UpdateFinishedTrialError:
             return
-        self._add(_waiting_trial(claim.role, claim.config))
+        self._add(_waiting_trial(claim.role, claim.config, result=claim.result))
 
     def reclaim(self) -> int:
         """Return the runs of dead workers to the queue; returns how many there were."""
@@ -210,7 +210,8 @@ class RunQueue:
             if _is_dead_here(trial.user_attrs.get(_WORKER, "")):
                 config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
                 trial_id = self._trial_id(trial.number)
-                self.give_back(Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, None))
+                result = trial.user_attrs.get(_RESULT)
+                self.give_back(Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, result))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
@@ -313,8 +314,11 @@ def _stackable(first: RunConfig, other: RunConfig) -> bool:
     )
 
 
-def _waiting_trial(role: str, config: RunConfig, *, attempt: int = 1) -> FrozenTrial:
+def _waiting_trial(
+    role: str, config: RunConfig, *, attempt: int = 1, result: dict[str, Any] | None = None
+) -> FrozenTrial:
     params, distributions = _design_variables(config)
+    recorded = {} if result is None else {_RESULT: result}
     return create_trial(
         state=TrialState.WAITING,
         params=params,
@@ -324,6 +328,7 @@ def _waiting_trial(role: str, config: RunConfig, *, attempt: int = 1) -> FrozenT
             _ROLE: role,
             _CONFIG: config.to_dict(),
             _ATTEMPT: attempt,
+            **recorded,
         },
     )
 

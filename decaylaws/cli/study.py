@@ -1,0 +1,229 @@
+"""The verbs of a study. Each does what is missing and says what it skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from decaylaws.study import Study, decision, evidence, sweep
+from decaylaws.study import confirm as confirming
+
+StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
+
+console = Console()
+
+
+def init(
+    directory: StudyDir,
+    template: Annotated[
+        str, typer.Option(help="'study' for your own sources, 'demo' for the demo's")
+    ] = "study",
+) -> None:
+    """Make a study directory with an annotated study.yaml."""
+    existed = (directory / "study.yaml").exists()
+    study = Study.create(directory, template=template)
+    console.print(f"{study.root / 'study.yaml'} {'is there already' if existed else 'written'}.")
+
+
+def prepare(directory: StudyDir) -> None:
+    """Read, deduplicate, split and tokenise the sources."""
+    from decaylaws.cli import training
+
+    study = Study.open(directory)
+    training.prepare(study, console)
+    facts = study.corpus()
+    table = _table("source", "train tokens", title=f"corpus {facts.fingerprint}")
+    for name, tokens in facts.available_tokens.items():
+        table.add_row(name, f"{tokens:,}")
+    console.print(table)
+
+
+def plan(directory: StudyDir) -> None:
+    """Plan the sweep and say what it costs."""
+    design, new = sweep.plan(Study.open(directory))
+    by_role = design.table().groupby(["role", "non_embedding_params"], sort=False)
+    table = _table(
+        "role", "N (non-embedding)", "runs", "tokens", "FLOPs", title="plan" if new else "plan (kept)"
+    )
+    for (role, params), rows in by_role:
+        table.add_row(
+            role,
+            f"{params:,}",
+            str(len(rows)),
+            f"{rows['tokens'].sum():,}",
+            f"{rows['train_flops'].sum():.3g}",
+        )
+    console.print(table)
+    console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
+
+
+def run(
+    directory: StudyDir,
+    workers: Workers = None,
+    retry_failed: Annotated[bool, typer.Option(help="queue the runs that failed twice again")] = False,
+) -> None:
+    """Train the trunks and microanneals of the plan that are not finished yet."""
+    from decaylaws.cli import training
+
+    study = Study.open(directory)
+    design = study.design()
+    if retry_failed:
+        console.print(f"{training.open_queue(study, console).retry_failed()} failed runs queued again.")
+    table = training.run(study, [(item.role, item.config) for item in design], console, workers=workers)
+    finished, diverged = int(table["reached_target"].sum()), int((table["status"] == "diverged").sum())
+    console.print(
+        f"{len(table)} runs recorded in {study.runs_file}: {finished} finished, {diverged} diverged."
+    )
+
+
+def fit(directory: StudyDir) -> None:
+    """Fit the laws and print their held-out error beside the baselines."""
+    study = Study.open(directory)
+    result, new = evidence.fit(study)
+    console.print(_frame(result.errors, title="held-out error, nats per token" + ("" if new else " (kept)")))
+    for line in result.notes:
+        console.print(f"  {line}")
+
+
+def recommend(directory: StudyDir) -> None:
+    """Search mixture, decay tokens, LR and shape on the law; write recipe.yaml."""
+    from decaylaws.recipe import show_recipe
+
+    study = Study.open(directory)
+    recipe, new = decision.recommend(study)
+    console.print(show_recipe(recipe), highlight=False, markup=False)
+    console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.")
+
+
+def confirm(directory: StudyDir, workers: Workers = None) -> None:
+    """Store predictions, then run the recipe and its rivals at the proxy's and at the target's scale."""
+    from decaylaws.cli import training
+
+    study = Study.open(directory)
+    confirmation, new = decision.predict(study)
+    console.print(
+        f"Predictions {'stored' if new else 'were stored'} at {confirmation.created}, before the runs: "
+        f"{study.confirm_file}"
+    )
+    training.run(study, confirmation.runs(), console, workers=workers)
+    print_confirmation(study)
+
+
+def export(
+    directory: StudyDir,
+    target: Annotated[
+        list[str] | None, typer.Option(help="torchtitan, huggingface, ...; all by default")
+    ] = None,
+) -> None:
+    """Write the recipe as configuration of other trainers."""
+    study = Study.open(directory)
+    for line in decision.export(study, target):
+        console.print(line, highlight=False)
+
+
+def launch(
+    directory: StudyDir,
+    processes: Annotated[int, typer.Option(help="ranks on this machine", min=1)] = 2,
+) -> None:
+    """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint."""
+    from decaylaws.cli import training
+
+    study = Study.open(directory)
+    for line in training.launch(study, console, processes=processes):
+        console.print(line, highlight=False)
+
+
+def report(directory: StudyDir) -> None:
+    """Write the decision report, one self-contained HTML file."""
+    from decaylaws.report import write_report
+
+    study = Study.open(directory)
+    console.print(f"Report: {write_report(study).resolve()}", highlight=False, soft_wrap=True)
+
+
+def status(directory: StudyDir) -> None:
+    """Say what is done, what is under way and what comes next."""
+    from decaylaws.cli import training
+
+    study = Study.open(directory)
+    table = _table("step", "state", title=str(study.root))
+    for step, path in _steps(study):
+        table.add_row(step, "done" if path.exists() else "-")
+    console.print(table)
+    if study.plan_file.exists():
+        counts = training.open_queue(study, console).counts()
+        console.print(
+            f"runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
+            f"{counts.diverged} diverged, {counts.failed} failed"
+        )
+
+
+def demo(
+    directory: Annotated[Path, typer.Argument(help="where the demo's study goes")] = Path("demo-study"),
+    workers: Workers = None,
+) -> None:
+    """All of it on text out of installed packages, small enough for a laptop."""
+    init(directory, template="demo")
+    steps = (
+        ("1/9 prepare: real text out of installed packages", lambda: prepare(directory)),
+        ("2/9 plan the sweep", lambda: plan(directory)),
+        ("3/9 run trunks and microanneals", lambda: run(directory, workers)),
+        ("4/9 fit the laws", lambda: fit(directory)),
+        ("5/9 recommend a recipe", lambda: recommend(directory)),
+        ("6/9 confirm it", lambda: confirm(directory, workers)),
+        ("7/9 export it", lambda: export(directory)),
+        ("8/9 launch it with FSDP2", lambda: launch(directory)),
+        ("9/9 report", lambda: report(directory)),
+    )
+    for title, step in steps:
+        console.rule(title, align="left")
+        step()
+
+
+def print_confirmation(study: Study) -> None:
+    """The confirm table as it came out, and who won."""
+    console.print(
+        _frame(confirming.confirmation_table(study), title="predicted and observed objective, nats per token")
+    )
+    for line in confirming.verdict(study):
+        console.print(f"  {line}", highlight=False)
+
+
+def _steps(study: Study) -> list[tuple[str, Path]]:
+    return [
+        ("prepare", study.corpus_dir / "manifest.json"),
+        ("plan", study.plan_file),
+        ("run", study.runs_file),
+        ("fit", study.law_file),
+        ("recommend", study.recipe_file),
+        ("confirm", study.confirm_file),
+        ("export", study.export_dir),
+        ("launch", study.launch_dir / "result.json"),
+        ("report", study.report_file),
+    ]
+
+
+def _table(*columns: str, title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _frame(frame: pd.DataFrame, *, title: str) -> Table:
+    table = _table(*map(str, frame.columns), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4f}"
+    return str(value)

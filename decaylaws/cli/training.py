@@ -1,0 +1,113 @@
+"""Where the command line reaches for ``proxy_runs``: the verbs that prepare data and train.
+
+Every import of ``proxy_runs`` stands inside a function, so that the verbs that only read never load torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+
+from decaylaws.cli.console import ConsoleProgress
+from decaylaws.configs import RunConfig
+from decaylaws.errors import StudyError
+from decaylaws.study import Study
+from decaylaws.study.sweep import write_results
+
+if TYPE_CHECKING:
+    from proxy_runs.pool import PoolProgress
+    from proxy_runs.queue import RunQueue
+    from proxy_runs.workspace import Workspace
+
+
+def prepare(study: Study, console: Console) -> None:
+    """Read, split, filter and tokenise the sources; what is there already is kept."""
+    from proxy_runs.corpus import prepare_corpus
+
+    with ConsoleProgress(console) as progress:
+        prepare_corpus(
+            study.settings.sources,
+            study.corpus_dir,
+            tokenizer=study.settings.tokenizer,
+            seed=study.settings.seed,
+            base=study.root,
+            progress=progress,
+        )
+
+
+def run(
+    study: Study, runs: Sequence[tuple[str, RunConfig]], console: Console, *, workers: int | None
+) -> pd.DataFrame:
+    """Queue the runs that the study does not hold, work the queue off, and write the tables.
+
+    Returns:
+        The runs table.
+
+    Raises:
+        StudyError: runs failed for good; the message says where their logs are.
+    """
+    from proxy_runs.pool import default_workers, run_pool
+
+    queue = open_queue(study, console)
+    queue.enqueue(runs)
+    count = workers or study.settings.backend.workers or default_workers()
+    with ConsoleProgress(console) as progress:
+        run_pool(
+            workspace(study),
+            workers=count,
+            log_dir=study.log_dir,
+            listen=lambda state: _show(state, progress),
+        )
+    table = write_results(study, queue.results())
+    failures = queue.failures()
+    if failures:
+        run_id, log = failures[0]
+        raise StudyError(
+            f"{len(failures)} runs failed twice; the first is {run_id} ({log.strip().splitlines()[-1]}). "
+            f"The rest is recorded. See {study.log_dir}; 'decaylaws run --retry-failed' tries them again."
+        )
+    return table
+
+
+def open_queue(study: Study, console: Console) -> RunQueue:
+    """The study's queue in Optuna's storage."""
+    from proxy_runs.queue import RunQueue
+
+    def waits(stage: str, done: float, total: float, note: str = "") -> None:
+        console.print(f"  {stage}: {note}", highlight=False)
+
+    return RunQueue(study.storage_url, study.storage_name, progress=waits)
+
+
+def workspace(study: Study) -> Workspace:
+    """What the workers of a study need to know."""
+    from proxy_runs.workspace import Workspace
+
+    return Workspace(
+        corpus=study.corpus_dir,
+        checkpoints=study.checkpoint_dir,
+        storage_url=study.storage_url,
+        study_name=study.storage_name,
+        evaluation=study.settings.evaluation,
+        objective=study.settings.objective.weights,
+        slots=study.settings.backend.slots,
+        device=study.settings.backend.device,
+    )
+
+
+def _show(state: PoolProgress, progress: ConsoleProgress) -> None:
+    """One bar: runs behind us, speed, time left, and what each worker is at."""
+    minutes, seconds = divmod(int(state.eta_seconds), 60)
+    at_work = [
+        f"{event.role} {100 * event.done_tokens // max(event.total_tokens, 1)}% {event.note}"
+        for _, event in sorted(state.current.items())
+        if event.kind == "training"
+    ]
+    waits = [event.note for event in state.current.values() if event.kind == "waiting" and event.note]
+    note = f"{state.tokens_per_second / 1e3:.1f} ktok/s, {minutes}:{seconds:02d} left | " + " | ".join(
+        at_work + waits
+    )
+    progress("runs", len(state.ended), state.total_runs, note)

@@ -1,0 +1,234 @@
+"""The verb ``confirm``: predict, store the predictions, run, and say who won.
+
+Four candidates run with the recommended schedule, at the proxy's scale and at the target's: the recommended
+mixture, the control, the token-proportional mixture and the best mixture that the sweep had already run. What
+the law expects of each is written down before any of them starts, and stays as it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.configs import RunConfig
+from decaylaws.errors import StudyError
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture
+from decaylaws.recipe import Recipe
+from decaylaws.runs import LOSS, MIX, names_with, values_by
+from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.study.sweep import decays, planned_rows
+
+CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
+SCALES = ("proxy", "target")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The confirming runs of a recipe and what was expected of them.
+
+    Attributes:
+        created: UTC, ISO 8601: when the predictions were stored.
+        entries: one per run, as stored: ``candidate``, ``scale``, ``run_id``, ``config``, ``predicted``
+            (``{domain: {mean, lower, upper}}`` and the same under ``objective``).
+    """
+
+    created: str
+    entries: tuple[Mapping[str, Any], ...]
+
+    def runs(self) -> list[tuple[str, RunConfig]]:
+        """Role and config of every distinct run, in order."""
+        found = {
+            entry["run_id"]: (f"confirm:{entry['candidate']}:{entry['scale']}", entry["config"])
+            for entry in reversed(self.entries)
+        }
+        return [(role, RunConfig.from_dict(config)) for role, config in reversed(found.values())]
+
+
+def predict_confirmation(study: Study, law: DecayLaw, recipe: Recipe) -> tuple[Confirmation, bool]:
+    """Store what the law predicts for the confirming runs, unless it is stored for this recipe already.
+
+    Returns:
+        The confirmation, and whether its predictions are new.
+    """
+    wanted = content_hash(recipe.to_dict())
+    if study.confirm_file.is_file():
+        stored = read_json(study.confirm_file)
+        if stored["recipe"] == wanted:
+            return Confirmation(stored["created"], tuple(stored["entries"])), False
+    runs = study.runs()
+    labelled = _configs(study, recipe, runs)
+    configs = [config for _, _, config in labelled]
+    predicted = _predictions(study, law, planned_rows(study, configs, runs))
+    entries = [
+        {
+            "candidate": candidate,
+            "scale": scale,
+            "run_id": config.run_id,
+            "config": config.to_dict(),
+            "predicted": prediction,
+        }
+        for (candidate, scale, config), prediction in zip(labelled, predicted)
+    ]
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(study.confirm_file, {"recipe": wanted, "created": created, "entries": entries})
+    return Confirmation(created, tuple(entries)), True
+
+
+def load_confirmation(study: Study) -> Confirmation:
+    """The stored confirmation.
+
+    Raises:
+        StudyError: nothing has been predicted yet.
+    """
+    if not study.confirm_file.is_file():
+        raise StudyError(f"{study.root} has no confirmation yet. Run 'decaylaws confirm {study.root}'.")
+    stored = read_json(study.confirm_file)
+    return Confirmation(stored["created"], tuple(stored["entries"]))
+
+
+def confirmation_table(study: Study) -> pd.DataFrame:
+    """Predicted beside observed, one row per candidate and scale.
+
+    Columns: ``scale``, ``candidate``, ``run_id``, ``predicted``, ``lower``, ``upper`` and ``observed``
+    (weighted objective, nats per token), ``inside`` (whether the interval holds the observation),
+    ``gain_predicted`` and ``gain_observed`` (control minus candidate), ``won`` (lowest of its scale).
+    """
+    runs = study.runs().set_index("run_id")
+    weights = study.settings.objective.weights
+    rows = []
+    for entry in load_confirmation(study).entries:
+        expected = entry["predicted"]["objective"]
+        row = {name: entry[name] for name in ("scale", "candidate", "run_id")}
+        row |= {"predicted": expected["mean"], "lower": expected["lower"], "upper": expected["upper"]}
+        row["observed"] = (
+            weighted(runs.loc[[entry["run_id"]]], weights)[0] if entry["run_id"] in runs.index else np.nan
+        )
+        rows.append(row)
+    return _with_gains(pd.DataFrame(rows))
+
+
+def domain_table(study: Study) -> pd.DataFrame:
+    """Predicted and observed loss of every domain: one row per candidate, scale and domain."""
+    runs = study.runs().set_index("run_id")
+    rows = []
+    for entry in load_confirmation(study).entries:
+        for domain, expected in entry["predicted"].items():
+            if domain == "objective" or entry["run_id"] not in runs.index:
+                continue
+            observed = float(runs.loc[entry["run_id"], LOSS + domain])
+            rows.append(
+                {name: entry[name] for name in ("scale", "candidate")}
+                | {"domain": domain, **expected, "observed": observed}
+                | {"inside": expected["lower"] <= observed <= expected["upper"]}
+            )
+    return pd.DataFrame(rows)
+
+
+def noise_sd(study: Study, runs: pd.DataFrame) -> float:
+    """Standard deviation of the objective over the sweep's seed replicates, nats per token."""
+    replicates = runs[runs["role"] == "replicate"]
+    if len(replicates) < 2:
+        return float("nan")
+    return float(np.std(weighted(replicates, study.settings.objective.weights), ddof=1))
+
+
+def weighted(runs: pd.DataFrame, weights: Mapping[str, float]) -> np.ndarray:
+    """Weighted mean of the final losses of every run, [runs]."""
+    shares = np.array(list(weights.values())) / sum(weights.values())
+    return values_by(runs, LOSS, list(weights)) @ shares
+
+
+def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
+    control = table[table["candidate"] == "control"].set_index("scale")
+    table["inside"] = table["observed"].between(table["lower"], table["upper"])
+    for name, column in (("gain_predicted", "predicted"), ("gain_observed", "observed")):
+        table[name] = table["scale"].map(control[column]) - table[column]
+    table["won"] = table["observed"] == table.groupby("scale")["observed"].transform("min")
+    return table
+
+
+def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str, str, RunConfig]]:
+    planner, stage = study.planner(), recipe.stages[0]
+    mixtures = candidate_mixtures(study, recipe, runs)
+    shapes = {"proxy": study.settings.proxy, "target": study.settings.target.shape}
+    return [
+        (
+            candidate,
+            scale,
+            planner.microanneal(
+                "confirm", shapes[scale], stage.lr, mixtures[candidate], seed=recipe.seed
+            ).config,
+        )
+        for scale in SCALES
+        for candidate in CANDIDATES
+    ]
+
+
+def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict[str, Mixture]:
+    """The four mixtures that are compared; the last two are brought inside the caps where they are not."""
+    planner, stage = study.planner(), recipe.stages[0]
+    space = planner.space
+    return {
+        "recommended": stage.mixture,
+        "control": planner.control_mixture,
+        "token_proportional": space.project(space.token_proportional(), stage.tokens),
+        "best_of_sweep": space.project(_best_of_sweep(study, runs, space.names), stage.tokens),
+    }
+
+
+def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mixture:
+    """Mixture of the run with the lowest objective at the proxy's scale."""
+    proxy = study.planner().trunk(study.settings.proxy).config.run_id
+    tried = decays(runs)
+    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"]]
+    if tried.empty:
+        raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
+    best = tried.iloc[int(np.argmin(weighted(tried, study.settings.objective.weights)))]
+    return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
+
+
+def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[str, dict[str, float]]]:
+    """Per row: mean and 90 % interval of every domain and of the objective."""
+    found = law.predict(rows, interval=0.9)
+    weights = study.settings.objective.weights
+    shares = np.array([weights.get(domain, 0.0) for domain in law.domains_])
+    objective = law.predict_objective(rows, dict(weights), interval=0.9)
+    assert shares.sum() > 0
+    predictions = []
+    for index in range(len(rows)):
+        by_domain = {
+            domain: _interval(
+                found.mean[index, column], found.lower[index, column], found.upper[index, column]
+            )
+            for column, domain in enumerate(law.domains_)
+        }
+        by_domain["objective"] = _interval(
+            objective.mean[index], objective.lower[index], objective.upper[index]
+        )
+        predictions.append(by_domain)
+    return predictions
+
+
+def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
+    return {"mean": float(mean), "lower": float(lower), "upper": float(upper)}
+
+
+__all__ = [
+    "CANDIDATES",
+    "SCALES",
+    "Confirmation",
+    "candidate_mixtures",
+    "confirmation_table",
+    "domain_table",
+    "load_confirmation",
+    "names_with",
+    "noise_sd",
+    "predict_confirmation",
+    "weighted",
+]

@@ -1,0 +1,71 @@
+"""The verb ``plan``, and the tables that a sweep leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from decaylaws.configs import RunConfig
+from decaylaws.designs import Design
+from decaylaws.errors import StudyError
+from decaylaws.runs import LOSS, START_LOSS, config_row, curves_table, runs_table, write_table
+from decaylaws.study.layout import Study, content_hash, read_json, write_json
+
+
+def plan(study: Study) -> tuple[Design, bool]:
+    """Plan the sweep of a study, unless the plan that lies there answers the same settings and corpus.
+
+    Returns:
+        The design, and whether it is new.
+    """
+    corpus = study.corpus()
+    wanted = content_hash(
+        study.settings.model_dump(mode="json", exclude={"backend", "storage"}), vars(corpus)
+    )
+    if study.plan_file.is_file():
+        stored = read_json(study.plan_file)
+        if stored.get("inputs") == wanted:
+            return Design.from_dict(stored), False
+    design = study.planner().sweep()
+    write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
+    return design, True
+
+
+def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Write the runs and curves tables from the results in the storage; returns the runs table."""
+    runs = runs_table(result["row"] for result in results)
+    write_table(runs, study.runs_file)
+    write_table(curves_table(point for result in results for point in result["curve"]), study.curves_file)
+    return runs
+
+
+def decays(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a decay law may learn from: decays of the sweep, not those that confirm it."""
+    role = runs["role"].astype(str)
+    return runs[(runs["kind"] == "decay") & ~role.str.startswith(("confirm", "launch"))]
+
+
+def planned_rows(study: Study, configs: Sequence[RunConfig], runs: pd.DataFrame) -> pd.DataFrame:
+    """Planned decays as rows that a law predicts: config columns and the losses of their trunks.
+
+    Raises:
+        StudyError: a trunk has not been trained.
+    """
+    available = study.corpus().available_tokens
+    rows = [{**config_row(config, available), **start_losses(config, runs)} for config in configs]
+    return pd.DataFrame(rows)
+
+
+def start_losses(config: RunConfig, runs: pd.DataFrame) -> dict[str, float]:
+    """``start_loss:<domain>`` of a decay: the final losses of the trunk from which it forks."""
+    trunk = runs[runs["run_id"] == config.start_run_id]
+    if len(trunk) != 1:
+        raise StudyError(f"The trunk {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
+    row = trunk.iloc[0]
+    return {
+        column.replace(LOSS, START_LOSS, 1): float(row[column])
+        for column in runs.columns
+        if column.startswith(LOSS) and pd.notna(row[column])
+    }

@@ -1,0 +1,210 @@
+"""The queue keeps its promises: each run is recorded once, whoever dies and whenever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from decaylaws.configs import ModelShape, RunConfig
+from decaylaws.errors import StudyError
+from decaylaws.mixtures import Mixture
+from decaylaws.schedules import decay, warmup_stable_decay
+from proxy_runs import queue as queue_module
+from proxy_runs.queue import RunQueue
+
+SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
+OTHER = ModelShape(d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
+MIXTURE = Mixture({"web": 0.5, "code": 0.5})
+
+
+def trunk(shape: ModelShape = SHAPE) -> RunConfig:
+    return RunConfig(
+        kind="trunk",
+        shape=shape,
+        schedule=warmup_stable_decay(64, 1e-3, warmup_tokens=8, decay_tokens=0),
+        mixture=MIXTURE,
+        batch_tokens=16,
+        seed=0,
+        data_fingerprint="f",
+    )
+
+
+def fork(seed: int, shape: ModelShape = SHAPE) -> RunConfig:
+    return trunk(shape).with_changes(
+        kind="decay", schedule=decay(32, 1e-3), seed=seed, start_run_id=trunk(shape).run_id, start_tokens=64
+    )
+
+
+def result(config: RunConfig, loss: float = 2.0) -> dict[str, object]:
+    return {"row": {"run_id": config.run_id, "loss:web": loss}, "curve": []}
+
+
+def always(config: RunConfig) -> bool:
+    return True
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'storage.sqlite3'}"
+
+
+@pytest.fixture
+def queue(url: str) -> RunQueue:
+    return RunQueue(url, "study")
+
+
+def test_a_run_is_queued_once(queue: RunQueue) -> None:
+    runs = [("trunk", trunk()), ("simplex", fork(1))]
+    assert queue.enqueue(runs) == 2
+    assert queue.enqueue(runs) == 0
+    assert queue.counts().waiting == 2
+
+
+def test_claims_are_ready_stackable_and_in_order(queue: RunQueue) -> None:
+    queue.enqueue([("trunk", trunk()), ("a", fork(1)), ("b", fork(2, OTHER)), ("c", fork(3))])
+    claims = queue.claim(3, ready=lambda config: config.kind == "decay")
+    assert [claim.role for claim in claims] == ["a", "c"]
+    assert claims[0].config == fork(1)
+    assert [claim.role for claim in queue.claim(3, ready=always)] == ["trunk"]
+
+
+def test_a_claimed_run_is_not_claimed_again(queue: RunQueue, url: str) -> None:
+    queue.enqueue([("a", fork(1))])
+    assert queue.claim(1, always)
+    assert RunQueue(url, "study").claim(1, always) == []
+
+
+def test_a_result_is_recorded_once(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+    assert queue.finish(claim, result(claim.config), 2.0)
+    assert not queue.finish(claim, result(claim.config, 3.0), 3.0)
+    assert queue.results() == [{**result(claim.config), "role": "a"}]
+    assert queue.counts().finished == 1
+    assert queue.enqueue([("a", fork(1))]) == 0
+
+
+def test_a_diverged_run_is_recorded_without_a_value(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+    queue.finish(claim, result(claim.config), None)
+    assert queue.counts().diverged == 1
+    assert len(queue.results()) == 1
+
+
+def test_a_run_that_raises_is_tried_twice(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+    assert queue.fail(claim, "first")
+    (claim,) = queue.claim(1, always)
+    assert not queue.fail(claim, "second")
+    assert queue.claim(1, always) == []
+    assert queue.failures() == [(fork(1).run_id, "second")]
+    assert queue.counts().failed == 1
+    assert queue.enqueue([("a", fork(1))]) == 0
+    assert queue.retry_failed() == 1
+    assert queue.counts().waiting == 1
+
+
+def test_an_interrupted_run_goes_back(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+    queue.give_back(claim)
+    assert queue.counts().waiting == 1
+    assert queue.counts().total == 1
+    (again,) = queue.claim(1, always)
+    assert again.config == claim.config
+
+
+def test_runs_of_a_process_that_died_here_go_back(queue: RunQueue, url: str) -> None:
+    queue.enqueue([("a", fork(1))])
+    code = (
+        "import os, sys; from proxy_runs.queue import RunQueue; "
+        "RunQueue(sys.argv[1], 'study').claim(1, lambda config: True); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, url], check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert queue.counts().running == 1
+    assert queue.reclaim() == 1
+    assert queue.counts().waiting == 1
+
+
+def test_a_crash_between_recording_and_closing_loses_nothing(
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(queue, "_close", crash)
+    with pytest.raises(RuntimeError):
+        queue.finish(claim, result(claim.config), 2.0)
+    monkeypatch.undo()
+    monkeypatch.setattr(queue_module, "_is_dead_here", lambda worker: True)
+    queue.reclaim()
+    (again,) = queue.claim(1, always)
+    assert again.result == result(claim.config)
+
+
+def test_a_crash_while_giving_back_is_mended_by_the_next_enqueue(
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue([("a", fork(1))])
+    (claim,) = queue.claim(1, always)
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(queue, "_add", crash)
+    with pytest.raises(RuntimeError):
+        queue.give_back(claim)
+    monkeypatch.undo()
+    assert queue.enqueue([("a", fork(1))]) == 1
+    assert queue.counts().waiting == 1
+
+
+def test_the_study_opens_in_plain_optuna(queue: RunQueue, url: str) -> None:
+    queue.enqueue([("a", fork(1)), ("b", fork(2))])
+    for claim in queue.claim(2, always):
+        queue.finish(claim, result(claim.config), 1.0 + claim.config.seed)
+    study = optuna.load_study(study_name="study", storage=url)
+    assert study.best_value == 2.0
+    assert study.best_trial.params["mix:code"] == 0.5
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+
+
+def test_a_storage_that_stays_away_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "STORAGE_PATIENCE_SECONDS", 0.2)
+    heard: list[str] = []
+
+    def listen(stage: str, done: float, total: float, note: str = "") -> None:
+        heard.append(note)
+
+    with pytest.raises(StudyError, match="did not answer"):
+        RunQueue(f"sqlite:///{tmp_path / 'no-such-folder' / 'storage.sqlite3'}", "study", progress=listen)
+    assert "no answer" in heard[0]
+
+
+def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlalchemy.exc
+
+    queue.enqueue([("a", fork(1))])
+    calls = iter([sqlalchemy.exc.OperationalError("select", {}, OSError("gone")), None])
+    original: Callable[..., object] = queue._study.get_trials
+
+    def flaky(*args: object, **kwargs: object) -> object:
+        error = next(calls, None)
+        if error is not None:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(queue._study, "get_trials", flaky)
+    assert queue.counts().waiting == 1
