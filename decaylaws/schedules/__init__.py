@@ -26,15 +26,23 @@ from decaylaws.schedules.constructors import (
     warmup_stable_decay,
     wsd_s,
 )
+from decaylaws.schedules.lint import Finding, lint
+from decaylaws.schedules.notation import format_schedule, parse_schedule, parse_template
+from decaylaws.schedules.published import PUBLISHED, PublishedSchedule, published_schedule
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import SHAPES
+from decaylaws.schedules.template import ScheduleTemplate
 
 __all__ = [
+    "PUBLISHED",
     "SHAPES",
     "BatchSchedule",
     "BatchStage",
+    "Finding",
+    "PublishedSchedule",
     "Schedule",
+    "ScheduleTemplate",
     "Segment",
     "batch_ramp",
     "constant",
@@ -42,13 +50,18 @@ __all__ = [
     "cosine",
     "decay",
     "drop_and_hold",
+    "format_schedule",
     "from_points",
     "from_steps",
     "half_life",
     "inverse_sqrt",
     "linear_to_zero",
+    "lint",
     "multi_step",
+    "parse_schedule",
+    "parse_template",
     "power",
+    "published_schedule",
     "warmup",
     "warmup_stable_decay",
     "wsd_s",

@@ -109,7 +109,7 @@ def wsd_s(
     end_lr: float = 0.0,
     shape: str = "linear",
 ) -> Schedule:
-    """WSD-S: stable and decay again and again, each period going on from the decayed checkpoint (Wen et al. 2024).
+    """WSD-S (Wen et al. 2024): stable and decay again and again, each from the decayed checkpoint on.
 
     One run then yields a finished model at the end of every period.
 
@@ -178,7 +178,7 @@ def power(
     end_lr: float = 0.0,
     shape: str = "exponential",
 ) -> Schedule:
-    """Power scheduler: ``min(max_lr, coefficient * t^exponent)`` after a warm-up, then a decay (Shen et al. 2024).
+    """Power scheduler (Shen et al. 2024): ``min(max_lr, coefficient * t^exponent)``, then a decay.
 
     The paper's coefficient is its amplitude times the batch size; t counts all tokens since the start.
 
@@ -202,7 +202,8 @@ def power(
     knee = max(warmup_tokens, min(last, int(np.ceil((max_lr / coefficient) ** (1.0 / exponent)))))
     knee_lr = min(max_lr, coefficient * knee**exponent) if knee else max_lr
     last_lr = min(knee_lr, coefficient * last**exponent)
-    parts = [Segment(warmup_tokens, 0.0, knee_lr)] if warmup_tokens else []
+    peak_lr = max_lr if knee > warmup_tokens else knee_lr
+    parts = [Segment(warmup_tokens, 0.0, peak_lr)] if warmup_tokens else []
     if knee > warmup_tokens:
         parts.append(Segment(knee - warmup_tokens, max_lr, max_lr, "constant"))
     if last > knee:

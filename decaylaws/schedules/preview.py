@@ -1,0 +1,145 @@
+"""Schedules to look at: figures in numbers, a curve in text, a curve as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.batch import BatchSchedule
+from decaylaws.schedules.quantities import format_lr, format_tokens
+from decaylaws.schedules.schedule import Schedule
+from decaylaws.schedules.segment import Segment
+
+
+@dataclass(frozen=True)
+class ScheduleSummary:
+    """A schedule in figures.
+
+    Args:
+        tokens: length.
+        peak_lr: highest LR.
+        end_lr: LR at the end.
+        mean_lr: integral over length.
+        integral: LR summed over tokens.
+        falling_tokens: tokens on which the LR falls.
+        num_steps: optimiser steps, where a batch size was given.
+    """
+
+    tokens: int
+    peak_lr: float
+    end_lr: float
+    mean_lr: float
+    integral: float
+    falling_tokens: int
+    num_steps: int | None = None
+
+
+def summarize(schedule: Schedule, batch_tokens: int | BatchSchedule | None = None) -> ScheduleSummary:
+    """The figures of a schedule; steps only if a batch size is given."""
+    integral = schedule.integral()
+    steps = None if batch_tokens is None else len(schedule.step_edges(batch_tokens)) - 1
+    falling = sum(segment.tokens for segment in schedule if segment.end_lr < segment.start_lr)
+    return ScheduleSummary(
+        tokens=schedule.tokens,
+        peak_lr=schedule.peak_lr,
+        end_lr=schedule.end_lr,
+        mean_lr=integral / schedule.tokens,
+        integral=integral,
+        falling_tokens=falling,
+        num_steps=steps,
+    )
+
+
+def curve_data(schedule: Schedule, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """([n] tokens, [n] LR) that draw the schedule: equally spaced points and both sides of every boundary."""
+    ends = schedule.boundaries
+    before = np.array([segment.end_lr for segment in schedule])
+    after = np.array([segment.start_lr for segment in schedule])
+    inner = np.setdiff1d(np.linspace(0, schedule.tokens, points), ends)
+    tokens = np.concatenate([ends[1:], ends[:-1], inner])
+    lrs = np.concatenate([before, after, schedule.lr(inner)])
+    # At a boundary the arriving value stands before the leaving one.
+    side = np.concatenate([np.zeros(len(before)), np.ones(len(after)), np.zeros(len(inner))])
+    order = np.lexsort((side, tokens))
+    return tokens[order], lrs[order]
+
+
+def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
+    """The LR over tokens in characters; each column is the mean LR of its tokens."""
+    if width < 20 or height < 3:
+        raise InvalidValueError("width, height", (width, height), "must be at least 20 and 3")
+    columns = min(width, schedule.tokens)
+    means = schedule.mean_lrs(np.linspace(0, schedule.tokens, columns + 1))
+    peak = schedule.peak_lr or 1.0
+    levels = np.ceil(means / peak * height - 1e-9).astype(int)
+    margin = len(format_lr(_rounded(peak)))
+    rows = []
+    for level in range(height, 0, -1):
+        label = {height: format_lr(_rounded(peak)), 1: "0"}.get(level, "")
+        cells = "".join("#" if top > level else "*" if top == level else " " for top in levels)
+        rows.append(f"{label:>{margin}} |{cells}".rstrip())
+    end = format_tokens(schedule.tokens)
+    rows.append(f"{'':>{margin}} +{'-' * columns}")
+    rows.append(f"{'':>{margin}}  0{end:>{max(columns - 1, len(end))}}")
+    return "\n".join(rows)
+
+
+def stage_table(schedule: Schedule, batch_tokens: int | BatchSchedule | None = None) -> list[dict[str, str]]:
+    """One row per segment: where it begins, its length, shape, LRs, integral, note; steps if asked for."""
+    edges = None if batch_tokens is None else schedule.step_edges(batch_tokens)
+    rows = []
+    for segment, start in zip(schedule, schedule.boundaries.tolist()):
+        row = {
+            "from": format_tokens(start),
+            "tokens": format_tokens(segment.tokens),
+            "shape": _shape(segment),
+            "start LR": format_lr(_rounded(segment.start_lr)),
+            "end LR": format_lr(_rounded(segment.end_lr)),
+            "integral": f"{schedule.integral(start, start + segment.tokens):.4g}",
+            "note": segment.note,
+        }
+        if edges is not None:
+            first, last = np.searchsorted(edges[:-1], [start, start + segment.tokens])
+            row["steps"] = f"{last - first:,}"
+        rows.append(row)
+    return rows
+
+
+def _shape(segment: Segment) -> str:
+    exponent = "" if segment.exponent is None else f" ^{segment.exponent:g}"
+    return f"{segment.shape}{exponent}{' (piece)' if segment.is_piece else ''}"
+
+
+def _rounded(lr: float) -> float:
+    return float(f"{lr:.4g}")
+
+
+def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: bool = False) -> None:
+    """Draw schedules over tokens, labelled by name, into a PNG file.
+
+    Args:
+        schedules: name to schedule; at least one.
+        path: file to write.
+        share_of_length: draw each over its own length, so that schedules of different length compare.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # heavy: only who draws pays for it
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, schedule in schedules.items():
+        tokens, lrs = curve_data(schedule)
+        axes.plot(tokens / schedule.tokens if share_of_length else tokens, lrs, label=name, linewidth=1.8)
+    axes.set_xlabel("share of the run" if share_of_length else "tokens")
+    axes.set_ylabel("learning rate")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)

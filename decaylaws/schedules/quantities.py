@@ -1,0 +1,127 @@
+"""How the arrow notation writes numbers: ``3e-4``, ``4.86T``, ``eta_max/10``, ``5%``, ``?``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.checks import valid_lr, whole_tokens
+
+_UNITS = {"T": 12, "B": 9, "M": 6, "K": 3, "": 0}
+_NUMBER = r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?"
+_TOKENS = re.compile(rf"({_NUMBER})\s*([KMBT]?)", re.IGNORECASE)
+_SHARE = re.compile(rf"({_NUMBER})\s*%")
+_NAME = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)(?:\s*/\s*(\d+))?")
+UNSTATED = "?"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A value that a report does not state: a name that the user fills in, times a known factor."""
+
+    name: str
+    factor: Fraction = Fraction(1)
+
+    def __str__(self) -> str:
+        above = f"{self.factor.numerator}*" if self.factor.numerator != 1 else ""
+        below = f"/{self.factor.denominator}" if self.factor.denominator != 1 else ""
+        return f"{above}{self.name}{below}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A length given as a share of the whole schedule."""
+
+    of_total: Fraction
+
+    def __str__(self) -> str:
+        return f"{_plain(Decimal(self.of_total.numerator * 100) / Decimal(self.of_total.denominator))}%"
+
+
+Rate = float | Named
+Length = int | Named | Share
+
+
+def format_tokens(tokens: int) -> str:
+    """Shortest exact way to write a count: 4860000000000 is ``4.86T``."""
+    units = [(unit, power) for unit, power in _UNITS.items() if tokens >= 10**power] or [("", 0)]
+    return min((f"{_plain(Decimal(tokens).scaleb(-power))}{unit}" for unit, power in units), key=len)
+
+
+def format_lr(lr: float) -> str:
+    """Shortest way to write an LR that reads back to the very same number: ``3e-4``."""
+    if lr == 0.0:
+        return "0"
+    scientific = np.format_float_scientific(lr, trim="-", exp_digits=1)
+    return min(scientific, np.format_float_positional(lr, trim="-"), key=len)
+
+
+def parse_tokens(text: str, field: str = "tokens") -> int:
+    """A count such as ``2B``, ``4.86T``, ``1e9`` or ``40_000``; units are decimal (K = 1000).
+
+    Raises:
+        InvalidValueError: no count, or no whole one.
+    """
+    match = _TOKENS.fullmatch(text.strip().replace("_", "").replace(",", ""))
+    if match is None:
+        raise InvalidValueError(field, text, "is no count of tokens", "Write 2B, 4.86T, 500M or 40000.")
+    tokens = Decimal(match[1]).scaleb(_UNITS[match[2].upper()])
+    if tokens != tokens.to_integral_value():
+        raise InvalidValueError(field, text, "is no whole number of tokens")
+    return whole_tokens(field, int(tokens))
+
+
+def parse_rate(text: str, field: str = "lr") -> Rate:
+    """An LR such as ``3e-4``, or a name such as ``eta_max/10`` for one that is not stated.
+
+    Raises:
+        InvalidValueError: neither.
+    """
+    named = _parse_named(text)
+    if named is not None:
+        return named
+    try:
+        return valid_lr(field, float(text))
+    except ValueError as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError(
+            field, text, "is no learning rate", "Write 3e-4, a name such as eta_min, or ?."
+        ) from None
+
+
+def parse_length(text: str, field: str = "tokens") -> Length:
+    """A count of tokens, a share of the schedule (``5%``), or a name for a length that is not stated.
+
+    Raises:
+        InvalidValueError: none of these.
+    """
+    named = _parse_named(text)
+    if named is not None:
+        return named
+    share = _SHARE.fullmatch(text.strip())
+    if share is None:
+        return parse_tokens(text, field)
+    fraction = Fraction(share[1]) / 100
+    if not 0 < fraction < 1:
+        raise InvalidValueError(field, text, "must be a share between 0% and 100%")
+    return Share(fraction)
+
+
+def _parse_named(text: str) -> Named | None:
+    # Papers write a Greek eta; identifiers here are ASCII.
+    match = _NAME.fullmatch(text.strip().replace("\N{GREEK SMALL LETTER ETA}", "eta"))
+    if match is None:
+        return None
+    return Named(match[2], Fraction(int(match[1] or 1), int(match[3] or 1)))
+
+
+def _plain(number: Decimal) -> str:
+    """Without an exponent and without trailing zeros."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

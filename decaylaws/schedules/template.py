@@ -1,0 +1,228 @@
+"""Schedules with gaps: what a report does not state stays a name until the user fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.schedules.checks import valid_lr, whole_tokens
+from decaylaws.schedules.quantities import (
+    UNSTATED,
+    Length,
+    Named,
+    Rate,
+    Share,
+    format_lr,
+    format_tokens,
+    parse_tokens,
+)
+from decaylaws.schedules.schedule import Schedule
+from decaylaws.schedules.segment import Segment
+from decaylaws.schedules.shapes import shape_named
+
+# The stage whose shape the source does not name, and the parameter that names it.
+UNNAMED_SHAPE = "decay"
+SHAPE_PARAMETER = "decay_shape"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the arrow notation.
+
+    Args:
+        kind: ``warmup``, ``decay`` (shape not named) or the name of a shape.
+        lr: that the stage arrives at; None if the source does not state it.
+        tokens: length; None if the source does not state it.
+        start_lr: LR that it begins at; None for the LR that the stage before arrives at (0 for a warm-up).
+        exponent: of ``polynomial`` and ``power``.
+        knots: of ``sampled``.
+        note: annotation, such as ``8K->32K`` for the sequence length.
+        piece: (first, last) token, for a piece of the curve that the other fields describe.
+    """
+
+    kind: str
+    lr: Rate | None
+    tokens: Length | None
+    start_lr: Rate | None = None
+    exponent: float | None = None
+    knots: tuple[tuple[int, float], ...] = ()
+    note: str = ""
+    piece: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        name = "-".join(part.capitalize() for part in self.kind.split("-"))
+        arguments = self._knot_arguments() if self.knots else self._arguments()
+        inside = "; ".join(part for part in (", ".join(arguments), self.note) if part)
+        if self.note and not arguments:
+            inside = f"; {self.note}"
+        cut = "[{}:{}]".format(*map(format_tokens, self.piece)) if self.piece else ""
+        return f"{name}({inside}){cut}" if inside else name
+
+    def _knot_arguments(self) -> list[str]:
+        return [f"{format_tokens(at)}: {format_lr(lr)}" for at, lr in self.knots]
+
+    def _arguments(self) -> list[str]:
+        named = {"start": self.start_lr, "exponent": self.exponent}
+        extra = [f"{key}={_format_rate(value)}" for key, value in named.items() if value is not None]
+        length = [] if self.tokens is None else [_format_length(self.tokens)]
+        if self.lr is None and not length and not extra:
+            return []
+        return [UNSTATED if self.lr is None else _format_rate(self.lr), *length, *extra]
+
+
+def _format_rate(rate: Rate) -> str:
+    if isinstance(rate, Named):
+        return str(rate)
+    return f"-{format_lr(-rate)}" if rate < 0.0 else format_lr(rate)
+
+
+def _format_length(length: Length) -> str:
+    return format_tokens(length) if isinstance(length, int) else str(length)
+
+
+@dataclass(frozen=True)
+class ScheduleTemplate:
+    """A schedule in which some values may be names, as reports print it.
+
+    ``str(template)`` is the arrow notation; :func:`decaylaws.schedules.parse_template` reads it back.
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __str__(self) -> str:
+        return " -> ".join(map(str, self.stages))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names that must be filled in, in the order of their first use."""
+        rates = [rate for stage in self._named_stages() for rate in (stage.start_lr, stage.lr, stage.tokens)]
+        names = [rate.name for rate in rates if isinstance(rate, Named)]
+        if any(stage.kind == UNNAMED_SHAPE for stage in self.stages):
+            names.append(SHAPE_PARAMETER)
+        return tuple(dict.fromkeys(names))
+
+    def fill(self, **values: float | str) -> Schedule:
+        """The schedule with every name replaced.
+
+        Args:
+            values: an LR for the name of an LR; tokens for that of a length, as a number or as text such as
+                ``"2B"``; for ``decay_shape`` the shape of every ``Decay`` stage.
+
+        Raises:
+            SchemaError: a name is missing or unknown.
+            InvalidValueError: a value that cannot be.
+        """
+        missing = [name for name in self.parameters if name not in values]
+        unexpected = [name for name in values if name not in self.parameters]
+        if missing or unexpected:
+            remedy = "Values that the source does not state must be given." if missing else ""
+            raise SchemaError(f"schedule '{self}'", missing=missing, unexpected=unexpected, remedy=remedy)
+        stages = self._named_stages()
+        lengths = _resolve_lengths([stage.tokens for stage in stages], values)
+        segments: list[Segment] = []
+        for stage, tokens in zip(stages, lengths):
+            previous_lr = segments[-1].end_lr if segments else None
+            segments.append(_segment(stage, tokens, previous_lr, values))
+        return Schedule(tuple(segments))
+
+    def _named_stages(self) -> list[Stage]:
+        """Stages with a name for each value that is not stated: ``warmup_tokens``, ``decay_lr_2``."""
+        seen: dict[str, int] = {}
+
+        def name(stage: Stage, field: str) -> Named:
+            base = f"{stage.kind.replace('-', '_').lstrip('1_')}_{field}"
+            seen[base] = seen.get(base, 0) + 1
+            return Named(base if seen[base] == 1 else f"{base}_{seen[base]}")
+
+        return [
+            Stage(
+                stage.kind,
+                name(stage, "lr") if stage.lr is None else stage.lr,
+                name(stage, "tokens") if stage.tokens is None else stage.tokens,
+                *(stage.start_lr, stage.exponent, stage.knots, stage.note, stage.piece),
+            )
+            for stage in self.stages
+        ]
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> ScheduleTemplate:
+        """The template without gaps that a schedule is."""
+        before = [None, *(segment.end_lr for segment in schedule)]
+        return cls(tuple(_stage(segment, lr) for segment, lr in zip(schedule, before)))
+
+
+def _resolve_lengths(lengths: list[Any], values: Mapping[str, float | str]) -> list[int]:
+    shares = sum((length.of_total for length in lengths if isinstance(length, Share)), Fraction(0))
+    if shares >= 1:
+        raise InvalidValueError("tokens", float(shares), "must leave room for stages given in tokens")
+    counts = [None if isinstance(length, Share) else _length(length, values) for length in lengths]
+    total = Fraction(sum(count for count in counts if count is not None)) / (1 - shares)
+    return [
+        round(length.of_total * total) if count is None else count for length, count in zip(lengths, counts)
+    ]
+
+
+def _length(length: int | Named, values: Mapping[str, float | str]) -> int:
+    if not isinstance(length, Named):
+        return length
+    value = values[length.name]
+    tokens = parse_tokens(value, length.name) if isinstance(value, str) else whole_tokens(length.name, value)
+    scaled = tokens * length.factor
+    return whole_tokens(length.name, int(scaled) if scaled.denominator == 1 else float(scaled))
+
+
+def _rate(rate: Rate, values: Mapping[str, float | str]) -> float:
+    if not isinstance(rate, Named):
+        return rate
+    value = values[rate.name]
+    try:
+        number = float(value)
+    except ValueError:
+        raise InvalidValueError(rate.name, value, "must be a learning rate") from None
+    return valid_lr(rate.name, number) * rate.factor.numerator / rate.factor.denominator
+
+
+def _segment(
+    stage: Stage, tokens: int, previous_lr: float | None, values: Mapping[str, float | str]
+) -> Segment:
+    kinds = {"warmup": "linear", UNNAMED_SHAPE: values.get(SHAPE_PARAMETER)}
+    shape = shape_named(kinds.get(stage.kind, stage.kind)).name
+    end_lr = _rate(stage.lr, values)
+    if stage.start_lr is not None:
+        start_lr = _rate(stage.start_lr, values)
+    elif shape == "constant":
+        start_lr = end_lr
+    else:
+        start_lr = 0.0 if stage.kind == "warmup" else previous_lr
+    if start_lr is None:
+        raise InvalidValueError(
+            "start", str(stage), "is not known in the first stage", "Add start=LR, or begin with Warmup(...)."
+        )
+    if shape == "sampled":
+        start_lr, end_lr = stage.knots[0][1], stage.knots[-1][1]
+    whole = Segment(tokens, start_lr, end_lr, shape, stage.exponent, stage.knots, stage.note)
+    return whole if stage.piece is None else whole.cut(*stage.piece)
+
+
+def _stage(segment: Segment, previous_lr: float | None) -> Stage:
+    curve = segment.piece_of or segment
+    piece = None
+    if segment.piece_of is not None:
+        piece = (segment.offset_tokens, segment.offset_tokens + segment.tokens)
+    is_warmup = curve.shape == "linear" and curve.start_lr == 0.0
+    known_start = 0.0 if is_warmup else previous_lr
+    if curve.shape in ("constant", "sampled"):
+        known_start = curve.start_lr
+    return Stage(
+        kind="warmup" if is_warmup else curve.shape,
+        lr=curve.end_lr,
+        tokens=curve.tokens,
+        start_lr=None if curve.start_lr == known_start else curve.start_lr,
+        exponent=curve.exponent,
+        knots=curve.knots,
+        note=curve.note,
+        piece=piece,
+    )
