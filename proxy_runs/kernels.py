@@ -21,14 +21,15 @@ TINY = torch.finfo(torch.float32).tiny
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        sum_dtype = torch.promote_types(x.dtype, torch.float32)
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=sum_dtype)
         scale = scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         normed = x * scale
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight.unsqueeze(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
         grad_weight = (grad * normed).sum(1)
         grad_normed = grad * weight.unsqueeze(1)
@@ -49,8 +50,9 @@ class _Rotary(torch.autograd.Function):
         return _rotate(x, cos, sin, 1.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _rotate(grad, *ctx.saved_tensors, -1.0), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad, cos, sin, -1.0), None, None
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
@@ -101,7 +103,7 @@ class _HeadLoss(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * grad[:, None, None], grad_head * grad[:, None, None], None, None
 

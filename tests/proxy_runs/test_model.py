@@ -1,0 +1,221 @@
+"""The stacked model against plain formulas, against transformers, and member by member against itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from decaylaws.configs import ModelShape
+from proxy_runs import kernels
+from proxy_runs.hf import from_hf_weights, to_hf_model
+from proxy_runs.model import (
+    Params,
+    StackedLlama,
+    init_params,
+    is_decayed,
+    member_params,
+    param_shapes,
+    stack_params,
+)
+
+SHAPES = {
+    "tied": ModelShape(
+        d_model=48, num_layers=2, num_heads=3, num_kv_heads=3, d_ff=96, vocab_size=300, seq_len=32
+    ),
+    "grouped_query": ModelShape(
+        d_model=64, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=96, vocab_size=257, seq_len=32
+    ),
+    "untied": ModelShape(
+        d_model=32, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=80, vocab_size=200, seq_len=32,
+        tie_embeddings=False, rope_theta=500.0, norm_eps=1e-6,
+    ),
+    "odd": ModelShape(
+        d_model=20, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=30, vocab_size=101, seq_len=16
+    ),
+}  # fmt: skip
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+
+
+def windows_of(shape: ModelShape, members: int, sequences: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(shape.vocab_size, (members, sequences, shape.seq_len + 1), generator=generator)
+
+
+def loss_and_grads(
+    shape: ModelShape, params: Params, windows: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Params]:
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    if weights is None:
+        weights = torch.full(windows.shape[:2], 1.0 / windows.shape[1])
+    loss = StackedLlama(shape).loss(leaves, windows, weights)
+    loss.sum().backward()
+    return loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@each_shape
+def test_parameters_are_counted_as_the_shape_says(shape: ModelShape) -> None:
+    params = init_params(shape, seed=0)
+    assert {name: tuple(tensor.shape) for name, tensor in params.items()} == param_shapes(shape)
+    assert sum(tensor.numel() for tensor in params.values()) == shape.total_params
+    outside = sum(params[name].numel() for name in ("embed", "head") if name in params)
+    assert shape.total_params - outside == shape.non_embedding_params
+
+
+def test_initial_weights_are_a_pure_function_of_seed_and_name() -> None:
+    shape = SHAPES["tied"]
+    first, again, other = (init_params(shape, seed) for seed in (7, 7, 8))
+    deeper = init_params(dataclasses.replace(shape, num_layers=3), 7)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert torch.equal(first[name], other[name]) is not is_decayed(name)
+    assert torch.equal(first["layers.1.qkv"], deeper["layers.1.qkv"])
+    assert float(first["layers.0.qkv"].std()) == pytest.approx(shape.d_model**-0.5, rel=0.05)
+
+
+@each_shape
+def test_logits_and_loss_equal_transformers(shape: ModelShape) -> None:
+    params = init_params(shape, seed=1)
+    windows = windows_of(shape, members=1)
+    theirs = to_hf_model(params, shape)(windows[0, :, :-1]).logits
+    ours = StackedLlama(shape).logits(stack_params([params]), windows[:, :, :-1])[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    expected = F.cross_entropy(theirs.flatten(0, 1), windows[0, :, 1:].flatten())
+    loss, _ = loss_and_grads(shape, stack_params([params]), windows)
+    assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+@each_shape
+def test_gradients_equal_transformers(shape: ModelShape) -> None:
+    params = init_params(shape, seed=2)
+    windows = windows_of(shape, members=1)
+    model = to_hf_model(params, shape)
+    model(windows[0, :, :-1])
+    logits = model(windows[0, :, :-1]).logits
+    F.cross_entropy(logits.flatten(0, 1), windows[0, :, 1:].flatten()).backward()
+    expected = from_hf_weights({name: p.grad for name, p in model.named_parameters()}, shape)
+    _, grads = loss_and_grads(shape, stack_params([params]), windows)
+    assert grads.keys() == expected.keys()
+    for name, grad in grads.items():
+        assert relative_error(grad[0], expected[name]) < 1e-5, name
+
+
+@each_shape
+@pytest.mark.parametrize("members", [2, 5])
+def test_a_member_is_bit_identical_to_itself_alone(shape: ModelShape, members: int) -> None:
+    """What resume in another stack, and equality across slots, rests on: one thread, float32, eager."""
+    alone = [init_params(shape, seed) for seed in range(members)]
+    windows = windows_of(shape, members)
+    loss, grads = loss_and_grads(shape, stack_params(alone), windows)
+    for k, params in enumerate(alone):
+        loss_alone, grads_alone = loss_and_grads(shape, stack_params([params]), windows[k : k + 1])
+        assert torch.equal(loss[k], loss_alone[0])
+        for name, grad in grads_alone.items():
+            assert torch.equal(grads[name][k], grad[0]), (name, k)
+
+
+def test_sequences_that_are_no_multiple_of_sixteen_still_agree_closely() -> None:
+    """Members then start off a cache line, and the matmuls of oneMKL round differently there."""
+    shape = dataclasses.replace(SHAPES["odd"], seq_len=13)
+    alone = [init_params(shape, seed) for seed in range(3)]
+    windows = windows_of(shape, members=3)
+    loss, grads = loss_and_grads(shape, stack_params(alone), windows)
+    for k, params in enumerate(alone):
+        loss_alone, grads_alone = loss_and_grads(shape, stack_params([params]), windows[k : k + 1])
+        assert float(loss[k]) == pytest.approx(float(loss_alone), abs=1e-6)
+        assert all(relative_error(grads[name][k], grads_alone[name][0]) < 1e-6 for name in grads)
+
+
+def test_a_broken_member_leaves_the_gradients_of_its_neighbours_alone() -> None:
+    shape = SHAPES["tied"]
+    members = [init_params(shape, seed) for seed in range(3)]
+    windows = windows_of(shape, 3)
+    loss, grads = loss_and_grads(shape, stack_params(members), windows)
+    members[1]["layers.0.qkv"][0, 0] = float("nan")
+    broken_loss, broken_grads = loss_and_grads(shape, stack_params(members), windows)
+    assert broken_loss[1].isnan()
+    for k in (0, 2):
+        assert torch.equal(loss[k], broken_loss[k])
+        assert all(torch.equal(grads[name][k], broken_grads[name][k]) for name in grads)
+
+
+def test_a_sequence_of_weight_zero_does_not_count() -> None:
+    shape = SHAPES["tied"]
+    params = stack_params([init_params(shape, seed=3)])
+    windows = windows_of(shape, members=1, sequences=4)
+    loss, grads = loss_and_grads(shape, params, windows, torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+    expected_loss, expected = loss_and_grads(shape, params, windows[:, :2])
+    assert float(loss) == pytest.approx(float(expected_loss), abs=1e-6)
+    assert all(relative_error(grads[name], expected[name]) < 1e-6 for name in grads)
+
+
+def test_token_losses_average_to_the_training_loss() -> None:
+    shape = SHAPES["untied"]
+    params = stack_params([init_params(shape, seed) for seed in range(2)])
+    windows = windows_of(shape, members=2)
+    loss, _ = loss_and_grads(shape, params, windows)
+    losses = StackedLlama(shape).token_losses(params, windows)
+    assert losses.shape == (2, 3, shape.seq_len)
+    torch.testing.assert_close(losses.mean((1, 2)), loss, atol=1e-5, rtol=0)
+
+
+def test_member_params_are_views_of_the_stack() -> None:
+    stack = stack_params([init_params(SHAPES["odd"], seed) for seed in range(2)])
+    member_params(stack, 1)["embed"].zero_()
+    assert not stack["embed"][1].any()
+    assert stack["embed"][0].any()
+
+
+def test_rms_norm_equals_its_formula_and_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(2, 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    plain = F.rms_norm(x, (6,), eps=1e-5) * weight[:, None]
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5), plain)
+    assert torch.autograd.gradcheck(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), (x, weight))
+
+
+def test_rotary_preserves_norms_and_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    angles = torch.rand(5, 1, 2, dtype=torch.float64, generator=generator)
+    cos, sin = angles.cos().repeat(1, 1, 2), angles.sin()
+    torch.testing.assert_close(kernels.rotary(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
+    assert torch.autograd.gradcheck(lambda x: kernels.rotary(x, cos, sin), (x,))
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 100, 10**6])
+def test_head_loss_equals_cross_entropy_however_it_is_cut(
+    chunk_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kernels.HEAD_CHUNK_LOGITS, "cpu", chunk_logits)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 7, 5, generator=generator, requires_grad=True)
+    head = torch.randn(2, 11, 5, generator=generator, requires_grad=True)
+    targets = torch.randint(11, (2, 7), generator=generator)
+    weights = torch.rand(2, 7, generator=generator)
+    logits = torch.bmm(hidden, head.transpose(1, 2))
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    scale = torch.tensor([1.0, 3.0])
+    expected = torch.autograd.grad(((losses * weights).sum(1) * scale).sum(), (hidden, head))
+    found = kernels.head_loss(hidden, head, targets, weights)
+    torch.testing.assert_close(found, (losses * weights).sum(1))
+    for ours, theirs in zip(torch.autograd.grad((found * scale).sum(), (hidden, head)), expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kernels.token_losses(hidden, head, targets), losses)
+
+
+def test_head_loss_is_finite_with_an_exact_gradient_on_a_hopeless_token() -> None:
+    hidden = torch.tensor([[[200.0]]], requires_grad=True)
+    head = torch.tensor([[[1.0], [-1.0]]], requires_grad=True)
+    loss = kernels.head_loss(hidden, head, torch.tensor([[1]]), torch.ones(1, 1))
+    loss.sum().backward()
+    assert 80 < float(loss.detach()) < 90
+    assert float(hidden.grad) == pytest.approx(2.0)
