@@ -1,0 +1,107 @@
+"""Checkpoints of a sharded run: DCP in the safetensors format, so nothing in them can be executed.
+
+``checkpoints/step-00000100`` holds one safetensors file per rank and ``state.json``. The folder appears under
+its name when every rank has written, so what is there can be resumed, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+
+from decaylaws.errors import DataError
+from decaylaws.recipe.files import to_json, write_text
+from proxy_runs.fsdp.parallel import World
+
+STATE_FILE = "state.json"
+_NAME = re.compile(r"^step-(\d{8})$")
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they live.
+        world: the ranks.
+        keep_last: how many to keep.
+        in_background: write while training goes on; a checkpoint counts once the next call finds it written.
+    """
+
+    def __init__(self, directory: Path, world: World, *, keep_last: int, in_background: bool = False) -> None:
+        self.directory = directory
+        self._world = world
+        self._keep_last = keep_last
+        self._in_background = in_background
+        self._pending: tuple[Future[Any], int] | None = None
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        steps = self._steps()
+        return self._path(steps[-1]) if steps else None
+
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Save sharded ``tensors`` and the JSON values of ``state``; every rank calls it."""
+        self.finish()
+        folder = self._unfinished(step)
+        if self._world.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_text(folder / STATE_FILE, to_json(state))
+        dist.barrier()
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        if self._in_background:
+            self._pending = dcp.async_save(tensors, storage_writer=writer), step  # type: ignore[assignment]
+        else:
+            dcp.save(tensors, storage_writer=writer)
+            self._publish(step)
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written; every rank calls it."""
+        if self._pending is not None:
+            future, step = self._pending
+            future.result()
+            self._pending = None
+            self._publish(step)
+
+    def load(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Fill sharded ``tensors`` from a checkpoint, whatever number of ranks wrote it; returns its state.
+
+        Raises:
+            DataError: the checkpoint is damaged or of another model.
+        """
+        try:
+            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+            return dict(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        except (dcp.CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder; the one before it "
+                "is taken then."
+            ) from error
+
+    def _publish(self, step: int) -> None:
+        dist.barrier()
+        if self._world.is_first:
+            shutil.rmtree(self._path(step), ignore_errors=True)
+            self._unfinished(step).rename(self._path(step))
+            for old in self._steps()[: -self._keep_last]:
+                shutil.rmtree(self._path(old))
+        dist.barrier()
+
+    def _steps(self) -> list[int]:
+        names = [_NAME.match(path.name) for path in self.directory.glob("step-*")]
+        return sorted(int(match.group(1)) for match in names if match)
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def _unfinished(self, step: int) -> Path:
+        return self.directory / f".step-{step:08d}.unfinished"

@@ -1,0 +1,62 @@
+"""Ranks, their devices and their mesh."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from decaylaws.errors import InvalidValueError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers.
+
+    Attributes:
+        rank: its number.
+        size: number of ranks.
+        device: where it computes.
+        mesh: one axis ``shard``, or ``replicate`` x ``shard`` (HSDP).
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums of ``values`` over all ranks, in float64."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+
+def open_world(device: str, replicas: int) -> World:
+    """Join the process group that torchrun describes; gloo on CPUs, nccl (and gloo for files) on GPUs.
+
+    Raises:
+        InvalidValueError: ``replicas`` does not divide the number of ranks.
+    """
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if use_cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    if size % replicas:
+        raise InvalidValueError("launch.replicas", replicas, f"must divide the {size} ranks")
+    kind = "cuda" if use_cuda else "cpu"
+    if replicas == 1:
+        mesh = init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
+    else:
+        mesh = init_device_mesh(kind, (replicas, size // replicas), mesh_dim_names=("replicate", "shard"))
+    current = torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
+    return World(rank, size, current, mesh)

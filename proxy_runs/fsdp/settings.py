@@ -1,0 +1,86 @@
+"""What a full-scale run needs beyond its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.recipe.files import read_mapping, to_json, write_text
+
+Count = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class TrainSettings(BaseModel):
+    """Settings of the trainer; paths as the ranks see them.
+
+    Attributes:
+        recipe: the recipe file.
+        corpus: folder of the prepared corpus.
+        start: checkpoint to start from: a member checkpoint (``.safetensors``) or a Hugging Face folder.
+        output: folder for metrics, checkpoints and the result.
+        device: ``auto`` takes CUDA where it is.
+        dtype: what matmuls compute in; parameters and moments stay float32.
+        micro_batch_sequences: sequences of a rank in one forward pass; more are accumulated.
+        replicas: groups that hold a whole copy of the model (HSDP); 1 shards over all ranks.
+        activation_checkpointing: recompute activations in the backward pass.
+        compile: compile each decoder layer.
+        z_loss: weight of the squared log of the softmax's normaliser; 0 leaves it out.
+        checkpoint_interval: steps between checkpoints; 0 saves at the end only.
+        keep_last: checkpoints to keep.
+        async_checkpoints: write checkpoints in the background.
+        eval_points: evaluations after the start, evenly spaced; the last one is at the end.
+        eval_tokens_per_domain: held-out tokens of each domain.
+        max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite.
+        log_interval: steps between lines of the metrics file.
+        tensorboard: write TensorBoard events beside the metrics.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: Path
+    corpus: Path
+    start: Path
+    output: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch_sequences: Count = 8
+    replicas: Count = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    checkpoint_interval: Natural = 100
+    keep_last: Count = 2
+    async_checkpoints: bool = False
+    eval_points: Count = 1
+    eval_tokens_per_domain: Count = 16_384
+    max_skipped_steps: Natural = 3
+    log_interval: Count = 1
+    tensorboard: bool = False
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the settings that :meth:`save` wrote.
+
+        Raises:
+            InvalidValueError: a setting is unknown or holds what it must not.
+        """
+        return cls.checked(**read_mapping(path))
+
+    @classmethod
+    def checked(cls, **values: object) -> Self:
+        """Settings, with errors that name field, value and remedy."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = "launch." + ".".join(str(part) for part in first["loc"])
+            raise InvalidValueError(field, first["input"], f"is not valid: {first['msg']}") from error
+
+    def save(self, path: Path) -> Path:
+        """Write the settings as JSON."""
+        write_text(path, to_json(self.model_dump(mode="json")))
+        return path

@@ -1,0 +1,163 @@
+"""Start a full-scale run: torchrun on this machine, or a Slurm script for many."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.progress import Progress, silent
+from decaylaws.recipe import Recipe
+from proxy_runs.allocator import environment
+from proxy_runs.fsdp.metrics import read_metrics
+from proxy_runs.fsdp.plan import TrainPlan
+from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.shards import TokenStore
+
+SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
+    "settings.json",
+    "launch.log",
+    "metrics.jsonl",
+    "result.json",
+)
+POLL_SECONDS = 0.2
+LOG_TAIL_LINES = 15
+
+
+def torchrun_command(settings_file: Path, *, ranks: int, max_restarts: int = 3) -> list[str]:
+    """The command that trains on ``ranks`` processes of this machine and restarts them when one dies."""
+    if ranks < 1:
+        raise InvalidValueError("launch.ranks", ranks, "must be at least 1")
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={max_restarts}",
+        "-m",
+        "proxy_runs.fsdp",
+        str(settings_file),
+    ]
+
+
+def launch(
+    settings: TrainSettings, *, ranks: int = 2, max_restarts: int = 3, progress: Progress = silent
+) -> dict[str, Any]:
+    """Train a recipe with torchrun and wait for it; goes on where an earlier launch stopped.
+
+    Args:
+        settings: paths and policies; ``settings.output`` gets metrics, checkpoints, log, ``hf`` and the result.
+        ranks: processes on this machine.
+        max_restarts: how often torchrun restarts the ranks after one died.
+        progress: told the steps done and the last loss.
+
+    Returns:
+        The content of ``result.json``: start and final loss by domain, realised tokens and epochs by source.
+
+    Raises:
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit, found before anything starts.
+        DecaylawsError: the run failed; the message holds its last lines.
+    """
+    num_steps = _check(settings)
+    result_file = settings.output / RESULT_FILE
+    settings.output.mkdir(parents=True, exist_ok=True)
+    settings_file = settings.save(settings.output / SETTINGS_FILE)
+    command = torchrun_command(settings_file, ranks=ranks, max_restarts=max_restarts)
+    with open(settings.output / LOG_FILE, "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(settings), start_new_session=True
+        )
+        code = _wait(process, settings.output / METRICS_FILE, num_steps, progress)
+    if code != 0 or not result_file.is_file():
+        raise DecaylawsError(_failure(settings.output / LOG_FILE, start, code))
+    return dict(json.loads(result_file.read_text(encoding="utf-8")))
+
+
+def _check(settings: TrainSettings) -> int:
+    """Find what cannot work before processes start; returns the number of steps."""
+    plan = TrainPlan(Recipe.load(settings.recipe), TokenStore.open(settings.corpus, verify=False))
+    if not settings.start.exists():
+        raise DataError(f"There is no checkpoint at {settings.start}. Run its trunk first ('decaylaws run').")
+    return plan.num_steps
+
+
+def _environment(settings: TrainSettings) -> dict[str, str]:
+    on_cpu = settings.device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
+    return os.environ | (environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"})
+
+
+def _wait(process: subprocess.Popen[bytes], metrics: Path, num_steps: int, progress: Progress) -> int:
+    try:
+        while process.poll() is None:
+            _report(metrics, num_steps, progress)
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        # Ctrl-C: the ranks save what they have before they end
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    _report(metrics, num_steps, progress)
+    return process.returncode
+
+
+def _report(metrics: Path, num_steps: int, progress: Progress) -> None:
+    steps = [line for line in read_metrics(metrics) if "loss" in line]
+    if steps:
+        last = steps[-1]
+        note = "" if last["loss"] is None else f"loss {last['loss']:.4f}"
+        progress("launch", last["step"], num_steps, note)
+
+
+def _failure(log: Path, start: int, code: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if reasons:
+        return reasons[0]
+    tail = "\n".join(lines[-LOG_TAIL_LINES:])
+    return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
+
+
+def slurm_script(
+    settings_file: Path,
+    *,
+    nodes: int,
+    ranks_per_node: int,
+    hours: float,
+    job_name: str = "decaylaws",
+    partition: str | None = None,
+    max_restarts: int = 3,
+) -> str:
+    """A batch script that runs torchrun on every node, is told two minutes before its time is up, and requeues."""
+    minutes = max(1, round(hours * 60))
+    options = [
+        f"--job-name={job_name}",
+        f"--nodes={nodes}",
+        "--ntasks-per-node=1",
+        f"--gpus-per-node={ranks_per_node}",
+        f"--time={minutes}",
+        "--signal=TERM@120",
+        "--requeue",
+        *([f"--partition={partition}"] if partition else []),
+    ]
+    header = "\n".join(f"#SBATCH {shlex.quote(option)}" for option in options)
+    return f"""#!/bin/bash
+{header}
+set -euo pipefail
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun torchrun \\
+  --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\
+  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head_node:29500" \\
+  -m proxy_runs.fsdp {shlex.quote(str(settings_file))}
+"""
