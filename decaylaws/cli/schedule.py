@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, format_schedule, lint, parse_template
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
-from decaylaws.schedules.quantities import format_lr, format_tokens, parse_tokens
+from decaylaws.schedules.quantities import parse_tokens, round_lr, round_tokens
 
 app = typer.Typer(help="Look at learning-rate schedules.", no_args_is_help=True)
 
@@ -38,24 +36,20 @@ def show(
     """Draw a schedule: stages, LR, integral, steps."""
     label, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
-    console = Console(soft_wrap=True)
-    console.print(format_schedule(built), style="bold", highlight=False, markup=False)
-    console.print(text_plot(built), highlight=False, markup=False)
-    rows = stage_table(built, batch)
-    console.print(_table(rows))
     summary = summarize(built, batch)
-    console.print(
-        f"{format_tokens(summary.tokens)} tokens, peak {_lr(summary.peak_lr)}, end {_lr(summary.end_lr)}, "
-        f"mean {_lr(summary.mean_lr)}, integral {summary.integral:.6g}"
-        + ("" if summary.num_steps is None else f", {summary.num_steps:,} steps"),
-        highlight=False,
+    steps = "" if summary.num_steps is None else f", {summary.num_steps:,} steps"
+    typer.echo(format_schedule(built))
+    typer.echo(text_plot(built))
+    typer.echo(_table(stage_table(built, batch)))
+    typer.echo(
+        f"{round_tokens(summary.tokens)} tokens, peak {round_lr(summary.peak_lr)}, "
+        f"end {round_lr(summary.end_lr)}, mean {round_lr(summary.mean_lr)}, "
+        f"integral {summary.integral:.6g}{steps}"
     )
     for position in at or []:
         tokens = 0 if position.strip() == "0" else parse_tokens(position, "at")
-        console.print(f"LR at {format_tokens(tokens)}: {float(built.lr(tokens)):.6g}", highlight=False)
-    if png is not None:
-        save_png({label: built}, png)
-        console.print(f"drawn into {png}", highlight=False, markup=False)
+        typer.echo(f"LR at {round_tokens(tokens)}: {float(built.lr(tokens)):.6g}")
+    _draw({label: built}, png)
 
 
 @app.command()
@@ -65,11 +59,8 @@ def compare(schedules: Texts, values: Values = None, batch_tokens: Batch = None,
     built = dict(_read(text, values, lenient=True) for text in schedules)
     if len(built) != len(schedules):
         raise InvalidValueError("schedules", schedules, "must differ from each other")
-    console = Console(soft_wrap=True)
-    console.print(_table([_row(label, schedule, batch) for label, schedule in built.items()]))
-    if png is not None:
-        save_png(built, png)
-        console.print(f"drawn into {png}", highlight=False, markup=False)
+    typer.echo(_table([_row(label, schedule, batch) for label, schedule in built.items()]))
+    _draw(built, png, share_of_length=True)
 
 
 @app.command("lint")
@@ -131,28 +122,33 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _draw(schedules: dict[str, Schedule], png: Path | None, *, share_of_length: bool = False) -> None:
+    if png is not None:
+        save_png(schedules, png, share_of_length=share_of_length)
+        typer.echo(f"drawn into {png}")
+
+
 def _row(label: str, schedule: Schedule, batch_tokens: int | None) -> dict[str, str]:
     summary = summarize(schedule, batch_tokens)
     row = {
         "schedule": label,
-        "tokens": format_tokens(summary.tokens),
-        "peak LR": _lr(summary.peak_lr),
-        "end LR": _lr(summary.end_lr),
-        "mean LR": _lr(summary.mean_lr),
+        "tokens": round_tokens(summary.tokens),
+        "peak LR": round_lr(summary.peak_lr),
+        "end LR": round_lr(summary.end_lr),
+        "mean LR": round_lr(summary.mean_lr),
         "integral": f"{summary.integral:.6g}",
         "decaying": f"{summary.falling_tokens / summary.tokens:.1%}",
     }
     return row if summary.num_steps is None else {**row, "steps": f"{summary.num_steps:,}"}
 
 
-def _table(rows: list[dict[str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("schedule", "shape", "note") else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    return table
-
-
-def _lr(lr: float) -> str:
-    return format_lr(float(f"{lr:.4g}"))
+def _table(rows: list[dict[str, str]]) -> str:
+    """Columns of plain text, never cut to the width of a terminal."""
+    grid = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    to_the_left = {"schedule", "shape", "note"}
+    aligned = [
+        [cell.ljust(width) if name in to_the_left else cell.rjust(width) for cell, width, name in line]
+        for line in (zip(cells, widths, rows[0]) for cells in grid)
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)

@@ -117,7 +117,7 @@ class BatchSchedule:
     def then(self, other: BatchSchedule) -> BatchSchedule:
         """This schedule, then the other; neighbours of one batch size become one stage."""
         first, second = self.stages[-1], other.stages[0]
-        middle = (first, second)
+        middle: tuple[BatchStage, ...] = (first, second)
         if first.batch_tokens == second.batch_tokens:
             middle = (BatchStage(first.tokens + second.tokens, first.batch_tokens),)
         return BatchSchedule((*self.stages[:-1], *middle, *other.stages[1:]))
@@ -153,8 +153,14 @@ class BatchSchedule:
     def scale(self, batch: float = 1.0, tokens: float = 1.0) -> BatchSchedule:
         """Batch sizes and lengths times a factor; each product must be whole (a batch is never rounded)."""
         batch, tokens = valid_factor("batch", batch), valid_factor("tokens", tokens)
-        stages = (BatchStage(stage.tokens * tokens, stage.batch_tokens * batch) for stage in self.stages)
-        return BatchSchedule(tuple(stages))
+        scaled = [
+            BatchStage(
+                whole_tokens("tokens", stage.tokens * tokens),
+                whole_tokens("batch_tokens", stage.batch_tokens * batch),
+            )
+            for stage in self.stages
+        ]
+        return BatchSchedule(tuple(scaled))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from decaylaws.schedules.batch import BatchSchedule
-from decaylaws.schedules.quantities import format_lr, format_tokens
+from decaylaws.schedules.quantities import round_lr, round_tokens
 from decaylaws.schedules.schedule import Schedule
 
 # Papers round the LR of a stage to two or three digits; a smaller step is rounding, not a jump.
@@ -30,7 +30,7 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"[{self.rule}] at {format_tokens(self.at_tokens)}: {self.message}"
+        return f"[{self.rule}] at {round_tokens(self.at_tokens)}: {self.message}"
 
 
 def lint(
@@ -57,7 +57,7 @@ def _jumps(schedule: Schedule) -> list[Finding]:
     for (before, after), at in zip(pairwise(schedule.segments), schedule.boundaries[1:].tolist()):
         old, new = before.end_lr, after.start_lr
         if abs(new - old) > JUMP_TOLERANCE * max(old, new):
-            message = f"the LR jumps {'up' if new > old else 'down'} from {_show(old)} to {_show(new)}"
+            message = f"the LR jumps {'up' if new > old else 'down'} from {round_lr(old)} to {round_lr(new)}"
             findings.append(Finding("jump", at, message))
     return findings
 
@@ -67,7 +67,9 @@ def _rises(schedule: Schedule) -> list[Finding]:
     findings, falling, last_lr = [], False, schedule.start_lr
     for segment, at in zip(schedule, schedule.boundaries.tolist()):
         if falling and segment.peak_lr > segment.start_lr:
-            message = f"the LR rises from {_show(segment.start_lr)} to {_show(segment.peak_lr)} after it fell"
+            message = (
+                f"the LR rises from {round_lr(segment.start_lr)} to {round_lr(segment.peak_lr)} after it fell"
+            )
             findings.append(Finding("rise", at, message))
         falling = falling or min(segment.start_lr, segment.end_lr) < last_lr
         last_lr = segment.end_lr
@@ -83,8 +85,8 @@ def _unreached_ends(schedule: Schedule) -> list[Finding]:
             continue
         share = (segment.offset_tokens + segment.tokens) / curve.tokens
         message = (
-            f"this {curve.shape} decay towards {_show(curve.end_lr)} is left at {share:.0%} of its way, "
-            f"at {_show(segment.end_lr)}"
+            f"this {curve.shape} decay towards {round_lr(curve.end_lr)} is left at {share:.0%} of its way, "
+            f"at {round_lr(segment.end_lr)}"
         )
         findings.append(Finding("floor", at + segment.tokens, message))
     return findings
@@ -94,23 +96,23 @@ def _end(schedule: Schedule, floor_lr: float | None) -> list[Finding]:
     findings, end, peak = [], schedule.end_lr, schedule.peak_lr
     if floor_lr is not None and end > floor_lr * (1.0 + 1e-9):
         findings.append(
-            Finding("floor", schedule.tokens, f"it ends at {_show(end)} and never reaches {_show(floor_lr)}")
+            Finding(
+                "floor", schedule.tokens, f"it ends at {round_lr(end)} and never reaches {round_lr(floor_lr)}"
+            )
         )
     if end > HIGH_FLOOR * peak:
         message = f"it ends at {end / peak:.0%} of its peak: nothing is decayed"
         findings.append(Finding("no-decay", schedule.tokens, message))
     for segment, at in zip(schedule, schedule.boundaries.tolist()):
         if segment.peak_lr == 0.0:
-            findings.append(
-                Finding("zero", at, f"{format_tokens(segment.tokens)} tokens are trained at LR 0")
-            )
+            findings.append(Finding("zero", at, f"{round_tokens(segment.tokens)} tokens are trained at LR 0"))
     return findings
 
 
 def _short_stages(schedule: Schedule, batch_tokens: int | BatchSchedule) -> list[Finding]:
     starts = schedule.boundaries.tolist()
     return [
-        Finding("short", at, f"a {segment.shape} stage of {format_tokens(segment.tokens)} is under one step")
+        Finding("short", at, f"a {segment.shape} stage of {round_tokens(segment.tokens)} is under one step")
         for segment, at in zip(schedule, starts)
         if segment.tokens < _step_at(at, batch_tokens)
     ]
@@ -118,7 +120,3 @@ def _short_stages(schedule: Schedule, batch_tokens: int | BatchSchedule) -> list
 
 def _step_at(tokens: int, batch_tokens: int | BatchSchedule) -> int:
     return int(batch_tokens.batch_tokens(tokens)) if isinstance(batch_tokens, BatchSchedule) else batch_tokens
-
-
-def _show(lr: float) -> str:
-    return format_lr(float(f"{lr:.4g}"))

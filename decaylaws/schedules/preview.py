@@ -10,7 +10,7 @@ import numpy as np
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules.batch import BatchSchedule
-from decaylaws.schedules.quantities import format_lr, format_tokens
+from decaylaws.schedules.quantities import round_lr, round_tokens
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
 
@@ -76,13 +76,13 @@ def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
     means = schedule.mean_lrs(np.linspace(0, schedule.tokens, columns + 1))
     peak = schedule.peak_lr or 1.0
     levels = np.ceil(means / peak * height - 1e-9).astype(int)
-    margin = len(format_lr(_rounded(peak)))
+    margin = len(round_lr(peak))
     rows = []
     for level in range(height, 0, -1):
-        label = {height: format_lr(_rounded(peak)), 1: "0"}.get(level, "")
-        cells = "".join("#" if top > level else "*" if top == level else " " for top in levels)
+        label = {height: round_lr(peak), 1: "0"}.get(level, "")
+        cells = "".join("#" if top >= level else " " for top in levels)
         rows.append(f"{label:>{margin}} |{cells}".rstrip())
-    end = format_tokens(schedule.tokens)
+    end = round_tokens(schedule.tokens)
     rows.append(f"{'':>{margin}} +{'-' * columns}")
     rows.append(f"{'':>{margin}}  0{end:>{max(columns - 1, len(end))}}")
     return "\n".join(rows)
@@ -94,11 +94,11 @@ def stage_table(schedule: Schedule, batch_tokens: int | BatchSchedule | None = N
     rows = []
     for segment, start in zip(schedule, schedule.boundaries.tolist()):
         row = {
-            "from": format_tokens(start),
-            "tokens": format_tokens(segment.tokens),
+            "from": round_tokens(start),
+            "tokens": round_tokens(segment.tokens),
             "shape": _shape(segment),
-            "start LR": format_lr(_rounded(segment.start_lr)),
-            "end LR": format_lr(_rounded(segment.end_lr)),
+            "start LR": round_lr(segment.start_lr),
+            "end LR": round_lr(segment.end_lr),
             "integral": f"{schedule.integral(start, start + segment.tokens):.4g}",
             "note": segment.note,
         }
@@ -114,10 +114,6 @@ def _shape(segment: Segment) -> str:
     return f"{segment.shape}{exponent}{' (piece)' if segment.is_piece else ''}"
 
 
-def _rounded(lr: float) -> float:
-    return float(f"{lr:.4g}")
-
-
 def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: bool = False) -> None:
     """Draw schedules over tokens, labelled by name, into a PNG file.
 
@@ -126,20 +122,29 @@ def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: 
         path: file to write.
         share_of_length: draw each over its own length, so that schedules of different length compare.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # heavy: only who draws pays for it
+    # Heavy: only who draws pays for it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-    figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
+    if not schedules:
+        raise InvalidValueError("schedules", schedules, "must hold at least one")
+    figure = Figure(figsize=(8.0, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, schedule in schedules.items():
         tokens, lrs = curve_data(schedule)
-        axes.plot(tokens / schedule.tokens if share_of_length else tokens, lrs, label=name, linewidth=1.8)
-    axes.set_xlabel("share of the run" if share_of_length else "tokens")
-    axes.set_ylabel("learning rate")
+        axes.plot(tokens / schedule.tokens if share_of_length else tokens, lrs, label=name, linewidth=2.0)
+    if len(schedules) == 1:
+        axes.set_title(next(iter(schedules)), fontsize=9, loc="left", wrap=True)
+    else:
+        axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="share of the run" if share_of_length else "tokens", ylabel="learning rate")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    by_tokens = FuncFormatter(lambda tokens, _: round_tokens(int(tokens)))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0) if share_of_length else by_tokens)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda lr, _: round_lr(max(lr, 0.0))))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.grid(alpha=0.2)
     figure.savefig(path)

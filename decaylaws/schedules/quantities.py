@@ -48,9 +48,20 @@ Length = int | Named | Share
 
 
 def format_tokens(tokens: int) -> str:
-    """Shortest exact way to write a count: 4860000000000 is ``4.86T``."""
-    units = [(unit, power) for unit, power in _UNITS.items() if tokens >= 10**power] or [("", 0)]
-    return min((f"{_plain(Decimal(tokens).scaleb(-power))}{unit}" for unit, power in units), key=len)
+    """Exact: 4860000000000 is ``4.86T``; 4194304, which no unit makes shorter, stays as it is."""
+    for unit, power in _UNITS.items():
+        number = Decimal(tokens).scaleb(-power)
+        if number >= 1 and (number < 1000 or unit == "T") and number == round(number, 3):
+            return f"{_plain(number)}{unit}"
+    return str(tokens)
+
+
+def round_tokens(tokens: int) -> str:
+    """For the eye: four digits and a unit, 4194304 is ``4.194M``."""
+    for unit, power in _UNITS.items():
+        if tokens >= 10**power:
+            return f"{_plain(Decimal(f'{tokens / 10**power:.4g}'))}{unit}"
+    return str(tokens)
 
 
 def format_lr(lr: float) -> str:
@@ -59,6 +70,11 @@ def format_lr(lr: float) -> str:
         return "0"
     scientific = np.format_float_scientific(lr, trim="-", exp_digits=1)
     return min(scientific, np.format_float_positional(lr, trim="-"), key=len)
+
+
+def round_lr(lr: float) -> str:
+    """For the eye: four digits, 6.1351e-5 is ``6.135e-5``."""
+    return format_lr(float(f"{lr:.4g}"))
 
 
 def parse_tokens(text: str, field: str = "tokens") -> int:

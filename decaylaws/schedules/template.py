@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.schedules.checks import valid_lr, whole_tokens
@@ -98,7 +97,7 @@ class ScheduleTemplate:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names that must be filled in, in the order of their first use."""
-        rates = [rate for stage in self._named_stages() for rate in (stage.start_lr, stage.lr, stage.tokens)]
+        rates = [rate for named in self._named_stages() for rate in (named[0].start_lr, *named[1:])]
         names = [rate.name for rate in rates if isinstance(rate, Named)]
         if any(stage.kind == UNNAMED_SHAPE for stage in self.stages):
             names.append(SHAPE_PARAMETER)
@@ -121,15 +120,15 @@ class ScheduleTemplate:
             remedy = "Values that the source does not state must be given." if missing else ""
             raise SchemaError(f"schedule '{self}'", missing=missing, unexpected=unexpected, remedy=remedy)
         stages = self._named_stages()
-        lengths = _resolve_lengths([stage.tokens for stage in stages], values)
+        lengths = _resolve_lengths([tokens for _, _, tokens in stages], values)
         segments: list[Segment] = []
-        for stage, tokens in zip(stages, lengths):
+        for (stage, lr, _), tokens in zip(stages, lengths):
             previous_lr = segments[-1].end_lr if segments else None
-            segments.append(_segment(stage, tokens, previous_lr, values))
+            segments.append(_segment(stage, _rate(lr, values), tokens, previous_lr, values))
         return Schedule(tuple(segments))
 
-    def _named_stages(self) -> list[Stage]:
-        """Stages with a name for each value that is not stated: ``warmup_tokens``, ``decay_lr_2``."""
+    def _named_stages(self) -> list[tuple[Stage, Rate, Length]]:
+        """Stages with LR and length, named where they are not stated: ``warmup_tokens``, ``decay_lr_2``."""
         seen: dict[str, int] = {}
 
         def name(stage: Stage, field: str) -> Named:
@@ -138,11 +137,10 @@ class ScheduleTemplate:
             return Named(base if seen[base] == 1 else f"{base}_{seen[base]}")
 
         return [
-            Stage(
-                stage.kind,
+            (
+                stage,
                 name(stage, "lr") if stage.lr is None else stage.lr,
                 name(stage, "tokens") if stage.tokens is None else stage.tokens,
-                *(stage.start_lr, stage.exponent, stage.knots, stage.note, stage.piece),
             )
             for stage in self.stages
         ]
@@ -154,18 +152,19 @@ class ScheduleTemplate:
         return cls(tuple(_stage(segment, lr) for segment, lr in zip(schedule, before)))
 
 
-def _resolve_lengths(lengths: list[Any], values: Mapping[str, float | str]) -> list[int]:
+def _resolve_lengths(lengths: list[Length], values: Mapping[str, float | str]) -> list[int]:
     shares = sum((length.of_total for length in lengths if isinstance(length, Share)), Fraction(0))
     if shares >= 1:
         raise InvalidValueError("tokens", float(shares), "must leave room for stages given in tokens")
-    counts = [None if isinstance(length, Share) else _length(length, values) for length in lengths]
-    total = Fraction(sum(count for count in counts if count is not None)) / (1 - shares)
+    counted = sum(_count(length, values) for length in lengths if not isinstance(length, Share))
+    total = counted / (1 - shares)
     return [
-        round(length.of_total * total) if count is None else count for length, count in zip(lengths, counts)
+        round(length.of_total * total) if isinstance(length, Share) else _count(length, values)
+        for length in lengths
     ]
 
 
-def _length(length: int | Named, values: Mapping[str, float | str]) -> int:
+def _count(length: int | Named, values: Mapping[str, float | str]) -> int:
     if not isinstance(length, Named):
         return length
     value = values[length.name]
@@ -186,25 +185,31 @@ def _rate(rate: Rate, values: Mapping[str, float | str]) -> float:
 
 
 def _segment(
-    stage: Stage, tokens: int, previous_lr: float | None, values: Mapping[str, float | str]
+    stage: Stage, lr: float, tokens: int, previous_lr: float | None, values: Mapping[str, float | str]
 ) -> Segment:
-    kinds = {"warmup": "linear", UNNAMED_SHAPE: values.get(SHAPE_PARAMETER)}
+    kinds = {"warmup": "linear", UNNAMED_SHAPE: str(values.get(SHAPE_PARAMETER))}
     shape = shape_named(kinds.get(stage.kind, stage.kind)).name
-    end_lr = _rate(stage.lr, values)
+    start_lr = _start_lr(stage, shape, lr, previous_lr, values)
+    whole = Segment(tokens, start_lr, lr, shape, stage.exponent, stage.knots, stage.note)
+    return whole if stage.piece is None else whole.cut(*stage.piece)
+
+
+def _start_lr(
+    stage: Stage, shape: str, lr: float, previous_lr: float | None, values: Mapping[str, float | str]
+) -> float:
+    if stage.knots:
+        return stage.knots[0][1]
     if stage.start_lr is not None:
-        start_lr = _rate(stage.start_lr, values)
-    elif shape == "constant":
-        start_lr = end_lr
-    else:
-        start_lr = 0.0 if stage.kind == "warmup" else previous_lr
-    if start_lr is None:
+        return _rate(stage.start_lr, values)
+    if shape == "constant":
+        return lr
+    if stage.kind == "warmup":
+        return 0.0
+    if previous_lr is None:
         raise InvalidValueError(
             "start", str(stage), "is not known in the first stage", "Add start=LR, or begin with Warmup(...)."
         )
-    if shape == "sampled":
-        start_lr, end_lr = stage.knots[0][1], stage.knots[-1][1]
-    whole = Segment(tokens, start_lr, end_lr, shape, stage.exponent, stage.knots, stage.note)
-    return whole if stage.piece is None else whole.cut(*stage.piece)
+    return previous_lr
 
 
 def _stage(segment: Segment, previous_lr: float | None) -> Stage:
