@@ -1,0 +1,176 @@
+"""Formulas of the mixture laws: value and Jacobian as plain functions of a parameter vector.
+
+Shapes: ``shares`` [runs, sources] on the simplex, ``theta`` [params], values [runs], Jacobians [runs, params].
+Every function is for one domain's loss in nats per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SHARE_FLOOR = 3e-4
+"""Added to shares before a logarithm or a power: a source at share 0 still transfers a little, and published
+shares are rounded to 3 decimals."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit begins, how far it may go, and how strongly it is held.
+
+    Attributes:
+        theta: starting point and centre of the prior [params].
+        lower: lower bounds [params].
+        upper: upper bounds [params].
+        prior_sd: standard deviation of the prior around ``theta`` [params]; infinite for none.
+    """
+
+    theta: Array
+    lower: Array
+    upper: Array
+    prior_sd: Array
+
+
+class Family(Protocol):
+    """A formula for loss as a function of shares."""
+
+    def param_names(self, sources: Sequence[str]) -> list[str]:
+        """Names of the parameters in the order of ``theta``."""
+
+    def start(self, shares: Array, losses: Array) -> Start:
+        """Starting point, bounds and prior from the data's scale."""
+
+    def value(self, theta: Array, shares: Array) -> Array:
+        """Loss [runs]."""
+
+    def jacobian(self, theta: Array, shares: Array) -> Array:
+        """Derivative of the loss [runs, params]."""
+
+
+def inverse_sum_term(log_scale: Array, log_power: Array, log_shares: Array) -> tuple[Array, Array, Array]:
+    """``1 / sum_j C_j h_j^g_j`` with ``C = exp(log_scale)``, ``g = exp(log_power)``.
+
+    Args:
+        log_scale: [sources].
+        log_power: [sources].
+        log_shares: logarithm of (floored) shares [runs, sources].
+
+    Returns:
+        The term [runs], its derivative by ``log_scale`` and by ``log_power`` [runs, sources].
+    """
+    power = np.exp(log_power)
+    parts = np.exp(log_scale + power * log_shares)
+    term = 1.0 / parts.sum(axis=1)
+    by_scale = -parts * term[:, None] ** 2
+    return term, by_scale, by_scale * power * log_shares
+
+
+@dataclass(frozen=True)
+class InverseSumFamily:
+    """``L = E + 1 / sum_j C_j (h_j + floor)^g_j`` (Shukor et al. 2025, arXiv 2507.09404, at one scale).
+
+    Each source has diminishing returns of its own, and sources replace one another. Parameters: log E, then
+    log C and log g of each source. The prior on log g is centred at g = 1/4 and every prior is weak: spread
+    and centre are those of fits to RegMix's 512 training runs.
+    """
+
+    floor: float = SHARE_FLOOR
+
+    def param_names(self, sources: Sequence[str]) -> list[str]:
+        """``log_E``, ``log_C:<source>``, ``log_g:<source>``."""
+        scales, powers = [f"log_C:{s}" for s in sources], [f"log_g:{s}" for s in sources]
+        return ["log_E", *scales, *powers]
+
+    def start(self, shares: Array, losses: Array) -> Start:
+        """Floor at 85 % of the smallest loss; equal sources that meet the median loss at equal shares."""
+        count, lowest = shares.shape[1], float(losses.min())
+        floor, power = 0.85 * lowest, 0.25
+        scale = -np.log(float(np.median(losses)) - floor) - (1.0 - power) * np.log(count)
+        theta = np.concatenate([[np.log(floor)], np.full(count, scale), np.full(count, np.log(power))])
+        lower = np.concatenate([[np.log(lowest) - 5.0], np.full(count, -15.0), np.full(count, -7.0)])
+        upper = np.concatenate([[np.log(lowest)], np.full(count, 15.0), np.full(count, 1.5)])
+        return Start(theta, lower, upper, np.full(len(theta), 1.5))
+
+    def value(self, theta: Array, shares: Array) -> Array:
+        """Loss [runs]."""
+        count = shares.shape[1]
+        term, _, _ = inverse_sum_term(theta[1 : 1 + count], theta[1 + count :], np.log(shares + self.floor))
+        return np.exp(theta[0]) + term
+
+    def jacobian(self, theta: Array, shares: Array) -> Array:
+        """Derivative of the loss [runs, 1 + 2 sources]."""
+        count = shares.shape[1]
+        logs = np.log(shares + self.floor)
+        _, by_scale, by_power = inverse_sum_term(theta[1 : 1 + count], theta[1 + count :], logs)
+        return np.column_stack([np.full(len(shares), np.exp(theta[0])), by_scale, by_power])
+
+
+@dataclass(frozen=True)
+class LogLinearFamily:
+    """``L = exp(c) + exp(t @ h)`` (olmix, arXiv 2602.12237; law M4 of Ye et al. 2024, arXiv 2403.16952).
+
+    M4 is written ``c + k exp(t @ h)``; on the simplex ``log k`` is absorbed by every ``t``, so both papers
+    have the same family and differ only in how they fit it. Parameters: log of the floor, then t by source.
+    """
+
+    def param_names(self, sources: Sequence[str]) -> list[str]:
+        """``log_c`` and ``t:<source>``."""
+        return ["log_c", *(f"t:{s}" for s in sources)]
+
+    def start(self, shares: Array, losses: Array) -> Start:
+        """Least squares of the logarithm of what lies above 80 % of the smallest loss."""
+        lowest = float(losses.min())
+        above = np.log(losses - 0.8 * lowest)
+        gram = shares.T @ shares + 1e-3 * np.eye(shares.shape[1])
+        slopes = np.linalg.solve(gram, shares.T @ above)
+        theta = np.concatenate([[np.log(0.8 * lowest)], slopes])
+        lower = np.concatenate([[np.log(lowest) - 5.0], np.full(len(slopes), -20.0)])
+        upper = np.concatenate([[np.log(lowest)], np.full(len(slopes), 20.0)])
+        return Start(np.clip(theta, lower, upper), lower, upper, np.full(len(theta), 5.0))
+
+    def value(self, theta: Array, shares: Array) -> Array:
+        """Loss [runs]."""
+        return np.exp(theta[0]) + np.exp(shares @ theta[1:])
+
+    def jacobian(self, theta: Array, shares: Array) -> Array:
+        """Derivative of the loss [runs, 1 + sources]."""
+        raised = np.exp(shares @ theta[1:])
+        return np.column_stack([np.full(len(shares), np.exp(theta[0])), raised[:, None] * shares])
+
+
+@dataclass(frozen=True)
+class BiMixFamily:
+    """``L = A / (h_own + floor)^a``: BiMix (arXiv 2405.14908) at one number of steps.
+
+    Only the domain's own share counts; there is no transfer between sources. Parameters: log A and a.
+
+    Attributes:
+        own: column of the domain's own source.
+    """
+
+    own: int
+    floor: float = SHARE_FLOOR
+
+    def param_names(self, sources: Sequence[str]) -> list[str]:
+        """``log_A`` and ``a:<own source>``."""
+        return ["log_A", f"a:{sources[self.own]}"]
+
+    def start(self, shares: Array, losses: Array) -> Start:
+        """The median loss with a small power of the own share."""
+        theta = np.array([np.log(np.median(losses)), 0.05])
+        return Start(theta, np.array([-10.0, -2.0]), np.array([10.0, 2.0]), np.array([5.0, 1.0]))
+
+    def value(self, theta: Array, shares: Array) -> Array:
+        """Loss [runs]."""
+        return np.exp(theta[0] - theta[1] * np.log(shares[:, self.own] + self.floor))
+
+    def jacobian(self, theta: Array, shares: Array) -> Array:
+        """Derivative of the loss [runs, 2]."""
+        loss = self.value(theta, shares)
+        return np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])
