@@ -1,0 +1,399 @@
+"""A run gives the same numbers whoever trains beside it, wherever it is interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from decaylaws.configs import ModelShape, OptimizerConfig, RunConfig
+from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
+from decaylaws.mixtures import Mixture
+from decaylaws.runs import curves_table, fit_ready, runs_table
+from decaylaws.schedules import Schedule, Segment
+from decaylaws.settings import EvaluationSettings
+from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint, resume_checkpoint
+from proxy_runs.engine import RunResult, train
+from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.hf import from_hf_weights, to_hf_model
+from proxy_runs.model import StackedLlama, init_params, stack_params
+from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
+from proxy_runs.shards import TokenStore
+from proxy_runs.testing import make_tiny_store
+
+SEQ_LEN, BATCH = 16, 64
+PEAK_LR = 4e-3
+EVALUATION = EvaluationSettings(tokens_per_domain=64, points=2)
+Results = dict[str, RunResult]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def trunk(store: TokenStore) -> RunConfig:
+    shape = ModelShape(
+        d_model=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        d_ff=32,
+        vocab_size=store.vocab_size,
+        seq_len=SEQ_LEN,
+    )
+    schedule = Schedule((Segment(BATCH * 10, 0.0, PEAK_LR), Segment(BATCH * 30, PEAK_LR, PEAK_LR)))
+    return RunConfig(
+        kind="trunk",
+        shape=shape,
+        schedule=schedule,
+        mixture=Mixture({"general": 0.75, "code": 0.25}),
+        batch_tokens=BATCH,
+        seed=3,
+        data_fingerprint=store.fingerprint,
+    )
+
+
+@pytest.fixture(scope="module")
+def trunk_dir(tmp_path_factory: pytest.TempPathFactory, store: TokenStore, trunk: RunConfig) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    run(store, [trunk], directory)
+    return directory
+
+
+def fork(
+    trunk: RunConfig, tokens: int, *, lr: float = PEAK_LR, maths: float = 0.5, seed: int = 0
+) -> RunConfig:
+    return trunk.with_changes(
+        kind="decay",
+        schedule=Schedule((Segment(tokens, lr, 0.0),)),
+        mixture=Mixture({"general": 1.0 - maths, "maths": maths}),
+        seed=seed,
+        start_run_id=trunk.run_id,
+        start_tokens=trunk.tokens,
+    )
+
+
+def forks(trunk: RunConfig) -> list[RunConfig]:
+    """Different lengths, mixtures, LRs and seeds; one ends in a partial step."""
+    return [
+        fork(trunk, BATCH * 12, seed=1),
+        fork(trunk, BATCH * 5 + SEQ_LEN, maths=0.2, seed=2),
+        fork(trunk, BATCH * 20, lr=PEAK_LR / 2, seed=3),
+        fork(trunk, BATCH * 7, maths=1.0, seed=4),
+        fork(trunk, BATCH * 3, seed=5),
+    ]
+
+
+def run(store: TokenStore, configs: Sequence[RunConfig], directory: Path, **options: Any) -> Results:
+    results: Results = {}
+
+    def note(result: RunResult) -> None:
+        assert result.run_id not in results
+        results[result.run_id] = result
+
+    options = {"evaluation": EVALUATION, "device": "cpu", **options}
+    train(configs, store, checkpoint_dir=directory, on_result=note, **options)
+    return results
+
+
+def stop_after(calls: int) -> Callable[[], bool]:
+    """A ``should_stop`` that says yes from the given call on."""
+    remaining = iter(range(calls))
+    return lambda: next(remaining, None) is None
+
+
+# What comes out --------------------------------------------------------------------------------------------
+
+
+def test_rows_and_curves_are_tables_that_a_fit_takes(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    results = run(store, forks(trunk), trunk_dir, slots=2)
+    table = runs_table({**result.row, "role": "grid"} for result in results.values())
+    kept, excluded = fit_ready(table, store.names, data_fingerprint=store.fingerprint)
+    assert (len(kept), len(excluded)) == (5, 0)
+    assert set(table["decay_tokens"]) == {config.tokens for config in forks(trunk)}
+    curves = curves_table(entry for result in results.values() for entry in result.curve)
+    for config in forks(trunk):
+        mine = curves[(curves["run_id"] == config.run_id) & (curves["domain"] == "maths")]
+        half = -(-config.num_steps // 2)
+        assert mine["step"].tolist() == [0, half, config.num_steps]
+        assert mine["tokens"].tolist() == [0, half * BATCH, config.tokens]
+        assert mine["lr"].tolist() == pytest.approx(config.schedule.lr(mine["tokens"]).tolist())
+        row = results[config.run_id].row
+        assert mine["loss"].tolist()[0] == row["start_loss:maths"]
+        assert mine["loss"].tolist()[-1] == row["loss:maths"] < row["start_loss:maths"]
+        assert row["bpb:maths"] == pytest.approx(row["loss:maths"] / np.log(2.0), rel=0.1)
+
+
+def test_the_realised_mixture_is_recorded_as_epochs(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    config = fork(trunk, BATCH * 8, maths=0.25).with_changes(pool_tokens={"maths": 65})
+    row = run(store, [config], trunk_dir)[config.run_id].row
+    assert row["epochs:maths"] == 32 * 0.25 / 4  # 32 sequences, a pool of four
+    assert row["epochs:general"] == 24 / ((store.available_tokens["general"] - 1) // SEQ_LEN)
+    assert row["epochs:code"] == 0.0
+    assert (row["mix:maths"], row["mix:code"]) == (0.25, 0.0)
+
+
+# Against a plain loop --------------------------------------------------------------------------------------
+
+
+def plain_losses(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, store: TokenStore
+) -> None:
+    """Train a transformers model on the batches of a run with torch's own AdamW."""
+    sequences = config.batch_tokens // SEQ_LEN
+    sampler = MixtureSampler(
+        config.mixture, available_sequences(store, SEQ_LEN), seed=config.seed, batch_sequences=sequences
+    )
+    reader = BatchReader(store, sampler, SEQ_LEN)
+    for step, lr in enumerate(config.schedule.step_lrs(config.batch_tokens)):
+        windows = torch.from_numpy(reader.batch(step * sequences, sequences))
+        logits = model(windows[:, :-1]).logits
+        F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = float(lr)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def plain_adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    gains = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": gains, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+@pytest.mark.slow
+def test_trunk_and_fork_follow_a_plain_transformers_loop_over_200_steps(
+    store: TokenStore, trunk: RunConfig, tmp_path: Path
+) -> None:
+    """A fork through a checkpoint equals the same history in one process, without one."""
+    stable = Schedule((Segment(BATCH * 20, 0.0, PEAK_LR), Segment(BATCH * 80, PEAK_LR, PEAK_LR)))
+    trunk = trunk.with_changes(schedule=stable)
+    candidates = [fork(trunk, BATCH * 100, seed=1), fork(trunk, BATCH * 60, maths=0.1, seed=2)]
+    results = run(store, [trunk], tmp_path) | run(store, candidates, tmp_path, slots=2)
+    evaluation = EvaluationSet.build(store, seq_len=SEQ_LEN, tokens_per_domain=EVALUATION.tokens_per_domain)
+    for config in candidates:
+        model = to_hf_model(init_params(trunk.shape, trunk.seed), trunk.shape)
+        optimizer = plain_adamw(model, trunk.optimizer)
+        for part in (trunk, config):
+            plain_losses(model, optimizer, part, store)
+            params = stack_params([from_hf_weights(model.state_dict(), trunk.shape)])
+            (expected,) = evaluation.losses(StackedLlama(trunk.shape), params)
+            for domain, loss in expected.items():
+                assert results[part.run_id].row[f"loss:{domain}"] == pytest.approx(loss, abs=1e-4)
+
+
+# Independence of members -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5])
+def test_slots_change_nothing(store: TokenStore, trunk: RunConfig, trunk_dir: Path, slots: int) -> None:
+    """Slots are refilled and given up on the way; every number stays the same to the last bit."""
+    alone = run(store, forks(trunk), trunk_dir, slots=1)
+    assert run(store, forks(trunk), trunk_dir, slots=slots) == alone
+    assert run(store, forks(trunk)[::-1], trunk_dir, slots=slots) == alone
+
+
+def test_a_diverged_run_is_closed_with_a_reason_and_its_neighbours_go_on_bit_for_bit(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    healthy = forks(trunk)
+    broken = fork(trunk, BATCH * 9, lr=1e30)
+    results = run(store, [healthy[0], broken, *healthy[1:]], trunk_dir, slots=3)
+    result = results.pop(broken.run_id)
+    assert results == run(store, healthy, trunk_dir, slots=3)
+    assert (result.status, result.row["reached_target"]) == ("diverged", False)
+    assert result.reason.startswith("diverged at step 2: loss ")
+    assert "loss:maths" not in result.row
+    assert result.row["train_flops"] == BATCH * trunk.shape.train_flops_per_token
+    table = runs_table({**r.row, "role": "grid"} for r in [result, *results.values()])
+    assert len(fit_ready(table, store.names)[0]) == len(healthy)
+
+
+def test_a_pruned_run_leaves_its_neighbours_alone(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    victim = forks(trunk)[2].run_id
+    asked: list[int] = []
+
+    def should_prune(config: RunConfig, tokens: int, losses: dict[str, float]) -> bool:
+        asked.append(tokens)
+        assert set(losses) == set(store.names)
+        return config.run_id == victim
+
+    results = run(store, forks(trunk), trunk_dir, slots=3, should_prune=should_prune)
+    pruned = results.pop(victim)
+    undisturbed = run(store, forks(trunk), trunk_dir, slots=3)
+    expected_curve = undisturbed.pop(victim).curve
+    assert results == undisturbed
+    assert (pruned.status, pruned.reason) == ("pruned", "pruned at step 10")
+    assert pruned.curve == [entry for entry in expected_curve if entry["step"] <= 10]
+    assert sorted(asked) == sorted(BATCH * -(-config.num_steps // 2) for config in forks(trunk))
+
+
+def test_runs_of_several_shapes_and_batches_may_be_given_together(
+    store: TokenStore, trunk: RunConfig, tmp_path: Path
+) -> None:
+    deeper = trunk.with_changes(shape=dataclasses.replace(trunk.shape, num_layers=2))
+    wider_batch = trunk.with_changes(batch_tokens=2 * BATCH)
+    together = run(store, [trunk, deeper, wider_batch], tmp_path / "together", slots=3)
+    for config in (trunk, deeper, wider_batch):
+        assert run(store, [config], tmp_path / "alone")[config.run_id] == together[config.run_id]
+
+
+# Interruption ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps_between_stops", [1, 3, 5])
+def test_stopping_and_going_on_changes_nothing(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path, steps_between_stops: int
+) -> None:
+    undisturbed = run(store, forks(trunk), trunk_dir, slots=2)
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+    results: Results = {}
+    calls = 0
+    while len(results) < len(undisturbed):
+        calls += 1
+        left = [config for config in forks(trunk) if config.run_id not in results]
+        slots = 1 + calls % 3
+        stop = stop_after(steps_between_stops)
+        results |= run(store, left, tmp_path, slots=slots, should_stop=stop, start_checkpoints=starts)
+    assert results == undisturbed
+    assert calls > 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_costs_at_most_the_time_between_saves(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path
+) -> None:
+    config = fork(trunk, BATCH * 30)
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+
+    def die() -> bool:
+        if resume.is_file() and load_checkpoint(resume).run_step == 17:
+            raise KeyboardInterrupt
+        return False
+
+    resume = resume_checkpoint(tmp_path, config.run_id)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, [config], tmp_path, should_stop=die, start_checkpoints=starts, save_seconds=0.0)
+    assert run(store, [config], tmp_path, start_checkpoints=starts) == run(store, [config], trunk_dir)
+
+
+def test_a_damaged_resume_state_costs_time_and_nothing_else(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path
+) -> None:
+    config = fork(trunk, BATCH * 12)
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+    run(store, [config], tmp_path, should_stop=stop_after(5), start_checkpoints=starts)
+    resume = resume_checkpoint(tmp_path, config.run_id)
+    content = bytearray(resume.read_bytes())
+    content[-100] ^= 1
+    resume.write_bytes(content)
+    notes: list[str] = []
+    results = run(
+        store,
+        [config],
+        tmp_path,
+        start_checkpoints=starts,
+        progress=lambda stage, done, total, note="": notes.append(note),
+    )
+    assert results == run(store, [config], trunk_dir)
+    assert any("starts over" in note and "damaged" in note for note in notes)
+
+
+def test_a_state_measured_otherwise_is_not_resumed(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path
+) -> None:
+    config = fork(trunk, BATCH * 12)
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+    run(store, [config], tmp_path, should_stop=stop_after(8), start_checkpoints=starts)
+    other = EvaluationSettings(tokens_per_domain=64, points=3)
+    results = run(store, [config], tmp_path, start_checkpoints=starts, evaluation=other)
+    assert {entry["step"] for entry in results[config.run_id].curve} == {0, 4, 8, 12}
+
+
+# Checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_forks_from_the_middle_of_a_trunk(store: TokenStore, trunk: RunConfig, tmp_path: Path) -> None:
+    middle = BATCH * 25
+    run(store, [trunk], tmp_path, keep_at={trunk.run_id: [middle]})
+    state = load_checkpoint(kept_checkpoint(tmp_path, trunk.run_id, middle))
+    assert (state.step, state.tokens) == (25, middle)
+    early = fork(trunk, BATCH * 4).with_changes(start_tokens=middle)
+    late = fork(trunk, BATCH * 4)
+    results = run(store, [early, late], tmp_path, slots=2)
+    shorter = trunk.with_changes(schedule=trunk.schedule.truncate(middle))
+    run(store, [shorter], tmp_path)
+    same = early.with_changes(start_run_id=shorter.run_id)
+    expected = run(store, [same], tmp_path)[same.run_id].row
+    for domain in store.names:
+        assert results[early.run_id].row[f"loss:{domain}"] == expected[f"loss:{domain}"]
+        assert results[early.run_id].row[f"loss:{domain}"] != results[late.run_id].row[f"loss:{domain}"]
+
+
+def test_a_trunk_that_is_missing_damaged_or_another_is_a_clear_error(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path
+) -> None:
+    config = fork(trunk, BATCH * 4)
+    with pytest.raises(DataError, match="no checkpoint at"):
+        run(store, [config], tmp_path)
+    path = final_checkpoint(tmp_path, trunk.run_id)
+    content = bytearray(final_checkpoint(trunk_dir, trunk.run_id).read_bytes())
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"starts from run {trunk.run_id} at 640"):
+        run(store, [config.with_changes(start_tokens=640)], tmp_path)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
+        run(store, [config], tmp_path)
+
+
+def test_a_plan_that_cannot_run_does_not_cost_the_others_their_work(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path
+) -> None:
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+    good, short = fork(trunk, BATCH * 12), fork(trunk, BATCH * 3)
+    bad = fork(trunk, BATCH * 4).with_changes(pool_tokens={"maths": SEQ_LEN})
+    with pytest.raises(InfeasibleError, match="'maths'"):
+        run(store, [good, short, bad], tmp_path, slots=2, start_checkpoints=starts)
+    assert load_checkpoint(resume_checkpoint(tmp_path, good.run_id)).run_step == 3
+
+
+def test_plans_that_do_not_fit_the_corpus_are_refused(
+    store: TokenStore, trunk: RunConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="planned for the corpus other"):
+        run(store, [trunk.with_changes(data_fingerprint="other")], tmp_path)
+    ragged = trunk.with_changes(schedule=Schedule((Segment(BATCH + 1, PEAK_LR, 0.0),)))
+    with pytest.raises(InvalidValueError, match="multiple of seq_len=16"):
+        run(store, [ragged], tmp_path)
+    small = trunk.with_changes(shape=dataclasses.replace(trunk.shape, vocab_size=100))
+    with pytest.raises(InvalidValueError, match=r"shape\.vocab_size"):
+        run(store, [small], tmp_path)
+    with pytest.raises(InvalidValueError, match="slots"):
+        run(store, [trunk], tmp_path, slots=0)
+    with pytest.raises(InvalidValueError, match="device"):
+        run(store, [trunk], tmp_path, device="tpu")
