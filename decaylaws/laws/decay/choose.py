@@ -1,0 +1,63 @@
+"""Which member of the family to use: the one with the smallest held-out error on the study's own runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.laws.decay.baselines import (
+    BoostedTrees,
+    ConstantChange,
+    ControlChange,
+    DecayPredictor,
+    NearestRun,
+)
+from decaylaws.laws.decay.heldout import held_out_report
+from decaylaws.laws.decay.law import DecayLaw
+
+CANDIDATES = ("saturating", "saturating_gain", "relaxed", "relaxed_gain", "saturating_log")
+
+
+def decay_predictors(
+    trunk_mixture: Mapping[str, float], members: Sequence[str] = ("saturating",)
+) -> dict[str, Callable[[], DecayPredictor]]:
+    """Decay-law members beside the regressions and baselines, ready for ``held_out_report``.
+
+    ``regmix`` is LightGBM on mixture, size, tokens and LR; ``inverse_sum`` the mixture law alone, which knows
+    neither tokens nor LR; ``nearest_run``, ``control`` and ``constant`` need no law.
+    """
+
+    def law(member: str) -> Callable[[], DecayPredictor]:
+        return lambda: DecayLaw(trunk_mixture, member, num_draws=0, num_folds=0)
+
+    return {
+        **{f"decay:{member}": law(member) for member in members},
+        "regmix": BoostedTrees,
+        "inverse_sum": law("inverse_sum"),
+        "nearest_run": NearestRun,
+        "control": ControlChange,
+        "constant": ConstantChange,
+    }
+
+
+def select_member(
+    trunk_mixture: Mapping[str, float],
+    runs: pd.DataFrame,
+    members: Sequence[str] = CANDIDATES,
+    *,
+    seed: int = 0,
+) -> tuple[str, pd.DataFrame]:
+    """The member with the smallest mean held-out error over the kinds of hold-out, and the whole report.
+
+    Errors are averaged as logs, so that a kind in which every member errs much does not decide alone.
+    """
+    found = {
+        name: make
+        for name, make in decay_predictors(trunk_mixture, members).items()
+        if name.startswith("decay:")
+    }
+    report = held_out_report(found, runs, seed=seed)
+    rank = report.assign(log_mae=np.log(report["mae"].clip(lower=1e-4))).groupby("law")["log_mae"].mean()
+    return str(rank.idxmin()).removeprefix("decay:"), report

@@ -1,0 +1,152 @@
+"""Held-out error of decay laws and baselines on the same rows: the only ranking that counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from decaylaws.errors import DecaylawsError, InvalidValueError
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay.baselines import DecayPredictor
+from decaylaws.laws.decay.inputs import final_losses, plain_shares
+from decaylaws.runs import LOSS, MIX, names_with
+
+BoolArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """One question: fit on some rows, predict others.
+
+    Attributes:
+        name: what is unseen: ``mixture``, ``tokens``, ``size`` or ``corner``.
+        test: mask of the predicted rows ``[n]``; the other rows are fitted.
+    """
+
+    name: str
+    test: BoolArray
+
+
+def splits(runs: pd.DataFrame, *, num_folds: int = 5, seed: int = 0) -> list[Split]:
+    """The hold-outs that a runs table allows.
+
+    - ``mixture``: folds over mixtures (all rows of one mixture are held out together);
+    - ``tokens``: the longest decays, from shorter ones;
+    - ``size``: the largest model, from smaller ones;
+    - ``corner``: long decays on mixtures farthest from the typical one, both unseen.
+    """
+    found = [Split("mixture", test) for test in _mixture_folds(runs, num_folds, seed)]
+    tokens = runs["decay_tokens"].to_numpy(dtype=float)
+    params = runs["non_embedding_params"].to_numpy(dtype=float)
+    found += [
+        Split("tokens", tokens == tokens.max()),
+        Split("size", params == params.max()),
+        Split("corner", _corner(runs, tokens)),
+    ]
+    enough = max(4, len(runs) // 4)
+    return [split for split in found if split.test.any() and (~split.test).sum() >= enough]
+
+
+def held_out_report(
+    predictors: Mapping[str, Callable[[], DecayPredictor]],
+    runs: pd.DataFrame,
+    *,
+    num_folds: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Fit every predictor without the held-out rows and score it on them.
+
+    Args:
+        predictors: by name, a function that makes an unfitted predictor.
+        runs: finished decays.
+        num_folds: folds over mixtures.
+        seed: seed of the folds.
+
+    Returns:
+        One row per predictor and kind of hold-out, best first within a kind: ``law``, ``held_out``, ``num_runs``,
+        ``mae`` and ``worst`` (nats per token, over runs and domains), ``bias``, ``spearman`` (mean over domains of
+        the rank correlation over runs; NaN under 4 runs), ``seconds``, ``note`` (why a fit failed, else empty), and
+        ``mae:<domain>``.
+    """
+    if not predictors:
+        raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")
+    rows = []
+    for name, make in predictors.items():
+        for kind, tests in _by_kind(splits(runs, num_folds=num_folds, seed=seed)):
+            rows.append(_score(name, make, runs, kind, tests))
+    table = pd.DataFrame(rows)
+    order = {kind: index for index, kind in enumerate(("mixture", "tokens", "size", "corner"))}
+    table["_order"] = table["held_out"].map(order)
+    return table.sort_values(["_order", "mae"], kind="stable").drop(columns="_order").reset_index(drop=True)
+
+
+def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
+    for kind in dict.fromkeys(split.name for split in found):
+        yield kind, [split.test for split in found if split.name == kind]
+
+
+def _score(
+    name: str, make: Callable[[], DecayPredictor], runs: pd.DataFrame, kind: str, tests: list[BoolArray]
+) -> dict[str, object]:
+    domains = names_with(runs, LOSS)
+    began = time.perf_counter()
+    try:
+        predicted = np.vstack([make().fit(runs[~test]).predict(runs[test]) for test in tests])
+    except DecaylawsError as error:
+        empty = {"mae": np.inf, "worst": np.inf, "bias": np.nan, "spearman": np.nan, "seconds": np.nan}
+        return {
+            "law": name,
+            "held_out": kind,
+            "num_runs": int(sum(t.sum() for t in tests)),
+            **empty,
+            "note": str(error),
+        }
+    observed = np.vstack([final_losses(runs[test], domains) for test in tests])
+    errors = predicted - observed
+    return {
+        "law": name,
+        "held_out": kind,
+        "num_runs": len(errors),
+        "mae": float(np.abs(errors).mean()),
+        "worst": float(np.abs(errors).max()),
+        "bias": float(errors.mean()),
+        "spearman": _rank_agreement(predicted, observed),
+        "seconds": time.perf_counter() - began,
+        "note": "",
+        **{f"mae:{domain}": float(np.abs(errors[:, k]).mean()) for k, domain in enumerate(domains)},
+    }
+
+
+def _rank_agreement(predicted: Array, observed: Array) -> float:
+    if len(predicted) < 4:
+        return float("nan")
+    varies = [
+        k
+        for k in range(predicted.shape[1])
+        if np.ptp(predicted[:, k]) > 1e-9 and np.ptp(observed[:, k]) > 1e-9
+    ]
+    if not varies:
+        return float("nan")
+    return float(np.mean([spearmanr(predicted[:, k], observed[:, k]).statistic for k in varies]))
+
+
+def _mixture_folds(runs: pd.DataFrame, num_folds: int, seed: int) -> list[BoolArray]:
+    sources = names_with(runs, MIX)
+    groups = np.unique(plain_shares(runs, sources).round(6), axis=0, return_inverse=True)[1].ravel()
+    count = int(groups.max()) + 1
+    if count < 2:
+        return []
+    fold = np.random.default_rng(seed).permutation(count) % min(num_folds, count)
+    return [fold[groups] == index for index in range(min(num_folds, count))]
+
+
+def _corner(runs: pd.DataFrame, tokens: Array) -> BoolArray:
+    """The long decays among the quarter of the rows whose mixture is farthest from the median mixture."""
+    shares = plain_shares(runs, names_with(runs, MIX))
+    distance = np.abs(shares - np.median(shares, axis=0)).sum(axis=1)
+    return (distance >= np.quantile(distance, 0.75)) & (tokens >= np.quantile(tokens, 0.75))

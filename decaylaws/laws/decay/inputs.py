@@ -1,0 +1,180 @@
+"""What a decay law sees of a runs table: sizes, mixtures, losses at the start, and features of the LR path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Array
+from decaylaws.runs import EPOCHS, LOSS, MIX, START_LOSS, names_with, values_by
+from decaylaws.schedules import decay, drop_and_hold
+
+PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
+REPEAT_SCALE = 15.3878  # R_D* of Muennighoff et al. 2023 (arXiv 2305.16264), table of the replication
+
+_NUMBERS = ("non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class DecayInputs:
+    """One row per planned or finished decay.
+
+    Attributes:
+        params: non-embedding parameters, shape ``[n]``.
+        start_tokens: tokens that the trunk had seen at the checkpoint, ``[n]``.
+        decay_tokens: tokens of the decay, ``[n]``.
+        intrinsic: LR integral of the decay over the reference LR, in tokens, ``[n]``.
+        drops: falls of the LR along the path over the reference LR, hand-over first, ``[n, 1 + PATH_NODES]``.
+        ages: steps between each fall and the end, ``[n, 1 + PATH_NODES]``.
+        shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
+        start_loss: loss of every domain at the checkpoint, nats per token, ``[n, d]``.
+    """
+
+    params: Array
+    start_tokens: Array
+    decay_tokens: Array
+    intrinsic: Array
+    drops: Array
+    ages: Array
+    shares: Array
+    start_loss: Array
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+
+def effective_epochs(epochs: Array) -> Array:
+    """Epochs of fresh data that ``epochs`` passes over the same data are worth (Muennighoff et al. 2023, eq. 5).
+
+    Args:
+        epochs: passes over a source, at least 0, any shape.
+    """
+    repeats = np.maximum(epochs - 1.0, 0.0)
+    return np.minimum(epochs, 1.0) - REPEAT_SCALE * np.expm1(-repeats / REPEAT_SCALE)
+
+
+def decay_inputs(
+    runs: pd.DataFrame, *, sources: Sequence[str], domains: Sequence[str], reference_lr: float
+) -> DecayInputs:
+    """Read the inputs of a decay law out of a runs table (or a table of plans with the same columns).
+
+    Args:
+        runs: rows with sizes, tokens, LR, ``mix:<source>``, ``start_loss:<domain>`` and, where sources repeat,
+            ``epochs:<source>``.
+        sources: order of the sources; a source that the table does not hold has share 0.
+        domains: order of the domains.
+        reference_lr: LR of the trunk at the hand-over; a decay that starts lower falls there at once.
+
+    Raises:
+        SchemaError: a column is missing.
+        InvalidValueError: a value is not finite or not positive where it must be, or a mixture has tokens in a
+            source that the law does not know.
+    """
+    _check_columns(runs)
+    unknown = [name for name in names_with(runs, MIX) if name not in sources and (runs[MIX + name] > 0).any()]
+    if unknown:
+        raise InvalidValueError(
+            f"mix:{unknown[0]}", float(runs[MIX + unknown[0]].max()), "is a source that the law was not fitted on",
+            f"Known sources: {', '.join(sources)}.",
+        )  # fmt: skip
+    paths = [_path(*plan, reference_lr) for plan in _plans(runs)]
+    return DecayInputs(
+        params=_positive(runs, "non_embedding_params"),
+        start_tokens=_positive(runs, "start_tokens"),
+        decay_tokens=_positive(runs, "decay_tokens"),
+        intrinsic=np.array([path[0] for path in paths]),
+        drops=np.array([path[1] for path in paths]).reshape(len(runs), -1),
+        ages=np.array([path[2] for path in paths]).reshape(len(runs), -1),
+        shares=_effective_shares(runs, sources),
+        start_loss=_finite(values_by(runs, START_LOSS, domains), START_LOSS, domains),
+    )
+
+
+def final_losses(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
+    """Observed losses after the decay, nats per token, ``[n, d]``."""
+    return _finite(values_by(runs, LOSS, domains), LOSS, domains)
+
+
+def plain_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+    """Requested shares ``[n, m]``; a source that the table does not hold has share 0."""
+    columns = [
+        runs[MIX + name].to_numpy(dtype=float) if MIX + name in runs else np.zeros(len(runs))
+        for name in sources
+    ]
+    shares = np.column_stack(columns)
+    totals = shares.sum(axis=1)
+    wrong = np.flatnonzero(~(np.isfinite(totals) & (np.abs(totals - 1.0) < 1e-3) & (shares >= 0).all(axis=1)))
+    if len(wrong):
+        raise InvalidValueError(
+            f"mix:* of row {runs.index[wrong[0]]}",
+            shares[wrong[0]].tolist(),
+            "must be shares that sum to one",
+        )
+    return shares / totals[:, None]
+
+
+def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+    shares = plain_shares(runs, sources)
+    for column, name in enumerate(sources):
+        if EPOCHS + name in runs:
+            epochs = np.nan_to_num(runs[EPOCHS + name].to_numpy(dtype=float), nan=0.0)
+            worth = effective_epochs(epochs) / np.where(epochs > 0, epochs, 1.0)
+            shares[:, column] *= np.where(epochs > 0, worth, 1.0)
+    return shares
+
+
+def _check_columns(runs: pd.DataFrame) -> None:
+    missing = [name for name in (*_NUMBERS, "decay_shape") if name not in runs]
+    if missing:
+        raise SchemaError("runs table", missing=missing)
+
+
+def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str, int]]:
+    tokens, batch = _positive(runs, "decay_tokens"), _positive(runs, "batch_tokens")
+    start, end = _positive(runs, "start_lr"), runs["end_lr"].to_numpy(dtype=float)
+    if not (np.isfinite(end) & (end >= 0)).all():
+        raise InvalidValueError("end_lr", end.tolist(), "must be finite and not negative")
+    shapes = runs["decay_shape"].astype(str)
+    return [
+        (int(t), float(a), float(b), s, int(k)) for t, a, b, s, k in zip(tokens, start, end, shapes, batch)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _path(
+    tokens: int, start_lr: float, end_lr: float, shape: str, batch_tokens: int, reference_lr: float
+) -> tuple[float, Array, Array]:
+    """Intrinsic tokens, relative LR drops and their ages in steps; a sweep repeats few paths often."""
+    hold = shape in ("drop-and-hold", "drop_and_hold")
+    schedule = drop_and_hold(tokens, start_lr, end_lr) if hold else decay(tokens, start_lr, end_lr, shape)
+    edges = np.linspace(0.0, tokens, PATH_NODES + 1)
+    rates = np.asarray(schedule.lr(np.minimum(edges, np.nextafter(tokens, 0))), dtype=float)
+    rates[0], rates[-1] = start_lr, end_lr
+    drops = np.concatenate([[reference_lr - start_lr], -np.diff(rates)]) / reference_lr
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    if hold:
+        middles[0] = 0.0
+    ages = (tokens - np.concatenate([[0.0], middles])) / batch_tokens
+    return float(schedule.integral()) / reference_lr, drops, ages
+
+
+def _positive(runs: pd.DataFrame, column: str) -> Array:
+    values = runs[column].to_numpy(dtype=float)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InvalidValueError(column, values.tolist(), "must be finite and positive in every row")
+    return values
+
+
+def _finite(values: Array, prefix: str, names: Sequence[str]) -> Array:
+    rows, columns = np.nonzero(~(np.isfinite(values) & (values > 0)))
+    if len(rows):
+        raise InvalidValueError(
+            f"{prefix}{names[columns[0]]}", float(values[rows[0], columns[0]]), "must be a finite positive loss",
+            "Select the rows with decaylaws.runs.fit_ready first.",
+        )  # fmt: skip
+    return values
