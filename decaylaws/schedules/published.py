@@ -77,7 +77,7 @@ _ENTRIES = (
     PublishedSchedule(
         "olmo-2-7b",
         "OLMo 2 7B",
-        "Warmup(3e-4, 8388608000) -> Cosine(3e-5, 4991611392000)[0:3886628077568] -> Linear(0, 50B)",
+        "Warmup(3e-4, 8388608000) -> Cosine(3e-5, 4991611392000)[0:3886635024384] -> Linear(0, 50B)",
         "2 OLMo 2 Furious, arXiv:2501.00656, section 4",
         "2,000 warm-up steps of 4,194,304 tokens; cosine set for 5T, left at step 928,646 (LR 6.135e-5)",
     ),

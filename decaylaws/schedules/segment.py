@@ -15,6 +15,10 @@ from decaylaws.schedules.checks import valid_lr, whole_tokens
 from decaylaws.schedules.shapes import Array, Stretch, shape_named
 
 
+# A power law over a factor of e^600 in its argument overflows, and is a jump for all that training sees.
+MAX_LOG_STRETCH = 600.0
+
+
 @dataclass(frozen=True)
 class Segment:
     """LR over a stretch of tokens.
@@ -105,12 +109,17 @@ class Segment:
             raise InvalidValueError("exponent", self.exponent, f"must be given for shape '{self.shape}'")
         if self.shape == "polynomial" and self.exponent < 0.0:
             raise InvalidValueError("exponent", self.exponent, "must be above zero for shape 'polynomial'")
-        if self.shape == "power" and (self.end_lr - self.start_lr) * self.exponent < 0.0:
+        if self.shape == "power":
+            self._check_power(self.exponent)
+
+    def _check_power(self, exponent: float) -> None:
+        way = f"to lead from {self.start_lr} to {self.end_lr}"
+        if (self.end_lr - self.start_lr) * exponent < 0.0:
+            sign = "below" if self.end_lr < self.start_lr else "above"
+            raise InvalidValueError("exponent", exponent, f"must be {sign} zero {way}")
+        if math.log(self.end_lr / self.start_lr) / exponent > MAX_LOG_STRETCH:
             raise InvalidValueError(
-                "exponent",
-                self.exponent,
-                f"must be {'below' if self.end_lr < self.start_lr else 'above'} zero "
-                f"to lead from {self.start_lr} to {self.end_lr}",
+                "exponent", exponent, f"is too near zero {way}: the curve would be a jump"
             )
 
     def _check_knots(self) -> None:

@@ -99,12 +99,13 @@ def _mean_power(a: Array, b: Array, p: float) -> Array:
     high, low = np.maximum(a, b), np.minimum(a, b)
     safe_high = np.where(high > 0.0, high, 1.0)
     shrink = (low - safe_high) / safe_high
-    inside = np.where((low > 0.0) & (shrink < 0.0), shrink, -0.5)
-    log_ratio = np.log1p(inside)
-    mean = _expm1_ratio((p + 1.0) * log_ratio) * log_ratio / inside
-    mean = np.where(low > 0.0, mean, 1.0 / (p + 1.0) if p > -1.0 else np.inf)
-    mean = np.where(high == low, 1.0, mean)
-    return np.where(high > 0.0, safe_high**p * mean, 0.0)
+    # -1: the low end is zero, or so near it that it does not count.
+    is_inner = (shrink > -1.0) & (shrink < 0.0)
+    inner = np.where(is_inner, shrink, -0.5)
+    log_ratio = np.log1p(inner)
+    mean = _expm1_ratio((p + 1.0) * log_ratio) * log_ratio / inner
+    at_edge = np.where(high == low, 1.0, 1.0 / (p + 1.0) if p > -1.0 else np.inf)
+    return np.where(high > 0.0, safe_high**p * np.where(is_inner, mean, at_edge), 0.0)
 
 
 def _one_minus_sinc(u: Array) -> Array:

@@ -1,0 +1,130 @@
+"""Closed forms against numerical integration and against formulas written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules import SHAPES, Schedule, Segment, decay, half_life
+
+TOKENS, START, END = 1_000, 1e-3, 1e-5
+EXPONENTS = {"polynomial": 1.5, "power": -0.51}
+FORMULAS = {
+    "constant": lambda x: START + 0 * x,
+    "linear": lambda x: START + (END - START) * x,
+    "cosine": lambda x: END + (START - END) * (1 + np.cos(np.pi * x)) / 2,
+    "exponential": lambda x: START * (END / START) ** x,
+    "megatron-exponential": lambda x: END + (START - END) * (2 * 0.5**x - 1),
+    "1-sqrt": lambda x: END + (START - END) * (1 - np.sqrt(x)),
+    "polynomial": lambda x: END + (START - END) * (1 - x) ** 1.5,
+    "power": lambda x: START * (1 + x * ((END / START) ** (1 / -0.51) - 1)) ** -0.51,
+    "inverse-sqrt": lambda x: START / np.sqrt(1 + x * ((START / END) ** 2 - 1)),
+}
+
+
+def made(shape: str, tokens: int = TOKENS) -> Segment:
+    end = START if shape == "constant" else END
+    if shape == "sampled":
+        middle = tokens // 3
+        knots = ((0, START), (middle, START), (middle, 2e-4), (tokens, END))
+        return Segment(tokens, START, END, shape, knots=knots)
+    return Segment(tokens, START, end, shape, EXPONENTS.get(shape))
+
+
+def test_every_shape_is_tested() -> None:
+    assert set(FORMULAS) | {"sampled"} == set(SHAPES)
+
+
+@pytest.mark.parametrize("shape", FORMULAS)
+def test_values_are_those_of_the_formula(shape: str) -> None:
+    at = np.arange(TOKENS + 1)
+    np.testing.assert_allclose(made(shape).lr(at), FORMULAS[shape](at / TOKENS), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", FORMULAS)
+@pytest.mark.parametrize(("first", "last"), [(0, 1_000), (0, 1), (17, 18), (250, 901), (999, 1_000)])
+def test_means_are_those_of_numerical_integration(shape: str, first: int, last: int) -> None:
+    expected, _ = quad(lambda t: FORMULAS[shape](t / TOKENS), first, last, epsabs=0, epsrel=1e-11)
+    mean = made(shape).mean_lr(np.array([first]), np.array([last]))[0]
+    assert mean * (last - first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sampled_curve_runs_through_its_points_and_jumps_where_one_position_comes_twice() -> None:
+    curve = Schedule((made("sampled", 900),))
+    np.testing.assert_allclose(curve.lr([0, 299, 300, 600, 900]), [START, START, 2e-4, 1.05e-4, END])
+    assert curve.integral() == pytest.approx(300 * START + 600 * (2e-4 + END) / 2)
+    assert curve.truncate(300).end_lr == START
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt", "polynomial", "megatron-exponential"])
+def test_last_steps_of_a_long_decay_keep_their_digits(shape: str) -> None:
+    """4 million steps down to zero: the last one, over which f(y) ~ c y^p, against its own closed form."""
+    tokens, batch = 15 * 10**12, 4 * 2**20
+    exponent = EXPONENTS.get(shape)
+    lrs = decay(tokens, 1.0, 0.0, shape, exponent=exponent).step_lrs(batch)
+    y = (tokens - (len(lrs) - 1) * batch) / tokens
+    expected = {
+        "linear": y / 2,
+        "cosine": np.pi**2 * y**2 / 12,
+        "1-sqrt": y / 4,
+        "polynomial": y**1.5 / 2.5,
+        "megatron-exponential": np.log(2) * y / 2,
+    }
+    assert lrs[-1] == pytest.approx(expected[shape], rel=1e-5)
+    if shape in ("linear", "cosine", "polynomial"):
+        assert lrs[-1] == pytest.approx(expected[shape], rel=1e-10)
+
+
+def test_minicpm_decay_is_the_exponential_through_its_ends() -> None:
+    at = np.arange(0, 20_001, 100)
+    np.testing.assert_allclose(half_life(20_000, 1e-2, 5_000).lr(at), 1e-2 * 0.5 ** (at / 5_000), rtol=1e-12)
+    assert decay(100, 1e-2, 1e-3, "half-life") == decay(100, 1e-2, 1e-3, "exponential")
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (dict(tokens=0, start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens=-5, start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens=2.5, start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens=float("nan"), start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens=True, start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens="2B", start_lr=1e-3, end_lr=0.0), "tokens"),
+        (dict(tokens=10, start_lr=-1e-3, end_lr=0.0), "start_lr"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=float("nan")), "end_lr"),
+        (dict(tokens=10, start_lr=float("inf"), end_lr=0.0), "start_lr"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="sigmoid"), "shape"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape=None), "shape"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="constant"), "end_lr"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="exponential"), "end_lr"),
+        (dict(tokens=10, start_lr=0.0, end_lr=1e-3, shape="inverse-sqrt"), "start_lr"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="polynomial"), "exponent"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="polynomial", exponent=-1.0), "exponent"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="linear", exponent=1.0), "exponent"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="power", exponent=0.5), "exponent"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="power", exponent=-1e-3), "exponent"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="sampled"), "knots"),
+        (dict(tokens=10, start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (9, 0.0))), "knots"),
+        (dict(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 2.0), (9, 0.0))), "knots"),
+        (
+            dict(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (0, 2.0), (9, 0.0))),
+            "knots",
+        ),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, knots=((0, 1.0), (10, 0.0))), "knots"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, note="8K (later)"), "note"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, offset_tokens=3), "offset_tokens"),
+        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, piece_of=Segment(20, 1e-3, 0.0)), "start_lr, end_lr"),
+        (dict(tokens=30, start_lr=1e-3, end_lr=0.0, piece_of=Segment(20, 1e-3, 0.0)), "tokens"),
+    ],
+)
+def test_a_segment_that_cannot_be_is_an_error_that_names_the_field(fields: dict, names: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        Segment(**fields)
+    assert caught.value.field == names
+
+
+def test_whole_floats_are_taken_as_the_counts_that_they_are() -> None:
+    assert Segment(2e9, 1e-3, 0.0) == Segment(2_000_000_000, 1e-3, 0.0)
+    assert isinstance(Segment(2e9, 1e-3, 0.0).tokens, int)
