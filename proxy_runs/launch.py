@@ -55,7 +55,7 @@ def launch(
     """Train a recipe with torchrun and wait for it; goes on where an earlier launch stopped.
 
     Args:
-        settings: paths and policies; ``settings.output`` gets metrics, checkpoints, log, ``hf`` and the result.
+        settings: paths and policies; ``output`` gets metrics, checkpoints, log, ``hf`` and the result.
         ranks: processes on this machine.
         max_restarts: how often torchrun restarts the ranks after one died.
         progress: told the steps done and the last loss.
@@ -69,6 +69,9 @@ def launch(
     """
     num_steps = _check(settings)
     result_file = settings.output / RESULT_FILE
+    done = _finished(result_file, settings)
+    if done is not None:
+        return done
     settings.output.mkdir(parents=True, exist_ok=True)
     settings_file = settings.save(settings.output / SETTINGS_FILE)
     command = torchrun_command(settings_file, ranks=ranks, max_restarts=max_restarts)
@@ -89,6 +92,14 @@ def _check(settings: TrainSettings) -> int:
     if not settings.start.exists():
         raise DataError(f"There is no checkpoint at {settings.start}. Run its trunk first ('decaylaws run').")
     return plan.num_steps
+
+
+def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | None:
+    """The result of an earlier launch of the same recipe."""
+    if not result_file.is_file():
+        return None
+    result = dict(json.loads(result_file.read_text(encoding="utf-8")))
+    return result if result["recipe_sha256"] == Recipe.load(settings.recipe).sha256 else None
 
 
 def _environment(settings: TrainSettings) -> dict[str, str]:
@@ -139,7 +150,7 @@ def slurm_script(
     partition: str | None = None,
     max_restarts: int = 3,
 ) -> str:
-    """A batch script that runs torchrun on every node, is told two minutes before its time is up, and requeues."""
+    """A batch script: torchrun on every node, SIGTERM two minutes before the time is up, requeued."""
     minutes = max(1, round(hours * 60))
     options = [
         f"--job-name={job_name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -195,6 +196,11 @@ class Recipe(Value):
     def num_steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.num_steps for stage in self.stages)
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the content: equal recipes have equal digests, whatever file they came from."""
+        return hashlib.sha256(files.to_json(self.to_dict()).encode()).hexdigest()
 
     def step_lrs(self) -> np.ndarray:
         """LR of every optimiser step, [num_steps]: the mean of the path over the tokens of the step."""

@@ -40,7 +40,8 @@ class Checkpoints:
         self.directory = directory
         self._world = world
         self._keep_last = keep_last
-        self._in_background = in_background
+        # a group of its own: the writing thread talks to its peers while training does
+        self._background_group = dist.new_group(backend="gloo") if in_background else None
         self._pending: tuple[Future[Any], int] | None = None
 
     def latest(self) -> Path | None:
@@ -58,11 +59,13 @@ class Checkpoints:
             write_text(folder / STATE_FILE, to_json(state))
         dist.barrier()
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        if self._in_background:
-            self._pending = dcp.async_save(tensors, storage_writer=writer), step  # type: ignore[assignment]
-        else:
+        if self._background_group is None:
             dcp.save(tensors, storage_writer=writer)
             self._publish(step)
+        else:
+            group = self._background_group
+            future = dcp.async_save(tensors, storage_writer=writer, process_group=group)
+            self._pending = future, step  # type: ignore[assignment]
 
     def finish(self) -> None:
         """Wait for a checkpoint that is still being written; every rank calls it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -70,7 +71,9 @@ def _cross_entropy(logits: Tensor, targets: Tensor, z_loss: float) -> Tensor:
 def shard_model(lm: PreTrainedModel, settings: TrainSettings, world: World) -> CausalLoss:
     """Shard ``lm`` over the mesh, one unit per decoder layer, and put it on the rank's device."""
     if settings.activation_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5 renames it on the way
+        enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     module = CausalLoss(lm, z_loss=settings.z_loss).to(world.device)
     module.train()
     dtype = getattr(torch, settings.dtype)
@@ -83,6 +86,11 @@ def shard_model(lm: PreTrainedModel, settings: TrainSettings, world: World) -> C
         _shard(layer, world, policy)
     _shard(module, world, policy)
     return module
+
+
+def exchange_gradients(module: CausalLoss, exchange: bool) -> None:
+    """Whether the next backward pass adds gradients up over the ranks, or only on each rank."""
+    cast(FSDPModule, module).set_requires_gradient_sync(exchange)
 
 
 def _shard(module: nn.Module, world: World, policy: MixedPrecisionPolicy) -> None:

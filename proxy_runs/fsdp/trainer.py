@@ -20,7 +20,7 @@ from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.checkpoint import Checkpoints
 from proxy_runs.fsdp.evaluate import heldout_losses
 from proxy_runs.fsdp.metrics import MetricsFile
-from proxy_runs.fsdp.model import named_parameters, shard_model
+from proxy_runs.fsdp.model import exchange_gradients, named_parameters, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.plan import Step, TrainPlan
@@ -137,7 +137,7 @@ class Trainer:
         for number in range(passes):
             batch, weights = _micro_batch(windows, number * micro, micro, step, self.plan.seq_len(step))
             # gradients are exchanged once, with the last pass
-            self.module.set_requires_gradient_sync(number == passes - 1)
+            exchange_gradients(self.module, number == passes - 1)
             loss = self.module(batch.to(self.world.device), weights.to(self.world.device))
             # the exchange averages over ranks, but their parts of the loss add up
             (loss * self.world.size).backward()
@@ -193,7 +193,7 @@ class Trainer:
             "skipped": self.skipped,
             "lr": float(self.recipe.step_lrs()[self.step - 1]),
             "tokens": self.plan.step(self.step - 1).tokens,
-            "recipe": self.recipe.to_dict(),
+            "recipe_sha256": self.recipe.sha256,
             "start_losses": self.start_losses,
         }
         self.checkpoints.save(self.step, self._tensors(), state)
@@ -203,7 +203,7 @@ class Trainer:
         if latest is None:
             return
         state = self.checkpoints.load(latest, self._tensors())
-        if state["recipe"] != self.recipe.to_dict():
+        if state["recipe_sha256"] != self.recipe.sha256:
             raise DecaylawsError(
                 f"{latest} was written for another recipe. Choose another output folder, or delete it."
             )
@@ -224,6 +224,7 @@ class Trainer:
         read = self.plan.read_tokens(self.plan.num_steps)
         available = self.store.available_tokens
         return {
+            "recipe_sha256": self.recipe.sha256,
             "steps": self.plan.num_steps,
             "tokens": self.recipe.tokens,
             "start_losses": self.start_losses,

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from decaylaws.configs import ModelShape
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.recipe import Recipe
+from proxy_runs.checkpoints import MemberState, save_checkpoint
+from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.fsdp.__main__ import main
+from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
+from proxy_runs.fsdp.plan import TrainPlan
+from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.fsdp.start import load_start
+from proxy_runs.model import init_params
+from proxy_runs.shards import TokenStore
+from proxy_runs.testing import make_tiny_store
+
+SEQ_LEN = 32
+SHAPE = ModelShape(
+    d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=SEQ_LEN
+)
+BATCH = 13  # sequences: no number of ranks divides it
+STEPS = 50
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, a trunk checkpoint with moments, and a two-stage recipe whose last step is partial."""
+    root = tmp_path_factory.mktemp("fsdp")
+    store = make_tiny_store(root / "corpus")
+    params = init_params(SHAPE, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    moments = {name: 1e-3 * torch.randn(p.shape, generator=generator) for name, p in params.items()}
+    state = MemberState(
+        run_id="trunk",
+        shape=SHAPE,
+        step=100,
+        run_step=100,
+        tokens=100 * BATCH * SEQ_LEN,
+        params=params,
+        exp_avg=moments,
+        exp_avg_sq={name: moment.square() for name, moment in moments.items()},
+    )
+    save_checkpoint(state, root / "trunk.safetensors")
+    recipe(store).save(root / "recipe.yaml")
+    return root
+
+
+def recipe(store: TokenStore, **changes: Any) -> Recipe:
+    stage = {"batch_tokens": BATCH * SEQ_LEN, "seq_len": SEQ_LEN}
+    first, last = 20 * BATCH * SEQ_LEN, (30 * BATCH - 5) * SEQ_LEN
+    values: dict[str, Any] = {
+        "schema": "decaylaws.recipe/1",
+        "handover": {"lr": 4e-3, "checkpoint": "trunk.safetensors", "tokens": 100 * BATCH * SEQ_LEN},
+        "stages": [
+            stage
+            | {
+                "name": "hold",
+                "lr": [{"tokens": first, "start_lr": 4e-3, "end_lr": 4e-3, "shape": "constant"}],
+                "mixture": {"general": 1.0},
+            },
+            stage
+            | {
+                "name": "decay",
+                "lr": [{"tokens": last, "start_lr": 4e-3, "end_lr": 0.0, "shape": "1-sqrt"}],
+                "mixture": {"general": 0.5, "code": 0.3, "maths": 0.2},
+            },
+        ],
+        "sources": {"general": {}, "code": {}, "maths": {}},
+        "seed": 3,
+        "provenance": {"data_fingerprint": store.fingerprint},
+    }
+    return Recipe.from_dict(values | changes)
+
+
+def settings_for(root: Path, name: str, **changes: Any) -> TrainSettings:
+    values = {
+        "recipe": root / "recipe.yaml",
+        "corpus": root / "corpus",
+        "start": root / "trunk.safetensors",
+        "output": root / name,
+        "device": "cpu",
+        "micro_batch_sequences": 4,
+        "checkpoint_interval": 20,
+        "eval_tokens_per_domain": 1000,
+    }
+    return TrainSettings.checked(**(values | changes))
+
+
+def _rank(rank: int, size: int, port: int, settings_file: str, stop_after: int | None) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    if stop_after is not None:
+        _stop_after(stop_after)
+    os._exit(main([settings_file]))
+
+
+def _stop_after(steps: int) -> None:
+    """Let the ranks die without a word once so many steps are done."""
+    from proxy_runs.fsdp.trainer import Trainer
+
+    log = Trainer._log
+
+    def log_and_die(self: Trainer, *values: Any) -> None:
+        log(self, *values)
+        if self.step == steps:
+            os._exit(9)
+
+    Trainer._log = log_and_die  # type: ignore[method-assign]
+
+
+def train(settings: TrainSettings, ranks: int, *, stop_after: int | None = None) -> Path:
+    """Train on forked gloo ranks; returns the output folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings.output.mkdir(parents=True, exist_ok=True)
+    file = settings.save(settings.output / f"settings-{ranks}.json")
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, port, str(file), stop_after))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    assert codes == [0 if stop_after is None else 9] * ranks
+    return settings.output
+
+
+def losses(output: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(workspace: Path) -> Path:
+    """The run on one rank, undisturbed."""
+    return train(settings_for(workspace, "alone"), ranks=1)
+
+
+def test_one_rank_learns_and_records(alone: Path, workspace: Path) -> None:
+    lines = [line for line in read_metrics(alone / "metrics.jsonl") if "loss" in line]
+    written = Recipe.load(workspace / "recipe.yaml")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["lr"] for line in lines] == written.step_lrs().tolist()
+    assert lines[-1]["tokens"] == written.tokens
+    assert losses(alone)[-1] < losses(alone)[0] - 1.0
+    read = lines[-1]["read_tokens"]
+    assert sum(read.values()) == written.tokens
+    for name, tokens in written.source_tokens().items():
+        assert abs(read[name] - tokens) <= 2 * SEQ_LEN
+    assert sorted(path.name for path in (alone / "checkpoints").iterdir()) == [
+        "step-00000040",
+        "step-00000050",
+    ]
+
+
+def test_two_ranks_follow_one(alone: Path, workspace: Path) -> None:
+    together = train(settings_for(workspace, "two", async_checkpoints=True), ranks=2)
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    final = [json.loads((path / "result.json").read_text())["losses"] for path in (alone, together)]
+    assert final[1] == pytest.approx(final[0], abs=1e-4)
+
+
+def test_resume_on_another_number_of_ranks(alone: Path, workspace: Path) -> None:
+    settings = settings_for(workspace, "resumed")
+    train(settings, ranks=2, stop_after=33)
+    assert len(losses(settings.output)) == 33
+    train(settings, ranks=1)
+    lines = [line for line in read_metrics(settings.output / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
+
+
+def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> None:
+    settings = settings_for(
+        workspace,
+        "hsdp",
+        replicas=2,
+        activation_checkpointing=True,
+        micro_batch_sequences=3,
+        checkpoint_interval=0,
+    )
+    train(settings, ranks=4)
+    assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
+
+
+def test_export_gives_the_same_loss_in_transformers(alone: Path, workspace: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(alone / "hf").eval()
+    evaluation = EvaluationSet.build(
+        TokenStore.open(workspace / "corpus"), seq_len=SEQ_LEN, tokens_per_domain=1000
+    )
+    written = json.loads((alone / "result.json").read_text())["losses"]
+    with torch.no_grad():
+        for domain, windows in evaluation.windows.items():
+            logits = model(windows[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+            assert float(loss) == pytest.approx(written[domain], abs=1e-5)
+
+
+def test_ranks_share_every_global_batch(workspace: Path) -> None:
+    store = TokenStore.open(workspace / "corpus")
+    plan = TrainPlan(recipe(store), store)
+    for index in (0, 19, 20, STEPS - 1):
+        step = plan.step(index)
+        whole = plan.windows(step, rank=0, world_size=1)
+        assert len(whole) == step.sequences == (BATCH - 5 if index == STEPS - 1 else BATCH)
+        parts = [plan.windows(step, rank=rank, world_size=3) for rank in range(3)]
+        assert (torch.cat([torch.from_numpy(part) for part in parts]).numpy() == whole).all()
+
+
+def test_stages_go_on_in_their_sources(workspace: Path) -> None:
+    store = TokenStore.open(workspace / "corpus")
+    plan = TrainPlan(recipe(store), store)
+    general = store.train("general")
+    seen = {bytes(general[k * SEQ_LEN : (k + 1) * SEQ_LEN]) for k in range(len(general) // SEQ_LEN)}
+    rows = [
+        bytes(row[:-1].astype(general.dtype))
+        for index in range(STEPS)
+        for row in plan.windows(plan.step(index), rank=0, world_size=1)
+    ]
+    mine = [row for row in rows if row in seen]
+    assert len(mine) > 20 * BATCH
+    assert len(set(mine)) == len(mine)
+
+
+def test_another_corpus_is_refused(workspace: Path, tmp_path: Path) -> None:
+    store = make_tiny_store(tmp_path / "other", seed=9)
+    with pytest.raises(DataError, match="was made for the corpus"):
+        TrainPlan(Recipe.load(workspace / "recipe.yaml"), store)
+    bare = recipe(store, provenance={}, sources={"general": {}, "code": {}, "maths": {}, "law": {}})
+    values = bare.to_dict()
+    values["stages"][1]["mixture"] = {"law": 1.0}
+    with pytest.raises(DataError, match="no source 'law'"):
+        TrainPlan(Recipe.from_dict(values), store)
+
+
+def test_moments_are_needed_or_refused(workspace: Path, alone: Path, tmp_path: Path) -> None:
+    start = load_start(workspace / "trunk.safetensors", with_optimizer=True)
+    assert start.optimizer_step == 100
+    assert start.moments is not None
+    assert set(start.moments) == {
+        f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name, _ in start.model.named_parameters()
+    }
+    with pytest.raises(DataError, match="optimizer_state: fresh"):
+        load_start(alone / "hf", with_optimizer=True)
+    assert load_start(alone / "hf", with_optimizer=False).moments is None
+    with pytest.raises(DataError, match="neither a member checkpoint"):
+        load_start(tmp_path, with_optimizer=False)
+
+
+def test_a_damaged_folder_is_an_error_not_a_traceback(alone: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((alone / "hf" / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_start(tmp_path, with_optimizer=False)
+
+
+def test_bad_settings_name_their_field(workspace: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"launch\.keep_last"):
+        settings_for(workspace, "x", keep_last=0)
+    with pytest.raises(InvalidValueError, match=r"launch\.typo"):
+        settings_for(workspace, "x", typo=1)
+
+
+def test_metrics_of_a_run_that_died_are_continued(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path, from_step=0)
+    for step in (1, 2, 3):
+        first.write(step=step, loss=float(step))
+    with open(path, "a") as file:
+        file.write('{"step": 4, "lo')
+    MetricsFile(path, from_step=2).write(step=3, loss=30.0)
+    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from decaylaws.configs import ModelShape
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.recipe import Recipe
+from proxy_runs.checkpoints import MemberState, save_checkpoint
+from proxy_runs.fsdp.metrics import read_metrics
+from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.launch import launch, slurm_script, torchrun_command
+from proxy_runs.model import init_params
+from proxy_runs.testing import make_tiny_store
+
+SHAPE = ModelShape(d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=32)
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    root = tmp_path_factory.mktemp("launch")
+    make_tiny_store(root / "corpus")
+    params = init_params(SHAPE, seed=0)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    state = MemberState(
+        run_id="trunk",
+        shape=SHAPE,
+        step=0,
+        run_step=0,
+        tokens=0,
+        params=params,
+        exp_avg=zeros,
+        exp_avg_sq={name: tensor.clone() for name, tensor in zeros.items()},
+    )
+    save_checkpoint(state, root / "trunk.safetensors")
+    stage = {
+        "lr": [{"tokens": STEPS * 8 * 32, "start_lr": 4e-3, "end_lr": 0.0, "shape": "linear"}],
+        "mixture": {"general": 0.5, "code": 0.5},
+        "batch_tokens": 8 * 32,
+        "seq_len": 32,
+    }
+    values = {
+        "schema": "decaylaws.recipe/1",
+        "handover": {"checkpoint": "trunk", "lr": 4e-3},
+        "stages": [stage],
+        "sources": {"general": {}, "code": {}},
+    }
+    Recipe.from_dict(values).save(root / "recipe.yaml")
+    return TrainSettings(
+        recipe=root / "recipe.yaml",
+        corpus=root / "corpus",
+        start=root / "trunk.safetensors",
+        output=root / "disturbed",
+        device="cpu",
+        checkpoint_interval=10,
+        eval_tokens_per_domain=500,
+    )
+
+
+def _ranks_of(output: Path) -> list[int]:
+    """Processes that torchrun started for this run."""
+    marker = str(output / "settings.json")
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode().split("\0")
+            environment = (folder / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if marker in arguments and "LOCAL_RANK=" in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def _kill_one(settings: TrainSettings, killed: list[int]) -> None:
+    """kill -9 one rank once it is past its first checkpoint."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        steps = [line["step"] for line in read_metrics(settings.output / "metrics.jsonl")]
+        if steps and steps[-1] >= 15:
+            ranks = _ranks_of(settings.output)
+            killed += ranks[-1:]
+            for rank in ranks[-1:]:
+                os.kill(rank, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def test_a_killed_rank_changes_nothing(settings: TrainSettings) -> None:
+    calm = settings.model_copy(update={"output": settings.output.with_name("calm")})
+    undisturbed = launch(calm, ranks=1)
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_one, args=(settings, killed))
+    killer.start()
+    seen: list[float] = []
+    result = launch(settings, ranks=2, progress=lambda _stage, done, _total, _note="": seen.append(done))
+    killer.join()
+    assert len(killed) == 1, "no rank was caught in the middle"
+    assert result["losses"] == pytest.approx(undisturbed["losses"], abs=1e-4)
+    lines = [line for line in read_metrics(settings.output / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert seen[-1] == STEPS
+    assert "exitcode: -9" in (settings.output / "launch.log").read_text()
+    # the same command again has nothing left to do, and says the same
+    log_bytes = (settings.output / "launch.log").stat().st_size
+    assert launch(settings, ranks=2) == result
+    assert (settings.output / "launch.log").stat().st_size == log_bytes
+
+
+def test_problems_are_found_before_anything_starts(settings: TrainSettings, tmp_path: Path) -> None:
+    for change, message in (
+        ({"start": tmp_path / "none"}, "no checkpoint"),
+        ({"recipe": tmp_path / "none.yaml"}, "Cannot read"),
+        ({"corpus": tmp_path}, "no prepared corpus"),
+    ):
+        broken = settings.model_copy(update={"output": tmp_path / "out", **change})
+        with pytest.raises(DataError, match=message):
+            launch(broken)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidValueError, match=r"launch\.ranks"):
+        torchrun_command(tmp_path / "s.json", ranks=0)
+
+
+def test_a_failing_run_reports_its_own_error(settings: TrainSettings, tmp_path: Path) -> None:
+    start = tmp_path / "damaged.safetensors"
+    start.write_bytes(settings.start.read_bytes()[:-100])
+    broken = settings.model_copy(update={"output": tmp_path / "out", "start": start})
+    with pytest.raises(DecaylawsError, match="damaged"):
+        launch(broken, ranks=1, max_restarts=0)
+
+
+def test_slurm_script_is_valid_shell(tmp_path: Path) -> None:
+    script = slurm_script(
+        Path("a folder/settings.json"), nodes=2, ranks_per_node=8, hours=1.5, partition="gpu"
+    )
+    assert "#SBATCH --time=90" in script
+    assert "'a folder/settings.json'" in script
+    (tmp_path / "job.sh").write_text(script)
+    subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
