@@ -20,7 +20,7 @@ from decaylaws.errors import StudyError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
-from decaylaws.runs import LOSS, MIX, names_with, values_by
+from decaylaws.runs import LOSS, MIX, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays, planned_rows
 
@@ -130,6 +130,35 @@ def domain_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def verdict(study: Study) -> tuple[str, ...]:
+    """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
+    table, domains = confirmation_table(study), domain_table(study)
+    noise = noise_sd(study, study.runs())
+    lines = []
+    for scale, rows in table.groupby("scale", sort=False):
+        rows = rows.sort_values("observed")
+        best, second = rows.iloc[0], rows.iloc[1]
+        margin = second["observed"] - best["observed"]
+        doubt = margin < 2 * np.sqrt(2) * noise
+        lines.append(
+            f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats, {margin:.4f} ahead of "
+            f"'{second['candidate']}'"
+            + (
+                f", which seeds alone could explain (sd {noise:.4f})."
+                if doubt
+                else f" (seed sd {noise:.4f})."
+            )
+        )
+        recommended = rows[rows["candidate"] == "recommended"].iloc[0]
+        lines.append(
+            f"{scale} scale: the recommendation gains {recommended['gain_observed']:+.4f} nats on the control; "
+            f"{recommended['gain_predicted']:+.4f} was predicted."
+        )
+    held = 100 * domains["inside"].mean()
+    lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
+    return tuple(lines)
+
+
 def noise_sd(study: Study, runs: pd.DataFrame) -> float:
     """Standard deviation of the objective over the sweep's seed replicates, nats per token."""
     replicates = runs[runs["role"] == "replicate"]
@@ -197,9 +226,7 @@ def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[s
     """Per row: mean and 90 % interval of every domain and of the objective."""
     found = law.predict(rows, interval=0.9)
     weights = study.settings.objective.weights
-    shares = np.array([weights.get(domain, 0.0) for domain in law.domains_])
-    objective = law.predict_objective(rows, dict(weights), interval=0.9)
-    assert shares.sum() > 0
+    objective = law.predict_objective(rows, weights, interval=0.9)
     predictions = []
     for index in range(len(rows)):
         by_domain = {
@@ -217,18 +244,3 @@ def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[s
 
 def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
     return {"mean": float(mean), "lower": float(lower), "upper": float(upper)}
-
-
-__all__ = [
-    "CANDIDATES",
-    "SCALES",
-    "Confirmation",
-    "candidate_mixtures",
-    "confirmation_table",
-    "domain_table",
-    "load_confirmation",
-    "names_with",
-    "noise_sd",
-    "predict_confirmation",
-    "weighted",
-]

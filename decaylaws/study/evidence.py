@@ -1,0 +1,163 @@
+"""The verb ``fit``: the decay law of the study, and what it is worth on runs that it did not see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import StudyError
+from decaylaws.laws.decay import DecayLaw, decay_predictors, held_out_report, select_member, splits
+from decaylaws.runs import LOSS, fit_ready, values_by
+from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.study.sweep import decays
+
+ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman", "note")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit leaves behind.
+
+    Attributes:
+        member: member of the decay family that did best on held-out runs.
+        errors: one row per law or baseline and kind of hold-out (nats per token), best first.
+        held_out: predicted and observed loss of every held-out run and domain, each run predicted by a fit
+            that saw no run of its mixture.
+        excluded: runs that the fit could not use, with the reason.
+        notes: sentences for the reader.
+    """
+
+    member: str
+    errors: pd.DataFrame
+    held_out: pd.DataFrame
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def fit(study: Study) -> tuple[Fit, bool]:
+    """Fit the laws, unless they are fitted to these very runs.
+
+    Returns:
+        The fit, and whether it is new.
+
+    Raises:
+        StudyError: too few runs have finished.
+    """
+    runs, excluded = usable_runs(study)
+    inputs = content_hash(runs.sort_values("run_id").to_csv(index=False))
+    if study.fit_file.is_file() and study.law_file.is_file():
+        stored = read_json(study.fit_file)
+        if stored["inputs"] == inputs:
+            return _restore(stored), False
+    result, law = _fit(study, runs, excluded)
+    write_json(study.law_file, law.to_dict())
+    write_json(study.fit_file, {"inputs": inputs, **_store(result)})
+    return result, True
+
+
+def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
+    """The stored fit and its law.
+
+    Raises:
+        StudyError: nothing has been fitted.
+    """
+    if not study.fit_file.is_file():
+        raise StudyError(f"{study.root} has no fitted law yet. Run 'decaylaws fit {study.root}'.")
+    return _restore(read_json(study.fit_file)), DecayLaw.from_dict(read_json(study.law_file))
+
+
+def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decays of the sweep that a fit may use, and the others with the reason."""
+    domains = list(study.settings.sources)
+    kept, excluded = fit_ready(decays(study.runs()), domains, data_fingerprint=study.corpus().fingerprint)
+    if len(kept) < len(domains) + 2:
+        raise StudyError(
+            f"Only {len(kept)} microanneals have finished, too few for {len(domains)} domains. "
+            f"Run 'decaylaws run {study.root}' to the end."
+        )
+    return kept.reset_index(drop=True), excluded.reset_index(drop=True)
+
+
+def _fit(study: Study, runs: pd.DataFrame, excluded: pd.DataFrame) -> tuple[Fit, DecayLaw]:
+    trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
+    member, _ = select_member(trunk_mixture, runs, seed=seed)
+    errors = held_out_report(decay_predictors(trunk_mixture, [member]), runs, seed=seed)
+    law = DecayLaw(trunk_mixture, member, reference_lr=study.settings.trunk.peak_lr, seed=seed).fit(runs)
+    held_out = held_out_predictions(study, member, runs)
+    return Fit(member, errors, held_out, excluded, _notes(member, errors, held_out, excluded, law)), law
+
+
+def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Every run predicted, with a 90 % interval, by a fit that saw no run of its mixture."""
+    domains, seed = list(study.settings.sources), study.settings.seed
+    parts = []
+    for split in splits(runs, seed=seed):
+        if split.name != "mixture":
+            continue
+        law = DecayLaw(study.settings.trunk.mixture, member, domains=domains, seed=seed)
+        test = runs[split.test]
+        found = law.fit(runs[~split.test]).predict(test, interval=0.9)
+        observed = values_by(test, LOSS, domains)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "run_id": np.repeat(test["run_id"].to_numpy(), len(domains)),
+                    "domain": np.tile(domains, len(test)),
+                    "predicted": found.mean.ravel(),
+                    "lower": found.lower.ravel(),
+                    "upper": found.upper.ravel(),
+                    "observed": observed.ravel(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _notes(
+    member: str, errors: pd.DataFrame, held_out: pd.DataFrame, excluded: pd.DataFrame, law: DecayLaw
+) -> tuple[str, ...]:
+    inside = held_out["observed"].between(held_out["lower"], held_out["upper"]).mean()
+    notes = [
+        f"Member '{member}' of the decay family has the smallest held-out error.",
+        law.report_.status.sentence,
+        f"90 % intervals hold {100 * inside:.0f} % of the losses of mixtures that the fit did not see.",
+    ]
+    for kind, rows in errors.groupby("held_out", sort=False):
+        best = rows.iloc[0]
+        if not str(best["law"]).startswith("decay:"):
+            notes.append(f"On held-out {kind} '{best['law']}' predicts better than the decay law.")
+    if len(excluded):
+        notes.append(f"{len(excluded)} runs were left out: {', '.join(sorted(set(excluded['reason'])))}.")
+    return tuple(notes)
+
+
+def _store(result: Fit) -> dict[str, Any]:
+    return {
+        "member": result.member,
+        "errors": _records(result.errors),
+        "held_out": _records(result.held_out),
+        "excluded": _records(result.excluded),
+        "notes": list(result.notes),
+    }
+
+
+def _restore(stored: dict[str, Any]) -> Fit:
+    return Fit(
+        member=stored["member"],
+        errors=pd.DataFrame(stored["errors"]),
+        held_out=pd.DataFrame(stored["held_out"]),
+        excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
+        notes=tuple(stored["notes"]),
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values; a number that is not finite becomes null."""
+    plain = frame.astype(object).where(~frame.isin([np.inf, -np.inf]) & frame.notna(), None)
+    return [
+        {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+        for row in plain.to_dict("records")
+    ]
