@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def prepare(study: Study, console: Console) -> None:
     """Read, split, filter and tokenise the sources; what is there already is kept."""
-    from proxy_runs.corpus import prepare_corpus
+    from proxy_runs.corpus.prepare import prepare_corpus
 
     with ConsoleProgress(console) as progress:
         prepare_corpus(

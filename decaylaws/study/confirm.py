@@ -134,29 +134,25 @@ def verdict(study: Study) -> tuple[str, ...]:
     """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
     table, domains = confirmation_table(study), domain_table(study)
     noise = noise_sd(study, study.runs())
-    lines = []
-    for scale, rows in table.groupby("scale", sort=False):
-        rows = rows.sort_values("observed")
-        best, second = rows.iloc[0], rows.iloc[1]
-        margin = second["observed"] - best["observed"]
-        doubt = margin < 2 * np.sqrt(2) * noise
-        lines.append(
-            f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats, {margin:.4f} ahead of "
-            f"'{second['candidate']}'"
-            + (
-                f", which seeds alone could explain (sd {noise:.4f})."
-                if doubt
-                else f" (seed sd {noise:.4f})."
-            )
-        )
-        recommended = rows[rows["candidate"] == "recommended"].iloc[0]
-        lines.append(
-            f"{scale} scale: the recommendation gains {recommended['gain_observed']:+.4f} nats on the control; "
-            f"{recommended['gain_predicted']:+.4f} was predicted."
-        )
+    lines = [
+        line for scale, rows in table.groupby("scale", sort=False) for line in _verdict(scale, rows, noise)
+    ]
     held = 100 * domains["inside"].mean()
-    lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
-    return tuple(lines)
+    return (*lines, f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
+
+
+def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> tuple[str, str]:
+    best, second = (row for _, row in rows.nsmallest(2, "observed").iterrows())
+    margin = second["observed"] - best["observed"]
+    by_chance = margin < 2 * np.sqrt(2) * noise
+    recommended = rows[rows["candidate"] == "recommended"].iloc[0]
+    return (
+        f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token, {margin:.4f} "
+        f"ahead of '{second['candidate']}'; seeds alone {'could' if by_chance else 'do not'} explain that "
+        f"(standard deviation {noise:.4f}).",
+        f"{scale} scale: the recommendation gains {recommended['gain_observed']:+.4f} nats on the control, "
+        f"where {recommended['gain_predicted']:+.4f} was predicted.",
+    )
 
 
 def noise_sd(study: Study, runs: pd.DataFrame) -> float:
