@@ -14,7 +14,6 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.schedules.checks import valid_lr, whole_tokens
 from decaylaws.schedules.shapes import Array, Stretch, shape_named
 
-
 # A power law over a factor of e^600 in its argument overflows, and is a jump for all that training sees.
 MAX_LOG_STRETCH = 600.0
 

@@ -1,8 +1,8 @@
 """Schedules against other trainers' code and published numbers.
 
-Step convention. torch's and transformers' schedulers, and the logs of published runs, give step k the value of
-the curve at the *start* of the step, ``schedule.lr(k * batch_tokens)``: the first step of a warm-up has LR 0.
-Ours gives it the mean over the step, ``schedule.step_lrs(batch_tokens)[k]``. The curve is the same.
+Step convention. torch's and transformers' schedulers, and the logs of published runs, give step k the value
+of the curve at the *start* of the step, ``schedule.lr(k * batch_tokens)``: the first step of a warm-up has
+LR 0. Ours gives it the mean over the step, ``schedule.step_lrs(batch_tokens)[k]``. The curve is the same.
 """
 
 from __future__ import annotations

@@ -83,43 +83,50 @@ def test_minicpm_decay_is_the_exponential_through_its_ends() -> None:
     assert decay(100, 1e-2, 1e-3, "half-life") == decay(100, 1e-2, 1e-3, "exponential")
 
 
+def given(**changes: object) -> dict[str, object]:
+    """Fields of a segment that can be, with changes."""
+    return {"tokens": 10, "start_lr": 1e-3, "end_lr": 0.0} | changes
+
+
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
-        (dict(tokens=0, start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens=-5, start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens=2.5, start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens=float("nan"), start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens=True, start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens="2B", start_lr=1e-3, end_lr=0.0), "tokens"),
-        (dict(tokens=10, start_lr=-1e-3, end_lr=0.0), "start_lr"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=float("nan")), "end_lr"),
-        (dict(tokens=10, start_lr=float("inf"), end_lr=0.0), "start_lr"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="sigmoid"), "shape"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape=None), "shape"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="constant"), "end_lr"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="exponential"), "end_lr"),
-        (dict(tokens=10, start_lr=0.0, end_lr=1e-3, shape="inverse-sqrt"), "start_lr"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="polynomial"), "exponent"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="polynomial", exponent=-1.0), "exponent"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="linear", exponent=1.0), "exponent"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="power", exponent=0.5), "exponent"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=1e-4, shape="power", exponent=-1e-3), "exponent"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, shape="sampled"), "knots"),
-        (dict(tokens=10, start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (9, 0.0))), "knots"),
-        (dict(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 2.0), (9, 0.0))), "knots"),
+        (given(tokens=0), "tokens"),
+        (given(tokens=-5), "tokens"),
+        (given(tokens=2.5), "tokens"),
+        (given(tokens=float("nan")), "tokens"),
+        (given(tokens=True), "tokens"),
+        (given(tokens="2B"), "tokens"),
+        (given(start_lr=-1e-3, end_lr=0.0), "start_lr"),
+        (given(start_lr=1e-3, end_lr=float("nan")), "end_lr"),
+        (given(start_lr=float("inf"), end_lr=0.0), "start_lr"),
+        (given(shape="sigmoid"), "shape"),
+        (given(shape=None), "shape"),
+        (given(start_lr=1e-3, end_lr=1e-4, shape="constant"), "end_lr"),
+        (given(shape="exponential"), "end_lr"),
+        (given(start_lr=0.0, end_lr=1e-3, shape="inverse-sqrt"), "start_lr"),
+        (given(shape="polynomial"), "exponent"),
+        (given(shape="polynomial", exponent=-1.0), "exponent"),
+        (given(shape="linear", exponent=1.0), "exponent"),
+        (given(start_lr=1e-3, end_lr=1e-4, shape="power", exponent=0.5), "exponent"),
+        (given(start_lr=1e-3, end_lr=1e-4, shape="power", exponent=-1e-3), "exponent"),
+        (given(shape="sampled"), "knots"),
+        (given(start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (9, 0.0))), "knots"),
+        (given(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 2.0), (9, 0.0))), "knots"),
         (
-            dict(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (0, 2.0), (9, 0.0))),
+            given(tokens=9, start_lr=1, end_lr=0, shape="sampled", knots=((0, 1.0), (0, 2.0), (9, 0.0))),
             "knots",
         ),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, knots=((0, 1.0), (10, 0.0))), "knots"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, note="8K (later)"), "note"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, offset_tokens=3), "offset_tokens"),
-        (dict(tokens=10, start_lr=1e-3, end_lr=0.0, piece_of=Segment(20, 1e-3, 0.0)), "start_lr, end_lr"),
-        (dict(tokens=30, start_lr=1e-3, end_lr=0.0, piece_of=Segment(20, 1e-3, 0.0)), "tokens"),
+        (given(knots=((0, 1.0), (10, 0.0))), "knots"),
+        (given(note="8K (later)"), "note"),
+        (given(offset_tokens=3), "offset_tokens"),
+        (given(piece_of=Segment(20, 1e-3, 0.0)), "start_lr, end_lr"),
+        (given(tokens=30, piece_of=Segment(20, 1e-3, 0.0)), "tokens"),
     ],
 )
-def test_a_segment_that_cannot_be_is_an_error_that_names_the_field(fields: dict, names: str) -> None:
+def test_a_segment_that_cannot_be_is_an_error_that_names_the_field(
+    fields: dict[str, object], names: str
+) -> None:
     with pytest.raises(InvalidValueError) as caught:
         Segment(**fields)
     assert caught.value.field == names
