@@ -5,19 +5,25 @@ from decaylaws.laws.scaling.laws import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
+    DataConstrainedSkaling,
     Farseer,
     Kaplan,
     OverTraining,
     Skaling,
 )
+from decaylaws.laws.scaling.step_law import PUBLISHED_STEP_LAW, StepLaw, published_optimum
 
 __all__ = [
     "PUBLISHED",
+    "PUBLISHED_STEP_LAW",
     "Chinchilla",
     "DataConstrained",
+    "DataConstrainedSkaling",
     "Farseer",
     "Kaplan",
     "OverTraining",
     "SizeTokenLaw",
     "Skaling",
+    "StepLaw",
+    "published_optimum",
 ]

@@ -11,10 +11,10 @@ Five of the catalogue's laws are one expression with some parameters fixed or ti
     Skaling                arXiv 2608.07222           none                   6
     data-constrained       arXiv 2305.16264           k = 1, effective N, D  7   (``repeats``)
 
-Every positive parameter is fitted as its logarithm, and N and D are divided by their geometric means first:
-the amplitudes at the centre of the data are nearly uncorrelated with the exponents, so that the optimum is
-reached to machine precision. Given the exponents, amplitudes are a non-negative linear least-squares problem;
-its solutions on a grid of exponents are the starts (variable projection).
+Every parameter but E is fitted as its logarithm (E may be zero), and N and D are divided by their geometric
+means first: the amplitudes at the centre of the data are nearly uncorrelated with the exponents, so that the
+optimum is reached to machine precision. Given the exponents, amplitudes are a non-negative linear
+least-squares problem; its solutions on a grid of exponents are the starts (variable projection).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from itertools import product
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from decaylaws.laws.base import Array
 
-FULL = ("log_E", "log_A", "log_alpha", "log_B", "log_beta", "log_k")
+FULL = ("E", "log_A", "log_alpha", "log_B", "log_beta", "log_k")
 _ALPHA_GRID = (0.1, 0.2, 0.35, 0.55, 0.9)
 _K_GRID = (0.1, 0.2, 0.35, 0.6)
 _FLOOR_GRID = (0.0, 0.4, 0.7, 0.9)  # candidates of E, as shares of the smallest loss
 _LEAST = 1e-9  # amplitudes that the projection sets to zero start from here
-_BOUNDS = {"log_E": (-7.0, 4.0), "log_A": (-30.0, 30.0), "log_B": (-30.0, 30.0)}
+_BOUNDS = {"E": (0.0, 20.0), "log_A": (-30.0, 30.0), "log_B": (-30.0, 30.0)}
 _EXPONENT_BOUNDS = (float(np.log(0.01)), float(np.log(5.0)))
 
 
@@ -55,6 +56,10 @@ class Inputs:
     log_unique: Array
     center: tuple[float, float]
 
+    def take(self, rows: NDArray[np.bool_]) -> Inputs:
+        """The rows of a mask ``[n]``."""
+        return Inputs(self.log_params[rows], self.log_tokens[rows], self.log_unique[rows], self.center)
+
 
 class Family(Protocol):
     """A law's shape; ``theta`` is the vector of its internal parameters, in the order of ``names``."""
@@ -67,7 +72,7 @@ class Family(Protocol):
         """Lower and upper bounds of theta, each ``[p]``."""
 
     def prior(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of theta's prior, each ``[p]``; NaN and infinity where there is none."""
+        """Mean and standard deviation of theta's prior, each ``[p]``; NaN and infinity where none."""
 
     def starts(self, x: Inputs, loss: Array) -> Array:
         """Starting points, best first, ``[num_starts, p]``."""
@@ -93,18 +98,18 @@ def power_sum(full: Array, log_params: Array, log_tokens: Array) -> tuple[Array,
     Returns:
         Log loss ``[n]``, derivatives in ``full`` ``[n, 6]``, and in ``(log_params, log_tokens)`` ``[n, 2]``.
     """
-    log_floor, log_a, _, log_b, _, _ = full
+    floor, log_a, _, log_b, _, _ = full
     alpha, beta, k = np.exp(full[[2, 4, 5]])
     size, data = log_a - alpha * log_params, log_b - beta * log_tokens
     inner = np.logaddexp(size, data)
-    total = np.logaddexp(log_floor, k * inner)
+    reducible = np.exp(k * inner)
+    loss = floor + reducible
     size_share = np.exp(size - inner)
-    slope = k * np.exp(k * inner - total)
+    slope = k * reducible / loss
     by_size, by_data = slope * size_share, slope * (1 - size_share)
     by_alpha, by_beta = -alpha * log_params * by_size, -beta * log_tokens * by_data
-    by_floor = np.exp(log_floor - total)
-    in_full = np.stack([by_floor, by_size, by_alpha, by_data, by_beta, slope * inner], axis=1)
-    return total, in_full, np.stack([-alpha * by_size, -beta * by_data], axis=1)
+    in_full = np.stack([1 / loss, by_size, by_alpha, by_data, by_beta, slope * inner], axis=1)
+    return np.log(loss), in_full, np.stack([-alpha * by_size, -beta * by_data], axis=1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class PowerSum:
         return tuple(name for name in FULL if name not in self.fixed and name not in self.tied)
 
     def bounds(self) -> tuple[Array, Array]:
-        """Wide bounds: exponents .01 to 5, E from 0.001 nats."""
+        """Wide bounds: exponents .01 to 5, E from nothing."""
         pairs = [_BOUNDS.get(name, _EXPONENT_BOUNDS) for name in self.names]
         return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
 
@@ -162,7 +167,7 @@ class PowerSum:
         full = dict(zip(FULL, self.expand(theta)))
         alpha, beta, k = (float(np.exp(full[name])) for name in ("log_alpha", "log_beta", "log_k"))
         return {
-            "E": float(np.exp(full["log_E"])),
+            "E": float(full["E"]),
             "A": float(np.exp(full["log_A"] + alpha * np.log(center[0]))),
             "B": float(np.exp(full["log_B"] + beta * np.log(center[1]))),
             "alpha": alpha,
@@ -175,7 +180,7 @@ class PowerSum:
         full = {f"log_{name}": np.log(params[name]) for name in ("alpha", "beta", "k") if name in params}
         full["log_A"] = np.log(params["A"]) - params["alpha"] * np.log(center[0])
         full["log_B"] = np.log(params["B"]) - params["beta"] * np.log(center[1])
-        full["log_E"] = np.log(params["E"]) if params.get("E", 0.0) > 0 else -np.inf
+        full["E"] = params.get("E", 0.0)
         return np.array([full[name] for name in self.names])
 
     def ties(self) -> Array:
@@ -188,7 +193,7 @@ class PowerSum:
         free = self.names
         betas = _ALPHA_GRID if "log_beta" in free else (1.0,)
         ks = _K_GRID if "log_k" in free else (float(np.exp(self.fixed["log_k"])),)
-        floors = _FLOOR_GRID if "log_E" in free else (0.0,)
+        floors = _FLOOR_GRID if "E" in free else (0.0,)
         results = []
         for alpha, beta, k, floor in product(_ALPHA_GRID, betas, ks, floors):
             exponents = (alpha, alpha if "log_beta" in self.tied else beta, k)
@@ -205,5 +210,5 @@ def _project(
     relative = (loss - floor) / (k * loss * target)
     columns = np.stack([np.exp(-alpha * x.log_params), np.exp(-beta * x.log_tokens)], axis=1)
     (size, data), norm = nnls(columns * relative[:, None], target * relative)
-    values = (max(floor, np.exp(_BOUNDS["log_E"][0])), max(size, _LEAST), alpha, max(data, _LEAST), beta, k)
-    return float(norm), dict(zip(FULL, np.log(values).tolist()))
+    logs = np.log([max(size, _LEAST), alpha, max(data, _LEAST), beta, k])
+    return float(norm), dict(zip(FULL, [floor, *logs.tolist()]))

@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.laws.scaling.families import Family, Inputs
-from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.scaling.objective import Objective, degrees_factor
+from decaylaws.laws.scaling.tables import positive, require_spread, size_token_columns
+from decaylaws.laws.solver import Solution
 from decaylaws.laws.uncertainty import bootstrap, quantile_interval
-
-_WEAK_PRIOR_NOISE = 1e-5  # makes a prior that only decides what the data leave open
-_LEAST_NOISE = 5e-4  # seeds alone differ by this much
-_NOISE_PASSES = 2
 
 
 class SizeTokenLaw(Law):
@@ -35,6 +33,7 @@ class SizeTokenLaw(Law):
         huber_delta: threshold of Huber's loss, in log loss.
         prior: whether the exponents get log-normal priors centred on the published fits. With few sizes the
             data do not determine them; the default is the bare objective, whose optimum others can reproduce.
+        max_starts: limit of starting points; all that the family proposes without it.
         bootstrap: whether intervals come from refits under run-clustered weights; otherwise from the
             curvature of the objective, which costs nothing and takes the points for independent.
         num_draws: draws of the parameters behind every interval.
@@ -47,24 +46,29 @@ class SizeTokenLaw(Law):
         center_: reference N and D of the internal parameters.
         draws_: draws of theta, ``[num_draws, p]``.
         residuals_: predicted minus observed log loss, ``[n]``.
+        extrapolation_error_: mean absolute log error on the quarter of the rows with the most compute,
+            predicted from the others; None where those cannot be fitted. Intervals are at least as wide.
     """
 
     theta_: Array
     center_: tuple[float, float]
     draws_: Array
     residuals_: Array
+    extrapolation_error_: float | None
 
     def __init__(
         self,
         *,
         huber_delta: float = 1e-3,
         prior: bool = False,
+        max_starts: int | None = None,
         bootstrap: bool = False,
         num_draws: int = 200,
         seed: int = 0,
     ) -> None:
         self.huber_delta = huber_delta
         self.prior = prior
+        self.max_starts = max_starts
         self.bootstrap = bootstrap
         self.num_draws = num_draws
         self.seed = seed
@@ -82,24 +86,26 @@ class SizeTokenLaw(Law):
             InvalidValueError: a value is not finite and positive, tokens repeat in a way that cannot be, N or
                 D takes one value only, or there are fewer runs than parameters.
         """
-        loss = _positive("loss", X["loss"] if y is None and "loss" in X else y)
-        params, tokens, unique = _columns(X)
+        loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
+        params, tokens, unique = size_token_columns(X)
         if len(loss) != len(params):
             raise InvalidValueError("y", len(loss), f"must have one loss for each of the {len(params)} rows")
-        _require_spread(params, tokens)
+        require_spread(params, tokens)
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(tokens).mean())))
         inputs = _inputs(params, tokens, unique, self.center_)
-        starts = self.family.starts(inputs, loss)
-        solution = self._settle(inputs, np.log(loss), starts)
-        self.theta_, self.report_, self.residuals_ = solution.theta, solution.report, solution.residuals
+        objective = Objective(self.family, inputs, np.log(loss), self.huber_delta, self.prior)
+        solution = objective.settle(self.family.starts(inputs, loss)[: self.max_starts])
+        self.theta_, self.report_ = solution.theta, solution.report
         self.params_ = self.family.to_public(self.theta_, self.center_)
-        self.draws_ = self._draw(inputs, np.log(loss), solution, _groups(X))
+        self.residuals_ = objective.residuals(self.theta_)
+        self.extrapolation_error_ = objective.extrapolation_error(self.theta_)
+        self.draws_ = self._draw(objective, solution, _groups(X))
         return self
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Loss of every row, nats per token; with ``interval`` the range of a new run at that level."""
         self._require_fitted()
-        inputs = _inputs(*_columns(X), self.center_)
+        inputs = _inputs(*size_token_columns(X), self.center_)
         mean = np.exp(self.family.log_loss(self.theta_, inputs)[0])
         return mean if interval is None else self._interval(inputs, mean, interval)
 
@@ -123,47 +129,15 @@ class SizeTokenLaw(Law):
         law.theta_ = law.family.from_public(params, law.center_)
         law.params_ = law.family.to_public(law.theta_, law.center_)
         law.draws_, law.residuals_ = np.empty((0, len(law.theta_))), np.empty(0)
+        law.extrapolation_error_ = None
         law.report_ = FitReport(FitStatus.CONVERGED, 0.0, 0, 0.0, (), 1.0, 0.0, 0, len(law.theta_), 0.0)
         return law
 
-    def _settle(self, inputs: Inputs, log_loss: Array, starts: Array) -> Solution:
-        """Solve; a prior is weighed against the noise of a fit that is as free as the data allow.
-
-        Starting from the prior's own fit instead would let a prior that does not suit the data pass its
-        misfit off as noise.
-        """
-        noise = _WEAK_PRIOR_NOISE
-        if self.prior:
-            for _ in range(_NOISE_PASSES):
-                noise = _noise(self._solve(inputs, log_loss, starts[:3], noise), self.huber_delta)
-        return self._solve(inputs, log_loss, starts, noise)
-
-    def _solve(
-        self, inputs: Inputs, log_loss: Array, starts: Array, noise: float, weights: Array | None = None
-    ) -> Solution:
-        family = self.family
-        lower, upper = family.bounds()
-        mean, sd = family.prior() if self.prior else (None, None)
-        return solve(
-            lambda theta: family.log_loss(theta, inputs)[0] - log_loss,
-            starts,
-            jacobian=lambda theta: family.log_loss(theta, inputs)[1],
-            lower=lower,
-            upper=upper,
-            huber_delta=self.huber_delta,
-            names=family.names,
-            prior_mean=mean,
-            prior_sd=sd,
-            noise_sd=noise,
-            weights=weights,
-            polish=weights is None,
-        )
-
-    def _draw(self, inputs: Inputs, log_loss: Array, solution: Solution, groups: Array) -> Array:
+    def _draw(self, objective: Objective, solution: Solution, groups: Array) -> Array:
         if self.bootstrap:
-            noise = _noise(solution, self.huber_delta)
+            noise = objective.noise(solution)
             return bootstrap(
-                lambda weights: self._solve(inputs, log_loss, solution.theta, noise, weights).theta,
+                lambda weights: objective.solve(solution.theta, noise, weights).theta,
                 groups,
                 num_draws=self.num_draws,
                 seed=self.seed,
@@ -178,10 +152,16 @@ class SizeTokenLaw(Law):
         """Spread of the parameters and scatter of the runs together."""
         draws = self._require_draws()
         rng = np.random.default_rng(self.seed)
-        scatter = self.residuals_ * np.sqrt(_degrees_factor(len(self.residuals_), draws.shape[1]))
-        noise = rng.choice(scatter, size=(len(draws), len(mean)))
+        noise = rng.choice(self._scatter(), size=(len(draws), len(mean)))
         losses = np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
         return quantile_interval(mean, losses, level)
+
+    def _scatter(self) -> Array:
+        """Residuals inflated for the fitted parameters, and to the extrapolation error where that is larger."""
+        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
+        if self.extrapolation_error_ is not None:
+            inflation = max(inflation, self.extrapolation_error_ / np.mean(np.abs(self.residuals_)))
+        return inflation * self.residuals_
 
     def _require_draws(self) -> Array:
         if len(self.draws_) == 0:
@@ -198,6 +178,7 @@ class SizeTokenLaw(Law):
             "center": self.center_,
             "draws": self.draws_,
             "residuals": self.residuals_,
+            "extrapolation_error": self.extrapolation_error_,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -206,55 +187,7 @@ class SizeTokenLaw(Law):
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self.theta_))
         self.residuals_ = np.array(state["residuals"], dtype=float)
-
-
-def _noise(solution: Solution, huber_delta: float) -> float:
-    """Standard deviation whose Gaussian penalty weighs like the Huber loss of these residuals."""
-    size = np.abs(solution.residuals)
-    weighted = float(np.mean(np.minimum(size, huber_delta) * size))
-    factor = _degrees_factor(len(size), solution.report.num_params)
-    return float(np.sqrt(max(weighted * factor, huber_delta * _LEAST_NOISE)))
-
-
-def _degrees_factor(num_rows: int, num_params: int) -> float:
-    """Variance inflation of residuals for the parameters that were fitted to them, at most fourfold."""
-    return num_rows / max(num_rows - num_params, num_rows / 4)
-
-
-def _columns(table: pd.DataFrame) -> tuple[Array, Array, Array]:
-    missing = [name for name in ("params", "tokens") if name not in table]
-    if missing:
-        raise SchemaError(
-            "runs", missing=missing, remedy="Columns: params, tokens, optionally unique_tokens, run."
-        )
-    params, tokens = _positive("params", table["params"]), _positive("tokens", table["tokens"])
-    if "unique_tokens" not in table:
-        return params, tokens, tokens
-    return params, tokens, np.minimum(_positive("unique_tokens", table["unique_tokens"]), tokens)
-
-
-def _positive(field: str, values: ArrayLike | None) -> Array:
-    if values is None:
-        raise SchemaError("runs", missing=["loss"], remedy="Give the losses as y or as the column 'loss'.")
-    array = np.asarray(values, dtype=float)
-    wrong = ~(np.isfinite(array) & (array > 0))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InvalidValueError(
-            f"{field}[{row}]", float(array[row]), "must be finite and positive", "Drop or repair the row."
-        )
-    return array
-
-
-def _require_spread(params: Array, tokens: Array) -> None:
-    for field, values in (("params", params), ("tokens", tokens)):
-        if len(np.unique(values)) < 2:
-            raise InvalidValueError(
-                field,
-                float(values[0]),
-                "must take at least two values",
-                "A law of size and tokens needs both to vary.",
-            )
+        self.extrapolation_error_ = state["extrapolation_error"]
 
 
 def _inputs(params: Array, tokens: Array, unique: Array, center: tuple[float, float]) -> Inputs:

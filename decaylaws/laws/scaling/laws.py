@@ -16,10 +16,9 @@ _EXPONENTS = {"log_alpha": (0.35, 0.5), "log_beta": (0.35, 0.5)}
 _CHINCHILLA = PowerSum(fixed={"log_k": 0.0}, priors=_EXPONENTS)
 _OVER_TRAINING = PowerSum(fixed={"log_k": 0.0}, tied={"log_beta": "log_alpha"}, priors=_EXPONENTS)
 _SKALING = PowerSum(priors={**_EXPONENTS, "log_k": (0.45, 0.5)})
-_KAPLAN = PowerSum(
-    fixed={"log_E": float("-inf"), "log_beta": 0.0}, priors={"log_alpha": (0.8, 0.5), "log_k": (0.095, 0.5)}
-)
+_KAPLAN = PowerSum(fixed={"E": 0.0, "log_beta": 0.0}, priors={"log_alpha": (0.8, 0.5), "log_k": (0.095, 0.5)})
 _DATA_CONSTRAINED = RepeatedData(_CHINCHILLA)
+_DATA_CONSTRAINED_SKALING = RepeatedData(_SKALING)
 _FARSEER = FarseerFamily()
 
 
@@ -93,6 +92,15 @@ class DataConstrained(SizeTokenLaw):
     def family(self) -> Family:
         """Seven parameters."""
         return _DATA_CONSTRAINED
+
+
+class DataConstrainedSkaling(SizeTokenLaw):
+    """Skaling on effective tokens and parameters under repetition; reads the same columns."""
+
+    @property
+    def family(self) -> Family:
+        """Eight parameters."""
+        return _DATA_CONSTRAINED_SKALING
 
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = MappingProxyType(
