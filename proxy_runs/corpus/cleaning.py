@@ -1,0 +1,92 @@
+"""Paragraph deduplication, and which split a document belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from proxy_runs.corpus.documents import Document
+
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_LICENCE = re.compile(
+    r"copyright|licen[cs]ed? (?:under|agreement)|redistribution and use|all rights reserved", re.I
+)
+_MIN_PARAGRAPH_CHARS = 60
+_MAX_LICENCE_CHARS = 600
+_MIN_DOCUMENT_BYTES = 200
+
+
+class SeenParagraphs:
+    """Remembers paragraphs in a fixed amount of memory (a Bloom filter, 32 MiB).
+
+    A paragraph that was added is always found; one that was not is taken for seen with a probability of
+    1e-10 after one million paragraphs and 6e-5 after ten million, and is then dropped for nothing.
+    """
+
+    _BITS = 1 << 28
+    _PROBES = 6
+
+    def __init__(self) -> None:
+        self._bits = bytearray(self._BITS // 8)
+
+    def __contains__(self, paragraph: str) -> bool:
+        return all(self._bits[byte] & bit for byte, bit in self._places(paragraph))
+
+    def add(self, paragraph: str) -> None:
+        """Remember ``paragraph``, whitespace aside."""
+        for byte, bit in self._places(paragraph):
+            self._bits[byte] |= bit
+
+    def add_document(self, text: str) -> None:
+        """Remember every paragraph that is long enough to count."""
+        for paragraph in _BLANK_LINE.split(text):
+            if len(paragraph) >= _MIN_PARAGRAPH_CHARS:
+                self.add(paragraph)
+
+    def _places(self, paragraph: str) -> list[tuple[int, int]]:
+        digest = hashlib.blake2b(" ".join(paragraph.split()).encode(), digest_size=16).digest()
+        start, step = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little") | 1
+        bits = ((start + k * step) % self._BITS for k in range(self._PROBES))
+        return [(bit >> 3, 1 << (bit & 7)) for bit in bits]
+
+
+@dataclass
+class Cleaner:
+    """Drops repeated paragraphs over all sources, licence notices outside code, and what is left too short.
+
+    Attributes:
+        keeps_licences: licence notices are part of source files and stay in them.
+        seen: paragraphs of all documents that were kept so far, of this source and of those before it.
+        counts: what was dropped, by reason.
+    """
+
+    keeps_licences: bool
+    seen: SeenParagraphs
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def clean(self, document: Document) -> Document | None:
+        """The document without what it repeats; ``None`` when too little is left."""
+        paragraphs = dict.fromkeys(_BLANK_LINE.split(document.text))
+        text = "\n\n".join(paragraph for paragraph in paragraphs if self._keeps(paragraph)).strip("\n")
+        if len(text.encode()) < _MIN_DOCUMENT_BYTES:
+            self.counts["documents_too_short"] += 1
+            return None
+        self.seen.add_document(text)
+        return Document(document.key, text + "\n")
+
+    def _keeps(self, paragraph: str) -> bool:
+        if not self.keeps_licences and len(paragraph) < _MAX_LICENCE_CHARS and _LICENCE.search(paragraph):
+            self.counts["paragraphs_of_licences"] += 1
+            return False
+        if len(paragraph) >= _MIN_PARAGRAPH_CHARS and paragraph in self.seen:
+            self.counts["paragraphs_repeated"] += 1
+            return False
+        return True
+
+
+def is_heldout(source: str, key: str, *, fraction: float, seed: int) -> bool:
+    """Whether the documents with ``key`` are held out: a hash below ``fraction``, whatever the others are."""
+    digest = hashlib.blake2b(f"{seed}/{source}/{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**64

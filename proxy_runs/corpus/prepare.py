@@ -1,0 +1,292 @@
+"""``prepare_corpus``: sources in, shards and manifest out, in stages that survive being killed.
+
+    text       extract, deduplicate paragraphs, split by document        one file pair per source
+    overlap    drop held-out documents that the train split gives away    one file
+    tokenizer  train the BPE on the train split                           one file
+    shards     encode both splits                                         one file pair per source
+
+Each stage writes whole files or none and is skipped when its files are there, in a folder named by the
+request. The manifest changes last and in one step: until then a reader sees the corpus as it was before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from decaylaws.errors import DataError
+from decaylaws.progress import Progress, silent
+from decaylaws.settings import SourceSettings, TokenizerSettings
+from proxy_runs.atomic import atomic_write
+from proxy_runs.corpus.cleaning import SeenParagraphs
+from proxy_runs.corpus.embedded import package_versions
+from proxy_runs.corpus.generators import GENERATOR_VERSION
+from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
+from proxy_runs.corpus.readers import source_files
+from proxy_runs.corpus.texts import SPLITS, Source, Texts, collect, load_texts, remember
+from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
+from proxy_runs.manifest import (
+    FileEntry,
+    Manifest,
+    SourceEntry,
+    SplitEntry,
+    corpus_fingerprint,
+    describe_file,
+    write_manifest,
+)
+from proxy_runs.shards import TokenStore
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PIPELINE_VERSION = 1
+"""Goes up whenever the same request would give other text or other tokens."""
+
+
+def prepare_corpus(
+    sources: Mapping[str, SourceSettings],
+    directory: Path,
+    *,
+    tokenizer: TokenizerSettings,
+    seed: int = 0,
+    base: Path | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Prepare the corpus of ``sources`` in ``directory``; at once when it is there already.
+
+    Args:
+        sources: by name; each is also a held-out domain.
+        directory: of the corpus. Until the new manifest is written it keeps what it held.
+        tokenizer: BPE settings, or the path of a ready one.
+        seed: of the split and of generated text.
+        base: folder that relative paths start from; the current one if ``None``.
+        progress: told of every stage.
+
+    Returns:
+        The manifest, also in ``directory/manifest.json``.
+
+    Raises:
+        InvalidValueError: an embedded source that does not exist.
+        DataError: a source that is missing, unreadable or empty; a folder that cannot be written.
+    """
+    base = base or Path()
+    parts = [Source(name, source, base, seed) for name, source in sources.items()]
+    request = _request(parts, tokenizer, base)
+    job = _Job(parts, directory, request, tokenizer, base, progress)
+    manifest = job.finished()
+    if manifest is None:
+        manifest = job.run()
+    job.remove_leftovers()
+    return manifest
+
+
+def _request(sources: list[Source], tokenizer: TokenizerSettings, base: Path) -> str:
+    """Hash of everything that decides the outcome: first 16 hex digits of a SHA-256."""
+    content: dict[str, Any] = {
+        "pipeline": [PIPELINE_VERSION, GENERATOR_VERSION],
+        "libraries": {**_versions("tokenizers"), "python": platform.python_version()},
+        "tokenizer": tokenizer.model_dump(),
+        "sources": [_source_request(source) for source in sources],
+    }
+    if tokenizer.path:
+        content["tokenizer_json"] = load_tokenizer(base / tokenizer.path).to_str()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source_request(source: Source) -> dict[str, Any]:
+    settings = source.settings
+    what: dict[str, Any] = settings.model_dump(include={"format", "path", "text_field", "heldout_fraction"})
+    what |= {"name": source.name, "max_bytes": source.max_bytes, "seed": source.seed}
+    if settings.format != "embedded":
+        files = source_files(source.name, settings, source.base)
+        what["files"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    elif not source.is_generated:
+        what["packages"] = package_versions(source.name)
+    return what
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One request, and where its stages lie."""
+
+    sources: list[Source]
+    directory: Path
+    request: str
+    tokenizer: TokenizerSettings
+    base: Path
+    progress: Progress
+
+    @property
+    def work(self) -> Path:
+        return self.directory / f"work-{self.request}"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / f"data-{self.request}"
+
+    def finished(self) -> Manifest | None:
+        """The manifest, if it answers this request and every file is as it should be."""
+        try:
+            manifest = TokenStore.open(self.directory).manifest
+        except DataError:
+            return None
+        return manifest if manifest.request == self.request else None
+
+    def run(self) -> Manifest:
+        texts = self._collect()
+        dropped, overlap = self._overlap(texts)
+        self._train_tokenizer(texts)
+        entries = {
+            source.name: self._encode(number, source, texts[source.name], dropped, overlap)
+            for number, source in enumerate(self.sources)
+        }
+        self.progress("shards", len(self.sources), len(self.sources))
+        manifest = self._manifest(entries)
+        write_manifest(manifest, self.directory)
+        return manifest
+
+    def remove_leftovers(self) -> None:
+        """Delete stages and shards that no manifest needs any more."""
+        for path in (*self.directory.glob("work-*"), *self.directory.glob("data-*")):
+            if path != self.data:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _collect(self) -> dict[str, Texts]:
+        seen, texts = SeenParagraphs(), {}
+        for number, source in enumerate(self.sources):
+            found = load_texts(self.work, source.name)
+            if found is None:
+                for share in collect(source, self.work, seen):
+                    self.progress("text", number + share, len(self.sources), source.name)
+                found = load_texts(self.work, source.name)
+            elif not source.is_generated:
+                remember(found, seen)
+            assert found is not None
+            texts[source.name] = found
+        self.progress("text", len(self.sources), len(self.sources))
+        return texts
+
+    def _overlap(self, texts: Mapping[str, Texts]) -> tuple[dict[str, list[int]], dict[str, float | None]]:
+        """Held-out documents to drop, and the share of 13-grams still seen, both by source."""
+        path = self.work / "overlap.json"
+        if not path.is_file():
+            result = self._measure_overlap(texts)
+            with atomic_write(path) as handle:
+                handle.write(json.dumps(result).encode())
+        dropped, overlap = json.loads(path.read_text())
+        return dropped, overlap
+
+    def _measure_overlap(self, texts: Mapping[str, Texts]) -> tuple[dict[str, list[int]], dict[str, Any]]:
+        heldout = {name: list(text.read("heldout")) for name, text in texts.items()}
+        measure = HeldOutOverlap([text for documents in heldout.values() for text in documents])
+        for number, (name, text) in enumerate(texts.items()):
+            self.progress("overlap", number, len(texts), name)
+            measure.mark(text.read("train"))
+        self.progress("overlap", len(texts), len(texts))
+        shares = iter(enumerate(measure.seen_shares()))
+        dropped, overlap = {}, {}
+        for source in self.sources:
+            own = list(islice(shares, len(heldout[source.name])))
+            kept = [k for k, share in own if share <= MAX_SEEN_SHARE or source.is_generated]
+            dropped[source.name] = [n for n, (k, _) in enumerate(own) if k not in set(kept)]
+            overlap[source.name] = measure.seen_share(kept)
+            if not kept:
+                raise DataError(
+                    f"'sources.{source.name}': all {len(own)} held-out documents repeat train text. "
+                    "Give it more varied documents."
+                )
+        return dropped, overlap
+
+    def _train_tokenizer(self, texts: Mapping[str, Texts]) -> None:
+        path = self.data / "tokenizer.json"
+        self.progress("tokenizer", 0, 1)
+        if self.tokenizer.path:
+            ready = load_tokenizer(self.base / self.tokenizer.path)
+            with atomic_write(path) as handle:
+                handle.write(ready.to_str().encode())
+        elif not path.is_file():
+            limit = self.tokenizer.train_bytes_per_source
+            sample = (text for part in texts.values() for text in _sample(part, limit))
+            train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=path)
+        with atomic_write(self.data / "token_bytes.bin") as handle:
+            handle.write(token_bytes(load_tokenizer(path)).tobytes())
+        self.progress("tokenizer", 1, 1)
+
+    def _encode(
+        self,
+        number: int,
+        source: Source,
+        texts: Texts,
+        dropped: Mapping[str, list[int]],
+        overlap: Mapping[str, float | None],
+    ) -> SourceEntry:
+        marker = self.work / f"{source.name}.shards.json"
+        if not marker.is_file():
+            skipped = {"heldout": set(dropped[source.name]), "train": set()}
+            splits = {}
+            for split in SPLITS:
+                self.progress("shards", number + 0.5 * (split == "heldout"), len(self.sources), source.name)
+                documents = (text for n, text in enumerate(texts.read(split)) if n not in skipped[split])
+                splits[split] = self._shard(f"{source.name}.{split}.bin", documents)
+            counts = {**texts.counts, "heldout_documents_overlapping": len(dropped[source.name])}
+            entry = SourceEntry(kind=source.kind, counts=counts, overlap=overlap[source.name], **splits)
+            with atomic_write(marker) as handle:
+                handle.write(entry.model_dump_json().encode())
+        return SourceEntry.model_validate_json(marker.read_bytes())
+
+    def _shard(self, name: str, documents: Iterator[str]) -> SplitEntry:
+        tokenizer = load_tokenizer(self.data / "tokenizer.json")
+        totals = [0, 0, 0]
+        with atomic_write(self.data / name) as handle:
+            for batch in write_tokens(documents, tokenizer, handle, dtype=self._dtype(tokenizer)):
+                totals = [total + new for total, new in zip(totals, batch)]
+        file = describe_file(self.data / name, self.directory)
+        return SplitEntry(file=file, documents=totals[0], text_bytes=totals[1], tokens=totals[2])
+
+    @staticmethod
+    def _dtype(tokenizer: Tokenizer) -> Literal["<u2", "<u4"]:
+        return "<u2" if tokenizer.get_vocab_size(with_added_tokens=True) <= 2**16 else "<u4"
+
+    def _manifest(self, entries: dict[str, SourceEntry]) -> Manifest:
+        tokenizer = load_tokenizer(self.data / "tokenizer.json")
+        entry = self._describe("tokenizer.json")
+        libraries = {**_versions("tokenizers"), "python": platform.python_version()}
+        for source in self.sources:
+            if source.kind == "embedded":
+                libraries |= package_versions(source.name)
+        return Manifest(
+            request=self.request,
+            fingerprint=corpus_fingerprint(entry, entries),
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            dtype=self._dtype(tokenizer),
+            vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
+            eos_id=eos_id(tokenizer),
+            tokenizer=entry,
+            token_bytes=self._describe("token_bytes.bin"),
+            sources=entries,
+            libraries=dict(sorted(libraries.items())),
+        )
+
+    def _describe(self, name: str) -> FileEntry:
+        return describe_file(self.data / name, self.directory)
+
+
+def _sample(texts: Texts, max_bytes: int) -> Iterator[str]:
+    """About ``max_bytes`` of the train split, evenly spread over it."""
+    fraction = min(1.0, max_bytes / texts.counts["train_bytes"])
+    for number, text in enumerate(texts.read("train")):
+        if int((number + 1) * fraction) > int(number * fraction):
+            yield text

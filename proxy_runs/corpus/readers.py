@@ -1,0 +1,163 @@
+"""A user's own text, read as a stream: JSON Lines, plain text, Parquet, Hugging Face ``datasets`` folders.
+
+Memory stays at one row, one paragraph block or one Parquet batch, whatever the size of the source.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from decaylaws.errors import DataError
+from decaylaws.settings import SourceSettings
+from proxy_runs.corpus.documents import Document
+
+_SUFFIXES = {"jsonl": (".jsonl", ".json"), "text": (".txt", ".md", ".rst"), "parquet": (".parquet",)}
+_LONG_TEXT_CHARS = 32_768
+_PARQUET_ROWS = 256
+
+
+def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
+    """Files of a source in a fixed order; a ``datasets`` folder counts as its files.
+
+    Args:
+        name: of the source, for messages.
+        source: its settings.
+        base: folder that a relative ``path`` starts from.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    path = base / str(source.path)
+    if path.is_file():
+        return [path]
+    suffixes = _SUFFIXES.get(source.format)
+    if path.is_dir():
+        candidates = sorted(path.rglob("*"))
+        found = [file for file in candidates if suffixes is None or file.suffix.lower() in suffixes]
+    else:
+        found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for file in found if file.is_file()]
+    if not files:
+        kinds = f" (looking for {', '.join(suffixes)})" if suffixes and path.is_dir() else ""
+        raise DataError(f"'sources.{name}.path' finds no file at {path}{kinds}. Correct the path.")
+    return files
+
+
+def read_documents(name: str, source: SourceSettings, base: Path) -> Iterator[Document]:
+    """Documents of a user's source in file order.
+
+    Raises:
+        DataError: a file cannot be read as ``source.format``, or has no ``source.text_field``.
+    """
+    if source.format == "datasets":
+        yield from _datasets(name, source, base)
+        return
+    read = {"jsonl": _json_lines, "text": _plain_text, "parquet": _parquet}[source.format]
+    for path in source_files(name, source, base):
+        yield from read(name, source, path)
+
+
+def _document(text: str) -> Document:
+    """A document whose text decides its split; lone surrogates (JSON can hold them) become question marks."""
+    data = text.encode("utf-8", "replace")
+    return Document(hashlib.blake2b(data, digest_size=16).hexdigest(), data.decode())
+
+
+def _json_lines(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
+    for number, line in enumerate(_lines(name, path), start=1):
+        if line.strip():
+            yield _document(_field(name, source, f"{path}:{number}", line))
+
+
+def _lines(name: str, path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as lines:
+            yield from lines
+    except UnicodeDecodeError as error:
+        raise DataError(f"'sources.{name}': {path} is not UTF-8 ({error.reason}). Convert it.") from None
+    except OSError as error:
+        raise DataError(f"'sources.{name}': cannot read {path} ({error.strerror}).") from None
+
+
+def _field(name: str, source: SourceSettings, where: str, line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(
+            f"'sources.{name}': {where} is no JSON ({error}). If the download was interrupted, repeat it."
+        ) from None
+    text = row.get(source.text_field) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        raise DataError(
+            f"'sources.{name}.text_field': {where} has no text under {source.text_field!r} "
+            f"(it holds: {keys}). Name the key that holds the text."
+        )
+    return text
+
+
+def _plain_text(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
+    """One document per file; a long file is cut at blank lines, so that a part of it can be held out."""
+    block: list[str] = []
+    size = 0
+    for line in _lines(name, path):
+        if size >= _LONG_TEXT_CHARS and not line.strip():
+            yield _document("".join(block))
+            block, size = [], 0
+        block.append(line)
+        size += len(line)
+    if size:
+        yield _document("".join(block))
+
+
+def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if source.text_field not in columns:
+                raise DataError(
+                    f"'sources.{name}.text_field': {path} has no column {source.text_field!r} "
+                    f"(it has: {', '.join(columns)}). Name the column that holds the text."
+                )
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[source.text_field]):
+                yield from (_document(text) for text in batch.column(0).to_pylist() if text)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"'sources.{name}': {path} is no readable Parquet file ({error}). "
+            "If the download was interrupted, repeat it."
+        ) from None
+
+
+def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Document]:
+    """A folder that ``save_to_disk`` wrote; of a ``DatasetDict`` the ``train`` split, or its only one."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"'sources.{name}.format' is 'datasets', which needs the extra of that name. "
+            "Run: pip install 'decaylaws[datasets]'"
+        ) from None
+    path = base / str(source.path)
+    source_files(name, source, base)
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"'sources.{name}.path': {path} is no folder that datasets.save_to_disk wrote ({error})."
+        ) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        split = "train" if "train" in loaded else next(iter(loaded))
+        loaded = loaded[split]
+    if source.text_field not in loaded.column_names:
+        raise DataError(
+            f"'sources.{name}.text_field': {path} has no column {source.text_field!r} "
+            f"(it has: {', '.join(loaded.column_names)}). Name the column that holds the text."
+        )
+    yield from (_document(row[source.text_field]) for row in loaded if row[source.text_field])

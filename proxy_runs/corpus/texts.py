@@ -1,0 +1,187 @@
+"""First stage: every source becomes two files of clean text, one per split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.settings import SourceSettings
+from proxy_runs.atomic import atomic_write
+from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
+from proxy_runs.corpus.documents import Document
+from proxy_runs.corpus.embedded import EMBEDDED, embedded_documents
+from proxy_runs.corpus.generators import GENERATED, generated_documents
+from proxy_runs.corpus.readers import read_documents
+
+SPLITS = ("train", "heldout")
+MAX_HELDOUT_BYTES = 4_000_000
+"""Held-out text of a source beyond this is trained on instead: it would only slow down every evaluation."""
+
+GENERATED_BYTES = 2_000_000
+"""What a generated source holds unless its settings say otherwise."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source with all that decides its text.
+
+    Attributes:
+        name: in ``study.yaml``.
+        settings: from ``study.yaml``.
+        base: folder that a relative path starts from.
+        seed: of generated text and of the split.
+    """
+
+    name: str
+    settings: SourceSettings
+    base: Path
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = (*EMBEDDED, *GENERATED)
+        if self.settings.format == "embedded" and self.name not in known:
+            raise InvalidValueError(
+                f"sources.{self.name}",
+                "embedded",
+                "is not an embedded domain",
+                f"There are {', '.join(known)}.",
+            )
+
+    @property
+    def kind(self) -> str:
+        """``generated``, ``embedded``, or the format of a user's files."""
+        return "generated" if self.is_generated else self.settings.format
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the text is ours: split by instance, neither deduplicated nor filtered by 13-grams."""
+        return self.settings.format == "embedded" and self.name in GENERATED
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Most bytes of text to take."""
+        return self.settings.max_bytes or (GENERATED_BYTES if self.is_generated else None)
+
+    def documents(self) -> Iterator[tuple[float, Document]]:
+        """Share of the source that is behind us (0 where unknown), and the next document."""
+        if self.is_generated:
+            return ((0.0, document) for document in generated_documents(self.name, seed=self.seed))
+        if self.settings.format == "embedded":
+            return embedded_documents(self.name)
+        return ((0.0, document) for document in read_documents(self.name, self.settings, self.base))
+
+
+@dataclass
+class Texts:
+    """Clean text of a source on disk: ``<name>.train.jsonl`` and ``<name>.heldout.jsonl``, a document a line.
+
+    Attributes:
+        directory: where they lie.
+        name: of the source.
+        counts: documents and bytes by split, and what was dropped.
+    """
+
+    directory: Path
+    name: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def path(self, split: str) -> Path:
+        """File of a split."""
+        return self.directory / f"{self.name}.{split}.jsonl"
+
+    def read(self, split: str) -> Iterator[str]:
+        """Documents of a split."""
+        with open(self.path(split), encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+
+def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[float]:
+    """Write the clean text of ``source`` to ``directory``; then ``load_texts`` finds it.
+
+    Args:
+        source: what to read.
+        directory: where to write.
+        seen: paragraphs of the sources before this one; those of this one are added.
+
+    Yields:
+        share of the work that is done, in [0, 1], every so often.
+
+    Raises:
+        DataError: the source cannot be read, or leaves a split empty.
+    """
+    texts = Texts(directory, source.name)
+    cleaner = Cleaner(keeps_licences=source.name == "code", seen=seen)
+    totals = dict.fromkeys((f"{split}_{what}" for split in SPLITS for what in ("documents", "bytes")), 0)
+    with atomic_write(texts.path("train")) as train, atomic_write(texts.path("heldout")) as heldout:
+        for share, document in _limited(source):
+            kept = document if source.is_generated else cleaner.clean(document)
+            if kept is None:
+                continue
+            split = _split(source, kept, heldout_bytes=totals["heldout_bytes"])
+            (heldout if split == "heldout" else train).write(json.dumps(kept.text).encode() + b"\n")
+            totals[f"{split}_documents"] += 1
+            totals[f"{split}_bytes"] += len(kept.text.encode())
+            yield share
+    _require_text(source, totals)
+    with atomic_write(directory / f"{source.name}.texts.json") as handle:
+        handle.write(json.dumps({**totals, **cleaner.counts}).encode())
+
+
+def load_texts(directory: Path, name: str) -> Texts | None:
+    """What ``collect`` wrote; ``None`` when it has not finished."""
+    marker = directory / f"{name}.texts.json"
+    if not marker.is_file():
+        return None
+    return Texts(directory, name, json.loads(marker.read_text()))
+
+
+def remember(texts: Texts, seen: SeenParagraphs) -> None:
+    """Add the paragraphs of a source that was collected earlier, as if it had been collected now."""
+    for split in SPLITS:
+        for text in texts.read(split):
+            seen.add_document(text)
+
+
+def _limited(source: Source) -> Iterator[tuple[float, Document]]:
+    """Documents up to ``max_bytes``; the last one is cut at a line."""
+    left = source.max_bytes
+    for share, document in source.documents():
+        if left is None:
+            yield share, document
+            continue
+        data = document.text.encode()
+        if len(data) > left:
+            cut = data[:left].decode(errors="ignore").rpartition("\n")[0]
+            if cut and not source.is_generated:
+                yield 1.0, Document(document.key, cut + "\n")
+            return
+        left -= len(data)
+        yield max(share, 1 - left / (source.max_bytes or 1)), document
+
+
+def _split(source: Source, document: Document, *, heldout_bytes: int) -> str:
+    fraction = source.settings.heldout_fraction
+    chosen = is_heldout(source.name, document.key, fraction=fraction, seed=source.seed)
+    # Instances of generated text keep their side whatever happens: a rephrased question must not leak.
+    full = heldout_bytes >= MAX_HELDOUT_BYTES and not source.is_generated
+    return "heldout" if chosen and not full else "train"
+
+
+def _require_text(source: Source, totals: dict[str, int]) -> None:
+    documents = totals["train_documents"] + totals["heldout_documents"]
+    if not documents:
+        raise DataError(
+            f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
+            "Documents need at least 200 bytes that no other source has. Give it text or remove it."
+        )
+    for split in SPLITS:
+        if not totals[f"{split}_documents"]:
+            raise DataError(
+                f"'sources.{source.name}' leaves its {split} split empty: it has {documents} document(s), of "
+                f"which heldout_fraction={source.settings.heldout_fraction} are held out. "
+                "Give it more documents or another fraction."
+            )
