@@ -8,15 +8,16 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 :math:`S` of the decay (LR integral over the reference LR) after :math:`S_c` tokens of trunk, and
 
 - *progress*: what more tokens of the trunk's own mixture bring at constant LR;
-- *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the relative
-  LR, :math:`k_j` steps before the end (Tissue et al. 2024, arXiv 2408.11029, with exponential memory in steps);
-  :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
-- *mixture*: :math:`m_d(q) = 1 / \sum_j C_{dj} (q_j + \epsilon)^\gamma` (inverse sum, Apple 2025, arXiv 2507.09404),
-  :math:`e^{t_d q}` (data-mixing laws, Ye et al. 2024) or :math:`-\sum_j b_{dj} \log(q_j + \epsilon)`.
-  The model forgets the trunk's mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S / S_{ref})^{-b}` (Wang
-  et al. 2025): either its *shares* relax, :math:`\Delta m = m(p_0 + g (p - p_0)) - m(p_0)`, or its *loss* does,
-  :math:`\Delta m = g (m(p) - m(p_0))`. With :math:`b = 1` the relaxing share is the cumulative share of all tokens,
-  so learning is a power law in a domain's own tokens while forgetting is a transient.
+- *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
+  relative LR, :math:`k_j` steps before the end (Tissue et al. 2024, arXiv 2408.11029, with exponential
+  memory in steps); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
+- *mixture*: :math:`m_d(q) = 1 / \sum_j C_{dj} (q_j + \epsilon)^\gamma` (inverse sum, Apple 2025, arXiv
+  2507.09404), :math:`e^{t_d q}` (data-mixing laws, Ye et al. 2024) or :math:`-\sum_j b_{dj} \log(q_j +
+  \epsilon)`. The model forgets the trunk's mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S /
+  S_{ref})^{-b}` (Wang et al. 2025): either its *shares* relax, :math:`\Delta m = m(p_0 + g (p - p_0)) -
+  m(p_0)`, or its *loss* does, :math:`\Delta m = g (m(p) - m(p_0))`. With :math:`b = 1` the relaxing share
+  is the cumulative share of all tokens, so learning is a power law in a domain's own tokens while
+  forgetting is a transient.
 
 Both forms stand beside each other because they fit different data; held-out error chooses (``members``).
 """

@@ -68,10 +68,10 @@ def held_out_report(
         seed: seed of the folds.
 
     Returns:
-        One row per predictor and kind of hold-out, best first within a kind: ``law``, ``held_out``, ``num_runs``,
-        ``mae`` and ``worst`` (nats per token, over runs and domains), ``bias``, ``spearman`` (mean over domains of
-        the rank correlation over runs; NaN under 4 runs), ``seconds``, ``note`` (why a fit failed, else empty), and
-        ``mae:<domain>``.
+        One row per predictor and kind of hold-out, best first within a kind: ``law``, ``held_out``,
+        ``num_runs``, ``mae`` and ``worst`` (nats per token, over runs and domains), ``bias``, ``spearman``
+        (mean over domains of the rank correlation over runs; NaN under 4 runs), ``seconds``, ``note`` (why
+        a fit failed, else empty), and ``mae:<domain>``.
     """
     if not predictors:
         raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")

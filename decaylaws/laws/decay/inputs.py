@@ -12,7 +12,7 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array
 from decaylaws.runs import EPOCHS, LOSS, MIX, START_LOSS, names_with, values_by
-from decaylaws.schedules import decay, drop_and_hold
+from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
 REPEAT_SCALE = 15.3878  # R_D* of Muennighoff et al. 2023 (arXiv 2305.16264), table of the replication
@@ -150,15 +150,12 @@ def _path(
     tokens: int, start_lr: float, end_lr: float, shape: str, batch_tokens: int, reference_lr: float
 ) -> tuple[float, Array, Array]:
     """Intrinsic tokens, relative LR drops and their ages in steps; a sweep repeats few paths often."""
-    hold = shape in ("drop-and-hold", "drop_and_hold")
-    schedule = drop_and_hold(tokens, start_lr, end_lr) if hold else decay(tokens, start_lr, end_lr, shape)
+    schedule = decay(tokens, start_lr, end_lr, shape)
     edges = np.linspace(0.0, tokens, PATH_NODES + 1)
     rates = np.asarray(schedule.lr(np.minimum(edges, np.nextafter(tokens, 0))), dtype=float)
     rates[0], rates[-1] = start_lr, end_lr
     drops = np.concatenate([[reference_lr - start_lr], -np.diff(rates)]) / reference_lr
     middles = 0.5 * (edges[1:] + edges[:-1])
-    if hold:
-        middles[0] = 0.0
     ages = (tokens - np.concatenate([[0.0], middles])) / batch_tokens
     return float(schedule.integral()) / reference_lr, drops, ages
 

@@ -247,6 +247,19 @@ class DecayLaw(Law):
         half = radius * _spread(self._covariance(inputs), self.noise_ * mean, weights)
         return Prediction(mean @ weights, mean @ weights - half, mean @ weights + half, interval)
 
+    def held_out_scores(self, weights: Mapping[str, float]) -> Array:
+        """Held-out errors of a weighted loss, in standard deviations that were predicted for them, ``[n]``."""
+        self._require_fitted()
+        return self._scores(self.weight_vector(weights)[:, None])[:, 0]
+
+    def _scores(self, weights: Array) -> Array:
+        held_out = self._held_out
+        if not np.isfinite(held_out["errors"]).all():
+            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
+        return np.abs(held_out["errors"] @ weights) / _spread(
+            held_out["covariance"], held_out["noise"], weights
+        )
+
     def _covariance(self, inputs: DecayInputs) -> Array:
         """Covariance of the domains' predictions over the bootstrap, ``[n, d, d]``."""
         if len(self.draws_) < 2:
@@ -310,15 +323,11 @@ def _evidence(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     """Ranges that the fitted rows span."""
     columns = ("non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr")
     ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
-    shares = {
-        name: [float(runs[MIX + name].min()), float(runs[MIX + name].max())]
-        if MIX + name in runs
-        else [0.0, 0.0]
-        for name in sources
-    }
+    values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
     return {
         "num_runs": len(runs),
         "shapes": sorted(set(runs["decay_shape"].astype(str))),
-        "shares": shares,
+        "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
+        "share_values": values,
         **ranges,
     }

@@ -1,8 +1,9 @@
 """Where the fit of the decay law starts and what it believes before it has seen a run.
 
 The means are the literature's (LR exponents and memory of Tissue et al. 2024, size exponents near .15 for the
-annealing gain, Chinchilla-like progress); the standard deviations are wide enough that forty runs overrule them.
-With few runs they keep every parameter finite, and with one model size they are all that is known about size.
+annealing gain, Chinchilla-like progress); the standard deviations are wide enough that forty runs overrule
+them. With few runs they keep every parameter finite, and with one model size they are all that is known
+about size.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""The outer search: Optuna over mixture, decay tokens, hand-over LR and shape together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.mixtures.geometry import stick_breaking
+from decaylaws.progress import Progress
+from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
+
+_STAGE = "search"
+
+
+class Explorer:
+    """Draws candidates with Optuna and values them with the law.
+
+    The mixture enters as stick-breaking coordinates in the unit cube, which spread uniformly over the
+    simplex, and is projected onto what the trial's decay length affords: every trial is feasible in its
+    limits; broken guards are constraints of the sampler.
+    """
+
+    def __init__(
+        self, law: DecayLaw, space: MixtureSpace, target: Target, goal: Goal, choices: Choices
+    ) -> None:
+        self.law, self.space, self.target, self.goal, self.choices = law, space, target, goal, choices
+
+    def problem(self, plan: Plan) -> DecayProblem:
+        """The problem of one plan."""
+        return DecayProblem(self.law, self.space, self.target, self.goal, plan)
+
+    def run(
+        self,
+        trials: int,
+        seed: int,
+        *,
+        sampler: optuna.samplers.BaseSampler | None = None,
+        storage: optuna.storages.BaseStorage | str | None = None,
+        known: Sequence[Mixture] = (),
+        progress: Progress,
+    ) -> pd.DataFrame:
+        """Run the trials.
+
+        Args:
+            trials: how many.
+            seed: of the default sampler (TPE).
+            sampler: another sampler of Optuna's.
+            storage: where the trials are kept; in memory by default.
+            known: mixtures to try first, such as the control, under the longest decay.
+            progress: called after every trial.
+
+        Returns:
+            One row per trial: ``decay_tokens``, ``start_lr``, ``shape``, ``objective``, ``slack`` (smallest
+            guard slack, infinite without guards), ``shares`` (array in the space's order).
+        """
+        study = _quiet_study(storage, sampler or _tpe(trials, seed))
+        rows = [self._tried(mixture) for mixture in known]
+        for index in range(trials):
+            trial = study.ask()
+            row = self._trial(trial)
+            trial.set_constraint("guards", -min(row["slack"], 1e9))
+            study.tell(trial, row["objective"])
+            rows.append(row)
+            progress(_STAGE, index + 1, trials)
+        return pd.DataFrame(rows)
+
+    def _trial(self, trial: optuna.Trial) -> dict[str, Any]:
+        choices = self.choices
+        plan = Plan(
+            decay_tokens=trial.suggest_categorical("decay_tokens", list(choices.decay_tokens)),
+            start_lr=trial.suggest_float("start_lr", *choices.start_lr, log=True),
+            end_lr=choices.end_lr,
+            shape=trial.suggest_categorical("shape", list(choices.shapes)),
+        )
+        polytope = self.space.polytope(plan.decay_tokens)
+        unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
+        blocks = polytope.project(stick_breaking(unit[None])[0]) if len(unit) else np.ones(1)
+        return self._row(plan, blocks @ self.space.blocks, self.problem(plan))
+
+    def _tried(self, mixture: Mixture) -> dict[str, Any]:
+        choices = self.choices
+        plan = Plan(decay_tokens=max(choices.decay_tokens), start_lr=choices.start_lr[1],
+        end_lr=choices.end_lr,
+                    shape=choices.shapes[0])  # fmt: skip
+        nearest = self.space.project(mixture, plan.decay_tokens)
+        return self._row(plan, nearest.array(self.space.names), self.problem(plan))
+
+    def _row(self, plan: Plan, shares: Array, problem: DecayProblem) -> dict[str, Any]:
+        slack = problem.guard_slack(shares[None])
+        return {
+            "decay_tokens": plan.decay_tokens, "start_lr": plan.start_lr, "shape": plan.shape,
+            "objective": float(problem.objective(shares[None])[0]),
+            "slack": float(slack.min()) if slack.size else float("inf"), "shares": shares,
+        }  # fmt: skip
+
+
+def _tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=max(trials // 5, 10))
+
+
+def _quiet_study(
+    storage: optuna.storages.BaseStorage | str | None, sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    """A new study without Optuna's line about it: progress has its own channel."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(storage=storage, sampler=sampler)
+    finally:
+        optuna.logging.set_verbosity(verbosity)

@@ -1,0 +1,203 @@
+"""What a decay search decides about, as fast functions of the mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.decay.inputs import DecayInputs, effective_epochs
+from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.runs import MIX, START_LOSS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The checkpoint from which the decay is to start.
+
+    Attributes:
+        non_embedding_params: size of the model.
+        start_tokens: tokens that its trunk has seen.
+        batch_tokens: tokens of an optimiser step in the decay.
+        start_loss: measured loss of every domain at the checkpoint, nats per token.
+    """
+
+    non_embedding_params: int
+    start_tokens: int
+    batch_tokens: int
+    start_loss: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Length and LR path of one decay."""
+
+    decay_tokens: int
+    start_lr: float
+    end_lr: float = 0.0
+    shape: str = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the search may choose besides the mixture.
+
+    Attributes:
+        decay_tokens: lengths to choose from.
+        start_lr: lowest and highest LR at the hand-over.
+        shapes: shapes of the decay (``decaylaws.schedules.SHAPES``).
+        end_lr: LR at the end.
+    """
+
+    decay_tokens: tuple[int, ...]
+    start_lr: tuple[float, float]
+    shapes: tuple[str, ...] = ("linear",)
+    end_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.decay_tokens or min(self.decay_tokens) <= 0:
+            raise InvalidValueError(
+                "decay_tokens", self.decay_tokens, "must hold positive lengths to choose from"
+            )
+        low, high = self.start_lr
+        if not 0 < low <= high:
+            raise InvalidValueError("start_lr", self.start_lr, "must be a positive range, lowest first")
+        if not self.shapes:
+            raise InvalidValueError("shapes", self.shapes, "must name at least one shape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What the search minimises, and what it must not give up.
+
+    Attributes:
+        weights: weight of every domain in the objective; normalised to sum to one.
+        control: the mixture without a decision (the trunk's own); guards and gains are measured against it,
+            decayed the same way.
+        guard_domains: domains that may not get worse than the control by more than ``guard_nats``.
+        guard_nats: tolerance of the guards, nats per token.
+        risk: how many standard deviations of the gain (over the law's bootstrap) a candidate has to make up
+            for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known.
+    """
+
+    weights: Mapping[str, float]
+    control: Mixture
+    guard_domains: Sequence[str] = ()
+    guard_nats: float = 0.02
+    risk: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.guard_nats >= 0:
+            raise InvalidValueError("guard_nats", self.guard_nats, "must not be negative")
+        if not self.risk >= 0:
+            raise InvalidValueError("risk", self.risk, "must not be negative")
+
+
+@dataclass(frozen=True)
+class DecayProblem:
+    """Predicted losses as a function of the mixture, for one checkpoint, goal and plan.
+
+    Arrays of shares have the order of ``space.names``; losses that of ``law.domains_``.
+    """
+
+    law: DecayLaw
+    space: MixtureSpace
+    target: Target
+    goal: Goal
+    plan: Plan
+    num_risk_draws: int = field(default=12)
+
+    def losses(self, shares: Array, theta: Array | None = None) -> Array:
+        """Predicted final losses ``[k, d]`` of mixtures ``[k, m]``, at the fit or at one of its draws."""
+        return self.law.loss(self.inputs(shares), theta)
+
+    def objective(self, shares: Array, theta: Array | None = None) -> Array:
+        """Weighted loss ``[k]``, nats per token."""
+        return self.losses(shares, theta) @ self._weights
+
+    def robust_objective(self, shares: Array) -> Array:
+        """The objective plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
+        value = self.objective(shares)
+        draws = self.law.draws_[: self.num_risk_draws]
+        if self.goal.risk == 0 or len(draws) < 2:
+            return value
+        gains = [
+            self.objective(shares, theta) - control for theta, control in zip(draws, self._control_draws)
+        ]
+        return value + self.goal.risk * np.std(gains, axis=0)
+
+    def guard_slack(self, shares: Array) -> Array:
+        """Nats per token by which each guard still holds ``[k, g]``; negative where it is broken."""
+        if not len(self.goal.guard_domains):
+            return np.empty((len(shares), 0))
+        columns = [self.law.domains_.index(name) for name in self.goal.guard_domains]
+        return self.control_losses[columns] + self.goal.guard_nats - self.losses(shares)[:, columns]
+
+    @cached_property
+    def control_losses(self) -> Array:
+        """Predicted losses of the control under the same plan, ``[d]``."""
+        return self.losses(self.control_shares[None])[0]
+
+    @cached_property
+    def control_shares(self) -> Array:
+        """The control's shares, ``[m]``."""
+        return self.goal.control.array(self.space.names)
+
+    def inputs(self, shares: Array) -> DecayInputs:
+        """The law's inputs for mixtures ``[k, m]``; repeated sources count less."""
+        epochs = shares * self.plan.decay_tokens / self._available
+        worth = effective_epochs(epochs) / np.where(epochs > 0, epochs, 1.0)
+        effective = (shares * np.where(epochs > 0, worth, 1.0)) @ self._to_law
+        one, count = self._template, len(shares)
+        repeated = {
+            name: np.repeat(getattr(one, name), count, axis=0)
+            for name in ("params", "start_tokens", "decay_tokens", "intrinsic", "drops", "ages", "start_loss")
+        }
+        return replace(one, shares=effective, **repeated)
+
+    def row(self, mixture: Mixture) -> pd.DataFrame:
+        """A plan of the runs table's form, for predictions with intervals."""
+        return pd.DataFrame([{
+            "non_embedding_params": self.target.non_embedding_params, "start_tokens": self.target.start_tokens,
+            "batch_tokens": self.target.batch_tokens, "decay_tokens": self.plan.decay_tokens,
+            "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,
+            **{MIX + name: mixture.share(name) for name in self.law.sources_},
+            **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},
+            **{START_LOSS + name: value for name, value in self.target.start_loss.items()},
+        }])  # fmt: skip
+
+    @cached_property
+    def _template(self) -> DecayInputs:
+        return self.law.inputs(self.row(self.goal.control))
+
+    @cached_property
+    def _weights(self) -> Array:
+        return self.law.weight_vector(self.goal.weights)
+
+    @cached_property
+    def _control_draws(self) -> list[float]:
+        draws = self.law.draws_[: self.num_risk_draws]
+        return [float(self.objective(self.control_shares[None], theta)[0]) for theta in draws]
+
+    @cached_property
+    def _available(self) -> Array:
+        return np.array([float(source.available_tokens) for source in self.space.sources])
+
+    @cached_property
+    def _to_law(self) -> Array:
+        """Permutation from the space's order of sources to the law's, ``[m, m_law]``."""
+        unknown = [name for name in self.space.names if name not in self.law.sources_]
+        if unknown:
+            raise InvalidValueError(
+                "sources",
+                unknown[0],
+                "is not a source that the law was fitted on",
+                "Run microanneals that hold it.",
+            )
+        return np.array([[float(name == known) for known in self.law.sources_] for name in self.space.names])

@@ -1,0 +1,351 @@
+"""The recommendation: the best mixture, length, LR and shape of a decay, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InfeasibleError, InvalidValueError
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.progress import Progress, silent
+from decaylaws.search.certainty import (
+    beyond_evidence,
+    difference,
+    near_optimal_region,
+    optimum_spread,
+    support,
+)
+from decaylaws.search.optimise import Optimum, minimise_mixture
+from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
+
+if TYPE_CHECKING:
+    import optuna
+
+_LEVEL = 0.9
+_POLISHED_PLANS = 4
+_STARTS_PER_PLAN = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 90 % interval, nats per token."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A mixture that the recommendation is measured against, under the same plan.
+
+    Attributes:
+        name: who it is.
+        mixture: its shares.
+        objective: its predicted objective.
+        gain: what the recommendation gains over it; not certain where the interval holds 0.
+    """
+
+    name: str
+    mixture: Mixture
+    objective: float
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A decision with everything that it rests on.
+
+    Attributes:
+        mixture: recommended shares.
+        plan: recommended length and LR path.
+        predicted: loss of every domain after the decay.
+        control: the same for the control under the same plan, point predictions.
+        objective: weighted loss of the recommendation.
+        rivals: the control first, then whoever else was named.
+        guards: by guard domain, nats left before it breaks (negative: broken).
+        feasible: whether all guards hold by the law.
+        forgetting: by guard domain, change of the loss against the checkpoint.
+        binding: sources and groups whose limit the mixture touches.
+        near_optimal: by source, lowest and highest share within the tolerance of the optimum.
+        near_optimal_nats: that tolerance: one noise standard deviation of the objective.
+        optimum_tv: mean total-variation distance of the bootstrap's optima from the recommendation.
+        expected_regret: what the recommendation gives away on average over the bootstrap, nats.
+        regret_upper: 90 % quantile of that.
+        unconstrained: the optimum under the same plan without caps, bounds and guards (within the evidence).
+        unconstrained_objective: its predicted objective.
+        support: by source, runs of the fit with at least half of the recommended share.
+        beyond_evidence: sentences on everything that was extrapolated.
+        verdict: in words; may be that there is not enough evidence.
+        by_plan: best feasible objective for each length and shape.
+        trials: every candidate of the outer search.
+    """
+
+    mixture: Mixture
+    plan: Plan
+    predicted: Mapping[str, Estimate]
+    control: Mapping[str, float]
+    objective: Estimate
+    rivals: tuple[Rival, ...]
+    guards: Mapping[str, float]
+    feasible: bool
+    forgetting: Mapping[str, float]
+    binding: tuple[str, ...]
+    near_optimal: Mapping[str, tuple[float, float]]
+    near_optimal_nats: float
+    optimum_tv: float
+    expected_regret: float
+    regret_upper: float
+    unconstrained: Mixture
+    unconstrained_objective: float
+    support: Mapping[str, int]
+    beyond_evidence: tuple[str, ...]
+    verdict: str
+    by_plan: pd.DataFrame
+    trials: pd.DataFrame
+
+    @property
+    def gain(self) -> Estimate:
+        """What the recommendation gains over the control."""
+        return self.rivals[0].gain
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the trials without their shares."""
+        plain = {
+            name: _plain(value) for name, value in vars(self).items() if name not in ("by_plan", "trials")
+        }
+        plain["by_plan"] = self.by_plan.to_dict("records")
+        plain["trials"] = self.trials.drop(columns="shares").to_dict("records")
+        return plain
+
+
+def recommend(
+    law: DecayLaw,
+    space: MixtureSpace,
+    *,
+    target: Target,
+    goal: Goal,
+    choices: Choices,
+    rivals: Mapping[str, Mixture] | None = None,
+    trials: int = 400,
+    seed: int = 0,
+    within_evidence: bool = True,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    storage: optuna.storages.BaseStorage | str | None = None,
+    progress: Progress = silent,
+) -> Recommendation:
+    """Choose mixture, decay tokens, hand-over LR and shape.
+
+    Optuna searches all of them together; the best plans' mixtures are then optimised exactly (SLSQP).
+
+    Args:
+        law: fitted decay law, with bootstrap draws and held-out errors.
+        space: sources with their caps and bounds.
+        target: checkpoint from which the decay starts.
+        goal: objective, control and guards.
+        choices: lengths, LR range and shapes to choose from.
+        rivals: further mixtures to measure the recommendation against.
+        trials: of the outer search.
+        seed: of everything random.
+        within_evidence: keep shares, lengths, LR and shapes inside what the law's runs span; otherwise
+            whatever lies outside is only reported.
+        sampler: Optuna sampler of the outer search; TPE by default.
+        storage: Optuna storage of its trials; in memory by default.
+        progress: called during the search.
+
+    Raises:
+        InfeasibleError: no mixture meets caps, bounds and evidence together.
+        InvalidValueError: an unknown domain or source, or no choice that lies inside the evidence.
+    """
+    from decaylaws.search.explore import Explorer
+
+    if within_evidence:
+        space, choices = _within(law, space, goal, choices)
+    explorer = Explorer(law, space, target, goal, choices)
+    known = [goal.control, *(rivals or {}).values()]
+    table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
+    polished = [_polish(explorer.problem(plan), starts) for plan, starts in _best_plans(table, choices)]
+    problem, optimum = min(polished, key=lambda pair: (not pair[1].feasible, pair[1].value))
+    problem, optimum = _refine_lr(problem, optimum, choices)
+    return _describe(
+        problem, optimum, {"control": goal.control, **(rivals or {})}, _plan_table(polished), table, seed
+    )
+
+
+def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) -> tuple[MixtureSpace, Choices]:
+    """Limits and choices cut to what the runs span."""
+    evidence = law.evidence_
+    sources = []
+    for source in space.sources:
+        seen = evidence["shares"].get(source.name, [0.0, 0.0])[1]
+        top = max(seen, goal.control.share(source.name), source.lower)
+        sources.append(replace(source, upper=min(source.upper, top)))
+    low, high = evidence["decay_tokens"]
+    lengths = tuple(tokens for tokens in choices.decay_tokens if low <= tokens <= high)
+    slow, fast = evidence["start_lr"]
+    rates = (max(choices.start_lr[0], slow), min(choices.start_lr[1], fast))
+    shapes = tuple(shape for shape in choices.shapes if shape in evidence["shapes"])
+    for name, kept, asked, seen in (
+        ("decay_tokens", lengths, choices.decay_tokens, (low, high)),
+        ("shapes", shapes, choices.shapes, evidence["shapes"]),
+        ("start_lr", rates[0] <= rates[1], choices.start_lr, (slow, fast)),
+    ):
+        if not kept:
+            raise InvalidValueError(
+                name, asked, f"must overlap with what the runs span, {seen}", "Or give within_evidence=False."
+            )
+    return replace(space, sources=tuple(sources)), replace(
+        choices, decay_tokens=lengths, start_lr=rates, shapes=shapes
+    )
+
+
+def _best_plans(table: pd.DataFrame, choices: Choices) -> list[tuple[Plan, list[Array]]]:
+    """The most promising lengths and shapes, each at its best LR with its best mixtures as starts."""
+    ranked = table.assign(broken=np.maximum(-table["slack"], 0.0)).sort_values(["broken", "objective"])
+    found = []
+    for (tokens, shape), group in ranked.groupby(["decay_tokens", "shape"], sort=False):
+        best = group.iloc[0]
+        plan = Plan(
+            decay_tokens=int(tokens),
+            start_lr=float(best["start_lr"]),
+            end_lr=choices.end_lr,
+            shape=str(shape),
+        )
+        found.append((plan, list(group["shares"].head(_STARTS_PER_PLAN))))
+    return found[:_POLISHED_PLANS]
+
+
+def _polish(problem: DecayProblem, starts: Sequence[Array]) -> tuple[DecayProblem, Optimum]:
+    optimum = minimise_mixture(
+        problem.robust_objective, problem.space, problem.plan.decay_tokens, [*starts, problem.control_shares],
+        slack=problem.guard_slack,
+    )  # fmt: skip
+    return problem, optimum
+
+
+def _refine_lr(problem: DecayProblem, optimum: Optimum, choices: Choices) -> tuple[DecayProblem, Optimum]:
+    """Try the ends and the middle of the LR range: the law is smooth and nearly linear in the log of the LR."""
+    low, high = choices.start_lr
+    best = (problem, optimum)
+    for rate in dict.fromkeys((low, float(np.sqrt(low * high)), high)):
+        other = replace(problem, plan=replace(problem.plan, start_lr=rate))
+        found = _polish(other, [optimum.shares])
+        best = min(best, found, key=lambda pair: (not pair[1].feasible, pair[1].value))
+    return best
+
+
+def _plan_table(polished: Sequence[tuple[DecayProblem, Optimum]]) -> pd.DataFrame:
+    return pd.DataFrame([
+        {**asdict(problem.plan), "objective": float(problem.objective(optimum.shares[None])[0]),
+         "feasible": optimum.feasible}
+        for problem, optimum in polished
+    ])  # fmt: skip
+
+
+def _describe(
+    problem: DecayProblem,
+    optimum: Optimum,
+    rivals: Mapping[str, Mixture],
+    by_plan: pd.DataFrame,
+    trials: pd.DataFrame,
+    seed: int,
+) -> Recommendation:
+    law, names = problem.law, problem.space.names
+    mixture = Mixture.from_array(names, optimum.shares)
+    row = problem.row(mixture)
+    found, weighted = law.predict(row, _LEVEL), law.predict_objective(row, problem.goal.weights, _LEVEL)
+    measured = tuple(_rival(problem, optimum.shares, name, rival) for name, rival in rivals.items())
+    spread = optimum_spread(problem, optimum.shares)
+    noise = float(
+        np.sqrt(np.sum((law.noise_ * found.mean[0] * law.weight_vector(problem.goal.weights)) ** 2))
+    )
+    region = near_optimal_region(problem, optimum.shares, noise, seed=seed)
+    free = _unconstrained(problem, optimum.shares)
+    beyond = tuple(beyond_evidence(problem, optimum.shares))
+    return Recommendation(
+        mixture=mixture,
+        plan=problem.plan,
+        predicted={
+            domain: Estimate(float(found.mean[0, k]), float(found.lower[0, k]), float(found.upper[0, k]))
+            for k, domain in enumerate(law.domains_)
+        },
+        control=dict(zip(law.domains_, problem.control_losses.tolist())),
+        objective=Estimate(float(weighted.mean[0]), float(weighted.lower[0]), float(weighted.upper[0])),
+        rivals=measured,
+        guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
+        feasible=optimum.feasible,
+        forgetting={
+            domain: float(found.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]
+            for domain in problem.goal.guard_domains
+        },
+        binding=tuple(problem.space.binding(mixture, problem.plan.decay_tokens)),
+        near_optimal=dict(zip(names, [(float(low), float(high)) for low, high in region])),
+        near_optimal_nats=noise,
+        optimum_tv=spread.total_variation,
+        expected_regret=spread.expected_regret,
+        regret_upper=spread.regret_upper,
+        unconstrained=Mixture.from_array(names, free.shares),
+        unconstrained_objective=float(problem.objective(free.shares[None])[0]),
+        support=support(problem, optimum.shares),
+        beyond_evidence=beyond,
+        verdict=_verdict(measured, optimum.feasible, beyond),
+        by_plan=by_plan,
+        trials=trials,
+    )
+
+
+def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> Rival:
+    shares = rival.array(problem.space.names)
+    gain = difference(problem, chosen, shares, _LEVEL)
+    return Rival(
+        name, rival, float(problem.objective(shares[None])[0]),
+        Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),
+    )  # fmt: skip
+
+
+def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
+    """The optimum without caps, bounds and guards, inside the shares that the runs span."""
+    seen = problem.law.evidence_["shares"]
+    sources = tuple(
+        replace(source, max_epochs=None, lower=0.0, upper=min(max(seen[source.name][1], 1e-6), 1.0))
+        for source in problem.space.sources
+    )
+    open_space = MixtureSpace(sources)
+    try:
+        return minimise_mixture(problem.robust_objective, open_space, problem.plan.decay_tokens, [chosen])
+    except InfeasibleError:
+        return Optimum(chosen, float(problem.robust_objective(chosen[None])[0]), True)
+
+
+def _verdict(rivals: Sequence[Rival], feasible: bool, beyond: Sequence[str]) -> str:
+    if not feasible:
+        words = "No mixture within the limits keeps every guard; the least broken one is shown."
+    else:
+        unsure = [rival.name for rival in rivals if rival.gain.lower <= 0]
+        sure = [rival.name for rival in rivals if rival.gain.lower > 0]
+        words = f"Better than {', '.join(sure)} with 90 % confidence." if sure else ""
+        if unsure:
+            words += f" Not enough evidence to prefer it over {', '.join(unsure)}."
+    if beyond:
+        words += f" Extrapolated: {'; '.join(beyond)}."
+    return words.strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mixture):
+        return value.to_dict()
+    if isinstance(value, Estimate | Plan):
+        return asdict(value)
+    if isinstance(value, Rival):
+        return {name: _plain(entry) for name, entry in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return value
