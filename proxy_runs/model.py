@@ -31,7 +31,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from decaylaws.configs import ModelShape
-from proxy_runs.kernels import head_loss, rms_norm, rotary, token_losses
+from proxy_runs.kernels import (
+    LONG_SEQUENCE,
+    attention,
+    fused_attention,
+    head_loss,
+    rms_norm,
+    swiglu,
+    token_losses,
+)
 
 Params = dict[str, Tensor]
 
@@ -108,11 +116,11 @@ class StackedLlama:
         self.dtype = dtype
         # float64 until the last moment: the angle of the last position keeps all digits of float32
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
-        angles = torch.outer(
-            torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents
-        ).unsqueeze(1)
-        self._cos = angles.cos().repeat(1, 1, 2).to(device, dtype)
+        angles = torch.outer(torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents)
+        self._cos = angles.cos().repeat(1, 2).to(device, dtype)
         self._sin = angles.sin().to(device, dtype)
+        visible = min(shape.seq_len, LONG_SEQUENCE)
+        self._mask = torch.full((visible, visible), -math.inf).triu(1).to(device, dtype)
 
     def hidden(self, params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         """Last hidden states ``[K, B * T, D]`` of ``tokens`` (int64 ``[K, B, T]``, T at most ``seq_len``)."""
@@ -124,8 +132,8 @@ class StackedLlama:
             normed = rms_norm(x, weight["attn_norm"], eps)
             mixed = self._attend(torch.bmm(normed, weight["qkv"]), members * batch, length)
             x = torch.baddbmm(x, mixed.view(members, batch * length, -1), weight["attn_out"])
-            gate, up = torch.bmm(rms_norm(x, weight["mlp_norm"], eps), weight["gate_up"]).chunk(2, dim=-1)
-            x = torch.baddbmm(x, F.silu(gate) * up, weight["down"])
+            gate_up = torch.bmm(rms_norm(x, weight["mlp_norm"], eps), weight["gate_up"])
+            x = torch.baddbmm(x, swiglu(gate_up), weight["down"])
         return rms_norm(x, self._cast(params["final_norm"]), eps)
 
     def loss(self, params: Mapping[str, Tensor], windows: Tensor, weights: Tensor) -> Tensor:
@@ -173,15 +181,11 @@ class StackedLlama:
         """Causal attention of ``qkv [K, B * T, D + 2 kv]``; returns ``[K * B, T, D]``."""
         heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
         split = qkv.view(sequences, length, heads + 2 * kv_heads, self.shape.head_dim)
-        turned = rotary(split[:, :, : heads + kv_heads], self._cos[:length], self._sin[:length])
-        mixed = F.scaled_dot_product_attention(
-            turned[:, :, :heads].transpose(1, 2),
-            turned[:, :, heads:].transpose(1, 2),
-            split[:, :, heads + kv_heads :].transpose(1, 2),
-            is_causal=True,
-            enable_gqa=kv_heads != heads,
-        )
-        return mixed.transpose(1, 2).reshape(sequences, length, -1)
+        cos, sin = self._cos[:length], self._sin[:length]
+        if length >= LONG_SEQUENCE or qkv.is_cuda:
+            return fused_attention(split, cos, sin, heads)
+        mask = self._mask[:length, :length].repeat(heads // kv_heads, 1)
+        return attention(split, cos, sin, mask, heads)
 
 
 _LAYER_PARAMS = ("attn_norm", "qkv", "attn_out", "mlp_norm", "gate_up", "down")

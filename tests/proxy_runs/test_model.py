@@ -182,13 +182,50 @@ def test_rms_norm_equals_its_formula_and_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), (x, weight))
 
 
-def test_rotary_preserves_norms_and_has_the_right_gradient() -> None:
+def attention_inputs(heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
-    angles = torch.rand(5, 1, 2, dtype=torch.float64, generator=generator)
-    cos, sin = angles.cos().repeat(1, 1, 2), angles.sin()
-    torch.testing.assert_close(kernels.rotary(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
-    assert torch.autograd.gradcheck(lambda x: kernels.rotary(x, cos, sin), (x,))
+    qkv = torch.randn(2, 5, heads + 2 * kv_heads, 4, dtype=torch.float64, generator=generator)
+    angles = torch.rand(5, 2, dtype=torch.float64, generator=generator)
+    mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1).repeat(heads // kv_heads, 1)
+    return qkv.requires_grad_(), angles.cos().repeat(1, 2), angles.sin(), mask
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 3), (4, 2), (4, 1)])
+def test_both_attentions_agree_and_have_the_right_gradient(heads: int, kv_heads: int) -> None:
+    qkv, cos, sin, mask = attention_inputs(heads, kv_heads)
+    ours = kernels.attention(qkv, cos, sin, mask, heads)
+    torch.testing.assert_close(ours, kernels.fused_attention(qkv, cos, sin, heads))
+    assert torch.autograd.gradcheck(lambda qkv: kernels.attention(qkv, cos, sin, mask, heads), (qkv,))
+
+
+def test_attention_sees_distances_and_not_positions() -> None:
+    """With equal tokens everywhere, turning all angles on by one position changes nothing."""
+    _, cos, sin, mask = attention_inputs(2, 2)
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(1, 5, 6, 4, dtype=torch.float64, generator=generator)
+    step = torch.tensor([0.3, 0.05], dtype=torch.float64)
+    found = []
+    for offset in (0, 3):
+        angles = torch.outer(torch.arange(5, dtype=torch.float64) + offset, step)
+        found.append(kernels.attention(qkv, angles.cos().repeat(1, 2), angles.sin(), mask, 2))
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[0], kernels.attention(qkv, cos, sin, mask, 2))
+
+
+def test_swiglu_equals_its_formula_and_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+    torch.testing.assert_close(kernels.swiglu(x), F.silu(x[..., :4]) * x[..., 4:])
+    assert torch.autograd.gradcheck(kernels.swiglu, (x,))
+
+
+def test_long_sequences_equal_transformers_too() -> None:
+    shape = dataclasses.replace(SHAPES["grouped_query"], seq_len=kernels.LONG_SEQUENCE + 8)
+    params = init_params(shape, seed=4)
+    windows = windows_of(shape, members=1, sequences=1)
+    ours = StackedLlama(shape).logits(stack_params([params]), windows[:, :, :-1])[0]
+    theirs = to_hf_model(params, shape)(windows[0, :, :-1]).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("chunk_logits", [1, 100, 10**6])
