@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class BatchStage:
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """Batch size over tokens: one stage or more."""
+    """Batch size over tokens: one stage or more; neighbours of one batch size are one stage."""
 
     stages: tuple[BatchStage, ...]
 
@@ -53,7 +53,7 @@ class BatchSchedule:
         stages = tuple(self.stages)
         if not stages or not all(isinstance(stage, BatchStage) for stage in stages):
             raise InvalidValueError("stages", self.stages, "must be one BatchStage or more")
-        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "stages", _joined(stages))
 
     def __iter__(self) -> Iterator[BatchStage]:
         return iter(self.stages)
@@ -115,12 +115,8 @@ class BatchSchedule:
         return np.minimum(np.searchsorted(starts, positions, side="right") - 1, len(self.stages) - 1)
 
     def then(self, other: BatchSchedule) -> BatchSchedule:
-        """This schedule, then the other; neighbours of one batch size become one stage."""
-        first, second = self.stages[-1], other.stages[0]
-        middle: tuple[BatchStage, ...] = (first, second)
-        if first.batch_tokens == second.batch_tokens:
-            middle = (BatchStage(first.tokens + second.tokens, first.batch_tokens),)
-        return BatchSchedule((*self.stages[:-1], *middle, *other.stages[1:]))
+        """This schedule, then the other."""
+        return BatchSchedule((*self.stages, *other.stages))
 
     def between(self, first: int, last: int) -> BatchSchedule:
         """The schedule from one position to another; its tokens count from ``first``."""
@@ -178,6 +174,11 @@ class BatchSchedule:
         for stage in data["stages"]:
             _check_keys("batch stage", stage, {"tokens", "batch_tokens"})
         return cls(tuple(BatchStage(**stage) for stage in data["stages"]))
+
+
+def _joined(stages: tuple[BatchStage, ...]) -> tuple[BatchStage, ...]:
+    groups = groupby(stages, key=lambda stage: stage.batch_tokens)
+    return tuple(BatchStage(sum(stage.tokens for stage in group), batch) for batch, group in groups)
 
 
 def constant_batch(tokens: int, batch_tokens: int) -> BatchSchedule:

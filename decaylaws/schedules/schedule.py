@@ -38,6 +38,9 @@ class Schedule:
     sum over steps equals the integral for any batch size, the first step of a warm-up is not wasted at 0 and
     the last step of a decay is not wasted at the floor.
 
+    Neighbours that continue one curve (equal constants, two pieces of one cosine) are one segment: a schedule
+    that was cut and joined, or built another way, is equal to the one built at once.
+
     Args:
         segments: at least one.
 
@@ -51,7 +54,7 @@ class Schedule:
         segments = tuple(self.segments)
         if not segments or not all(isinstance(segment, Segment) for segment in segments):
             raise InvalidValueError("segments", self.segments, "must be one Segment or more")
-        object.__setattr__(self, "segments", segments)
+        object.__setattr__(self, "segments", _joined(segments))
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -149,11 +152,8 @@ class Schedule:
     # Algebra ---------------------------------------------------------------------------------------------
 
     def then(self, other: Schedule) -> Schedule:
-        """This schedule, then the other; pieces of one curve (and equal constants) become one again."""
-        first, second = self.segments[-1], other.segments[0]
-        joint = first.joined(second)
-        middle = (first, second) if joint is None else (joint,)
-        return Schedule((*self.segments[:-1], *middle, *other.segments[1:]))
+        """This schedule, then the other."""
+        return Schedule((*self.segments, *other.segments))
 
     def between(self, first: int, last: int) -> Schedule:
         """The schedule from one position to another; its tokens count from ``first``."""
@@ -238,3 +238,15 @@ class Schedule:
             if low < high:
                 out[low:high] = segment.mean_lr(first[low:high] - start, last[low:high] - start)
         return out
+
+
+def _joined(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Neighbours that continue one curve as one segment."""
+    out = [segments[0]]
+    for segment in segments[1:]:
+        joint = out[-1].joined(segment)
+        if joint is None:
+            out.append(segment)
+        else:
+            out[-1] = joint
+    return tuple(out)

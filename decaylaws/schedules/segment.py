@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -212,13 +213,13 @@ class Segment:
 
     def scaled(self, lr: float, tokens: float) -> Segment:
         """LRs times ``lr``, lengths times ``tokens`` (rounded to whole tokens)."""
-        curve = self.piece_of.scaled(lr, tokens) if self.piece_of is not None else None
-        offset = round(self.offset_tokens * tokens)
-        length = round((self.offset_tokens + self.tokens) * tokens) - offset
-        whole_tokens("tokens", length)
-        if curve is not None:
-            return curve.cut(offset, offset + length)
-        knots = tuple((round(at * tokens), value * lr) for at, value in self.knots)
+        # Exact, also where the product of an integer and a float would not be.
+        factor = Fraction(tokens)
+        offset = round(self.offset_tokens * factor)
+        length = whole_tokens("tokens", round((self.offset_tokens + self.tokens) * factor) - offset)
+        if self.piece_of is not None:
+            return self.piece_of.scaled(lr, tokens).cut(offset, offset + length)
+        knots = tuple((round(at * factor), value * lr) for at, value in self.knots)
         return replace(self, tokens=length, start_lr=self.start_lr * lr, end_lr=self.end_lr * lr, knots=knots)
 
     def to_dict(self) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def _mean_power(a: Array, b: Array, p: float) -> Array:
     # -1: the low end is zero, or so near it that it does not count.
     is_inner = (shrink > -1.0) & (shrink < 0.0)
     inner = np.where(is_inner, shrink, -0.5)
-    log_ratio = np.log1p(inner)
+    # Near 1 the ratio is known by its distance from 1, near 0 by itself.
+    ratio = np.where(is_inner, low / safe_high, 0.5)
+    log_ratio = np.where(inner > -0.5, np.log1p(inner), np.log(ratio))
     mean = _expm1_ratio((p + 1.0) * log_ratio) * log_ratio / inner
     at_edge = np.where(high == low, 1.0, 1.0 / (p + 1.0) if p > -1.0 else np.inf)
     return np.where(high > 0.0, safe_high**p * np.where(is_inner, mean, at_edge), 0.0)
@@ -156,11 +158,9 @@ def _polynomial(at: Stretch, start_lr: float, end_lr: float, exponent: float) ->
 
 
 def _power(at: Stretch, start_lr: float, end_lr: float, exponent: float) -> Array:
-    # c (x + x_0)^p with (1 + 1 / x_0)^p = end / start.
-    if start_lr == end_lr:
-        return np.full_like(at.x0, start_lr)
-    origin = 1.0 / np.expm1(np.log(end_lr / start_lr) / exponent)
-    return start_lr * _mean_power(1.0 + at.x0 / origin, 1.0 + at.x1 / origin, exponent)
+    # LR = start u^p, where u runs in a straight line from 1 to the value at which LR is end.
+    last = (end_lr / start_lr) ** (1.0 / exponent)
+    return start_lr * _mean_power(at.y0 + at.x0 * last, at.y1 + at.x1 * last, exponent)
 
 
 def _inverse_sqrt(at: Stretch, start_lr: float, end_lr: float, exponent: float) -> Array:
