@@ -40,6 +40,8 @@ Relaxing = Literal["shares", "loss", "none"]
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
           "gain_follows")  # fmt: skip
 
+OWN = ("log_progress", "log_anneal", "kappa", "gamma")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -64,7 +66,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each parameter stands in the vector: shared ones, then progress, annealing, mixture by domain."""
+    """Where each parameter stands in the vector: shared ones, then those of every domain by kind.
+
+    Of a domain's own: ``log_progress``, ``log_anneal``, its deviations ``kappa`` and ``gamma`` from the shared
+    logs, and the coefficients of its mixture law.
+    """
 
     num_domains: int
     num_sources: int
@@ -72,29 +78,26 @@ class Layout:
     @property
     def size(self) -> int:
         """Number of parameters."""
-        return len(SHARED) + self.num_domains * (2 + self.num_sources)
+        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources)
 
-    def split(self, theta: Array) -> tuple[dict[str, float], Array, Array, Array]:
-        """Shared values by name, log progress ``[d]``, log annealing ``[d]``, mixture coefficients ``[d, m]``."""
-        shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
-        own = theta[len(SHARED) :]
+    def columns(self, kind: str) -> slice:
+        """Columns of one kind of a domain's own parameters, or of the ``mixture`` coefficients."""
         d = self.num_domains
-        return shared, own[:d], own[d : 2 * d], own[2 * d :].reshape(d, self.num_sources)
+        if kind == "mixture":
+            return slice(len(SHARED) + len(OWN) * d, self.size)
+        first = len(SHARED) + OWN.index(kind) * d
+        return slice(first, first + d)
 
-    def columns(self) -> tuple[slice, slice, slice]:
-        """Columns of progress, annealing and mixture."""
-        first, d = len(SHARED), self.num_domains
-        return slice(first, first + d), slice(first + d, first + 2 * d), slice(first + 2 * d, self.size)
+    def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
+        """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
+        shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
+        own = {kind: theta[self.columns(kind)] for kind in OWN}
+        return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
 
     def names(self, domains: list[str], sources: list[str]) -> list[str]:
         """A name for every parameter."""
         pairs = [f"mixture:{domain}:{source}" for domain in domains for source in sources]
-        return [
-            *SHARED,
-            *(f"log_progress:{d}" for d in domains),
-            *(f"log_anneal:{d}" for d in domains),
-            *pairs,
-        ]
+        return [*SHARED, *(f"{kind}:{domain}" for kind in OWN for domain in domains), *pairs]
 
 
 @dataclass(frozen=True)
@@ -116,151 +119,200 @@ class Frame:
 
 def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True) -> tuple[Array, Array]:
     """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters ``[n, d, p]`` (else empty)."""
-    d, m = inputs.start_loss.shape[1], len(frame.trunk_shares)
-    layout = Layout(d, m)
-    shared, log_progress, log_anneal, coefficients = layout.split(theta)
-    jacobian = np.zeros((len(inputs), d, layout.size)) if slopes else np.empty(0)
-    n = inputs.params / frame.reference_params
-    loss = inputs.start_loss + _progress(shared, log_progress, inputs, frame, n, layout, jacobian)
-    if frame.member.mixing == "none":
-        ratio = None
-    else:
-        change, ratio = _mixture(shared, coefficients, inputs, frame, n, layout, jacobian)
+    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares))
+    shared, own, coefficients = layout.split(theta)
+    size = inputs.params / frame.reference_params
+    slope = _Slopes(layout, len(inputs), slopes)
+    loss = inputs.start_loss + _progress(shared, own, inputs, frame, size, slope)
+    ratio = None
+    if frame.member.mixing != "none":
+        change, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
         loss = loss + change
     if frame.member.annealing:
-        loss = loss - _anneal(
-            shared, log_anneal, inputs, n, layout, jacobian, ratio if frame.member.gain_follows else None
-        )
-    return loss, jacobian
+        loss = loss - _anneal(shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None)
+    return loss, slope.values
+
+
+class _Slopes:
+    """Derivatives ``[n, d, p]`` under construction; empty, and every call free, where they are not wanted."""
+
+    def __init__(self, layout: Layout, num_rows: int, wanted: bool) -> None:
+        self.layout, self.wanted = layout, wanted
+        shape = (num_rows, layout.num_domains, layout.size)
+        self.values: Array = np.zeros(shape) if wanted else np.empty(0)
+
+    def like(self) -> _Slopes:
+        """Further derivatives of the same shape, at zero."""
+        return _Slopes(self.layout, len(self.values), self.wanted)
+
+    def shared(self, name: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by a shared parameter."""
+        self.values[:, :, SHARED.index(name)] += slope
+
+    def own(self, kind: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by each domain's own parameter."""
+        domains = np.arange(self.layout.num_domains)
+        self.values[:, domains, self.layout.columns(kind).start + domains] += slope
+
+    def coefficients(self, slope: Array) -> None:
+        """Add the slope ``[n, d, m]`` by each domain's own mixture coefficients."""
+        first, m = self.layout.columns("mixture").start, self.layout.num_sources
+        for domain in range(self.layout.num_domains):
+            columns = slice(first + domain * m, first + (domain + 1) * m)
+            self.values[:, domain, columns] += slope[:, domain]
 
 
 def _progress(
     shared: dict[str, float],
-    log_f: Array,
+    own: dict[str, Array],
     inputs: DecayInputs,
     frame: Frame,
-    n: Array,
-    layout: Layout,
-    jacobian: Array,
+    size: Array,
+    slope: _Slopes,
 ) -> Array:
     """Change of the loss by further tokens of the trunk's mixture, ``[n, d]``, at most 0."""
     beta, log_growth = np.exp(shared["log_beta"]), np.log1p(inputs.intrinsic / inputs.start_tokens)
     fallen = np.exp(-beta * log_growth) if frame.member.progress else np.zeros(len(inputs))
-    amplitude = np.exp(log_f)[None, :] * (n ** shared["size_progress"])[:, None]
+    amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
     change = amplitude * (fallen - 1.0)[:, None]
-    if jacobian.size:
-        jacobian[:, :, SHARED.index("log_beta")] += amplitude * (-beta * log_growth * fallen)[:, None]
-        jacobian[:, :, SHARED.index("size_progress")] += change * np.log(n)[:, None]
-        _diagonal(jacobian, layout.columns()[0], change)
+    if slope.wanted:
+        slope.shared("log_beta", amplitude * (-beta * log_growth * fallen)[:, None])
+        slope.shared("size_progress", change * np.log(size)[:, None])
+        slope.own("log_progress", change)
     return change
+
+
+@dataclass(frozen=True)
+class _Transient:
+    """How far the model has forgotten the trunk's mixture, ``[n, d]``, and the slopes by log kappa and log b."""
+
+    reached: Array
+    by_kappa: Array
+    by_b: Array
+
+
+def _transient(
+    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, frame: Frame
+) -> _Transient:
+    kappa, b = np.exp(shared["log_kappa"] + own["kappa"]), np.exp(shared["log_b"])
+    x = (inputs.intrinsic / frame.reference_tokens)[:, None] * kappa[None, :]
+    kept = np.zeros_like(x) if frame.member.relaxing == "none" else np.exp(-b * np.log1p(x))
+    return _Transient(1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept)
 
 
 def _mixture(
     shared: dict[str, float],
-    c: Array,
+    own: dict[str, Array],
+    coefficients: Array,
     inputs: DecayInputs,
     frame: Frame,
-    n: Array,
-    layout: Layout,
-    jacobian: Array,
-) -> tuple[Array, tuple[Array, Array]]:
-    """Change by the mixture ``[n, d]``; beside it log(m / m0) and its derivatives for the annealing gain."""
-    kappa, b = np.exp(shared["log_kappa"]), np.exp(shared["log_b"])
-    x = kappa * inputs.intrinsic / frame.reference_tokens
-    kept = np.exp(-b * np.log1p(x))
-    if frame.member.relaxing == "none":
-        kept = np.zeros_like(x)
-    g, g_kappa, g_b = 1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept
-    step = inputs.shares - frame.trunk_shares
-    relax_shares = frame.member.relaxing == "shares"
-    reached = frame.trunk_shares + (g[:, None] * step if relax_shares else step)
-    gamma = np.exp(shared["log_gamma"])
-    there, there_c, there_q, there_gamma = _mixture_law(frame.member.mixing, c, reached, gamma)
-    here, here_c, _, here_gamma = _mixture_law(frame.member.mixing, c, frame.trunk_shares[None, :], gamma)
-    scale = (n ** shared["size_mixture"])[:, None]
-    along = np.einsum("ndm,nm->nd", there_q, step)
-    weight = scale if relax_shares else scale * g[:, None]
-    change = weight * (there - here)
-    log_ratio = (
-        np.log(np.maximum(there, 1e-12) / np.maximum(here, 1e-12))
-        if frame.member.mixing != "log"
-        else there - here
-    )
-    ratio_slopes = np.zeros_like(jacobian)
-    if jacobian.size:
-        by_g = scale * (along if relax_shares else there - here)
-        _mixture_slopes(jacobian, layout, weight, there_c - here_c, there_gamma - here_gamma)
-        jacobian[:, :, SHARED.index("log_kappa")] += by_g * g_kappa[:, None]
-        jacobian[:, :, SHARED.index("log_b")] += by_g * g_b[:, None]
-        jacobian[:, :, SHARED.index("size_mixture")] += change * np.log(n)[:, None]
-        over, under = (1 / there, 1 / here) if frame.member.mixing != "log" else (1.0, 1.0)
-        _mixture_slopes(ratio_slopes, layout, np.ones_like(scale), _times(over, there_c) - _times(under, here_c),
-                        over * there_gamma - under * here_gamma)  # fmt: skip
+    size: Array,
+    slope: _Slopes,
+) -> tuple[Array, tuple[Array, _Slopes]]:
+    """Change by the mixture ``[n, d]``; beside it log(m / m0) and its slopes, which the annealing gain may follow."""
+    mixing, relax_shares = frame.member.mixing, frame.member.relaxing == "shares"
+    transient = _transient(shared, own, inputs, frame)
+    step = (inputs.shares - frame.trunk_shares)[:, None, :]
+    shares = frame.trunk_shares + (transient.reached[:, :, None] * step if relax_shares else step)
+    gamma = np.exp(shared["log_gamma"] + own["gamma"])
+    there = _mixture_law(mixing, coefficients, shares, gamma)
+    here = _mixture_law(mixing, coefficients, frame.trunk_shares[None, None, :], gamma)
+    scale = (size ** shared["size_mixture"])[:, None]
+    weight = scale if relax_shares else scale * transient.reached
+    change = weight * (there.value - here.value)
+    log_ratio, ratio = _log_ratio(mixing, there, here), slope.like()
+    if slope.wanted:
+        along = np.sum(there.by_share * step, axis=2)
+        by_reached = scale * (along if relax_shares else there.value - here.value)
+        _add_mixture(slope, weight, there, here, 1.0, 1.0)
+        _add_transient(slope, by_reached, transient)
+        slope.shared("size_mixture", change * np.log(size)[:, None])
+        over, under = (1.0, 1.0) if mixing == "log" else (1.0 / there.value, 1.0 / here.value)
+        _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
         if relax_shares:
-            ratio_slopes[:, :, SHARED.index("log_kappa")] += over * along * g_kappa[:, None]
-            ratio_slopes[:, :, SHARED.index("log_b")] += over * along * g_b[:, None]
-    return change, (log_ratio, ratio_slopes)
+            _add_transient(ratio, over * along, transient)
+    return change, (log_ratio, ratio)
 
 
-def _times(factor: Array | float, slopes: Array) -> Array:
-    return slopes * np.asarray(factor)[..., None]
+@dataclass(frozen=True)
+class _MixtureValue:
+    """A mixture law ``[n, d]`` and its slopes: by coefficients and shares ``[n, d, m]``, by log gamma ``[n, d]``."""
+
+    value: Array
+    by_coefficient: Array
+    by_share: Array
+    by_gamma: Array
 
 
-def _mixture_law(mixing: Mixing, c: Array, q: Array, gamma: float) -> tuple[Array, Array, Array, Array]:
-    """A mixture law ``[n, d]`` and its slopes by coefficients and shares ``[n, d, m]`` and by log gamma ``[n, d]``."""
+def _mixture_law(mixing: Mixing, c: Array, q: Array, gamma: Array) -> _MixtureValue:
+    """Evaluate a mixture law with coefficients ``[d, m]`` and exponents ``[d]`` at shares ``[n, d or 1, m]``."""
     if mixing == "exponential":
-        value = np.exp(q @ c.T)
-        return value, value[:, :, None] * q[:, None, :], value[:, :, None] * c[None], np.zeros_like(value)
+        value = np.exp(np.sum(q * c, axis=2))
+        return _MixtureValue(value, value[:, :, None] * q, value[:, :, None] * c, np.zeros_like(value))
     log_q = np.log(q + EPSILON)
     if mixing == "log":
-        terms = -np.exp(c)[None] * log_q[:, None, :]
+        terms = -np.exp(c) * log_q
         value = terms.sum(axis=2)
-        return value, terms, -np.exp(c)[None] / (q + EPSILON)[:, None, :], np.zeros_like(value)
-    terms = np.exp(c[None] + gamma * log_q[:, None, :])
+        return _MixtureValue(value, terms, -np.exp(c) / (q + EPSILON), np.zeros_like(value))
+    terms = np.exp(c + gamma[:, None] * log_q)
     value = 1.0 / terms.sum(axis=2)
     by_c = -(value**2)[:, :, None] * terms
-    by_gamma = np.einsum("ndm,nm->nd", by_c, gamma * log_q)
-    return value, by_c, by_c * gamma / (q + EPSILON)[:, None, :], by_gamma
+    by_gamma = np.sum(by_c * log_q, axis=2) * gamma
+    return _MixtureValue(value, by_c, by_c * gamma[:, None] / (q + EPSILON), by_gamma)
 
 
-def _mixture_slopes(jacobian: Array, layout: Layout, weight: Array, by_c: Array, by_gamma: Array) -> None:
-    """Add the slopes of a mixture term: coefficients of the row's own domain and the shared exponent."""
-    first, m = layout.columns()[2].start, layout.num_sources
-    for domain in range(layout.num_domains):
-        own = slice(first + domain * m, first + (domain + 1) * m)
-        jacobian[:, domain, own] += (weight[:, [domain]] if weight.shape[1] > 1 else weight) * by_c[:, domain]
-    jacobian[:, :, SHARED.index("log_gamma")] += weight * by_gamma
+def _log_ratio(mixing: Mixing, there: _MixtureValue, here: _MixtureValue) -> Array:
+    """log(m / m0); for the logarithmic law, whose value has no sign, the difference."""
+    if mixing == "log":
+        return there.value - here.value
+    return np.log(np.maximum(there.value, 1e-12) / np.maximum(here.value, 1e-12))
+
+
+def _add_mixture(
+    slope: _Slopes,
+    weight: Array,
+    there: _MixtureValue,
+    here: _MixtureValue,
+    over: Array | float,
+    under: Array | float,
+) -> None:
+    """Add the slopes of ``weight * (over * there - under * here)`` by coefficients and exponents."""
+    over, under = np.asarray(over), np.asarray(under)
+    change = over[..., None] * there.by_coefficient - under[..., None] * here.by_coefficient
+    slope.coefficients(weight[:, :, None] * change)
+    by_gamma = weight * (over * there.by_gamma - under * here.by_gamma)
+    slope.shared("log_gamma", by_gamma)
+    slope.own("gamma", by_gamma)
+
+
+def _add_transient(slope: _Slopes, by_reached: Array, transient: _Transient) -> None:
+    slope.shared("log_kappa", by_reached * transient.by_kappa)
+    slope.own("kappa", by_reached * transient.by_kappa)
+    slope.shared("log_b", by_reached * transient.by_b)
 
 
 def _anneal(
     shared: dict[str, float],
-    log_b: Array,
+    own: dict[str, Array],
     inputs: DecayInputs,
-    n: Array,
-    layout: Layout,
-    jacobian: Array,
-    ratio: tuple[Array, Array] | None,
+    size: Array,
+    slope: _Slopes,
+    ratio: tuple[Array, _Slopes] | None,
 ) -> Array:
     """Gain by the fall of the LR, ``[n, d]``."""
     tau = np.exp(shared["log_tau"])
     memory = np.exp(-inputs.ages / tau)
     fall = np.sum(inputs.drops * (1.0 - memory), axis=1)
     fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
-    amplitude = np.exp(log_b)[None, :] * (n ** shared["size_anneal"])[:, None]
+    amplitude = np.exp(own["log_anneal"])[None, :] * (size ** shared["size_anneal"])[:, None]
     if ratio is not None:
         amplitude = amplitude * np.exp(shared["gain_follows"] * ratio[0])
     gain = amplitude * fall[:, None]
-    if jacobian.size:
-        jacobian[:, :, SHARED.index("log_tau")] -= amplitude * fall_tau[:, None]
-        jacobian[:, :, SHARED.index("size_anneal")] -= gain * np.log(n)[:, None]
-        _diagonal(jacobian, layout.columns()[1], -gain)
+    if slope.wanted:
+        slope.shared("log_tau", -amplitude * fall_tau[:, None])
+        slope.shared("size_anneal", -gain * np.log(size)[:, None])
+        slope.own("log_anneal", -gain)
         if ratio is not None:
-            jacobian[:, :, SHARED.index("gain_follows")] -= gain * ratio[0]
-            jacobian -= gain[:, :, None] * shared["gain_follows"] * ratio[1]
+            slope.shared("gain_follows", -gain * ratio[0])
+            slope.values -= gain[:, :, None] * shared["gain_follows"] * ratio[1].values
     return gain
-
-
-def _diagonal(jacobian: Array, columns: slice, values: Array) -> None:
-    """Add slopes of a parameter that only its own domain has."""
-    domains = np.arange(values.shape[1])
-    jacobian[:, domains, columns.start + domains] += values

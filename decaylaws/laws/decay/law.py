@@ -19,7 +19,11 @@ from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
 from decaylaws.runs import LOSS, MIX, names_with
 
-_FIRST_NOISE = 3e-3  # relative residual before the fit has measured its own
+_FIRST_NOISE = (
+    2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
+)
+_NOISE_ROUNDS = 2
+_ROUGH, _REFIT = 30, 15  # evaluations: from each start; of a warm refit
 _HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
 
 
@@ -52,11 +56,11 @@ class DecayLaw(Law):
     def __init__(
         self,
         trunk_mixture: Mapping[str, float],
-        member: str = "saturating",
+        member: str = "relaxed_gain",
         *,
         domains: Sequence[str] | None = None,
         reference_lr: float | None = None,
-        num_draws: int = 40,
+        num_draws: int = 32,
         num_folds: int = 8,
         seed: int = 0,
     ) -> None:
@@ -79,9 +83,10 @@ class DecayLaw(Law):
         inputs, observed = self._inputs(X), final_losses(X, self.domains_)
         prior = decay_prior(inputs, self._member(), self.domains_, self.sources_, self._frame.trunk_shares)
         self.noise_ = np.full(len(self.domains_), _FIRST_NOISE)
-        rough = self._solve(inputs, observed, prior, prior.starts)
-        self.noise_ = _noise(rough, self.noise_)
-        solution = self._solve(inputs, observed, prior, rough.theta)
+        rough = solution = self._solve(inputs, observed, prior, prior.starts, max_evaluations=_ROUGH)
+        for _ in range(_NOISE_ROUNDS):
+            self.noise_ = _noise(solution, self.noise_)
+            solution = self._solve(inputs, observed, prior, solution.theta)
         self._theta = solution.theta
         self.report_ = replace(
             solution.report,
@@ -213,7 +218,7 @@ class DecayLaw(Law):
 
     def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior) -> None:
         draws = [
-            self._solve(inputs, observed, prior, self._theta, weights, max_evaluations=25).theta
+            self._solve(inputs, observed, prior, self._theta, weights, max_evaluations=_REFIT).theta
             for weights in cluster_weights(np.arange(len(inputs)), self.num_draws, seed=self.seed)
         ]
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
@@ -224,7 +229,7 @@ class DecayLaw(Law):
         folds = _folds(groups, self.num_folds, self.seed) if self.num_folds >= 2 else np.empty(0)
         for fold in np.unique(folds):
             kept = (folds != fold).astype(float)
-            theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=25).theta
+            theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
             errors[folds == fold] = (self.loss(inputs, theta) - observed)[folds == fold]
         self._held_out = {
             "errors": errors,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import EPSILON, SHARED, Layout, Member
+from decaylaws.laws.decay.family import EPSILON, OWN, SHARED, Layout, Member
 from decaylaws.laws.decay.inputs import DecayInputs
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
@@ -28,7 +28,12 @@ _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "gain_follows": (0.5, 0.5, -2.0, 3.0),
 }
 _MEMORY_SD = 1.0
-_TERM_SD = 1.0  # of log progress and log annealing gain
+_OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
+    "log_progress": (np.log(0.5), 1.0, np.log(1e-4), np.log(20.0)),
+    "log_anneal": (np.log(0.1), 1.0, np.log(1e-4), np.log(20.0)),
+    "kappa": (0.0, 0.7, -3.0, 3.0),
+    "gamma": (0.0, 0.3, -1.5, 1.5),
+}
 _COEFFICIENT_SD = {"none": 1.0, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
 
 
@@ -51,15 +56,12 @@ def decay_prior(
     memory = np.log(max(float(inputs.ages.max()) / 5.0, 1.0))
     shared = {**_SHARED_PRIOR, "log_tau": (memory, _MEMORY_SD, memory - 4.0, memory + 3.0)}
     table = np.array([shared[name] for name in SHARED])
-    own = 2 * len(domains)
+    own = np.array([_OWN_PRIOR[kind] for kind in OWN for _ in domains])
     coefficients = _coefficients(member, domains, sources, trunk_shares).ravel()
-    mean = np.concatenate(
-        [table[:, 0], np.full(own // 2, np.log(0.5)), np.full(own // 2, np.log(0.1)), coefficients]
-    )
-    spread = np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])
-    sd = np.concatenate([table[:, 1], np.full(own, _TERM_SD), spread])
-    lower = np.concatenate([table[:, 2], np.full(own, np.log(1e-4)), coefficients - 8.0])
-    upper = np.concatenate([table[:, 3], np.full(own, np.log(20.0)), coefficients + 8.0])
+    mean = np.concatenate([table[:, 0], own[:, 0], coefficients])
+    sd = np.concatenate([table[:, 1], own[:, 1], np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])])
+    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0])
+    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0])
     for index in _absent(member, layout):
         lower[index] = upper[index] = mean[index]
     return Prior(mean, sd, lower, upper, _starts(mean))
@@ -81,22 +83,26 @@ def _coefficients(
 
 def _absent(member: Member, layout: Layout) -> list[int]:
     """Indices of the parameters that the member does not use."""
-    _, anneal, mixture = layout.columns()
-    absent: list[int] = []
+    shared: set[str] = set()
+    own: set[str] = set()
     if not member.annealing:
-        absent += [SHARED.index("log_tau"), SHARED.index("size_anneal"), *range(anneal.start, anneal.stop)]
+        shared |= {"log_tau", "size_anneal"}
+        own |= {"log_anneal"}
     if not (member.annealing and member.gain_follows):
-        absent.append(SHARED.index("gain_follows"))
+        shared |= {"gain_follows"}
     if member.mixing == "none":
-        absent += [SHARED.index(name) for name in ("log_kappa", "log_b", "size_mixture")]
-        absent += list(range(mixture.start, mixture.stop))
+        shared |= {"size_mixture"}
+        own |= {"mixture"}
     if not member.progress:
-        absent.append(SHARED.index("log_beta"))
-    if member.relaxing == "none":
-        absent += [SHARED.index("log_kappa"), SHARED.index("log_b")]
+        shared |= {"log_beta"}
+    if member.relaxing == "none" or member.mixing == "none":
+        shared |= {"log_kappa", "log_b"}
+        own |= {"kappa"}
     if member.mixing != "inverse_sum":
-        absent.append(SHARED.index("log_gamma"))
-    return absent
+        shared |= {"log_gamma"}
+        own |= {"gamma"}
+    columns = [index for kind in own for index in range(*layout.columns(kind).indices(layout.size))]
+    return [*(SHARED.index(name) for name in shared), *columns]
 
 
 def _starts(mean: Array) -> Array:
