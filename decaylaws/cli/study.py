@@ -135,8 +135,10 @@ def launch(
     from decaylaws.cli import training
 
     study = Study.open(directory)
-    for line in training.launch(study, console, processes=processes):
-        console.print(line, highlight=False)
+    result = training.launch(study, console, processes=processes)
+    table = confirming.launch_table(study, result["losses"])
+    console.print(_frame(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
+    console.print(f"Checkpoints and Hugging Face folder: {study.launch_dir}", highlight=False, soft_wrap=True)
 
 
 def report(directory: StudyDir) -> None:

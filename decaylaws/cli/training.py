@@ -6,7 +6,7 @@ Every import of ``proxy_runs`` stands inside a function, so that the verbs that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.console import Console
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
-from decaylaws.study import Study
+from decaylaws.study import Study, decision
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
@@ -70,6 +70,29 @@ def run(
             f"The rest is recorded. See {study.log_dir}; 'decaylaws run --retry-failed' tries them again."
         )
     return table
+
+
+def launch(study: Study, console: Console, *, processes: int) -> dict[str, Any]:
+    """Train the recipe at full scale with torchrun and FSDP2; goes on where an earlier launch stopped.
+
+    Returns:
+        Start and final loss by domain, realised tokens by source.
+    """
+    from proxy_runs.checkpoints import final_checkpoint
+    from proxy_runs.fsdp.settings import TrainSettings
+    from proxy_runs.launch import launch as start
+
+    recipe = decision.load_recipe(study)
+    settings = TrainSettings(
+        recipe=study.recipe_file,
+        corpus=study.corpus_dir,
+        start=final_checkpoint(study.checkpoint_dir, str(recipe.handover.run_id)),
+        output=study.launch_dir,
+        device=study.settings.backend.device,
+        eval_tokens_per_domain=study.settings.evaluation.tokens_per_domain,
+    )
+    with ConsoleProgress(console) as progress:
+        return start(settings, ranks=processes, progress=progress)
 
 
 def open_queue(study: Study, console: Console) -> RunQueue:

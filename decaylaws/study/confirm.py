@@ -240,3 +240,29 @@ def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[s
 
 def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
     return {"mean": float(mean), "lower": float(lower), "upper": float(upper)}
+
+
+def launch_table(study: Study, losses: Mapping[str, float]) -> pd.DataFrame:
+    """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
+
+    Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale) and
+    ``launched`` (FSDP), nats per token.
+    """
+    runs = study.runs().set_index("run_id")
+    entry = next(
+        entry
+        for entry in load_confirmation(study).entries
+        if (entry["candidate"], entry["scale"]) == ("recommended", "target")
+    )
+    done = entry["run_id"] in runs.index
+    return pd.DataFrame(
+        [
+            {
+                "domain": domain,
+                "predicted": entry["predicted"][domain]["mean"],
+                "confirmed": float(runs.loc[entry["run_id"], LOSS + domain]) if done else np.nan,
+                "launched": loss,
+            }
+            for domain, loss in losses.items()
+        ]
+    )

@@ -1,0 +1,216 @@
+"""The verbs ``recommend`` and ``export``: from a fitted law to a recipe, and to files that others can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import decaylaws
+from decaylaws.errors import StudyError
+from decaylaws.exporters import EXPORTERS
+from decaylaws.exporters import export as export_recipe
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.progress import Progress, silent
+from decaylaws.recipe import (
+    Evidence,
+    Guard,
+    HandOver,
+    LawRecord,
+    OptimizerSettings,
+    Prediction,
+    Provenance,
+    Recipe,
+    Source,
+    Stage,
+)
+from decaylaws.runs import START_LOSS
+from decaylaws.schedules import decay
+from decaylaws.search import Choices, Goal, Recommendation, Target
+from decaylaws.search import recommend as search
+from decaylaws.study.confirm import Confirmation, predict_confirmation
+from decaylaws.study.evidence import Fit, load_fit, usable_runs
+from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.study.sweep import start_losses
+
+LR_TOLERANCE = 1e-6
+
+
+def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:
+    """Search the best decay of the target on the fitted law and store it as a recipe.
+
+    Returns:
+        The recipe, and whether it is new; it is kept while laws, settings and corpus stay as they are.
+
+    Raises:
+        StudyError: no law has been fitted, or the target's trunk has not been trained.
+        InfeasibleError: no mixture meets caps, bounds and evidence together.
+    """
+    fit, law = load_fit(study)
+    inputs = content_hash(
+        study.settings.model_dump(mode="json", exclude={"backend", "storage"}), law.to_dict()
+    )
+    stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
+    if stored and read_json(study.recommendation_file)["inputs"] == inputs:
+        return Recipe.load(study.recipe_file), False
+    found = _search(study, law, progress)
+    recipe = _recipe(study, fit, law, found)
+    write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict()})
+    recipe.save(study.recipe_file)
+    return recipe, True
+
+
+def load_recipe(study: Study) -> Recipe:
+    """The recommended recipe.
+
+    Raises:
+        StudyError: nothing has been recommended.
+    """
+    if not study.recipe_file.is_file():
+        raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
+    return Recipe.load(study.recipe_file)
+
+
+def predict(study: Study) -> tuple[Confirmation, bool]:
+    """Store what the law expects of the confirming runs, before they start."""
+    _, law = load_fit(study)
+    return predict_confirmation(study, law, load_recipe(study))
+
+
+def export(study: Study, targets: Sequence[str] | None = None) -> list[str]:
+    """Write the recipe for other trainers, a folder each; returns what a person should know of them."""
+    recipe, lines = load_recipe(study), []
+    for target in targets or sorted(EXPORTERS):
+        exported = export_recipe(recipe, target)
+        exported.write(study.export_dir / target)
+        lines.append(
+            f"{target} {exported.target_version}: {', '.join(sorted(exported.files))} in "
+            f"{study.export_dir / target}; largest LR error {exported.max_abs_lr_error:.2e}."
+        )
+        lines += [f"  {note}" for note in exported.notes]
+    return lines
+
+
+def _search(study: Study, law: DecayLaw, progress: Progress) -> Recommendation:
+    settings, planner = study.settings, study.planner()
+    trunk = planner.trunk(settings.target.shape).config
+    # a fork of no matter what schedule starts from the same measured losses
+    fork = planner.microanneal(
+        "start",
+        settings.target.shape,
+        decay(max(settings.design.decay_tokens), settings.trunk.peak_lr),
+        planner.control_mixture,
+        seed=settings.seed,
+    ).config
+    measured = start_losses(fork, study.runs())
+    peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
+    budget = settings.target.max_decay_tokens
+    return search(
+        law,
+        planner.space,
+        target=Target(
+            non_embedding_params=trunk.shape.non_embedding_params,
+            start_tokens=trunk.tokens,
+            batch_tokens=trunk.batch_tokens,
+            start_loss={name.removeprefix(START_LOSS): loss for name, loss in measured.items()},
+        ),
+        goal=Goal(
+            weights=settings.objective.weights,
+            control=planner.control_mixture,
+            guard_domains=settings.objective.guard_domains,
+            guard_nats=settings.objective.guard_nats,
+        ),
+        choices=Choices(
+            decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
+            start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
+            shapes=tuple(shape for shape in settings.design.shapes if shape != "constant"),
+        ),
+        rivals={"token_proportional": planner.space.project(planner.space.token_proportional(), budget)},
+        trials=settings.search_trials,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
+    settings, plan = study.settings, found.plan
+    trunk = study.planner().trunk(settings.target.shape).config
+    peak_lr = settings.trunk.peak_lr
+    return Recipe(
+        name=f"{settings.name}-decay",
+        handover=HandOver(
+            run_id=trunk.run_id,
+            tokens=trunk.tokens,
+            lr=peak_lr,
+            lr_source=f"constant phase of trunk {trunk.run_id} at {trunk.tokens:,} tokens",
+            optimizer_state="load",
+            lr_jump=abs(plan.start_lr - peak_lr) > LR_TOLERANCE * peak_lr,
+        ),
+        stages=(
+            Stage(
+                name="decay",
+                lr=decay(plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape),
+                mixture=found.mixture,
+                batch_tokens=settings.batch_tokens,
+                seq_len=settings.seq_len,
+            ),
+        ),
+        sources=_sources(study),
+        optimizer=OptimizerSettings(**settings.optimizer.model_dump()),
+        seed=settings.seed,
+        predictions={
+            domain: Prediction(
+                mean=estimate.mean,
+                lower=estimate.lower,
+                upper=estimate.upper,
+                control=found.control[domain],
+            )
+            for domain, estimate in found.predicted.items()
+        },
+        guards=_guards(study, found),
+        provenance=_provenance(study, fit, law),
+    )
+
+
+def _sources(study: Study) -> dict[str, Source]:
+    """Sources as the proxies saw them: pools are already matched in repetition to the target."""
+    planner = study.planner()
+    return {
+        limits.name: Source(available_tokens=limits.available_tokens, max_epochs=limits.max_epochs)
+        for limits in planner.space.sources
+    }
+
+
+def _guards(study: Study, found: Recommendation) -> dict[str, Guard]:
+    limit = study.settings.objective.guard_nats
+    return {
+        domain: Guard(limit=limit, predicted=limit - slack, holds=slack >= 0)
+        for domain, slack in found.guards.items()
+    }
+
+
+def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
+    runs, _ = usable_runs(study)
+    corpus = study.corpus()
+    target = study.planner().shape(study.settings.target.shape)
+    own = fit.errors[fit.errors["law"] == f"decay:{fit.member}"]
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        study=study.settings.name,
+        decaylaws_version=decaylaws.__version__,
+        data_fingerprint=corpus.fingerprint,
+        vocab_size=corpus.vocab_size,
+        non_embedding_params=target.non_embedding_params,
+        laws=(
+            LawRecord(
+                name=f"decay:{fit.member}",
+                parameters=_plain(law.params_),
+                heldout_error={f"mae:{row.held_out}": float(row.mae) for row in own.itertuples()},
+            ),
+        ),
+        evidence=Evidence(run_ids=tuple(sorted(runs["run_id"])), notes=fit.notes),
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: float(value) for name, value in values.items()}
