@@ -1,0 +1,32 @@
+"""Laws that predict the loss curve of any LR schedule from a few curves."""
+
+from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, warmup_tokens
+from decaylaws.laws.annealing.estimator import ScheduleLaw
+from decaylaws.laws.annealing.family import Family
+from decaylaws.laws.annealing.kernels import Kernel, Parameter
+from decaylaws.laws.annealing.laws import (
+    FunctionalScalingLaw,
+    MomentumLaw,
+    MultiPowerLaw,
+    ReducibleMultiPowerLaw,
+    TwoExponentialLaw,
+)
+
+DEFAULT_LAW = ReducibleMultiPowerLaw
+
+__all__ = [
+    "DEFAULT_LAW",
+    "Family",
+    "FunctionalScalingLaw",
+    "Kernel",
+    "LossCurve",
+    "LrPath",
+    "MomentumLaw",
+    "MultiPowerLaw",
+    "Parameter",
+    "ReducibleMultiPowerLaw",
+    "ScheduleLaw",
+    "TwoExponentialLaw",
+    "lr_path",
+    "warmup_tokens",
+]

@@ -1,0 +1,360 @@
+"""The estimator behind every schedule law: fit curves of one or several models, predict any schedule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import nnls
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units
+from decaylaws.laws.annealing.family import PER_MODEL, Family
+from decaylaws.laws.annealing.transient import Transient, fit_transient
+from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import cluster_weights, quantile_interval
+from decaylaws.schedules import Schedule
+
+# Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.
+_NOISE = 1e-3
+_TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
+_MAX_POINTS = 40  # evaluations of one curve that enter the fit: neighbours say the same thing twice
+_NUM_OWN = len(PER_MODEL)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One fitted curve: its path, log losses, and where its model's parameters stand."""
+
+    path: LrPath
+    log_loss: Array
+    model: int
+
+
+class ScheduleLaw(Law):
+    """Loss under any LR schedule, fitted on loss curves.
+
+    The first ``burn_in`` of the longest LR integral of each model is left out of the main fit: what remains
+    of the initialisation there is no power law, and fitting it biases the horizon. A decaying transient is
+    added for it afterwards, so that early predictions are right too.
+
+    Args:
+        burn_in: share of the longest progress that only the transient describes.
+        num_draws: draws behind intervals.
+        seed: seed of the draws.
+
+    Attributes:
+        params_: shared parameters by name, and ``models``: parameters of every model by name.
+        report_: diagnosis of the fit.
+        draws_: parameters under re-weighted runs and priors, shape ``[num_draws, p]``.
+
+    Example::
+
+        law = MultiPowerLaw().fit(curves)
+        law.predict([LossCurve("new", schedule, [schedule.tokens])], interval=0.9)
+    """
+
+    def __init__(self, *, burn_in: float = 0.2, num_draws: int = 200, seed: int = 0) -> None:
+        self.burn_in = burn_in
+        self.num_draws = num_draws
+        self.seed = seed
+
+    @abstractmethod
+    def _family(self) -> Family:
+        """The terms of the law."""
+
+    def fit(self, X: Sequence[LossCurve], y: Any = None) -> Self:
+        """Fit on loss curves.
+
+        Args:
+            X: curves with losses; several models share the kernel.
+            y: unused, for scikit-learn.
+
+        Raises:
+            InvalidValueError: fewer than two schedules, no curve in which the LR falls, a curve without
+                losses, or fewer points than parameters.
+        """
+        curves = self._checked(X)
+        self._units = reference_units(curves)
+        self._models = list(dict.fromkeys(curve.model for curve in curves))
+        sizes = {curve.model: curve.params for curve in curves}
+        self._sizes = sizes if all(sizes.values()) else dict.fromkeys(sizes)
+        groups, cuts = self._groups(curves)
+        solution = self._solve(groups, curves)
+        self._take(solution.theta)
+        self.report_ = solution.report
+        self.draws_ = self._draws(solution, groups)
+        self.transients_ = {
+            model: fit_transient(
+                *self._early(curves, model, cuts[model]), scale=cuts[model] / 4 if cuts[model] > 0 else 1.0
+            )
+            for model in self._models
+        }
+        self.run_sd_ = self._run_spread(solution, groups)
+        return self
+
+    def predict(self, X: Sequence[LossCurve], interval: float | None = None) -> Array | Prediction:
+        """Loss at every evaluation of every curve, one after the other, in nats per token.
+
+        Args:
+            X: curves; their losses, if any, are not looked at.
+            interval: level of the interval, such as 0.9.
+        """
+        self._require_fitted()
+        paths = [(lr_path(curve.schedule, curve.tokens, **self._path_units()), curve.model) for curve in X]
+        mean = np.concatenate([self._value(path, model, self._theta) for path, model in paths])
+        if interval is None:
+            return mean
+        rng = np.random.default_rng(self.seed)
+        draws = np.array(
+            [
+                np.concatenate([self._value(path, model, theta) for path, model in paths])
+                for theta in self.draws_
+            ]
+        )
+        offsets = [rng.normal(size=(len(draws), 1)).repeat(len(path.progress), 1) for path, _ in paths]
+        return quantile_interval(mean, draws * (1 + self.run_sd_ * np.concatenate(offsets, axis=1)), interval)
+
+    def predict_loss(
+        self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
+    ) -> Array:
+        """Loss under a schedule, at its end or at ``tokens`` ``[n]``; the largest fitted model by default."""
+        at = schedule.tokens if tokens is None else tokens
+        question = LossCurve(
+            "question", schedule, np.asarray(at, dtype=float), model=model or self._models[-1]
+        )
+        return np.asarray(self.predict([question]))
+
+    # Fitting ---------------------------------------------------------------------------------------------
+
+    def _checked(self, X: Sequence[LossCurve]) -> list[LossCurve]:
+        curves = list(X)
+        if not 0 <= self.burn_in < 1:
+            raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
+        for curve in curves:
+            if curve.loss is None:
+                raise InvalidValueError(f"loss of run {curve.run_id}", None, "must be given to fit")
+        if len(curves) < 2:
+            raise InvalidValueError(
+                "curves",
+                len(curves),
+                "must be at least 2: one curve cannot tell progress from annealing",
+                "Add a run with another schedule, best a drop of the LR that is then held.",
+            )
+        for model in {curve.model for curve in curves}:
+            if len({c.schedule for c in curves if c.model == model}) == len({c.model for c in curves}) == 1:
+                raise InvalidValueError("curves", model, "must come from at least 2 different schedules")
+        return curves
+
+    def _groups(self, curves: Sequence[LossCurve]) -> tuple[list[_Group], dict[str, float]]:
+        """What is fitted of every curve, and the progress at which the burn-in of every model ends."""
+        paths = [lr_path(curve.schedule, curve.tokens, **self._path_units()) for curve in curves]
+        cuts = {
+            model: self.burn_in
+            * max(path.progress[-1] for path, curve in zip(paths, curves) if curve.model == model)
+            for model in self._models
+        }
+        groups = []
+        for curve in curves:
+            kept = self._kept(curve, cuts[curve.model])
+            if kept is not None:
+                path = lr_path(kept.schedule, kept.tokens, **self._path_units())
+                groups.append(_Group(path, np.log(kept.loss), self._models.index(curve.model)))
+        if not any(len(group.path.drops) for group in groups):
+            raise InvalidValueError(
+                "curves",
+                [curve.run_id for curve in curves],
+                "must include one in which the LR falls",
+                "Add a decayed run, best a drop of the LR that is then held.",
+            )
+        return groups, cuts
+
+    def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
+        """The curve beyond the burn-in, thinned; its last evaluation always stays."""
+        path = lr_path(curve.schedule, curve.tokens, **self._path_units())
+        beyond = np.flatnonzero(path.progress >= cut)
+        if len(beyond) == 0:
+            return None
+        chosen = np.unique(np.linspace(0, len(beyond) - 1, min(_MAX_POINTS, len(beyond))).round().astype(int))
+        keep = np.zeros(len(curve.tokens), dtype=bool)
+        keep[beyond[chosen]] = True
+        return curve.select(keep)
+
+    def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
+        family = self._family()
+        parameters = list(family.shared)
+        for model in self._models:
+            parameters += family.own(min(float(c.loss.min()) for c in curves if c.model == model))
+        self._parameters = parameters
+        start = np.array([parameter.start for parameter in parameters])
+        starts = []
+        for shift in _TIME_STARTS:
+            point = start.copy()
+            point[0] += shift
+            starts.append(self._linear_start(point, groups))
+        return solve(
+            lambda theta: self._residuals(theta, groups),
+            starts,
+            jacobian=lambda theta: self._jacobian(theta, groups),
+            lower=[parameter.lower for parameter in parameters],
+            upper=[parameter.upper for parameter in parameters],
+            names=self._names(),
+            huber_delta=_NOISE,
+            prior_mean=start,
+            prior_sd=[parameter.prior_sd for parameter in parameters],
+            noise_sd=_NOISE,
+        )
+
+    def _linear_start(self, theta: Array, groups: Sequence[_Group]) -> Array:
+        """Level, amplitude and gain are linear given the rest: start from their least squares."""
+        family, num_shared = self._family(), self._num_shared()
+        out, gains = theta.copy(), []
+        for index in range(len(self._models)):
+            own = slice(num_shared + _NUM_OWN * index, num_shared + _NUM_OWN * (index + 1))
+            unit = np.array([0.0, 0.0, theta[own][2], 0.0])
+            shared = np.append(theta[: num_shared - 1], 0.0)
+            mine = [group for group in groups if group.model == index]
+            columns = []
+            for group in mine:
+                _, _, by_own = family.value(group.path, shared, unit, 0.0)
+                columns.append(np.column_stack([by_own[:, 0], by_own[:, 1], by_own[:, 3]]))
+            loss = np.exp(np.concatenate([group.log_loss for group in mine]))
+            (level, amplitude, gain), _ = nnls(np.concatenate(columns), loss)
+            out[own.start], out[own.start + 1] = level, np.log(max(amplitude, 1e-3))
+            gains.append(gain)
+        out[num_shared - 1] = np.log(max(float(np.mean(gains)), 1e-2))
+        return out
+
+    def _residuals(self, theta: Array, groups: Sequence[_Group]) -> Array:
+        parts = []
+        for group in groups:
+            value, _, _ = self._evaluate(group.path, group.model, theta)
+            parts.append(np.log(np.maximum(value, 1e-3)) - group.log_loss)
+        return np.concatenate(parts)
+
+    def _jacobian(self, theta: Array, groups: Sequence[_Group]) -> Array:
+        num_shared, blocks = self._num_shared(), []
+        for group in groups:
+            value, by_shared, by_own = self._evaluate(group.path, group.model, theta)
+            block = np.zeros((len(value), len(theta)))
+            first = num_shared + _NUM_OWN * group.model
+            block[:, :num_shared] = by_shared
+            block[:, first : first + _NUM_OWN] = by_own
+            blocks.append(block / np.maximum(value, 1e-3)[:, None])
+        return np.concatenate(blocks)
+
+    # Uncertainty -----------------------------------------------------------------------------------------
+
+    def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
+        """One Newton step from the optimum per draw of run weights and prior centres (randomised MAP).
+
+        Directions that the runs determine vary as the runs do; those that only the prior holds vary as the
+        prior.
+        """
+        clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])
+        sd = np.array([parameter.prior_sd for parameter in self._parameters])
+        lower = np.array([parameter.lower for parameter in self._parameters])
+        upper = np.array([parameter.upper for parameter in self._parameters])
+        free = lower < upper
+        jacobian, residuals = solution.jacobian[:, free], solution.residuals
+        size = np.maximum(np.abs(residuals), 1e-12)
+        robust = np.minimum(1.0, _NOISE / size)
+        precision = np.where(np.isfinite(sd), (_NOISE / np.where(np.isfinite(sd), sd, 1.0)) ** 2, 0.0)[free]
+        rng = np.random.default_rng(self.seed)
+        draws = np.tile(solution.theta, (self.num_draws, 1))
+        for row, weights in enumerate(cluster_weights(clusters, self.num_draws, seed=self.seed)):
+            weighted = (weights * robust)[:, None] * jacobian
+            centre = np.where(
+                np.isfinite(sd), rng.normal(size=len(sd)) * np.where(np.isfinite(sd), sd, 0), 0
+            )[free]
+            pull = weighted.T @ residuals + precision * (self._off_centre(solution.theta)[free] - centre)
+            base = ((robust[:, None] * jacobian).T @ residuals) + precision * self._off_centre(
+                solution.theta
+            )[free]
+            step = np.linalg.lstsq(weighted.T @ jacobian + np.diag(precision), pull - base, rcond=1e-12)[0]
+            draws[row, free] -= step
+        return np.clip(draws, lower, upper)
+
+    def _off_centre(self, theta: Array) -> Array:
+        return theta - np.array([parameter.start for parameter in self._parameters])
+
+    @staticmethod
+    def _run_spread(solution: Solution, groups: Sequence[_Group]) -> float:
+        """Relative offset of a whole run from the law: what seeds and data order do, at least the noise."""
+        edges = np.cumsum([len(group.log_loss) for group in groups])[:-1]
+        offsets = np.array([np.median(part) for part in np.split(solution.residuals, edges)])
+        return float(max(np.sqrt(np.mean(offsets**2)), 0.5 * _NOISE))
+
+    # State -----------------------------------------------------------------------------------------------
+
+    def _path_units(self) -> dict[str, float]:
+        return {"lr_unit": self._units[0], "token_unit": self._units[1]}
+
+    def _num_shared(self) -> int:
+        return len(self._family().shared)
+
+    def _names(self) -> list[str]:
+        names = [parameter.name for parameter in self._family().shared]
+        return names + [f"{model}.{name}" for model in self._models for name in PER_MODEL]
+
+    def _log_size(self, model: str) -> float:
+        size = self._sizes.get(model)
+        known = [value for value in self._sizes.values() if value]
+        return 0.0 if not size or len(known) < 2 else float(np.log(size) - np.mean(np.log(known)))
+
+    def _evaluate(self, path: LrPath, model: int, theta: Array) -> tuple[Array, Array, Array]:
+        num_shared = self._num_shared()
+        first = num_shared + _NUM_OWN * model
+        own = theta[first : first + _NUM_OWN]
+        return self._family().value(path, theta[:num_shared], own, self._log_size(self._models[model]))
+
+    def _value(self, path: LrPath, model: str, theta: Array) -> Array:
+        if model not in self._models:
+            raise InvalidValueError("model", model, f"must be one of the fitted models {self._models}")
+        value, _, _ = self._evaluate(path, self._models.index(model), theta)
+        return value + self.transients_[model].value(path.progress)
+
+    def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
+        """Progress and residuals of a model's evaluations inside the burn-in."""
+        progress, residuals = [np.empty(0)], [np.empty(0)]
+        for curve in curves:
+            if curve.model != model:
+                continue
+            path = lr_path(curve.schedule, curve.tokens, **self._path_units())
+            value, _, _ = self._evaluate(path, self._models.index(model), self._theta)
+            early = path.progress < cut
+            progress.append(path.progress[early])
+            residuals.append((curve.loss - value)[early])
+        return np.concatenate(progress), np.concatenate(residuals)
+
+    def _take(self, theta: Array) -> None:
+        self._theta = theta
+        values = dict(zip(self._names(), theta.tolist()))
+        shared = {name: value for name, value in values.items() if "." not in name}
+        models = {model: {name: values[f"{model}.{name}"] for name in PER_MODEL} for model in self._models}
+        self.params_ = {**shared, "models": models}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "params": self.params_,
+            "theta": self._theta,
+            "draws": self.draws_,
+            "units": self._units,
+            "models": self._models,
+            "sizes": self._sizes,
+            "transients": {model: [t.amplitude, t.scale] for model, t in self.transients_.items()},
+            "run_sd": self.run_sd_,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.params_ = state["params"]
+        self._theta, self.draws_ = np.array(state["theta"]), np.array(state["draws"])
+        self._units, self._models = tuple(state["units"]), list(state["models"])
+        self._sizes = dict(state["sizes"])
+        self.transients_ = {model: Transient(*values) for model, values in state["transients"].items()}
+        self.run_sd_ = state["run_sd"]
