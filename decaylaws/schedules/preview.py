@@ -110,8 +110,9 @@ def stage_table(schedule: Schedule, batch_tokens: int | BatchSchedule | None = N
 
 
 def _shape(segment: Segment) -> str:
-    exponent = "" if segment.exponent is None else f" ^{segment.exponent:g}"
-    return f"{segment.shape}{exponent}{' (piece)' if segment.is_piece else ''}"
+    exponent = (segment.piece_of or segment).exponent
+    power = "" if exponent is None else f" ^{exponent:g}"
+    return f"{segment.shape}{power}{' (piece)' if segment.is_piece else ''}"
 
 
 def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: bool = False) -> None:

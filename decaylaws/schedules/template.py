@@ -217,7 +217,7 @@ def _stage(segment: Segment, previous_lr: float | None) -> Stage:
     piece = None
     if segment.piece_of is not None:
         piece = (segment.offset_tokens, segment.offset_tokens + segment.tokens)
-    is_warmup = curve.shape == "linear" and curve.start_lr == 0.0
+    is_warmup = curve.shape == "linear" and (curve.start_lr == 0.0 or curve.start_lr < curve.end_lr)
     known_start = 0.0 if is_warmup else previous_lr
     if curve.shape in ("constant", "sampled"):
         known_start = curve.start_lr
