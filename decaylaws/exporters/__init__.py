@@ -1,0 +1,43 @@
+"""A recipe as the configuration of another trainer, with the LR that this trainer will really use.
+
+::
+
+    from decaylaws.exporters import ExportOptions, export
+
+    result = export(recipe, "torchtitan", ExportOptions(data_parallel_ranks=64))
+    result.max_abs_lr_error    # against the recipe, over all steps
+    result.write("export/")
+
+Each exporter replays the target's own LR rule step by step. A recipe that the target cannot express is
+refused by name (:class:`~decaylaws.errors.NotRepresentableError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.exporters.base import Export, ExportOptions
+from decaylaws.exporters.huggingface import export_huggingface
+from decaylaws.exporters.torchtitan import export_torchtitan
+from decaylaws.recipe import Recipe
+
+__all__ = ["EXPORTERS", "Export", "ExportOptions", "export"]
+
+Exporter = Callable[[Recipe, ExportOptions | None], Export]
+EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
+    {"torchtitan": export_torchtitan, "huggingface": export_huggingface}
+)
+
+
+def export(recipe: Recipe, target: str, options: ExportOptions | None = None) -> Export:
+    """Export ``recipe`` to ``target``, one of :data:`EXPORTERS`.
+
+    Raises:
+        InvalidValueError: there is no such target.
+        NotRepresentableError: the target cannot express the recipe.
+    """
+    if target not in EXPORTERS:
+        raise InvalidValueError("target", target, f"must be one of {', '.join(EXPORTERS)}")
+    return EXPORTERS[target](recipe, options)

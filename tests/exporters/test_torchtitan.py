@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decaylaws.errors import InvalidValueError, NotRepresentableError
+from decaylaws.exporters import EXPORTERS, ExportOptions, export
+
+FORMS = ("linear", "cosine", "1-sqrt", "exponential", "wsd", "three-stage")
+
+
+@pytest.mark.parametrize("steps", [10, 1000, 24_000])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("target", ["torchtitan", "huggingface"])
+def test_stated_error_is_the_error(make_recipe, target: str, form: str, steps: int) -> None:
+    recipe = make_recipe(form, steps)
+    result = export(recipe, target)
+    assert len(result.step_lrs) == steps
+    error = np.abs(result.step_lrs - recipe.step_lrs()).max()
+    assert result.max_abs_lr_error == error <= 0.01 * recipe.step_lrs().max()
+    assert dict(result.realised_shares) == {"web": 0.7, "math": 0.3, "unused": 0.0}
+    assert all(note.endswith(".") for note in result.notes)
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine"])
+def test_native_is_taken_where_it_is_close(make_recipe, form: str) -> None:
+    native = export(make_recipe(form, 1000), "torchtitan")
+    assert "LRSchedulersContainer.Config(" in native.files["midtrain_torchtitan.py"]
+    assert "LR_FACTORS = (" not in native.files["midtrain_torchtitan.py"]
+    assert 0 < native.max_abs_lr_error < 0.002 * 6.2e-5
+    short = export(make_recipe(form, 10), "torchtitan")
+    assert "LR_FACTORS = (" in short.files["midtrain_torchtitan.py"]
+    assert short.max_abs_lr_error == 0.0
+
+
+def test_refusals_name_what_is_missing(make_recipe) -> None:
+    for form, reason in (
+        ("exponential", "no LR path of the form exponential"),
+        ("1-sqrt", "misses the LR path"),
+    ):
+        with pytest.raises(NotRepresentableError, match=reason):
+            export(make_recipe(form, 1000), "torchtitan", ExportOptions(lr_rule="native", tolerance=0.001))
+    recipe = make_recipe()
+    values = recipe.to_dict()
+    second = values["stages"][0] | {"name": "more", "mixture": {"web": 1.0}, "seq_len": 128}
+    values["stages"] = [values["stages"][0], second]
+    values["sources"]["math"].pop("epochs")
+    two_stages = make_recipe(stages=values["stages"])
+    with pytest.raises(NotRepresentableError, match=r"mixture changes.*seq_len changes"):
+        export(two_stages, "torchtitan")
+    with pytest.raises(NotRepresentableError, match=r"sources\.math\.path is not set"):
+        export(make_recipe(sources={"web": {"path": "/w"}, "math": {}, "unused": {}}), "torchtitan")
+    with pytest.raises(
+        NotRepresentableError, match="256 sequences per batch cannot be divided among 3 ranks"
+    ):
+        export(recipe, "torchtitan", ExportOptions(data_parallel_ranks=3))
+    clash = make_recipe(
+        sources={name: {"path": "/w"} for name in ("web", "math", "unused", "Web")},
+        stages=[values["stages"][0] | {"mixture": {"web": 0.5, "Web": 0.5}}],
+    )
+    with pytest.raises(NotRepresentableError, match="lower-cases"):
+        export(clash, "torchtitan")
+
+
+def test_bad_options_name_their_field(make_recipe) -> None:
+    recipe = make_recipe()
+    with pytest.raises(InvalidValueError, match="'target' must be one of torchtitan"):
+        export(recipe, "excel")
+    for field, value in (("lr_rule", "guess"), ("tolerance", 2.0), ("data_parallel_ranks", 0)):
+        with pytest.raises(InvalidValueError, match=field):
+            ExportOptions(**{field: value})
+    with pytest.raises(InvalidValueError, match=r"module\.path:function"):
+        export(recipe, "torchtitan", ExportOptions(model="os:system('true') #"))
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_hostile_names_stay_data(make_recipe, target: str, tmp_path: Path) -> None:
+    hostile = '"); import os; os.abort(); ("{{ 7*7 }}'
+    base = make_recipe()
+    stage = base.to_dict()["stages"][0] | {"mixture": {hostile: 1.0}}
+    recipe = make_recipe(name=hostile, stages=[stage], sources={hostile: {"path": hostile}})
+    result = export(recipe, target, ExportOptions(output=hostile))
+    for name, text in result.files.items():
+        if name.endswith(".py"):
+            strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+            assert hostile in strings
+    assert [path.read_text() for path in result.write(tmp_path)] == list(result.files.values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rule", ["auto", "exact"])
+def test_the_target_itself_agrees(make_recipe, form: str, rule: str, tmp_path: Path) -> None:
+    """Needs torchtitan 0.3.0: builds the exported config and runs its scheduler."""
+    pytest.importorskip("torchtitan.models.llama3.config_registry", exc_type=ImportError)
+    import torch
+
+    result = export(make_recipe(form, 200), "torchtitan", ExportOptions(lr_rule=rule, data_parallel_ranks=8))
+    (path,) = result.write(tmp_path)
+    spec = importlib.util.spec_from_file_location(f"exported_{tmp_path.name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.midtrain()
+    assert config.training.steps == 200
+    assert config.training.global_batch_size == 256
+    lr = config.optimizer.param_groups[0].optimizer_kwargs["lr"]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    schedulers = config.lr_scheduler.build(optimizers=[optimizer], training_steps=200)
+    theirs = []
+    for _ in range(200):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedulers.step()
+    assert np.abs(np.array(theirs) - result.step_lrs).max() < 1e-12 * lr
+    assert type(config.dataloader)._owner is module.RankOffsetDataLoader
