@@ -57,7 +57,7 @@ LAWS: dict[str, type[SizeTokenLaw]] = {
 }
 STEPLAW_SEQUENCE_TOKENS = 2048
 UNFINISHED_LR = 0.2  # of the peak: a cosine to 10 % that stands above this has not ended
-BOOTSTRAP_DRAWS = 400
+BOOTSTRAP_DRAWS = 200
 MIN_BOOTSTRAP_ROWS = 40  # fewer rows do not determine the five parameters under reweighting
 # arXiv 2404.10102, 4,000 resamples of the 240 points
 EPOCH_INTERVALS = {
@@ -133,7 +133,7 @@ def score_step_law(raw: Frame) -> dict[str, Any]:
             "fit_seconds": law.report_.seconds,
             "objective": law.report_.objective,
             "mean_relative_error": float(np.mean(regret(law.optimum, scored))),
-            "error_is": "regret: loss of the run nearest to the predicted optimum over the best run's, minus 1",
+            "error_is": "regret: loss of the run nearest to the predicted optimum over the best, minus 1",
             "params": law.params_,
             "status": law.report_.status.value,
         },

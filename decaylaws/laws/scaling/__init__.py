@@ -1,5 +1,6 @@
 """Loss from size and tokens: Kaplan, Chinchilla, over-training, Skaling, Farseer, data-constrained."""
 
+from decaylaws.laws.scaling.decay_gain import DecayGain
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import (
     PUBLISHED,
@@ -19,6 +20,7 @@ __all__ = [
     "Chinchilla",
     "DataConstrained",
     "DataConstrainedSkaling",
+    "DecayGain",
     "Farseer",
     "Kaplan",
     "OverTraining",

@@ -157,7 +157,7 @@ class SizeTokenLaw(Law):
         return quantile_interval(mean, losses, level)
 
     def _scatter(self) -> Array:
-        """Residuals inflated for the fitted parameters, and to the extrapolation error where that is larger."""
+        """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""
         inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
         if self.extrapolation_error_ is not None:
             inflation = max(inflation, self.extrapolation_error_ / np.mean(np.abs(self.residuals_)))
