@@ -101,20 +101,14 @@ def single_stage(recipe: Recipe, target: str) -> Stage:
     return first
 
 
-def source_paths(recipe: Recipe, target: str) -> dict[str, str]:
+def source_paths(recipe: Recipe) -> dict[str, str]:
     """Path of every source with a share above zero, sorted by name.
 
-    Raises:
-        NotRepresentableError: naming the sources that have no path.
+    A source without one is looked for in ``data/<name>``, below the folder in which the target is started;
+    :func:`decaylaws.exporters.notes.open_ends` says so to the user.
     """
     used = sorted(name for name, share in recipe.shares().items() if share > 0)
-    paths = {name: recipe.sources[name].path for name in used}
-    missing = [name for name, path in paths.items() if path is None]
-    if missing:
-        raise NotRepresentableError(
-            target, [f"sources.{name}.path is not set, so it cannot name the data" for name in missing]
-        )
-    return {name: str(path) for name, path in paths.items()}
+    return {name: recipe.sources[name].path or f"data/{name}" for name in used}
 
 
 def global_batch_sequences(stage: Stage, options: ExportOptions, target: str) -> int:

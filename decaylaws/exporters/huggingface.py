@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters.base import (
     Export,
     ExportOptions,
@@ -14,7 +13,7 @@ from decaylaws.exporters.base import (
     single_stage,
     source_paths,
 )
-from decaylaws.exporters.notes import mixing_note, state_notes
+from decaylaws.exporters.notes import mixing_note, open_ends, state_notes, takes_optimizer
 from decaylaws.exporters.rules import transformers_wsd_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -22,6 +21,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 
 TARGET, VERSION = "huggingface", "5.23.0"
+MODEL_FOLDER = "start"
 _DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "1-sqrt", "constant": "linear"}
 
 
@@ -34,17 +34,16 @@ def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> 
 
     Args:
         recipe: one mixture, one batch size, one sequence length; every source with a path to JSON Lines.
-        options: ``model`` is the Hugging Face folder to start from, the hand-over checkpoint when left out.
+        options: ``model`` is the Hugging Face folder to start from; when left out, the hand-over checkpoint,
+            or ``start`` if the recipe names none.
 
     Raises:
         NotRepresentableError: the Trainer cannot express the recipe; the message says what.
     """
     options = options or ExportOptions()
     stage = single_stage(recipe, TARGET)
-    paths = source_paths(recipe, TARGET)
-    model = options.model or recipe.handover.checkpoint
-    if model is None:
-        raise NotRepresentableError(TARGET, ["it needs a model to start from (the option 'model')"])
+    paths = source_paths(recipe)
+    model = options.model or recipe.handover.checkpoint or MODEL_FOLDER
     sequences = global_batch_sequences(stage, options, TARGET)
     path = WarmupHoldDecay.of(recipe)
     schedule = _native_schedule(path)
@@ -61,7 +60,7 @@ def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> 
         version=VERSION,
         ranks=options.data_parallel_ranks,
         model=model,
-        optimizer_state=_optimizer_file(recipe),
+        optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if takes_optimizer(recipe) else None,
         seq_len=stage.seq_len,
         sources=[(name, paths[name], stage.mixture.share(name)) for name in paths],
         factors=[lr / peak_lr for lr in step_lrs.tolist()] if exact else None,
@@ -129,13 +128,6 @@ def _arguments(recipe: Recipe, options: ExportOptions, sequences: int, peak_lr: 
     }
 
 
-def _optimizer_file(recipe: Recipe) -> str | None:
-    handover = recipe.handover
-    if handover.checkpoint is None or handover.optimizer_state == "fresh":
-        return None
-    return f"{handover.checkpoint.rstrip('/')}/optimizer.pt"
-
-
 def _notes(recipe: Recipe, *, exact: bool) -> tuple[str, ...]:
     lr = (
         "The LR of every step is a table in train.py; training_arguments.json alone keeps it constant."
@@ -148,5 +140,6 @@ def _notes(recipe: Recipe, *, exact: bool) -> tuple[str, ...]:
         "Sources start again without a word when they run out: the token caps of the recipe hold only for "
         "the steps that max_steps sets.",
         *mixing_note(recipe),
+        *open_ends(recipe),
         *state_notes(recipe, "Its optimizer.pt is read without running code in it."),
     )

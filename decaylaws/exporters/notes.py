@@ -17,13 +17,32 @@ def mixing_note(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
+def takes_optimizer(recipe: Recipe) -> bool:
+    """Whether moments of the optimiser are taken over from a checkpoint."""
+    handover = recipe.handover
+    starts = handover.checkpoint is not None or handover.run_id is not None
+    return starts and handover.optimizer_state == "load"
+
+
+def open_ends(recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe leaves for a person to fill in."""
+    shares = recipe.shares()
+    missing = sorted(
+        name for name, share in shares.items() if share > 0 and recipe.sources[name].path is None
+    )
+    if not missing:
+        return ()
+    folders = ", ".join(f"data/{name}" for name in missing)
+    return (f"The recipe names no folder for some sources; the export expects JSON Lines in {folders}.",)
+
+
 def state_notes(recipe: Recipe, checkpoint_format: str) -> tuple[str, ...]:
     """What is taken over from the checkpoint."""
     handover = recipe.handover
-    if handover.checkpoint is None:
+    if handover.checkpoint is None and handover.run_id is None:
         return ("The recipe names no checkpoint: training starts from random weights.",)
-    state = "with" if handover.optimizer_state == "load" else "without"
+    start = handover.checkpoint or f"the checkpoint of run {handover.run_id}, whose path you must fill in"
+    state = "with" if takes_optimizer(recipe) else "without"
     return (
-        f"Starts from {handover.checkpoint}, {state} its optimiser state, at LR {handover.lr:.6g}. "
-        f"{checkpoint_format}",
+        f"Starts from {start}, {state} its optimiser state, at LR {handover.lr:.6g}. {checkpoint_format}",
     )

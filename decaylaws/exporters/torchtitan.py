@@ -17,7 +17,7 @@ from decaylaws.exporters.base import (
     single_stage,
     source_paths,
 )
-from decaylaws.exporters.notes import mixing_note, state_notes
+from decaylaws.exporters.notes import mixing_note, open_ends, state_notes
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -45,7 +45,7 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
     """
     options = options or ExportOptions()
     stage = single_stage(recipe, TARGET)
-    paths = source_paths(recipe, TARGET)
+    paths = source_paths(recipe)
     _check_names(paths)
     sequences = global_batch_sequences(stage, options, TARGET)
     path = WarmupHoldDecay.of(recipe)
@@ -130,5 +130,6 @@ def _notes(recipe: Recipe, *, exact: bool) -> tuple[str, ...]:
         "Its sources loop without a word when they run out: the token caps of the recipe hold only for the "
         "steps that the module sets.",
         *mixing_note(recipe),
+        *open_ends(recipe),
         *state_notes(recipe, "A checkpoint must be a DCP folder of torchtitan with an absolute path."),
     )

@@ -52,8 +52,6 @@ def test_refusals_name_what_is_missing(make_recipe) -> None:
     two_stages = make_recipe(stages=values["stages"])
     with pytest.raises(NotRepresentableError, match=r"mixture changes.*seq_len changes"):
         export(two_stages, "torchtitan")
-    with pytest.raises(NotRepresentableError, match=r"sources\.math\.path is not set"):
-        export(make_recipe(sources={"web": {"path": "/w"}, "math": {}, "unused": {}}), "torchtitan")
     with pytest.raises(
         NotRepresentableError, match="256 sequences per batch cannot be divided among 3 ranks"
     ):
@@ -64,6 +62,19 @@ def test_refusals_name_what_is_missing(make_recipe) -> None:
     )
     with pytest.raises(NotRepresentableError, match="lower-cases"):
         export(clash, "torchtitan")
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_open_ends_are_named(make_recipe, target: str) -> None:
+    """A recipe of a study knows no folders yet."""
+    recipe = make_recipe(
+        sources={"web": {"path": "/w"}, "math": {}, "unused": {}}, handover={"lr": 6.1351e-5, "run_id": "abc"}
+    )
+    result = export(recipe, target)
+    assert any("data/math." in note for note in result.notes)
+    assert any("run abc, whose path you must fill in" in note for note in result.notes)
+    assert any("data/math" in text for text in result.files.values())
+    assert not any("data/unused" in text for text in result.files.values())
 
 
 def test_bad_options_name_their_field(make_recipe) -> None:
