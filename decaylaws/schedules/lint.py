@@ -8,6 +8,7 @@ from itertools import pairwise
 from decaylaws.schedules.batch import BatchSchedule
 from decaylaws.schedules.quantities import round_lr, round_tokens
 from decaylaws.schedules.schedule import Schedule
+from decaylaws.schedules.segment import Segment
 
 # Papers round the LR of a stage to two or three digits; a smaller step is rounding, not a jump.
 JUMP_TOLERANCE = 0.01
@@ -63,17 +64,24 @@ def _jumps(schedule: Schedule) -> list[Finding]:
 
 
 def _rises(schedule: Schedule) -> list[Finding]:
-    """Segments that rise after the LR has begun to fall."""
-    findings, falling, last_lr = [], False, schedule.start_lr
+    """Segments that rise after the LR has begun to fall; the first rise of each."""
+    findings, has_fallen, last_lr = [], False, schedule.start_lr
     for segment, at in zip(schedule, schedule.boundaries.tolist()):
-        if falling and segment.peak_lr > segment.start_lr:
-            message = (
-                f"the LR rises from {round_lr(segment.start_lr)} to {round_lr(segment.peak_lr)} after it fell"
-            )
-            findings.append(Finding("rise", at, message))
-        falling = falling or min(segment.start_lr, segment.end_lr) < last_lr
+        has_fallen = has_fallen or segment.start_lr < last_lr
+        for start, lr in pairwise(_turns(segment)):
+            if has_fallen and lr > start * (1.0 + 1e-9):
+                message = f"the LR rises from {round_lr(start)} to {round_lr(segment.peak_lr)} after it fell"
+                findings.append(Finding("rise", at, message))
+                break
+            has_fallen = has_fallen or lr < start
         last_lr = segment.end_lr
     return findings
+
+
+def _turns(segment: Segment) -> list[float]:
+    """LRs of a segment between which it runs one way."""
+    inner = segment.breakpoints()
+    return [segment.start_lr, *(segment.lr(inner).tolist() if len(inner) else ()), segment.end_lr]
 
 
 def _unreached_ends(schedule: Schedule) -> list[Finding]:

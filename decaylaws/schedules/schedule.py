@@ -59,6 +59,11 @@ class Schedule:
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
 
+    def __str__(self) -> str:
+        from decaylaws.schedules.notation import format_schedule  # the notation builds on this module
+
+        return format_schedule(self)
+
     def __add__(self, other: Schedule) -> Schedule:
         return self.then(other)
 

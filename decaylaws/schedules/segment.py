@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,18 +128,25 @@ class Segment:
             if self.knots:
                 raise InvalidValueError("knots", self.knots, f"have no meaning for shape '{self.shape}'")
             return
-        knots = tuple((whole_tokens("knots", at, minimum=0), valid_lr("knots", lr)) for at, lr in self.knots)
-        object.__setattr__(self, "knots", knots)
-        positions = [at for at, _ in knots]
-        if len(knots) < 2 or positions[0] != 0 or positions[-1] != self.tokens:
+        points = np.asarray(self.knots, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
+            raise InvalidValueError("knots", self.knots, "must be (tokens, LR) pairs, two or more")
+        wrong = ~np.isfinite(points).all(axis=1) | (points < 0).any(axis=1) | (points[:, 0] % 1 != 0)
+        if wrong.any():
+            bad = tuple(points[np.argmax(wrong)].tolist())
+            raise InvalidValueError("knots", bad, "must hold whole tokens and finite LRs, none negative")
+        positions = points[:, 0]
+        if positions[0] != 0 or positions[-1] != self.tokens:
             raise InvalidValueError(
-                "knots", positions[:1] + positions[-1:], f"must run from 0 to {self.tokens}"
+                "knots", (positions[0], positions[-1]), f"must run from 0 to {self.tokens}"
             )
         steps = np.diff(positions)
         if (steps < 0).any() or not steps[0] or not steps[-1]:
-            raise InvalidValueError("knots", positions[:4], "must go forward, without a jump at either end")
-        if (knots[0][1], knots[-1][1]) != (self.start_lr, self.end_lr):
-            raise InvalidValueError("knots", knots[0], "must begin at start_lr and end at end_lr")
+            raise InvalidValueError("knots", "positions", "must go forward, without a jump at either end")
+        if (points[0, 1], points[-1, 1]) != (self.start_lr, self.end_lr):
+            raise InvalidValueError("knots", self.knots[0], "must begin at start_lr and end at end_lr")
+        knots = tuple(zip(positions.astype(np.int64).tolist(), points[:, 1].tolist()))
+        object.__setattr__(self, "knots", knots)
 
     @property
     def peak_lr(self) -> float:
@@ -169,7 +177,7 @@ class Segment:
         """LR that the tokens before ``at`` arrive at: at a jump, the LR before it."""
         position = np.array([at + self.offset_tokens], dtype=np.float64)
         if self.shape == "sampled":
-            return float(_at_knots(self._curve.knots, position, before=True)[0])
+            return float(self._curve._at_knots(position, before=True)[0])
         return float(self.lr([at])[0])
 
     def mean_lr(self, first: Array, last: Array) -> Array:
@@ -177,9 +185,22 @@ class Segment:
         curve = self._curve
         first, last = first + self.offset_tokens, last + self.offset_tokens
         if curve.shape == "sampled":
-            return _at_knots(curve.knots, (first + last) / 2.0)
+            return curve._at_knots((first + last) / 2.0)
         stretch = Stretch.of_tokens(first, last, curve.tokens)
         return shape_named(curve.shape).mean(stretch, curve.start_lr, curve.end_lr, curve.exponent or 0.0)
+
+    @cached_property
+    def _knot_arrays(self) -> tuple[Array, Array]:
+        points = np.asarray(self.knots, dtype=np.float64)
+        return points[:, 0], points[:, 1]
+
+    def _at_knots(self, at: Array, *, before: bool = False) -> Array:
+        """Straight lines between knots; at a jump the value after it, or before it."""
+        positions, values = self._knot_arrays
+        left = np.searchsorted(positions, at, side="left" if before else "right") - 1
+        left = np.clip(left, 0, len(positions) - 2)
+        share = (at - positions[left]) / (positions[left + 1] - positions[left])
+        return values[left] * (1.0 - share) + values[left + 1] * share
 
     def cut(self, first: int, last: int) -> Segment:
         """The piece between two positions (tokens from the segment's start), on the very same curve."""
@@ -195,6 +216,16 @@ class Segment:
         start_lr, end_lr = float(self.lr([first])[0]), self.arrival_lr(last)
         piece = (last - first, start_lr, end_lr, self.shape)
         return Segment(*piece, note=self.note, piece_of=curve, offset_tokens=offset)
+
+    def standalone(self) -> Segment:
+        """The same LRs without ``piece_of``, where the shape allows it: a piece of a straight line is one.
+
+        Itself, for a whole curve and for a piece that no curve of its shape runs through (half a cosine).
+        """
+        if self.piece_of is None or not shape_named(self.shape).closed:
+            return self
+        ends = (self.tokens, self.start_lr, self.end_lr)
+        return Segment(*ends, self.shape, self.piece_of.exponent, note=self.note)
 
     def joined(self, other: Segment) -> Segment | None:
         """The one segment that this and the next make up, where they continue one curve; else None."""
@@ -254,13 +285,3 @@ class Segment:
         if fields.get("piece_of") is not None:
             fields["piece_of"] = cls.from_dict(fields["piece_of"])
         return cls(**fields)
-
-
-def _at_knots(knots: tuple[tuple[int, float], ...], at: Array, *, before: bool = False) -> Array:
-    """Straight lines between knots; at a jump the value after it, or before it."""
-    points = np.asarray(knots, dtype=np.float64)
-    positions, values = points[:, 0], points[:, 1]
-    left = np.searchsorted(positions, at, side="left" if before else "right") - 1
-    left = np.clip(left, 0, len(points) - 2)
-    share = (at - positions[left]) / (positions[left + 1] - positions[left])
-    return values[left] * (1.0 - share) + values[left + 1] * share

@@ -10,6 +10,8 @@ from decaylaws.schedules import (
     constant,
     cosine,
     decay,
+    from_points,
+    from_steps,
     lint,
     multi_step,
     parse_schedule,
@@ -57,6 +59,12 @@ def test_rise_after_a_fall() -> None:
     assert rules(decay(100, 1e-3, 1e-4) + decay(100, 1e-4, 5e-4) + decay(100, 5e-4)) == ["rise"]
     assert rules(wsd_s([100, 100], 1e-3, decay_tokens=20, rewarmup_tokens=10)) == ["rise"]
     assert rules(warmup(10, 1e-4) + decay(10, 1e-4, 1e-3, "cosine") + decay(80, 1e-3)) == []
+
+
+def test_rise_inside_a_sampled_curve() -> None:
+    assert rules(from_points([0, 10, 20, 30, 40], [1e-3, 5e-4, 6e-4, 7e-4, 0.0])) == ["rise"]
+    assert rules(from_points([0, 10, 20, 30], [0.0, 1e-3, 1e-3, 0.0])) == []
+    assert rules(from_steps(CLEAN.step_lrs(10), 10)) == []
 
 
 def test_floor_that_a_truncated_decay_never_reaches() -> None:

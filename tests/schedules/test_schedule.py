@@ -66,6 +66,28 @@ def test_continuing_a_truncated_cosine_restores_it_whole() -> None:
     assert head.fork(200, tail) != whole
 
 
+@pytest.mark.parametrize(
+    ("shape", "exponent"), [("linear", None), ("exponential", None), ("power", -0.5), ("inverse-sqrt", None)]
+)
+def test_a_piece_of_a_closed_shape_stands_alone(shape: str, exponent: float | None) -> None:
+    whole = decay(1_000, 1e-3, 1e-5, shape, exponent=exponent)
+    (piece,) = whole.between(200, 700)
+    alone = piece.standalone()
+    assert piece.is_piece
+    assert not alone.is_piece
+    at = np.arange(501)
+    np.testing.assert_allclose(alone.lr(at), whole.lr(200 + at), rtol=1e-12)
+
+
+def test_a_piece_of_a_cosine_does_not_stand_alone() -> None:
+    (piece,) = decay(1_000, 1e-3, 1e-5, "cosine").truncate(500)
+    assert piece.standalone() is piece
+
+
+def test_it_prints_as_the_arrow_notation() -> None:
+    assert str(WSD) == "Warmup(1e-3, 100) -> Constant(1e-3, 700) -> Linear(0, 200)"
+
+
 def test_equal_constants_join_but_not_across_different_notes() -> None:
     assert len(constant(5, 1e-3).then(constant(7, 1e-3)).segments) == 1
     long_context = Schedule((Segment(7, 1e-3, 1e-3, "constant", note="8K->32K"),))
