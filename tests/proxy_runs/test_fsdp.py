@@ -11,10 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from decaylaws.configs import ModelShape
+from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.recipe import Recipe
-from proxy_runs.checkpoints import MemberState, save_checkpoint
+from decaylaws.mixtures import Mixture
+from decaylaws.recipe import HandOver, Recipe, Source, Stage
+from decaylaws.schedules import decay
+from decaylaws.settings import EvaluationSettings
+from proxy_runs import engine
+from proxy_runs.checkpoints import MemberState, final_checkpoint, save_checkpoint
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
@@ -178,6 +182,61 @@ def test_two_ranks_follow_one(alone: Path, workspace: Path) -> None:
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
     final = [json.loads((path / "result.json").read_text())["losses"] for path in (alone, together)]
     assert final[1] == pytest.approx(final[0], abs=1e-4)
+
+
+def test_the_launched_run_is_the_proxy_run(workspace: Path) -> None:
+    """The engine of the proxies and the sharded trainer follow one trajectory, moments and all."""
+    store = TokenStore.open(workspace / "corpus")
+    common: dict[str, Any] = {
+        "shape": SHAPE,
+        "batch_tokens": BATCH * SEQ_LEN,
+        "seed": 5,
+        "data_fingerprint": store.fingerprint,
+    }
+    trunk = RunConfig(
+        kind="trunk",
+        schedule=decay(20 * BATCH * SEQ_LEN, 4e-3, 4e-3, "constant"),
+        mixture=Mixture({"general": 1.0}),
+        **common,
+    )
+    anneal = RunConfig(
+        kind="decay",
+        schedule=decay((30 * BATCH - 5) * SEQ_LEN, 4e-3, 0.0, "1-sqrt"),
+        mixture=Mixture({"general": 0.4, "code": 0.6}),
+        start_run_id=trunk.run_id,
+        start_tokens=trunk.tokens,
+        **common,
+    )
+    results = {}
+    engine.train(
+        [trunk, anneal],
+        store,
+        checkpoint_dir=workspace / "engine",
+        evaluation=EvaluationSettings(tokens_per_domain=1000),
+        on_result=lambda result: results.update({result.run_id: result.row}),
+        device="cpu",
+    )
+    stage = {"lr": anneal.schedule, "mixture": anneal.mixture, "batch_tokens": BATCH * SEQ_LEN}
+    Recipe(
+        handover=HandOver(run_id=trunk.run_id, tokens=trunk.tokens, lr=4e-3),
+        stages=(Stage(seq_len=SEQ_LEN, **stage),),
+        sources={"general": Source(), "code": Source()},
+        seed=anneal.seed,
+    ).save(workspace / "same.yaml")
+    settings = settings_for(
+        workspace,
+        "same",
+        recipe=workspace / "same.yaml",
+        start=final_checkpoint(workspace / "engine", trunk.run_id),
+        checkpoint_interval=0,
+    )
+    result = json.loads((train(settings, ranks=2) / "result.json").read_text())
+    row = results[anneal.run_id]
+    for domain in store.names:
+        assert result["start_losses"][domain] == pytest.approx(row[f"start_loss:{domain}"], abs=1e-5)
+        assert result["losses"][domain] == pytest.approx(row[f"loss:{domain}"], abs=1e-4)
+        assert result["bits_per_byte"][domain] == pytest.approx(row[f"bpb:{domain}"], abs=1e-4)
+    assert result["epochs"]["code"] == pytest.approx(row["epochs:code"], rel=1e-2)
 
 
 def test_resume_on_another_number_of_ranks(alone: Path, workspace: Path) -> None:
