@@ -25,17 +25,19 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.quantities import UNSTATED, parse_length, parse_rate, parse_tokens
 from decaylaws.schedules.schedule import Schedule
-from decaylaws.schedules.shapes import SHAPES, shape_named
-from decaylaws.schedules.template import UNNAMED_SHAPE, ScheduleTemplate, Stage
+from decaylaws.schedules.shapes import OTHER_NAMES, SHAPES, shape_named
+from decaylaws.schedules.template import UNNAMED_SHAPE, WARMUP, ScheduleTemplate, Stage
 
 _ARROW = "->"
-_ARROWS = re.compile("\N{RIGHTWARDS ARROW}|=>")
+_ARROW_SIGN = "\N{RIGHTWARDS ARROW}"
 _GAPS = {UNSTATED, "-", "\N{EN DASH}", "\N{EM DASH}"}
 _STAGE = re.compile(
     r"(?P<words>(?:[a-z]+\s+)*)(?P<name>[A-Za-z0-9][\w-]*?)\s*"
     r"(?:\((?P<inside>[^()]*)\))?\s*(?:\[(?P<first>[^:\]]+):(?P<last>[^:\]]+)\])?"
 )
 _KEYWORDS = {"start", "exponent"}
+# Stage names that are not those of a shape.
+_NO_SHAPES = {WARMUP, UNNAMED_SHAPE}
 
 
 def parse_schedule(text: str, **values: float | str) -> Schedule:
@@ -59,7 +61,7 @@ def parse_template(text: str) -> ScheduleTemplate:
     Raises:
         InvalidValueError: a stage that cannot be read; the message quotes it.
     """
-    stages = _split(_ARROWS.sub(_ARROW, text))
+    stages = _split(text.replace(_ARROW_SIGN, _ARROW))
     if not stages:
         raise InvalidValueError("schedule", text, "is empty", "Write Warmup(3e-4, 2B) -> Cosine(0, 1T).")
     return ScheduleTemplate(tuple(map(_parse_stage, stages)))
@@ -83,7 +85,7 @@ def _split(text: str) -> list[str]:
 def _parse_stage(text: str) -> Stage:
     match = _STAGE.fullmatch(text)
     kind = match["name"].lower() if match else ""
-    if match is None or (kind not in ("warmup", UNNAMED_SHAPE, "half-life") and kind not in SHAPES):
+    if match is None or kind not in {*_NO_SHAPES, *SHAPES, *OTHER_NAMES}:
         known = ", ".join(["Warmup", "Decay", *SHAPES])
         raise InvalidValueError(
             "schedule", text, "holds a stage that cannot be read", f"Write Name(LR, tokens) with {known}."
@@ -93,9 +95,9 @@ def _parse_stage(text: str) -> Stage:
     piece = (_position(match["first"]), _position(match["last"])) if match["first"] else None
     if kind == "sampled":
         return _sampled(arguments, note, piece)
-    return _stage_of(
-        kind if kind in ("warmup", UNNAMED_SHAPE) else shape_named(kind).name, arguments, note, piece
-    )
+    if kind not in _NO_SHAPES:
+        kind = shape_named(kind).name
+    return _stage_of(kind, arguments, note, piece)
 
 
 def _stage_of(kind: str, arguments: str, note: str, piece: tuple[int, int] | None) -> Stage:

@@ -15,7 +15,7 @@ multi-step are functions that return one (:mod:`decaylaws.schedules.constructors
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -213,6 +213,8 @@ class Schedule:
         if "segments" not in data or unexpected:
             missing = {"segments"} - set(data)
             raise SchemaError("schedule", missing=missing, unexpected=sorted(unexpected))
+        if not isinstance(data["segments"], Sequence) or isinstance(data["segments"], str):
+            raise InvalidValueError("segments", data["segments"], "must be a list of segments")
         return cls(tuple(Segment.from_dict(segment) for segment in data["segments"]))
 
     # Evaluation ------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from decaylaws.schedules.shapes import Array, Stretch, shape_named
 
 # A power law over a factor of e^600 in its argument overflows, and is a jump for all that training sees.
 MAX_LOG_STRETCH = 600.0
+# Characters that mean something else in the arrow notation.
+_NOT_IN_NOTES = set("();\n\N{RIGHTWARDS ARROW}")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Segment:
         object.__setattr__(self, "tokens", whole_tokens("tokens", self.tokens))
         object.__setattr__(self, "start_lr", valid_lr("start_lr", self.start_lr))
         object.__setattr__(self, "end_lr", valid_lr("end_lr", self.end_lr))
-        if set(self.note) & set("();\n") or self.note != self.note.strip():
-            raise InvalidValueError("note", self.note, "must be one line without parentheses and semicolons")
+        self._check_note()
         if self.piece_of is not None:
             self._check_piece(self.piece_of)
             return
@@ -70,6 +71,15 @@ class Segment:
         self._check_ends()
         self._check_exponent()
         self._check_knots()
+
+    def _check_note(self) -> None:
+        if set(self.note) & _NOT_IN_NOTES or self.note != self.note.strip():
+            raise InvalidValueError(
+                "note",
+                self.note,
+                "must be one line without parentheses and semicolons",
+                "Write -> for arrows.",
+            )
 
     def _check_piece(self, curve: Segment) -> None:
         whole_tokens("offset_tokens", self.offset_tokens, minimum=0)
@@ -128,9 +138,9 @@ class Segment:
             if self.knots:
                 raise InvalidValueError("knots", self.knots, f"have no meaning for shape '{self.shape}'")
             return
-        points = np.asarray(self.knots, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
+        if len(self.knots) < 2 or any(len(knot) != 2 for knot in self.knots):
             raise InvalidValueError("knots", self.knots, "must be (tokens, LR) pairs, two or more")
+        points = np.asarray(self.knots, dtype=np.float64)
         wrong = ~np.isfinite(points).all(axis=1) | (points < 0).any(axis=1) | (points[:, 0] % 1 != 0)
         if wrong.any():
             bad = tuple(points[np.argmax(wrong)].tolist())
@@ -275,13 +285,15 @@ class Segment:
             SchemaError: a key is missing or unknown.
             InvalidValueError: a value that cannot be.
         """
+        if not isinstance(data, Mapping):
+            raise InvalidValueError("segment", data, "must be a mapping of fields")
         missing = {"tokens", "start_lr", "end_lr"} - set(data)
         unexpected = set(data) - set(cls.__dataclass_fields__)
         if missing or unexpected:
             raise SchemaError("schedule segment", missing=sorted(missing), unexpected=sorted(unexpected))
         fields = dict(data)
         if "knots" in fields:
-            fields["knots"] = tuple((at, lr) for at, lr in fields["knots"])
+            fields["knots"] = tuple(map(tuple, fields["knots"]))
         if fields.get("piece_of") is not None:
             fields["piece_of"] = cls.from_dict(fields["piece_of"])
         return cls(**fields)

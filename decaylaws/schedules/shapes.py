@@ -183,7 +183,7 @@ SHAPES: dict[str, Shape] = {
         Shape("sampled", _linear),
     )
 }
-_OTHER_NAMES = {"half-life": "exponential"}
+OTHER_NAMES = {"half-life": "exponential"}
 
 
 def shape_named(name: str) -> Shape:
@@ -192,7 +192,7 @@ def shape_named(name: str) -> Shape:
     Raises:
         InvalidValueError: no shape has that name; the message lists those that exist.
     """
-    shape = SHAPES.get(_OTHER_NAMES.get(name, name)) if isinstance(name, str) else None
+    shape = SHAPES.get(OTHER_NAMES.get(name, name)) if isinstance(name, str) else None
     if shape is None:
         raise InvalidValueError("shape", name, "is no shape of a segment", f"Known: {', '.join(SHAPES)}.")
     return shape

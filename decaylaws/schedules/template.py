@@ -22,6 +22,7 @@ from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import shape_named
 
+WARMUP = "warmup"
 # The stage whose shape the source does not name, and the parameter that names it.
 UNNAMED_SHAPE = "decay"
 SHAPE_PARAMETER = "decay_shape"
@@ -73,9 +74,7 @@ class Stage:
 
 
 def _format_rate(rate: Rate) -> str:
-    if isinstance(rate, Named):
-        return str(rate)
-    return f"-{format_lr(-rate)}" if rate < 0.0 else format_lr(rate)
+    return str(rate) if isinstance(rate, Named) else format_lr(rate)
 
 
 def _format_length(length: Length) -> str:
@@ -187,7 +186,7 @@ def _rate(rate: Rate, values: Mapping[str, float | str]) -> float:
 def _segment(
     stage: Stage, lr: float, tokens: int, previous_lr: float | None, values: Mapping[str, float | str]
 ) -> Segment:
-    kinds = {"warmup": "linear", UNNAMED_SHAPE: str(values.get(SHAPE_PARAMETER))}
+    kinds = {WARMUP: "linear", UNNAMED_SHAPE: str(values.get(SHAPE_PARAMETER))}
     shape = shape_named(kinds.get(stage.kind, stage.kind)).name
     start_lr = _start_lr(stage, shape, lr, previous_lr, values)
     whole = Segment(tokens, start_lr, lr, shape, stage.exponent, stage.knots, stage.note)
@@ -203,7 +202,7 @@ def _start_lr(
         return _rate(stage.start_lr, values)
     if shape == "constant":
         return lr
-    if stage.kind == "warmup":
+    if stage.kind == WARMUP:
         return 0.0
     if previous_lr is None:
         raise InvalidValueError(
@@ -222,7 +221,7 @@ def _stage(segment: Segment, previous_lr: float | None) -> Stage:
     if curve.shape in ("constant", "sampled"):
         known_start = curve.start_lr
     return Stage(
-        kind="warmup" if is_warmup else curve.shape,
+        kind=WARMUP if is_warmup else curve.shape,
         lr=curve.end_lr,
         tokens=curve.tokens,
         start_lr=None if curve.start_lr == known_start else curve.start_lr,

