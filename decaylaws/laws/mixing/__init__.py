@@ -5,6 +5,31 @@ All of them take shares [runs, sources] and losses [runs] or [runs, targets], an
     law = InverseSum().fit(shares, losses)
     law.predict(new_shares, interval=0.9)
 
-``formulas`` are in ``families``; ``base`` holds what they share; ``recalibrate`` carries a fit on small proxies
-to the scale of a few larger runs.
+``Recalibration`` carries a fit on small proxies to the scale of a few larger runs.
 """
+
+from decaylaws.laws.mixing.base import Exclusion, MixtureRegression, shares_frame
+from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
+from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
+from decaylaws.laws.mixing.recalibrate import Recalibration, recalibrate
+from decaylaws.laws.mixing.registry import DEFAULT_REGRESSION, REGRESSIONS, regression
+from decaylaws.laws.mixing.stacking import StackedRegression
+
+__all__ = [
+    "DEFAULT_REGRESSION",
+    "REGRESSIONS",
+    "BiMix",
+    "DataMixingLaw",
+    "Exclusion",
+    "GaussianProcess",
+    "InverseSum",
+    "LightGBMRegression",
+    "LinearRegression",
+    "LogLinear",
+    "MixtureRegression",
+    "Recalibration",
+    "StackedRegression",
+    "recalibrate",
+    "regression",
+    "shares_frame",
+]

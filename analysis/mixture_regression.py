@@ -1,0 +1,226 @@
+"""How well mixture regressions rank and predict held-out mixtures, at the proxies' scale and above.
+
+    python analysis/mixture_regression.py --data DIR --json OUT [--figure PNG]
+
+``DIR/runs.csv`` in the format of the RegMix records: ``model_size``, ``use`` (fit or predict), shares
+``w_<source>`` and losses ``loss_<domain>``. Regressions see the fit rows only. At each size of the predict
+rows: Spearman and Pearson correlation by target, relative error after an affine recalibration on 8 of its
+runs (drawn by seed, scored on the others), and the regret of the mixture with the best prediction. The
+learning curve fits the first 32, 64, ... rows. Where the fit rows hold several sizes, the one with most runs
+is fitted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import parse_args, read_table, run, write_json
+from scipy.stats import pearsonr, spearmanr
+
+from decaylaws.errors import DataError, SchemaError
+from decaylaws.laws.mixing import (
+    DEFAULT_REGRESSION,
+    REGRESSIONS,
+    MixtureRegression,
+    Recalibration,
+    shares_frame,
+)
+from decaylaws.laws.uncertainty import coverage
+
+SHARE, LOSS = "w_", "loss_"
+CURVE_RUNS = (32, 64, 128, 256, 512)
+CURVE_REGRESSIONS = ("inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear")
+RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
+PILE_CC = "loss_pile_cc"
+
+
+def main() -> None:
+    arguments = parse_args(__doc__ or "")
+    table = load(arguments.data)
+    fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
+    fit_size = fit_rows["model_size"].mode().iloc[0]
+    fit_rows = fit_rows[fit_rows["model_size"] == fit_size]
+    values: dict[str, Any] = {
+        "default": DEFAULT_REGRESSION,
+        "fit_size": fit_size,
+        "num_fit_runs": len(fit_rows),
+    }
+    values["regressions"] = {}
+    for name, make in REGRESSIONS.items():
+        values["regressions"][name] = evaluate(make, fit_rows, predict_rows)
+    values["learning_curve"] = learning_curve(fit_rows, predict_rows)
+    write_json(arguments.json, values)
+    show(values)
+    if arguments.figure:
+        draw(values["learning_curve"], arguments.figure)
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """Rows with shares divided by their sum (they are rounded to 3 decimals in the records)."""
+    table = read_table(folder, "runs.csv", ["model_size", "use"])
+    shares = [column for column in table.columns if column.startswith(SHARE)]
+    losses = [column for column in table.columns if column.startswith(LOSS)]
+    if not shares or not losses:
+        raise SchemaError(str(folder / "runs.csv"), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
+    totals = table[shares].sum(axis=1)
+    if not totals.between(0.98, 1.02).all():
+        row = int(np.argmax(np.abs(totals.to_numpy() - 1)))
+        raise DataError(
+            f"{folder / 'runs.csv'}: the shares of row {row} sum to {totals.iloc[row]:.4g}, not 1."
+        )
+    table[shares] = table[shares].div(totals, axis=0)
+    for use in ("fit", "predict"):
+        if not (table["use"] == use).any():
+            raise DataError(f"{folder / 'runs.csv'} holds no row with use = {use}.")
+    return table
+
+
+def evaluate(
+    make: Callable[[], MixtureRegression], fit_rows: pd.DataFrame, rows: pd.DataFrame
+) -> dict[str, Any]:
+    """Fit once, score at each size."""
+    began, cpu = time.perf_counter(), time.process_time()
+    law = fitted(make(), fit_rows)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    sizes = {str(size): score(law, group) for size, group in rows.groupby("model_size", sort=False)}
+    same_size = rows[rows["model_size"] == fit_rows["model_size"].iloc[0]]
+    return {
+        "fit_seconds": seconds,
+        "fit_cpu_seconds": cpu,
+        "status": law.report_.status.value,
+        "coverage_90": interval_coverage(law, same_size) if len(same_size) else None,
+        "sizes": sizes,
+    }
+
+
+def fitted(law: MixtureRegression, rows: pd.DataFrame) -> MixtureRegression:
+    return law.fit(shares_frame(rows, SHARE), rows[loss_columns(rows)])
+
+
+def loss_columns(rows: pd.DataFrame) -> list[str]:
+    return [column for column in rows.columns if column.startswith(LOSS)]
+
+
+def score(law: MixtureRegression, rows: pd.DataFrame) -> dict[str, Any]:
+    """Everything said about one size."""
+    observed = rows[loss_columns(rows)]
+    predicted = law.predict(shares_frame(rows, SHARE), allow_unseen=True)
+    targets = {
+        target: correlations(predicted[:, column], observed[target].to_numpy(dtype=float))
+        for column, target in enumerate(observed.columns)
+    }
+    return {
+        "mean_spearman": float(np.mean([entry["spearman"] for entry in targets.values()])),
+        "mean_pearson": float(np.mean([entry["pearson"] for entry in targets.values()])),
+        "recalibrated_mean_relative_error": recalibrated_error(predicted, observed.to_numpy(dtype=float)),
+        "targets": targets,
+        "regret": regrets(predicted, observed),
+    }
+
+
+def correlations(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
+    """Rank and linear correlation over the runs whose loss exists; 0 for a constant prediction."""
+    known = np.isfinite(observed)
+    if known.sum() < 3 or np.ptp(predicted[known]) == 0 or np.ptp(observed[known]) == 0:
+        return {"spearman": 0.0, "pearson": 0.0}
+    return {
+        "spearman": float(spearmanr(predicted[known], observed[known]).statistic),
+        "pearson": float(pearsonr(predicted[known], observed[known]).statistic),
+    }
+
+
+def recalibrated_error(predicted: np.ndarray, observed: np.ndarray) -> float | None:
+    """Mean relative error on the runs that an 8-run recalibration did not see, over 20 draws of the eight."""
+    complete = np.isfinite(observed).all(axis=1)
+    predicted, observed = predicted[complete], observed[complete]
+    if len(observed) < RECALIBRATION_RUNS + 4:
+        return None
+    errors = []
+    for draw_number in range(RECALIBRATION_DRAWS):
+        order = np.random.default_rng(draw_number).permutation(len(observed))
+        known, rest = order[:RECALIBRATION_RUNS], order[RECALIBRATION_RUNS:]
+        adjusted = Recalibration.fit(predicted[known], observed[known]).apply(predicted[rest])
+        errors.append(np.mean(np.abs(adjusted / observed[rest] - 1)))
+    return float(np.mean(errors))
+
+
+def regrets(predicted: np.ndarray, observed: pd.DataFrame) -> dict[str, float]:
+    """Loss of the run that the prediction puts first, above that of the run that truly is first."""
+    complete = np.isfinite(observed.to_numpy(dtype=float)).all(axis=1)
+    truth, guess = observed.to_numpy(dtype=float)[complete], predicted[complete]
+    values = {"mean": regret(guess.mean(axis=1), truth.mean(axis=1))}
+    if PILE_CC in observed.columns:
+        column = observed.columns.get_loc(PILE_CC)
+        values[PILE_CC] = regret(guess[:, column], truth[:, column])
+    return values
+
+
+def regret(guess: np.ndarray, truth: np.ndarray) -> float:
+    return float(truth[np.argmin(guess)] - truth.min())
+
+
+def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | None:
+    """Share of losses inside the 90 % intervals, for regressions that state them at no cost."""
+    if any(len(model.errors) == 0 for model in law.models_.values()):
+        return None
+    observed = rows[loss_columns(rows)].to_numpy(dtype=float)
+    return coverage(law.predict(shares_frame(rows, SHARE), interval=0.9, allow_unseen=True), observed)
+
+
+def learning_curve(fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean Spearman at each size after a fit on the first runs."""
+    return {
+        name: {
+            str(count): {
+                str(size): score(fitted(REGRESSIONS[name](), fit_rows.iloc[:count]), group)["mean_spearman"]
+                for size, group in rows.groupby("model_size", sort=False)
+            }
+            for count in CURVE_RUNS
+            if count <= len(fit_rows)
+        }
+        for name in CURVE_REGRESSIONS
+    }
+
+
+def show(values: dict[str, Any]) -> None:
+    """A line for each regression and size."""
+    for name, entry in values["regressions"].items():
+        for size, scores in entry["sizes"].items():
+            error = scores["recalibrated_mean_relative_error"]
+            print(
+                f"{name:18s} {size:>6s}  Spearman {100 * scores['mean_spearman']:6.2f}  "
+                f"recalibrated error {'-' if error is None else f'{100 * error:.2f} %'}  "
+                f"regret {scores['regret']['mean']:.4f}  fit {entry['fit_seconds']:.1f} s"
+            )
+
+
+def draw(curve: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Learning curves, one panel per size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = list(next(iter(next(iter(curve.values())).values())))
+    figure, panels = plt.subplots(1, len(sizes), figsize=(4.5 * len(sizes), 3.6), squeeze=False, sharey=True)
+    for panel, size in zip(panels[0], sizes):
+        for name, by_count in curve.items():
+            counts = [int(count) for count in by_count]
+            panel.plot(counts, [100 * by_count[str(c)][size] for c in counts], marker="o", label=name)
+        panel.set(xscale="log", xlabel="runs in the fit", title=f"predict rows at {size}", ylim=(70, 100))
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.minorticks_off()
+    panels[0, 0].set_ylabel("mean Spearman x 100")
+    panels[0, -1].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    run(main)

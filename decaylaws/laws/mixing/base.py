@@ -1,0 +1,274 @@
+"""What every mixture regression shares: targets, held-out errors, intervals, weighted objectives, JSON."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.mixing.data import MIN_RUNS, grouped_folds, mixture_groups, read_losses, read_shares
+from decaylaws.laws.report import FitReport, FitStatus
+from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
+
+FitOne = Callable[[Array, Array, Array], "TargetModel"]
+"""Fits one target: shares [runs, sources], losses [runs], weights [runs]."""
+
+
+class TargetModel(Protocol):
+    """A fitted model of one domain's loss."""
+
+    @property
+    def errors(self) -> NDArray[np.floating[Any]]:
+        """Held-out log errors (predicted minus observed) of the fit's own runs over their spread [runs]."""
+
+    @property
+    def report(self) -> FitReport:
+        """Diagnosis of the fit."""
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs] in nats per token."""
+
+    def spread(self, shares: Array) -> Array:
+        """How much wider than at the best-known mixture the error is [runs], at least 1."""
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """Fitted parameters by name."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON values, errors and report excepted."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Runs that stayed out of one target's fit, by row number, and why."""
+
+    target: str
+    rows: tuple[int, ...]
+    reason: str
+
+
+class MixtureRegression(Law):
+    """Loss of one or more domains as a function of the mixture, at one scale.
+
+    ``fit`` takes shares as an array [runs, sources] or a DataFrame (column = source) and losses as
+    [runs], [runs, targets] or a DataFrame (column = target); NaN marks a loss that was not measured.
+    ``predict`` answers in the shape of the losses. Intervals come from held-out errors of the fit's own runs.
+
+    Attributes:
+        sources_: names of the sources, in the order of arrays.
+        targets_: names of the targets.
+        unseen_: sources that no run holds; a mixture that uses one is refused.
+        excluded_: runs left out, by target, with the reason.
+        models_: the fitted model of each target.
+    """
+
+    sources_: tuple[str, ...]
+    targets_: tuple[str, ...]
+    unseen_: tuple[str, ...]
+    excluded_: tuple[Exclusion, ...]
+    models_: dict[str, TargetModel]
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit every target.
+
+        Args:
+            X: shares [runs, sources]; every row on the simplex.
+            y: losses [runs] or [runs, targets], positive, nats per token.
+            sample_weight: weight of each run [runs], such as a bootstrap's multiplicities.
+
+        Raises:
+            InvalidValueError: a row is not on the simplex, a loss is not positive, or too few runs.
+        """
+        shares, self.sources_ = read_shares(X)
+        losses, self.targets_, self._single = read_losses(y, len(shares))
+        weights = np.ones(len(shares)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+        self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
+        self.models_, excluded = {}, []
+        self._errors = np.full(losses.shape, np.nan)
+        for column, target in enumerate(self.targets_):
+            measured = np.isfinite(losses[:, column])
+            if not measured.all():
+                rows = tuple(np.flatnonzero(~measured).tolist())
+                excluded.append(Exclusion(target, rows, "no loss was measured"))
+            _require_runs(target, int(measured.sum()))
+            model = self._fit_target(target, shares[measured], losses[measured, column], weights[measured])
+            self.models_[target] = model
+            if len(model.errors):
+                log_errors = model.errors * model.spread(shares[measured])
+                self._errors[measured, column] = losses[measured, column] * np.expm1(log_errors)
+        self.excluded_ = tuple(excluded)
+        self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
+        self.report_ = joint_report({target: model.report for target, model in self.models_.items()})
+        return self
+
+    def predict(self, X: Any, interval: float | None = None, allow_unseen: bool = False) -> Any:
+        """Losses of mixtures ``X`` [runs, sources]: [runs], or [runs, targets] if fitted on several.
+
+        Args:
+            X: shares; a DataFrame is read by source name.
+            interval: level such as 0.9; the answer is then a :class:`Prediction` of arrays of that shape.
+            allow_unseen: answer for mixtures with a source that no run held, by the prior alone.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            InvalidValueError: a mixture uses a source that no run of the fit held.
+        """
+        shares = self._shares(X, allow_unseen)
+        models = list(self.models_.values())
+        mean = np.column_stack([model.predict(shares) for model in models])
+        if interval is None:
+            return self._shape(mean)
+        radii = [
+            conformal_radius(_not_empty(model.errors), interval) * model.spread(shares) for model in models
+        ]
+        factor = np.exp(np.column_stack(radii))
+        lower, upper = self._shape(mean / factor), self._shape(mean * factor)
+        return Prediction(self._shape(mean), lower, upper, interval)
+
+    def predict_objective(self, X: Any, weights: Mapping[str, float], interval: float | None = None) -> Any:
+        """Weighted sum of the targets' losses [runs]; its interval keeps the correlation of their errors.
+
+        Args:
+            X: shares [runs, sources].
+            weights: weight by target; targets that are not named count nothing.
+            interval: level such as 0.9; the answer is then a :class:`Prediction`.
+        """
+        shares = self._shares(X)
+        unknown = sorted(set(weights) - set(self.targets_))
+        if unknown or not weights:
+            raise SchemaError("weights", unexpected=unknown, remedy=f"Targets: {', '.join(self.targets_)}.")
+        vector = np.array([weights.get(target, 0.0) for target in self.targets_])
+        mean = np.column_stack([self.models_[target].predict(shares) for target in self.targets_]) @ vector
+        if interval is None:
+            return mean
+        used = vector != 0
+        errors = self._errors[:, used] @ vector[used]
+        radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval)
+        return Prediction(mean, mean - radius, mean + radius, interval)
+
+    def resampled(self, X: Any, y: Any, *, num_draws: int, seed: int) -> Iterator[Self]:
+        """Copies of this regression fitted under bootstrap weights over mixtures.
+
+        Their optima show how far the evidence determines the best mixture.
+        """
+        groups = mixture_groups(read_shares(X)[0])
+        for weights in cluster_weights(groups, num_draws, seed=seed):
+            yield type(self)(**self.get_params()).fit(X, y, sample_weight=weights)
+
+    @abstractmethod
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> TargetModel:
+        """Fit one target on runs whose loss exists."""
+
+    @abstractmethod
+    def _restore_target(
+        self, target: str, state: dict[str, Any], errors: Array, report: FitReport
+    ) -> TargetModel:
+        """Inverse of :meth:`TargetModel.state`."""
+
+    def _shares(self, X: Any, allow_unseen: bool = False) -> Array:
+        self._require_fitted()
+        shares, _ = read_shares(X, self.sources_)
+        for name in () if allow_unseen else self.unseen_:
+            if shares[:, self.sources_.index(name)].any():
+                raise InvalidValueError(
+                    f"shares.{name}", "positive", "must be 0: no run of the fit held it", "Run one that does."
+                )
+        return shares
+
+    def _shape(self, values: Array) -> Array:
+        return values[:, 0] if self._single else values
+
+    def _state(self) -> dict[str, Any]:
+        models = [
+            {"state": model.state(), "errors": model.errors, "report": model.report.to_dict()}
+            for model in self.models_.values()
+        ]
+        return {
+            "sources": self.sources_,
+            "targets": self.targets_,
+            "unseen": self.unseen_,
+            "excluded": [[e.target, e.rows, e.reason] for e in self.excluded_],
+            "single": self._single,
+            "errors": [[e if np.isfinite(e) else None for e in row] for row in self._errors.tolist()],
+            "models": models,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.sources_, self.targets_ = tuple(state["sources"]), tuple(state["targets"])
+        self.unseen_, self._single = tuple(state["unseen"]), bool(state["single"])
+        self.excluded_ = tuple(Exclusion(t, tuple(rows), why) for t, rows, why in state["excluded"])
+        self._errors = np.array(state["errors"], dtype=float)
+        self.models_ = {
+            target: self._restore_target(
+                target,
+                entry["state"],
+                np.array(entry["errors"], dtype=float),
+                FitReport.from_dict(entry["report"]),
+            )
+            for target, entry in zip(self.targets_, state["models"])
+        }
+        self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
+
+
+def held_out_errors(fit_one: FitOne, shares: Array, losses: Array, num_folds: int, seed: int) -> Array:
+    """Log errors [runs] of models fitted without the run's mixture; empty for ``num_folds`` 0."""
+    if num_folds == 0:
+        return np.empty(0)
+    errors = np.empty(len(losses))
+    for held in grouped_folds(mixture_groups(shares), num_folds, seed):
+        kept = np.setdiff1d(np.arange(len(losses)), held)
+        model = fit_one(shares[kept], losses[kept], np.ones(len(kept)))
+        errors[held] = np.log(model.predict(shares[held])) - np.log(losses[held])
+    return errors
+
+
+def plain_report(losses: Array, fitted: Array, num_params: int, seconds: float) -> FitReport:
+    """Report of a fit that has no optimiser to diagnose."""
+    squares = float(0.5 * np.sum((np.log(fitted) - np.log(losses)) ** 2))
+    return FitReport(FitStatus.CONVERGED, squares, 1, 1.0, (), 1.0, 0.0, len(losses), num_params, seconds)
+
+
+def joint_report(reports: Mapping[str, FitReport]) -> FitReport:
+    """One report for several targets: the worst of what can be bad, the sum of what adds up."""
+    order, parts = list(FitStatus), list(reports.values())
+    touching = [f"{target}.{name}" for target, part in reports.items() for name in part.at_bounds]
+    return FitReport(
+        status=max((part.status for part in parts), key=order.index),
+        objective=sum(part.objective for part in parts),
+        num_starts=max(part.num_starts for part in parts),
+        agreeing_share=min(part.agreeing_share for part in parts),
+        at_bounds=tuple(touching),
+        condition=max(part.condition for part in parts),
+        gradient_norm=max(part.gradient_norm for part in parts),
+        num_observations=sum(part.num_observations for part in parts),
+        num_params=sum(part.num_params for part in parts),
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+def shares_frame(runs: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Columns of a table that start with ``prefix``, without it, as the regressions read them."""
+    columns = [column for column in runs.columns if str(column).startswith(prefix)]
+    if not columns:
+        raise SchemaError("runs table", missing=[f"{prefix}<source>"])
+    return runs[columns].set_axis([str(column).removeprefix(prefix) for column in columns], axis=1)
+
+
+def _not_empty(errors: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    if len(errors) == 0:
+        raise InvalidValueError("num_folds", 0, "must be at least 2 for intervals", "Fit again with folds.")
+    return errors
+
+
+def _require_runs(target: str, count: int) -> None:
+    if count < MIN_RUNS:
+        raise InvalidValueError(
+            f"losses.{target}", count, f"must be measured in at least {MIN_RUNS} runs", "Add runs."
+        )

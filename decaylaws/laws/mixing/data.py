@@ -1,0 +1,115 @@
+"""What the regressions read: shares with their source names, losses with their target names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Array
+
+MIN_RUNS = 8
+
+Indices = NDArray[np.intp]
+
+
+def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tuple[str, ...]]:
+    """Shares [runs, sources] and source names.
+
+    Args:
+        X: a DataFrame with one column per source, or an array [runs, sources] (columns are then named
+            ``0``, ``1``, ...).
+        sources: names that a fitted law knows; a DataFrame's columns are put in that order, so that no share
+            can meet another source's coefficient.
+
+    Raises:
+        SchemaError: columns are missing or unknown.
+        InvalidValueError: a row is not on the simplex.
+    """
+    if isinstance(X, pd.DataFrame):
+        names = tuple(str(column) for column in X.columns)
+        if sources is not None:
+            X = _in_order(X.set_axis(list(names), axis=1), sources)
+            names = tuple(sources)
+        shares = X.to_numpy(dtype=float)
+    else:
+        shares = np.atleast_2d(np.asarray(X, dtype=float))
+        names = tuple(sources) if sources is not None else tuple(str(i) for i in range(shares.shape[1]))
+    if shares.ndim != 2 or shares.shape[1] != len(names):
+        raise InvalidValueError("shares", shares.shape, f"must have shape [runs, {len(names)}]")
+    _check_simplex(shares)
+    return shares, names
+
+
+def _in_order(X: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
+    missing, unexpected = sorted(set(sources) - set(X.columns)), sorted(set(X.columns) - set(sources))
+    if missing or unexpected:
+        raise SchemaError(
+            "mixtures", missing=missing, unexpected=unexpected, remedy="Give the fit's sources."
+        )
+    return X[list(sources)]
+
+
+def _check_simplex(shares: Array) -> None:
+    if not np.isfinite(shares).all() or (shares < 0).any():
+        row = int(np.argmin(np.where(np.isfinite(shares), shares, -np.inf).min(axis=1)))
+        raise InvalidValueError(
+            "shares", shares[row].tolist(), f"must be finite and not negative (row {row})"
+        )
+    worst = int(np.argmax(np.abs(shares.sum(axis=1) - 1.0))) if len(shares) else 0
+    if len(shares) and abs(shares[worst].sum() - 1.0) > 1e-6:
+        raise InvalidValueError(
+            "shares",
+            float(shares[worst].sum()),
+            f"must sum to 1 in every row (row {worst} does not)",
+            "Divide rounded shares by their sum.",
+        )
+
+
+def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
+    """Losses [runs, targets], target names, and whether a single target was given as a vector.
+
+    NaN marks a loss that was not measured; the run then stays out of that target's fit.
+
+    Raises:
+        InvalidValueError: a wrong length, or a loss that is infinite or not positive.
+    """
+    if isinstance(y, pd.DataFrame):
+        losses, names = y.to_numpy(dtype=float), tuple(str(column) for column in y.columns)
+    else:
+        name = str(y.name) if isinstance(y, pd.Series) and y.name is not None else "loss"
+        losses = np.asarray(y, dtype=float)
+        names = (name,) if losses.ndim == 1 else tuple(str(i) for i in range(losses.shape[1]))
+    single = losses.ndim == 1
+    losses = losses.reshape(len(losses), -1)
+    if len(losses) != num_runs:
+        raise InvalidValueError("losses", len(losses), f"must have one row for each of the {num_runs} runs")
+    bad = np.isinf(losses) | (losses <= 0)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise InvalidValueError(
+            f"losses.{names[column]}", losses[row, column], f"must be positive and finite (row {row})"
+        )
+    return losses, names, single
+
+
+def mixture_groups(shares: Array) -> Indices:
+    """Index of each run's mixture [runs]: seed replicates share one and must not be split by a fold."""
+    return np.unique(np.round(shares, 9), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def grouped_folds(groups: Indices, num_folds: int, seed: int) -> list[Indices]:
+    """Indices held out by each fold; a group is never split.
+
+    Raises:
+        InvalidValueError: fewer groups than folds.
+    """
+    labels = np.unique(groups)
+    if not 2 <= num_folds <= len(labels):
+        raise InvalidValueError("num_folds", num_folds, f"must lie between 2 and the {len(labels)} mixtures")
+    shuffled = np.random.default_rng(seed).permutation(labels)
+    return [np.flatnonzero(np.isin(groups, part)) for part in np.array_split(shuffled, num_folds)]

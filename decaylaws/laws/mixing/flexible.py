@@ -1,0 +1,283 @@
+"""Regressions without a formula: RegMix's LightGBM and linear models, and a Gaussian process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array
+from decaylaws.laws.mixing.base import MixtureRegression, held_out_errors, plain_report
+from decaylaws.laws.mixing.families import SHARE_FLOOR
+from decaylaws.laws.report import FitReport
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class TreeModel:
+    """LightGBM trees as text, which is how LightGBM itself stores them (no pickle)."""
+
+    text: str
+    log_target: bool
+    errors: Array
+    report: FitReport
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs]."""
+        import lightgbm
+
+        raw = np.asarray(lightgbm.Booster(model_str=self.text).predict(shares), dtype=float)
+        return np.exp(raw) if self.log_target else raw
+
+    def spread(self, shares: Array) -> Array:
+        """Trees know no distance: 1 everywhere."""
+        return np.ones(len(shares))
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """How often each source splits a tree, as a share of all splits."""
+        import lightgbm
+
+        counts = lightgbm.Booster(model_str=self.text).feature_importance()
+        return {f"splits:{s}": float(c) / max(counts.sum(), 1) for s, c in zip(sources, counts.tolist())}
+
+    def state(self) -> dict[str, Any]:
+        """The trees."""
+        return {"text": self.text}
+
+
+class LightGBMRegression(MixtureRegression):
+    """Gradient-boosted trees (RegMix's method, arXiv 2407.01492), on log loss and fit for few runs.
+
+    The number of trees is fixed. RegMix stops early by its test set; a score on that set is then no hold-out.
+
+    Args:
+        num_trees: boosting rounds.
+        learning_rate: shrinkage of each tree.
+        min_leaf_runs: fewest runs in a leaf; ``None`` takes 1/25 of the runs, between 3 and 20; LightGBM's
+            own 20 makes a constant of a fit on 32 runs.
+        log_target: fit log loss.
+        num_folds: grouped folds behind the intervals; 0 to do without.
+        seed: of trees and folds.
+    """
+
+    def __init__(
+        self,
+        num_trees: int = 1000,
+        learning_rate: float = 0.01,
+        min_leaf_runs: int | None = None,
+        log_target: bool = True,
+        num_folds: int = 0,
+        seed: int = 42,
+    ) -> None:
+        self.num_trees, self.learning_rate, self.min_leaf_runs = num_trees, learning_rate, min_leaf_runs
+        self.log_target, self.num_folds, self.seed = log_target, num_folds, seed
+
+    @classmethod
+    def regmix(cls) -> LightGBMRegression:
+        """RegMix's own settings: 1,000 trees at rate 0.01, leaves of 20, loss as it is, seed 42."""
+        return cls(num_trees=1000, learning_rate=0.01, min_leaf_runs=20, log_target=False, seed=42)
+
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> TreeModel:
+        began = time.perf_counter()
+        errors = held_out_errors(self._fit_one, shares, losses, self.num_folds, self.seed)
+        model = self._fit_one(shares, losses, weights)
+        seconds = time.perf_counter() - began
+        report = plain_report(losses, model.predict(shares), 0, seconds)
+        return TreeModel(model.text, self.log_target, errors, report)
+
+    def _fit_one(self, shares: Array, losses: Array, weights: Array) -> TreeModel:
+        import lightgbm
+
+        leaf = self.min_leaf_runs or int(np.clip(len(losses) // 25, 3, 20))
+        settings = {
+            "objective": "regression",
+            "learning_rate": self.learning_rate,
+            "min_data_in_leaf": leaf,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        observed = np.log(losses) if self.log_target else losses
+        data = lightgbm.Dataset(shares, observed, weight=weights)
+        booster = lightgbm.train(settings, data, num_boost_round=self.num_trees)
+        nothing = plain_report(losses, losses, 0, 0.0)
+        return TreeModel(booster.model_to_string(), self.log_target, np.empty(0), nothing)
+
+    def _restore_target(
+        self, target: str, state: dict[str, Any], errors: Array, report: FitReport
+    ) -> TreeModel:
+        return TreeModel(str(state["text"]), self.log_target, errors, report)
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Loss as a weighted sum of shares; the simplex makes an intercept superfluous."""
+
+    slopes: FloatArray
+    precision: FloatArray
+    errors: FloatArray
+    report: FitReport
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs]."""
+        return np.maximum(shares @ self.slopes, 1e-3)
+
+    def spread(self, shares: Array) -> Array:
+        """``sqrt(1 + leverage)`` [runs]."""
+        return np.sqrt(1.0 + np.sum(shares * np.linalg.solve(self.precision, shares.T).T, axis=1))
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """Loss of each source alone."""
+        return dict(zip(sources, self.slopes.tolist()))
+
+    def state(self) -> dict[str, Any]:
+        """Slopes and precision."""
+        return {"slopes": self.slopes, "precision": self.precision}
+
+
+class LinearRegression(MixtureRegression):
+    """Least squares on shares: RegMix's linear baseline.
+
+    Args:
+        ridge: added to the diagonal of the normal equations, for sources that few runs hold.
+    """
+
+    def __init__(self, ridge: float = 1e-6) -> None:
+        self.ridge = ridge
+
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> LinearModel:
+        began = time.perf_counter()
+        precision = (shares * weights[:, None]).T @ shares + self.ridge * np.eye(shares.shape[1])
+        centre = float(np.average(losses, weights=weights))
+        slopes = centre + np.linalg.solve(precision, shares.T @ (weights * (losses - centre)))
+        fitted = np.maximum(shares @ slopes, 1e-3)
+        leverage = weights * np.sum(shares * np.linalg.solve(precision, shares.T).T, axis=1)
+        errors = (np.log(fitted) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, 0.05))
+        report = plain_report(losses, fitted, shares.shape[1], time.perf_counter() - began)
+        return LinearModel(slopes, precision, errors, report)
+
+    def _restore_target(
+        self, target: str, state: dict[str, Any], errors: Array, report: FitReport
+    ) -> LinearModel:
+        return LinearModel(np.array(state["slopes"]), np.array(state["precision"]), errors, report)
+
+
+@dataclass(frozen=True)
+class GaussianProcessModel:
+    """Posterior of a Gaussian process on log shares, for log loss.
+
+    Attributes:
+        inputs: log shares of the fit [runs, sources].
+        dual: ``K^-1 (log loss - centre)`` [runs].
+        inverse: ``K^-1`` [runs, runs].
+        centre: mean log loss.
+        scales: signal variance, noise variance and length of the kernel.
+        errors: leave-one-out log errors over their standard deviation, scaled to the posterior's spread.
+        report: diagnosis.
+    """
+
+    inputs: FloatArray
+    dual: FloatArray
+    inverse: FloatArray
+    centre: float
+    scales: tuple[float, float, float]
+    errors: FloatArray
+    report: FitReport
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs]."""
+        return np.exp(self.centre + self._cross(shares) @ self.dual)
+
+    def spread(self, shares: Array) -> Array:
+        """Posterior standard deviation over that of the noise [runs]."""
+        signal, noise, _ = self.scales
+        cross = self._cross(shares)
+        variance = signal + noise - np.sum(cross * (cross @ self.inverse), axis=1)
+        return np.sqrt(np.maximum(variance, noise) / noise)
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """Kernel: signal and noise in log loss (standard deviations), length in log share."""
+        signal, noise, length = self.scales
+        return {"signal_sd": signal**0.5, "noise_sd": noise**0.5, "length": length}
+
+    def state(self) -> dict[str, Any]:
+        """Everything but errors and report; the inverse is rebuilt."""
+        return {
+            "inputs": self.inputs,
+            "dual": self.dual,
+            "inverse": self.inverse,
+            "centre": self.centre,
+            "scales": self.scales,
+        }
+
+    def _cross(self, shares: Array) -> Array:
+        signal, _, length = self.scales
+        return signal * _kernel(_features(shares), self.inputs, length)
+
+
+class GaussianProcess(MixtureRegression):
+    """Gaussian process (scikit-learn's) with a squared-exponential kernel on log shares.
+
+    Args:
+        num_restarts: restarts of the search for the kernel's scales.
+        seed: of the restarts.
+    """
+
+    def __init__(self, num_restarts: int = 0, seed: int = 0) -> None:
+        self.num_restarts, self.seed = num_restarts, seed
+
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> GaussianProcessModel:
+        began = time.perf_counter()
+        inputs, centre = _features(shares), float(np.average(np.log(losses), weights=weights))
+        centred = np.log(losses) - centre
+        scales = _kernel_scales(inputs, centred, self.num_restarts, self.seed)
+        signal, noise, length = scales
+        noise_by_run = noise / np.maximum(weights, 1e-3)
+        inverse = np.linalg.inv(signal * _kernel(inputs, inputs, length) + np.diag(noise_by_run))
+        dual = inverse @ centred
+        errors = -dual / np.sqrt(np.diag(inverse)) * np.sqrt(noise)
+        fitted = np.exp(np.log(losses) - noise_by_run * dual)
+        report = plain_report(losses, fitted, 3, time.perf_counter() - began)
+        return GaussianProcessModel(inputs, dual, inverse, centre, scales, errors, report)
+
+    def _restore_target(
+        self, target: str, state: dict[str, Any], errors: Array, report: FitReport
+    ) -> GaussianProcessModel:
+        inputs, dual, inverse = (np.array(state[name]) for name in ("inputs", "dual", "inverse"))
+        signal, noise, length = state["scales"]
+        centre = float(state["centre"])
+        return GaussianProcessModel(inputs, dual, inverse, centre, (signal, noise, length), errors, report)
+
+
+def _features(shares: Array) -> Array:
+    return np.log(shares + 10 * SHARE_FLOOR)
+
+
+def _kernel(a: Array, b: FloatArray, length: float) -> Array:
+    """Squared-exponential correlation [a, b]."""
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return np.exp(-0.5 * np.maximum(squares, 0.0) / length**2)
+
+
+def _kernel_scales(inputs: Array, centred: Array, restarts: int, seed: int) -> tuple[float, float, float]:
+    """Signal variance, noise variance and length that maximise the marginal likelihood."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    variance = float(np.var(centred))
+    if variance == 0.0:
+        raise InvalidValueError("losses", "all equal", "must differ between runs")
+    kernel = ConstantKernel(variance, (1e-3 * variance, 1e3 * variance)) * RBF(5.0, (0.1, 1e3)) + WhiteKernel(
+        0.01 * variance, (1e-6 * variance, 2 * variance)
+    )
+    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=restarts, random_state=seed)
+    process.fit(inputs, centred)
+    signal, noise = process.kernel_.k1.k1.constant_value, process.kernel_.k2.noise_level
+    return float(signal), float(noise), float(process.kernel_.k1.k2.length_scale)

@@ -1,0 +1,33 @@
+"""Mixture regressions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.mixing.base import MixtureRegression
+from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
+from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
+from decaylaws.laws.mixing.stacking import StackedRegression
+
+REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
+    "inverse_sum": InverseSum,
+    "stack": StackedRegression,
+    "lightgbm": LightGBMRegression,
+    "lightgbm_regmix": LightGBMRegression.regmix,
+    "gaussian_process": GaussianProcess,
+    "log_linear": LogLinear,
+    "data_mixing_law": DataMixingLaw,
+    "linear": LinearRegression,
+    "bimix": BiMix,
+}
+"""Constructor of each regression, the most trusted first."""
+
+DEFAULT_REGRESSION = "inverse_sum"
+
+
+def regression(name: str = DEFAULT_REGRESSION) -> MixtureRegression:
+    """A new, unfitted regression by name; an unknown name is an InvalidValueError."""
+    if name not in REGRESSIONS:
+        raise InvalidValueError("regression", name, f"must be one of {list(REGRESSIONS)}")
+    return REGRESSIONS[name]()

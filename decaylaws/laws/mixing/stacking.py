@@ -1,0 +1,115 @@
+"""Several regressions in one: weights by cross-validation, in log loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array, Law
+from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
+from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
+from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression
+from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
+from decaylaws.laws.report import FitReport
+
+MEMBERS: dict[str, Callable[[], MixtureRegression]] = {
+    "inverse_sum": partial(InverseSum, num_starts=1),
+    "lightgbm": LightGBMRegression,
+    "log_linear": LogLinear,
+    "gaussian_process": GaussianProcess,
+}
+
+
+@dataclass(frozen=True)
+class StackModel:
+    """Weighted geometric mean of its members' predictions.
+
+    Attributes:
+        members: fitted member regressions of this target, by name.
+        weights: weight of each member, in order; not negative, summing to 1.
+        errors: held-out log errors of the stack [runs].
+        report: diagnosis.
+    """
+
+    members: dict[str, MixtureRegression]
+    weights: Array
+    errors: Array
+    report: FitReport
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs]."""
+        logs = np.column_stack([np.log(member.predict(shares)) for member in self.members.values()])
+        return np.exp(logs @ self.weights)
+
+    def spread(self, shares: Array) -> Array:
+        """1 everywhere: the members' own spreads do not combine."""
+        return np.ones(len(shares))
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """Weight of each member."""
+        return dict(zip(self.members, self.weights.tolist()))
+
+    def state(self) -> dict[str, Any]:
+        """Members and weights."""
+        members = {name: member.to_dict() for name, member in self.members.items()}
+        return {"members": members, "weights": self.weights}
+
+
+class StackedRegression(MixtureRegression):
+    """Geometric mean of several regressions; weights minimise the grouped cross-validated log error.
+
+    Args:
+        members: names among ``inverse_sum``, ``lightgbm``, ``log_linear``, ``gaussian_process``.
+        num_folds: folds; runs of one mixture stay together.
+        seed: of the folds.
+    """
+
+    def __init__(
+        self, members: tuple[str, ...] = ("inverse_sum", "lightgbm"), num_folds: int = 4, seed: int = 0
+    ) -> None:
+        self.members, self.num_folds, self.seed = members, num_folds, seed
+
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> StackModel:
+        began = time.perf_counter()
+        unknown = [name for name in self.members if name not in MEMBERS]
+        if unknown or not self.members:
+            raise InvalidValueError("members", list(self.members), f"must be among {sorted(MEMBERS)}")
+        held_out = self._held_out(shares, losses)
+        share = _simplex_weights(held_out, np.log(losses))
+        fitted = {name: MEMBERS[name]().fit(shares, losses, sample_weight=weights) for name in self.members}
+        errors = held_out @ share - np.log(losses)
+        report = plain_report(losses, np.exp(held_out @ share), len(share), time.perf_counter() - began)
+        return StackModel(fitted, share, errors, report)
+
+    def _held_out(self, shares: Array, losses: Array) -> Array:
+        """Cross-validated log predictions of every member [runs, members]."""
+        predictions = np.empty((len(losses), len(self.members)))
+        for held in grouped_folds(mixture_groups(shares), self.num_folds, self.seed):
+            kept = np.setdiff1d(np.arange(len(losses)), held)
+            for column, name in enumerate(self.members):
+                member = MEMBERS[name]().fit(shares[kept], losses[kept])
+                predictions[held, column] = np.log(member.predict(shares[held], allow_unseen=True))
+        return predictions
+
+    def _restore_target(
+        self, target: str, state: dict[str, Any], errors: Array, report: FitReport
+    ) -> TargetModel:
+        members = {name: Law.from_dict(values) for name, values in state["members"].items()}
+        checked = {name: law for name, law in members.items() if isinstance(law, MixtureRegression)}
+        return StackModel(checked, np.array(state["weights"]), errors, report)
+
+
+def _simplex_weights(predictions: Array, observed: Array) -> Array:
+    """Non-negative weights that sum to 1 and minimise the squared error [members]."""
+    scale = 1e3 * float(np.abs(predictions).max())
+    augmented = np.vstack([predictions - observed[:, None], scale * np.ones(predictions.shape[1])])
+    target = np.concatenate([np.zeros(len(observed)), [scale]])
+    weights, _ = nnls(augmented, target)
+    return weights / weights.sum()
