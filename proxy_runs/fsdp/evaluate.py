@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.fsdp.model import CausalLoss
+from proxy_runs.fsdp.model import CausalLoss, drop_gathered_weights
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.sampler import rank_slice
 
@@ -27,6 +27,7 @@ def heldout_losses(
         for domain, windows in evaluation.windows.items()
     }
     module.train()
+    drop_gathered_weights(module)
     return losses
 
 

@@ -93,6 +93,14 @@ def exchange_gradients(module: CausalLoss, exchange: bool) -> None:
     cast(FSDPModule, module).set_requires_gradient_sync(exchange)
 
 
+def drop_gathered_weights(module: CausalLoss) -> None:
+    """Forget the gathered weights that a forward pass without a backward leaves with the root module.
+
+    They would outlive a change of the sharded weights.
+    """
+    cast(FSDPModule, module).reshard()
+
+
 def _shard(module: nn.Module, world: World, policy: MixedPrecisionPolicy) -> None:
     fully_shard(module, mesh=world.mesh, mp_policy=policy)
 

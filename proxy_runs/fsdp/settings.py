@@ -35,6 +35,7 @@ class TrainSettings(BaseModel):
         eval_points: evaluations after the start, evenly spaced; the last one is at the end.
         eval_tokens_per_domain: held-out tokens of each domain.
         max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite.
+        average_last_steps: also export the mean of the weights over so many last steps; 0 for none.
         log_interval: steps between lines of the metrics file.
         tensorboard: write TensorBoard events beside the metrics.
     """
@@ -58,6 +59,7 @@ class TrainSettings(BaseModel):
     eval_points: Count = 1
     eval_tokens_per_domain: Count = 16_384
     max_skipped_steps: Natural = 3
+    average_last_steps: Natural = 0
     log_interval: Count = 1
     tensorboard: bool = False
 

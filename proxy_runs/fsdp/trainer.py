@@ -11,14 +11,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json, write_text
 from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints
 from proxy_runs.fsdp.evaluate import heldout_losses
+from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.metrics import MetricsFile
 from proxy_runs.fsdp.model import exchange_gradients, named_parameters, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
@@ -51,9 +52,14 @@ class Trainer:
         store = TokenStore.open(settings.corpus, verify=world.is_first)
         self.plan = TrainPlan(self.recipe, store)
         start = load_start(settings.start, with_optimizer=self.recipe.handover.optimizer_state == "load")
-        self.model_config = start.model.config
         self.module = shard_model(start.model, settings, world)
-        self.optimizer = ShardedAdamW(named_parameters(self.module), self.recipe.optimizer)
+        parameters = named_parameters(self.module)
+        self.average = (
+            TailAverage(parameters, first_step=self.plan.num_steps - settings.average_last_steps + 1)
+            if settings.average_last_steps
+            else None
+        )
+        self.optimizer = ShardedAdamW(parameters, self.recipe.optimizer)
         self.optimizer.set_state(start.moments or {}, start.optimizer_step)
         self.optimizer_step = start.optimizer_step
         self.step = 0
@@ -78,9 +84,7 @@ class Trainer:
             for k in range(1, settings.eval_points + 1)
         }
         self._resume()
-        self.metrics = (
-            MetricsFile(settings.output / METRICS_FILE, from_step=self.step) if world.is_first else None
-        )
+        self.metrics = self._open_metrics() if world.is_first else None
 
     def train(self) -> dict[str, float]:
         """Train to the end and export; returns the final held-out losses.
@@ -107,6 +111,11 @@ class Trainer:
         self._export(losses)
         return losses
 
+    def _open_metrics(self) -> MetricsFile:
+        output = self.settings.output
+        events = output / "tensorboard" if self.settings.tensorboard else None
+        return MetricsFile(output / METRICS_FILE, from_step=self.step, tensorboard=events)
+
     def _note_stop(self, *_: object) -> None:
         self._stop = True
 
@@ -125,6 +134,8 @@ class Trainer:
         else:
             self._note_skip(step, loss, norm)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self._log(step, loss, norm, time.perf_counter() - began)
         return stop > 0
 
@@ -173,10 +184,13 @@ class Trainer:
             read_tokens=self.plan.read_tokens(self.step),
         )
 
-    def _evaluate(self) -> dict[str, float]:
-        losses = heldout_losses(
+    def _heldout_losses(self) -> dict[str, float]:
+        return heldout_losses(
             self.module, self.evaluation, self.world, batch_sequences=self.settings.micro_batch_sequences
         )
+
+    def _evaluate(self) -> dict[str, float]:
+        losses = self._heldout_losses()
         if self.metrics is not None:
             self.metrics.write(step=self.step, heldout=losses)
         return losses
@@ -184,7 +198,8 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs in tensors: weights and moments, sharded."""
         weights = {f"param.{name}": tensor.detach() for name, tensor in named_parameters(self.module).items()}
-        return weights | self.optimizer.moments()
+        averages = {} if self.average is None else self.average.tensors()
+        return weights | self.optimizer.moments() | averages
 
     def _save(self) -> None:
         state = {
@@ -212,12 +227,17 @@ class Trainer:
         self.optimizer.set_step(self.optimizer_step)
 
     def _export(self, losses: dict[str, float]) -> None:
-        """Write the Hugging Face folder and the result; gathers the weights on the first rank."""
-        weights = {name: _gathered(tensor) for name, tensor in named_parameters(self.module).items()}
+        """Write the Hugging Face folders and the result."""
+        parameters = named_parameters(self.module)
+        export_hf(self.module.lm, parameters, self.settings.output / "hf", self.store, self.world)
+        result = self._result(losses)
+        if self.average is not None:
+            folder = self.settings.output / "hf-averaged"
+            export_hf(self.module.lm, self.average.mean, folder, self.store, self.world)
+            with self.average.in_place():
+                result["averaged_losses"] = self._heldout_losses()
         if self.world.is_first:
-            folder = self.settings.output / "hf"
-            self.module.lm.save_pretrained(folder, state_dict=weights)
-            write_text(self.settings.output / RESULT_FILE, to_json(self._result(losses)))
+            write_text(self.settings.output / RESULT_FILE, to_json(result))
         dist.barrier()
 
     def _result(self, losses: dict[str, float]) -> dict[str, Any]:
@@ -248,8 +268,3 @@ def _micro_batch(
         # this rank has read its slice; it still takes part in the collectives of the pass
         part, weight = np.zeros((1, seq_len + 1), dtype=np.int64), 0.0
     return torch.from_numpy(part), torch.full((len(part), seq_len), weight)
-
-
-def _gathered(tensor: Tensor) -> Tensor:
-    full = tensor.detach()
-    return (full.full_tensor() if isinstance(full, DTensor) else full).cpu()

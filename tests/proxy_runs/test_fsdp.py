@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.errors import DataError, InvalidValueError
@@ -256,23 +256,40 @@ def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> Non
         replicas=2,
         activation_checkpointing=True,
         micro_batch_sequences=3,
-        checkpoint_interval=0,
+        checkpoint_interval=20,
+        average_last_steps=15,
+        tensorboard=True,
+        eval_points=2,
     )
+    train(settings, ranks=2, stop_after=43)
     train(settings, ranks=4)
     assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
+    result = json.loads((settings.output / "result.json").read_text())
+    for domain, loss in result["averaged_losses"].items():
+        assert loss != result["losses"][domain]
+        assert loss == pytest.approx(result["losses"][domain], abs=0.1)
+        assert loss == pytest.approx(
+            _loss_in_transformers(settings.output / "hf-averaged", workspace, domain), abs=1e-5
+        )
+    assert list((settings.output / "tensorboard").iterdir())
 
 
 def test_export_gives_the_same_loss_in_transformers(alone: Path, workspace: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(alone / "hf").eval()
-    evaluation = EvaluationSet.build(
-        TokenStore.open(workspace / "corpus"), seq_len=SEQ_LEN, tokens_per_domain=1000
-    )
     written = json.loads((alone / "result.json").read_text())["losses"]
+    for domain, loss in written.items():
+        assert loss == pytest.approx(_loss_in_transformers(alone / "hf", workspace, domain), abs=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(alone / "hf")
+    assert tokenizer.decode(tokenizer("a few words")["input_ids"]) == "a few words"
+    assert tokenizer.eos_token_id == TokenStore.open(workspace / "corpus").eos_id
+
+
+def _loss_in_transformers(folder: Path, workspace: Path, domain: str) -> float:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    store = TokenStore.open(workspace / "corpus")
+    windows = EvaluationSet.build(store, seq_len=SEQ_LEN, tokens_per_domain=1000).windows[domain]
     with torch.no_grad():
-        for domain, windows in evaluation.windows.items():
-            logits = model(windows[:, :-1]).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-            assert float(loss) == pytest.approx(written[domain], abs=1e-5)
+        logits = model(windows[:, :-1]).logits
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()))
 
 
 def test_ranks_share_every_global_batch(workspace: Path) -> None:
