@@ -134,7 +134,9 @@ class Schedule:
                 )
             return batch_tokens.step_edges()
         step = whole_tokens("batch_tokens", batch_tokens)
-        return np.append(np.arange(0, self.tokens, step, dtype=np.int64), self.tokens)
+        edges = np.arange(-(-self.tokens // step) + 1, dtype=np.int64) * step
+        edges[-1] = self.tokens
+        return edges
 
     def step_lrs(self, batch_tokens: int | BatchSchedule) -> Array:
         """[steps] mean LR over the tokens of each step; ceil(tokens / batch_tokens) steps."""

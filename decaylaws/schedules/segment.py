@@ -196,7 +196,7 @@ class Segment:
         first, last = first + self.offset_tokens, last + self.offset_tokens
         if curve.shape == "sampled":
             return curve._at_knots((first + last) / 2.0)
-        stretch = Stretch.of_tokens(first, last, curve.tokens)
+        stretch = Stretch(first, last, curve.tokens)
         return shape_named(curve.shape).mean(stretch, curve.start_lr, curve.end_lr, curve.exponent or 0.0)
 
     @cached_property

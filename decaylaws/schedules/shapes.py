@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,24 +42,37 @@ _LN2 = float(np.log(2.0))
 
 @dataclass(frozen=True)
 class Stretch:
-    """Stretches of a curve, as fractions of its length. All arrays have one shape.
+    """Stretches of a curve, as fractions of its length.
 
-    Attributes:
-        x0: where each stretch begins, counted from the start of the curve.
-        x1: where it ends; equal to ``x0`` to ask for a value instead of a mean.
-        y0: ``1 - x0``, not computed by that subtraction.
-        y1: ``1 - x1``, not computed by that subtraction.
+    Args:
+        first: [n] tokens at which each stretch begins, from the start of the curve.
+        last: [n] tokens at which it ends; equal to ``first`` to ask for a value instead of a mean.
+        tokens: length of the curve.
     """
 
-    x0: Array
-    x1: Array
-    y0: Array
-    y1: Array
+    first: Array
+    last: Array
+    tokens: int
 
-    @classmethod
-    def of_tokens(cls, first: Array, last: Array, tokens: int) -> Stretch:
-        """Stretches ``[first, last]`` (tokens) of a curve that is ``tokens`` long."""
-        return cls(first / tokens, last / tokens, (tokens - first) / tokens, (tokens - last) / tokens)
+    @cached_property
+    def x0(self) -> Array:
+        """Where each stretch begins, from the start."""
+        return self.first / self.tokens
+
+    @cached_property
+    def x1(self) -> Array:
+        """Where it ends, from the start."""
+        return self.last / self.tokens
+
+    @cached_property
+    def y0(self) -> Array:
+        """Where it begins, from the end: ``1 - x0``, but not computed by that subtraction."""
+        return (self.tokens - self.first) / self.tokens
+
+    @cached_property
+    def y1(self) -> Array:
+        """Where it ends, from the end."""
+        return (self.tokens - self.last) / self.tokens
 
 
 Mean = Callable[[Stretch, float, float, float], Array]
@@ -118,7 +132,7 @@ def _one_minus_sinc(u: Array) -> Array:
 
 
 def _constant(at: Stretch, start_lr: float, end_lr: float, exponent: float) -> Array:
-    return np.full_like(at.x0, start_lr)
+    return np.full(at.first.shape, start_lr)
 
 
 def _linear(at: Stretch, start_lr: float, end_lr: float, exponent: float) -> Array:
