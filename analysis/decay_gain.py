@@ -45,9 +45,7 @@ def main() -> None:
         "mean_relative_error": relative_error(prediction.mean, observed),
         "baseline_two_exponents": relative_error(baseline, observed),
         "coverage_90": coverage(prediction, observed),
-        "mean_relative_interval_width": float(
-            np.mean((prediction.upper - prediction.lower) / prediction.mean)
-        ),
+        "mean_relative_interval_width": float(width.mean()),
         "holdout_relative_error": law.extrapolation_error_,
         "uses_undecayed_curves": curves is not None,
         "fit_seconds": law.report_.seconds,

@@ -1,6 +1,7 @@
 """Loss from size and tokens: Kaplan, Chinchilla, over-training, Skaling, Farseer, data-constrained."""
 
 from decaylaws.laws.scaling.decay_gain import DecayGain
+from decaylaws.laws.scaling.frontier import EnvelopeFrontier, IsoFlopFrontier, optimal_allocation
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import (
     PUBLISHED,
@@ -21,11 +22,14 @@ __all__ = [
     "DataConstrained",
     "DataConstrainedSkaling",
     "DecayGain",
+    "EnvelopeFrontier",
     "Farseer",
+    "IsoFlopFrontier",
     "Kaplan",
     "OverTraining",
     "SizeTokenLaw",
     "Skaling",
     "StepLaw",
+    "optimal_allocation",
     "published_optimum",
 ]

@@ -109,6 +109,10 @@ class SizeTokenLaw(Law):
         mean = np.exp(self.family.log_loss(self.theta_, inputs)[0])
         return mean if interval is None else self._interval(inputs, mean, interval)
 
+    def log_loss(self, X: pd.DataFrame, theta: Array) -> Array:
+        """Log of the loss of every row ``[n]`` under other internal parameters, such as one of ``draws_``."""
+        return self.family.log_loss(theta, _inputs(*size_token_columns(X), self.center_))[0]
+
     def param_intervals(self, level: float = 0.9) -> pd.DataFrame:
         """Central intervals of the published parameters: columns ``value``, ``lower``, ``upper``, by name."""
         self._require_fitted()

@@ -1,0 +1,342 @@
+"""How to spend a compute budget: the size and tokens that reach the lowest loss for given training FLOPs.
+
+Hoffmann et al. 2022 (arXiv 2203.15556) give three ways to the same frontier ``N = G C^a``, ``D = H C^(1-a)``:
+
+1. :class:`EnvelopeFrontier`: at every FLOP count the run whose training curve is lowest;
+2. :class:`IsoFlopFrontier`: at every budget the vertex of a parabola of loss over log size;
+3. :func:`optimal_allocation`: the minimum of a fitted law along ``C = 6 N D``.
+
+The first two assume no shape of the law, but need runs around the optimum of every budget.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Array, Law
+from decaylaws.laws.scaling.law import SizeTokenLaw
+from decaylaws.laws.scaling.tables import positive
+from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import quantile_interval
+
+FLOPS_PER_PARAM_TOKEN = 6.0  # forward and backward pass of a dense transformer, attention left out
+_PARAM_RANGE = (1e4, 1e15)
+_GRID_POINTS = 600
+_MIN_RUNS = 4  # a parabola and one degree of freedom
+_NAMES = ("log_G", "a")
+
+
+def optimal_allocation(
+    law: SizeTokenLaw,
+    flops: ArrayLike,
+    *,
+    interval: float | None = None,
+    unique_tokens: float | None = None,
+    flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+) -> pd.DataFrame:
+    """Size and tokens that minimise a fitted law for given budgets (approach 3).
+
+    Args:
+        law: a fitted law.
+        flops: training FLOPs, one budget or ``[n]``.
+        interval: level of intervals from the law's draws; none without it.
+        unique_tokens: tokens that exist; more are repeats, which a data-constrained law discounts.
+        flops_per_param_token: FLOPs of training one parameter on one token.
+
+    Returns:
+        One row per budget: ``flops``, ``params``, ``tokens``, ``loss``, ``tokens_per_param``, and with
+        ``interval`` ``params_lower``, ``params_upper``, ``tokens_lower``, ``tokens_upper``.
+    """
+    budgets = positive("flops", np.atleast_1d(np.asarray(flops, dtype=float)))
+    params = _best_params(law, law.theta_, budgets, unique_tokens, flops_per_param_token)
+    table = pd.DataFrame(
+        {"flops": budgets, "params": params, "tokens": budgets / (flops_per_param_token * params)}
+    )
+    table["loss"] = law.predict(_with_unique(table, unique_tokens))
+    table["tokens_per_param"] = table["tokens"] / table["params"]
+    if interval is None:
+        return table
+    if len(law.draws_) == 0:
+        raise InvalidValueError("interval", interval, "needs a law with draws", "Fit it with num_draws > 0.")
+    draws = [_best_params(law, theta, budgets, unique_tokens, flops_per_param_token) for theta in law.draws_]
+    return _bounded(table, params, np.array(draws), interval, flops_per_param_token)
+
+
+class _Frontier(Law):
+    """``N = G C^a`` fitted to the optima of several budgets.
+
+    Attributes:
+        params_: ``G, a`` of the size and ``H, b`` of the tokens, ``D = H C^b`` with ``b = 1 - a``.
+        report_: diagnosis of the regression.
+        optima_: the optima that were regressed: ``flops``, ``params``, ``loss`` and more by approach.
+        draws_: draws of ``(log G, a)``, ``[num_draws, 2]``, with G at the centre of the budgets.
+    """
+
+    optima_: pd.DataFrame
+    draws_: Array
+
+    def __init__(self, *, num_draws: int = 200, seed: int = 0) -> None:
+        self.num_draws = num_draws
+        self.seed = seed
+
+    def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
+        """Find the optima and regress log size on log FLOPs.
+
+        Args:
+            X: columns ``params``, ``tokens``, ``flops`` (6 N D without it) and, for curves, ``run``.
+            y: losses; the column ``loss`` without it.
+
+        Raises:
+            SchemaError: a column is missing.
+            InvalidValueError: a value is not finite and positive, or fewer than two budgets have an optimum
+                inside the sizes that were run.
+        """
+        runs = _runs(X, y)
+        self.flops_per_param_token_ = float(np.median(runs["flops"] / (runs["params"] * runs["tokens"])))
+        self.optima_ = self._optima(runs)
+        if len(self.optima_) < 2:
+            constraint = "must hold two budgets or more whose best size lies inside those that were run"
+            remedy = "Add smaller and larger models to the budgets."
+            raise InvalidValueError("flops", len(self.optima_), constraint, remedy)
+        self.center_ = float(np.exp(np.log(self.optima_["flops"]).mean()))
+        solution = self._regress(self.optima_)
+        self.theta_, self.report_ = solution.theta, solution.report
+        self.draws_ = self._draw(runs, solution)
+        self.params_ = self._public(self.theta_)
+        return self
+
+    def predict(self, X: pd.DataFrame, interval: float | None = None) -> pd.DataFrame:
+        """Best ``params`` and ``tokens`` for every row of ``flops``; bounds with ``interval``."""
+        self._require_fitted()
+        budgets = positive("flops", X["flops"])
+        params = self._size(self.theta_, budgets)
+        table = pd.DataFrame({"flops": budgets, "params": params})
+        table["tokens"] = budgets / (self.flops_per_param_token_ * params)
+        if interval is None:
+            return table
+        draws = np.array([self._size(theta, budgets) for theta in self.draws_])
+        return _bounded(table, params, draws, interval, self.flops_per_param_token_)
+
+    def exponent_interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Central interval of ``a``."""
+        self._require_fitted()
+        held = quantile_interval(self.theta_[1:2], self.draws_[:, 1:2], level)
+        return float(held.lower[0]), float(held.upper[0])
+
+    @abstractmethod
+    def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """One row per budget: ``flops``, ``params``, ``loss``, ``weight``."""
+
+    @abstractmethod
+    def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
+        """Draws of theta."""
+
+    def _regress(self, optima: pd.DataFrame) -> Solution:
+        budgets = np.log(optima["flops"].to_numpy() / self.center_)
+        design = np.stack([np.ones_like(budgets), budgets], axis=1)
+        target = np.log(optima["params"].to_numpy())
+        root = np.sqrt(optima["weight"].to_numpy())
+        return solve(
+            lambda theta: root * (design @ theta - target),
+            np.array([target.mean(), 0.5]),
+            jacobian=lambda theta: root[:, None] * design,
+            names=_NAMES,
+        )
+
+    def _size(self, theta: Array, budgets: Array) -> Array:
+        return np.exp(theta[0] + theta[1] * np.log(budgets / self.center_))
+
+    def _public(self, theta: Array) -> dict[str, float]:
+        a = float(theta[1])
+        size = float(np.exp(theta[0] - a * np.log(self.center_)))
+        return {"G": size, "a": a, "H": 1 / (self.flops_per_param_token_ * size), "b": 1 - a}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "params": self.params_,
+            "theta": self.theta_,
+            "center": self.center_,
+            "flops_per_param_token": self.flops_per_param_token_,
+            "draws": self.draws_,
+            "optima": self.optima_.to_dict(orient="list"),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.params_ = state["params"]
+        self.theta_ = np.array(state["theta"], dtype=float)
+        self.center_ = float(state["center"])
+        self.flops_per_param_token_ = float(state["flops_per_param_token"])
+        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(_NAMES))
+        self.optima_ = pd.DataFrame(state["optima"])
+
+
+class IsoFlopFrontier(_Frontier):
+    """Approach 2: the vertex of a parabola of loss over log size, budget by budget.
+
+    Args:
+        budget_width: runs whose log FLOPs lie within this of their neighbour's share a budget.
+        num_draws: draws behind every interval.
+        seed: seed of the draws.
+    """
+
+    def __init__(self, *, budget_width: float = 0.05, num_draws: int = 200, seed: int = 0) -> None:
+        self.budget_width = budget_width
+        self.num_draws = num_draws
+        self.seed = seed
+
+    def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
+        ordered = runs.sort_values("flops")
+        budget = (np.log(ordered["flops"]).diff() > self.budget_width).cumsum()
+        vertices = [_vertex(group) for _, group in ordered.groupby(budget)]
+        return pd.DataFrame([vertex for vertex in vertices if vertex is not None])
+
+    def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
+        """The regression's covariance, at least that of the vertices' own variances."""
+        rng = np.random.default_rng(self.seed)
+        residuals = solution.residuals
+        variance = max(1.0, float(residuals @ residuals) / max(len(residuals) - len(_NAMES), 1))
+        return rng.multivariate_normal(solution.theta, solution.covariance(variance), size=self.num_draws)
+
+
+class EnvelopeFrontier(_Frontier):
+    """Approach 1: at every FLOP count the run whose training curve is lowest.
+
+    Curves must be of runs for which every point is the loss that a run of that length would end with, such as
+    constant-LR runs compared with each other; points of one cosine are not.
+
+    Args:
+        num_budgets: FLOP counts, log-spaced over the range that at least three runs cover.
+        num_draws: resamples of the runs behind every interval.
+        seed: seed of the resamples.
+    """
+
+    def __init__(self, *, num_budgets: int = 100, num_draws: int = 200, seed: int = 0) -> None:
+        self.num_budgets = num_budgets
+        self.num_draws = num_draws
+        self.seed = seed
+
+    def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
+        if "run" not in runs:
+            raise SchemaError(
+                "curves", missing=["run"], remedy="Approach 1 needs to know which points are one run."
+            )
+        sizes, budgets, losses = self._curves(runs)
+        return _lowest(sizes, budgets, losses)
+
+    def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
+        """Regressions of the envelopes of resampled runs; resamples without an inner optimum are left out."""
+        sizes, budgets, losses = self._curves(runs)
+        rng = np.random.default_rng(self.seed)
+        draws = []
+        for _ in range(self.num_draws):
+            kept = np.unique(rng.integers(len(sizes), size=len(sizes)))
+            optima = _lowest(sizes[kept], budgets, losses[kept])
+            if len(optima) >= 2:
+                draws.append(self._regress(optima).theta)
+        return np.array(draws).reshape(-1, len(_NAMES))
+
+    def _curves(self, runs: pd.DataFrame) -> tuple[Array, Array, Array]:
+        """Sizes ``[r]``, budgets ``[c]``, log losses ``[r, c]``; NaN beyond the ends of a run."""
+        curves = [curve.sort_values("flops") for _, curve in runs.groupby("run")]
+        ends = np.log([[curve["flops"].iloc[0], curve["flops"].iloc[-1]] for curve in curves])
+        if len(curves) < 3:
+            raise InvalidValueError("run", len(curves), "must take at least three values for an envelope")
+        low, high = np.sort(ends[:, 0])[2], np.sort(ends[:, 1])[-3]
+        grid = np.linspace(low, high, self.num_budgets)
+        rows = [
+            np.interp(grid, np.log(curve["flops"]), np.log(curve["loss"]), left=np.nan, right=np.nan)
+            for curve in curves
+        ]
+        return np.array([curve["params"].iloc[0] for curve in curves]), np.exp(grid), np.array(rows)
+
+
+def _lowest(sizes: Array, budgets: Array, losses: Array) -> pd.DataFrame:
+    """The lowest run of every budget, unless it is the smallest or largest of those that got there."""
+    rows = []
+    for column, flops in enumerate(budgets):
+        there = np.flatnonzero(np.isfinite(losses[:, column]))
+        if len(there) < 3:
+            continue
+        best = there[np.argmin(losses[there, column])]
+        if sizes[there].min() < sizes[best] < sizes[there].max():
+            loss = float(np.exp(losses[best, column]))
+            rows.append({"flops": flops, "params": sizes[best], "loss": loss, "weight": 1.0})
+    return pd.DataFrame(rows)
+
+
+def _vertex(group: pd.DataFrame) -> dict[str, float] | None:
+    """Vertex of the parabola of loss over log size; None without a minimum inside the sizes."""
+    log_n, loss = np.log(group["params"].to_numpy()), group["loss"].to_numpy()
+    if len(group) < _MIN_RUNS or len(np.unique(log_n)) < 3:
+        return None
+    centre = log_n.mean()
+    design = np.stack([np.ones_like(log_n), log_n - centre, (log_n - centre) ** 2], axis=1)
+    coefficients, *_ = np.linalg.lstsq(design, loss, rcond=None)
+    level, slope, curvature = coefficients
+    shift = -slope / (2 * curvature) if curvature > 0 else np.inf
+    if not log_n.min() - centre < shift < log_n.max() - centre:
+        return None
+    scatter = loss - design @ coefficients
+    variance = float(scatter @ scatter) / max(len(loss) - 3, 1)
+    gradient = np.array([0.0, -1 / (2 * curvature), slope / (2 * curvature**2)])
+    spread = variance * float(gradient @ np.linalg.pinv(design.T @ design) @ gradient)
+    return {
+        "flops": float(np.exp(np.log(group["flops"]).mean())),
+        "params": float(np.exp(centre + shift)),
+        "loss": float(level - slope**2 / (4 * curvature)),
+        "weight": 1 / max(spread, 1e-8),
+        "num_runs": float(len(group)),
+    }
+
+
+def _runs(X: pd.DataFrame, y: ArrayLike | None) -> pd.DataFrame:
+    missing = [name for name in ("params", "tokens") if name not in X]
+    if missing:
+        raise SchemaError("runs", missing=missing)
+    params, tokens = positive("params", X["params"]), positive("tokens", X["tokens"])
+    loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
+    flops = positive("flops", X["flops"]) if "flops" in X else FLOPS_PER_PARAM_TOKEN * params * tokens
+    table = pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
+    return table.assign(run=X["run"].to_numpy()) if "run" in X else table
+
+
+def _best_params(
+    law: SizeTokenLaw, theta: Array, budgets: Array, unique_tokens: float | None, flops_per_param_token: float
+) -> Array:
+    """Minimum along every budget: a log grid of sizes, then the parabola through its three lowest points."""
+    grid = np.linspace(np.log(_PARAM_RANGE[0]), np.log(_PARAM_RANGE[1]), _GRID_POINTS)
+    step = grid[1] - grid[0]
+    best = np.empty(len(budgets))
+    for row, flops in enumerate(budgets):
+        table = pd.DataFrame(
+            {"params": np.exp(grid), "tokens": flops / (flops_per_param_token * np.exp(grid))}
+        )
+        losses = law.log_loss(_with_unique(table, unique_tokens), theta)
+        lowest = int(np.clip(np.argmin(losses), 1, len(grid) - 2))
+        before, here, after = losses[lowest - 1 : lowest + 2]
+        bend = before - 2 * here + after
+        best[row] = grid[lowest] + (0.5 * step * (before - after) / bend if bend > 0 else 0.0)
+    return np.exp(best)
+
+
+def _with_unique(table: pd.DataFrame, unique_tokens: float | None) -> pd.DataFrame:
+    return (
+        table
+        if unique_tokens is None
+        else table.assign(unique_tokens=np.minimum(table["tokens"], unique_tokens))
+    )
+
+
+def _bounded(
+    table: pd.DataFrame, params: Array, draws: Array, level: float, flops_per_param_token: float
+) -> pd.DataFrame:
+    held = quantile_interval(params, draws, level)
+    scale = table["flops"] / flops_per_param_token
+    bounds = {"params_lower": held.lower, "params_upper": held.upper}
+    return table.assign(**bounds, tokens_lower=scale / held.upper, tokens_upper=scale / held.lower)

@@ -1,0 +1,130 @@
+"""Compute-optimal allocation: the three approaches find a known frontier, with intervals that hold it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Law
+from decaylaws.laws.scaling import (
+    PUBLISHED,
+    Chinchilla,
+    DataConstrained,
+    EnvelopeFrontier,
+    IsoFlopFrontier,
+    optimal_allocation,
+)
+
+TRUTH = Chinchilla.from_params(PUBLISHED["chinchilla_epoch"])
+EXPONENT = TRUTH.params_["beta"] / (TRUTH.params_["alpha"] + TRUTH.params_["beta"])
+
+
+def best_size(flops: float) -> float:
+    """The closed form for Chinchilla's law."""
+    p = TRUTH.params_
+    ratio = p["alpha"] * p["A"] / (p["beta"] * p["B"])
+    return ratio ** (1 / (p["alpha"] + p["beta"])) * (flops / 6) ** EXPONENT
+
+
+def isoflop_runs(seed: int, noise: float = 3e-3) -> pd.DataFrame:
+    """Six budgets with nine sizes each, a factor of four around the optimum."""
+    rng = np.random.default_rng(seed)
+    flops = np.repeat(np.geomspace(1e18, 1e21, 6), 9)
+    spread = np.tile(np.geomspace(1 / 4, 4, 9), 6) * np.exp(rng.normal(0, 0.05, 54))
+    params = np.array([best_size(c) for c in flops]) * spread
+    table = pd.DataFrame({"params": params, "tokens": flops / 6 / params, "flops": flops})
+    return table.assign(loss=TRUTH.predict(table) * np.exp(rng.normal(0, noise, len(table))))
+
+
+def curves(num_sizes: int = 12) -> pd.DataFrame:
+    """Training curves of a ladder of sizes, without noise."""
+    tokens = np.geomspace(1e8, 2e11, 80)
+    parts = [
+        pd.DataFrame({"run": f"{n:.3g}", "params": n, "tokens": tokens})
+        for n in np.geomspace(1e7, 3e9, num_sizes)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(loss=TRUTH.predict(table))
+
+
+class TestOptimalAllocation:
+    def test_agrees_with_the_closed_form(self) -> None:
+        budgets = np.array([1e18, 5.76e23, 1e26])
+        table = optimal_allocation(TRUTH, budgets)
+        np.testing.assert_allclose(table["params"], [best_size(c) for c in budgets], rtol=1e-3)
+        np.testing.assert_allclose(6 * table["params"] * table["tokens"], budgets, rtol=1e-12)
+
+    def test_no_other_split_is_better(self) -> None:
+        best = optimal_allocation(TRUTH, 1e22).iloc[0]
+        for factor in (0.7, 0.95, 1.05, 1.4):
+            other = pd.DataFrame({"params": [best["params"] * factor], "tokens": [best["tokens"] / factor]})
+            assert TRUTH.predict(other)[0] > best["loss"]
+
+    def test_scarce_data_favour_smaller_growth_of_tokens_over_epochs(self) -> None:
+        law = DataConstrained.from_params(PUBLISHED["data_constrained"])
+        free = optimal_allocation(law, 1e22).iloc[0]
+        scarce = optimal_allocation(law, 1e22, unique_tokens=1e9).iloc[0]
+        assert scarce["loss"] > free["loss"]
+        assert scarce["tokens"] > free["tokens"]  # epochs of scarce data pay better than parameters for them
+
+    def test_interval_holds_the_point(self) -> None:
+        runs = isoflop_runs(0)
+        table = optimal_allocation(Chinchilla().fit(runs), [1e20, 1e22], interval=0.9)
+        assert np.all(table["params_lower"] <= table["params"])
+        assert np.all(table["params"] <= table["params_upper"])
+        assert np.all(table["tokens_lower"] <= table["tokens"])
+        assert table["params_lower"][1] < best_size(1e22) < table["params_upper"][1]
+
+    def test_given_parameters_have_no_intervals(self) -> None:
+        with pytest.raises(InvalidValueError, match="draws"):
+            optimal_allocation(TRUTH, 1e20, interval=0.9)
+
+
+class TestIsoFlop:
+    def test_exponent_is_unbiased_and_its_interval_holds(self) -> None:
+        fits = [IsoFlopFrontier(seed=seed).fit(isoflop_runs(seed)) for seed in range(40)]
+        ends = np.array([fit.exponent_interval(0.9) for fit in fits])
+        assert np.mean([fit.params_["a"] for fit in fits]) == pytest.approx(EXPONENT, abs=0.003)
+        assert 0.8 <= np.mean((ends[:, 0] <= EXPONENT) & (ends[:, 1] >= EXPONENT)) <= 1.0
+
+    def test_predicts_a_larger_budget(self) -> None:
+        law = IsoFlopFrontier().fit(isoflop_runs(1))
+        row = law.predict(pd.DataFrame({"flops": [1e23]}), interval=0.95).iloc[0]
+        assert row["params_lower"] < best_size(1e23) < row["params_upper"]
+        assert 6 * row["params"] * row["tokens"] == pytest.approx(1e23, rel=1e-6)
+
+    def test_optima_at_the_edge_are_not_used(self) -> None:
+        runs = isoflop_runs(2, noise=0.0)
+        kept = runs[
+            (runs["flops"] < 1e20) | (runs["params"] < 0.8 * np.array([best_size(c) for c in runs["flops"]]))
+        ]
+        assert len(IsoFlopFrontier().fit(kept).optima_) == (np.unique(kept["flops"]) < 1e20).sum()
+
+    def test_no_budget_with_an_inner_optimum(self) -> None:
+        runs = isoflop_runs(3)
+        small = runs[runs["params"] < 0.5 * np.array([best_size(c) for c in runs["flops"]])]
+        with pytest.raises(InvalidValueError, match="budgets"):
+            IsoFlopFrontier().fit(small)
+
+    def test_json_round_trip(self) -> None:
+        law, budgets = IsoFlopFrontier(num_draws=20).fit(isoflop_runs(0)), pd.DataFrame({"flops": [1e22]})
+        again = Law.from_dict(law.to_dict())
+        pd.testing.assert_frame_equal(
+            again.predict(budgets, interval=0.9), law.predict(budgets, interval=0.9)
+        )
+
+
+class TestEnvelope:
+    def test_finds_the_frontier_of_dense_curves(self) -> None:
+        law = EnvelopeFrontier(num_draws=30).fit(curves())
+        assert law.params_["a"] == pytest.approx(EXPONENT, abs=0.02)
+        lower, upper = law.exponent_interval(0.9)
+        assert lower < EXPONENT < upper
+
+    def test_needs_runs(self) -> None:
+        with pytest.raises(SchemaError, match="run"):
+            EnvelopeFrontier().fit(curves().drop(columns="run"))
+        with pytest.raises(InvalidValueError, match="three"):
+            EnvelopeFrontier().fit(curves(2))
