@@ -16,8 +16,6 @@ from torch import Tensor
 
 # 2**19 float32 logits are 2 MiB: a chunk of the head then stays in a core's cache between its passes
 HEAD_CHUNK_LOGITS = {"cpu": 2**19, "cuda": 2**27}
-# from here on [T, T] scores leave the cache and torch's blockwise attention wins
-LONG_SEQUENCE = 512
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -127,18 +125,6 @@ def attention(qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, heads: int) -
         ``[sequences, T, heads * head_dim]``.
     """
     return _Attention.apply(qkv, cos, sin, mask, heads)
-
-
-def fused_attention(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """The same as ``attention`` by torch's own kernel: right for long sequences, and on a GPU."""
-    first, second = qkv.transpose(1, 2).chunk(2, dim=-1)
-    cos = cos[:, : cos.shape[1] // 2]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    kv_heads = (qkv.shape[2] - heads) // 2
-    query, key, _ = turned.split([heads, kv_heads, kv_heads], dim=1)
-    value = qkv.transpose(1, 2)[:, heads + kv_heads :]
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=kv_heads != heads)
-    return mixed.transpose(1, 2).flatten(2)
 
 
 class _SwiGlu(torch.autograd.Function):

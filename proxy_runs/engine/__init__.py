@@ -1,6 +1,7 @@
 """Training of proxies: many runs as one stack, each as if it were alone."""
 
+from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.run import DIVERGED, FINISHED, PRUNED, RunResult
 from proxy_runs.engine.train import train
 
-__all__ = ["DIVERGED", "FINISHED", "PRUNED", "RunResult", "train"]
+__all__ = ["DIVERGED", "FINISHED", "PRUNED", "Backend", "RunResult", "train"]

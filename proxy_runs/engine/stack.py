@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from decaylaws.configs import ModelShape
 from proxy_runs.checkpoints import MemberState
+from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.run import Run
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import Params, StackedLlama, param_shapes
@@ -38,20 +40,25 @@ class Stack:
     """Slots for runs of one shape and one batch size.
 
     Args:
-        model: the forward pass.
+        shape: model shape of every run.
         slots: members that train as one.
+        backend: how the stack computes.
     """
 
-    def __init__(self, model: StackedLlama, slots: int, *, device: torch.device | str = "cpu") -> None:
-        self.model = model
-        self.device = device
+    def __init__(self, shape: ModelShape, slots: int, backend: Backend) -> None:
+        self.shape = shape
+        self.device = backend.torch_device
         self.runs: list[Run | None] = [None] * slots
+        self._model = StackedLlama(shape, device=self.device, dtype=backend.dtype, compiled=backend.compiled)
+        # losses are measured in float32 and without the compiler, whatever the training does
+        self._gauge = self._model if backend.is_exact else StackedLlama(shape, device=self.device)
+        self._resizable = not backend.compiled
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:
         self.params = {
             name: torch.zeros((slots, *size), device=self.device, requires_grad=True)
-            for name, size in param_shapes(self.model.shape).items()
+            for name, size in param_shapes(self.shape).items()
         }
         self.optimizer = StackedAdamW(self.params)
 
@@ -101,7 +108,12 @@ class Stack:
         return [(slot, run) for slot, run in enumerate(self.runs) if run is not None]
 
     def shrink(self) -> None:
-        """Give the empty slots up; the other members keep their numbers to the last bit."""
+        """Give the empty slots up; the other members keep their numbers to the last bit.
+
+        A compiled stack keeps its size: a smaller one would have to be compiled first.
+        """
+        if not self._resizable:
+            return
         kept = [(run, self.state(slot)) for slot, run in self.active()]
         self.runs = [None] * len(kept)
         self._allocate(len(kept))
@@ -111,7 +123,7 @@ class Stack:
     def step(self) -> list[tuple[int, Run, StepOutcome]]:
         """One optimiser step of every run; what it did to each."""
         windows, weights = self._batches()
-        losses = self.model.loss(self.params, windows, weights)
+        losses = self._model.loss(self.params, windows, weights)
         losses.sum().backward()
         grads = {name: tensor.grad for name, tensor in self.params.items() if tensor.grad is not None}
         values: Sequence[float] = losses.detach().tolist()
@@ -149,4 +161,4 @@ class Stack:
         index = slice(first, last) if whole else torch.tensor(slots, device=self.device)
         with torch.no_grad():
             chosen = {name: tensor.detach()[index] for name, tensor in self.params.items()}
-        return evaluation.losses(self.model, chosen)
+        return evaluation.losses(self._gauge, chosen)

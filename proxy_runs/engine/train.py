@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from decaylaws.configs import RunConfig
-from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.checkpoints import (
@@ -25,10 +23,10 @@ from proxy_runs.checkpoints import (
     save_checkpoint,
     start_checkpoint,
 )
+from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.run import DIVERGED, FINISHED, PRUNED, Run, RunResult
 from proxy_runs.engine.stack import Stack, StepOutcome
 from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.model import StackedLlama
 from proxy_runs.shards import TokenStore
 
 SAVE_SECONDS = 30.0
@@ -46,6 +44,8 @@ def train(
     keep_at: Mapping[str, Sequence[int]] | None = None,
     slots: int = 1,
     device: str = "auto",
+    precision: str = "float32",
+    compiled: bool = False,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool] = lambda *_: False,
@@ -64,8 +64,10 @@ def train(
         on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
         start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
         keep_at: by ``run_id``, own tokens (whole steps) at which a checkpoint is kept.
-        slots: members of a stack.
+        slots: members of a stack; with ``device``, ``precision`` and ``compiled`` see ``Backend``.
         device: ``cpu``, ``cuda`` or ``auto``.
+        precision: ``float32`` or ``bfloat16``.
+        compiled: whether to use ``torch.compile``.
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, all states are saved and the call returns.
         should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
@@ -75,29 +77,17 @@ def train(
         InvalidValueError, InfeasibleError: a plan that cannot be run on this corpus.
         DataError: a checkpoint or shard is missing, damaged or belongs to something else.
     """
-    if slots < 1:
-        raise InvalidValueError("slots", slots, "must be a positive integer")
+    backend = Backend(device=device, slots=slots, precision=precision, compiled=compiled)
     groups: dict[Any, list[RunConfig]] = {}
     for config in configs:
         groups.setdefault((config.shape, config.batch_tokens), []).append(config)
     where = _Where(checkpoint_dir, dict(start_checkpoints or {}), dict(keep_at or {}))
     hooks = _Hooks(on_result, progress, should_stop, should_prune)
     for group in groups.values():
-        session = _Session(group, store, evaluation, where, hooks, slots=slots, device=pick_device(device))
+        session = _Session(group, store, evaluation, where, hooks, backend)
         session.work(_Pace(save_seconds))
         if should_stop():
             return
-
-
-def pick_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes the GPU where torch sees one."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InvalidValueError("device", device, "must be auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", device, "needs a GPU that torch can use", "Use 'cpu' or 'auto'.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 @dataclass(frozen=True)
@@ -158,9 +148,7 @@ class _Session:
         evaluation: EvaluationSettings,
         where: _Where,
         hooks: _Hooks,
-        *,
-        slots: int,
-        device: str,
+        backend: Backend,
     ) -> None:
         shape = configs[0].shape
         self._pending = deque(configs)
@@ -169,9 +157,12 @@ class _Session:
         self._where = where
         self._hooks = hooks
         self._evaluation = EvaluationSet.build(
-            store, seq_len=shape.seq_len, tokens_per_domain=evaluation.tokens_per_domain, device=device
+            store,
+            seq_len=shape.seq_len,
+            tokens_per_domain=evaluation.tokens_per_domain,
+            device=backend.torch_device,
         )
-        self._stack = Stack(StackedLlama(shape, device=device), min(slots, len(configs)), device=device)
+        self._stack = Stack(shape, min(backend.slots, len(configs)), backend)
 
     def work(self, pace: _Pace) -> None:
         """Run until every run has ended or the caller wants to stop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,31 @@ def test_a_pruned_run_leaves_its_neighbours_alone(
     assert sorted(asked) == sorted(BATCH * -(-config.num_steps // 2) for config in forks(trunk))
 
 
+def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, trunk_dir: Path) -> None:
+    exact = run(store, forks(trunk), trunk_dir, slots=3)
+    rough = run(store, forks(trunk), trunk_dir, slots=3, precision="bfloat16")
+    for run_id, result in exact.items():
+        for domain in store.names:
+            key = f"loss:{domain}"
+            assert rough[run_id].row[key] == pytest.approx(result.row[key], abs=5e-3)
+            assert rough[run_id].row[key] != result.row[key]
+
+
+@pytest.mark.manual  # the compiler takes a minute; test_model.py compares the compiled model itself
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at gradients of inner tensors
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_stack_keeps_its_size_and_agrees_closely(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    exact = run(store, forks(trunk), trunk_dir, slots=2)
+    compiled = run(store, forks(trunk), trunk_dir, slots=2, compiled=True)
+    assert compiled.keys() == exact.keys()
+    for run_id, result in exact.items():
+        for domain in store.names:
+            key = f"loss:{domain}"
+            assert compiled[run_id].row[key] == pytest.approx(result.row[key], abs=1e-4)
+
+
 def test_runs_of_several_shapes_and_batches_may_be_given_together(
     store: TokenStore, trunk: RunConfig, tmp_path: Path
 ) -> None:
@@ -397,3 +423,5 @@ def test_plans_that_do_not_fit_the_corpus_are_refused(
         run(store, [trunk], tmp_path, slots=0)
     with pytest.raises(InvalidValueError, match="device"):
         run(store, [trunk], tmp_path, device="tpu")
+    with pytest.raises(InvalidValueError, match="precision"):
+        run(store, [trunk], tmp_path, precision="float8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from decaylaws.configs import ModelShape
-from proxy_runs import kernels
+from proxy_runs import formulas, kernels
 from proxy_runs.hf import from_hf_weights, to_hf_model
 from proxy_runs.model import (
+    LONG_SEQUENCE,
     Params,
     StackedLlama,
     init_params,
@@ -179,6 +181,7 @@ def test_rms_norm_equals_its_formula_and_gradient() -> None:
     weight = torch.randn(2, 6, dtype=torch.float64, generator=generator, requires_grad=True)
     plain = F.rms_norm(x, (6,), eps=1e-5) * weight[:, None]
     torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5), plain)
+    torch.testing.assert_close(formulas.rms_norm(x, weight, 1e-5), plain)
     assert torch.autograd.gradcheck(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), (x, weight))
 
 
@@ -191,10 +194,11 @@ def attention_inputs(heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor,
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 3), (4, 2), (4, 1)])
-def test_both_attentions_agree_and_have_the_right_gradient(heads: int, kv_heads: int) -> None:
+def test_all_attentions_agree_and_have_the_right_gradient(heads: int, kv_heads: int) -> None:
     qkv, cos, sin, mask = attention_inputs(heads, kv_heads)
     ours = kernels.attention(qkv, cos, sin, mask, heads)
-    torch.testing.assert_close(ours, kernels.fused_attention(qkv, cos, sin, heads))
+    torch.testing.assert_close(ours, formulas.attention(qkv, cos, sin, mask, heads))
+    torch.testing.assert_close(ours, formulas.fused_attention(qkv, cos, sin, heads))
     assert torch.autograd.gradcheck(lambda qkv: kernels.attention(qkv, cos, sin, mask, heads), (qkv,))
 
 
@@ -215,12 +219,12 @@ def test_attention_sees_distances_and_not_positions() -> None:
 def test_swiglu_equals_its_formula_and_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 8, dtype=torch.float64, generator=generator, requires_grad=True)
-    torch.testing.assert_close(kernels.swiglu(x), F.silu(x[..., :4]) * x[..., 4:])
+    torch.testing.assert_close(kernels.swiglu(x), formulas.swiglu(x))
     assert torch.autograd.gradcheck(kernels.swiglu, (x,))
 
 
 def test_long_sequences_equal_transformers_too() -> None:
-    shape = dataclasses.replace(SHAPES["grouped_query"], seq_len=kernels.LONG_SEQUENCE + 8)
+    shape = dataclasses.replace(SHAPES["grouped_query"], seq_len=LONG_SEQUENCE + 8)
     params = init_params(shape, seed=4)
     windows = windows_of(shape, members=1, sequences=1)
     ours = StackedLlama(shape).logits(stack_params([params]), windows[:, :, :-1])[0]
@@ -256,3 +260,32 @@ def test_head_loss_is_finite_with_an_exact_gradient_on_a_hopeless_token() -> Non
     loss.sum().backward()
     assert 80 < float(loss.detach()) < 90
     assert float(hidden.grad) == pytest.approx(2.0)
+
+
+def test_bfloat16_matmuls_stay_close_to_float32() -> None:
+    shape = SHAPES["grouped_query"]
+    params = stack_params([init_params(shape, seed) for seed in range(2)])
+    windows, weights = windows_of(shape, members=2), torch.full((2, 3), 1.0 / 3.0)
+    exact = StackedLlama(shape).loss(params, windows, weights)
+    rough = StackedLlama(shape, dtype=torch.bfloat16).loss(params, windows, weights)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=5e-3, rtol=0)
+    assert not torch.equal(rough, exact)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at gradients of inner tensors
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_the_compiled_model_computes_the_same() -> None:
+    shape = dataclasses.replace(SHAPES["grouped_query"], num_layers=1)
+    params = stack_params([init_params(shape, seed) for seed in range(2)])
+    windows, weights = windows_of(shape, members=2), torch.full((2, 3), 1.0 / 3.0)
+    found = []
+    for compiled in (False, True):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+        loss = StackedLlama(shape, compiled=compiled).loss(leaves, windows, weights)
+        loss.sum().backward()
+        found.append((loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=0)
+    for name, grad in found[0][1].items():
+        assert relative_error(found[1][1][name], grad) < 1e-5, name
