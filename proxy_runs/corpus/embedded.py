@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import sysconfig
@@ -127,10 +128,10 @@ def _package_items(part: Package) -> Iterator[tuple[str, Callable[[], str | None
     root = _package_root(part.name)
     if root is None:
         return
-    for path in root.rglob("*.py"):
-        relative = path.relative_to(root)
-        if _SKIPPED.isdisjoint(relative.parts[:-1]):
-            yield f"{part.name}/{relative.as_posix()}", partial(_read, path, part.text_of)
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in _SKIPPED]  # prunes the walk
+        for path in (Path(folder, name) for name in names if name.endswith(".py")):
+            yield f"{part.name}/{path.relative_to(root).as_posix()}", partial(_read, path, part.text_of)
 
 
 def _read(path: Path, text_of: Callable[[str], str | None]) -> str | None:

@@ -129,7 +129,7 @@ def weekday(rng: Random) -> Document:
     return _qa(
         ("weekday", start.weekday(), days),
         f"{_day(start)} is a {WEEKDAYS[start.weekday()]}. Which weekday is {days} days later?",
-        f"{days} = {plural(days // 7, 'week')} and {plural(days % 7, 'day')}.",
+        f"{days} days are {plural(days // 7, 'week')} and {plural(days % 7, 'day')}.",
         f"{plural(days % 7, 'day')} after {WEEKDAYS[start.weekday()]} is {WEEKDAYS[end.weekday()]}.",
     )
 

@@ -13,6 +13,10 @@ def _worked(key: object, problem: str, *steps: str, answer: object) -> Document:
     return of_lines(key, f"Problem: {problem}", *steps, f"Answer: {answer}")
 
 
+def _amount(number: Fraction, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shopping(rng: Random) -> Document:
     """Two kinds of goods and the change."""
     name, (first, second) = rng.choice(NAMES), pick(rng, 2, GOODS)
@@ -74,8 +78,8 @@ def shared_work(rng: Random) -> Document:
         f"{a} paints a wall in {m} hours, {b} in {n} hours. How long do they take together?",
         f"In one hour {a} paints 1/{m} of it and {b} paints 1/{n}.",
         f"Together that is 1/{m} + 1/{n} = {rate} of the wall in an hour.",
-        f"So the whole wall takes 1 / ({rate}) = {1 / rate} hours.",
-        answer=f"{1 / rate} hours",
+        f"So the whole wall takes 1 / ({rate}) = {_amount(1 / rate, 'hour')}.",
+        answer=_amount(1 / rate, "hour"),
     )
 
 
@@ -134,9 +138,9 @@ def mixing(rng: Random) -> Document:
         ("mix", m, n, p, q),
         f"Mix {plural(m, 'litre')} of a solution of {p} % with {plural(n, 'litre')} of a solution of {q} %. "
         "How strong is the result?",
-        f"The first holds {m} * {p} / 100 = {Fraction(m * p, 100)} litres of the substance.",
-        f"The second holds {n} * {q} / 100 = {Fraction(n * q, 100)} litres.",
-        f"Together {Fraction(acid, 100)} litres in {total} litres.",
+        f"The first holds {m} * {p} / 100 = {_amount(Fraction(m * p, 100), 'litre')} of the substance.",
+        f"The second holds {n} * {q} / 100 = {_amount(Fraction(n * q, 100), 'litre')}.",
+        f"Together {_amount(Fraction(acid, 100), 'litre')} in {total} litres.",
         f"That is {acid} / {total} = {Fraction(acid, total)} %.",
         answer=f"{Fraction(acid, total)} %",
     )

@@ -1,0 +1,276 @@
+"""Preparation as a whole: what comes out, what is not repeated, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.settings import SourceSettings, TokenizerSettings
+from proxy_runs.corpus import prepare
+from proxy_runs.corpus.prepare import prepare_corpus
+from proxy_runs.shards import TokenStore
+
+TOKENIZER = TokenizerSettings(vocab_size=400, train_bytes_per_source=20_000)
+SOURCES = {
+    "code": SourceSettings(format="embedded", max_bytes=60_000, heldout_fraction=0.3),
+    "qa": SourceSettings(format="embedded", max_bytes=30_000),
+    "mine": SourceSettings(format="jsonl", path="mine.jsonl", heldout_fraction=0.2),
+}
+
+
+def sentence(rng: random.Random) -> str:
+    return " ".join("".join(rng.choices("abcdefgh", k=rng.randint(2, 8))) for _ in range(20))
+
+
+@pytest.fixture
+def base(tmp_path):
+    rng = random.Random(0)
+    documents = ["\n\n".join(sentence(rng) for _ in range(4)) for _ in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return tmp_path
+
+
+def make(base, name="corpus", **changes):
+    settings = {"sources": SOURCES, "tokenizer": TOKENIZER, "seed": 0, "base": base, **changes}
+    return prepare_corpus(settings.pop("sources"), base / name, **settings)
+
+
+def contents(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_the_corpus_holds_what_its_manifest_says(base):
+    import tokenizers
+
+    manifest = make(base)
+    store = TokenStore.open(base / "corpus")
+    tokenizer = tokenizers.Tokenizer.from_file(str(store.tokenizer_path))
+    assert store.vocab_size == tokenizer.get_vocab_size() == 400
+    assert store.names == ("code", "qa", "mine")
+    assert [source.kind for source in manifest.sources.values()] == ["embedded", "generated", "jsonl"]
+    for name in store.names:
+        split = manifest.sources[name].heldout
+        heldout = store.heldout(name)
+        assert len(heldout.tokens) == split.tokens > 0
+        assert heldout.token_bytes.sum() == split.text_bytes
+        assert (heldout.tokens == store.eos_id).sum() == split.documents
+        text = tokenizer.decode(heldout.tokens.tolist(), skip_special_tokens=False)
+        assert len(text.replace("<|endoftext|>", "").encode()) == split.text_bytes
+    assert len(store.train("mine")) == store.available_tokens["mine"]
+    assert {"python", "tokenizers", "pip"} <= set(manifest.libraries)
+    assert sorted(path.name for path in (base / "corpus").iterdir()) == [
+        f"data-{manifest.request}",
+        "manifest.json",
+    ]
+
+
+def test_the_tokenizer_spells_numbers_by_digit_and_knows_every_byte(base):
+    import tokenizers
+
+    make(base)
+    tokenizer = tokenizers.Tokenizer.from_file(str(TokenStore.open(base / "corpus").tokenizer_path))
+    assert tokenizer.encode("1234").tokens == ["1", "2", "3", "4"]
+    odd = "\u00e4\u4e2d\U0001f600\x00\t\r\n"
+    assert tokenizer.decode(tokenizer.encode(odd).ids) == odd
+
+
+def test_two_preparations_agree_byte_for_byte_and_other_requests_differ(base):
+    first, second = make(base, "1"), make(base, "2")
+    assert first.fingerprint == second.fingerprint
+    assert contents(base / "1" / f"data-{first.request}") == contents(base / "2" / f"data-{second.request}")
+    other = make(base, "3", seed=1)
+    assert other.fingerprint != first.fingerprint
+    bounded = {**SOURCES, "code": SOURCES["code"].model_copy(update={"max_epochs": 3.0, "upper": 0.5})}
+    assert make(base, "2", sources=bounded) == second, "bounds of the search do not touch the text"
+
+
+def test_a_second_run_repeats_nothing(base, monkeypatch):
+    first = make(base)
+    monkeypatch.setattr(prepare, "collect", None)
+    assert make(base) == first
+
+
+def test_changed_input_is_noticed_and_the_old_shards_go(base):
+    first = make(base)
+    with open(base / "mine.jsonl", "a") as lines:
+        lines.write(json.dumps({"text": sentence(random.Random(9)) * 3}) + "\n")
+    second = make(base)
+    assert second.fingerprint != first.fingerprint
+    assert second.sources["code"].counts == first.sources["code"].counts
+    assert not (base / "corpus" / f"data-{first.request}").exists()
+
+
+def test_a_damaged_shard_is_prepared_again(base):
+    first = make(base)
+    path = base / "corpus" / first.sources["code"].train.file.path
+    path.write_bytes(path.read_bytes()[:-2] + b"\1\0")
+    with pytest.raises(DataError, match="changed since it was prepared"):
+        TokenStore.open(base / "corpus")
+    assert make(base).fingerprint == first.fingerprint
+    assert TokenStore.open(base / "corpus").fingerprint == first.fingerprint
+
+
+def test_generated_instances_never_share_a_split_and_heldout_documents_are_new(base):
+    make(base)
+    store = TokenStore.open(base / "corpus")
+    train, heldout = (
+        {tuple(part) for part in np.split(tokens, np.flatnonzero(tokens == store.eos_id))}
+        for tokens in (np.asarray(store.train("qa")), store.heldout("qa").tokens)
+    )
+    assert len(heldout) > 10
+    assert not {part[1:] for part in train} & {part[1:] for part in heldout} - {()}
+
+
+def test_heldout_documents_that_train_gives_away_are_dropped_and_counted(base):
+    rng = random.Random(1)
+    copied = [sentence(rng) + " " + sentence(rng) for _ in range(30)]
+    rows = [f"{text}\n\n{sentence(rng)}\n\n{sentence(rng)}" for text in copied]
+    rows += [f"{text} changed at its end {sentence(rng)}\n\n{sentence(rng)}" for text in copied]
+    rows += ["\n\n".join(sentence(rng) for _ in range(4)) for _ in range(60)]
+    (base / "mine.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    source = make(base).sources["mine"]
+    assert source.counts["heldout_documents_overlapping"] >= 5
+    assert (
+        source.heldout.documents
+        == source.counts["heldout_documents"] - source.counts["heldout_documents_overlapping"]
+    )
+    assert source.overlap is not None
+    assert source.overlap < 0.02
+
+
+class Killed(BaseException):
+    """Stands for the signal that cannot be caught."""
+
+
+def test_interrupted_at_any_stage_it_goes_on_to_the_same_corpus(base):
+    old = make(base, sources={name: SOURCES[name] for name in ("qa", "mine")})
+    expected = make(base, "undisturbed")
+    stages: list[tuple[str, str]] = []
+
+    def stop_once(stage, done, total, note=""):
+        if (stage, note) not in stages:
+            stages.append((stage, note))
+            raise Killed
+
+    for _ in range(30):
+        try:
+            manifest = make(base, progress=stop_once)
+            break
+        except Killed:
+            assert TokenStore.open(base / "corpus").manifest == old
+    assert len(stages) >= 11
+    assert manifest.fingerprint == expected.fingerprint
+    assert manifest.sources == expected.sources
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on_to_the_same_corpus(base):
+    expected = make(base, "undisturbed")
+    program = (
+        "import sys, pathlib, test_corpus_prepare as t\n"
+        "base = pathlib.Path(sys.argv[1]); print('go', flush=True); t.make(base)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    rng = random.Random(0)
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, str(base)], stdout=subprocess.PIPE, env=environment
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        if (base / "corpus" / "manifest.json").exists():
+            assert TokenStore.open(base / "corpus").fingerprint == expected.fingerprint
+    assert make(base).sources == expected.sources
+    assert not list((base / "corpus").glob("work-*"))
+
+
+BAD = {
+    "a source that does not exist": (
+        {"format": "jsonl", "path": "nowhere.jsonl"},
+        DataError,
+        r"'sources\.new\.path' finds no file at .*nowhere\.jsonl",
+    ),
+    "an unknown embedded domain": (
+        {"format": "embedded"},
+        InvalidValueError,
+        r"'sources\.new' is not an embedded domain; .* There are narrative, reference, code",
+    ),
+    "an empty file": (
+        {"format": "text", "path": "empty.txt"},
+        DataError,
+        r"'sources\.new' holds no text that can be used \(empty\.txt\)",
+    ),
+    "a source too small to hold out anything": (
+        {"format": "text", "path": "single.txt"},
+        DataError,
+        r"'sources\.new' leaves its (heldout|train) split empty: it has 1 document",
+    ),
+    "an interrupted download": (
+        {"format": "jsonl", "path": "cut.jsonl"},
+        DataError,
+        r"'sources\.new': .*cut\.jsonl:1 is no JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_sources_are_one_error_and_leave_the_corpus_as_it_was(base, case):
+    settings, error, message = BAD[case]
+    old = make(base, sources={"qa": SOURCES["qa"]})
+    (base / "empty.txt").write_text("\n\n")
+    (base / "single.txt").write_text(sentence(random.Random(2)) * 3)
+    (base / "cut.jsonl").write_text('{"text": "wo')
+    before = contents(base / "corpus" / f"data-{old.request}")
+    with pytest.raises(error, match=message):
+        make(base, sources={"qa": SOURCES["qa"], "new": SourceSettings(**settings)})
+    assert TokenStore.open(base / "corpus").manifest == old
+    assert contents(base / "corpus" / f"data-{old.request}") == before
+
+
+def test_a_ready_tokenizer_is_taken_and_checked(base):
+    make(base, "first")
+    ready = TokenStore.open(base / "first").tokenizer_path
+    manifest = make(base, tokenizer=TokenizerSettings(path=str(ready)))
+    assert manifest.vocab_size == 400
+    with pytest.raises(DataError, match=r"'tokenizer\.path' finds no file"):
+        make(base, tokenizer=TokenizerSettings(path="nowhere.json"))
+    content = json.loads(ready.read_text())
+    (base / "other.json").write_text(json.dumps({**content, "decoder": {"type": "Fuse"}}))
+    with pytest.raises(DataError, match="not byte-level"):
+        make(base, tokenizer=TokenizerSettings(path="other.json"))
+
+
+def test_a_place_that_cannot_be_written_is_one_error(base):
+    (base / "corpus").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match="Cannot write"):
+        make(base)
+
+
+def test_a_full_disk_is_one_error_and_goes_on_afterwards(base, monkeypatch):
+    real = os.fsync
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 6:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"No space left on device\. Free space"):
+        make(base)
+    assert not (base / "corpus" / "manifest.json").exists()
+    assert not list((base / "corpus").rglob("*.tmp"))
+    assert make(base).sources

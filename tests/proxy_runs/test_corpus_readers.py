@@ -1,0 +1,144 @@
+"""The user's own sources: every format, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from decaylaws.errors import DataError
+from decaylaws.settings import SourceSettings
+from proxy_runs.corpus.readers import read_documents, source_files
+
+
+def read(tmp_path, **settings):
+    source = SourceSettings(**settings)
+    return [document.text for document in read_documents("mine", source, tmp_path)]
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_json_lines_from_a_file_a_folder_and_a_glob(tmp_path):
+    write_lines(tmp_path / "a" / "2.jsonl", [{"text": "three"}])
+    write_lines(tmp_path / "a" / "1.jsonl", [{"text": "one", "id": 1}, {"text": "tw\u00f6"}])
+    (tmp_path / "a" / "notes.md").write_text("no")
+    expected = ["one", "tw\u00f6", "three"]
+    for path in ("a", "a/*.jsonl", "**/*.jsonl"):
+        assert read(tmp_path, format="jsonl", path=path) == expected
+    assert read(tmp_path, format="jsonl", path=str(tmp_path / "a" / "2.jsonl")) == ["three"]
+
+
+def test_another_text_field_and_lone_surrogates(tmp_path):
+    (tmp_path / "x.jsonl").write_text('\n{"content": "a\\ud800b"}\n')
+    assert read(tmp_path, format="jsonl", path="x.jsonl", text_field="content") == ["a?b"]
+
+
+def test_plain_text_is_a_document_a_file_and_long_files_are_cut_at_blank_lines(tmp_path):
+    (tmp_path / "short.txt").write_text("one\n\ntwo\n")
+    assert read(tmp_path, format="text", path="short.txt") == ["one\n\ntwo\n"]
+    paragraphs = [f"paragraph {k} " + "word " * 200 for k in range(200)]
+    (tmp_path / "long.txt").write_text("\n\n".join(paragraphs))
+    parts = read(tmp_path, format="text", path="long.txt")
+    assert "".join(parts) == "\n\n".join(paragraphs)
+    assert len(parts) > 4
+    assert max(map(len, parts)) < 40_000
+
+
+def test_parquet(tmp_path):
+    table = pyarrow.table({"body": ["one", None, "two", ""], "id": [1, 2, 3, 4]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert read(tmp_path, format="parquet", path="x.parquet", text_field="body") == ["one", "two"]
+    with pytest.raises(DataError, match=r"sources\.mine\.text_field.*no column 'text' \(it has: body, id\)"):
+        read(tmp_path, format="parquet", path="x.parquet")
+
+
+def test_datasets_folders(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"]})
+    rows.save_to_disk(str(tmp_path / "plain"))
+    datasets.DatasetDict({"test": rows.select([0]), "train": rows}).save_to_disk(str(tmp_path / "splits"))
+    assert read(tmp_path, format="datasets", path="plain") == ["one", "two"]
+    assert read(tmp_path, format="datasets", path="splits") == ["one", "two"]
+    with pytest.raises(DataError, match=r"no column 'body' \(it has: text\)"):
+        read(tmp_path, format="datasets", path="plain", text_field="body")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.txt").write_text("x")
+    with pytest.raises(DataError, match=r"no folder that datasets\.save_to_disk wrote"):
+        read(tmp_path, format="datasets", path="other")
+
+
+def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
+    def refuse(name, *args, **kwargs):
+        if name == "datasets":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(DataError, match=r"pip install 'decaylaws\[datasets\]'"):
+        read(tmp_path, format="datasets", path="x")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "text", "parquet", "datasets"])
+def test_a_missing_file_is_named(tmp_path, form):
+    pytest.importorskip("datasets")
+    with pytest.raises(
+        DataError, match=r"'sources\.mine\.path' finds no file at .*nowhere.*Correct the path"
+    ):
+        read(tmp_path, format=form, path="nowhere")
+
+
+def test_a_folder_without_such_files_says_what_it_looked_for(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match=r"looking for \.jsonl, \.json"):
+        source_files("mine", SourceSettings(format="jsonl", path="a"), tmp_path)
+
+
+def test_an_interrupted_download_is_named_with_its_line(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "one"}\n{"text": "tw')
+    with pytest.raises(
+        DataError, match=r"x\.jsonl:2 is no JSON .*If the download was interrupted, repeat it"
+    ):
+        read(tmp_path, format="jsonl", path="x.jsonl")
+    table = pyarrow.table({"text": ["one"] * 1000})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="no readable Parquet file"):
+        read(tmp_path, format="parquet", path="x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "held"), [('{"body": "x"}', "body"), ('["x"]', "list"), ('{"text": 3}', "text")]
+)
+def test_a_row_without_text_says_what_it_holds(tmp_path, line, held):
+    (tmp_path / "x.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=rf"x\.jsonl:1 has no text under 'text' \(it holds: {held}\)"):
+        read(tmp_path, format="jsonl", path="x.jsonl")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "text"])
+def test_another_encoding_is_named(tmp_path, form):
+    (tmp_path / "x.txt").write_bytes('{"text": "\u00e4"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"x\.txt is not UTF-8"):
+        read(tmp_path, format=form, path="x.txt")
+
+
+def test_memory_stays_at_a_few_rows(tmp_path):
+    row = json.dumps({"text": "word " * 200}) + "\n"
+    (tmp_path / "x.jsonl").write_text(row * 20_000)
+    source = SourceSettings(format="jsonl", path="x.jsonl")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_documents("mine", source, tmp_path)) == 20_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
