@@ -79,8 +79,8 @@ def _asked(study: Study) -> Section:
     )
     lead = (
         f"Which mixture and schedule, within {settings.target.max_decay_tokens:,} tokens, lowers the "
-        f"weighted held-out loss of shape '{settings.target.shape}' most, while no guarded domain loses more than "
-        f"{settings.objective.guard_nats:g} nats per token against the matched control?"
+        f"weighted held-out loss of shape '{settings.target.shape}' most, while no guarded domain loses more "
+        f"than {settings.objective.guard_nats:g} nats per token against the matched control?"
     )
     return Section("What was asked", lead, tables=[PageTable.of(frame)])
 
