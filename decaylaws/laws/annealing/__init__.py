@@ -1,10 +1,11 @@
 """Laws that predict the loss curve of any LR schedule from a few curves."""
 
-from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, warmup_tokens
-from decaylaws.laws.annealing.estimator import ScheduleLaw
+from decaylaws.laws.annealing.curves import LossCurve, LrPath, knot_path, lr_path, warmup_tokens
+from decaylaws.laws.annealing.estimator import Evidence, ScheduleLaw
 from decaylaws.laws.annealing.family import Family
 from decaylaws.laws.annealing.kernels import Kernel, Parameter
 from decaylaws.laws.annealing.laws import (
+    ForwardMomentumLaw,
     FunctionalScalingLaw,
     MomentumLaw,
     MultiPowerLaw,
@@ -16,7 +17,9 @@ DEFAULT_LAW = ReducibleMultiPowerLaw
 
 __all__ = [
     "DEFAULT_LAW",
+    "Evidence",
     "Family",
+    "ForwardMomentumLaw",
     "FunctionalScalingLaw",
     "Kernel",
     "LossCurve",
@@ -27,6 +30,7 @@ __all__ = [
     "ReducibleMultiPowerLaw",
     "ScheduleLaw",
     "TwoExponentialLaw",
+    "knot_path",
     "lr_path",
     "warmup_tokens",
 ]

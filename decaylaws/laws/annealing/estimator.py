@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
@@ -23,8 +23,25 @@ from decaylaws.schedules import Schedule
 # Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.
 _NOISE = 1e-3
 _TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
-_MAX_POINTS = 40  # evaluations of one curve that enter the fit: neighbours say the same thing twice
+_MAX_DRAW_POINTS = 64
 _NUM_OWN = len(PER_MODEL)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Range of the schedules that a law was fitted on.
+
+    Attributes:
+        longest_tokens: longest evaluated horizon.
+        lowest_peak: lowest peak LR.
+        highest_peak: highest peak LR.
+        lowest_end: lowest LR at a last evaluation.
+    """
+
+    longest_tokens: float
+    lowest_peak: float
+    highest_peak: float
+    lowest_end: float
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,16 @@ class ScheduleLaw(Law):
 
     Args:
         burn_in: share of the longest progress that only the transient describes.
+        max_points: evaluations of one curve that enter the fit: neighbours say the same thing twice.
         num_draws: draws behind intervals.
         seed: seed of the draws.
 
     Attributes:
         params_: shared parameters by name, and ``models``: parameters of every model by name.
         report_: diagnosis of the fit.
+        units_: LR and tokens that count as one, ``lr_unit`` and ``token_unit``.
+        models_: names of the fitted models.
+        evidence_: range of the schedules that were fitted.
         draws_: parameters under re-weighted runs and priors, shape ``[num_draws, p]``.
 
     Example::
@@ -59,8 +80,11 @@ class ScheduleLaw(Law):
         law.predict([LossCurve("new", schedule, [schedule.tokens])], interval=0.9)
     """
 
-    def __init__(self, *, burn_in: float = 0.2, num_draws: int = 200, seed: int = 0) -> None:
+    def __init__(
+        self, *, burn_in: float = 0.2, max_points: int = 40, num_draws: int = 200, seed: int = 0
+    ) -> None:
         self.burn_in = burn_in
+        self.max_points = max_points
         self.num_draws = num_draws
         self.seed = seed
 
@@ -80,8 +104,9 @@ class ScheduleLaw(Law):
                 losses, or fewer points than parameters.
         """
         curves = self._checked(X)
-        self._units = reference_units(curves)
-        self._models = list(dict.fromkeys(curve.model for curve in curves))
+        self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
+        self.models_ = list(dict.fromkeys(curve.model for curve in curves))
+        self.evidence_ = _evidence(curves)
         sizes = {curve.model: curve.params for curve in curves}
         self._sizes = sizes if all(sizes.values()) else dict.fromkeys(sizes)
         groups, cuts = self._groups(curves)
@@ -93,7 +118,7 @@ class ScheduleLaw(Law):
             model: fit_transient(
                 *self._early(curves, model, cuts[model]), scale=cuts[model] / 4 if cuts[model] > 0 else 1.0
             )
-            for model in self._models
+            for model in self.models_
         }
         self.run_sd_ = self._run_spread(solution, groups)
         return self
@@ -106,29 +131,47 @@ class ScheduleLaw(Law):
             interval: level of the interval, such as 0.9.
         """
         self._require_fitted()
-        paths = [(lr_path(curve.schedule, curve.tokens, **self._path_units()), curve.model) for curve in X]
-        mean = np.concatenate([self._value(path, model, self._theta) for path, model in paths])
+        paths = self._paths(X)
+        mean = np.concatenate([self._value(curve, path, self._theta) for path, curve in paths])
         if interval is None:
             return mean
         rng = np.random.default_rng(self.seed)
-        draws = np.array(
-            [
-                np.concatenate([self._value(path, model, theta) for path, model in paths])
-                for theta in self.draws_
-            ]
-        )
-        offsets = [rng.normal(size=(len(draws), 1)).repeat(len(path.progress), 1) for path, _ in paths]
-        return quantile_interval(mean, draws * (1 + self.run_sd_ * np.concatenate(offsets, axis=1)), interval)
+        offsets = [rng.normal(size=(len(self.draws_), 1)).repeat(len(path.progress), 1) for path, _ in paths]
+        noise = 1 + self.run_sd_ * np.concatenate(offsets, axis=1)
+        return quantile_interval(mean, self.predict_draws(X) * noise, interval)
+
+    def predict_draws(self, X: Sequence[LossCurve]) -> Array:
+        """Predictions under every draw of the parameters, shape ``[num_draws, n]``, without the noise of runs.
+
+        Differences between schedules are taken draw by draw, so that what they share cancels. On long curves the
+        draws' deviations are interpolated between 64 evaluations.
+        """
+        self._require_fitted()
+        return np.concatenate([self._curve_draws(curve) for curve in X], axis=1)
+
+    def _curve_draws(self, curve: LossCurve) -> Array:
+        few = curve.select(_spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
+        path = lr_path(few.schedule, few.tokens, **self.units_)
+        centre = self._value(few, path, self._theta)
+        deviations = [self._value(few, path, theta) - centre for theta in self.draws_]
+        mean = self._value(curve, lr_path(curve.schedule, curve.tokens, **self.units_), self._theta)
+        return mean + np.array([np.interp(curve.tokens, few.tokens, row) for row in deviations])
 
     def predict_loss(
         self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
     ) -> Array:
-        """Loss under a schedule, at its end or at ``tokens`` ``[n]``; the largest fitted model by default."""
+        """Loss under a schedule, at its end or at ``tokens`` ``[n]``; of the last fitted model by default."""
         at = schedule.tokens if tokens is None else tokens
         question = LossCurve(
-            "question", schedule, np.asarray(at, dtype=float), model=model or self._models[-1]
+            "question", schedule, np.asarray(at, dtype=float), model=model or self.models_[-1]
         )
         return np.asarray(self.predict([question]))
+
+    def predict_path(self, path: LrPath, *, model: str | None = None) -> Array:
+        """Loss at the evaluations ``[n]`` of a path made in :attr:`units_`: the inner loop of searches."""
+        index = self.models_.index(model or self.models_[-1])
+        value, _, _ = self._evaluate(path, index, self._theta)
+        return value + self.transients_[self.models_[index]].value(path.progress)
 
     # Fitting ---------------------------------------------------------------------------------------------
 
@@ -153,18 +196,18 @@ class ScheduleLaw(Law):
 
     def _groups(self, curves: Sequence[LossCurve]) -> tuple[list[_Group], dict[str, float]]:
         """What is fitted of every curve, and the progress at which the burn-in of every model ends."""
-        paths = [lr_path(curve.schedule, curve.tokens, **self._path_units()) for curve in curves]
+        paths = [lr_path(curve.schedule, curve.tokens, **self.units_) for curve in curves]
         cuts = {
             model: self.burn_in
             * max(path.progress[-1] for path, curve in zip(paths, curves) if curve.model == model)
-            for model in self._models
+            for model in self.models_
         }
         groups = []
         for curve in curves:
             kept = self._kept(curve, cuts[curve.model])
             if kept is not None:
-                path = lr_path(kept.schedule, kept.tokens, **self._path_units())
-                groups.append(_Group(path, np.log(kept.loss), self._models.index(curve.model)))
+                path = lr_path(kept.schedule, kept.tokens, **self.units_)
+                groups.append(_Group(path, np.log(kept.loss), self.models_.index(curve.model)))
         if not any(len(group.path.drops) for group in groups):
             raise InvalidValueError(
                 "curves",
@@ -176,19 +219,16 @@ class ScheduleLaw(Law):
 
     def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
         """The curve beyond the burn-in, thinned; its last evaluation always stays."""
-        path = lr_path(curve.schedule, curve.tokens, **self._path_units())
+        path = lr_path(curve.schedule, curve.tokens, **self.units_)
         beyond = np.flatnonzero(path.progress >= cut)
         if len(beyond) == 0:
             return None
-        chosen = np.unique(np.linspace(0, len(beyond) - 1, min(_MAX_POINTS, len(beyond))).round().astype(int))
-        keep = np.zeros(len(curve.tokens), dtype=bool)
-        keep[beyond[chosen]] = True
-        return curve.select(keep)
+        return curve.select(beyond[_spread_out(len(beyond), self.max_points)])
 
     def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
         family = self._family()
         parameters = list(family.shared)
-        for model in self._models:
+        for model in self.models_:
             parameters += family.own(min(float(c.loss.min()) for c in curves if c.model == model))
         self._parameters = parameters
         start = np.array([parameter.start for parameter in parameters])
@@ -214,7 +254,7 @@ class ScheduleLaw(Law):
         """Level, amplitude and gain are linear given the rest: start from their least squares."""
         family, num_shared = self._family(), self._num_shared()
         out, gains = theta.copy(), []
-        for index in range(len(self._models)):
+        for index in range(len(self.models_)):
             own = slice(num_shared + _NUM_OWN * index, num_shared + _NUM_OWN * (index + 1))
             unit = np.array([0.0, 0.0, theta[own][2], 0.0])
             shared = np.append(theta[: num_shared - 1], 0.0)
@@ -292,32 +332,50 @@ class ScheduleLaw(Law):
 
     # State -----------------------------------------------------------------------------------------------
 
-    def _path_units(self) -> dict[str, float]:
-        return {"lr_unit": self._units[0], "token_unit": self._units[1]}
+    def _paths(self, X: Sequence[LossCurve]) -> list[tuple[LrPath, LossCurve]]:
+        return [(lr_path(curve.schedule, curve.tokens, **self.units_), curve) for curve in X]
 
     def _num_shared(self) -> int:
         return len(self._family().shared)
 
     def _names(self) -> list[str]:
         names = [parameter.name for parameter in self._family().shared]
-        return names + [f"{model}.{name}" for model in self._models for name in PER_MODEL]
+        return names + [f"{model}.{name}" for model in self.models_ for name in PER_MODEL]
 
-    def _log_size(self, model: str) -> float:
-        size = self._sizes.get(model)
+    def _log_size(self, params: float | None) -> float:
         known = [value for value in self._sizes.values() if value]
-        return 0.0 if not size or len(known) < 2 else float(np.log(size) - np.mean(np.log(known)))
+        return 0.0 if not params or not known else float(np.log(params) - np.mean(np.log(known)))
 
     def _evaluate(self, path: LrPath, model: int, theta: Array) -> tuple[Array, Array, Array]:
         num_shared = self._num_shared()
         first = num_shared + _NUM_OWN * model
         own = theta[first : first + _NUM_OWN]
-        return self._family().value(path, theta[:num_shared], own, self._log_size(self._models[model]))
+        return self._family().value(
+            path, theta[:num_shared], own, self._log_size(self._sizes[self.models_[model]])
+        )
 
-    def _value(self, path: LrPath, model: str, theta: Array) -> Array:
-        if model not in self._models:
-            raise InvalidValueError("model", model, f"must be one of the fitted models {self._models}")
-        value, _, _ = self._evaluate(path, self._models.index(model), theta)
-        return value + self.transients_[model].value(path.progress)
+    def _value(self, curve: LossCurve, path: LrPath, theta: Array) -> Array:
+        if curve.model in self.models_:
+            value, _, _ = self._evaluate(path, self.models_.index(curve.model), theta)
+            return value + self.transients_[curve.model].value(path.progress)
+        num_shared = self._num_shared()
+        own = self._own_of_size(curve, theta[num_shared:].reshape(-1, _NUM_OWN))
+        return self._family().value(path, theta[:num_shared], own, self._log_size(curve.params))[0]
+
+    def _own_of_size(self, curve: LossCurve, fitted: Array) -> Array:
+        """Parameters of a model that was not fitted, from the line through the fitted ones in ``N^-1/3``."""
+        sizes = [self._sizes[model] for model in self.models_]
+        if curve.params is None or None in sizes or len(set(sizes)) < 2:
+            raise InvalidValueError(
+                "model",
+                curve.model,
+                f"must be one of the fitted models {self.models_}",
+                "For another size, give 'params' and fit curves of at least two sizes.",
+            )
+        line = np.column_stack([np.ones(len(sizes)), np.array(sizes, dtype=float) ** (-1 / 3)])
+        slopes = np.linalg.lstsq(line, fitted[:, :2], rcond=None)[0]
+        level = np.array([1.0, curve.params ** (-1 / 3)]) @ slopes
+        return np.concatenate([level, fitted[:, 2:].mean(axis=0)])
 
     def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
         """Progress and residuals of a model's evaluations inside the burn-in."""
@@ -325,8 +383,8 @@ class ScheduleLaw(Law):
         for curve in curves:
             if curve.model != model:
                 continue
-            path = lr_path(curve.schedule, curve.tokens, **self._path_units())
-            value, _, _ = self._evaluate(path, self._models.index(model), self._theta)
+            path = lr_path(curve.schedule, curve.tokens, **self.units_)
+            value, _, _ = self._evaluate(path, self.models_.index(model), self._theta)
             early = path.progress < cut
             progress.append(path.progress[early])
             residuals.append((curve.loss - value)[early])
@@ -336,7 +394,7 @@ class ScheduleLaw(Law):
         self._theta = theta
         values = dict(zip(self._names(), theta.tolist()))
         shared = {name: value for name, value in values.items() if "." not in name}
-        models = {model: {name: values[f"{model}.{name}"] for name in PER_MODEL} for model in self._models}
+        models = {model: {name: values[f"{model}.{name}"] for name in PER_MODEL} for model in self.models_}
         self.params_ = {**shared, "models": models}
 
     def _state(self) -> dict[str, Any]:
@@ -344,17 +402,30 @@ class ScheduleLaw(Law):
             "params": self.params_,
             "theta": self._theta,
             "draws": self.draws_,
-            "units": self._units,
-            "models": self._models,
+            "units": self.units_,
+            "models": self.models_,
             "sizes": self._sizes,
             "transients": {model: [t.amplitude, t.scale] for model, t in self.transients_.items()},
             "run_sd": self.run_sd_,
+            "evidence": asdict(self.evidence_),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.params_ = state["params"]
         self._theta, self.draws_ = np.array(state["theta"]), np.array(state["draws"])
-        self._units, self._models = tuple(state["units"]), list(state["models"])
+        self.units_, self.models_ = dict(state["units"]), list(state["models"])
         self._sizes = dict(state["sizes"])
         self.transients_ = {model: Transient(*values) for model, values in state["transients"].items()}
         self.run_sd_ = state["run_sd"]
+        self.evidence_ = Evidence(**state["evidence"])
+
+
+def _spread_out(count: int, limit: int) -> NDArray[np.intp]:
+    """Indices of at most ``limit`` of ``count`` evaluations, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.intp))
+
+
+def _evidence(curves: Sequence[LossCurve]) -> Evidence:
+    peaks = [curve.schedule.peak_lr for curve in curves]
+    ends = [float(curve.schedule.lr(curve.tokens[-1])) for curve in curves]
+    return Evidence(max(float(curve.tokens[-1]) for curve in curves), min(peaks), max(peaks), min(ends))

@@ -38,6 +38,7 @@ class Family:
         kernel: response to drops.
         gain_at_drop: weigh a drop with the loss left at the drop (functional scaling law) instead of now.
         reducible: fit ``rho``; without it the gain does not depend on the loss left.
+        linear: the response is no share of a drop and may exceed it: no lagging LR, ``G = -B sum_k d_k K``.
         bend: fit ``q``; without it the gain is linear in the lagging LR.
         alpha_prior_sd: prior on ``log alpha`` around 0.46.
     """
@@ -46,6 +47,7 @@ class Family:
     gain_at_drop: bool = False
     reducible: bool = False
     bend: bool = False
+    linear: bool = False
     alpha_prior_sd: float = 0.15
 
     @property
@@ -102,7 +104,7 @@ class Family:
         theta = shared[: len(self.kernel.parameters)]
         share, slopes = self.kernel.response(path, theta)
         spread = rho * (1 - rho)
-        if self.gain_at_drop:
+        if self.gain_at_drop or self.linear:
             left, left_slope = _power_of(path.drop_progress, alpha)
             weights = path.drops * (1 - rho + rho * left)
             start, start_slope = _power_of(path.progress, alpha)

@@ -138,3 +138,37 @@ REDUCIBLE_MULTI_POWER = Kernel(
     ),
     _power,
 )
+
+
+def forward_momentum(steps_per_unit: float, *, beta1: float = 0.9, beta2: float = 0.999) -> Kernel:
+    """Annealing momentum, normalised as Adam normalises gradients (fm-annealing, AAAI 2026).
+
+    The gain is the sum over steps of ``m / sqrt(v)`` with ``m`` and ``v`` Adam's moments of the fall of the LR.
+    The ratio forgets how far the LR falls: the law counts the steps of a decay, and has nothing to fit in it.
+
+    Args:
+        steps_per_unit: optimiser steps in one unit of tokens.
+        beta1: decay of the first moment per step.
+        beta2: decay of the second moment per step.
+    """
+
+    def response(path: LrPath, theta: Array) -> tuple[Array, Array]:
+        mass = _momentum_mass(path, steps_per_unit, beta1, beta2)
+        share = (path.elapsed > 0) * (mass / np.where(path.drops == 0, 1.0, path.drops))[None, :]
+        return share, np.empty((0, *share.shape))
+
+    return Kernel("forward_momentum", (), response)
+
+
+def _momentum_mass(path: LrPath, steps_per_unit: float, beta1: float, beta2: float) -> Array:
+    """Normalised momentum that each cell adds, relative to one that lasts the whole unit; O(cells)."""
+    steps = np.maximum(path.drop_tokens * steps_per_unit, 1.0)
+    mass, first, second = np.zeros(len(steps)), 0.0, 0.0
+    for index, (count, fall) in enumerate(zip(steps.tolist(), (path.drops / steps).tolist())):
+        decays = np.array([[beta1**part, beta2**part] for part in (0.0, 0.5 * count, count)])
+        m = decays[:, 0] * first + (1 - decays[:, 0]) * fall
+        v = decays[:, 1] * second + (1 - decays[:, 1]) * fall**2
+        ratio = m / np.sqrt(np.maximum(v, 1e-30))
+        mass[index] = count * (ratio[0] + 4 * ratio[1] + ratio[2]) / 6
+        first, second = m[2], v[2]
+    return mass / steps_per_unit

@@ -10,6 +10,7 @@ from decaylaws.laws.annealing.kernels import (
     MULTI_POWER,
     REDUCIBLE_MULTI_POWER,
     TWO_EXPONENTIALS,
+    forward_momentum,
 )
 
 
@@ -56,3 +57,32 @@ class ReducibleMultiPowerLaw(ScheduleLaw):
 
     def _family(self) -> Family:
         return Family(REDUCIBLE_MULTI_POWER, reducible=True, bend=True)
+
+
+class ForwardMomentumLaw(ScheduleLaw):
+    """``L0 + A S^-alpha - B M`` with Adam-normalised annealing momentum ``M`` (fm-annealing, AAAI 2026).
+
+    Per-model levels hold the size term; an unseen size takes its level from the line through the fitted ones.
+
+    Args:
+        horizon_steps: optimiser steps in the longest fitted run, which the moments count in.
+        burn_in: see :class:`ScheduleLaw`.
+        max_points: see :class:`ScheduleLaw`.
+        num_draws: see :class:`ScheduleLaw`.
+        seed: see :class:`ScheduleLaw`.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon_steps: float = 24_000,
+        burn_in: float = 0.2,
+        max_points: int = 40,
+        num_draws: int = 200,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(burn_in=burn_in, max_points=max_points, num_draws=num_draws, seed=seed)
+        self.horizon_steps = horizon_steps
+
+    def _family(self) -> Family:
+        return Family(forward_momentum(self.horizon_steps), linear=True)
