@@ -1,0 +1,221 @@
+"""Records of other tools as runs and curves tables.
+
+=======================  ===========================================================================
+``read_regmix``          RegMix's pair of CSV files: mixtures and losses, joined on ``index``
+``read_olmix``           olmix's pair ``ratios.csv`` and ``metrics.csv``, joined on ``run``
+``read_multi_power_law`` one curve ``step,lr,loss`` of the MultiPowerLaw records
+``read_wandb_runs``      Weights & Biases: the exported runs table, with a column map
+``read_wandb_curves``    Weights & Biases: an exported chart, one column per run
+``read_tensorboard``     TensorBoard's exported scalar, ``Wall time,Step,Value``
+``tidy_runs``            any table with one row per run, with a column map
+=======================  ===========================================================================
+
+Runs tables keep every fixed column; what a source does not say stays empty. ``fit_ready`` in
+``decaylaws.runs`` then decides which rows a fit may use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.runs import CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, names_with, runs_table
+
+ROUNDING = 0.02
+"""Shares may sum to this far from 1: the records round them to three decimals."""
+
+_REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"
+
+
+def read_regmix(
+    mixtures: Path, losses: Path, *, non_embedding_params: int | None = None, decay_tokens: int | None = None
+) -> pd.DataFrame:
+    """RegMix's ``*_mixture_*.csv`` and ``*_pile_loss_*.csv`` as a runs table.
+
+    Args:
+        mixtures: ``index`` and ``train_the_pile_<source>``, rounded shares.
+        losses: ``index`` and ``metric/the_pile_<domain>_val_loss``, nats per token.
+        non_embedding_params: size of the model, which the files do not say.
+        decay_tokens: tokens of each run, which they do not say either.
+    """
+    table = _joined(mixtures, losses, "index")
+    renamed = table.rename(columns=_regmix_name)
+    constants = {"non_embedding_params": non_embedding_params, "decay_tokens": decay_tokens}
+    return tidy_runs(renamed, {"run_id": "index"}, constants=constants)
+
+
+def read_olmix(ratios: Path, metrics: Path, *, metric_prefix: str = LOSS) -> pd.DataFrame:
+    """olmix's ``ratios.csv`` and ``metrics.csv`` (columns ``run``, ``name``, ``index``, then values).
+
+    Domains are matched by name, never by position: olmix once applied caps to the wrong domains because two
+    files ordered them differently.
+
+    Args:
+        ratios: shares by domain.
+        metrics: values by metric.
+        metric_prefix: what metrics become: ``loss:`` (nats per token) or ``bpb:`` (bits per byte).
+    """
+    shares, values = _read(ratios), _read(metrics)
+    key = "run" if "run" in shares.columns else "run_id"
+    labels = {key, "name", "index"}
+    shares = shares.rename(columns={c: MIX + c for c in shares.columns if c not in labels})
+    values = values.rename(columns={c: metric_prefix + c for c in values.columns if c not in labels})
+    values = values.drop(columns=[c for c in ("name", "index") if c in values.columns])
+    return tidy_runs(_merged(shares, values, key, f"{ratios} and {metrics}"), {"run_id": key})
+
+
+def read_multi_power_law(path: Path, *, run_id: str | None = None, tokens_per_step: int = 1) -> pd.DataFrame:
+    """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``."""
+    table = _read(path)
+    _require(path, table, ["step", "lr", "loss"])
+    return _curve(run_id or path.stem, table["step"], table["loss"], "train", table["lr"], tokens_per_step)
+
+
+def read_wandb_runs(path: Path, columns: Mapping[str, str], **constants: Any) -> pd.DataFrame:
+    """A runs table exported from Weights & Biases; ``columns`` maps our names to the export's."""
+    return tidy_runs(_read(path), {"run_id": "ID", **columns}, constants=constants)
+
+
+def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
+    """A chart exported from Weights & Biases: ``Step`` (or another axis first), then ``<run> - <metric>``.
+
+    The ``__MIN`` and ``__MAX`` columns that the export adds to every run are left out.
+    """
+    table = _read(path)
+    axis, runs = table.columns[0], [c for c in table.columns[1:] if not c.endswith(("__MIN", "__MAX"))]
+    if not runs:
+        raise SchemaError(str(path), missing=["<run> - <metric>"])
+    curves = []
+    for column in runs:
+        known = table[column].notna()
+        name = column.rsplit(" - ", 1)[0]
+        curves.append(
+            _curve(name, table.loc[known, axis], table.loc[known, column], domain, None, tokens_per_step)
+        )
+    return pd.concat(curves, ignore_index=True)
+
+
+def read_tensorboard(path: Path, *, run_id: str, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
+    """A scalar exported from TensorBoard (``Wall time,Step,Value``) as a curves table."""
+    table = _read(path)
+    _require(path, table, ["Step", "Value"])
+    return _curve(run_id, table["Step"], table["Value"], domain, None, tokens_per_step)
+
+
+def tidy_runs(
+    table: pd.DataFrame, columns: Mapping[str, str], *, constants: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Any table with one row per run as a runs table.
+
+    Args:
+        table: the records.
+        columns: our column name to the table's (``{"run_id": "name", "mix:web": "web_share"}``); columns that
+            already bear our names need no entry.
+        constants: values that hold for every row and stand in no column.
+
+    Returns:
+        A runs table. Shares are divided by their sum where that is within 0.02 of 1. ``reached_target`` is
+        whether every loss is finite, unless the table says so itself.
+
+    Raises:
+        SchemaError: a mapped column is missing, a run stands in the table twice, or there are no shares or
+            losses.
+        InvalidValueError: shares that do not sum to 1.
+    """
+    missing = sorted({theirs for theirs in columns.values() if theirs not in table.columns})
+    if missing:
+        raise SchemaError(
+            "records", missing=missing, remedy=f"They hold {', '.join(map(str, table.columns))}."
+        )
+    renamed = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    frame = renamed.assign(**{k: v for k, v in (constants or {}).items() if v is not None})
+    sources, domains = names_with(frame, MIX), [c for c in frame.columns if str(c).startswith((LOSS, "bpb:"))]
+    if not sources or not domains:
+        raise SchemaError(
+            "records", missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns."
+        )
+    frame = _with_unit_shares(frame, [MIX + source for source in sources])
+    if "reached_target" not in frame.columns:
+        frame["reached_target"] = np.isfinite(frame[domains].to_numpy(dtype=float)).all(axis=1)
+    if "kind" not in frame.columns:
+        frame["kind"] = "decay"
+    frame["run_id"] = frame["run_id"].astype(str)
+    for column in RUN_COLUMNS:
+        if column not in frame.columns:
+            frame[column] = None
+    rows = frame.to_dict(orient="records")
+    return runs_table({str(name): value for name, value in row.items()} for row in rows)
+
+
+def _with_unit_shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    shares = frame[columns].to_numpy(dtype=float)
+    totals = shares.sum(axis=1)
+    wrong = ~(np.abs(totals - 1.0) <= ROUNDING) | (shares < 0).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InvalidValueError(
+            "mix", float(totals[row]), f"must be shares that sum to 1 (run {frame['run_id'].iloc[row]})"
+        )
+    return frame.assign(**dict(zip(columns, (shares / totals[:, None]).T)))
+
+
+def _regmix_name(column: str) -> str:
+    if column.startswith(_REGMIX_MIX):
+        return MIX + column.removeprefix(_REGMIX_MIX)
+    if column.startswith(_REGMIX_LOSS):
+        return LOSS + column.removeprefix(_REGMIX_LOSS).removesuffix("_val_loss")
+    return column
+
+
+def _joined(left: Path, right: Path, key: str) -> pd.DataFrame:
+    first, second = _read(left), _read(right)
+    return _merged(first, second, key, f"{left} and {right}")
+
+
+def _merged(left: pd.DataFrame, right: pd.DataFrame, key: str, what: str) -> pd.DataFrame:
+    """Join one-to-one; a run that stands in one file only is an error, never a silent loss."""
+    for table in (left, right):
+        if key not in table.columns:
+            raise SchemaError(what, missing=[key])
+        doubled = table.loc[table[key].duplicated(), key].astype(str).tolist()
+        if doubled:
+            raise SchemaError(what, unexpected=doubled[:5], remedy="Each run may stand once in each file.")
+    alone = sorted(set(left[key].astype(str)) ^ set(right[key].astype(str)))
+    if alone:
+        raise SchemaError(what, missing=alone[:5], remedy="These runs stand in only one of the two files.")
+    return left.merge(right, on=key, validate="one_to_one")
+
+
+def _curve(
+    run_id: str, steps: pd.Series, losses: pd.Series, domain: str, lr: pd.Series | None, tokens_per_step: int
+) -> pd.DataFrame:
+    if steps.duplicated().any():
+        raise DataError(f"The curve of run {run_id} holds step {steps[steps.duplicated()].iloc[0]} twice.")
+    curve = pd.DataFrame({"step": steps.to_numpy(dtype=float), "loss": losses.to_numpy(dtype=float)})
+    curve["run_id"], curve["domain"] = run_id, domain
+    curve["tokens"] = curve["step"] * tokens_per_step
+    curve["lr"] = math.nan if lr is None else lr.to_numpy(dtype=float)
+    return curve.sort_values("step", ignore_index=True)[list(CURVE_COLUMNS)]
+
+
+def _require(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise SchemaError(str(path), missing=missing)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a CSV file: {error}") from None
+    unnamed = [column for column in table.columns if str(column).startswith("Unnamed:")]
+    return table.drop(columns=unnamed)
