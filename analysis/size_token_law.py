@@ -44,6 +44,7 @@ from decaylaws.laws.scaling import (
     SizeTokenLaw,
     Skaling,
     StepLaw,
+    optimal_allocation,
     published_optimum,
 )
 from decaylaws.laws.uncertainty import coverage
@@ -58,6 +59,7 @@ LAWS: dict[str, type[SizeTokenLaw]] = {
 STEPLAW_SEQUENCE_TOKENS = 2048
 UNFINISHED_LR = 0.2  # of the peak: a cosine to 10 % that stands above this has not ended
 BOOTSTRAP_DRAWS = 200
+CHINCHILLA_FLOPS = 5.76e23  # the budget of Gopher and Chinchilla
 MIN_BOOTSTRAP_ROWS = 40  # fewer rows do not determine the five parameters under reweighting
 # arXiv 2404.10102, 4,000 resamples of the 240 points
 EPOCH_INTERVALS = {
@@ -120,6 +122,29 @@ def read_olmo(raw: Frame) -> Frame:
     return finished.assign(params=finished["params_nonemb"], loss=finished[sets].mean(axis=1), run=run_name)
 
 
+def score_chinchilla(raw: Frame) -> dict[str, Any]:
+    """Chinchilla's 95 % bootstrap intervals beside Besiroglu et al.'s, and its compute-optimal exponent."""
+    table = read_points(raw)
+    fit = table[table["use"] == "fit"]
+    if len(fit) < MIN_BOOTSTRAP_ROWS:
+        return {}
+    law = Chinchilla(bootstrap=True, num_draws=BOOTSTRAP_DRAWS, max_starts=1).fit(fit)
+    intervals = law.param_intervals(0.95).drop(index="k")
+    best = optimal_allocation(law, CHINCHILLA_FLOPS, interval=0.95).iloc[0]
+    return {
+        "chinchilla_bootstrap": {
+            "fit_seconds": law.report_.seconds,
+            "objective": law.report_.objective,
+            "mean_relative_error": float(np.mean(np.abs(np.expm1(law.residuals_)))),
+            "error_is": "of the fitted rows",
+            "params": law.params_,
+            "intervals_95": {name: [row["lower"], row["upper"]] for name, row in intervals.iterrows()},
+            "epoch_intervals_95": EPOCH_INTERVALS,
+            "compute_optimal": best.to_dict(),
+        }
+    }
+
+
 def score_step_law(raw: Frame) -> dict[str, Any]:
     """Best LR and batch: regret of the run nearest to the predicted optimum, beside the paper's constants."""
     batch_tokens = raw["batch_seqs"] * STEPLAW_SEQUENCE_TOKENS
@@ -160,8 +185,8 @@ def regret(optimum: Callable[[Frame], Frame], runs: Frame) -> list[float]:
 
 POINT_COLUMNS = frozenset({"params", "tokens", "loss"})
 FORMATS = (
-    Format("analyzing_chinchilla", "points.csv", POINT_COLUMNS, read_points),
-    Format("analyzing_chinchilla_240", "points_240.csv", POINT_COLUMNS, read_points),
+    Format("analyzing_chinchilla", "points.csv", POINT_COLUMNS, read_points, score_chinchilla),
+    Format("analyzing_chinchilla_240", "points_240.csv", POINT_COLUMNS, read_points, score_chinchilla),
     Format("gemstones", "points.csv", frozenset({"model", "phase", "params", "tokens"}), read_gemstones),
     Format("datablations", "runs.csv", frozenset({"unique_tokens", "params", "val_loss"}), read_datablations),
     Format(
@@ -176,11 +201,7 @@ def main() -> None:
     args = parse_args("Laws of size and tokens on published records")
     if not args.data.is_dir():
         raise DataError(f"{args.data} is not a folder.")
-    folders = (
-        [args.data, *sorted(path for path in args.data.iterdir() if path.is_dir())]
-        if args.data.is_dir()
-        else []
-    )
+    folders = [args.data, *sorted(path for path in args.data.iterdir() if path.is_dir())]
     results: dict[str, Any] = {}
     for folder in folders:
         for form, raw in recognised(folder):
@@ -219,7 +240,6 @@ def score_dataset(form: Format, raw: Frame) -> dict[str, Any]:
     for name, kind in candidates.items():
         for label, prior in ((name, False), (f"{name}_prior", True)):
             laws[label] = {**score_law(kind, fit, scored, prior=prior), "is_default": label == default}
-    laws["chinchilla"] |= chinchilla_intervals(fit)
     if form.extra is not None:
         laws |= form.extra(raw)
     return laws
@@ -248,18 +268,6 @@ def score_law(kind: type[SizeTokenLaw], fit: Frame, scored: Frame, *, prior: boo
         "num_starts": law.report_.num_starts,
         "num_fitted": law.report_.num_observations,
         "num_scored": len(scored),
-    }
-
-
-def chinchilla_intervals(fit: Frame) -> dict[str, Any]:
-    """95 % run-clustered bootstrap intervals of Chinchilla's parameters, beside Besiroglu et al.'s."""
-    if len(fit) < MIN_BOOTSTRAP_ROWS:
-        return {}
-    law = Chinchilla(bootstrap=True, num_draws=BOOTSTRAP_DRAWS, max_starts=1).fit(fit)
-    table = law.param_intervals(0.95).drop(index="k")
-    return {
-        "intervals_95": {name: [row.lower, row.upper] for name, row in table.iterrows()},
-        "epoch_intervals_95": EPOCH_INTERVALS,
     }
 
 

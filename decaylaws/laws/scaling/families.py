@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Protocol
 
@@ -126,7 +127,7 @@ class PowerSum:
     tied: Mapping[str, str] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Free parameters of the six."""
         return tuple(name for name in FULL if name not in self.fixed and name not in self.tied)
@@ -143,12 +144,12 @@ class PowerSum:
 
     def expand(self, theta: Array) -> Array:
         """The six parameters that theta stands for."""
-        return self.ties() @ theta + np.array([self.fixed.get(name, 0.0) for name in FULL])
+        return self.ties @ theta + self._constants
 
     def log_loss(self, theta: Array, x: Inputs) -> tuple[Array, Array]:
         """Log of the loss and its Jacobian."""
         value, in_full, _ = power_sum(self.expand(theta), x.log_params, x.log_tokens)
-        return value, in_full @ self.ties()
+        return value, in_full @ self.ties
 
     def starts(self, x: Inputs, loss: Array, limit: int | None = None) -> Array:
         """The best projected start for every value of every exponent on the grid, at most ``limit``."""
@@ -183,10 +184,15 @@ class PowerSum:
         full["E"] = params.get("E", 0.0)
         return np.array([full[name] for name in self.names])
 
+    @cached_property
     def ties(self) -> Array:
         """Matrix ``[6, p]`` from theta to the six parameters."""
         source = [self.tied.get(name, name) for name in FULL]
         return np.array([[float(name == free) for free in self.names] for name in source])
+
+    @cached_property
+    def _constants(self) -> Array:
+        return np.array([self.fixed.get(name, 0.0) for name in FULL])
 
     def _projections(self, x: Inputs, loss: Array) -> list[tuple[float, dict[str, float]]]:
         """Residual norm and full parameters of every grid point."""

@@ -84,7 +84,7 @@ class RepeatedData:
         total, in_full, in_inputs = power_sum(full, params, tokens)
         through_params = (in_inputs[:, 0] * by_unique * excess)[:, None] * enough_grad
         scales = np.stack([in_inputs[:, 1] * by_tokens_scale, in_inputs[:, 0] * by_params_scale], axis=1)
-        return total, np.hstack([(in_full + through_params) @ self.base.ties(), scales])
+        return total, np.hstack([(in_full + through_params) @ self.base.ties, scales])
 
     def starts(self, x: Inputs, loss: Array) -> Array:
         """The base law's starts on tokens that are effective under each ``R_D*`` of a grid."""
