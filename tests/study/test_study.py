@@ -18,56 +18,17 @@ from decaylaws.study.decision import load_recipe
 from decaylaws.study.evidence import load_fit
 
 WORDS = {
-    "web": [
-        "river",
-        "stone",
-        "morning",
-        "quiet",
-        "walk",
-        "garden",
-        "letter",
-        "winter",
-        "market",
-        "bridge",
-        "water",
-        "harvest",
-    ],
-    "maths": [
-        "sum",
-        "product",
-        "equals",
-        "root",
-        "prime",
-        "angle",
-        "proof",
-        "lemma",
-        "divide",
-        "circle",
-        "vector",
-        "seven",
-    ],
-    "code": [
-        "return",
-        "import",
-        "class",
-        "yield",
-        "lambda",
-        "assert",
-        "while",
-        "raise",
-        "tuple",
-        "string",
-        "index",
-        "value",
-    ],
+    "web": "river stone morning quiet walk garden letter winter market bridge water harvest",
+    "maths": "sum product equals root prime angle proof lemma divide circle vector seven",
+    "code": "return import class yield lambda assert while raise tuple string index value",
 }
 
 
 def write_sources(root: Path) -> None:
     """JSON Lines, plain text and JSON Lines again: three ways in, each a little language of its own."""
     root.mkdir(parents=True)
-    for name, words in WORDS.items():
-        rng = random.Random(name)
+    for name, vocabulary in WORDS.items():
+        rng, words = random.Random(name), vocabulary.split()
         texts = [
             " ".join(rng.choice(words) + rng.choice(["", ",", "."]) for _ in range(120)) for _ in range(150)
         ]
@@ -127,7 +88,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("study")
     write_sources(root / "data")
     decaylaws("init", str(root))
-    (root / "study.yaml").write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    (root / "study.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False), encoding="utf-8")
     for verb in ("prepare", "plan", "run", "fit", "recommend", "confirm", "export", "report"):
         decaylaws(verb, str(root))
     return Study.open(root)
