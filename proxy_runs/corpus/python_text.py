@@ -14,12 +14,18 @@ _MIN_PROSE_CHARS = 120
 _PLAIN_SHARE = 0.93
 _IDENTIFIER_SHARE = 0.06
 
+_LONG_STRING = re.compile(r"(\"{3}|'{3})(.*?)\1", re.DOTALL)
 _COMMENT_BLOCK = re.compile(r"(?:^[ \t]*#(?!!)[^\n]*\n)+", re.MULTILINE)
 _COMMENT_MARK = re.compile(r"^[ \t]*#+:? ?", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _NOT_PLAIN = re.compile(r"[^A-Za-z\s.,;:!?'\"()-]")
 _IDENTIFIER = re.compile(r"\w*(?:_\w|[a-z][A-Z]|\w\.\w)\w*")
-_STRUCTURED = re.compile(r">>>|::|\.\. |^\s*(?:[-*+|=]|\d+[.)])\s", re.MULTILINE)
+_STRUCTURED = re.compile(
+    r">>>|::|\.\. |-{3}|={3}"  # doctests, directives, rules
+    r"|^\s*(?:[-*+|=]|\d+[.)])\s"  # items of lists, rows of tables
+    r"|^\s*\w+:\s*$|^\s*[a-z_]\w*\s?(?:\([^)\n]*\)\s?)?: ",  # headings and entries of parameter lists
+    re.MULTILINE,
+)
 _DOCUMENTING_CALLS = frozenset({"add_newdoc", "add_docstr", "_add_docstr"})
 
 
@@ -39,8 +45,13 @@ def docstring_text(source: str) -> str | None:
 
 
 def prose_text(source: str) -> str | None:
-    """Paragraphs of running English out of docstrings and comment blocks."""
-    blocks = (*_docstrings(source), *_comments(source))
+    """Paragraphs of running English out of long strings and comment blocks.
+
+    Nothing is parsed: which strings are docstrings does not matter to sentences, and parsing takes most of the
+    time on the large packages that this is for.
+    """
+    strings = (text for _, text in _LONG_STRING.findall(source))
+    blocks = (*strings, *_comments(source))
     paragraphs = (paragraph for block in blocks for paragraph in prose_paragraphs(block))
     return "\n\n".join(dict.fromkeys(paragraphs)) or None
 
@@ -58,8 +69,7 @@ def _is_prose(paragraph: str) -> bool:
         return False
     if len(_NOT_PLAIN.findall(paragraph)) > (1 - _PLAIN_SHARE) * len(paragraph):
         return False
-    words = paragraph.split()
-    return sum(bool(_IDENTIFIER.search(word)) for word in words) < _IDENTIFIER_SHARE * len(words)
+    return len(_IDENTIFIER.findall(paragraph)) < _IDENTIFIER_SHARE * (paragraph.count(" ") + 1)
 
 
 def _docstrings(source: str) -> list[str]:

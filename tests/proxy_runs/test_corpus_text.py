@@ -63,8 +63,9 @@ def test_prose_keeps_sentences_once_and_leaves_structure_out():
     names = (
         "Calls torch.nn.functional.scaled_dot_product and some_helper_name with is_causal, then " + PROSE[:60]
     )
+    entry = "Args:\n    rate (float): " + PROSE
     lower = PROSE[0].lower() + PROSE[1:]
-    assert list(prose_paragraphs("\n\n".join([listed, doctest, names, lower, PROSE[:60]]))) == []
+    assert list(prose_paragraphs("\n\n".join([listed, doctest, names, entry, lower, PROSE[:60]]))) == []
 
 
 def test_code_leaves_tables_and_generated_files_out():
