@@ -51,9 +51,13 @@ class FormulaModel:
         """Loss [runs]."""
         return self.family.value(self.theta, shares)
 
+    def log_slopes(self, shares: Array) -> Array:
+        """Derivative of the log loss by the parameters [runs, params]."""
+        return self.family.jacobian(self.theta, shares) / self.predict(shares)[:, None]
+
     def spread(self, shares: Array) -> Array:
         """``sqrt(1 + leverage)``: wider where no run is near [runs]."""
-        slopes = self.family.jacobian(self.theta, shares) / self.predict(shares)[:, None]
+        slopes = self.log_slopes(shares)
         leverage = np.sum(slopes * np.linalg.solve(self.precision, slopes.T).T, axis=1)
         return np.sqrt(1.0 + np.maximum(leverage, 0.0))
 

@@ -1,0 +1,272 @@
+"""Mixture regressions: Jacobians, planted laws, intervals, weights, round trips, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import approx_fprime
+from scipy.stats import spearmanr
+
+from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
+from decaylaws.laws.base import Law
+from decaylaws.laws.mixing import (
+    REGRESSIONS,
+    BiMix,
+    GaussianProcess,
+    InverseSum,
+    LightGBMRegression,
+    LinearRegression,
+    LogLinear,
+    MixtureRegression,
+    Recalibration,
+    StackedRegression,
+    recalibrate,
+    regression,
+    shares_frame,
+)
+from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
+from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily
+from decaylaws.laws.uncertainty import coverage
+
+SOURCES = ["web", "code", "math", "books"]
+
+
+def draw_shares(count: int, seed: int, alpha: float = 0.7) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.full(len(SOURCES), alpha), size=count)
+
+
+def planted(shares: np.ndarray) -> np.ndarray:
+    """Losses of two domains under an inverse-sum law with k = 1 [runs, 2]."""
+    scale = np.array([[0.4, 0.1, 0.1, 0.3], [0.1, 0.6, 0.3, 0.05]])
+    power = np.array([[0.3, 0.5, 0.8, 0.2], [0.6, 0.25, 0.4, 0.9]])
+    terms = [1.0 / np.sum(c * (shares + 3e-4) ** g, axis=1) for c, g in zip(scale, power)]
+    return np.column_stack([1.8 + terms[0], 1.2 + terms[1]])
+
+
+def noisy(shares: np.ndarray, seed: int, sd: float = 0.005) -> pd.DataFrame:
+    factor = np.exp(sd * np.random.default_rng(seed).standard_normal((len(shares), 2)))
+    return pd.DataFrame(planted(shares) * factor, columns=["loss:web", "loss:code"])
+
+
+def frame(shares: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(shares, columns=SOURCES)
+
+
+@pytest.mark.parametrize("family", [InverseSumFamily(), LogLinearFamily(), BiMixFamily(own=1)])
+def test_jacobians_equal_finite_differences(family: Family) -> None:
+    shares, rng = draw_shares(6, seed=0), np.random.default_rng(1)
+    start = family.start(shares, planted(shares)[:, 0])
+    theta = np.clip(start.theta + 0.3 * rng.standard_normal(len(start.theta)), start.lower, start.upper)
+    numeric = approx_fprime(theta, lambda at: family.value(at, shares), 1e-7)
+    np.testing.assert_allclose(family.jacobian(theta, shares), numeric, rtol=1e-4, atol=1e-6)
+    assert len(family.param_names(SOURCES)) == len(theta)
+
+
+def test_a_planted_law_is_recovered_on_unseen_mixtures() -> None:
+    shares, unseen = draw_shares(80, seed=2), draw_shares(200, seed=3)
+    law = InverseSum().fit(frame(shares), planted(shares))
+    errors = np.abs(law.predict(frame(unseen)) / planted(unseen) - 1)
+    assert np.mean(errors) < 0.002
+    assert np.quantile(errors, 0.98) < 0.01  # corners that no run came near may be off by a little more
+    assert law.report_.status.value == "converged"
+
+
+@pytest.mark.parametrize(
+    "make", [InverseSum, GaussianProcess, lambda: LightGBMRegression(100, 0.05, num_folds=4)]
+)
+def test_intervals_hold_on_held_out_runs(make: object) -> None:
+    held = []
+    for seed in range(4):
+        shares, unseen = draw_shares(64, seed=seed), draw_shares(64, seed=100 + seed)
+        law = make().fit(frame(shares), noisy(shares, seed))  # type: ignore[operator]
+        held.append(coverage(law.predict(frame(unseen), interval=0.9), noisy(unseen, 50 + seed).to_numpy()))
+    assert 0.80 <= np.mean(held) <= 0.97
+
+
+def test_the_interval_of_an_objective_keeps_the_correlation_of_errors() -> None:
+    shares, unseen = draw_shares(64, seed=5), draw_shares(300, seed=6)
+    law = InverseSum().fit(frame(shares), noisy(shares, 7, sd=0.02))
+    weights = {"loss:web": 0.25, "loss:code": 0.75}
+    prediction = law.predict_objective(frame(unseen), weights, interval=0.9)
+    truth = noisy(unseen, 8, sd=0.02).to_numpy() @ [0.25, 0.75]
+    np.testing.assert_allclose(prediction.mean, law.predict(frame(unseen)) @ [0.25, 0.75])
+    assert 0.80 <= coverage(prediction, truth) <= 0.98
+    with pytest.raises(SchemaError, match="unexpected loss:latin"):
+        law.predict_objective(frame(unseen), {"loss:latin": 1.0})
+
+
+@pytest.mark.parametrize("name", [name for name in REGRESSIONS if name != "bimix"])
+def test_every_regression_survives_json(name: str) -> None:
+    shares = draw_shares(40, seed=9)
+    law = regression(name)
+    if isinstance(law, LightGBMRegression):
+        law.set_params(num_trees=30)
+    law.fit(frame(shares), noisy(shares, 10))
+    again = Law.from_dict(json.loads(json.dumps(law.to_dict(), allow_nan=False)))
+    assert isinstance(again, MixtureRegression)
+    np.testing.assert_allclose(again.predict(frame(shares)), law.predict(frame(shares)), rtol=1e-9)
+    assert again.sources_ == tuple(SOURCES)
+    assert again.targets_ == ("loss:web", "loss:code")
+
+
+def test_a_frame_is_read_by_name_and_never_by_position() -> None:
+    shares = draw_shares(40, seed=11)
+    law = InverseSum().fit(frame(shares), noisy(shares, 12))
+    turned = frame(shares)[["math", "books", "web", "code"]]
+    np.testing.assert_array_equal(law.predict(turned), law.predict(frame(shares)))
+    with pytest.raises(SchemaError, match="missing code; unexpected latin"):
+        law.predict(frame(shares).rename(columns={"code": "latin"}))
+
+
+def test_weights_of_runs_are_multiplicities() -> None:
+    shares = draw_shares(30, seed=13)
+    losses, counts = noisy(shares, 14), np.tile([1, 2, 3], 10)
+    doubled = np.repeat(np.arange(30), counts)
+    weighted = LinearRegression().fit(frame(shares), losses, sample_weight=counts)
+    repeated = LinearRegression().fit(frame(shares[doubled]), losses.iloc[doubled])
+    np.testing.assert_allclose(weighted.predict(shares), repeated.predict(shares), rtol=1e-9)
+    weighted_sum = InverseSum(num_starts=1).fit(frame(shares), losses, sample_weight=counts)
+    repeated_sum = InverseSum(num_starts=1).fit(frame(shares[doubled]), losses.iloc[doubled])
+    # the priors' centres read the median, which repeats move a little
+    np.testing.assert_allclose(weighted_sum.predict(shares), repeated_sum.predict(shares), rtol=2e-3)
+
+
+def test_resampled_fits_spread_the_optimum() -> None:
+    shares, grid = draw_shares(24, seed=15), draw_shares(400, seed=16)
+    losses = noisy(shares, 17, sd=0.03)
+    draws = InverseSum(num_starts=1).resampled(frame(shares), losses, num_draws=6, seed=0)
+    best = {int(np.argmin(law.predict(grid).mean(axis=1))) for law in draws}
+    assert len(best) > 1
+
+
+def test_the_stack_is_no_worse_than_its_worse_member_and_weighs_the_better_more() -> None:
+    shares, unseen = draw_shares(60, seed=18), draw_shares(200, seed=19)
+    stack = StackedRegression(members=("inverse_sum", "log_linear")).fit(frame(shares), noisy(shares, 20))
+    for target, weights in stack.params_.items():
+        assert weights["inverse_sum"] > weights["log_linear"], target
+        assert sum(weights.values()) == pytest.approx(1.0)
+    error = np.abs(np.log(stack.predict(frame(unseen)) / planted(unseen))).mean()
+    alone = LogLinear().fit(frame(shares), noisy(shares, 20)).predict(frame(unseen))
+    assert error < np.abs(np.log(alone / planted(unseen))).mean()
+    with pytest.raises(InvalidValueError, match="must be among"):
+        StackedRegression(members=("nothing",)).fit(frame(shares), noisy(shares, 20))
+
+
+def test_folds_keep_replicates_together() -> None:
+    shares = np.repeat(draw_shares(10, seed=21), 3, axis=0)
+    groups = mixture_groups(shares)
+    folds = grouped_folds(groups, 5, seed=0)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(30))
+    assert all(len(np.intersect1d(groups[a], groups[b])) == 0 for i, a in enumerate(folds) for b in folds[:i])
+
+
+def test_recalibration_carries_a_fit_to_another_scale() -> None:
+    shares, larger = draw_shares(80, seed=22), draw_shares(40, seed=23)
+    law = InverseSum().fit(frame(shares), noisy(shares, 35))
+    truth = np.exp(-0.4 + 0.9 * np.log(noisy(larger, 36).to_numpy()))
+    mapping = recalibrate(law, frame(larger[:8]), truth[:8])
+    adjusted = mapping.apply(law.predict(frame(larger[8:])))
+    assert np.mean(np.abs(adjusted / truth[8:] - 1)) < 0.008
+    widened = mapping.interval(law.predict(frame(larger[8:]), interval=0.9))
+    assert 0.8 < coverage(widened, truth[8:]) < 1.0
+    with pytest.raises(InvalidValueError, match="at least 3"):
+        Recalibration.fit(truth[:2], truth[:2])
+
+
+def test_recalibration_cannot_turn_a_ranking_round() -> None:
+    predicted = np.array([2.0, 2.1, 2.2, 2.3])
+    mapping = Recalibration.fit(predicted, predicted[::-1])
+    assert (np.diff(mapping.apply(predicted)) > 0).all()
+
+
+def test_a_loss_that_was_not_measured_is_a_named_exclusion() -> None:
+    shares = draw_shares(30, seed=24)
+    losses = noisy(shares, 25)
+    losses.iloc[[3, 7], 1] = np.nan
+    law = InverseSum(num_starts=1).fit(frame(shares), losses)
+    assert [(e.target, e.rows, e.reason) for e in law.excluded_] == [
+        ("loss:code", (3, 7), "no loss was measured")
+    ]
+    json.dumps(law.to_dict(), allow_nan=False)
+
+
+def test_a_source_that_no_run_held_is_refused_unless_asked_for() -> None:
+    shares = draw_shares(30, seed=26)
+    shares[:, 2] = 0.0
+    shares /= shares.sum(axis=1, keepdims=True)
+    law = InverseSum(num_starts=1).fit(frame(shares), noisy(shares, 27))
+    assert law.unseen_ == ("math",)
+    with pytest.raises(InvalidValueError, match=r"'shares\.math' must be 0: no run of the fit held it"):
+        law.predict(frame(draw_shares(2, seed=28)))
+    assert np.isfinite(law.predict(frame(draw_shares(2, seed=28)), allow_unseen=True)).all()
+
+
+def test_bimix_needs_a_source_of_the_domains_own() -> None:
+    shares = draw_shares(30, seed=29)
+    law = BiMix().fit(frame(shares), noisy(shares, 30))
+    assert law.params_["loss:code"]["a:code"] > 0
+    with pytest.raises(InvalidValueError, match="BiMix needs an own source"):
+        BiMix().fit(frame(shares), noisy(shares, 30).rename(columns={"loss:web": "loss:latin"}))
+
+
+def test_a_vector_of_losses_is_answered_by_a_vector() -> None:
+    shares = draw_shares(30, seed=31)
+    law = InverseSum(num_starts=1).fit(shares, planted(shares)[:, 0])
+    assert law.predict(shares).shape == (30,)
+    assert law.predict(shares, interval=0.9).lower.shape == (30,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x * 1.1, y), "must sum to 1 in every row"),
+        (lambda x, y: (-x, y), "must be finite and not negative"),
+        (lambda x, y: (x, -y), r"'losses\.loss:web' must be positive and finite"),
+        (lambda x, y: (x, y.iloc[:5]), "one row for each of the 30 runs"),
+        (lambda x, y: (x.iloc[:5], y.iloc[:5]), "at least 8 runs"),
+        (lambda x, y: (x, y * np.inf), "must be positive and finite"),
+    ],
+)
+def test_bad_input_is_named(change: object, message: str) -> None:
+    shares = draw_shares(30, seed=32)
+    X, y = change(frame(shares), noisy(shares, 33))  # type: ignore[operator]
+    with pytest.raises(InvalidValueError, match=message):
+        InverseSum().fit(X, y)
+
+
+def test_prediction_before_fit_and_unknown_names_are_clear() -> None:
+    with pytest.raises(NotFittedError):
+        InverseSum().predict(draw_shares(1, seed=0))
+    with pytest.raises(InvalidValueError, match="must be one of"):
+        regression("magic")
+    shares = draw_shares(20, seed=34)
+    trees = LightGBMRegression(10).fit(shares, planted(shares))
+    with pytest.raises(InvalidValueError, match="must be at least 2 for intervals"):
+        trees.predict(shares, interval=0.9)
+
+
+def test_shares_are_taken_from_a_table_by_prefix() -> None:
+    table = pd.DataFrame({"mix:web": [0.5], "mix:code": [0.5], "loss:web": [3.0]})
+    assert list(shares_frame(table, "mix:").columns) == ["web", "code"]
+    with pytest.raises(SchemaError, match="share_<source>"):
+        shares_frame(table, "share_")
+
+
+@pytest.mark.slow
+def test_the_default_beats_regmix_on_its_own_records(shared_data: object) -> None:
+    table = pd.read_csv(shared_data / "regmix" / "runs.csv")  # type: ignore[operator]
+    shares = shares_frame(table, "w_")
+    shares = shares.div(shares.sum(axis=1), axis=0)
+    losses = table[[column for column in table if column.startswith("loss_")]].iloc[:, 6:9]
+    fit, test = table["use"] == "fit", table["use"] == "predict"
+
+    def score(law: MixtureRegression, count: int) -> float:
+        law.fit(shares[fit].iloc[:count], losses[fit].iloc[:count])
+        predicted = law.predict(shares[test])
+        return float(np.mean([spearmanr(predicted[:, j], losses[test].iloc[:, j])[0] for j in range(3)]))
+
+    assert score(InverseSum(), 128) > score(LightGBMRegression.regmix(), 128) + 0.01
+    assert score(InverseSum(), 512) > score(LightGBMRegression.regmix(), 512)
