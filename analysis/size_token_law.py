@@ -16,9 +16,10 @@ not by the folder's name; rows with ``use`` = fit are fitted, every other row is
 
 Each law is fitted twice: as published (the sum of Huber-log losses, nothing else), and, as ``<law>_prior``,
 with log-normal priors on the exponents, which a folder with two sizes cannot do without. The default is
-Skaling with priors, and its data-constrained form where data repeat: Skaling extrapolated best in the Farseer
-grid, and priors cost nothing where the data decide. ``holdout_relative_error`` is the error on the upper
-quarter of the *fit* rows by compute, with the law fitted to the rest; nothing was chosen by the predict rows.
+Skaling with priors, and where data repeat the over-fitting penalty with priors: Skaling extrapolated best in
+the Farseer grid, and priors cost nothing where the data decide. ``holdout_relative_error`` is the error on
+the upper quarter of the *fit* rows by compute, with the law fitted to the rest; nothing was chosen by the
+predict rows.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from decaylaws.laws.scaling import (
     PUBLISHED_STEP_LAW,
     Chinchilla,
     DataConstrained,
-    DataConstrainedSkaling,
     Farseer,
     Kaplan,
+    OverfittingPenalty,
     OverTraining,
     SizeTokenLaw,
     Skaling,
@@ -234,8 +235,8 @@ def score_dataset(form: Format, raw: Frame) -> dict[str, Any]:
     repeats = "unique_tokens" in table and bool((table["unique_tokens"] < 0.999 * table["tokens"]).any())
     if repeats:
         candidates["data_constrained"] = DataConstrained
-        candidates["data_constrained_skaling"] = DataConstrainedSkaling
-    default = "data_constrained_skaling_prior" if repeats else "skaling_prior"
+        candidates["overfitting"] = OverfittingPenalty
+    default = "overfitting_prior" if repeats else "skaling_prior"
     laws = {}
     for name, kind in candidates.items():
         for label, prior in ((name, False), (f"{name}_prior", True)):

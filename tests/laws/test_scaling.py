@@ -17,9 +17,9 @@ from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
-    DataConstrainedSkaling,
     Farseer,
     Kaplan,
+    OverfittingPenalty,
     OverTraining,
     SizeTokenLaw,
     Skaling,
@@ -30,7 +30,7 @@ from decaylaws.laws.scaling.repeats import effective_log
 from decaylaws.laws.uncertainty import coverage
 
 LAWS: list[type[SizeTokenLaw]] = [
-    Kaplan, Chinchilla, OverTraining, Skaling, Farseer, DataConstrained, DataConstrainedSkaling,
+    Kaplan, Chinchilla, OverTraining, Skaling, Farseer, DataConstrained, OverfittingPenalty,
 ]  # fmt: skip
 
 
@@ -162,6 +162,41 @@ class TestRepeats:
         law = DataConstrained().fit(table, simulated(truth, table, 5e-4, 1))
         assert law.params_["R_D"] == pytest.approx(15.39, rel=0.1)
         assert law.params_["R_N"] == pytest.approx(5.31, rel=0.2)
+
+
+class TestOverfitting:
+    TRUTH = OverfittingPenalty.from_params(
+        {**PUBLISHED["chinchilla_epoch"], "P": 2e-4, "delta": 1.4, "kappa": 1.2}
+    )  # fmt: skip
+
+    def test_turns_up_with_epochs_and_sooner_for_larger_models(self) -> None:
+        epochs = np.geomspace(1, 200, 60)
+        best = []
+        for params in (1e8, 1e9):
+            table = pd.DataFrame({"params": params, "tokens": 1e8 * epochs, "unique_tokens": 1e8})
+            best.append(int(np.argmin(self.TRUTH.predict(table))))
+        assert len(epochs) - 1 > best[0] > best[1] > 0
+
+    def test_without_repeats_is_chinchilla(self) -> None:
+        np.testing.assert_allclose(self.TRUTH.predict(grid()), TRUTH.predict(grid()), rtol=1e-12)
+
+    def test_penalty_is_recovered(self) -> None:
+        rng = np.random.default_rng(0)
+        table = grid()
+        table["unique_tokens"] = table["tokens"] / np.exp(rng.uniform(0, 5, len(table)))
+        law = OverfittingPenalty().fit(table, simulated(self.TRUTH, table, 1e-3, 1))
+        assert law.params_["delta"] == pytest.approx(1.4, rel=0.05)
+        assert law.params_["kappa"] == pytest.approx(1.2, rel=0.05)
+
+    def test_predicts_upturns_that_effective_tokens_cannot(self, shared_data: Path) -> None:
+        runs = pd.read_csv(shared_data / "datablations" / "runs.csv").rename(columns={"val_loss": "loss"})
+        fit, rest = runs[runs["use"] == "fit"], runs[runs["use"] == "predict"]
+        errors = [
+            np.mean(np.abs(kind(prior=True).fit(fit).predict(rest) / rest["loss"] - 1))
+            for kind in (OverfittingPenalty, DataConstrained)
+        ]
+        assert errors[0] < 0.04
+        assert errors[0] < 0.7 * errors[1]
 
 
 class TestRecovery:

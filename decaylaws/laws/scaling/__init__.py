@@ -1,4 +1,4 @@
-"""Loss from size and tokens: Kaplan, Chinchilla, over-training, Skaling, Farseer, data-constrained."""
+"""Loss from size and tokens, and what follows from it: compute-optimal runs, best LR and batch, a decay's gain."""
 
 from decaylaws.laws.scaling.decay_gain import DecayGain
 from decaylaws.laws.scaling.frontier import EnvelopeFrontier, IsoFlopFrontier, optimal_allocation
@@ -7,9 +7,9 @@ from decaylaws.laws.scaling.laws import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
-    DataConstrainedSkaling,
     Farseer,
     Kaplan,
+    OverfittingPenalty,
     OverTraining,
     Skaling,
 )
@@ -20,13 +20,13 @@ __all__ = [
     "PUBLISHED_STEP_LAW",
     "Chinchilla",
     "DataConstrained",
-    "DataConstrainedSkaling",
     "DecayGain",
     "EnvelopeFrontier",
     "Farseer",
     "IsoFlopFrontier",
     "Kaplan",
     "OverTraining",
+    "OverfittingPenalty",
     "SizeTokenLaw",
     "Skaling",
     "StepLaw",

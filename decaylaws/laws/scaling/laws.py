@@ -8,6 +8,7 @@ from types import MappingProxyType
 from decaylaws.laws.scaling.families import Family, PowerSum
 from decaylaws.laws.scaling.farseer import FarseerFamily
 from decaylaws.laws.scaling.law import SizeTokenLaw
+from decaylaws.laws.scaling.overfitting import Overfitting
 from decaylaws.laws.scaling.repeats import RepeatedData
 
 # Hoffmann (both readings), Muennighoff, OLMo ladder and Skaling report exponents between .2 and .55, k from
@@ -18,7 +19,7 @@ _OVER_TRAINING = PowerSum(fixed={"log_k": 0.0}, tied={"log_beta": "log_alpha"}, 
 _SKALING = PowerSum(priors={**_EXPONENTS, "log_k": (0.45, 0.5)})
 _KAPLAN = PowerSum(fixed={"E": 0.0, "log_beta": 0.0}, priors={"log_alpha": (0.8, 0.5), "log_k": (0.095, 0.5)})
 _DATA_CONSTRAINED = RepeatedData(_CHINCHILLA)
-_DATA_CONSTRAINED_SKALING = RepeatedData(_SKALING)
+_OVERFITTING = Overfitting(_CHINCHILLA)
 _FARSEER = FarseerFamily()
 
 
@@ -94,13 +95,18 @@ class DataConstrained(SizeTokenLaw):
         return _DATA_CONSTRAINED
 
 
-class DataConstrainedSkaling(SizeTokenLaw):
-    """Skaling on effective tokens and parameters under repetition; reads the same columns."""
+class OverfittingPenalty(SizeTokenLaw):
+    """Lovelace et al. 2026: Chinchilla on all tokens plus ``P R^delta (N / U)^kappa`` for ``R`` repeats of
+    ``U``.
+
+    Reads ``unique_tokens`` like :class:`DataConstrained`, and does turn up. Few records show enough
+    over-fitting to determine the two exponents: fit it with ``prior=True``.
+    """
 
     @property
     def family(self) -> Family:
         """Eight parameters."""
-        return _DATA_CONSTRAINED_SKALING
+        return _OVERFITTING
 
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = MappingProxyType(
