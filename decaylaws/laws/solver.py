@@ -39,6 +39,7 @@ class Solution:
         residuals: residuals at ``theta``, unweighted, shape ``[n]``.
         jacobian: their derivatives, unweighted, shape ``[n, p]``.
         prior_precision: ``(noise_sd / prior_sd)^2`` of every parameter, shape ``[p]``.
+        prior_mean: centre of the prior, 0 where there is none, shape ``[p]``.
     """
 
     theta: Array
@@ -46,6 +47,7 @@ class Solution:
     residuals: Array
     jacobian: Array
     prior_precision: Array
+    prior_mean: Array
 
     def covariance(self, noise_variance: float | None = None) -> Array:
         """Gauss-Newton covariance of the parameters, shape ``[p, p]``.
@@ -384,7 +386,14 @@ def _solution(
         num_params=int(np.count_nonzero(~fixed)),
         seconds=time.perf_counter() - began,
     )
-    return Solution(theta, report, problem.residuals(theta), problem.jacobian(theta), problem.prior_precision)
+    return Solution(
+        theta,
+        report,
+        problem.residuals(theta),
+        problem.jacobian(theta),
+        problem.prior_precision,
+        problem.prior_mean,
+    )
 
 
 def _status(converged: bool, condition: float, at_bounds: tuple[str, ...], agreeing: float) -> FitStatus:

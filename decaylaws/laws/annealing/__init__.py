@@ -1,7 +1,8 @@
 """Laws that predict the loss curve of any LR schedule from a few curves."""
 
 from decaylaws.laws.annealing.curves import LossCurve, LrPath, knot_path, lr_path, warmup_tokens
-from decaylaws.laws.annealing.estimator import Evidence, ScheduleLaw
+from decaylaws.laws.annealing.estimator import ScheduleLaw
+from decaylaws.laws.annealing.evidence import Evidence
 from decaylaws.laws.annealing.family import Family
 from decaylaws.laws.annealing.kernels import Kernel, Parameter
 from decaylaws.laws.annealing.laws import (

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units
+from decaylaws.laws.annealing.evidence import Evidence, evidence_of, spread_out
 from decaylaws.laws.annealing.family import PER_MODEL, Family
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import cluster_weights, quantile_interval
+from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
 from decaylaws.schedules import Schedule
 
 # Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.
@@ -28,29 +29,14 @@ _NUM_OWN = len(PER_MODEL)
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Range of the schedules that a law was fitted on.
-
-    Attributes:
-        longest_tokens: longest evaluated horizon.
-        lowest_peak: lowest peak LR.
-        highest_peak: highest peak LR.
-        lowest_end: lowest LR at a last evaluation.
-    """
-
-    longest_tokens: float
-    lowest_peak: float
-    highest_peak: float
-    lowest_end: float
-
-
-@dataclass(frozen=True)
 class _Group:
     """One fitted curve: its path, log losses, and where its model's parameters stand."""
 
     path: LrPath
     log_loss: Array
     model: int
+    params: float | None
+    weights: Array
 
 
 class ScheduleLaw(Law):
@@ -106,7 +92,7 @@ class ScheduleLaw(Law):
         curves = self._checked(X)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
-        self.evidence_ = _evidence(curves)
+        self.evidence_ = evidence_of(curves)
         sizes = {curve.model: curve.params for curve in curves}
         self._sizes = sizes if all(sizes.values()) else dict.fromkeys(sizes)
         groups, cuts = self._groups(curves)
@@ -132,7 +118,7 @@ class ScheduleLaw(Law):
         """
         self._require_fitted()
         paths = self._paths(X)
-        mean = np.concatenate([self._value(curve, path, self._theta) for path, curve in paths])
+        mean = np.concatenate([self._value(curve, path) for path, curve in paths])
         if interval is None:
             return mean
         rng = np.random.default_rng(self.seed)
@@ -143,19 +129,23 @@ class ScheduleLaw(Law):
     def predict_draws(self, X: Sequence[LossCurve]) -> Array:
         """Predictions under every draw of the parameters, shape ``[num_draws, n]``, without the noise of runs.
 
-        Differences between schedules are taken draw by draw, so that what they share cancels. On long curves the
-        draws' deviations are interpolated between 64 evaluations.
+        Differences between schedules are taken draw by draw, so that what they share cancels. Draws are carried
+        through the law's derivatives: they stem from one linear step, which exact values would not honour in
+        directions that the data leave open. On long curves they are interpolated between 64 evaluations.
         """
         self._require_fitted()
         return np.concatenate([self._curve_draws(curve) for curve in X], axis=1)
 
     def _curve_draws(self, curve: LossCurve) -> Array:
-        few = curve.select(_spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
+        few = curve.select(spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
         path = lr_path(few.schedule, few.tokens, **self.units_)
-        centre = self._value(few, path, self._theta)
-        deviations = [self._value(few, path, theta) - centre for theta in self.draws_]
-        mean = self._value(curve, lr_path(curve.schedule, curve.tokens, **self.units_), self._theta)
-        return mean + np.array([np.interp(curve.tokens, few.tokens, row) for row in deviations])
+        weights = self._own_weights(curve)
+        _, by_shared, by_own = self._evaluate(path, curve.params, weights, self._theta)
+        by_models = (by_own[:, None, :] * weights[None]).reshape(len(by_own), -1)
+        deviations = (self.draws_ - self._theta) @ np.concatenate([by_shared, by_models], axis=1).T
+        return self.predict([curve]) + np.array(
+            [np.interp(curve.tokens, few.tokens, row) for row in deviations]
+        )
 
     def predict_loss(
         self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
@@ -169,9 +159,10 @@ class ScheduleLaw(Law):
 
     def predict_path(self, path: LrPath, *, model: str | None = None) -> Array:
         """Loss at the evaluations ``[n]`` of a path made in :attr:`units_`: the inner loop of searches."""
-        index = self.models_.index(model or self.models_[-1])
-        value, _, _ = self._evaluate(path, index, self._theta)
-        return value + self.transients_[self.models_[index]].value(path.progress)
+        name = model or self.models_[-1]
+        weights = self._indicator(self.models_.index(name))
+        value, _, _ = self._evaluate(path, self._sizes[name], weights, self._theta)
+        return value + self.transients_[name].value(path.progress)
 
     # Fitting ---------------------------------------------------------------------------------------------
 
@@ -207,7 +198,9 @@ class ScheduleLaw(Law):
             kept = self._kept(curve, cuts[curve.model])
             if kept is not None:
                 path = lr_path(kept.schedule, kept.tokens, **self.units_)
-                groups.append(_Group(path, np.log(kept.loss), self.models_.index(curve.model)))
+                index = self.models_.index(curve.model)
+                params = self._sizes[curve.model]
+                groups.append(_Group(path, np.log(kept.loss), index, params, self._indicator(index)))
         if not any(len(group.path.drops) for group in groups):
             raise InvalidValueError(
                 "curves",
@@ -223,7 +216,7 @@ class ScheduleLaw(Law):
         beyond = np.flatnonzero(path.progress >= cut)
         if len(beyond) == 0:
             return None
-        return curve.select(beyond[_spread_out(len(beyond), self.max_points)])
+        return curve.select(beyond[spread_out(len(beyond), self.max_points)])
 
     def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
         family = self._family()
@@ -273,14 +266,14 @@ class ScheduleLaw(Law):
     def _residuals(self, theta: Array, groups: Sequence[_Group]) -> Array:
         parts = []
         for group in groups:
-            value, _, _ = self._evaluate(group.path, group.model, theta)
+            value, _, _ = self._evaluate(group.path, group.params, group.weights, theta)
             parts.append(np.log(np.maximum(value, 1e-3)) - group.log_loss)
         return np.concatenate(parts)
 
     def _jacobian(self, theta: Array, groups: Sequence[_Group]) -> Array:
         num_shared, blocks = self._num_shared(), []
         for group in groups:
-            value, by_shared, by_own = self._evaluate(group.path, group.model, theta)
+            value, by_shared, by_own = self._evaluate(group.path, group.params, group.weights, theta)
             block = np.zeros((len(value), len(theta)))
             first = num_shared + _NUM_OWN * group.model
             block[:, :num_shared] = by_shared
@@ -291,37 +284,17 @@ class ScheduleLaw(Law):
     # Uncertainty -----------------------------------------------------------------------------------------
 
     def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
-        """One Newton step from the optimum per draw of run weights and prior centres (randomised MAP).
-
-        Directions that the runs determine vary as the runs do; those that only the prior holds vary as the
-        prior.
-        """
         clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])
-        sd = np.array([parameter.prior_sd for parameter in self._parameters])
-        lower = np.array([parameter.lower for parameter in self._parameters])
-        upper = np.array([parameter.upper for parameter in self._parameters])
-        free = lower < upper
-        jacobian, residuals = solution.jacobian[:, free], solution.residuals
-        size = np.maximum(np.abs(residuals), 1e-12)
-        robust = np.minimum(1.0, _NOISE / size)
-        precision = np.where(np.isfinite(sd), (_NOISE / np.where(np.isfinite(sd), sd, 1.0)) ** 2, 0.0)[free]
-        rng = np.random.default_rng(self.seed)
-        draws = np.tile(solution.theta, (self.num_draws, 1))
-        for row, weights in enumerate(cluster_weights(clusters, self.num_draws, seed=self.seed)):
-            weighted = (weights * robust)[:, None] * jacobian
-            centre = np.where(
-                np.isfinite(sd), rng.normal(size=len(sd)) * np.where(np.isfinite(sd), sd, 0), 0
-            )[free]
-            pull = weighted.T @ residuals + precision * (self._off_centre(solution.theta)[free] - centre)
-            base = ((robust[:, None] * jacobian).T @ residuals) + precision * self._off_centre(
-                solution.theta
-            )[free]
-            step = np.linalg.lstsq(weighted.T @ jacobian + np.diag(precision), pull - base, rcond=1e-12)[0]
-            draws[row, free] -= step
-        return np.clip(draws, lower, upper)
-
-    def _off_centre(self, theta: Array) -> Array:
-        return theta - np.array([parameter.start for parameter in self._parameters])
+        return one_step_draws(
+            solution,
+            clusters,
+            num_draws=self.num_draws,
+            seed=self.seed,
+            lower=np.array([parameter.lower for parameter in self._parameters]),
+            upper=np.array([parameter.upper for parameter in self._parameters]),
+            huber_delta=_NOISE,
+            noise_sd=_NOISE,
+        )
 
     @staticmethod
     def _run_spread(solution: Solution, groups: Sequence[_Group]) -> float:
@@ -346,24 +319,26 @@ class ScheduleLaw(Law):
         known = [value for value in self._sizes.values() if value]
         return 0.0 if not params or not known else float(np.log(params) - np.mean(np.log(known)))
 
-    def _evaluate(self, path: LrPath, model: int, theta: Array) -> tuple[Array, Array, Array]:
+    def _evaluate(
+        self, path: LrPath, params: float | None, weights: Array, theta: Array
+    ) -> tuple[Array, Array, Array]:
+        """Loss and derivatives for a model whose own parameters are weighted sums of the fitted models'."""
         num_shared = self._num_shared()
-        first = num_shared + _NUM_OWN * model
-        own = theta[first : first + _NUM_OWN]
-        return self._family().value(
-            path, theta[:num_shared], own, self._log_size(self._sizes[self.models_[model]])
-        )
+        own = (weights * theta[num_shared:].reshape(-1, _NUM_OWN)).sum(axis=0)
+        return self._family().value(path, theta[:num_shared], own, self._log_size(params))
 
-    def _value(self, curve: LossCurve, path: LrPath, theta: Array) -> Array:
+    def _value(self, curve: LossCurve, path: LrPath) -> Array:
+        value, _, _ = self._evaluate(path, curve.params, self._own_weights(curve), self._theta)
+        transient = self.transients_.get(curve.model)
+        return value if transient is None else value + transient.value(path.progress)
+
+    def _indicator(self, model: int) -> Array:
+        return np.repeat(np.eye(len(self.models_))[model][:, None], _NUM_OWN, axis=1)
+
+    def _own_weights(self, curve: LossCurve) -> Array:
+        """Weights ``[models, 4]`` of the fitted parameters; another size lies on the line through them in N^-1/3."""
         if curve.model in self.models_:
-            value, _, _ = self._evaluate(path, self.models_.index(curve.model), theta)
-            return value + self.transients_[curve.model].value(path.progress)
-        num_shared = self._num_shared()
-        own = self._own_of_size(curve, theta[num_shared:].reshape(-1, _NUM_OWN))
-        return self._family().value(path, theta[:num_shared], own, self._log_size(curve.params))[0]
-
-    def _own_of_size(self, curve: LossCurve, fitted: Array) -> Array:
-        """Parameters of a model that was not fitted, from the line through the fitted ones in ``N^-1/3``."""
+            return self._indicator(self.models_.index(curve.model))
         sizes = [self._sizes[model] for model in self.models_]
         if curve.params is None or None in sizes or len(set(sizes)) < 2:
             raise InvalidValueError(
@@ -373,9 +348,9 @@ class ScheduleLaw(Law):
                 "For another size, give 'params' and fit curves of at least two sizes.",
             )
         line = np.column_stack([np.ones(len(sizes)), np.array(sizes, dtype=float) ** (-1 / 3)])
-        slopes = np.linalg.lstsq(line, fitted[:, :2], rcond=None)[0]
-        level = np.array([1.0, curve.params ** (-1 / 3)]) @ slopes
-        return np.concatenate([level, fitted[:, 2:].mean(axis=0)])
+        onto_line = np.array([1.0, curve.params ** (-1 / 3)]) @ np.linalg.pinv(line)
+        mean = np.full(len(sizes), 1 / len(sizes))
+        return np.column_stack([onto_line, onto_line, mean, mean])
 
     def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
         """Progress and residuals of a model's evaluations inside the burn-in."""
@@ -384,7 +359,8 @@ class ScheduleLaw(Law):
             if curve.model != model:
                 continue
             path = lr_path(curve.schedule, curve.tokens, **self.units_)
-            value, _, _ = self._evaluate(path, self.models_.index(model), self._theta)
+            weights = self._indicator(self.models_.index(model))
+            value, _, _ = self._evaluate(path, self._sizes[model], weights, self._theta)
             early = path.progress < cut
             progress.append(path.progress[early])
             residuals.append((curve.loss - value)[early])
@@ -418,14 +394,3 @@ class ScheduleLaw(Law):
         self.transients_ = {model: Transient(*values) for model, values in state["transients"].items()}
         self.run_sd_ = state["run_sd"]
         self.evidence_ = Evidence(**state["evidence"])
-
-
-def _spread_out(count: int, limit: int) -> NDArray[np.intp]:
-    """Indices of at most ``limit`` of ``count`` evaluations, evenly spread, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.intp))
-
-
-def _evidence(curves: Sequence[LossCurve]) -> Evidence:
-    peaks = [curve.schedule.peak_lr for curve in curves]
-    ends = [float(curve.schedule.lr(curve.tokens[-1])) for curve in curves]
-    return Evidence(max(float(curve.tokens[-1]) for curve in curves), min(peaks), max(peaks), min(ends))
