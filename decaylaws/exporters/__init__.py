@@ -20,6 +20,10 @@ from types import MappingProxyType
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.huggingface import export_huggingface
+from decaylaws.exporters.llm_foundry import export_llm_foundry
+from decaylaws.exporters.megatron import export_megatron
+from decaylaws.exporters.nanotron import export_nanotron
+from decaylaws.exporters.olmo_core import export_olmo_core
 from decaylaws.exporters.torchtitan import export_torchtitan
 from decaylaws.recipe import Recipe
 
@@ -27,7 +31,14 @@ __all__ = ["EXPORTERS", "Export", "ExportOptions", "export"]
 
 Exporter = Callable[[Recipe, ExportOptions | None], Export]
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
-    {"torchtitan": export_torchtitan, "huggingface": export_huggingface}
+    {
+        "torchtitan": export_torchtitan,
+        "huggingface": export_huggingface,
+        "olmo-core": export_olmo_core,
+        "megatron": export_megatron,
+        "nanotron": export_nanotron,
+        "llm-foundry": export_llm_foundry,
+    }
 )
 
 

@@ -13,7 +13,14 @@ from decaylaws.exporters.base import (
     single_stage,
     source_paths,
 )
-from decaylaws.exporters.notes import mixing_note, open_ends, state_notes, takes_optimizer
+from decaylaws.exporters.notes import (
+    START_FOLDER,
+    mixing_note,
+    open_ends,
+    start_checkpoint,
+    state_notes,
+    takes_optimizer,
+)
 from decaylaws.exporters.rules import transformers_wsd_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -21,7 +28,6 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 
 TARGET, VERSION = "huggingface", "5.23.0"
-MODEL_FOLDER = "start"
 _DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "1-sqrt", "constant": "linear"}
 
 
@@ -43,7 +49,7 @@ def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> 
     options = options or ExportOptions()
     stage = single_stage(recipe, TARGET)
     paths = source_paths(recipe)
-    model = options.model or recipe.handover.checkpoint or MODEL_FOLDER
+    model = options.model or start_checkpoint(recipe) or START_FOLDER
     sequences = global_batch_sequences(stage, options, TARGET)
     path = WarmupHoldDecay.of(recipe)
     schedule = _native_schedule(path)

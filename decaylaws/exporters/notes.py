@@ -6,6 +6,8 @@ import math
 
 from decaylaws.recipe import Recipe
 
+START_FOLDER = "start"
+
 
 def mixing_note(recipe: Recipe) -> tuple[str, ...]:
     """How far random draws of sequences will stray from the shares over the whole run."""
@@ -22,6 +24,12 @@ def takes_optimizer(recipe: Recipe) -> bool:
     handover = recipe.handover
     starts = handover.checkpoint is not None or handover.run_id is not None
     return starts and handover.optimizer_state == "load"
+
+
+def start_checkpoint(recipe: Recipe, folder: str = START_FOLDER) -> str | None:
+    """Where the target looks for the checkpoint; a recipe that only names its run expects it in ``folder``."""
+    handover = recipe.handover
+    return handover.checkpoint or (None if handover.run_id is None else folder)
 
 
 def open_ends(recipe: Recipe) -> tuple[str, ...]:
@@ -41,7 +49,10 @@ def state_notes(recipe: Recipe, checkpoint_format: str) -> tuple[str, ...]:
     handover = recipe.handover
     if handover.checkpoint is None and handover.run_id is None:
         return ("The recipe names no checkpoint: training starts from random weights.",)
-    start = handover.checkpoint or f"the checkpoint of run {handover.run_id}, whose path you must fill in"
+    start = (
+        handover.checkpoint
+        or f"the checkpoint of run {handover.run_id}, which the export expects in '{START_FOLDER}'"
+    )
     state = "with" if takes_optimizer(recipe) else "without"
     return (
         f"Starts from {start}, {state} its optimiser state, at LR {handover.lr:.6g}. {checkpoint_format}",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from decaylaws.exporters.base import Floats
+from decaylaws.exporters.wsd import WarmupHoldDecay
 
 _UNIT_DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda x: 1.0 - x,
@@ -74,3 +75,27 @@ def transformers_wsd_factors(
         return min_lr_ratio
 
     return np.array([factor(step) for step in range(num_steps)])
+
+
+def start_of_step_factors(path: WarmupHoldDecay, *, warmup_start: float = 0.0) -> Floats:
+    """Factors of trainers that ask their schedule for the LR at the *start* of each step, [num_steps].
+
+    Megatron-LM, nanotron (main), LLM Foundry 0.22 and levanter do; they differ in where a warm-up begins.
+
+    Args:
+        path: the path in whole steps; its decay ends at ``end_lr``.
+        warmup_start: factor at the first step of a warm-up.
+    """
+    floor = path.end_lr / path.peak_lr
+    warmup_end = path.warmup_steps
+    hold_end = warmup_end + path.hold_steps
+
+    def factor(step: int) -> float:
+        if step < warmup_end:
+            return warmup_start + (1.0 - warmup_start) * step / warmup_end
+        if step < hold_end or path.decay_steps == 0:
+            return 1.0
+        unit = _UNIT_DECAYS[path.decay_shape]((step - hold_end) / path.decay_steps)
+        return floor + (1.0 - floor) * unit
+
+    return np.array([factor(step) for step in range(path.num_steps)])

@@ -17,7 +17,7 @@ from decaylaws.exporters.base import (
     single_stage,
     source_paths,
 )
-from decaylaws.exporters.notes import mixing_note, open_ends, state_notes
+from decaylaws.exporters.notes import START_FOLDER, mixing_note, open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -75,7 +75,7 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
         local_batch_size=options.local_batch_size,
         seed=recipe.seed,
         optimizer=recipe.optimizer,
-        checkpoint=recipe.handover.checkpoint,
+        checkpoint=start_checkpoint(recipe, folder=f"/{START_FOLDER}"),
         load_optimizer=recipe.handover.optimizer_state == "load",
         output=options.output,
     )

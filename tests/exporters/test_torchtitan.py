@@ -72,8 +72,9 @@ def test_open_ends_are_named(make_recipe, target: str) -> None:
     )
     result = export(recipe, target)
     assert any("data/math." in note for note in result.notes)
-    assert any("run abc, whose path you must fill in" in note for note in result.notes)
+    assert any("run abc, which the export expects in 'start'" in note for note in result.notes)
     assert any("data/math" in text for text in result.files.values())
+    assert any("start" in text for text in result.files.values())
     assert not any("data/unused" in text for text in result.files.values())
 
 

@@ -1,0 +1,125 @@
+"""OLMo-core 3.0.0: the source mixture as YAML, scheduler and trainer settings as a Python module."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from decaylaws.exporters.base import (
+    Export,
+    ExportOptions,
+    Floats,
+    global_batch_sequences,
+    max_abs_error,
+    single_stage,
+    source_paths,
+)
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
+from decaylaws.exporters.piecewise import knots
+from decaylaws.exporters.templates import render
+from decaylaws.recipe import Recipe
+from decaylaws.recipe.files import to_yaml
+
+TARGET, VERSION = "olmo-core", "3.0.0"
+AUTO_TOLERANCE = 1e-3
+
+
+def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Export:
+    """The recipe as ``source_mixture.yaml`` and ``midtrain_olmo_core.py``.
+
+    ``ComposableScheduler`` joins straight lines over tokens, so any path can be told to within a tolerance.
+    The trainer counts a step's tokens before it asks for the LR of the step; the lines run through the
+    recipe's LR at these counts.
+
+    Args:
+        recipe: one mixture, one batch size, one sequence length; sources with paths to raw token arrays.
+        options: ``lr_rule`` ``auto`` keeps within 0.1 % of the peak LR (or ``tolerance``, if smaller),
+            ``native`` within ``tolerance``, ``exact`` draws as many lines as the path needs.
+
+    Raises:
+        NotRepresentableError: what one run of OLMo-core cannot hold.
+    """
+    options = options or ExportOptions()
+    stage = single_stage(recipe, TARGET)
+    global_batch_sequences(stage, options, TARGET)
+    stages = _stages(recipe, stage.batch_tokens, _tolerance(options))
+    step_lrs = composable_lrs(stages, stage.batch_tokens, recipe.num_steps)
+    mixture = {"sources": [_source(recipe, name, path) for name, path in source_paths(recipe).items()]}
+    text = render(
+        "olmo_core.py.j2",
+        name=recipe.name,
+        version=VERSION,
+        stages=stages,
+        tokens=recipe.num_steps * stage.batch_tokens,
+        batch_tokens=stage.batch_tokens,
+        seq_len=stage.seq_len,
+        seed=recipe.seed,
+        optimizer=recipe.optimizer,
+        lr=float(step_lrs[0]),
+        checkpoint=start_checkpoint(recipe),
+        load_optimizer=recipe.handover.optimizer_state == "load",
+    )
+    return Export(
+        target=TARGET,
+        target_version=VERSION,
+        files={"source_mixture.yaml": to_yaml(mixture), "midtrain_olmo_core.py": text},
+        step_lrs=step_lrs,
+        max_abs_lr_error=max_abs_error(step_lrs, recipe),
+        realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
+        notes=(
+            f"The LR path is {len(stages)} straight lines; it does not stretch with the trainer's duration.",
+            "Sources are headerless arrays of token ids (uint16 or uint32), not files of numpy.save.",
+            "Small runs are rounded up to whole batches, which can shift their shares by a few points.",
+            *open_ends(recipe),
+            *state_notes(recipe, "The trainer's own state is left behind: its step count would end the run."),
+        ),
+    )
+
+
+def _tolerance(options: ExportOptions) -> float:
+    if options.lr_rule == "exact":
+        return 1e-12
+    return options.tolerance if options.lr_rule == "native" else min(options.tolerance, AUTO_TOLERANCE)
+
+
+def _stages(recipe: Recipe, batch_tokens: int, tolerance: float) -> list[dict[str, float]]:
+    """Straight lines through the recipe's LR at 1, 2, ... batches; the first begins half a step earlier."""
+    lrs = recipe.step_lrs()
+    before = max(0.0, 2 * lrs[0] - lrs[1]) if len(lrs) > 1 else lrs[0]
+    values = np.concatenate([[before], lrs])
+    corners = knots(values, tolerance * float(lrs.max()))
+    return [
+        {
+            "duration": (last - first) * batch_tokens,
+            "start_lr": float(values[first]),
+            "end_lr": float(values[last]),
+        }
+        for first, last in pairwise(corners)
+    ]
+
+
+def composable_lrs(stages: list[dict[str, float]], batch_tokens: int, num_steps: int) -> Floats:
+    """LR of ``ComposableScheduler`` with linear stages at 1, 2, ... ``num_steps`` batches, [num_steps]."""
+    ends = np.cumsum([0.0, *(stage["duration"] for stage in stages)])
+    lrs = []
+    for tokens in (step * batch_tokens for step in range(1, num_steps + 1)):
+        number = int(np.searchsorted(ends, tokens, side="right")) - 1
+        if number == len(stages):
+            lrs.append(stages[-1]["end_lr"])
+            continue
+        stage = stages[number]
+        progress = (tokens - ends[number]) / stage["duration"]
+        lrs.append(stage["start_lr"] + (stage["end_lr"] - stage["start_lr"]) * progress)
+    return np.array(lrs)
+
+
+def _source(recipe: Recipe, name: str, path: str) -> dict[str, object]:
+    source = recipe.sources[name]
+    return {
+        "source_name": name,
+        "target_ratio": recipe.shares()[name],
+        "paths": [path if path.endswith(".npy") else f"{path.rstrip('/')}/*.npy"],
+        # passes over the source that the run needs; OLMo-core refuses more than this
+        "max_repetition_ratio": max(1.0, source.max_epochs or source.epochs or 1.0),
+    }

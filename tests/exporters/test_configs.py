@@ -1,0 +1,161 @@
+"""OLMo-core, Megatron, nanotron, LLM Foundry: the written configuration, read back."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from decaylaws.errors import NotRepresentableError
+from decaylaws.exporters import ExportOptions, export
+from decaylaws.recipe import files
+
+BATCH_TOKENS, SEQUENCES = 256 * 64, 256
+NATIVE_FORMS = {
+    "olmo-core": ("linear", "cosine", "1-sqrt", "exponential", "wsd", "three-stage"),
+    "megatron": ("linear", "cosine", "1-sqrt"),
+    "nanotron": ("linear", "cosine", "1-sqrt"),
+    "llm-foundry": ("linear", "cosine"),
+}
+CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    return files._StrictLoader(text).get_single_data()
+
+
+@pytest.mark.parametrize("steps", [10, 1000, 24_000])
+@pytest.mark.parametrize(
+    ("target", "form"), [(t, form) for t, forms in NATIVE_FORMS.items() for form in forms]
+)
+def test_stated_error_is_the_error(make_recipe, target: str, form: str, steps: int) -> None:
+    recipe = make_recipe(form, steps, sources=CLEAN_SOURCES)
+    result = export(recipe, target, ExportOptions(tolerance=0.35))
+    assert len(result.step_lrs) == steps
+    assert result.max_abs_lr_error == np.abs(result.step_lrs - recipe.step_lrs()).max()
+    assert result.max_abs_lr_error <= (0.35 if steps == 10 else 0.03) * recipe.step_lrs().max()
+    assert dict(result.realised_shares) == {"web": 0.7, "math": 0.3}
+    with pytest.raises(NotRepresentableError, match="batch_tokens changes between stages"):
+        export(_two_batches(recipe), target)
+
+
+def _two_batches(recipe):
+    values = recipe.to_dict()
+    stage = values["stages"][0]
+    values["stages"] = [stage, stage | {"name": "big", "batch_tokens": 2 * stage["batch_tokens"]}]
+    return type(recipe).from_dict(values)
+
+
+@pytest.mark.parametrize("target", ["megatron", "nanotron", "llm-foundry"])
+def test_what_cannot_be_said_is_refused(make_recipe, target: str) -> None:
+    for form in ("exponential", "three-stage"):
+        with pytest.raises(NotRepresentableError, match="no LR path of the form"):
+            export(make_recipe(form, sources=CLEAN_SOURCES), target)
+    with pytest.raises(NotRepresentableError, match="takes no LR table"):
+        export(make_recipe(sources=CLEAN_SOURCES), target, ExportOptions(lr_rule="exact"))
+
+
+def test_olmo_core_draws_any_path(make_recipe) -> None:
+    recipe = make_recipe("exponential", 1000)
+    peak = recipe.step_lrs().max()
+    lines = {}
+    for rule, bound in (("native", 1e-2), ("auto", 1e-3), ("exact", 1e-9)):
+        result = export(recipe, "olmo-core", ExportOptions(lr_rule=rule))
+        assert result.max_abs_lr_error <= bound * peak
+        lines[rule] = int(result.notes[0].split()[4])
+    assert lines["native"] < lines["auto"] < 50 < lines["exact"]
+    # one straight line, shifted by half a step, is the linear decay itself
+    assert export(make_recipe("linear"), "olmo-core").max_abs_lr_error < 1e-12 * peak
+    mixture = _yaml(export(recipe, "olmo-core").files["source_mixture.yaml"])
+    assert [source["target_ratio"] for source in mixture["sources"]] == [0.3, 0.7]
+    assert [source["max_repetition_ratio"] for source in mixture["sources"]] == [4.0, 1.0]
+
+
+def test_olmo_core_itself_agrees(make_recipe, tmp_path: Path) -> None:
+    """Needs ai2-olmo-core 3.0.0."""
+    pytest.importorskip("olmo_core.data.source_mixture", exc_type=ImportError)
+    result = export(make_recipe("three-stage", 300), "olmo-core")
+    result.write(tmp_path)
+    spec = importlib.util.spec_from_file_location("exported_olmo_core", tmp_path / "midtrain_olmo_core.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    scheduler = module.scheduler()
+    theirs = [scheduler.get_lr(1.0, step * BATCH_TOKENS, 1) for step in range(1, 301)]
+    assert np.abs(np.array(theirs) - result.step_lrs).max() < 1e-15
+    sources = module.SourceMixtureList.from_yaml(str(tmp_path / "source_mixture.yaml"))
+    assert {source.source_name: source.target_ratio for source in sources.sources} == {
+        "web": 0.7,
+        "math": 0.3,
+    }
+    assert module.optimizer().betas == (0.9, 0.95)
+    assert module.trainer_settings()["load_optim_state"] is True
+
+
+def _flags(text: str) -> dict[str, list[str]]:
+    lines = [shlex.split(line) for line in text.splitlines()]
+    return {words[0]: words[1:] for words in lines}
+
+
+def test_megatron_counts_on_with_the_optimizer(make_recipe) -> None:
+    handover = {"lr": 6.1351e-5, "checkpoint": "/c/my run", "tokens": 1000 * BATCH_TOKENS}
+    recipe = make_recipe("1-sqrt", 200, sources=CLEAN_SOURCES, handover=handover)
+    flags = _flags(export(recipe, "megatron", ExportOptions(tolerance=0.1)).files["midtrain_megatron.args"])
+    assert flags["--train-samples"] == flags["--lr-decay-samples"] == [str(1200 * SEQUENCES)]
+    assert flags["--lr-wsd-decay-samples"] == [str(200 * SEQUENCES)]
+    assert flags["--lr-wsd-decay-style"] == ["minus_sqrt"]
+    assert flags["--load"] == ["/c/my run"]
+    assert flags["--override-opt_param-scheduler"] == []
+    assert flags["--data-path"] == ["0.3", "/data/math", "0.7", "/data/web"]
+    fresh = make_recipe(
+        "wsd", 1000, sources=CLEAN_SOURCES, handover=handover | {"lr": 0.0, "optimizer_state": "fresh"}
+    )
+    flags = _flags(export(fresh, "megatron").files["midtrain_megatron.args"])
+    assert "--finetune" in flags
+    assert flags["--train-samples"] == [str(1000 * SEQUENCES)]
+    assert flags["--lr-warmup-samples"] == [str(200 * SEQUENCES)]
+
+
+def test_megatron_refuses_blanks_and_new_warmups(make_recipe) -> None:
+    spaced = {"web": {"path": "/data/the web"}, "math": {"path": "/m"}, "unused": {}}
+    with pytest.raises(NotRepresentableError, match=r"sources\.web\.path holds a blank"):
+        export(make_recipe(sources=spaced), "megatron")
+    with pytest.raises(NotRepresentableError, match="a new warm-up needs optimizer_state: fresh"):
+        export(make_recipe("wsd", sources=CLEAN_SOURCES), "megatron")
+
+
+def test_nanotron_always_says_how_the_decay_ends(make_recipe) -> None:
+    handover = {"lr": 6.1351e-5, "checkpoint": "/c", "tokens": 500 * BATCH_TOKENS}
+    config = _yaml(export(make_recipe(handover=handover), "nanotron").files["midtrain_nanotron.yaml"])
+    assert config["optimizer"]["learning_rate_scheduler"] == {
+        "learning_rate": 6.1351e-5,
+        "lr_warmup_steps": 0,
+        "lr_warmup_style": "constant",
+        "lr_decay_style": "linear",
+        "lr_decay_starting_step": 0,
+        "lr_decay_steps": 1000,
+        "min_decay_lr": 0.0,
+    }
+    assert config["tokens"]["train_steps"] == 1500
+    with pytest.raises(NotRepresentableError, match="no whole number of its batches"):
+        export(make_recipe(handover=handover | {"tokens": 500 * BATCH_TOKENS + 1}), "nanotron")
+
+
+def test_llm_foundry_speaks_in_tokens(make_recipe) -> None:
+    config = _yaml(export(make_recipe(), "llm-foundry").files["midtrain_llm_foundry.yaml"])
+    assert config["max_duration"] == f"{1000 * BATCH_TOKENS}tok"
+    assert config["scheduler"] == {
+        "name": "inv_sqrt_with_warmup",
+        "t_warmup": "0tok",
+        "t_scale": f"{BATCH_TOKENS}tok",
+        "t_cooldown": f"{1000 * BATCH_TOKENS}tok",
+        "alpha_f_decay": 1.0,
+        "alpha_f_cooldown": 0.0,
+    }
+    assert config["optimizer"]["weight_decay"] == pytest.approx(0.1 * 6.1351e-5)
+    assert config["train_loader"]["dataset"]["streams"]["web"]["proportion"] == 0.7
