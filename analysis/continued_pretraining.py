@@ -1,0 +1,93 @@
+"""Continued pre-training with replay: losses at unseen replay shares, and the share that prevents forgetting.
+
+    python analysis/continued_pretraining.py --data DIR --json OUT
+
+``DIR`` holds ``continued_pretraining.csv`` (``run_tag``, ``step``, ``val_domain``, ``loss``, ``replay_share``,
+``use``) and ``valid_weights.csv``. Rows with ``use == "fit"`` are fitted; where there are no others, only the
+predictions' own fit error and the critical share are reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import parse_args, read_table, run, write_json
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.decay.replay import ReplayLaw
+
+TARGET = "python"
+BASE = {"general": 2.8734, TARGET: 1.8381}  # losses before continued pre-training (README of the records)
+ALTERNATIVES = {"d_cpt": ("d_cpt", "d_cpt"), "bimix": ("bimix", "bimix"), "log_share": ("log_share", "log_share"),
+                "own_tokens": ("own_tokens", "own_tokens")}  # fmt: skip
+
+
+def main() -> None:
+    given = parse_args(__doc__ or "")
+    rows = read_table(
+        given.data, "continued_pretraining.csv", ["step", "val_domain", "loss", "replay_share", "use"]
+    )
+    weights = read_table(given.data, "valid_weights.csv", ["val_domain", "valid_weight"])
+    weight = dict(zip(weights["val_domain"], weights["valid_weight"]))
+    rows = rows.rename(columns={"replay_share": "share", "step": "steps", "val_domain": "domain"})
+    fit = rows[(rows["use"] == "fit") & rows["domain"].isin([*weight, TARGET])]
+    if fit.empty or TARGET not in set(fit["domain"]):
+        raise InvalidValueError(
+            "use", sorted(set(rows["use"])), f"must mark rows to fit, {TARGET} among them"
+        )
+    predict = rows[(rows["use"] != "fit") & rows["domain"].isin([*weight, TARGET])]
+    law = fitted("log_share", "own_tokens", fit, weight)
+    longest = float(fit["steps"].max())
+    share = law.critical_share(longest, BASE["general"])
+    report = {"critical_replay_share": share, **errors(law, predict, weight), "fit": errors(law, fit, weight)}
+    report["alternatives"] = {
+        name: errors(fitted(*forms, fit, weight), predict, weight) for name, forms in ALTERNATIVES.items()
+    }
+    report["predictions"] = predictions(law, predict)
+    write_json(given.json, report)
+    print(f"critical replay share {share:.3f}; mean absolute error on unseen rows {report['weighted_mae']}")
+
+
+def fitted(old_form: str, new_form: str, fit: pd.DataFrame, weight: dict[str, float]) -> ReplayLaw:
+    law = ReplayLaw([TARGET], old_form, new_form, base_losses=BASE, weights=weight)
+    return law.fit(fit, fit["loss"])
+
+
+def errors(law: ReplayLaw, rows: pd.DataFrame, weight: dict[str, float]) -> dict[str, Any]:
+    """Mean absolute errors by domain and share; the general domain is the weighted mean loss."""
+    if rows.empty:
+        return {"mae": {}, "weighted_mae": None, "by_share": {}}
+    off = rows.assign(predicted=law.predict(rows))
+    off = pd.concat([off, general(off, weight)], ignore_index=True)
+    off["error"] = (off["predicted"] - off["loss"]).abs()
+    by_domain = off.groupby("domain")["error"].mean().to_dict()
+    by_share = {
+        str(share): part.groupby("domain")["error"].mean().to_dict() for share, part in off.groupby("share")
+    }
+    old = [name for name in by_domain if name in weight]
+    weighted = float(np.average([by_domain[name] for name in old], weights=[weight[name] for name in old]))
+    return {"mae": by_domain, "weighted_mae": weighted, "by_share": by_share}
+
+
+def general(rows: pd.DataFrame, weight: dict[str, float]) -> pd.DataFrame:
+    """Weighted mean over the old domains of every share and step, predicted by the law of the mean's parts."""
+    old = rows[rows["domain"].isin(list(weight))]
+    parts = old.assign(weight=old["domain"].map(weight))
+    for column in ("loss", "predicted"):
+        parts[column] *= parts["weight"]
+    sums = parts.groupby(["share", "steps"], as_index=False)[["loss", "predicted", "weight"]].sum()
+    sums[["loss", "predicted"]] = sums[["loss", "predicted"]].div(sums["weight"], axis=0)
+    return sums.assign(domain="general")
+
+
+def predictions(law: ReplayLaw, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    if rows.empty:
+        return []
+    shown = rows[["share", "steps", "domain"]].assign(predicted=law.predict(rows), observed=rows["loss"])
+    return shown.to_dict("records")
+
+
+if __name__ == "__main__":
+    run(main)
