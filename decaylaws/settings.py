@@ -254,7 +254,8 @@ def parse_settings(content: Mapping[str, Any]) -> StudySettings:
 
 
 def _first_problem(error: ValidationError) -> InvalidValueError:
-    problem = error.errors()[0]
+    # a misspelt key is also a missing one: the misspelling is the cause
+    problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in problem["loc"]) or "study.yaml"
     if problem["type"] == "extra_forbidden":
         return InvalidValueError(

@@ -1,0 +1,194 @@
+"""Bad input: one error that names the field, the value and the remedy, a non-zero exit, the study as it was."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
+from decaylaws.mixtures import Mixture
+from decaylaws.settings import load_settings, parse_settings
+from decaylaws.study.layout import template_text
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return yaml.safe_load(template_text("demo"))
+
+
+def changed(settings: Settings, path: str, value: object) -> Settings:
+    """A copy with the value at a dotted path replaced or added."""
+    copied = copy.deepcopy(settings)
+    *parents, last = path.split(".")
+    here = copied
+    for part in parents:
+        here = here[part]
+    here[last] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("trunk.peak_lr", -1e-3, ["trunk.peak_lr", "-0.001", "greater than 0"]),
+        ("trunk.peak_lr", float("nan"), ["trunk.peak_lr"]),
+        ("trunk.mixture", {"narrative": 0.4, "reference": 0.5}, ["trunk", "sum to one", "0.9"]),
+        ("trunk.mixture", {"narative": 1.0}, ["trunk.mixture", "narative", "sources"]),
+        ("trunk.peek_lr", 1e-3, ["trunk.peek_lr", "not a known key"]),
+        ("sorces", {}, ["sorces", "not a known key"]),
+        ("design.decay_tokens", [], ["design.decay_tokens"]),
+        ("design.shapes", ["linaer"], ["design.shapes", "linaer"]),
+        ("proxy", "tiny", ["proxy", "tiny", "small"]),
+        ("batch_tokens", 1000, ["batch_tokens", "1000", "seq_len"]),
+        ("objective.weights", {"narrative": 0.0}, ["objective", "positive"]),
+        ("objective.guard_nats", -1, ["objective.guard_nats", "-1"]),
+        ("sources.code.upper", 1.5, ["sources.code.upper", "1.5"]),
+        ("sources.code.lower", 0.9, ["sources.code", "upper"]),
+        ("sources.code.format", "jsonl", ["sources.code", "path"]),
+        ("shapes.small.num_heads", 5, ["num_heads", "5", "d_model"]),
+        ("target.max_decay_tokens", 0, ["target.max_decay_tokens", "0"]),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: Settings, path: str, value: object, words: list[str]) -> None:
+    wrong = changed(settings, path, value)
+    if path == "sources.code.lower":
+        wrong["sources"]["code"]["upper"] = 0.5
+    with pytest.raises(InvalidValueError) as caught:
+        parse_settings(wrong)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_missing_key_is_named(settings: Settings) -> None:
+    del settings["trunk"]["tokens"]
+    with pytest.raises(InvalidValueError, match=r"trunk\.tokens.*required"):
+        parse_settings(settings)
+
+
+@pytest.mark.parametrize("text", ["{", "- 1", "a: [", "\t", "!!python/object:os.system {}", "x: *unknown"])
+def test_what_is_no_mapping_is_no_study(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises((DataError, InvalidValueError)) as caught:
+        load_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_sum_to_one() -> None:
+    with pytest.raises(InvalidValueError, match=r"0\.9"):
+        Mixture({"web": 0.5, "code": 0.4})
+
+
+def test_a_study_whose_caps_leave_no_mixture(settings: Settings) -> None:
+    from decaylaws.designs import CorpusFacts, Planner
+
+    checked = parse_settings(changed(settings, "design.decay_tokens", [10**9]))
+    facts = CorpusFacts("f", 4096, dict.fromkeys(checked.sources, 50_000))
+    with pytest.raises(InfeasibleError) as caught:
+        Planner(checked, facts).sweep()
+    assert "max_epochs" in str(caught.value)
+
+
+# Through the command line, in a process of its own -------------------------------------------------------------
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    """Hash of every file below ``root``."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from decaylaws.cli import main; sys.argv[0] = 'decaylaws'; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def small_study(root: Path, change: Callable[[Settings], None] = lambda settings: None) -> Path:
+    """A study with two JSON Lines sources."""
+    (root / "data").mkdir(parents=True)
+    for name in ("web", "code"):
+        rng = random.Random(name)
+        texts = (" ".join(f"{name}{rng.randrange(500)}" for _ in range(60)) for _ in range(60))
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (root / "data" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    settings = yaml.safe_load(template_text("study"))
+    settings["sources"] = {
+        "web": {"format": "jsonl", "path": "data/web.jsonl", "group": "general"},
+        "code": {"format": "jsonl", "path": "data/code.jsonl"},
+    }
+    settings["objective"]["weights"] = {"web": 1, "code": 1}
+    settings["tokenizer"] = {"vocab_size": 300}
+    change(settings)
+    (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return root
+
+
+def missing_file(settings: Settings) -> None:
+    settings["sources"]["code"]["path"] = "data/cod.jsonl"
+
+
+def typo(settings: Settings) -> None:
+    settings["objectve"] = settings.pop("objective")
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "words"),
+    [
+        ("prepare", missing_file, ["cod.jsonl"]),
+        ("prepare", typo, ["objectve"]),
+        ("plan", lambda settings: None, ["decaylaws prepare"]),
+        ("run", lambda settings: None, ["decaylaws plan"]),
+        ("fit", lambda settings: None, ["decaylaws run"]),
+        ("recommend", lambda settings: None, ["decaylaws fit"]),
+        ("confirm", lambda settings: None, ["decaylaws fit"]),
+        ("export", lambda settings: None, ["decaylaws recommend"]),
+        ("report", lambda settings: None, ["decaylaws recommend"]),
+    ],
+)
+def test_a_verb_that_cannot_work_says_why_and_changes_nothing(
+    tmp_path: Path, verb: str, change: Callable[[Settings], None], words: list[str]
+) -> None:
+    root = small_study(tmp_path / "study", change)
+    before = snapshot(root)
+    result = run_verb(verb, str(root))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert all(word in result.stderr for word in words), result.stderr
+    assert snapshot(root) == before
+
+
+def test_an_empty_source_and_a_changed_shard(tmp_path: Path) -> None:
+    root = small_study(tmp_path / "study")
+    text = (root / "data" / "code.jsonl").read_text(encoding="utf-8")
+    (root / "data" / "code.jsonl").write_text("", encoding="utf-8")
+    empty = run_verb("prepare", str(root))
+    assert empty.returncode == 2
+    assert "code" in empty.stderr
+    assert "Traceback" not in empty.stderr
+    (root / "data" / "code.jsonl").write_text(text, encoding="utf-8")
+    assert run_verb("prepare", str(root)).returncode == 0
+
+    (shard,) = (
+        path for path in (root / "corpus").rglob("*") if path.name.startswith("code") and "train" in path.name
+    )
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(bytes(content))
+    from proxy_runs.shards import TokenStore
+
+    with pytest.raises(DataError, match="changed since it was prepared"):
+        TokenStore.open(root / "corpus")
