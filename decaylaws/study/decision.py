@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import decaylaws
-from decaylaws.errors import StudyError
+from decaylaws.errors import NotRepresentableError, StudyError
 from decaylaws.exporters import EXPORTERS
 from decaylaws.exporters import export as export_recipe
 from decaylaws.laws.decay import DecayLaw
@@ -78,10 +78,24 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
 
 
 def export(study: Study, targets: Sequence[str] | None = None) -> list[str]:
-    """Write the recipe for other trainers, a folder each; returns what a person should know of them."""
+    """Write the recipe for other trainers, a folder each; returns what a person should know of them.
+
+    Args:
+        study: the study.
+        targets: names of exporters; ``None`` writes for all that can express the recipe.
+
+    Raises:
+        NotRepresentableError: a target that was asked for by name cannot express the recipe.
+    """
     recipe, lines = load_recipe(study), []
     for target in targets or sorted(EXPORTERS):
-        exported = export_recipe(recipe, target)
+        try:
+            exported = export_recipe(recipe, target)
+        except NotRepresentableError as error:
+            if targets:
+                raise
+            lines.append(f"{target}: not written. {error}")
+            continue
         exported.write(study.export_dir / target)
         lines.append(
             f"{target} {exported.target_version}: {', '.join(sorted(exported.files))} in "
