@@ -9,6 +9,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, export
+from decaylaws.recipe import files
 
 FORMS = ("linear", "cosine", "1-sqrt", "exponential", "wsd", "three-stage")
 
@@ -89,7 +90,7 @@ def test_bad_options_name_their_field(make_recipe) -> None:
         export(recipe, "torchtitan", ExportOptions(model="os:system('true') #"))
 
 
-@pytest.mark.parametrize("target", sorted(EXPORTERS))
+@pytest.mark.parametrize("target", sorted(set(EXPORTERS) - {"megatron"}))  # it refuses blanks
 def test_hostile_names_stay_data(make_recipe, target: str, tmp_path: Path) -> None:
     hostile = '"); import os; os.abort(); ("{{ 7*7 }}'
     base = make_recipe()
@@ -100,7 +101,19 @@ def test_hostile_names_stay_data(make_recipe, target: str, tmp_path: Path) -> No
         if name.endswith(".py"):
             strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
             assert hostile in strings
+        elif name.endswith(".yaml"):
+            assert any(
+                hostile in str(value) for value in _leaves(files._StrictLoader(text).get_single_data())
+            )
     assert [path.read_text() for path in result.write(tmp_path)] == list(result.files.values())
+
+
+def _leaves(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in (key, *_leaves(item))]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
 
 
 @pytest.mark.parametrize("form", FORMS)
