@@ -15,7 +15,6 @@ _LICENCE = re.compile(
 )
 _MIN_PARAGRAPH_CHARS = 60
 _MAX_LICENCE_CHARS = 600
-_MIN_DOCUMENT_BYTES = 200
 
 
 class SeenParagraphs:
@@ -54,15 +53,17 @@ class SeenParagraphs:
 
 @dataclass
 class Cleaner:
-    """Drops repeated paragraphs over all sources, licence notices outside code, and what is left too short.
+    """Drops repeated paragraphs over all sources, licence notices where asked, and what is left too short.
 
     Attributes:
-        keeps_licences: licence notices are part of source files and stay in them.
+        keeps_licences: whether licence notices stay; they are part of source files and of a user's own text.
+        min_bytes: shortest document to keep, in bytes of UTF-8.
         seen: paragraphs of all documents that were kept so far, of this source and of those before it.
         counts: what was dropped, by reason.
     """
 
     keeps_licences: bool
+    min_bytes: int
     seen: SeenParagraphs
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -70,7 +71,7 @@ class Cleaner:
         """The document without what it repeats; ``None`` when too little is left."""
         paragraphs = dict.fromkeys(_BLANK_LINE.split(document.text))
         text = "\n\n".join(paragraph for paragraph in paragraphs if self._keeps(paragraph)).strip("\n")
-        if len(text.encode()) < _MIN_DOCUMENT_BYTES:
+        if len(text.encode()) < self.min_bytes:
             self.counts["documents_too_short"] += 1
             return None
         self.seen.add_document(text)

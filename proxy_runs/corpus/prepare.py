@@ -211,18 +211,21 @@ class _Job:
         return dropped, overlap
 
     def _train_tokenizer(self, texts: Mapping[str, Texts]) -> None:
-        path = self.data / "tokenizer.json"
+        trained = self.work / "tokenizer.json"
         self.progress("tokenizer", 0, 1)
         if self.tokenizer.path:
-            ready = load_tokenizer(self.base / self.tokenizer.path)
-            with atomic_write(path) as handle:
-                handle.write(ready.to_str().encode())
-        elif not path.is_file():
-            limit = self.tokenizer.train_bytes_per_source
-            sample = (text for part in texts.values() for text in _sample(part, limit))
-            train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=path)
+            tokenizer = load_tokenizer(self.base / self.tokenizer.path)
+        else:
+            if not trained.is_file():
+                limit = self.tokenizer.train_bytes_per_source
+                sample = (text for part in texts.values() for text in _sample(part, limit))
+                train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=trained)
+            tokenizer = load_tokenizer(trained)
+        lengths = token_bytes(tokenizer)
+        with atomic_write(self.data / "tokenizer.json") as handle:
+            handle.write(tokenizer.to_str().encode())
         with atomic_write(self.data / "token_bytes.bin") as handle:
-            handle.write(token_bytes(load_tokenizer(path)).tobytes())
+            handle.write(lengths.tobytes())
         self.progress("tokenizer", 1, 1)
 
     def _encode(

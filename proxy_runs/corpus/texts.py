@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from decaylaws.errors import DataError, InvalidValueError
@@ -14,11 +16,11 @@ from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
 from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.embedded import EMBEDDED, embedded_documents
 from proxy_runs.corpus.generators import GENERATED, generated_documents
-from proxy_runs.corpus.readers import read_documents
+from proxy_runs.corpus.readers import read_documents, source_files
 
 SPLITS = ("train", "heldout")
 MAX_HELDOUT_BYTES = 4_000_000
-"""Held-out text of a source beyond this is trained on instead: it would only slow down every evaluation."""
+"""About as much as is held out of a large source: more would only slow down every evaluation."""
 
 GENERATED_BYTES = 2_000_000
 """What a generated source holds unless its settings say otherwise."""
@@ -64,6 +66,24 @@ class Source:
     def max_bytes(self) -> int | None:
         """Most bytes of text to take."""
         return self.settings.max_bytes or (GENERATED_BYTES if self.is_generated else None)
+
+    @cached_property
+    def expected_bytes(self) -> int:
+        """About how much text there is: the limit, or the size of a user's files; 0 where nobody knows."""
+        if self.settings.format == "embedded":
+            return self.max_bytes or 0
+        size = sum(file.stat().st_size for file in source_files(self.name, self.settings, self.base))
+        return min(size, self.max_bytes or size)
+
+    @cached_property
+    def heldout_fraction(self) -> float:
+        """Share of the documents that is held out; less than asked of a source that is large."""
+        return min(self.settings.heldout_fraction, MAX_HELDOUT_BYTES / max(1, self.expected_bytes))
+
+    def cleaner(self, seen: SeenParagraphs) -> Cleaner:
+        """What may be dropped: scraps and licence notices of installed packages, but nobody's own short rows."""
+        own = self.settings.format != "embedded"
+        return Cleaner(keeps_licences=own or self.name == "code", min_bytes=1 if own else 200, seen=seen)
 
     def documents(self) -> Iterator[tuple[float, Document]]:
         """Share of the source that is behind us (0 where unknown), and the next document."""
@@ -114,15 +134,16 @@ def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[f
         DataError: the source cannot be read, or leaves a split empty.
     """
     texts = Texts(directory, source.name)
-    cleaner = Cleaner(keeps_licences=source.name == "code", seen=seen)
+    cleaner = source.cleaner(seen)
     totals = dict.fromkeys((f"{split}_{what}" for split in SPLITS for what in ("documents", "bytes")), 0)
     with atomic_write(texts.path("train")) as train, atomic_write(texts.path("heldout")) as heldout:
         for share, document in _limited(source):
             kept = document if source.is_generated else cleaner.clean(document)
             if kept is None:
                 continue
-            split = _split(source, kept, heldout_bytes=totals["heldout_bytes"])
-            (heldout if split == "heldout" else train).write(json.dumps(kept.text).encode() + b"\n")
+            held = is_heldout(source.name, kept.key, fraction=source.heldout_fraction, seed=source.seed)
+            split, file = ("heldout", heldout) if held else ("train", train)
+            file.write(json.dumps(kept.text).encode() + b"\n")
             totals[f"{split}_documents"] += 1
             totals[f"{split}_bytes"] += len(kept.text.encode())
             yield share
@@ -148,27 +169,18 @@ def remember(texts: Texts, seen: SeenParagraphs) -> None:
 
 def _limited(source: Source) -> Iterator[tuple[float, Document]]:
     """Documents up to ``max_bytes``; the last one is cut at a line."""
-    left = source.max_bytes
+    limit = source.max_bytes or sys.maxsize
+    expected = source.expected_bytes or sys.maxsize
+    taken = 0
     for share, document in source.documents():
-        if left is None:
-            yield share, document
-            continue
         data = document.text.encode()
-        if len(data) > left:
-            cut = data[:left].decode(errors="ignore").rpartition("\n")[0]
+        if taken + len(data) > limit:
+            cut = data[: limit - taken].decode(errors="ignore").rpartition("\n")[0]
             if cut and not source.is_generated:
                 yield 1.0, Document(document.key, cut + "\n")
             return
-        left -= len(data)
-        yield max(share, 1 - left / (source.max_bytes or 1)), document
-
-
-def _split(source: Source, document: Document, *, heldout_bytes: int) -> str:
-    fraction = source.settings.heldout_fraction
-    chosen = is_heldout(source.name, document.key, fraction=fraction, seed=source.seed)
-    # Instances of generated text keep their side whatever happens: a rephrased question must not leak.
-    full = heldout_bytes >= MAX_HELDOUT_BYTES and not source.is_generated
-    return "heldout" if chosen and not full else "train"
+        taken += len(data)
+        yield min(1.0, max(share, taken / expected)), document
 
 
 def _require_text(source: Source, totals: dict[str, int]) -> None:
@@ -176,7 +188,7 @@ def _require_text(source: Source, totals: dict[str, int]) -> None:
     if not documents:
         raise DataError(
             f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
-            "Documents need at least 200 bytes that no other source has. Give it text or remove it."
+            "Text that an earlier source has as well does not count. Give it text or remove it."
         )
     for split in SPLITS:
         if not totals[f"{split}_documents"]:

@@ -17,6 +17,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.settings import SourceSettings, TokenizerSettings
 from proxy_runs.corpus import prepare
 from proxy_runs.corpus.prepare import prepare_corpus
+from proxy_runs.corpus.texts import Source
 from proxy_runs.shards import TokenStore
 
 TOKENIZER = TokenizerSettings(vocab_size=400, train_bytes_per_source=20_000)
@@ -111,8 +112,9 @@ def test_changed_input_is_noticed_and_the_old_shards_go(base):
 
 def test_a_damaged_shard_is_prepared_again(base):
     first = make(base)
-    path = base / "corpus" / first.sources["code"].train.file.path
-    path.write_bytes(path.read_bytes()[:-2] + b"\1\0")
+    for entry in (first.sources["code"].train.file, first.tokenizer):
+        path = base / "corpus" / entry.path
+        path.write_bytes(path.read_bytes()[:-2] + b"\1\0")
     with pytest.raises(DataError, match="changed since it was prepared"):
         TokenStore.open(base / "corpus")
     assert make(base).fingerprint == first.fingerprint
@@ -128,6 +130,39 @@ def test_generated_instances_never_share_a_split_and_heldout_documents_are_new(b
     )
     assert len(heldout) > 10
     assert not {part[1:] for part in train} & {part[1:] for part in heldout} - {()}
+
+
+def test_a_user_s_short_rows_and_licences_are_kept(base):
+    rows = [f"Q: {k} plus {k}? A: {2 * k}. All rights reserved." for k in range(200)]
+    (base / "mine.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    source = make(base).sources["mine"]
+    assert source.train.documents + source.heldout.documents == 200
+    assert source.train.text_bytes + source.heldout.text_bytes == sum(len(row) + 1 for row in rows)
+
+
+def test_max_bytes_bounds_a_user_s_source_and_progress_never_falls(base):
+    reports = []
+    limited = {"mine": SOURCES["mine"].model_copy(update={"max_bytes": 20_000}), "qa": SOURCES["qa"]}
+    make(
+        base,
+        sources=limited,
+        progress=lambda stage, done, total, note="": reports.append((stage, done / total)),
+    )
+    source = TokenStore.open(base / "corpus").manifest.sources["mine"]
+    assert 19_000 < source.train.text_bytes + source.heldout.text_bytes <= 20_000
+    for stage in ("text", "overlap", "tokenizer", "shards"):
+        shares = [share for name, share in reports if name == stage]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+
+
+def test_less_is_held_out_of_a_large_source(tmp_path):
+    with open(tmp_path / "large.txt", "wb") as file:
+        file.truncate(200_000_000)
+    large = Source("large", SourceSettings(format="text", path="large.txt"), tmp_path, 0)
+    assert large.heldout_fraction == pytest.approx(0.02)
+    limited = SourceSettings(format="text", path="large.txt", max_bytes=10_000_000)
+    assert Source("large", limited, tmp_path, 0).heldout_fraction == 0.1
 
 
 def test_heldout_documents_that_train_gives_away_are_dropped_and_counted(base):

@@ -103,7 +103,7 @@ def paragraph(number: int) -> str:
 
 
 def cleaner(**changes) -> Cleaner:
-    return Cleaner(**{"keeps_licences": False, "seen": SeenParagraphs(), **changes})
+    return Cleaner(**{"keeps_licences": False, "min_bytes": 200, "seen": SeenParagraphs(), **changes})
 
 
 def test_repeated_paragraphs_are_dropped_whitespace_aside():
