@@ -1,25 +1,23 @@
-"""Laws of size and tokens on published records: what each predicts of runs larger and longer than it has
-seen.
+"""Laws of size and tokens on published records: what each predicts of larger and longer runs.
 
     python analysis/size_token_law.py --data DIR --json OUT
 
-DIR is a folder of one of the formats below, or a folder of such folders. A format is known by its columns,
-not by the folder's name; rows with ``use`` = fit are fitted, every other row is scored.
+DIR is a folder of one of the formats below, or a folder of such folders. A format is known by its columns, not by the
+folder's name; rows with ``use`` = fit are fitted, every other row is scored.
 
     analyzing_chinchilla      points.csv: params, tokens, flops, loss
-    analyzing_chinchilla_240  points_240.csv: the same without ``use``; all rows are fitted and scored
-    (certified fit) gemstones                 points.csv: model, phase, val_loss; constant-LR points, a
-    model's points are one run datablations              runs.csv: unique_tokens, epochs
+    analyzing_chinchilla_240  points_240.csv: the same without ``use``; every row is fitted and scored
+    gemstones                 points.csv: model, phase, val_loss; undecayed points, those of a model are one run
+    datablations              runs.csv: unique_tokens, epochs
     steplaw                   runs.csv: lr, batch_seqs; the best run of every (size, tokens)
-    olmo_ladder               curves.csv: ce_*; the last point of every finished run, mean of the validation
-    sets
+    olmo_ladder               curves.csv: ce_*; the last point of every finished run, mean of the validation sets
 
-Each law is fitted twice: as published (the sum of Huber-log losses, nothing else), and, as ``<law>_prior``,
-with log-normal priors on the exponents, which a folder with two sizes cannot do without. The default is
-Skaling with priors, and where data repeat the over-fitting penalty with priors: Skaling extrapolated best in
-the Farseer grid, and priors cost nothing where the data decide. ``holdout_relative_error`` is the error on
-the upper quarter of the *fit* rows by compute, with the law fitted to the rest; nothing was chosen by the
-predict rows.
+Each law is fitted as published (the sum of Huber-log losses, nothing else); those with more than four parameters
+also as ``<law>_prior``, with log-normal priors on the exponents, which a folder of two sizes cannot do without. The
+default is ``skaling_prior``, and ``overfitting_prior`` where data repeat: Skaling holds Chinchilla's and Kaplan's
+coupling of size and tokens, priors cost nothing where the data decide, and of the laws of repetition the penalty
+predicts the most repeated *fit* rows best from the others. ``holdout_relative_error`` is the error on the upper
+quarter of the fit rows by compute, with the law fitted to the rest; nothing was chosen by the predict rows.
 """
 
 from __future__ import annotations
@@ -48,6 +46,7 @@ from decaylaws.laws.scaling import (
     optimal_allocation,
     published_optimum,
 )
+from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.uncertainty import coverage
 
 LAWS: dict[str, type[SizeTokenLaw]] = {
@@ -57,6 +56,7 @@ LAWS: dict[str, type[SizeTokenLaw]] = {
     "skaling": Skaling,
     "farseer": Farseer,
 }
+WITHOUT_PRIOR = ("kaplan", "over_training")  # four parameters: two sizes determine them
 STEPLAW_SEQUENCE_TOKENS = 2048
 UNFINISHED_LR = 0.2  # of the peak: a cosine to 10 % that stands above this has not ended
 BOOTSTRAP_DRAWS = 200
@@ -116,15 +116,17 @@ def read_steplaw(raw: Frame) -> Frame:
 
 def read_olmo(raw: Frame) -> Frame:
     """The last point of every finished run; loss averaged over the validation sets."""
-    last = raw.sort_values("tokens").groupby(["model_size", "run", "use"], as_index=False).last()
+    last = raw.sort_values("tokens").groupby(["model_size", "run", "use"]).tail(1)
     finished = last[last["lr"] <= UNFINISHED_LR * last["peak_lr"]]
     sets = [column for column in finished if column.startswith("ce_")]
     run_name = finished["model_size"] + " " + finished["run"]
-    return finished.assign(params=finished["params_nonemb"], loss=finished[sets].mean(axis=1), run=run_name)
+    return finished.assign(
+        params=finished["params_nonemb"], loss=finished[sets].mean(axis=1, skipna=False), run=run_name
+    )
 
 
 def score_chinchilla(raw: Frame) -> dict[str, Any]:
-    """Chinchilla's 95 % bootstrap intervals beside Besiroglu et al.'s, and its compute-optimal exponent."""
+    """Chinchilla's 95 % bootstrap intervals beside Besiroglu et al.'s, and its compute-optimal run."""
     table = read_points(raw)
     fit = table[table["use"] == "fit"]
     if len(fit) < MIN_BOOTSTRAP_ROWS:
@@ -188,12 +190,12 @@ POINT_COLUMNS = frozenset({"params", "tokens", "loss"})
 FORMATS = (
     Format("analyzing_chinchilla", "points.csv", POINT_COLUMNS, read_points, score_chinchilla),
     Format("analyzing_chinchilla_240", "points_240.csv", POINT_COLUMNS, read_points, score_chinchilla),
-    Format("gemstones", "points.csv", frozenset({"model", "phase", "params", "tokens"}), read_gemstones),
-    Format("datablations", "runs.csv", frozenset({"unique_tokens", "params", "val_loss"}), read_datablations),
+    Format("gemstones", "points.csv", frozenset({"model", "phase", "tokens", "use"}), read_gemstones),
+    Format("datablations", "runs.csv", frozenset({"unique_tokens", "val_loss", "use"}), read_datablations),
     Format(
-        "steplaw", "runs.csv", frozenset({"batch_seqs", "lr", "smooth_loss"}), read_steplaw, score_step_law
+        "steplaw", "runs.csv", frozenset({"batch_seqs", "smooth_loss", "use"}), read_steplaw, score_step_law
     ),
-    Format("olmo_ladder", "curves.csv", frozenset({"params_nonemb", "peak_lr", "lr"}), read_olmo),
+    Format("olmo_ladder", "curves.csv", frozenset({"params_nonemb", "peak_lr", "use"}), read_olmo),
 )
 
 
@@ -229,7 +231,11 @@ def recognised(folder: Path) -> list[tuple[Format, Frame]]:
 def score_dataset(form: Format, raw: Frame) -> dict[str, Any]:
     """Every law on one table: fitted to the fit rows, scored on the others."""
     table = form.read(raw)
+    for column in ("params", "tokens", "loss"):
+        positive(f"{form.name}.{column}", table[column])
     fit, rest = table[table["use"] == "fit"], table[table["use"] != "fit"]
+    if fit.empty:
+        raise DataError(f"{form.name} has no rows to fit: no 'use' is fit.")
     scored = rest if len(rest) else fit
     candidates = dict(LAWS)
     repeats = "unique_tokens" in table and bool((table["unique_tokens"] < 0.999 * table["tokens"]).any())
@@ -239,7 +245,8 @@ def score_dataset(form: Format, raw: Frame) -> dict[str, Any]:
     default = "overfitting_prior" if repeats else "skaling_prior"
     laws = {}
     for name, kind in candidates.items():
-        for label, prior in ((name, False), (f"{name}_prior", True)):
+        variants = {name: False} if name in WITHOUT_PRIOR else {name: False, f"{name}_prior": True}
+        for label, prior in variants.items():
             laws[label] = {**score_law(kind, fit, scored, prior=prior), "is_default": label == default}
     if form.extra is not None:
         laws |= form.extra(raw)

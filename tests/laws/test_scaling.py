@@ -320,6 +320,15 @@ class TestBadInput:
         with pytest.raises(InvalidValueError, match="params"):
             Chinchilla().fit(table, TRUTH.predict(table))
 
+    def test_more_unique_tokens_than_tokens(self) -> None:
+        table = grid().assign(unique_tokens=lambda runs: 1.5 * runs["tokens"], loss=TRUTH.predict(grid()))
+        with pytest.raises(InvalidValueError, match=r"unique_tokens\[0\]"):
+            DataConstrained().fit(table)
+
+    def test_no_rows(self) -> None:
+        with pytest.raises(InvalidValueError, match="params"):
+            Chinchilla().fit(grid().iloc[:0], [])
+
     def test_as_many_losses_as_rows(self) -> None:
         with pytest.raises(InvalidValueError, match="one loss for each"):
             Chinchilla().fit(grid(), np.ones(3))

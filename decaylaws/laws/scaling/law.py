@@ -83,8 +83,8 @@ class SizeTokenLaw(Law):
 
         Raises:
             SchemaError: a column is missing.
-            InvalidValueError: a value is not finite and positive, tokens repeat in a way that cannot be, N or
-                D takes one value only, or there are fewer runs than parameters.
+            InvalidValueError: a value is not finite and positive, there are more unique
+                tokens than tokens, N or D takes one value only, or there are fewer runs than parameters.
         """
         loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
         params, tokens, unique = size_token_columns(X)

@@ -46,9 +46,10 @@ class Objective:
         Starting from the prior's own fit instead would let a prior that does not suit the data pass its
         misfit off as noise.
         """
-        noise = _WEAK_PRIOR_NOISE
+        noise, free = _WEAK_PRIOR_NOISE, starts[:_NOISE_STARTS]
         for _ in range(_NOISE_PASSES if self.prior else 0):
-            noise = self.noise(self.solve(starts[:_NOISE_STARTS], noise))
+            solution = self.solve(free, noise)
+            noise, free = self.noise(solution), solution.theta[None]
         return self.solve(starts, noise)
 
     def solve(self, starts: Array, noise: float, weights: Array | None = None) -> Solution:

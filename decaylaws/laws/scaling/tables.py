@@ -9,9 +9,11 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array
 
+_ROUNDING = 1e-3  # relative: published token counts carry three digits
+
 
 def size_token_columns(table: pd.DataFrame) -> tuple[Array, Array, Array]:
-    """N, D and unique tokens of every row; unique tokens never exceed D."""
+    """N, D and unique tokens of every row; unique tokens may exceed D by rounding only."""
     missing = [name for name in ("params", "tokens") if name not in table]
     if missing:
         raise SchemaError(
@@ -20,7 +22,14 @@ def size_token_columns(table: pd.DataFrame) -> tuple[Array, Array, Array]:
     params, tokens = positive("params", table["params"]), positive("tokens", table["tokens"])
     if "unique_tokens" not in table:
         return params, tokens, tokens
-    return params, tokens, np.minimum(positive("unique_tokens", table["unique_tokens"]), tokens)
+    unique = positive("unique_tokens", table["unique_tokens"])
+    too_many = unique > (1 + _ROUNDING) * tokens
+    if too_many.any():
+        row = int(np.flatnonzero(too_many)[0])
+        raise InvalidValueError(
+            f"unique_tokens[{row}]", float(unique[row]), f"must not exceed the run's {tokens[row]:.4g} tokens"
+        )
+    return params, tokens, np.minimum(unique, tokens)
 
 
 def positive(field: str, values: ArrayLike | None) -> Array:
