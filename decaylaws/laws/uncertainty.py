@@ -67,6 +67,7 @@ def one_step_draws(
     upper: Array,
     huber_delta: float = np.inf,
     noise_sd: float = 1.0,
+    group_sd: float = 0.0,
 ) -> Array:
     """Parameters under re-weighted runs and re-drawn priors, one Newton step from the optimum each.
 
@@ -83,6 +84,8 @@ def one_step_draws(
         upper: bounds of the solve, ``[p]``.
         huber_delta: threshold of the solve.
         noise_sd: standard deviation of one residual, as in the solve.
+        group_sd: standard deviation of what a whole run is off by, in units of the residuals. Few runs cannot
+            show it, since the parameters absorb it.
 
     Returns:
         Draws within the bounds, shape ``[num_draws, p]``.
@@ -92,11 +95,13 @@ def one_step_draws(
     slopes, precision = solution.jacobian[:, free], solution.prior_precision[free]
     scores = robust[:, None] * slopes * solution.residuals[:, None]
     curvature = robust[:, None] * slopes
+    labels, index = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
     draws = np.tile(solution.theta, (num_draws, 1))
     for row, weights in enumerate(cluster_weights(groups, num_draws, seed=seed)):
         # The optimum's own gradient is zero (or points out of a bound): only changes to it move a draw.
         change = (weights - 1) @ scores - np.sqrt(precision) * noise_sd * rng.normal(size=len(precision))
+        change = change + group_sd * rng.normal(size=len(labels))[index] @ curvature
         hessian = curvature.T @ (weights[:, None] * slopes) + np.diag(precision)
         draws[row, free] -= np.linalg.lstsq(hessian, change, rcond=1e-12)[0]
     return np.clip(draws, lower, upper)

@@ -2,7 +2,7 @@
 
 from decaylaws.laws.annealing.curves import LossCurve, LrPath, knot_path, lr_path, warmup_tokens
 from decaylaws.laws.annealing.estimator import ScheduleLaw
-from decaylaws.laws.annealing.evidence import Evidence
+from decaylaws.laws.annealing.evidence import Evidence, held_out_folds
 from decaylaws.laws.annealing.family import Family
 from decaylaws.laws.annealing.kernels import Kernel, Parameter
 from decaylaws.laws.annealing.laws import (
@@ -31,6 +31,7 @@ __all__ = [
     "ReducibleMultiPowerLaw",
     "ScheduleLaw",
     "TwoExponentialLaw",
+    "held_out_folds",
     "knot_path",
     "lr_path",
     "warmup_tokens",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.laws.annealing.curves import LossCurve
+from decaylaws.laws.compare import Fold
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,28 @@ def evidence_of(curves: Sequence[LossCurve]) -> Evidence:
 def spread_out(count: int, limit: int) -> NDArray[np.intp]:
     """Indices of at most ``limit`` of ``count`` evaluations, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.intp))
+
+
+def held_out_folds(curves: Sequence[LossCurve]) -> list[Fold]:
+    """Hold-outs that ask for what a fit cannot show: another schedule, and a longer horizon.
+
+    Every decayed curve is held out once. A curve that is longer than all others of its model is a question about
+    the horizon; the others are questions about the schedule. What remains must still hold a decayed curve.
+
+    Args:
+        curves: curves with losses.
+
+    Returns:
+        Folds for :func:`decaylaws.laws.compare.compare`.
+    """
+    folds = []
+    for held in curves:
+        rest = [curve for curve in curves if curve is not held]
+        own = [curve for curve in rest if curve.model == held.model]
+        decays = [curve for curve in rest if curve.schedule.end_lr < curve.schedule.peak_lr]
+        if len(own) < 2 or not decays or not held.schedule.end_lr < held.schedule.peak_lr:
+            continue
+        longer = held.tokens[-1] > 1.05 * max(curve.tokens[-1] for curve in own)
+        name = f"{'longer horizon' if longer else 'another schedule'}: {held.run_id}"
+        folds.append(Fold(name, (rest,), [held], held.loss))
+    return folds

@@ -68,6 +68,7 @@ class ForwardMomentumLaw(ScheduleLaw):
         horizon_steps: optimiser steps in the longest fitted run, which the moments count in.
         burn_in: see :class:`ScheduleLaw`.
         max_points: see :class:`ScheduleLaw`.
+        run_sd: see :class:`ScheduleLaw`.
         num_draws: see :class:`ScheduleLaw`.
         seed: see :class:`ScheduleLaw`.
     """
@@ -78,10 +79,13 @@ class ForwardMomentumLaw(ScheduleLaw):
         horizon_steps: float = 24_000,
         burn_in: float = 0.2,
         max_points: int = 40,
+        run_sd: float = 2.5e-4,
         num_draws: int = 200,
         seed: int = 0,
     ) -> None:
-        super().__init__(burn_in=burn_in, max_points=max_points, num_draws=num_draws, seed=seed)
+        super().__init__(
+            burn_in=burn_in, max_points=max_points, run_sd=run_sd, num_draws=num_draws, seed=seed
+        )
         self.horizon_steps = horizon_steps
 
     def _family(self) -> Family:
