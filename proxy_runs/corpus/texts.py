@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ class Source:
     seed: int
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
+            raise InvalidValueError(
+                "sources", self.name, "must name each source by letters, digits, '_', '.' and '-'"
+            )
         known = (*EMBEDDED, *GENERATED)
         if self.settings.format == "embedded" and self.name not in known:
             raise InvalidValueError(

@@ -274,6 +274,13 @@ def test_bad_sources_are_one_error_and_leave_the_corpus_as_it_was(base, case):
     assert contents(base / "corpus" / f"data-{old.request}") == before
 
 
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", ".hidden", "two words"])
+def test_a_name_that_is_no_file_name_is_refused(base, name):
+    with pytest.raises(InvalidValueError, match="'sources' must name each source by letters"):
+        make(base, sources={name: SOURCES["mine"]})
+    assert not (base / "corpus").exists()
+
+
 def test_a_ready_tokenizer_is_taken_and_checked(base):
     make(base, "first")
     ready = TokenStore.open(base / "first").tokenizer_path
