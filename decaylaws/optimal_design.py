@@ -31,6 +31,9 @@ COST_POWER = 0.4
 """Gain is divided by cost to this power while choosing (active-sl, arXiv 2604.22753)."""
 
 
+MAX_EXCHANGE_PASSES = 20
+
+
 @dataclass(frozen=True)
 class DesignProblem:
     """Candidate runs as a law sees them, for one or more targets.
@@ -119,11 +122,13 @@ def choose_runs(
     *,
     criterion: Criterion = "V",
     max_runs: int | None = None,
-    exchanges: int = 2,
+    num_starts: int = 6,
+    seed: int = 0,
 ) -> ChosenRuns:
     """Choose candidates, each at most once, within a budget of FLOPs.
 
-    Greedy by gain per cost^0.4, then exchanges of one chosen run for another wherever that helps.
+    The first start is greedy by gain per cost^0.4, the others are random; from each, runs are exchanged until
+    no exchange helps, and the best end is taken.
 
     Raises:
         InfeasibleError: the cheapest candidate costs more than the budget.
@@ -135,12 +140,11 @@ def choose_runs(
             f"The cheapest run costs {problem.costs.min():.3g} FLOPs, the budget is {budget:.3g}."
         )
     limit = len(problem.costs) if max_runs is None else min(max_runs, len(problem.costs))
-    chosen = _greedy(problem, budget, criterion, limit)
-    for _ in range(exchanges):
-        improved = _exchange(problem, chosen, budget, criterion)
-        if improved == chosen:
-            break
-        chosen = improved
+    rng = np.random.default_rng(seed)
+    starts = [_greedy(problem, budget, criterion, limit)]
+    starts += [_random(problem, budget, limit, rng) for _ in range(num_starts - 1)]
+    ends = [_exchanged(problem, start, budget, criterion) for start in starts]
+    chosen = min(ends, key=lambda end: _criterion_value(problem, _covariance(problem, end), criterion))
     return ChosenRuns(
         tuple(chosen),
         float(problem.costs[chosen].sum()),
@@ -171,17 +175,30 @@ def _greedy(problem: DesignProblem, budget: float, criterion: Criterion, limit: 
     return chosen
 
 
-def _exchange(problem: DesignProblem, chosen: list[int], budget: float, criterion: Criterion) -> list[int]:
-    """One pass: replace each chosen run by the candidate that gains most in its place."""
-    current = list(chosen)
-    for position in range(len(current)):
-        rest = current[:position] + current[position + 1 :]
-        gains = _gains(problem, _covariance(problem, rest), criterion)
-        gains[rest] = -np.inf
-        gains[problem.costs > budget - problem.costs[rest].sum()] = -np.inf
-        best = int(np.argmax(gains))
-        if gains[best] > gains[current[position]] * (1 + 1e-9):
-            current[position] = best
+def _random(problem: DesignProblem, budget: float, limit: int, rng: np.random.Generator) -> list[int]:
+    """Candidates in random order for as long as the budget lasts."""
+    chosen: list[int] = []
+    for index in rng.permutation(len(problem.costs)).tolist():
+        if len(chosen) < limit and problem.costs[[*chosen, index]].sum() <= budget:
+            chosen.append(index)
+    return chosen
+
+
+def _exchanged(problem: DesignProblem, start: list[int], budget: float, criterion: Criterion) -> list[int]:
+    """Exchange chosen runs, one at a time, for the candidate that gains most in their place."""
+    current = list(start)
+    for _ in range(MAX_EXCHANGE_PASSES):
+        before = list(current)
+        for position in range(len(current)):
+            rest = current[:position] + current[position + 1 :]
+            gains = _gains(problem, _covariance(problem, rest), criterion)
+            gains[rest] = -np.inf
+            gains[problem.costs > budget - problem.costs[rest].sum()] = -np.inf
+            best = int(np.argmax(gains))
+            if gains[best] > gains[current[position]] * (1 + 1e-9):
+                current[position] = best
+        if current == before:
+            break
     return current
 
 
@@ -206,6 +223,13 @@ def _gains(problem: DesignProblem, covariance: Array, criterion: Criterion) -> A
         return np.log1p(variance).sum(axis=0)
     across = np.einsum("tcp,tgp->tcg", moved, problem.goals)
     return (np.mean(across**2, axis=2) / (1.0 + variance)).sum(axis=0)
+
+
+def _criterion_value(problem: DesignProblem, covariance: Array, criterion: Criterion) -> float:
+    """What an optimal design makes small: mean variance at the goals, or log volume of the parameters."""
+    if criterion == "V":
+        return _goal_sd(problem, covariance)
+    return float(np.sum(np.linalg.slogdet(covariance)[1]))
 
 
 def _goal_sd(problem: DesignProblem, covariance: Array) -> float:

@@ -6,6 +6,7 @@ stand at two scales are compared, and every figure has an interval from resampli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import rankdata
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array
@@ -196,26 +197,36 @@ def _compare(
 
 def _figures(shares: Array, a: Array, b: Array, noise_sd: float) -> Array:
     """Spearman, Kendall, decision accuracy, argmin drift, regret."""
-    spearman = _pearson(rankdata(a), rankdata(b))
-    kendall = float(kendalltau(a, b).statistic)
+    first, second = np.triu_indices(len(a), k=1)
+    small_gaps, large_gaps = a[first] - a[second], b[first] - b[second]
     chosen, best = int(np.argmin(a)), int(np.argmin(b))
     drift = 0.5 * float(np.abs(shares[chosen] - shares[best]).sum())
     return np.array(
-        [spearman, kendall, _decision_accuracy(a, b, noise_sd), drift, float(b[chosen] - b[best])]
+        [
+            _pearson(rankdata(a), rankdata(b)),
+            _kendall(np.sign(small_gaps), np.sign(large_gaps)),
+            _decision_accuracy(small_gaps, large_gaps, noise_sd),
+            drift,
+            float(b[chosen] - b[best]),
+        ]
     )
 
 
 def _pearson(a: Array, b: Array) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
+        return math.nan
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _decision_accuracy(a: Array, b: Array, noise_sd: float) -> float:
-    first, second = np.triu_indices(len(a), k=1)
-    gap = b[first] - b[second]
-    told_apart = np.abs(gap) > 2.0 * np.sqrt(2.0) * noise_sd
-    told_apart &= gap != 0
+def _kendall(small_signs: Array, large_signs: Array) -> float:
+    """Kendall's tau-b from the signs of all pairs."""
+    untied = math.sqrt(float(np.sum(small_signs != 0)) * float(np.sum(large_signs != 0)))
+    return float(np.sum(small_signs * large_signs)) / untied if untied > 0 else math.nan
+
+
+def _decision_accuracy(small_gaps: Array, large_gaps: Array, noise_sd: float) -> float:
+    """Share of the pairs that the noise lets tell apart at the large scale and that both order alike."""
+    told_apart = (np.abs(large_gaps) > 2.0 * math.sqrt(2.0) * noise_sd) & (large_gaps != 0)
     if not told_apart.any():
-        return float("nan")
-    return float(np.mean(np.sign(a[first] - a[second])[told_apart] == np.sign(gap[told_apart])))
+        return math.nan
+    return float(np.mean(np.sign(small_gaps[told_apart]) == np.sign(large_gaps[told_apart])))

@@ -1,0 +1,125 @@
+"""Importers: each format, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.importers import (
+    read_multi_power_law,
+    read_olmix,
+    read_regmix,
+    read_tensorboard,
+    read_wandb_curves,
+    read_wandb_runs,
+    tidy_runs,
+)
+from decaylaws.runs import fit_ready
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def regmix(tmp_path: Path) -> tuple[Path, Path]:
+    mixtures = "index,train_the_pile_arxiv,train_the_pile_github\n1,0.25,0.751\n2,1.0,0.0\n"
+    losses = "index,metric/the_pile_arxiv_val_loss,metric/the_pile_pile_cc_val_loss\n2,3.5,5.25\n1,4.5,5.5\n"
+    return write(tmp_path / "mixture.csv", mixtures), write(tmp_path / "loss.csv", losses)
+
+
+def test_regmix_pairs_are_joined_by_index(regmix: tuple[Path, Path]) -> None:
+    runs = read_regmix(*regmix, non_embedding_params=1_000_000)
+    assert runs["run_id"].tolist() == ["1", "2"]
+    assert runs["mix:arxiv"].tolist() == pytest.approx([0.25 / 1.001, 1.0])
+    assert runs["loss:pile_cc"].tolist() == [5.5, 5.25]
+    assert runs["non_embedding_params"].tolist() == [1_000_000] * 2
+    kept, excluded = fit_ready(runs, ["arxiv", "pile_cc"])
+    assert len(kept) == 2
+    assert excluded.empty
+
+
+def test_a_run_in_one_file_only_is_an_error(regmix: tuple[Path, Path]) -> None:
+    with regmix[1].open("a", encoding="utf-8") as file:
+        file.write("7,4.0,5.0\n")
+    with pytest.raises(SchemaError, match=r"missing 7.*only one of the two files"):
+        read_regmix(*regmix)
+    with regmix[1].open("a", encoding="utf-8") as file:
+        file.write("7,4.0,5.0\n")
+    with pytest.raises(SchemaError, match=r"unexpected 7.*once in each file"):
+        read_regmix(*regmix)
+
+
+def test_olmix_is_read_by_name_with_a_missing_metric(tmp_path: Path) -> None:
+    ratios = write(tmp_path / "ratios.csv", "run,name,index,web,code\na,x,0,0.5,0.5\nb,y,1,0.2,0.8\n")
+    metrics = write(tmp_path / "metrics.csv", "run,name,index,arc,mbpp\nb,y,1,1.1,\na,x,0,1.2,0.9\n")
+    runs = read_olmix(ratios, metrics, metric_prefix="bpb:")
+    assert runs.set_index("run_id").loc["a", "bpb:mbpp"] == 0.9
+    assert runs["reached_target"].tolist() == [True, False]
+
+
+def test_a_target_that_some_runs_lack_is_a_named_exclusion(tmp_path: Path) -> None:
+    ratios = write(tmp_path / "ratios.csv", "run,web,code\na,0.5,0.5\nb,0.2,0.8\n")
+    metrics = write(tmp_path / "metrics.csv", "run,arc,mbpp\na,1.2,0.9\nb,1.1,\n")
+    kept, excluded = fit_ready(read_olmix(ratios, metrics), ["arc", "mbpp"])
+    assert kept["run_id"].tolist() == ["a"]
+    assert excluded.to_dict("records") == [{"run_id": "b", "reason": "no finite loss for every domain"}]
+
+
+def test_two_fingerprints_in_one_table_are_told_apart() -> None:
+    table = pd.DataFrame(
+        {"run_id": ["a", "b"], "mix:web": 1.0, "loss:web": 3.0, "data_fingerprint": ["old", "new"]}
+    )
+    kept, excluded = fit_ready(tidy_runs(table, {}), ["web"], data_fingerprint="new")
+    assert kept["run_id"].tolist() == ["b"]
+    assert "another corpus" in excluded["reason"].iloc[0]
+
+
+def test_multi_power_law_curves(tmp_path: Path) -> None:
+    path = write(tmp_path / "cosine_24000.csv", "step,lr,loss\n256,0.0002,4.0\n128,0.0003,5.0\n")
+    curve = read_multi_power_law(path, tokens_per_step=10)
+    assert curve["step"].tolist() == [128, 256]
+    assert curve["tokens"].tolist() == [1280, 2560]
+    assert curve["run_id"].unique().tolist() == ["cosine_24000"]
+    doubled = write(tmp_path / "twice.csv", "step,lr,loss\n1,1,1\n1,1,1\n")
+    with pytest.raises(DataError, match="holds step 1 twice"):
+        read_multi_power_law(doubled)
+
+
+def test_wandb_and_tensorboard_exports(tmp_path: Path) -> None:
+    header = '"Step","run-a - val/loss","run-a - val/loss__MIN","run-b - val/loss"\n'
+    chart = write(tmp_path / "chart.csv", header + "10,4.0,4.0,\n20,3.5,3.5,3.9\n")
+    curves = read_wandb_curves(chart, domain="val")
+    assert curves.groupby("run_id").size().to_dict() == {"run-a": 2, "run-b": 1}
+    scalar = write(tmp_path / "scalar.csv", "Wall time,Step,Value\n1.0,5,3.25\n")
+    assert read_tensorboard(scalar, run_id="r", domain="web")["loss"].tolist() == [3.25]
+    table = write(tmp_path / "runs.csv", "ID,web,code,val/loss\nq,0.5,0.5,3.0\n")
+    runs = read_wandb_runs(table, {"mix:web": "web", "mix:code": "code", "loss:val": "val/loss"}, seed=3)
+    assert runs.loc[0, ["run_id", "loss:val", "seed"]].tolist() == ["q", 3.0, 3]
+
+
+def test_bad_records_are_named(tmp_path: Path) -> None:
+    good = pd.DataFrame({"name": ["a"], "mix:web": [1.0], "loss:web": [3.0]})
+    with pytest.raises(SchemaError, match=r"missing label.*They hold name"):
+        tidy_runs(good, {"run_id": "label"})
+    with pytest.raises(SchemaError, match="missing mix:<source>"):
+        tidy_runs(good.drop(columns="mix:web"), {"run_id": "name"})
+    with pytest.raises(InvalidValueError, match=r"must be shares that sum to 1 \(run a\)"):
+        tidy_runs(good.assign(**{"mix:web": 0.5}), {"run_id": "name"})
+    with pytest.raises(SchemaError, match="unexpected a"):
+        tidy_runs(pd.concat([good, good]), {"run_id": "name"})
+    with pytest.raises(DataError, match="There is no file"):
+        read_regmix(tmp_path / "none.csv", tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is not a CSV file"):
+        read_multi_power_law(write(tmp_path / "empty.csv", ""))
+
+
+def test_shares_off_by_rounding_are_divided_by_their_sum() -> None:
+    table = pd.DataFrame({"run_id": ["a"], "mix:web": [0.334], "mix:code": [0.667], "loss:web": [3.0]})
+    runs = tidy_runs(table, {})
+    assert np.isclose(runs[["mix:web", "mix:code"]].sum(axis=1), 1.0).all()
