@@ -60,4 +60,5 @@ class ConsoleProgress:
         due = now - self._last_line.get(stage, -LINE_EVERY_SECONDS) >= LINE_EVERY_SECONDS
         if due or done >= total:
             self._last_line[stage] = now
-            self._console.print(f"  {stage}: {done:,.0f}/{total:,.0f} {note}".rstrip(), highlight=False)
+            line = f"  {stage}: {done:,.0f}/{total:,.0f} {note}".rstrip()
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)

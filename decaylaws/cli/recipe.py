@@ -1,4 +1,4 @@
-"""``decaylaws recipe``: show, diff, schema."""
+"""``decaylaws recipe``: show, diff, schema, doctor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from decaylaws.recipe import Recipe, diff_recipes, show_recipe
+from decaylaws.recipe.doctor import examine, holds
 from decaylaws.recipe.files import to_json
 
 app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
@@ -36,6 +37,19 @@ def diff(
 def schema() -> None:
     """Print the JSON Schema of the recipe file."""
     typer.echo(to_json(Recipe.json_schema()), nl=False)
+
+
+@app.command()
+def doctor(
+    path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
+    checkpoint: Annotated[Path, typer.Argument(help="file or folder of the checkpoint to start from")],
+) -> None:
+    """Check that the hand-over holds: LR, optimiser state, tokens, vocabulary; exit with 1 if it does not."""
+    findings = examine(Recipe.load(path), checkpoint)
+    for finding in findings:
+        typer.echo(f"{finding.verdict:<8} {finding.check}: {finding.message}")
+    if not holds(findings):
+        raise typer.Exit(1)
 
 
 def _text(value: object) -> str:

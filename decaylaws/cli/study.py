@@ -86,9 +86,10 @@ def fit(directory: StudyDir) -> None:
     """Fit the laws and print their held-out error beside the baselines."""
     study = Study.open(directory)
     result, new = evidence.fit(study)
-    console.print(_frame(result.errors, title="held-out error, nats per token" + ("" if new else " (kept)")))
+    title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
+    console.print(_frame(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
     for line in result.notes:
-        console.print(f"  {line}")
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def recommend(directory: StudyDir) -> None:
@@ -97,7 +98,7 @@ def recommend(directory: StudyDir) -> None:
 
     study = Study.open(directory)
     recipe, new = decision.recommend(study)
-    console.print(show_recipe(recipe), highlight=False, markup=False)
+    console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.")
 
 
@@ -124,7 +125,7 @@ def export(
     """Write the recipe as configuration of other trainers."""
     study = Study.open(directory)
     for line in decision.export(study, target):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def launch(
@@ -190,11 +191,10 @@ def demo(
 
 def print_confirmation(study: Study) -> None:
     """The confirm table as it came out, and who won."""
-    console.print(
-        _frame(confirming.confirmation_table(study), title="predicted and observed objective, nats per token")
-    )
+    table = confirming.confirmation_table(study).drop(columns="run_id")
+    console.print(_frame(table, title="predicted and observed objective, nats per token"))
     for line in confirming.verdict(study):
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _steps(study: Study) -> list[tuple[str, Path]]:

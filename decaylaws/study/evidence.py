@@ -14,7 +14,7 @@ from decaylaws.runs import LOSS, fit_ready, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman", "note")
+ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
 
 @dataclass(frozen=True)
