@@ -52,7 +52,7 @@ def require_spread(params: Array, tokens: Array) -> None:
         if len(np.unique(values)) < 2:
             raise InvalidValueError(
                 field,
-                float(values[0]),
+                values[:1].tolist(),
                 "must take at least two values",
                 "A law of size and tokens needs both to vary.",
             )
