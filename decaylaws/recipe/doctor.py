@@ -1,0 +1,140 @@
+"""Does the hand-over hold? A recipe against the checkpoint that it is to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from decaylaws.recipe.checkpoint_facts import CheckpointFacts, read_facts
+from decaylaws.recipe.model import Recipe
+
+LR_TOLERANCE = 1e-3
+TOKENS_TOLERANCE = 1e-3
+
+Verdict = Literal["ok", "unknown", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: what was compared.
+        verdict: ``unknown`` where one side does not say.
+        message: both values, and what to do if they disagree.
+    """
+
+    check: str
+    verdict: Verdict
+    message: str
+
+
+def examine(
+    recipe: Recipe, checkpoint: str | Path, *, source_fingerprints: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Compare a recipe with a checkpoint.
+
+    Args:
+        recipe: the recipe.
+        checkpoint: file or folder, see :mod:`decaylaws.recipe.checkpoint_facts`.
+        source_fingerprints: fingerprints of the sources as they are now, to find content that changed.
+
+    Raises:
+        DataError: the checkpoint cannot be read.
+    """
+    facts = read_facts(checkpoint)
+    return [
+        _lr(recipe, facts),
+        _optimizer(recipe, facts),
+        _tokens(recipe, facts),
+        _vocabulary(recipe, facts),
+        *_epochs(recipe),
+        *_sources(recipe, source_fingerprints or {}),
+    ]
+
+
+def holds(findings: list[Finding]) -> bool:
+    """Whether no check found something wrong."""
+    return all(finding.verdict != "wrong" for finding in findings)
+
+
+def _lr(recipe: Recipe, facts: CheckpointFacts) -> Finding:
+    first = recipe.stages[0].lr.start_lr
+    if facts.lr is None:
+        return Finding(
+            "lr", "unknown", f"The recipe starts at {first:.6g}; the checkpoint does not say its LR."
+        )
+    if abs(first - facts.lr) <= LR_TOLERANCE * max(first, facts.lr):
+        return Finding("lr", "ok", f"The checkpoint ends and the recipe starts at {first:.6g}.")
+    jump = f"The checkpoint ends at {facts.lr:.6g}, the recipe starts at {first:.6g}"
+    if recipe.handover.lr_jump and abs(recipe.handover.lr - facts.lr) <= LR_TOLERANCE * facts.lr:
+        return Finding("lr", "ok", f"{jump}, as handover.lr_jump says.")
+    return Finding("lr", "wrong", f"{jump}. Start the first stage where the checkpoint stands.")
+
+
+def _optimizer(recipe: Recipe, facts: CheckpointFacts) -> Finding:
+    if recipe.handover.optimizer_state == "fresh":
+        return Finding("optimizer", "ok", "The recipe starts the optimiser afresh.")
+    if facts.has_optimizer:
+        return Finding("optimizer", "ok", "The checkpoint holds the optimiser's moments.")
+    return Finding(
+        "optimizer",
+        "wrong",
+        "The recipe takes the optimiser's moments over, and the checkpoint holds none. Find the full checkpoint "
+        "or set handover.optimizer_state: fresh.",
+    )
+
+
+def _tokens(recipe: Recipe, facts: CheckpointFacts) -> Finding:
+    wanted = recipe.handover.tokens
+    if facts.tokens is None:
+        return Finding("tokens", "unknown", f"The recipe expects {wanted:,}; the checkpoint does not say.")
+    if abs(facts.tokens - wanted) <= TOKENS_TOLERANCE * max(facts.tokens, wanted):
+        return Finding("tokens", "ok", f"The checkpoint has seen {facts.tokens:,} tokens.")
+    return Finding(
+        "tokens",
+        "wrong",
+        f"The recipe expects {wanted:,} tokens, the checkpoint has seen {facts.tokens:,}. Is it another one?",
+    )
+
+
+def _vocabulary(recipe: Recipe, facts: CheckpointFacts) -> Finding:
+    wanted = recipe.provenance.vocab_size
+    if wanted is None or facts.vocab_size is None:
+        return Finding("vocabulary", "unknown", "The recipe or the checkpoint does not say its vocabulary.")
+    if facts.vocab_size >= wanted:
+        return Finding(
+            "vocabulary", "ok", f"{wanted:,} tokens fit into an embedding of {facts.vocab_size:,} rows."
+        )
+    return Finding(
+        "vocabulary",
+        "wrong",
+        f"The data were tokenised with {wanted:,} entries, the checkpoint's embedding has {facts.vocab_size:,}. "
+        "Tokenise them with the checkpoint's tokenizer.",
+    )
+
+
+def _epochs(recipe: Recipe) -> Iterator[Finding]:
+    for name, source in recipe.sources.items():
+        # a recipe beyond its caps cannot be made; this says how near it is
+        if source.epochs is not None and source.max_epochs is not None:
+            yield Finding(
+                f"epochs.{name}", "ok", f"{source.epochs:.3g} passes of at most {source.max_epochs:g}."
+            )
+
+
+def _sources(recipe: Recipe, now: Mapping[str, str]) -> Iterator[Finding]:
+    for name, source in recipe.sources.items():
+        if source.fingerprint is None or name not in now:
+            continue
+        if source.fingerprint == now[name]:
+            yield Finding(f"source.{name}", "ok", "Its content is that of the recipe.")
+        else:
+            yield Finding(
+                f"source.{name}",
+                "wrong",
+                f"Its content is {now[name]}, the recipe was made for {source.fingerprint}. Restore it or "
+                "recommend again.",
+            )
