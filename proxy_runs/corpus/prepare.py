@@ -17,7 +17,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from proxy_runs.corpus.embedded import package_versions
 from proxy_runs.corpus.generators import GENERATOR_VERSION
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.texts import SPLITS, Source, Texts, collect, load_texts, remember
+from proxy_runs.corpus.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
 from proxy_runs.manifest import (
     FileEntry,
@@ -119,6 +119,19 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class _Leaks:
+    """Held-out documents of a source that train text gives away.
+
+    Attributes:
+        dropped: their positions in the held-out file.
+        seen_share: share of the 13-grams of all others that train text holds; ``None`` without 13-grams.
+    """
+
+    dropped: list[int]
+    seen_share: float | None
+
+
+@dataclass(frozen=True)
 class _Job:
     """One request, and where its stages lie."""
 
@@ -147,10 +160,10 @@ class _Job:
 
     def run(self) -> Manifest:
         texts = self._collect()
-        dropped, overlap = self._overlap(texts)
+        leaks = self._find_leaks(texts)
         self._train_tokenizer(texts)
         entries = {
-            source.name: self._encode(number, source, texts[source.name], dropped, overlap)
+            source.name: self._encode(number, source, texts[source.name], leaks[source.name])
             for number, source in enumerate(self.sources)
         }
         self.progress("shards", len(self.sources), len(self.sources))
@@ -179,36 +192,41 @@ class _Job:
         self.progress("text", len(self.sources), len(self.sources))
         return texts
 
-    def _overlap(self, texts: Mapping[str, Texts]) -> tuple[dict[str, list[int]], dict[str, float | None]]:
-        """Held-out documents to drop, and the share of 13-grams still seen, both by source."""
-        path = self.work / "overlap.json"
+    def _find_leaks(self, texts: Mapping[str, Texts]) -> dict[str, _Leaks]:
+        path = self.work / "leaks.json"
         if not path.is_file():
-            result = self._measure_overlap(texts)
+            found = self._measure_overlap(texts)
             with atomic_write(path) as handle:
-                handle.write(json.dumps(result).encode())
-        dropped, overlap = json.loads(path.read_text())
-        return dropped, overlap
+                handle.write(json.dumps({name: asdict(leaks) for name, leaks in found.items()}).encode())
+        return {name: _Leaks(**leaks) for name, leaks in json.loads(path.read_text()).items()}
 
-    def _measure_overlap(self, texts: Mapping[str, Texts]) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    def _measure_overlap(self, texts: Mapping[str, Texts]) -> dict[str, _Leaks]:
         heldout = {name: list(text.read("heldout")) for name, text in texts.items()}
         measure = HeldOutOverlap([text for documents in heldout.values() for text in documents])
-        for number, (name, text) in enumerate(texts.items()):
-            self.progress("overlap", number, len(texts), name)
-            measure.mark(text.read("train"))
+        for number, text in enumerate(texts.values()):
+            measure.mark(self._read("overlap", number, text, "train"))
         self.progress("overlap", len(texts), len(texts))
         shares = iter(enumerate(measure.seen_shares()))
-        dropped, overlap = {}, {}
+        leaks = {}
         for source in self.sources:
             own = list(islice(shares, len(heldout[source.name])))
-            kept = [k for k, share in own if share <= MAX_SEEN_SHARE or source.is_generated]
-            dropped[source.name] = [n for n, (k, _) in enumerate(own) if k not in set(kept)]
-            overlap[source.name] = measure.seen_share(kept)
-            if not kept:
+            keeps = [share <= MAX_SEEN_SHARE or source.is_generated for _, share in own]
+            if not any(keeps):
                 raise DataError(
                     f"'sources.{source.name}': all {len(own)} held-out documents repeat train text. "
                     "Give it more varied documents."
                 )
-        return dropped, overlap
+            seen_share = measure.seen_share([k for (k, _), keep in zip(own, keeps) if keep])
+            leaks[source.name] = _Leaks([n for n, keep in enumerate(keeps) if not keep], seen_share)
+        return leaks
+
+    def _read(self, stage: str, number: int, texts: Texts, split: str) -> Iterator[str]:
+        """Documents of a split, reporting how far source ``number`` of ``stage`` has come."""
+        done, total = 0, texts.counts[f"{split}_bytes"]
+        for text in texts.read(split):
+            self.progress(stage, number + min(1.0, done / total), len(self.sources), texts.name)
+            yield text
+            done += len(text)
 
     def _train_tokenizer(self, texts: Mapping[str, Texts]) -> None:
         trained = self.work / "tokenizer.json"
@@ -228,24 +246,18 @@ class _Job:
             handle.write(lengths.tobytes())
         self.progress("tokenizer", 1, 1)
 
-    def _encode(
-        self,
-        number: int,
-        source: Source,
-        texts: Texts,
-        dropped: Mapping[str, list[int]],
-        overlap: Mapping[str, float | None],
-    ) -> SourceEntry:
+    def _encode(self, number: int, source: Source, texts: Texts, leaks: _Leaks) -> SourceEntry:
         marker = self.work / f"{source.name}.shards.json"
         if not marker.is_file():
-            skipped = {"heldout": set(dropped[source.name]), "train": set()}
-            splits = {}
-            for split in SPLITS:
-                self.progress("shards", number + 0.5 * (split == "heldout"), len(self.sources), source.name)
-                documents = (text for n, text in enumerate(texts.read(split)) if n not in skipped[split])
-                splits[split] = self._shard(f"{source.name}.{split}.bin", documents)
-            counts = {**texts.counts, "heldout_documents_overlapping": len(dropped[source.name])}
-            entry = SourceEntry(kind=source.kind, counts=counts, overlap=overlap[source.name], **splits)
+            dropped = set(leaks.dropped)
+            heldout = (text for n, text in enumerate(texts.read("heldout")) if n not in dropped)
+            entry = SourceEntry(
+                kind=source.kind,
+                train=self._shard(f"{source.name}.train.bin", self._read("shards", number, texts, "train")),
+                heldout=self._shard(f"{source.name}.heldout.bin", heldout),
+                counts={**texts.counts, "heldout_documents_overlapping": len(dropped)},
+                overlap=leaks.seen_share,
+            )
             with atomic_write(marker) as handle:
                 handle.write(entry.model_dump_json().encode())
         return SourceEntry.model_validate_json(marker.read_bytes())
