@@ -28,7 +28,6 @@ from decaylaws.schedules import constant, decay, parse_schedule, warmup, warmup_
 from tests.laws.curves import (
     LATE,
     LONG,
-    LOW,
     PEAK,
     SCHEDULES,
     STEP,
@@ -170,12 +169,12 @@ def test_default_law_contains_the_multi_power_law():
 
 def test_intervals_hold_the_truth_of_new_schedules():
     held = []
-    for seed in range(8):
-        law = ReducibleMultiPowerLaw().fit(fit_curves(noise=2.5e-4, seed=seed))
+    for seed in range(10):
+        law = MultiPowerLaw().fit(fit_curves(noise=5e-4, seed=seed))
         for schedule in (LATE, LONG):
-            curve = simulated("new", schedule, noise=2.5e-4, seed=1000 + seed, num=12)
+            curve = simulated("new", schedule, noise=5e-4, seed=1000 + seed, num=12)
             held.append(coverage(law.predict([curve], interval=0.9), curve.loss))
-    assert 0.80 <= np.mean(held) <= 0.99
+    assert 0.80 <= np.mean(held) <= 0.97
 
 
 def test_models_share_the_kernel_and_a_size_without_decays_borrows_it():
@@ -233,14 +232,13 @@ def test_too_little_evidence_is_named():
     curves = fit_curves()
     with pytest.raises(InvalidValueError, match="at least 2"):
         MomentumLaw().fit(curves[:1])
+    longer = warmup_stable_decay(TOTAL + STEP, PEAK, warmup_tokens=WARMUP, decay_tokens=0)
+    flat = [curves[0], simulated("twin", longer)]
     with pytest.raises(InvalidValueError, match="LR falls"):
-        twin = simulated(
-            "twin", warmup_stable_decay(TOTAL + STEP, PEAK, warmup_tokens=WARMUP, decay_tokens=0)
-        )
-        MomentumLaw().fit([curves[0], twin])
+        MomentumLaw().fit(flat)
     with pytest.raises(InvalidValueError, match="different schedules"):
         MomentumLaw().fit([curves[1], curves[1]])
-    few = [curve.select([len(curve.tokens) - 1]) for curve in curves[1:]]
+    few = [curve.select(np.array([len(curve.tokens) - 1])) for curve in curves[1:]]
     with pytest.raises(InvalidValueError, match="observations"):
         MomentumLaw(burn_in=0.0).fit(few)
     with pytest.raises(InvalidValueError, match="loss of run"):

@@ -102,9 +102,9 @@ class LossCurve:
         return LossCurve(self.run_id, self.schedule, self.tokens[keep], loss, self.model, self.params)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LrPath:
-    """A schedule as a law sees it; tokens and LR in units of a reference.
+    """A schedule as a law sees it; tokens and LR in units of a reference. Equal and hashed by identity.
 
     Attributes:
         progress: LR integral at each evaluation, shape ``[n]``.

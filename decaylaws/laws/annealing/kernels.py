@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -160,6 +161,7 @@ def forward_momentum(steps_per_unit: float, *, beta1: float = 0.9, beta2: float 
     return Kernel("forward_momentum", (), response)
 
 
+@lru_cache(maxsize=512)  # nothing in it is fitted: once per curve is enough
 def _momentum_mass(path: LrPath, steps_per_unit: float, beta1: float, beta2: float) -> Array:
     """Normalised momentum that each cell adds, relative to one that lasts the whole unit; O(cells)."""
     steps = np.maximum(path.drop_tokens * steps_per_unit, 1.0)
