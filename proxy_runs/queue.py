@@ -12,6 +12,7 @@ machine or many, share the storage:
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -161,7 +162,7 @@ class RunQueue:
     def beat(self, claims: Sequence[Claim]) -> None:
         """Tell the storage that the claims' worker lives; called every few seconds while it works."""
         for claim in claims:
-            self._patiently(lambda trial_id=claim.trial_id: self._storage.record_heartbeat(trial_id))
+            self._patiently(functools.partial(self._storage.record_heartbeat, claim.trial_id))
 
     def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
         """Record a result and close the trial.

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError
@@ -158,7 +159,7 @@ class Worker:
             should_stop=self._should_stop,
         )
 
-    def _record(self, claim: Claim, result: dict[str, object]) -> None:
+    def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]
         value = objective_value(row, self._workspace.objective) if row["reached_target"] else None
         recorded = self._queue.finish(claim, result, value)

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_SECONDS = 10.0
@@ -21,7 +21,7 @@ class ConsoleProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars: dict[str, int] = {}
+        self._bars: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._rich = RichProgress(
             TextColumn("  {task.description}"),

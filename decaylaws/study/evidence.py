@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import StudyError
+from decaylaws.errors import DataError, StudyError
 from decaylaws.laws.decay import DecayLaw, decay_predictors, held_out_report, select_member, splits
 from decaylaws.runs import LOSS, fit_ready, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
@@ -66,7 +66,10 @@ def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
     """
     if not study.fit_file.is_file():
         raise StudyError(f"{study.root} has no fitted law yet. Run 'decaylaws fit {study.root}'.")
-    return _restore(read_json(study.fit_file)), DecayLaw.from_dict(read_json(study.law_file))
+    law = DecayLaw.from_dict(read_json(study.law_file))
+    if not isinstance(law, DecayLaw):
+        raise DataError(f"{study.law_file} holds a {type(law).__name__}. Delete it and run 'decaylaws fit'.")
+    return _restore(read_json(study.fit_file)), law
 
 
 def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
