@@ -56,7 +56,7 @@ def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> 
             "Its decoupled AdamW does not multiply weight decay by the peak LR; the value here already is.",
             "Check load_ignore_keys against the keys of the checkpoint before launching.",
             *mixing_note(recipe),
-            *open_ends(recipe),
+            *open_ends(recipe, "streaming data sets (MDS)"),
             *state_notes(recipe, "load_path takes a Composer checkpoint."),
         ),
     )

@@ -72,7 +72,7 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
             "at the first LR that is logged.",
             "Sources repeat without a word when they run out; the caps hold for the samples set here.",
             *mixing_note(recipe),
-            *open_ends(recipe),
+            *open_ends(recipe, "prefixes of indexed data"),
             *state_notes(recipe, "--load takes a Megatron checkpoint folder."),
         ),
     )

@@ -63,7 +63,7 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
             f"The run counts on from step {seen_steps:,} of the checkpoint; its schedule starts anew.",
             "The one on PyPI (0.4) has other keys.",
             *mixing_note(recipe),
-            *open_ends(recipe),
+            *open_ends(recipe, "tokenised folders"),
             *state_notes(recipe, "resume_checkpoint_path takes a nanotron checkpoint folder."),
         ),
     )

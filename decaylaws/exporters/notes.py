@@ -32,8 +32,8 @@ def start_checkpoint(recipe: Recipe, folder: str = START_FOLDER) -> str | None:
     return handover.checkpoint or (None if handover.run_id is None else folder)
 
 
-def open_ends(recipe: Recipe) -> tuple[str, ...]:
-    """What the recipe leaves for a person to fill in."""
+def open_ends(recipe: Recipe, data_format: str = "JSON Lines") -> tuple[str, ...]:
+    """What the recipe leaves for a person to fill in; ``data_format`` is what the target reads."""
     shares = recipe.shares()
     missing = sorted(
         name for name, share in shares.items() if share > 0 and recipe.sources[name].path is None
@@ -41,7 +41,7 @@ def open_ends(recipe: Recipe) -> tuple[str, ...]:
     if not missing:
         return ()
     folders = ", ".join(f"data/{name}" for name in missing)
-    return (f"The recipe names no folder for some sources; the export expects JSON Lines in {folders}.",)
+    return (f"The recipe names no folder for some sources; the export expects {data_format} in {folders}.",)
 
 
 def state_notes(recipe: Recipe, checkpoint_format: str) -> tuple[str, ...]:

@@ -68,10 +68,10 @@ def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Ex
         max_abs_lr_error=max_abs_error(step_lrs, recipe),
         realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
         notes=(
-            f"The LR path is {len(stages)} straight lines; it does not stretch with the trainer's duration.",
+            f"Straight lines in the LR path: {len(stages)}; they do not stretch with the trainer's duration.",
             "Sources are headerless arrays of token ids (uint16 or uint32), not files of numpy.save.",
             "Small runs are rounded up to whole batches, which can shift their shares by a few points.",
-            *open_ends(recipe),
+            *open_ends(recipe, "token arrays (*.npy)"),
             *state_notes(recipe, "The trainer's own state is left behind: its step count would end the run."),
         ),
     )

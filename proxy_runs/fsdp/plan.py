@@ -44,7 +44,7 @@ class TrainPlan:
 
     Raises:
         DataError: the corpus is not the one that the recipe was made for.
-        InvalidValueError: a stage is no whole number of sequences.
+        InvalidValueError: a stage is no whole number of sequences, or sets what the trainer does not do.
         InfeasibleError: a source with a share holds no whole sequence.
     """
 
@@ -102,6 +102,13 @@ def _check_corpus(recipe: Recipe, store: TokenStore) -> None:
     if missing:
         raise DataError(f"The corpus {store.directory} has no source {missing[0]!r}, which the recipe uses.")
     for number, stage in enumerate(recipe.stages):
+        if stage.rope is not None:
+            raise InvalidValueError(
+                f"stages.{number}.rope",
+                stage.rope.kind,
+                "cannot be launched",
+                "Set it in the model's config.json.",
+            )
         if stage.tokens % stage.seq_len:
             raise InvalidValueError(
                 f"stages.{number}.lr", stage.tokens, f"must last a multiple of seq_len={stage.seq_len} tokens"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from decaylaws.errors import DecaylawsError
+from decaylaws.errors import DecaylawsError, InvalidValueError
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json, write_text
 from proxy_runs.evaluate import EvaluationSet
@@ -52,6 +52,7 @@ class Trainer:
         store = TokenStore.open(settings.corpus, verify=world.is_first)
         self.plan = TrainPlan(self.recipe, store)
         start = load_start(settings.start, with_optimizer=self.recipe.handover.optimizer_state == "load")
+        _check_lengths(self.recipe, start.model.config.max_position_embeddings)
         self.module = shard_model(start.model, settings, world)
         parameters = named_parameters(self.module)
         self.average = (
@@ -253,6 +254,17 @@ class Trainer:
             "read_tokens": read,
             "epochs": {name: tokens / available[name] for name, tokens in read.items() if name in available},
         }
+
+
+def _check_lengths(recipe: Recipe, max_positions: int) -> None:
+    for number, stage in enumerate(recipe.stages):
+        if stage.seq_len > max_positions:
+            raise InvalidValueError(
+                f"stages.{number}.seq_len",
+                stage.seq_len,
+                f"must not exceed the model's max_position_embeddings={max_positions}",
+                "Extend the rotary embedding in the checkpoint's config.json first.",
+            )
 
 
 def _micro_batch(

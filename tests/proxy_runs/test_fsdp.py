@@ -25,6 +25,7 @@ from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.plan import TrainPlan
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
+from proxy_runs.fsdp.trainer import _check_lengths
 from proxy_runs.model import init_params
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
@@ -327,6 +328,20 @@ def test_another_corpus_is_refused(workspace: Path, tmp_path: Path) -> None:
     values["stages"][1]["mixture"] = {"law": 1.0}
     with pytest.raises(DataError, match="no source 'law'"):
         TrainPlan(Recipe.from_dict(values), store)
+
+
+def test_what_the_trainer_does_not_do_is_refused(workspace: Path) -> None:
+    store = TokenStore.open(workspace / "corpus")
+    values = recipe(store).to_dict()
+    values["stages"][1]["rope"] = {"theta": 1e6}
+    with pytest.raises(InvalidValueError, match=r"stages\.1\.rope"):
+        TrainPlan(Recipe.from_dict(values), store)
+    values = recipe(store).to_dict()
+    values["stages"][0]["lr"][0]["tokens"] += 1
+    with pytest.raises(InvalidValueError, match=r"stages\.0\.lr.*multiple of seq_len=32"):
+        TrainPlan(Recipe.from_dict(values), store)
+    with pytest.raises(InvalidValueError, match=r"stages\.0\.seq_len.*max_position_embeddings=16"):
+        _check_lengths(recipe(store), 16)
 
 
 def test_moments_are_needed_or_refused(workspace: Path, alone: Path, tmp_path: Path) -> None:

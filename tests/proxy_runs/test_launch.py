@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.recipe import Recipe
 from proxy_runs.checkpoints import MemberState, save_checkpoint
+from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.launch import launch, slurm_script, torchrun_command
@@ -94,9 +99,28 @@ def _kill_one(settings: TrainSettings, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+def _train_in_a_fork(settings: TrainSettings) -> dict[str, Any]:
+    """The run on one rank, without torchrun's start-up."""
+    settings.output.mkdir()
+    file = settings.save(settings.output / "settings.json")
+    process = multiprocessing.get_context("fork").Process(target=_one_rank, args=(str(file),))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    return json.loads((settings.output / "result.json").read_text())
+
+
+def _one_rank(file: str) -> None:
+    torch.set_num_threads(1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os._exit(main([file]))
+
+
 def test_a_killed_rank_changes_nothing(settings: TrainSettings) -> None:
-    calm = settings.model_copy(update={"output": settings.output.with_name("calm")})
-    undisturbed = launch(calm, ranks=1)
+    undisturbed = _train_in_a_fork(settings.model_copy(update={"output": settings.output.with_name("calm")}))
     killed: list[int] = []
     killer = threading.Thread(target=_kill_one, args=(settings, killed))
     killer.start()
