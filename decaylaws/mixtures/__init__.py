@@ -8,8 +8,8 @@
     space.sample(64, seed=0, decay_tokens=50 * 10**9)
 """
 
-from decaylaws.mixtures.limits import SourceGroup, SourceLimits
+from decaylaws.mixtures.limits import SourceGroup, SourceLimits, SourceUse
 from decaylaws.mixtures.mixture import Mixture
-from decaylaws.mixtures.space import MixtureSpace, SourceUse
+from decaylaws.mixtures.space import MixtureSpace
 
 __all__ = ["Mixture", "MixtureSpace", "SourceGroup", "SourceLimits", "SourceUse"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures.mixture import Mixture
 
+BINDING_TOLERANCE = 1e-6
+
 
 @dataclass(frozen=True)
 class SourceLimits:
@@ -89,6 +91,45 @@ class SourceGroup:
                 f"{field}.inner", self.inner.names, f"must weigh the members {self.members}"
             )
         _check_bounds(field, self.lower, self.upper)
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What a mixture asks of one source, and which limit it touches.
+
+    Args:
+        name: the source.
+        share: its share.
+        epochs: how often its tokens are seen; ``nan`` where the decay tokens are not given.
+        cap: the largest share that the limits allow.
+        binds: ``"max_epochs"``, ``"upper"``, ``"lower"``, or ``""`` where nothing binds.
+    """
+
+    name: str
+    share: float
+    epochs: float
+    cap: float
+    binds: str
+
+
+def limit_touched(source: SourceLimits, share: float, cap: float) -> str:
+    """Which limit of ``source`` a share touches: ``max_epochs``, ``upper``, ``lower`` or none."""
+    if share >= cap - BINDING_TOLERANCE and cap < 1.0:
+        return "upper" if cap >= source.upper else "max_epochs"
+    if source.lower > 0 and share <= source.lower + BINDING_TOLERANCE:
+        return "lower"
+    return ""
+
+
+def over_cap_message(source: SourceLimits, share: float, cap: float, decay_tokens: float | None) -> str:
+    """Why a share above the cap cannot be, and what would mend it."""
+    if cap >= source.upper or decay_tokens is None:
+        return f"'{source.name}' has share {share:.4g}, above its upper bound {source.upper:.4g}."
+    return (
+        f"'{source.name}' has share {share:.4g}: {source.epochs(share, decay_tokens):.3g} epochs of its "
+        f"{source.available_tokens:.4g} tokens, above max_epochs = {source.max_epochs:g} (share {cap:.4g}). "
+        "Lower the share, shorten the decay or raise max_epochs."
+    )
 
 
 def _check_bounds(field: str, lower: float, upper: float) -> None:

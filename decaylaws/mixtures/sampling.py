@@ -57,10 +57,15 @@ def dirichlet(
         upper = np.minimum(polytope.upper, settings.max_upsampling * prior)
         polytope = Polytope(polytope.lower, np.maximum(upper, polytope.lower), polytope.slabs)
     centre = polytope.project(prior)
-    draws = _dirichlet_draws(flat, REJECTION_ROUNDS * count, settings, rng)
-    feasible = polytope.contains(draws)
-    kept = draws[feasible][:count]
-    pulled = [polytope.pull(draw, centre) for draw in draws[~feasible][: count - len(kept)]]
+    kept, refused = np.empty((0, len(prior))), np.empty((0, len(prior)))
+    for _ in range(REJECTION_ROUNDS):
+        draws = _dirichlet_draws(flat, count, settings, rng)
+        feasible = polytope.contains(draws)
+        kept = np.vstack([kept, draws[feasible]])[:count]
+        refused = draws[~feasible]
+        if len(kept) == count:
+            return kept
+    pulled = [polytope.pull(draw, centre) for draw in refused[: count - len(kept)]]
     return np.vstack([kept, *pulled])
 
 

@@ -11,30 +11,16 @@ import numpy as np
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.mixtures.geometry import TOLERANCE, Array, Polytope, Slab, box_simplex_vertices
-from decaylaws.mixtures.limits import SourceGroup, SourceLimits
+from decaylaws.mixtures.limits import (
+    BINDING_TOLERANCE,
+    SourceGroup,
+    SourceLimits,
+    SourceUse,
+    limit_touched,
+    over_cap_message,
+)
 from decaylaws.mixtures.mixture import Mixture
 from decaylaws.mixtures.sampling import DirichletSettings, dirichlet, space_filling
-
-BINDING_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class SourceUse:
-    """What a mixture asks of one source, and which limit it touches.
-
-    Args:
-        name: the source.
-        share: its share.
-        epochs: how often its tokens are seen; ``nan`` where the decay tokens are not given.
-        cap: the largest share that the limits allow.
-        binds: ``"max_epochs"``, ``"upper"``, ``"lower"``, or ``""`` where nothing binds.
-    """
-
-    name: str
-    share: float
-    epochs: float
-    cap: float
-    binds: str
 
 
 @dataclass(frozen=True)
@@ -126,7 +112,7 @@ class MixtureSpace:
                 share=mixture.share(source.name),
                 epochs=source.epochs(mixture.share(source.name), decay_tokens) if decay_tokens else math.nan,
                 cap=cap,
-                binds=_binds(source, mixture.share(source.name), float(cap)),
+                binds=limit_touched(source, mixture.share(source.name), float(cap)),
             )
             for source, cap in zip(self.sources, self.caps(decay_tokens).tolist())
         ]
@@ -205,12 +191,25 @@ class MixtureSpace:
             temperature: exponent on the prior; ignored where ``settings`` are given.
             settings: all settings of the draws.
         """
+        chosen = settings or DirichletSettings(temperature=temperature)
+        shares = self.sample_shares(n, seed=seed, decay_tokens=decay_tokens, prior=prior, settings=chosen)
+        return [Mixture.from_array(self.names, row) for row in shares]
+
+    def sample_shares(
+        self,
+        n: int,
+        *,
+        seed: int,
+        decay_tokens: float | None = None,
+        prior: Mixture | None = None,
+        settings: DirichletSettings | None = None,
+    ) -> Array:
+        """As ``sample``, as an array [n, sources]: for the many thousands that a simulation predicts."""
         _check_count(n)
         polytope = self._require_feasible(decay_tokens)
         centre = self._membership @ self._to_array(prior or self.token_proportional())
-        chosen = settings or DirichletSettings(temperature=temperature)
-        draws = dirichlet(polytope, n, centre, chosen, np.random.default_rng(seed))
-        return [self._mixture(draw) for draw in draws]
+        draws = dirichlet(polytope, n, centre, settings or DirichletSettings(), np.random.default_rng(seed))
+        return draws @ self.blocks
 
     def space_filling(self, n: int, *, seed: int, decay_tokens: float | None = None) -> list[Mixture]:
         """``n`` feasible mixtures far from one another, by low-discrepancy points on the simplex."""
@@ -329,7 +328,7 @@ class MixtureSpace:
         for source, cap in zip(self.sources, self.caps(decay_tokens).tolist()):
             share = mixture.share(source.name)
             if share > cap + TOLERANCE:
-                found.append(_over(source, share, cap, decay_tokens))
+                found.append(over_cap_message(source, share, cap, decay_tokens))
             if share < source.lower - TOLERANCE:
                 found.append(
                     f"'{source.name}' has share {share:.4g}, below its lower bound {source.lower:.4g}."
@@ -367,24 +366,6 @@ class MixtureSpace:
     def _mixture(self, block_shares: Array) -> Mixture:
         shares = np.maximum(block_shares @ self.blocks, 0.0)
         return Mixture.normalised(dict(zip(self.names, shares.tolist())))
-
-
-def _binds(source: SourceLimits, share: float, cap: float) -> str:
-    if share >= cap - BINDING_TOLERANCE and cap < 1.0:
-        return "upper" if cap >= source.upper else "max_epochs"
-    if source.lower > 0 and share <= source.lower + BINDING_TOLERANCE:
-        return "lower"
-    return ""
-
-
-def _over(source: SourceLimits, share: float, cap: float, decay_tokens: float | None) -> str:
-    if cap >= source.upper or decay_tokens is None:
-        return f"'{source.name}' has share {share:.4g}, above its upper bound {source.upper:.4g}."
-    return (
-        f"'{source.name}' has share {share:.4g}: {source.epochs(share, decay_tokens):.3g} epochs of its "
-        f"{source.available_tokens:.4g} tokens, above max_epochs = {source.max_epochs:g} (share {cap:.4g}). "
-        "Lower the share, shorten the decay or raise max_epochs."
-    )
 
 
 def _check_tokens(decay_tokens: float | None) -> None:

@@ -26,10 +26,12 @@ from decaylaws.laws.mixing import (
     recalibrate,
     regression,
     shares_frame,
+    simulated_optimum,
 )
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily
 from decaylaws.laws.uncertainty import coverage
+from decaylaws.mixtures import MixtureSpace, SourceLimits
 
 SOURCES = ["web", "code", "math", "books"]
 
@@ -253,6 +255,20 @@ def test_shares_are_taken_from_a_table_by_prefix() -> None:
     assert list(shares_frame(table, "mix:").columns) == ["web", "code"]
     with pytest.raises(SchemaError, match="share_<source>"):
         shares_frame(table, "share_")
+
+
+def test_the_simulated_optimum_keeps_the_caps_and_beats_random_mixtures() -> None:
+    shares = draw_shares(60, seed=37)
+    law = InverseSum(num_starts=1).fit(frame(shares), noisy(shares, 38))
+    space = MixtureSpace(tuple(SourceLimits(name, 10**9, max_epochs=2) for name in SOURCES))
+    best = simulated_optimum(
+        law, space, {"loss:code": 1.0}, seed=0, decay_tokens=5e9, num_candidates=2000, num_best=16
+    )
+    space.check(best, 5e9)
+    random = np.array([mixture.array(SOURCES) for mixture in space.sample(200, seed=1, decay_tokens=5e9)])
+    assert planted(best.array(SOURCES)[None])[0, 1] < np.quantile(planted(random)[:, 1], 0.05)
+    with pytest.raises(InvalidValueError, match="num_best"):
+        simulated_optimum(law, space, {"loss:code": 1.0}, seed=0, num_candidates=5, num_best=6)
 
 
 @pytest.mark.slow
