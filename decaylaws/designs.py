@@ -286,18 +286,20 @@ class Planner:
         """One space-filling point per run; each is projected into the caps of its own decay length.
 
         Points that fill a simplex of many sources lie near its faces, while good mixtures use every source a
-        little: every other point is therefore drawn half-way to the centroid.
+        little and guards keep them near the trunk's own: of three points one stays, one is drawn half-way to
+        the centroid and one half-way to the control.
         """
         shortest = min(decay_tokens)
         points = self.space.space_filling(
             len(decay_tokens), seed=self.settings.design.seed, decay_tokens=shortest
         )
-        centre = self.space.centroid(shortest).array(self.space.names)
+        names = self.space.names
+        centre, control = self.space.centroid(shortest).array(names), self.control_mixture.array(names)
+        shares = [point.array(names) for point in points]
         spread = [
-            point.array(self.space.names) if index % 2 else (point.array(self.space.names) + centre) / 2
-            for index, point in enumerate(points)
+            (own, (own + centre) / 2, (own + control) / 2)[index % 3] for index, own in enumerate(shares)
         ]
-        return [self.space.project(shares, tokens) for shares, tokens in zip(spread, decay_tokens)]
+        return [self.space.project(drawn, tokens) for drawn, tokens in zip(spread, decay_tokens)]
 
 
 def mixture_space(

@@ -191,8 +191,23 @@ def demo(
 
 def print_confirmation(study: Study) -> None:
     """The confirm table as it came out, and who won."""
-    table = confirming.confirmation_table(study).drop(columns="run_id")
-    console.print(_frame(table, title="predicted and observed objective, nats per token"))
+    frame = confirming.confirmation_table(study)
+    table = _table(
+        "candidate", "scale", "predicted", "90 % interval", "observed", "gain", "guards", "",
+        title="objective, nats per token; gain on the control as observed",
+    )  # fmt: skip
+    for row in frame.itertuples():
+        table.add_row(
+            row.candidate,
+            row.scale,
+            f"{row.predicted:.3f}",
+            f"{row.lower:.3f} to {row.upper:.3f}",
+            f"{row.observed:.3f}",
+            f"{row.gain_observed:+.3f}",
+            "hold" if row.guards_hold else "broken",
+            "won" if row.won else "",
+        )
+    console.print(table)
     for line in confirming.verdict(study):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 

@@ -97,7 +97,9 @@ def confirmation_table(study: Study) -> pd.DataFrame:
 
     Columns: ``scale``, ``candidate``, ``run_id``, ``predicted``, ``lower``, ``upper`` and ``observed``
     (weighted objective, nats per token), ``inside`` (whether the interval holds the observation),
-    ``gain_predicted`` and ``gain_observed`` (control minus candidate), ``won`` (lowest of its scale).
+    ``gain_predicted`` and ``gain_observed`` (control minus candidate), ``guards_hold`` (whether no guarded
+    domain lost more than the tolerance against the control), ``won`` (lowest of its scale among those whose
+    guards hold).
     """
     runs = study.runs().set_index("run_id")
     weights = study.settings.objective.weights
@@ -110,7 +112,23 @@ def confirmation_table(study: Study) -> pd.DataFrame:
             weighted(runs.loc[[entry["run_id"]]], weights)[0] if entry["run_id"] in runs.index else np.nan
         )
         rows.append(row)
-    return _with_gains(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    table["guards_hold"] = _guards_hold(study, table, runs)
+    return _with_gains(table)
+
+
+def _guards_hold(study: Study, table: pd.DataFrame, runs: pd.DataFrame) -> list[bool]:
+    """Whether each candidate keeps every guard against the control of its scale, as observed."""
+    objective = study.settings.objective
+    columns = [LOSS + domain for domain in objective.guard_domains]
+    controls = table[table["candidate"] == "control"].set_index("scale")["run_id"]
+    pairs = [(row.run_id, controls[row.scale]) for row in table.itertuples()]
+    return [
+        run in runs.index
+        and control in runs.index
+        and bool((runs.loc[run, columns] - runs.loc[control, columns] <= objective.guard_nats).all())
+        for run, control in pairs
+    ]
 
 
 def domain_table(study: Study) -> pd.DataFrame:
@@ -141,18 +159,26 @@ def verdict(study: Study) -> tuple[str, ...]:
     return (*lines, f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
 
 
-def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> tuple[str, str]:
-    best, second = (row for _, row in rows.nsmallest(2, "observed").iterrows())
-    margin = second["observed"] - best["observed"]
-    by_chance = margin < 2 * np.sqrt(2) * noise
+def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
+    kept = rows[rows["guards_hold"]].sort_values("observed")
+    broken = rows[~rows["guards_hold"]]
+    best, rest = kept.iloc[0], kept.iloc[1:]
+    lines = [f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token."]
+    if len(rest):
+        margin = rest.iloc[0]["observed"] - best["observed"]
+        by_chance = "could" if margin < 2 * np.sqrt(2) * noise else "do not"
+        lines[0] += (
+            f" It is {margin:.4f} ahead of '{rest.iloc[0]['candidate']}'; seeds alone {by_chance} explain that "
+            f"(standard deviation {noise:.4f})."
+        )
+    if len(broken):
+        lines.append(f"{scale} scale: {', '.join(broken['candidate'])} broke a guard and cannot win.")
     recommended = rows[rows["candidate"] == "recommended"].iloc[0]
-    return (
-        f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token, {margin:.4f} "
-        f"ahead of '{second['candidate']}'; seeds alone {'could' if by_chance else 'do not'} explain that "
-        f"(standard deviation {noise:.4f}).",
+    lines.append(
         f"{scale} scale: the recommendation gains {recommended['gain_observed']:+.4f} nats on the control, "
-        f"where {recommended['gain_predicted']:+.4f} was predicted.",
+        f"where {recommended['gain_predicted']:+.4f} was predicted."
     )
+    return lines
 
 
 def noise_sd(study: Study, runs: pd.DataFrame) -> float:
@@ -174,7 +200,8 @@ def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
     table["inside"] = table["observed"].between(table["lower"], table["upper"])
     for name, column in (("gain_predicted", "predicted"), ("gain_observed", "observed")):
         table[name] = table["scale"].map(control[column]) - table[column]
-    table["won"] = table["observed"] == table.groupby("scale")["observed"].transform("min")
+    eligible = table["observed"].where(table["guards_hold"])
+    table["won"] = eligible == eligible.groupby(table["scale"]).transform("min")
     return table
 
 
@@ -208,14 +235,25 @@ def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict
 
 
 def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mixture:
-    """Mixture of the run with the lowest objective at the proxy's scale."""
+    """Mixture of the run with the lowest objective at the proxy's scale among those that kept the guards."""
     proxy = study.planner().trunk(study.settings.proxy).config.run_id
     tried = decays(runs)
-    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"]]
+    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     if tried.empty:
         raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
-    best = tried.iloc[int(np.argmin(weighted(tried, study.settings.objective.weights)))]
+    kept = tried[sweep_guards_hold(study, tried)]
+    best = kept.iloc[int(np.argmin(weighted(kept, study.settings.objective.weights)))]
     return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
+
+
+def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
+    """Whether each run of the sweep kept every guard against the control of its tokens and LR, [runs]."""
+    objective = study.settings.objective
+    columns = [LOSS + domain for domain in objective.guard_domains]
+    controls = tried[tried["role"] == "control"].set_index(["decay_tokens", "start_lr"])[columns]
+    matched = controls.reindex(pd.MultiIndex.from_frame(tried[["decay_tokens", "start_lr"]])).to_numpy()
+    # a run without a matched control (the drop-and-hold run) can not be shown to keep a guard
+    return (tried[columns].to_numpy() - matched <= objective.guard_nats).all(axis=1)
 
 
 def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[str, dict[str, float]]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decaylaws import __version__
 from decaylaws.errors import DataError, StudyError
 from decaylaws.laws.decay import DecayLaw, decay_predictors, held_out_report, select_member, splits
 from decaylaws.runs import LOSS, fit_ready, values_by
@@ -47,7 +48,7 @@ def fit(study: Study) -> tuple[Fit, bool]:
         StudyError: too few runs have finished.
     """
     runs, excluded = usable_runs(study)
-    inputs = content_hash(runs.sort_values("run_id").to_csv(index=False))
+    inputs = content_hash(__version__, runs.sort_values("run_id").to_csv(index=False))
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = read_json(study.fit_file)
         if stored["inputs"] == inputs:
