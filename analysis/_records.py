@@ -68,15 +68,15 @@ def _schedule(run) -> Schedule:
         return cosine(total, run.peak_lr, warmup_tokens=warmup, end_lr=run.end_lr)
     if run.schedule == "constant":
         return warmup_stable_decay(total, run.peak_lr, warmup_tokens=warmup, decay_tokens=0)
+    shapes = {"wsd_exponential": "exponential", "wsd_linear": "linear"}
+    if run.schedule not in {"two_stage_step", *shapes}:
+        known = ["constant", "cosine", "two_stage_step", *shapes]
+        raise InvalidValueError(f"schedule of run {run.run}", run.schedule, f"must be one of {known}")
     if not np.isfinite(run.decay_start_step):
         raise InvalidValueError(f"decay_start_step of run {run.run}", run.decay_start_step, "must be given")
     start = int(run.decay_start_step) * STEP_TOKENS
     if run.schedule == "two_stage_step":
         return multi_step(total, [run.peak_lr, run.end_lr], [start], warmup_tokens=warmup)
-    shapes = {"wsd_exponential": "exponential", "wsd_linear": "linear"}
-    if run.schedule not in shapes:
-        known = ["constant", "cosine", "two_stage_step", *shapes]
-        raise InvalidValueError(f"schedule of run {run.run}", run.schedule, f"must be one of {known}")
     return warmup_stable_decay(
         total,
         run.peak_lr,

@@ -6,13 +6,14 @@ Reads the format of the lr_scheduling records (arXiv 2501.18965, 2405.18392), fi
 ``fit`` and ``size_fit`` rows of each data set (one kernel for its model sizes) and predicts ``final_val_loss`` of
 every other row. Defaults: evaluations beyond the burn-in, 12 per curve; the loss at the end of a run enters as
 one more evaluation, less the constant by which the full validation set lies above the curve's. Intervals are
-conformal: the errors of the decayed fit runs of the same model, which fall with a run's length. Rows of a data
-set without fit rows are predicted by the law of the data set with most of them (``"borrowed": true``).
+conformal: the errors of the decayed fit runs of the same model, which fall with a run's length. A model without
+fit rows lies on the line through the other sizes of its data set; where there is none, the law of the data set
+with most rows answers (``law_of``), shifted by the two data sets' difference on common sizes.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,9 @@ def _length(row: Any, law: ScheduleLaw) -> float:
 
 
 def _predict(row: Any, laws: dict[str, Fitted], most: str) -> dict[str, Any]:
-    fitted = laws.get(row.dataset, laws[most])
+    fitted, question, shift = _ask(row, laws, most)
     offset = fitted.offsets.get(_model(row), float(np.mean(list(fitted.offsets.values()))))
-    found = fitted.law.predict([_question(row)], interval=LEVEL)
+    found = fitted.law.predict([question], interval=LEVEL)
     below, above = found.mean[0] - found.lower[0], found.upper[0] - found.mean[0]
     scatter = fitted.scatter.get(_model(row))
     if scatter is None:  # too few runs of this model: what is not known of the law itself comes on top
@@ -217,14 +218,48 @@ def _predict(row: Any, laws: dict[str, Fitted], most: str) -> dict[str, Any]:
         below, above = np.hypot(below, radius), np.hypot(above, radius)
     else:
         below = above = scatter.at(_length(row, fitted.law))
+    predicted = found.mean[0] + shift + offset
     return {
         "run_id": row.run_id,
-        "predicted": found.mean[0] + offset,
-        "lower": found.mean[0] + offset - below,
-        "upper": found.mean[0] + offset + above,
+        "predicted": predicted,
+        "lower": predicted - below,
+        "upper": predicted + above,
         "observed": row.final_val_loss,
-        "borrowed": row.dataset not in laws,
+        "law_of": next(name for name, entry in laws.items() if entry is fitted),
+        "model": question.model,
     }
+
+
+def _ask(row: Any, laws: dict[str, Fitted], most: str) -> tuple[Fitted, LossCurve, float]:
+    """The law that answers for a row, the question to it, and what to add to the answer.
+
+    A data set's own law answers where it knows the model or several sizes. Otherwise the law with most rows does,
+    and the two data sets' difference on the sizes that both have is added. A law of one size answers for it.
+    """
+    question = _question(row)
+    own, other = laws.get(row.dataset), laws[most]
+    if own is not None and _answers(own.law, question):
+        return own, question, 0.0
+    if not _answers(other.law, question):
+        return other, replace(question, model=other.law.models_[-1]), 0.0
+    shift = [] if own is None else _differences(own, other, question)
+    return other, question, float(np.mean(shift)) if shift else 0.0
+
+
+def _answers(law: ScheduleLaw, question: LossCurve) -> bool:
+    return question.model in law.models_ or len({name.split("/")[1] for name in law.models_}) > 1
+
+
+def _differences(own: Fitted, other: Fitted, question: LossCurve) -> list[float]:
+    """Difference of two data sets' final losses at the sizes that both were fitted on."""
+    found = []
+    for mine in own.law.models_:
+        theirs = next((name for name in other.law.models_ if name.split("/")[1] == mine.split("/")[1]), None)
+        if theirs is not None:
+            here = own.law.predict([replace(question, model=mine)])[0] + own.offsets[mine]
+            there = other.law.predict([replace(question, model=theirs)])[0] + other.offsets[theirs]
+            found.append(float(here - there))
+    return found
 
 
 def _summary(

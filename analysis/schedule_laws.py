@@ -4,9 +4,10 @@
 
 Reads the format of the multipowerlaw records (arXiv 2503.12811), fits every law on the ``fit`` runs of each
 model size alone (``default`` names the one that the library starts with), and scores it on the ``predict`` runs:
-means over runs, each run over its logged points. A law that a size's runs cannot identify is written with its
-error instead of numbers. With ``fit`` runs of several sizes the default is also fitted with one kernel for all of
-them (``..._shared``). Also: the best free non-increasing schedule of 24,000 steps with a warm-up of 2,160.
+means over runs, each run over its logged points. A named law that a size's runs cannot identify is written with
+its error instead of numbers. With ``fit`` runs of several sizes the default is also fitted with one kernel for
+all of them (``..._shared``), which then predicts sizes without fit runs as well. Also: the best free
+non-increasing schedule of 24,000 steps with a warm-up of 2,160, not below the lowest LR of the fit runs.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def main() -> None:
             if name == DEFAULT and isinstance(law, ScheduleLaw):
                 optima[size] = _optimum(law, fit, size)
     if len(sizes) > 1:
-        results[f"{DEFAULT}_shared"] = _shared(curves, sizes)
+        unfitted = list(dict.fromkeys(c.model for c in curves["predict"] if c.model not in sizes))
+        shared = _shared(curves, [*sizes, *unfitted])
+        results[f"{DEFAULT}_shared"] = shared
+        results[DEFAULT].update({size: shared[size] for size in unfitted})
     write_json(arguments.json, {"default": DEFAULT, "laws": results, "optimum": optima})
     if arguments.figure:
         _draw(arguments.figure, curves, sizes)
@@ -72,6 +76,8 @@ def _score(law: Law, fit: list[LossCurve], held_out: list[LossCurve]) -> tuple[d
     try:
         law.fit(fit)
     except DecaylawsError as error:
+        if isinstance(law, DEFAULT_LAW):
+            raise  # without the default there is nothing to report on this size
         return {"error": str(error)}, None
     entry = {
         "fit_seconds": time.perf_counter() - began,
@@ -114,8 +120,6 @@ def _shared(curves: dict[str, list[LossCurve]], sizes: list[str]) -> dict[str, A
     """The default law with one kernel for all sizes."""
     law = DEFAULT_LAW()
     entry, _ = _score(law, curves["fit"], [])
-    if "error" in entry:
-        return dict.fromkeys(sizes, entry)
     return {
         size: {**entry, **_errors(law, [c for c in curves["predict"] if c.model == size])} for size in sizes
     }

@@ -190,7 +190,7 @@ def best_curve(
         return budget.floor_lr + above * np.concatenate([[1.0], np.cumprod(ratios)])
 
     def objective(ratios: Array) -> float:
-        path = _with_warmup(budget, places, lrs(ratios), law.units_)
+        path = _with_warmup(budget, places.astype(float), lrs(ratios), law.units_)
         return float(law.predict_path(path, model=budget.model)[0])
 
     starts = [_ratios_of(shape, depth / span) for shape in (_late_linear, _late_power, _very_late)]
@@ -205,7 +205,7 @@ def best_curve(
 def _with_warmup(budget: Budget, places: Array, lrs: Array, units: Mapping[str, float]) -> LrPath:
     if budget.warmup_tokens == 0:
         return knot_path(places, lrs, **units)
-    return knot_path(np.concatenate([[0], places]), np.concatenate([[0.0], lrs]), **units)
+    return knot_path(np.concatenate([[0.0], places]), np.concatenate([[0.0], lrs]), **units)
 
 
 def _descend(objective: Callable[[Array], float], start: Array) -> tuple[float, Array]:
@@ -274,10 +274,14 @@ def _report(
     questions = [
         LossCurve("question", rival, np.array([float(rival.tokens)]), model=model) for rival in rivals
     ]
-    mean, draws = np.asarray(law.predict(questions)), law.predict_draws(questions)
-    gains = [quantile_interval(mean[[i]] - mean[[0]], draws[:, [i]] - draws[:, [0]], level) for i in (1, 2)]
+    mean, draws = law.predict(questions), law.predict_draws(questions)
+    over_cosine, over_wsd = (
+        quantile_interval(mean[[i]] - mean[[0]], draws[:, [i]] - draws[:, [0]], level) for i in (1, 2)
+    )
     loss = law.predict(questions[:1], interval=level)
-    return ScheduleOptimum(schedule, loss, *gains, near, _extrapolations(law, schedule), seconds)
+    return ScheduleOptimum(
+        schedule, loss, over_cosine, over_wsd, near, _extrapolations(law, schedule), seconds
+    )
 
 
 def _extrapolations(law: ScheduleLaw, schedule: Schedule) -> tuple[str, ...]:

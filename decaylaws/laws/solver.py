@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,7 +59,8 @@ class Solution:
         variance = (
             noise_variance if noise_variance is not None else float(self.residuals @ self.residuals) / degrees
         )
-        return variance * np.linalg.pinv(self.jacobian.T @ self.jacobian + np.diag(self.prior_precision))
+        information = self.jacobian.T @ self.jacobian + np.diag(self.prior_precision)
+        return np.asarray(variance * np.linalg.pinv(information), dtype=float)
 
 
 def solve(
@@ -215,20 +216,7 @@ def _with_prior(
         raise InvalidValueError("prior_sd", sd.tolist(), "must be positive", "Use infinity for no prior.")
     held = np.isfinite(mean) & np.isfinite(sd)
     precision = np.where(held, (noise_sd / np.where(held, sd, 1.0)) ** 2, 0.0)
-    return _replace_prior(problem, np.where(held, mean, 0.0), precision)
-
-
-def _replace_prior(problem: _Problem, mean: Array, precision: Array) -> _Problem:
-    return _Problem(
-        problem.residuals,
-        problem.jacobian,
-        problem.lower,
-        problem.upper,
-        problem.huber_delta,
-        problem.root_weights,
-        mean,
-        precision,
-    )
+    return replace(problem, prior_mean=np.where(held, mean, 0.0), prior_precision=precision)
 
 
 def _require_enough(problem: _Problem, points: Array) -> None:

@@ -96,6 +96,13 @@ class LossCurve:
                 "Leave the run out.",
             )
 
+    @property
+    def observed(self) -> Array:
+        """The losses ``[n]``, which a curve that is only a question does not have."""
+        if self.loss is None:
+            raise InvalidValueError(f"loss of run {self.run_id}", None, "must be given")
+        return self.loss
+
     def select(self, keep: NDArray[Any]) -> LossCurve:
         """The curve at some of its evaluations: booleans ``[n]`` or increasing indices."""
         loss = None if self.loss is None else self.loss[keep]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units
-from decaylaws.laws.annealing.evidence import Evidence, evidence_of, spread_out
+from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units, warmup_tokens
+from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_of, spread_out
 from decaylaws.laws.annealing.family import PER_MODEL, Family
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.base import Array, Law, Prediction
@@ -98,7 +98,9 @@ class ScheduleLaw(Law):
             InvalidValueError: fewer than two schedules, no curve in which the LR falls, a curve without
                 losses, or fewer points than parameters.
         """
-        curves = self._checked(X)
+        if not 0 <= self.burn_in < 1:
+            raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
+        curves = check_curves(X)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
         self.evidence_ = evidence_of(curves)
@@ -117,6 +119,12 @@ class ScheduleLaw(Law):
         }
         self.run_sd_ = self._run_spread(solution, groups)
         return self
+
+    @overload  # type: ignore[override]  # narrower than the base, which does not say what it returns
+    def predict(self, X: Sequence[LossCurve], interval: None = None) -> Array: ...
+
+    @overload
+    def predict(self, X: Sequence[LossCurve], interval: float) -> Prediction: ...
 
     def predict(self, X: Sequence[LossCurve], interval: float | None = None) -> Array | Prediction:
         """Loss at every evaluation of every curve, one after the other, in nats per token.
@@ -175,25 +183,6 @@ class ScheduleLaw(Law):
 
     # Fitting ---------------------------------------------------------------------------------------------
 
-    def _checked(self, X: Sequence[LossCurve]) -> list[LossCurve]:
-        curves = list(X)
-        if not 0 <= self.burn_in < 1:
-            raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
-        for curve in curves:
-            if curve.loss is None:
-                raise InvalidValueError(f"loss of run {curve.run_id}", None, "must be given to fit")
-        if len(curves) < 2:
-            raise InvalidValueError(
-                "curves",
-                len(curves),
-                "must be at least 2: one curve cannot tell progress from annealing",
-                "Add a run with another schedule, best a drop of the LR that is then held.",
-            )
-        for model in {curve.model for curve in curves}:
-            if len({c.schedule for c in curves if c.model == model}) == len({c.model for c in curves}) == 1:
-                raise InvalidValueError("curves", model, "must come from at least 2 different schedules")
-        return curves
-
     def _groups(self, curves: Sequence[LossCurve]) -> tuple[list[_Group], dict[str, float]]:
         """What is fitted of every curve, and the progress at which the burn-in of every model ends."""
         paths = [lr_path(curve.schedule, curve.tokens, **self.units_) for curve in curves]
@@ -209,14 +198,7 @@ class ScheduleLaw(Law):
                 path = lr_path(kept.schedule, kept.tokens, **self.units_)
                 index = self.models_.index(curve.model)
                 params = self._sizes[curve.model]
-                groups.append(_Group(path, np.log(kept.loss), index, params, self._indicator(index)))
-        if not any(len(group.path.drops) for group in groups):
-            raise InvalidValueError(
-                "curves",
-                [curve.run_id for curve in curves],
-                "must include one in which the LR falls",
-                "Add a decayed run, best a drop of the LR that is then held.",
-            )
+                groups.append(_Group(path, np.log(kept.observed), index, params, self._indicator(index)))
         return groups, cuts
 
     def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
@@ -231,7 +213,7 @@ class ScheduleLaw(Law):
         family = self._family()
         parameters = list(family.shared)
         for model in self.models_:
-            parameters += family.own(min(float(c.loss.min()) for c in curves if c.model == model))
+            parameters += family.own(min(float(c.observed.min()) for c in curves if c.model == model))
         self._parameters = parameters
         start = np.array([parameter.start for parameter in parameters])
         starts = []
@@ -370,9 +352,9 @@ class ScheduleLaw(Law):
             path = lr_path(curve.schedule, curve.tokens, **self.units_)
             weights = self._indicator(self.models_.index(model))
             value, _, _ = self._evaluate(path, self._sizes[model], weights, self._theta)
-            early = path.progress < cut
+            early = (path.progress < cut) & (curve.tokens >= warmup_tokens(curve.schedule))
             progress.append(path.progress[early])
-            residuals.append((curve.loss - value)[early])
+            residuals.append((curve.observed - value)[early])
         return np.concatenate(progress), np.concatenate(residuals)
 
     def _take(self, theta: Array) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.annealing.curves import LossCurve
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.annealing.curves import LossCurve, lr_path
 from decaylaws.laws.compare import Fold
 
 
@@ -34,6 +35,32 @@ def evidence_of(curves: Sequence[LossCurve]) -> Evidence:
     peaks = [curve.schedule.peak_lr for curve in curves]
     ends = [float(curve.schedule.lr(curve.tokens[-1])) for curve in curves]
     return Evidence(max(float(curve.tokens[-1]) for curve in curves), min(peaks), max(peaks), min(ends))
+
+
+def check_curves(curves: Sequence[LossCurve]) -> list[LossCurve]:
+    """The curves, if they can tell progress from annealing.
+
+    Raises:
+        InvalidValueError: fewer than two curves or schedules, a curve without losses, or no fall of the LR.
+    """
+    listed = list(curves)
+    if len([curve.observed for curve in listed]) < 2:
+        raise InvalidValueError(
+            "curves",
+            len(listed),
+            "must be at least 2: one curve cannot tell progress from annealing",
+            "Add a run with another schedule, best a drop of the LR that is then held.",
+        )
+    if len({curve.schedule for curve in listed}) < 2:
+        raise InvalidValueError("curves", listed[0].run_id, "must come from at least 2 different schedules")
+    if not any(len(lr_path(curve.schedule, curve.tokens).drops) for curve in listed):
+        raise InvalidValueError(
+            "curves",
+            [curve.run_id for curve in listed],
+            "must include one in which the LR falls",
+            "Add a decayed run, best a drop of the LR that is then held.",
+        )
+    return listed
 
 
 def spread_out(count: int, limit: int) -> NDArray[np.intp]:
@@ -62,5 +89,5 @@ def held_out_folds(curves: Sequence[LossCurve]) -> list[Fold]:
             continue
         longer = held.tokens[-1] > 1.05 * max(curve.tokens[-1] for curve in own)
         name = f"{'longer horizon' if longer else 'another schedule'}: {held.run_id}"
-        folds.append(Fold(name, (rest,), [held], held.loss))
+        folds.append(Fold(name, (rest,), [held], held.observed))
     return folds
