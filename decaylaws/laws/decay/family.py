@@ -34,7 +34,7 @@ from decaylaws.laws.decay.inputs import DecayInputs
 
 EPSILON = 1e-3  # the smallest share that makes a difference
 
-Mixing = Literal["none", "inverse_sum", "exponential", "log"]
+Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
 Relaxing = Literal["shares", "loss", "none"]
 
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
@@ -254,6 +254,12 @@ def _mixture_law(mixing: Mixing, c: Array, q: Array, gamma: Array) -> _MixtureVa
         terms = -np.exp(c) * log_q
         value = terms.sum(axis=2)
         return _MixtureValue(value, terms, -np.exp(c) / (q + EPSILON), np.zeros_like(value))
+    if mixing == "power":
+        weighted = np.exp(c) * (q + 1e-9)  # what the trunk transfers keeps the sum away from 0
+        total = weighted.sum(axis=2)
+        value = total**-gamma
+        by_c = -(gamma * value / total)[:, :, None] * weighted
+        return _MixtureValue(value, by_c, by_c / (q + 1e-9), -gamma * value * np.log(total))
     terms = np.exp(c + gamma[:, None] * log_q)
     value = 1.0 / terms.sum(axis=2)
     by_c = -(value**2)[:, :, None] * terms

@@ -136,17 +136,27 @@ def _rank_agreement(predicted: Array, observed: Array) -> float:
 
 
 def _mixture_folds(runs: pd.DataFrame, num_folds: int, seed: int) -> list[BoolArray]:
-    sources = names_with(runs, MIX)
-    groups = np.unique(plain_shares(runs, sources).round(6), axis=0, return_inverse=True)[1].ravel()
-    count = int(groups.max()) + 1
-    if count < 2:
+    """Folds over mixtures; the control's, which every design holds and everything is measured against, stays."""
+    groups = np.unique(plain_shares(runs, names_with(runs, MIX)).round(6), axis=0, return_inverse=True)[
+        1
+    ].ravel()
+    free = np.unique(groups[~np.isin(groups, groups[_controls(runs)])])
+    if len(free) < 2:
         return []
-    fold = np.random.default_rng(seed).permutation(count) % min(num_folds, count)
-    return [fold[groups] == index for index in range(min(num_folds, count))]
+    fold = dict(zip(free, np.random.default_rng(seed).permutation(len(free)) % min(num_folds, len(free))))
+    assigned = np.array([fold.get(group, -1) for group in groups])
+    return [assigned == index for index in range(min(num_folds, len(free)))]
+
+
+def _controls(runs: pd.DataFrame) -> BoolArray:
+    if "role" not in runs:
+        return np.zeros(len(runs), dtype=bool)
+    return (runs["role"].astype(str) == "control").to_numpy()
 
 
 def _corner(runs: pd.DataFrame, tokens: Array) -> BoolArray:
     """The long decays among the quarter of the rows whose mixture is farthest from the median mixture."""
-    shares = plain_shares(runs, names_with(runs, MIX))
+    shares, free = plain_shares(runs, names_with(runs, MIX)), ~_controls(runs)
     distance = np.abs(shares - np.median(shares, axis=0)).sum(axis=1)
-    return (distance >= np.quantile(distance, 0.75)) & (tokens >= np.quantile(tokens, 0.75))
+    far = distance >= np.quantile(distance[free], 0.75) if free.any() else np.zeros(len(runs), dtype=bool)
+    return free & far & (tokens >= np.quantile(tokens, 0.75))

@@ -224,17 +224,24 @@ class DecayLaw(Law):
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
 
     def _calibrate(self, inputs: DecayInputs, observed: Array, prior: Prior, groups: Array) -> None:
-        """Held-out errors beside the predicted spread of the same rows: what turns spreads into intervals."""
+        """Held-out errors beside the predicted spread of the same rows: what turns spreads into intervals.
+
+        Whole mixtures are held out; the trunk's own, to which everything is anchored, stays in every fit.
+        """
+        trunk = np.abs(inputs.shares - self._frame.trunk_shares).max(axis=1) < 1e-3
+        folds = np.full(len(inputs), -1)
+        if self.num_folds >= 2 and not trunk.all():
+            folds[~trunk] = _folds(groups[~trunk], self.num_folds, self.seed)
         errors = np.full_like(observed, np.nan)
-        folds = _folds(groups, self.num_folds, self.seed) if self.num_folds >= 2 else np.empty(0)
-        for fold in np.unique(folds):
+        for fold in np.unique(folds[folds >= 0]):
             kept = (folds != fold).astype(float)
             theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
             errors[folds == fold] = (self.loss(inputs, theta) - observed)[folds == fold]
+        scored = folds >= 0
         self._held_out = {
-            "errors": errors,
-            "covariance": self._covariance(inputs),
-            "noise": self.noise_ * observed,
+            "errors": errors[scored],
+            "covariance": self._covariance(inputs)[scored],
+            "noise": (self.noise_ * observed)[scored],
         }
 
     def _combine(self, inputs: DecayInputs, weights: Array, interval: float | None) -> Any:
@@ -243,7 +250,7 @@ class DecayLaw(Law):
         if interval is None:
             return mean @ weights
         held_out = self._held_out
-        if not np.isfinite(held_out["errors"]).all():
+        if not len(held_out["errors"]):
             raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
         scores = np.abs(held_out["errors"] @ weights) / _spread(
             held_out["covariance"], held_out["noise"], weights
@@ -259,7 +266,7 @@ class DecayLaw(Law):
 
     def _scores(self, weights: Array) -> Array:
         held_out = self._held_out
-        if not np.isfinite(held_out["errors"]).all():
+        if not len(held_out["errors"]):
             raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
         return np.abs(held_out["errors"] @ weights) / _spread(
             held_out["covariance"], held_out["noise"], weights

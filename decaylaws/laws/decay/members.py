@@ -7,6 +7,9 @@ from decaylaws.laws.decay.family import Member
 MEMBERS: dict[str, Member] = {
     member.name: member
     for member in (
+        Member("effective", mixing="power"),
+        Member("effective_gain", mixing="power", gain_follows=True),
+        Member("effective_saturating", mixing="power", relaxing="loss"),
         Member("relaxed"),
         Member("relaxed_gain", gain_follows=True),
         Member("saturating", relaxing="loss"),

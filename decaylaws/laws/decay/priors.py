@@ -34,7 +34,7 @@ _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "kappa": (0.0, 0.7, -3.0, 3.0),
     "gamma": (0.0, 0.3, -1.5, 1.5),
 }
-_COEFFICIENT_SD = {"none": 1.0, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
+_COEFFICIENT_SD = {"none": 1.0, "power": 1.5, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def _coefficients(
     own = np.array([[domain == source for source in sources] for domain in domains], dtype=float)
     if member.mixing == "exponential":
         return -own
+    if member.mixing == "power":
+        return np.log(np.where(own > 0, 0.25 / (trunk_shares + 0.02)[None, :], 0.15))
     if member.mixing == "log":
         return np.log(np.where(own > 0, 0.1, 0.01))
     known = own.any(axis=1, keepdims=True)
@@ -98,7 +100,7 @@ def _absent(member: Member, layout: Layout) -> list[int]:
     if member.relaxing == "none" or member.mixing == "none":
         shared |= {"log_kappa", "log_b"}
         own |= {"kappa"}
-    if member.mixing != "inverse_sum":
+    if member.mixing not in ("power", "inverse_sum"):
         shared |= {"log_gamma"}
         own |= {"gamma"}
     columns = [index for kind in own for index in range(*layout.columns(kind).indices(layout.size))]

@@ -1,0 +1,253 @@
+"""The decay law against planted truths, its own derivatives, and bad tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
+from decaylaws.laws.base import Law
+from decaylaws.laws.decay import (
+    MEMBERS,
+    ConstantChange,
+    ControlChange,
+    DecayLaw,
+    NearestRun,
+    critical_share,
+    decay_predictors,
+    held_out_report,
+    predict_ratio,
+    predict_size,
+    predict_tokens,
+    select_member,
+    splits,
+)
+from decaylaws.laws.decay.family import Frame, Layout, evaluate
+from decaylaws.laws.decay.inputs import decay_inputs, effective_epochs
+from decaylaws.laws.uncertainty import coverage
+
+SOURCES = ("web", "code", "maths")
+TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
+NOISE = 0.003
+
+
+def planted_loss(row: dict, domain: str) -> float:
+    """A truth of another form than the family's: own-token power law, transient forgetting, memory of 60 steps."""
+    own = {"web": 0, "code": 1, "maths": 2}[domain]
+    shares = np.array([row[f"mix:{name}"] for name in SOURCES])
+    mean_lr = {"linear": 0.5, "1-sqrt": 1 / 3, "constant": 1.0}[row["decay_shape"]] * row["start_lr"] / 1e-3
+    intrinsic = row["decay_tokens"] * mean_lr / row["start_tokens"]
+    transfer = 0.05 + np.eye(3)[own] * 0.9
+    before, after = transfer @ np.array(list(TRUNK.values())), transfer @ shares
+    reached = (before + after * 8 * intrinsic) / (1 + 8 * intrinsic)
+    size = (row["non_embedding_params"] / 1e5) ** -0.05
+    mixture = 0.5 * size * (reached**-0.4 - before**-0.4)
+    progress = 0.6 * ((1 + intrinsic) ** -0.4 - 1)
+    steps = row["decay_tokens"] / row["batch_tokens"]
+    held = 1 - np.exp(-steps / 60) if row["decay_shape"] == "constant" else 1 - 60 / steps * (1 - np.exp(-steps / 60))
+    gain = 0.12 * (1e-3 - row["end_lr"]) / 1e-3 * held
+    return float(row[f"start_loss:{domain}"] + mixture + progress - gain)
+
+
+def planned(shares: np.ndarray, **changes: object) -> dict:
+    row = {
+        "kind": "decay", "role": "simplex", "non_embedding_params": 100_000, "start_tokens": 1_000_000,
+        "decay_tokens": 100_000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear", "batch_tokens": 1000,
+        **{f"mix:{name}": float(share) for name, share in zip(SOURCES, shares)},
+        "start_loss:web": 3.2, "start_loss:code": 2.9, "start_loss:maths": 3.6,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def simulated(count: int = 40, *, seed: int = 0, noise: float = NOISE, sizes: tuple[int, ...] = (100_000, 200_000)):
+    """A sweep like a study's: mixtures, three lengths, two shapes, controls, a drop-and-hold, a second size."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        length = (50_000, 100_000, 200_000)[index % 3]
+        shape = ("linear", "1-sqrt")[(index // 3) % 2]
+        size = sizes[1] if len(sizes) > 1 and index % 4 == 3 else sizes[0]
+        rows.append(planned(rng.dirichlet([1.2, 0.8, 0.8]), decay_tokens=length, decay_shape=shape, non_embedding_params=size))
+    trunk = np.array(list(TRUNK.values()))
+    rows += [planned(trunk, decay_tokens=length, role="control") for length in (50_000, 100_000, 200_000)]
+    hold = {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
+    rows += [planned(trunk, **hold), planned(trunk, decay_tokens=200_000, **hold)]
+    for row in rows:
+        for name in SOURCES:
+            row[f"loss:{name}"] = planted_loss(row, name) + rng.normal(0, noise)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DecayLaw:
+    return DecayLaw(TRUNK, num_draws=16, num_folds=5).fit(simulated())
+
+
+@pytest.mark.parametrize("member", list(MEMBERS))
+def test_derivatives_are_those_of_the_value(member: str) -> None:
+    runs = simulated(5)
+    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
+    frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6)
+    theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3).size)
+    theta[4] = np.log(40)
+    found = evaluate(theta, inputs, frame)[1]
+    steps = 1e-6 * np.eye(len(theta))
+    numeric = [
+        (evaluate(theta + step, inputs, frame)[0] - evaluate(theta - step, inputs, frame)[0]) / 2e-6
+        for step in steps
+    ]
+    np.testing.assert_allclose(found, np.stack(numeric, axis=-1), atol=2e-8)
+
+
+def test_no_decay_leaves_the_checkpoint_as_it_is() -> None:
+    runs = simulated(4).assign(decay_tokens=1, batch_tokens=1000)
+    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
+    theta = np.zeros(Layout(3, 3).size)
+    theta[4] = np.log(100)
+    frame = Frame(MEMBERS["relaxed"], np.array(list(TRUNK.values())), 1e5, 1e6)
+    loss = evaluate(theta, inputs, frame)[0]
+    np.testing.assert_allclose(loss, inputs.start_loss, atol=1e-4)
+
+
+def test_unseen_plans_are_predicted_within_twice_the_noise(fitted: DecayLaw) -> None:
+    unseen = simulated(30, seed=9, noise=0.0)
+    errors = fitted.predict(unseen) - unseen[[f"loss:{name}" for name in SOURCES]].to_numpy()
+    assert np.abs(errors).mean() < 2 * NOISE
+
+
+def test_intervals_hold_what_they_promise(fitted: DecayLaw) -> None:
+    unseen = simulated(60, seed=4)
+    found = fitted.predict(unseen, interval=0.9)
+    assert 0.8 <= coverage(found, unseen[[f"loss:{name}" for name in SOURCES]].to_numpy()) <= 0.99
+    weighted = fitted.predict_objective(unseen, dict.fromkeys(SOURCES, 1.0), interval=0.9)
+    observed = unseen[[f"loss:{name}" for name in SOURCES]].to_numpy().mean(axis=1)
+    assert 0.75 <= coverage(weighted, observed) <= 1.0
+    np.testing.assert_allclose(weighted.mean, found.mean.mean(axis=1))
+
+
+def test_the_law_beats_every_baseline_on_unseen_mixtures() -> None:
+    report = held_out_report(decay_predictors(TRUNK), simulated(), num_folds=4)
+    unseen = report[report["held_out"] == "mixture"].set_index("law")["mae"]
+    law = unseen[[name for name in unseen.index if name.startswith("decay:")]].min()
+    assert law < 0.6 * unseen.drop([name for name in unseen.index if name.startswith("decay:")]).min()
+    assert set(report["held_out"]) == {"mixture", "tokens", "size", "corner"}
+    assert np.isfinite(report["mae"]).all()
+
+
+def test_selection_names_a_member_and_shows_why() -> None:
+    name, report = select_member(TRUNK, simulated(20), ("relaxed", "tissue"))
+    assert name == "relaxed"
+    assert set(report["law"]) == {"decay:relaxed", "decay:tissue"}
+
+
+def test_splits_keep_one_mixture_together_and_leave_enough_to_fit() -> None:
+    runs = pd.concat([simulated(12), simulated(12)], ignore_index=True)
+    for split in splits(runs):
+        assert 0 < split.test.sum() < len(runs)
+        if split.name == "mixture":
+            assert (split.test[: len(runs) // 2] == split.test[len(runs) // 2 :]).all()
+
+
+def test_a_law_survives_its_json(fitted: DecayLaw) -> None:
+    copy = Law.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    plans = simulated(5, seed=2)
+    before, after = fitted.predict(plans, interval=0.9), copy.predict(plans, interval=0.9)
+    np.testing.assert_array_equal(before.mean, after.mean)
+    np.testing.assert_array_equal(before.upper, after.upper)
+
+
+def test_the_three_slices_vary_one_thing(fitted: DecayLaw) -> None:
+    plan = pd.Series(planned(np.array([0.5, 0.3, 0.2])))
+    by_tokens = predict_tokens(fitted, plan, [50_000, 200_000])
+    assert list(by_tokens["decay_tokens"].unique()) == [50_000, 200_000]
+    web = predict_ratio(fitted, plan, "maths", [0.0, 0.5]).query("domain == 'maths'")["mean"].to_numpy()
+    assert web[1] < web[0] - 0.1
+    start = {name: plan[f"start_loss:{name}"] for name in SOURCES}
+    sizes = predict_size(fitted, plan, {100_000: start, 400_000: start})
+    assert len(sizes) == 6
+    assert (sizes["lower"] < sizes["upper"]).all()
+
+
+def test_the_critical_share_is_where_the_general_loss_crosses(fitted: DecayLaw) -> None:
+    plan = pd.Series(planned(np.array([0.9, 0.1, 0.0])))
+    ends = predict_ratio(fitted, plan, "maths", [0.0, 1.0]).query("domain == 'web'")["mean"].to_numpy()
+    tolerance = float(ends.mean() - plan["start_loss:web"])
+    share = critical_share(fitted, plan, "maths", {"web": 1.0}, tolerance)
+    assert 0 < share < 1
+    table = predict_ratio(fitted, plan, "maths", [share])
+    rise = table.set_index("domain")["mean"]["web"] - plan["start_loss:web"]
+    assert rise == pytest.approx(tolerance, abs=1e-3)
+    assert np.isnan(critical_share(fitted, plan, "maths", {"web": 1.0}, -5.0))
+
+
+def test_forgetting_is_the_rise_against_the_checkpoint(fitted: DecayLaw) -> None:
+    plans = pd.DataFrame([planned(np.array([0.0, 0.5, 0.5])), planned(np.array([1.0, 0.0, 0.0]))])
+    rise = fitted.forgetting(plans, ["web"])["mean"].to_numpy()
+    assert rise[0] > rise[1]
+    assert rise[1] < 0
+
+
+def test_repeats_are_worth_less_than_fresh_data() -> None:
+    worth = effective_epochs(np.array([0.0, 0.5, 1.0, 4.0, 1e3]))
+    assert worth[:3].tolist() == [0.0, 0.5, 1.0]
+    assert 3.5 < worth[3] < 4.0
+    assert worth[4] == pytest.approx(1 + 15.3878, rel=1e-6)
+
+
+def test_baselines_predict_what_they_say() -> None:
+    runs = simulated(6, noise=0.0)
+    losses = runs[[f"loss:{name}" for name in SOURCES]].to_numpy()
+    starts = runs[[f"start_loss:{name}" for name in SOURCES]].to_numpy()
+    np.testing.assert_allclose(NearestRun().fit(runs).predict(runs), losses)
+    constant = ConstantChange().fit(runs).predict(runs)
+    np.testing.assert_allclose(constant - starts, np.tile((losses - starts).mean(axis=0), (len(runs), 1)))
+    control = runs.index[(runs["role"] == "control") & (runs["decay_tokens"] == 100_000)]
+    plan = runs.loc[[0]].assign(decay_tokens=100_000, decay_shape="linear")
+    np.testing.assert_allclose(ControlChange().fit(runs).predict(plan)[0] - starts[0], (losses - starts)[control[0]])
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(SchemaError, match="start_lr"):
+        DecayLaw(TRUNK).fit(simulated(8).drop(columns="start_lr").assign(start_lr_typo=1.0).assign())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("loss:code", np.nan, "loss:code"),
+        ("start_loss:web", -1.0, "start_loss:web"),
+        ("decay_tokens", 0, "decay_tokens"),
+        ("mix:web", 0.7, "sum to one"),
+        ("end_lr", -1e-4, "end_lr"),
+    ],
+)
+def test_bad_values_are_named(column: str, value: float, message: str) -> None:
+    runs = simulated(8)
+    runs[column] = runs[column].astype(float)
+    runs.loc[0, column] = value
+    with pytest.raises(InvalidValueError, match=message):
+        DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs)
+
+
+def test_other_mistakes_are_clear(fitted: DecayLaw) -> None:
+    with pytest.raises(NotFittedError):
+        DecayLaw(TRUNK).predict(simulated(4))
+    with pytest.raises(InvalidValueError, match="at least 4"):
+        DecayLaw(TRUNK).fit(simulated(8).head(3))
+    with pytest.raises(InvalidValueError, match="must be one of"):
+        DecayLaw(TRUNK, "guess").fit(simulated(8))
+    with pytest.raises(InvalidValueError, match="not fitted on"):
+        fitted.predict(simulated(4).assign(**{"mix:law": 0.1}))
+    with pytest.raises(InvalidValueError, match="domains"):
+        fitted.weight_vector({"poetry": 1.0})
+
+
+def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
+    runs = simulated(16)
+    runs["loss:mixed"] = 0.5 * (runs["loss:web"] + runs["loss:code"])
+    runs["start_loss:mixed"] = 0.5 * (runs["start_loss:web"] + runs["start_loss:code"])
+    law = DecayLaw(TRUNK, domains=["mixed"], num_draws=0, num_folds=0).fit(runs)
+    assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 2 * NOISE

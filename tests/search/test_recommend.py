@@ -1,0 +1,144 @@
+"""The recommendation against a known truth: limits, guards, certainty, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.search import Choices, DecayProblem, Goal, Plan, Recommendation, Target, recommend
+from decaylaws.search.certainty import beyond_evidence
+from decaylaws.search.optimise import minimise_mixture
+
+SOURCES = ("web", "code", "maths")
+START = {"web": 3.2, "code": 2.9, "maths": 3.6}
+TARGET = Target(non_embedding_params=100_000, start_tokens=1_000_000, batch_tokens=1000, start_loss=START)
+CHOICES = Choices(decay_tokens=(50_000, 100_000, 200_000), start_lr=(1e-3, 1e-3))
+
+
+def space(*, maths_tokens: int = 1_000_000, max_epochs: float = 4.0) -> MixtureSpace:
+    return MixtureSpace((
+        SourceLimits("web", 10_000_000, 4.0), SourceLimits("code", 10_000_000, 4.0),
+        SourceLimits("maths", maths_tokens, max_epochs),
+    ))  # fmt: skip
+
+
+def goal(control: Mixture, **changes: object) -> Goal:
+    weights = {"web": 1.0, "code": 1.0, "maths": 1.0}
+    return replace(Goal(weights=weights, control=control, risk=0.0), **changes)
+
+
+def true_objective(shares: np.ndarray, tokens: int) -> float:
+    transfer = 0.05 + 0.9 * np.eye(3)
+    before, after = transfer @ np.array([0.9, 0.1, 0.0]), transfer @ shares
+    intrinsic = 0.5 * tokens / 1e6
+    reached = (before + 8 * intrinsic * after) / (1 + 8 * intrinsic)
+    change = 0.5 * (reached**-0.4 - before**-0.4) + 0.6 * ((1 + intrinsic) ** -0.4 - 1)
+    return float(np.mean(np.array(list(START.values())) + change - 0.1))
+
+
+@pytest.fixture(scope="module")
+def found(law, control) -> Recommendation:
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.1, risk=1.0)
+    return recommend(law, space(), target=TARGET, goal=wanted, choices=CHOICES, trials=30, seed=1,
+                     rivals={"equal": Mixture.from_array(SOURCES, [1 / 3] * 3)})  # fmt: skip
+
+
+def test_more_tokens_are_better_and_the_truth_agrees(found: Recommendation) -> None:
+    assert found.plan.decay_tokens == 200_000
+    chosen = true_objective(found.mixture.array(SOURCES), 200_000)
+    control = true_objective(np.array([0.9, 0.1, 0.0]), 200_000)
+    assert found.gain.lower <= control - chosen <= found.gain.upper
+    assert found.gain.lower > 0
+    assert "control" in found.verdict
+
+
+def test_regret_against_the_true_optimum_is_small(law, control) -> None:
+    problem = DecayProblem(law, space(), TARGET, goal(control), Plan(decay_tokens=200_000, start_lr=1e-3))
+    chosen = minimise_mixture(problem.objective, space(), 200_000, [np.full(3, 1 / 3)]).shares
+    grid = np.random.default_rng(0).dirichlet(np.ones(3), 4000)
+    best = min(true_objective(shares, 200_000) for shares in grid)
+    assert true_objective(chosen, 200_000) - best < 0.01
+
+
+def test_guards_hold_and_forgetting_is_reported(found: Recommendation) -> None:
+    assert found.feasible
+    assert found.guards["web"] >= -1e-6
+    assert found.predicted["web"].mean <= found.control["web"] + 0.1 + 1e-6
+    assert set(found.forgetting) == {"web"}
+
+
+def test_everything_about_certainty_is_there(found: Recommendation) -> None:
+    assert 0 <= found.optimum_tv <= 1
+    assert 0 <= found.expected_regret <= found.regret_upper + 1e-9
+    for name, share in found.mixture.to_dict().items():
+        low, high = found.near_optimal[name]
+        assert low - 1e-9 <= share <= high + 1e-9
+    assert found.unconstrained_objective <= found.objective.mean + 1e-6
+    assert [rival.name for rival in found.rivals] == ["control", "equal"]
+    assert set(found.by_plan["decay_tokens"]) == {50_000, 100_000, 200_000}
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_caps_on_epochs_bind(law, control) -> None:
+    scarce = space(maths_tokens=10_000, max_epochs=2.0)
+    found = recommend(law, scarce, target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=0)
+    cap = 2.0 * 10_000 / found.plan.decay_tokens
+    assert found.mixture.share("maths") <= cap + 1e-6
+    assert "maths" in found.binding
+    assert found.unconstrained.share("maths") > cap
+
+
+def test_a_rival_as_good_as_the_recommendation_is_not_beaten(law, control, found: Recommendation) -> None:
+    again = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=2)
+    twin = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=2,
+                     rivals={"twin": again.mixture})  # fmt: skip
+    assert "Not enough evidence to prefer it over twin" in twin.verdict
+
+
+def test_same_seed_same_answer(law, control) -> None:
+    runs = [recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=12, seed=5) for _ in "ab"]
+    assert runs[0].to_dict() == runs[1].to_dict()
+
+
+def test_extrapolation_is_refused_or_told(law, control) -> None:
+    far = replace(CHOICES, decay_tokens=(800_000,))
+    with pytest.raises(InvalidValueError, match="decay_tokens"):
+        recommend(law, space(), target=TARGET, goal=goal(control), choices=far, trials=5)
+    told = recommend(law, space(), target=replace(TARGET, non_embedding_params=400_000), goal=goal(control),
+                     choices=far, trials=10, within_evidence=False)  # fmt: skip
+    assert any("decay_tokens" in sentence for sentence in told.beyond_evidence)
+    assert any("non_embedding_params" in sentence for sentence in told.beyond_evidence)
+    assert "Extrapolated" in told.verdict
+
+
+def test_inside_the_evidence_nothing_is_reported(law, control) -> None:
+    problem = DecayProblem(law, space(), TARGET, goal(control), Plan(decay_tokens=100_000, start_lr=1e-3))
+    assert beyond_evidence(problem, np.array([0.4, 0.3, 0.3])) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda control: Choices(decay_tokens=(), start_lr=(1e-3, 1e-3)), "decay_tokens"),
+        (lambda control: Choices(decay_tokens=(1,), start_lr=(2e-3, 1e-3)), "start_lr"),
+        (lambda control: Choices(decay_tokens=(1,), start_lr=(1e-3, 1e-3), shapes=()), "shapes"),
+        (lambda control: goal(control, guard_nats=-0.1), "guard_nats"),
+        (lambda control: goal(control, risk=-1.0), "risk"),
+    ],
+)
+def test_bad_wishes_are_named(control, make, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        make(control)
+
+
+def test_an_unknown_source_or_domain_is_named(law, control) -> None:
+    wide = MixtureSpace((*space().sources, SourceLimits("law", 1000)))
+    with pytest.raises(InvalidValueError, match="law"):
+        recommend(law, wide, target=TARGET, goal=goal(control), choices=CHOICES, trials=2, within_evidence=False)
+    with pytest.raises(InvalidValueError, match="poetry"):
+        recommend(law, space(), target=TARGET, goal=goal(control, weights={"poetry": 1.0}), choices=CHOICES, trials=2)
