@@ -6,7 +6,7 @@ DIR is a folder of one of the formats below, or a folder of such folders. A form
 folder's name; rows with ``use`` = fit are fitted, every other row is scored.
 
     analyzing_chinchilla      points.csv: params, tokens, flops, loss
-    analyzing_chinchilla_240  points_240.csv: the same without ``use``; every row is fitted and scored
+    analyzing_chinchilla_240  points_240.csv: the same without ``use``; every row is fitted and scored, and bootstrapped
     gemstones                 points.csv: model, phase, val_loss; undecayed points, those of a model are one run
     datablations              runs.csv: unique_tokens, epochs
     steplaw                   runs.csv: lr, batch_seqs; the best run of every (size, tokens)
@@ -188,7 +188,7 @@ def regret(optimum: Callable[[Frame], Frame], runs: Frame) -> list[float]:
 
 POINT_COLUMNS = frozenset({"params", "tokens", "loss"})
 FORMATS = (
-    Format("analyzing_chinchilla", "points.csv", POINT_COLUMNS, read_points, score_chinchilla),
+    Format("analyzing_chinchilla", "points.csv", POINT_COLUMNS, read_points),
     Format("analyzing_chinchilla_240", "points_240.csv", POINT_COLUMNS, read_points, score_chinchilla),
     Format("gemstones", "points.csv", frozenset({"model", "phase", "tokens", "use"}), read_gemstones),
     Format("datablations", "runs.csv", frozenset({"unique_tokens", "val_loss", "use"}), read_datablations),

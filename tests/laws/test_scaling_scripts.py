@@ -24,6 +24,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def run(name: str, folder: Path) -> dict[str, Any]:
         module, out = __import__(name), tmp_path / "out.json"
+        monkeypatch.setattr(module, "BOOTSTRAP_DRAWS", 5, raising=False)
         monkeypatch.setattr(sys, "argv", [name, "--data", str(folder), "--json", str(out)])
         module.run(module.main)
         return json.loads(out.read_text())

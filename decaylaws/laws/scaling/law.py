@@ -147,8 +147,9 @@ class SizeTokenLaw(Law):
                 seed=self.seed,
             )
         rng = np.random.default_rng(self.seed)
+        covariance = objective.covariance(solution.theta)
         draws = rng.multivariate_normal(
-            solution.theta, solution.covariance(), size=self.num_draws, method="eigh", check_valid="ignore"
+            solution.theta, covariance, size=self.num_draws, method="eigh", check_valid="ignore"
         )
         return np.clip(draws, *self.family.bounds())
 

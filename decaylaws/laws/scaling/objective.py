@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.laws.base import Array
@@ -18,6 +19,8 @@ _LEAST_NOISE = 7e-4  # in Huber roots: seeds alone make losses differ by half a 
 _NOISE_PASSES = 2
 _NOISE_STARTS = 3
 _MAX_EVALUATIONS = 80  # from each start: enough to reach the valley; Newton steps then walk along it
+_NORMAL_MEDIAN = 1.4826  # standard deviation over median absolute value, for normal scatter
+_LEAST_VARIANCE = 1e-16  # of losses that a law reproduces exactly
 _HELD_SHARE = 0.25  # of the rows, by compute, in the extrapolation test
 
 
@@ -91,6 +94,20 @@ class Objective:
         variance = float(matched.mean()) * degrees_factor(len(roots), solution.report.num_params)
         return float(np.sqrt(max(variance, _LEAST_NOISE**2)))
 
+    def covariance(self, theta: Array) -> Array:
+        """Covariance of the fitted parameters, ``[p, p]``: of a Huber estimate on independent, normal scatter.
+
+        The scatter is measured robustly (median absolute residual), and the prior counts as it stands.
+        """
+        value, jacobian = self.family.log_loss(theta, self.inputs)
+        spread = _NORMAL_MEDIAN * float(np.median(np.abs(value - self.log_loss)))
+        spread *= np.sqrt(degrees_factor(len(value), len(theta)))
+        variance = max(huber_variance(spread, self.huber_delta), _LEAST_VARIANCE)
+        precision = jacobian.T @ jacobian / variance
+        if self.prior:
+            precision += np.diag(1 / self.family.prior()[1] ** 2)
+        return np.asarray(np.linalg.pinv(precision, rcond=1e-12, hermitian=True), dtype=float)
+
     def extrapolation_error(self, theta: Array) -> float | None:
         """Mean absolute log error on the quarter of the rows with the most compute, fitted to the others.
 
@@ -129,6 +146,14 @@ def huber_root(residuals: Array, delta: float) -> tuple[Array, Array]:
     outside = size > delta
     root = np.sqrt(2 * delta * np.where(outside, size, delta) - delta**2)
     return np.where(outside, np.sign(residuals) * root, residuals), np.where(outside, delta / root, 1.0)
+
+
+def huber_variance(spread: float, delta: float) -> float:
+    """Asymptotic variance of a Huber location estimate, per observation, on normal scatter (Huber 1964)."""
+    cut = delta / max(spread, 1e-12)
+    inside = 2 * norm.cdf(cut) - 1
+    score = inside - 2 * cut * norm.pdf(cut) + 2 * cut**2 * norm.sf(cut)
+    return float(spread**2 * score / inside**2)
 
 
 def degrees_factor(num_rows: int, num_params: int) -> float:
