@@ -100,7 +100,7 @@ def _mixture(study: Study, recipe: Recipe, found: Mapping[str, Any]) -> Section:
                 "highest near-optimal": found["near_optimal"][name][1],
                 "without caps and guards": found["unconstrained"][name],
                 "epochs": recipe.sources[name].epochs,
-                "runs with half of it or more": found["support"][name],
+                "runs with half of it or more": found["support"].get(name, 0),
             }
             for name in recipe.sources
         ]
