@@ -319,6 +319,7 @@ def _draw(path: Path, asked: pd.DataFrame, predictions: list[dict[str, Any]]) ->
     from matplotlib import pyplot as plt
 
     table = asked.assign(predicted=[entry["predicted"] for entry in predictions])
+    table = table[(table["use"] == "predict") & (table["decay_type"] == "linear")]
     figure, axis = plt.subplots(figsize=(6, 4))
     for peak, rows in table[table["decay_frac"] > 0].groupby("peak_lr"):
         ordered = rows.sort_values("decay_frac")

@@ -32,11 +32,10 @@ from decaylaws.laws.annealing import (
     ScheduleLaw,
     TwoExponentialLaw,
 )
-from decaylaws.laws.base import Law
 from decaylaws.laws.schedule_optimum import Budget, best_curve
 from decaylaws.laws.uncertainty import coverage
 
-LAWS: dict[str, type[Law]] = {
+LAWS: dict[str, type[ScheduleLaw]] = {
     "reducible_multi_power": ReducibleMultiPowerLaw,
     "two_exponentials": TwoExponentialLaw,
     "momentum": MomentumLaw,
@@ -59,7 +58,7 @@ def main() -> None:
         fit, held_out = ([c for c in curves[use] if c.model == size] for use in ("fit", "predict"))
         for name, kind in LAWS.items():
             results[name][size], law = _score(kind(), fit, held_out)
-            if name == DEFAULT and isinstance(law, ScheduleLaw):
+            if name == DEFAULT and law is not None:
                 optima[size] = _optimum(law, fit, size)
     if len(sizes) > 1:
         unfitted = list(dict.fromkeys(c.model for c in curves["predict"] if c.model not in sizes))
@@ -71,7 +70,9 @@ def main() -> None:
         _draw(arguments.figure, curves, sizes)
 
 
-def _score(law: Law, fit: list[LossCurve], held_out: list[LossCurve]) -> tuple[dict[str, Any], Law | None]:
+def _score(
+    law: ScheduleLaw, fit: list[LossCurve], held_out: list[LossCurve]
+) -> tuple[dict[str, Any], ScheduleLaw | None]:
     began = time.perf_counter()
     try:
         law.fit(fit)
@@ -84,11 +85,12 @@ def _score(law: Law, fit: list[LossCurve], held_out: list[LossCurve]) -> tuple[d
         "status": law.report_.sentence,
         "agreeing_share": law.report_.agreeing_share,
         "params": law.params_,
+        "param_intervals": law.param_intervals(LEVEL),
     }
     return {**entry, **_errors(law, held_out)}, law
 
 
-def _errors(law: Law, held_out: list[LossCurve]) -> dict[str, Any]:
+def _errors(law: ScheduleLaw, held_out: list[LossCurve]) -> dict[str, Any]:
     """Metrics of every predict run, and their means."""
     runs: dict[str, dict[str, float]] = {}
     for curve in held_out:

@@ -3,11 +3,13 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Prediction
+from decaylaws.laws.solver import solve
 from decaylaws.laws.uncertainty import (
     bootstrap,
     cluster_weights,
     conformal_radius,
     coverage,
+    one_step_draws,
     quantile_interval,
 )
 
@@ -72,3 +74,36 @@ def test_a_level_outside_zero_and_one_is_an_error(level):
 def test_coverage_counts_what_the_interval_holds():
     prediction = Prediction(np.zeros(4), -np.ones(4), np.ones(4), 0.9)
     assert coverage(prediction, [0.0, 1.0, -1.5, 2.0]) == 0.5
+
+
+def test_one_step_draws_spread_as_runs_and_priors_do():
+    """A mean over 60 runs, and a second parameter that only its prior knows."""
+    rng = np.random.default_rng(0)
+    run_means = rng.normal(size=60)
+    groups = np.repeat(np.arange(60), 5)
+    values = run_means[groups]
+    design = np.column_stack([np.ones(300), np.zeros(300)])
+    solution = solve(
+        lambda theta: theta[0] - values,
+        [0.0, 0.5],
+        jacobian=lambda theta: design,
+        prior_mean=[np.nan, 0.0],
+        prior_sd=[np.inf, 0.3],
+    )
+    bounds = {"lower": np.full(2, -9.0), "upper": np.full(2, 9.0)}
+    draws = one_step_draws(solution, groups, num_draws=2000, seed=1, **bounds)
+    assert draws[:, 0].mean() == pytest.approx(run_means.mean(), abs=0.02)
+    assert draws[:, 0].std() == pytest.approx(run_means.std() / np.sqrt(60), rel=0.1)
+    assert draws[:, 1].std() == pytest.approx(0.3, rel=0.1)
+    wider = one_step_draws(solution, groups, num_draws=2000, seed=1, group_sd=5.0, **bounds)
+    assert wider[:, 0].std() == pytest.approx(np.hypot(5.0, run_means.std()) / np.sqrt(60), rel=0.1)
+
+
+def test_draws_keep_fixed_parameters_and_bounds():
+    groups = np.repeat(np.arange(4), 3)
+    values = np.linspace(0, 1, 12)
+    solution = solve(lambda t: t[0] + t[1] - values, [0.0, 0.2], lower=[0.28, 0.2], upper=[9, 0.2])
+    lower, upper = np.array([0.28, 0.2]), np.array([9, 0.2])
+    draws = one_step_draws(solution, groups, num_draws=50, seed=0, lower=lower, upper=upper)
+    assert (draws[:, 1] == 0.2).all()
+    assert draws[:, 0].min() >= 0.28

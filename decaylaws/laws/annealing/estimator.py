@@ -181,6 +181,15 @@ class ScheduleLaw(Law):
         value, _, _ = self._evaluate(path, self._sizes[name], weights, self._theta)
         return value + self.transients_[name].value(path.progress)
 
+    def param_intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
+        """Lower and upper end of every fitted parameter, in the coordinate in which it is fitted."""
+        self._require_fitted()
+        found = quantile_interval(self._theta, self.draws_, level)
+        return {
+            name: (float(low), float(high))
+            for name, low, high in zip(self._names(), found.lower, found.upper)
+        }
+
     # Fitting ---------------------------------------------------------------------------------------------
 
     def _groups(self, curves: Sequence[LossCurve]) -> tuple[list[_Group], dict[str, float]]:
