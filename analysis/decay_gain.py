@@ -2,10 +2,10 @@
 
     python analysis/decay_gain.py --data DIR --json OUT
 
-DIR holds ``cooldown_pairs.csv`` (params, tokens_begin, tokens_end, gain, lr_only_gain, use) and, if it can,
-``points.csv`` (undecayed points: model, params, tokens, val_loss, phase, use). Only rows with ``use`` = fit
-are fitted, in both tables; every other pair is scored. The predictions use nothing of a scored model but its
-size and the tokens at both ends of the decay.
+DIR, or the one folder in it that has pairs, holds ``cooldown_pairs.csv`` (params, tokens_begin, tokens_end, gain,
+lr_only_gain, use) and, if it can, ``points.csv`` (undecayed points: model, params, tokens, val_loss, phase, use). Only
+rows with ``use`` = fit are fitted, in both tables; every other pair is scored. The predictions use nothing of a scored
+model but its size and the tokens at both ends of the decay.
 
 Default: ``DecayGain``, progress of the undecayed curves plus annealing. Baseline: least squares of log gain
 on log size and log tokens (two exponents). The default was chosen on the fit rows, by the mean error over the
@@ -31,11 +31,12 @@ PAIR_COLUMNS = ["params", "tokens_begin", "tokens_end", "gain", "use"]
 def main() -> None:
     """Fit, predict, score."""
     args = parse_args("What a decay gains, predicted from size and tokens")
-    pairs = read_table(args.data, "cooldown_pairs.csv", PAIR_COLUMNS)
+    folder = folder_of_pairs(args.data)
+    pairs = read_table(folder, "cooldown_pairs.csv", PAIR_COLUMNS)
     fit, rest = pairs[pairs["use"] == "fit"], pairs[pairs["use"] != "fit"]
     if rest.empty:
         raise DataError(f"{args.data} has no rows to predict: every 'use' is fit.")
-    curves = undecayed(args.data)
+    curves = undecayed(folder)
     law = DecayGain().fit(fit, curves=curves)
     prediction = law.predict(rest, interval=0.9)
     observed = rest["gain"].to_numpy()
@@ -56,6 +57,12 @@ def main() -> None:
         "by_size": by_size(rest, prediction.mean, baseline),
     }
     write_json(args.json, results)
+
+
+def folder_of_pairs(data: Path) -> Path:
+    """DIR itself, or its one folder that holds pairs."""
+    inside = sorted(path.parent for path in data.glob("*/cooldown_pairs.csv"))
+    return inside[0] if len(inside) == 1 and not (data / "cooldown_pairs.csv").is_file() else data
 
 
 def undecayed(folder: Path) -> pd.DataFrame | None:
