@@ -22,8 +22,7 @@ from decaylaws.laws.scaling.families import Inputs
 _NAMES = tuple(f"{line}{part}" for line in ("floor", "gain", "rate") for part in ("", "_slope", "_power"))
 _LOWER = (-7.0, -2.0, -0.6, -20.0, -4.0, -0.6, -4.0, -1.0, -0.6)
 _UPPER = (3.0, 0.0, 0.6, 20.0, 2.0, 0.6, 1.0, 1.0, 0.6)
-# The published fit at N = 1e9 (its parameters are in the docstring of laws.Farseer), with generous
-# deviations.
+# The published fit (``laws.PUBLISHED``) at N = 1e9, with generous deviations.
 _PRIOR_MEAN = (np.nan, -0.12, 0.13, np.nan, -1.0, -0.17, np.log(0.33), -0.15, 0.05)
 _PRIOR_SD = (np.inf, 0.12, 0.2, np.inf, 0.7, 0.2, 0.4, 0.2, 0.2)
 _LEAST_POWER = 1e-6  # below it the series of the Box-Cox transform is exact to rounding
