@@ -174,14 +174,14 @@ def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | Non
 
 def learning_curve(fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """Mean Spearman at each size after a fit on the first runs."""
+    counts = [count for count in CURVE_RUNS if count <= len(fit_rows)] or [len(fit_rows)]
     return {
         name: {
             str(count): {
                 str(size): score(fitted(REGRESSIONS[name](), fit_rows.iloc[:count]), group)["mean_spearman"]
                 for size, group in rows.groupby("model_size", sort=False)
             }
-            for count in CURVE_RUNS
-            if count <= len(fit_rows)
+            for count in counts
         }
         for name in CURVE_REGRESSIONS
     }

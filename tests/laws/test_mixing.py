@@ -230,6 +230,7 @@ def test_a_vector_of_losses_is_answered_by_a_vector() -> None:
         (lambda x, y: (x, y.iloc[:5]), "one row for each of the 30 runs"),
         (lambda x, y: (x.iloc[:5], y.iloc[:5]), "at least 8 runs"),
         (lambda x, y: (x, y * np.inf), "must be positive and finite"),
+        (lambda x, y: (x, y.astype(str) + " nats"), "must hold numbers only"),
     ],
 )
 def test_bad_input_is_named(change: object, message: str) -> None:

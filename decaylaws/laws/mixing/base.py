@@ -229,10 +229,13 @@ def held_out_errors(fit_one: FitOne, shares: Array, losses: Array, num_folds: in
     return errors
 
 
-def plain_report(losses: Array, fitted: Array, num_params: int, seconds: float) -> FitReport:
-    """Report of a fit that has no optimiser to diagnose."""
+def plain_report(
+    losses: Array, fitted: Array, num_params: int, seconds: float, at_bounds: tuple[str, ...] = ()
+) -> FitReport:
+    """Report of a fit that the shared solver did not make; its objective is half the squares in log loss."""
+    status = FitStatus.AT_BOUNDS if at_bounds else FitStatus.CONVERGED
     squares = float(0.5 * np.sum((np.log(fitted) - np.log(losses)) ** 2))
-    return FitReport(FitStatus.CONVERGED, squares, 1, 1.0, (), 1.0, 0.0, len(losses), num_params, seconds)
+    return FitReport(status, squares, 1, 1.0, at_bounds, 1.0, 0.0, len(losses), num_params, seconds)
 
 
 def joint_report(reports: Mapping[str, FitReport]) -> FitReport:

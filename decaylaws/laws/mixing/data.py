@@ -35,9 +35,9 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
         if sources is not None:
             X = _in_order(X.set_axis(list(names), axis=1), sources)
             names = tuple(sources)
-        shares = X.to_numpy(dtype=float)
+        shares = _floats("shares", X)
     else:
-        shares = np.atleast_2d(np.asarray(X, dtype=float))
+        shares = np.atleast_2d(_floats("shares", X))
         names = tuple(sources) if sources is not None else tuple(str(i) for i in range(shares.shape[1]))
     if shares.ndim != 2 or shares.shape[1] != len(names):
         raise InvalidValueError("shares", shares.shape, f"must have shape [runs, {len(names)}]")
@@ -79,10 +79,10 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
         InvalidValueError: a wrong length, or a loss that is infinite or not positive.
     """
     if isinstance(y, pd.DataFrame):
-        losses, names = y.to_numpy(dtype=float), tuple(str(column) for column in y.columns)
+        losses, names = _floats("losses", y), tuple(str(column) for column in y.columns)
     else:
         name = str(y.name) if isinstance(y, pd.Series) and y.name is not None else "loss"
-        losses = np.asarray(y, dtype=float)
+        losses = _floats("losses", y)
         names = (name,) if losses.ndim == 1 else tuple(str(i) for i in range(losses.shape[1]))
     single = losses.ndim == 1
     losses = losses.reshape(len(losses), -1)
@@ -95,6 +95,14 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
             f"losses.{names[column]}", losses[row, column], f"must be positive and finite (row {row})"
         )
     return losses, names, single
+
+
+def _floats(field: str, values: Any) -> Array:
+    """``values`` as floating-point numbers; what is none is named."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
 
 
 def mixture_groups(shares: Array) -> Indices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,15 +238,15 @@ class GaussianProcess(MixtureRegression):
         began = time.perf_counter()
         inputs, centre = _features(shares), float(np.average(np.log(losses), weights=weights))
         centred = np.log(losses) - centre
-        scales = _kernel_scales(inputs, centred, self.num_restarts, self.seed)
-        signal, noise, length = scales
+        kernel = _fit_kernel(inputs, centred, self.num_restarts, self.seed)
+        signal, noise, length = kernel.scales
         noise_by_run = noise / np.maximum(weights, 1e-3)
         inverse = np.linalg.inv(signal * _kernel(inputs, inputs, length) + np.diag(noise_by_run))
         dual = inverse @ centred
         errors = -dual / np.sqrt(np.diag(inverse)) * np.sqrt(noise)
         fitted = np.exp(np.log(losses) - noise_by_run * dual)
-        report = plain_report(losses, fitted, 3, time.perf_counter() - began)
-        return GaussianProcessModel(inputs, dual, inverse, centre, scales, errors, report)
+        report = plain_report(losses, fitted, 3, time.perf_counter() - began, kernel.at_bounds)
+        return GaussianProcessModel(inputs, dual, inverse, centre, kernel.scales, errors, report)
 
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
@@ -266,18 +267,33 @@ def _kernel(a: Array, b: FloatArray, length: float) -> Array:
     return np.exp(-0.5 * np.maximum(squares, 0.0) / length**2)
 
 
-def _kernel_scales(inputs: Array, centred: Array, restarts: int, seed: int) -> tuple[float, float, float]:
-    """Signal variance, noise variance and length that maximise the marginal likelihood."""
+@dataclass(frozen=True)
+class _KernelFit:
+    """Signal variance, noise variance and length of the kernel, and which of them ended at a bound."""
+
+    scales: tuple[float, float, float]
+    at_bounds: tuple[str, ...]
+
+
+def _fit_kernel(inputs: Array, centred: Array, restarts: int, seed: int) -> _KernelFit:
+    """The kernel that maximises the marginal likelihood; a scale at its bound is reported, not warned of."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
     variance = float(np.var(centred))
     if variance == 0.0:
         raise InvalidValueError("losses", "all equal", "must differ between runs")
-    kernel = ConstantKernel(variance, (1e-3 * variance, 1e3 * variance)) * RBF(5.0, (0.1, 1e3)) + WhiteKernel(
-        0.01 * variance, (1e-6 * variance, 2 * variance)
+    signal = ConstantKernel(variance, (1e-3 * variance, 1e3 * variance))
+    noise = WhiteKernel(0.01 * variance, (1e-6 * variance, 2 * variance))
+    process = GaussianProcessRegressor(
+        signal * RBF(5.0, (0.1, 1e3)) + noise, n_restarts_optimizer=restarts, random_state=seed
     )
-    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=restarts, random_state=seed)
-    process.fit(inputs, centred)
-    signal, noise = process.kernel_.k1.k1.constant_value, process.kernel_.k2.noise_level
-    return float(signal), float(noise), float(process.kernel_.k1.k2.length_scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(inputs, centred)
+    kernel = process.kernel_
+    touching = np.min(np.abs(kernel.theta[:, None] - kernel.bounds), axis=1) < 1e-3
+    names = tuple(name for name, at in zip(("signal_sd", "length", "noise_sd"), touching.tolist()) if at)
+    scales = (kernel.k1.k1.constant_value, kernel.k2.noise_level, kernel.k1.k2.length_scale)
+    return _KernelFit((float(scales[0]), float(scales[1]), float(scales[2])), names)
