@@ -11,6 +11,7 @@ from decaylaws.errors import NotRepresentableError, StudyError
 from decaylaws.exporters import EXPORTERS
 from decaylaws.exporters import export as export_recipe
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import (
     Evidence,
@@ -34,6 +35,8 @@ from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import start_losses
 
 LR_TOLERANCE = 1e-6
+LR_DIGITS = 3
+SHARE_DECIMALS = 3
 GUARD_TOLERANCE = 1e-4  # nats: an optimum at the limit lies on it only as exactly as the optimiser stops
 
 
@@ -149,6 +152,7 @@ def _search(study: Study, law: DecayLaw, progress: Progress) -> Recommendation:
 
 def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
     settings, plan = study.settings, found.plan
+    start_lr = float(f"{plan.start_lr:.{LR_DIGITS}g}")
     trunk = study.planner().trunk(settings.target.shape).config
     peak_lr = settings.trunk.peak_lr
     return Recipe(
@@ -159,13 +163,13 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
             lr=peak_lr,
             lr_source=f"constant phase of trunk {trunk.run_id} at {trunk.tokens:,} tokens",
             optimizer_state="load",
-            lr_jump=abs(plan.start_lr - peak_lr) > LR_TOLERANCE * peak_lr,
+            lr_jump=abs(start_lr - peak_lr) > LR_TOLERANCE * peak_lr,
         ),
         stages=(
             Stage(
                 name="decay",
-                lr=decay(plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape),
-                mixture=found.mixture,
+                lr=decay(plan.decay_tokens, start_lr, plan.end_lr, plan.shape),
+                mixture=_readable(study, found),
                 batch_tokens=settings.batch_tokens,
                 seq_len=settings.seq_len,
             ),
@@ -186,6 +190,13 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         guards=_guards(study, found),
         provenance=_provenance(study, fit, law),
     )
+
+
+def _readable(study: Study, found: Recommendation) -> Mixture:
+    """Shares in steps of a tenth of a percent, inside the caps: the law cannot tell finer steps apart."""
+    space = study.planner().space
+    rounded = {name: round(share, SHARE_DECIMALS) for name, share in found.mixture.weights.items()}
+    return space.project(rounded, found.plan.decay_tokens)
 
 
 def _sources(study: Study) -> dict[str, Source]:
