@@ -184,6 +184,11 @@ def test_models_share_the_kernel_and_a_size_without_decays_borrows_it():
     law = MultiPowerLaw().fit([*small, big])
     late = simulated("late", LATE, truth=bigger, model="big", params=4e8)
     np.testing.assert_allclose(law.predict([late])[-1], late.loss[-1], atol=5e-3)
+    assert law.predict_loss(LATE, model="big")[0] == pytest.approx(law.predict([late])[-1])
+    path = lr_path(LATE, [TOTAL], **law.units_)
+    assert law.predict_path(path, model="big")[0] == pytest.approx(law.predict([late])[-1])
+    low, high = law.param_intervals()["small.level"]
+    assert low <= law.params_["models"]["small"]["level"] <= high
     unseen = LossCurve("unseen", LATE, [TOTAL], model="other", params=2e8)
     assert 2.5 < law.predict([unseen])[0] < 3.2
     with pytest.raises(InvalidValueError, match="fitted models"):
@@ -226,6 +231,12 @@ def test_bad_curves_are_named():
         LossCurve("a", schedule, [TOTAL + 1], [3.0])
     with pytest.raises(InvalidValueError, match="shape"):
         LossCurve("a", schedule, [TOTAL / 2, TOTAL], [3.0])
+
+
+@pytest.mark.parametrize(("name", "value"), [("burn_in", 1.0), ("num_draws", 0)])
+def test_bad_settings_are_named_by_fit(name, value):
+    with pytest.raises(InvalidValueError, match=name):
+        MomentumLaw(**{name: value}).fit(fit_curves())
 
 
 def test_too_little_evidence_is_named():

@@ -100,6 +100,8 @@ class ScheduleLaw(Law):
         """
         if not 0 <= self.burn_in < 1:
             raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
+        if self.num_draws < 1:
+            raise InvalidValueError("num_draws", self.num_draws, "must be at least 1")
         curves = check_curves(X)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
@@ -157,7 +159,7 @@ class ScheduleLaw(Law):
         few = curve.select(spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
         path = lr_path(few.schedule, few.tokens, **self.units_)
         weights = self._own_weights(curve)
-        _, by_shared, by_own = self._evaluate(path, curve.params, weights, self._theta)
+        _, by_shared, by_own = self._evaluate(path, self._params_of(curve), weights, self._theta)
         by_models = (by_own[:, None, :] * weights[None]).reshape(len(by_own), -1)
         deviations = (self.draws_ - self._theta) @ np.concatenate([by_shared, by_models], axis=1).T
         return self.predict([curve]) + np.array(
@@ -185,10 +187,8 @@ class ScheduleLaw(Law):
         """Lower and upper end of every fitted parameter, in the coordinate in which it is fitted."""
         self._require_fitted()
         found = quantile_interval(self._theta, self.draws_, level)
-        return {
-            name: (float(low), float(high))
-            for name, low, high in zip(self._names(), found.lower, found.upper)
-        }
+        ends = zip(found.lower.tolist(), found.upper.tolist())
+        return dict(zip(self._names(), ends))
 
     # Fitting ---------------------------------------------------------------------------------------------
 
@@ -328,9 +328,12 @@ class ScheduleLaw(Law):
         return self._family().value(path, theta[:num_shared], own, self._log_size(params))
 
     def _value(self, curve: LossCurve, path: LrPath) -> Array:
-        value, _, _ = self._evaluate(path, curve.params, self._own_weights(curve), self._theta)
+        value, _, _ = self._evaluate(path, self._params_of(curve), self._own_weights(curve), self._theta)
         transient = self.transients_.get(curve.model)
         return value if transient is None else value + transient.value(path.progress)
+
+    def _params_of(self, curve: LossCurve) -> float | None:
+        return self._sizes.get(curve.model, curve.params)
 
     def _indicator(self, model: int) -> Array:
         return np.repeat(np.eye(len(self.models_))[model][:, None], _NUM_OWN, axis=1)
