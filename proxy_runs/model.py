@@ -35,7 +35,6 @@ from proxy_runs import formulas, kernels
 
 Params = dict[str, Tensor]
 
-EMBED_STD = 0.02
 # from here on [T, T] scores leave the cache and torch's blockwise attention wins
 LONG_SEQUENCE = 512
 
@@ -66,10 +65,11 @@ def is_decayed(name: str) -> bool:
 def init_params(shape: ModelShape, seed: int) -> Params:
     """Initial weights of one member, a pure function of ``(shape, seed)``.
 
-    Embeddings are normal with deviation 0.02, matrices with ``1 / sqrt(fan_in)``, and the two that write
-    into the residual stream are smaller by ``sqrt(2 * num_layers)`` (GPT-2's rule), gains are one. Each
-    tensor draws from its own Philox stream keyed by the seed and its name, so neither the other tensors nor
-    the version of torch matter.
+    Every matrix is normal with deviation ``1 / sqrt(fan_in)``; for embeddings and head, which share the width
+    ``d_model``, that makes the first logits of order one. The two matrices that write into the residual stream
+    are smaller by ``sqrt(2 * num_layers)`` (GPT-2's rule), gains are one. The usual 0.02 for embeddings suits
+    wide models: at width 64 it costs 0.9 nats after 200 steps of real text. Each tensor draws from its own
+    Philox stream keyed by the seed and its name, so neither the other tensors nor torch's version matter.
     """
     return {name: _init_tensor(name, size, shape, seed) for name, size in param_shapes(shape).items()}
 
@@ -77,7 +77,8 @@ def init_params(shape: ModelShape, seed: int) -> Params:
 def _init_tensor(name: str, size: tuple[int, ...], shape: ModelShape, seed: int) -> Tensor:
     if len(size) == 1:
         return torch.ones(size)
-    std = EMBED_STD if name in ("embed", "head") else 1.0 / math.sqrt(size[0])
+    fan_in = size[1] if name in ("embed", "head") else size[0]
+    std = 1.0 / math.sqrt(fan_in)
     if name.endswith(("attn_out", "down")):
         std /= math.sqrt(2 * shape.num_layers)
     stream = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))

@@ -79,7 +79,8 @@ def test_initial_weights_are_a_pure_function_of_seed_and_name() -> None:
         assert torch.equal(first[name], again[name])
         assert torch.equal(first[name], other[name]) is not is_decayed(name)
     assert torch.equal(first["layers.1.qkv"], deeper["layers.1.qkv"])
-    assert float(first["layers.0.qkv"].std()) == pytest.approx(shape.d_model**-0.5, rel=0.05)
+    for name in ("embed", "layers.0.qkv"):
+        assert float(first[name].std()) == pytest.approx(shape.d_model**-0.5, rel=0.05)
 
 
 @each_shape
