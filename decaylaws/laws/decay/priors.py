@@ -26,6 +26,7 @@ _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "size_anneal": (0.15, 0.1, -0.5, 0.8),
     "size_mixture": (0.0, 0.2, -1.0, 1.0),
     "gain_follows": (0.5, 0.5, -2.0, 3.0),
+    "log_concavity": (0.0, 0.3, -1.5, 0.2),
 }
 _MEMORY_SD = 1.0
 _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
@@ -100,6 +101,8 @@ def _absent(member: Member, layout: Layout) -> list[int]:
     if member.relaxing == "none" or member.mixing == "none":
         shared |= {"log_kappa", "log_b"}
         own |= {"kappa"}
+    if member.mixing != "power":
+        shared |= {"log_concavity"}
     if member.mixing not in ("power", "inverse_sum"):
         shared |= {"log_gamma"}
         own |= {"gamma"}
