@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
@@ -78,7 +79,8 @@ def to_svg(drawn: Figure) -> str:
     with mpl.rc_context(STYLE):
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # the RDF block says nothing and names web addresses, which a self-contained page should not
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
