@@ -28,6 +28,8 @@ SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "result.json",
 )
 POLL_SECONDS = 0.2
+# a store of its own for every restart of the ranks: see proxy_runs.fsdp.parallel
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 LOG_TAIL_LINES = 15
 
 
@@ -104,7 +106,8 @@ def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | No
 
 def _environment(settings: TrainSettings) -> dict[str, str]:
     on_cpu = settings.device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
-    return os.environ | (environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"})
+    own = environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | own | FRESH_STORE
 
 
 def _wait(process: subprocess.Popen[bytes], metrics: Path, num_steps: int, progress: Progress) -> int:
@@ -166,6 +169,7 @@ def slurm_script(
     return f"""#!/bin/bash
 {header}
 set -euo pipefail
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun \\
   --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\

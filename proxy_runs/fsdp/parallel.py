@@ -49,8 +49,16 @@ def open_world(device: str, replicas: int) -> World:
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    # torchrun keeps one store over its restarts: without a prefix of their own, restarted ranks can read the
+    # addresses of dead ones and wait for them for ever
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+        store=dist.PrefixStore(f"attempt-{attempt}", store),
+        rank=rank,
+        world_size=size,
+    )
     if size % replicas:
         raise InvalidValueError("launch.replicas", replicas, f"must divide the {size} ranks")
     kind = "cuda" if use_cuda else "cpu"
