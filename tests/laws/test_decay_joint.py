@@ -1,0 +1,149 @@
+"""Absolute laws of size, tokens and mixture, and of replay, against planted truths and published records."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.base import Law
+from decaylaws.laws.decay.joint import FORMS, JointInputs, JointLaw, _log_loss, _prior
+from decaylaws.laws.decay.replay import FORMS as REPLAY_FORMS
+from decaylaws.laws.decay.replay import ReplayLaw
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def grid(sizes: tuple[float, ...] = (1e8, 2e8, 4e8), seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for size in sizes:
+        for _ in range(12):
+            shares = rng.dirichlet([1, 1, 1])
+            for tokens in (4e9, 8e9, 16e9):
+                rows.append({"params": size, "tokens": tokens, **dict(zip(("w_a", "w_b", "w_c"), shares))})
+    return pd.DataFrame(rows)
+
+
+def truth(rows: pd.DataFrame) -> pd.DataFrame:
+    shares = rows[["w_a", "w_b", "w_c"]].to_numpy()
+    reducible = (0.5 * (rows["params"] / 2e8) ** -0.6 + 0.5 * (rows["tokens"] / 8e9) ** -0.7) ** 0.5
+    factor = np.exp(-0.4 * shares[:, 0])
+    floor = np.exp(0.5 - 0.2 * shares[:, 0] + 0.1 * shares[:, 2])
+    return pd.DataFrame({"text": floor + factor * reducible})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_derivatives_are_those_of_the_value(form: str) -> None:
+    rng = np.random.default_rng(0)
+    inputs = JointInputs(rng.normal(0, 1, 5), rng.normal(0, 1, 5), rng.dirichlet(np.ones(3), 5))
+    theta = _prior(form, 3, 1.0)[0] + rng.normal(0, 0.2, len(_prior(form, 3, 1.0)[0]))
+    numeric = [
+        (_log_loss(form, theta + step, inputs)[0] - _log_loss(form, theta - step, inputs)[0]) / 2e-6
+        for step in 1e-6 * np.eye(len(theta))
+    ]
+    np.testing.assert_allclose(_log_loss(form, theta, inputs)[1], np.stack(numeric, axis=-1), atol=1e-7)
+
+
+def test_a_planted_law_is_recovered_at_an_unseen_size() -> None:
+    fit, unseen = grid(), grid((8e8,), seed=1)
+    law = JointLaw("factor_floor").fit(fit, truth(fit))
+    assert np.abs(law.predict(unseen) / truth(unseen) - 1).mean().item() < 0.004
+    chinchilla = JointLaw("chinchilla").fit(fit, truth(fit))
+    assert np.abs(chinchilla.predict(unseen) / truth(unseen) - 1).mean().item() > 0.01
+
+
+def test_one_size_in_the_fit_leaves_the_stack_its_stable_part() -> None:
+    one = grid((2e8,))
+    assert JointLaw().fit(one, truth(one)).forms_ == ["additive"]
+    assert JointLaw().fit(grid(), truth(grid())).forms_ == ["additive", "factor_floor"]
+
+
+def test_both_laws_survive_their_json() -> None:
+    rows = grid()
+    law = JointLaw().fit(rows, truth(rows))
+    copy = Law.from_dict(json.loads(json.dumps(law.to_dict())))
+    np.testing.assert_array_equal(law.predict(rows), copy.predict(rows))
+    table, losses = replay_rows((0.1, 0.5))
+    replay = ReplayLaw(["new"]).fit(table, losses)
+    again = Law.from_dict(json.loads(json.dumps(replay.to_dict())))
+    np.testing.assert_array_equal(replay.predict(table), again.predict(table))
+
+
+def test_bad_records_are_named() -> None:
+    rows = grid()
+    with pytest.raises(InvalidValueError, match="form"):
+        JointLaw("guess").fit(rows, truth(rows))
+    with pytest.raises(SchemaError, match="tokens"):
+        JointLaw().fit(rows.drop(columns="tokens"), truth(rows))
+    with pytest.raises(InvalidValueError, match="sum to one"):
+        JointLaw().fit(rows.assign(w_a=2.0), truth(rows))
+    with pytest.raises(InvalidValueError, match="positive losses"):
+        JointLaw().fit(rows, -truth(rows))
+
+
+def replay_rows(shares: tuple[float, ...]) -> tuple[pd.DataFrame, np.ndarray]:
+    rows = [
+        {"share": share, "steps": steps, "domain": domain}
+        for share in shares
+        for steps in range(1000, 10_001, 1000)
+        for domain in ("old", "new")
+    ]
+    table = pd.DataFrame(rows)
+    t = table["steps"] / 1e4
+    old = 2.9 + (-0.02 - 0.06 * np.log(table["share"])) * (1 - (1 + 20 * t) ** -0.5) - 0.02 * t
+    new = 1.0 + 0.4 * ((1 - table["share"]) * t + 0.03) ** -0.2
+    return table, np.where(table["domain"] == "old", old, new)
+
+
+def test_unseen_replay_shares_and_the_critical_one_are_found() -> None:
+    fit, losses = replay_rows((0.125, 0.5))
+    law = ReplayLaw(["new"], base_losses={"old": 2.9, "general": 2.9}).fit(fit, losses)
+    unseen, observed = replay_rows((0.25, 0.375))
+    assert np.abs(law.predict(unseen) - observed).max() < 0.005
+    moved = 1 - 21**-0.5
+    expected = float(np.exp((-0.02 - 0.02 / moved) / 0.06))
+    assert law.critical_share(10_000, 2.9) == pytest.approx(expected, abs=0.03)
+    assert np.isnan(law.critical_share(10_000, 1.0))
+    assert law.critical_share(10_000, 9.0) == 0.0
+
+
+@pytest.mark.parametrize("form", REPLAY_FORMS)
+def test_every_replay_form_can_be_fitted_alone(form: str) -> None:
+    fit, losses = replay_rows((0.125, 0.3, 0.5))
+    law = ReplayLaw(["new"], form, form).fit(fit, losses)
+    assert np.abs(law.predict(fit) - losses).mean() < 0.05
+
+
+def test_bad_replay_rows_are_named() -> None:
+    fit, losses = replay_rows((0.1, 0.5))
+    with pytest.raises(SchemaError, match="share"):
+        ReplayLaw(["new"]).fit(fit.drop(columns="share"), losses)
+    with pytest.raises(InvalidValueError, match="share"):
+        ReplayLaw(["new"]).fit(fit.assign(share=1.5), losses)
+    with pytest.raises(InvalidValueError, match="domain"):
+        ReplayLaw(["new"]).fit(fit, losses).predict(fit.assign(domain="other"))
+
+
+def script(name: str, data: Path, out: Path) -> dict:
+    command = [sys.executable, str(REPOSITORY / "analysis" / name), "--data", str(data), "--json", str(out)]
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    return json.loads(out.read_text())
+
+
+def test_the_default_beats_the_additive_law_on_published_sizes(shared_data: Path, tmp_path: Path) -> None:
+    report = script("joint_law.py", shared_data / "dmsl_slimpajama", tmp_path / "out.json")
+    means = {name: law["sizes"]["680000000"]["mean"] for name, law in report["laws"].items()}
+    assert means[report["default"]] < 0.85 * means["additive"]
+
+
+def test_the_published_critical_replay_share_is_found(shared_data: Path, tmp_path: Path) -> None:
+    report = script("continued_pretraining.py", shared_data / "mixinglaws", tmp_path / "out.json")
+    assert report["critical_replay_share"] == pytest.approx(0.286, abs=0.02)
+    assert report["fit"]["weighted_mae"] < 0.003
