@@ -72,7 +72,8 @@ class ScheduleOptimum:
     Attributes:
         schedule: the schedule.
         loss: predicted final loss with interval, shape ``[1]``.
-        gain_over_cosine: loss saved against cosine with the same peak and floor, nats per token, shape ``[1]``.
+        gain_over_cosine: loss saved against cosine with the same peak and floor, nats per token, shape
+            ``[1]``.
         gain_over_wsd20: the same against a linear decay over the last 20 %.
         near_optimal: lowest and highest value of the family's main variable (decay fraction) within
             ``FLAT_NATS`` of the optimum; None where the family has no such variable.
@@ -170,7 +171,10 @@ def best_steps(law: ScheduleLaw, budget: Budget, *, stages: int = 3, level: floa
 def best_curve(
     law: ScheduleLaw, budget: Budget, *, knots: int = _KNOTS, level: float = 0.9
 ) -> ScheduleOptimum:
-    """Best non-increasing curve: linear between knots that lie denser towards the end.
+    """Best non-increasing curve: linear between knots that lie denser towards the end, or in steps.
+
+    The loss has several local optima, smooth ones and stepwise ones: the search starts from the best of each
+    family, and keeps a family's own schedule where 40 knots cannot express it as well.
 
     Args:
         law: fitted law.
@@ -179,12 +183,9 @@ def best_curve(
         level: level of the intervals.
     """
     began = time.perf_counter()
-    span = budget.tokens - budget.warmup_tokens
-    places = np.unique(
-        (budget.tokens - span * (1 - np.linspace(0, 1, knots + 1)) ** 2).round().astype(np.int64)
-    )
-    above = budget.peak_lr - budget.floor_lr
-    depth = places[1:] - budget.warmup_tokens
+    span, above = budget.tokens - budget.warmup_tokens, budget.peak_lr - budget.floor_lr
+    left = span * (1 - np.linspace(0, 1, knots + 1)) ** 2
+    places = np.unique((budget.tokens - left).round().astype(np.int64))
 
     def lrs(ratios: Array) -> Array:
         return budget.floor_lr + above * np.concatenate([[1.0], np.cumprod(ratios)])
@@ -193,13 +194,15 @@ def best_curve(
         path = _with_warmup(budget, places.astype(float), lrs(ratios), law.units_)
         return float(law.predict_path(path, model=budget.model)[0])
 
-    starts = [_ratios_of(shape, depth / span) for shape in (_late_linear, _late_power, _very_late)]
-    ends = [_descend(objective, start) for start in starts]
-    ratios = min(ends, key=lambda entry: entry[0])[1]
-    schedule = from_points(places - budget.warmup_tokens, lrs(ratios))
-    if budget.warmup_tokens:
-        schedule = warmup(budget.warmup_tokens, budget.peak_lr).then(schedule)
-    return _report(law, budget, schedule, None, level, began)
+    candidates = [best_decay(law, budget, shapes=[shape]).schedule for shape in ("linear", "1-sqrt")]
+    candidates.append(best_steps(law, budget).schedule)
+    starts = [_ratios((rival.lr(places[1:]) - budget.floor_lr) / above) for rival in candidates]
+    for start in starts:
+        curve = from_points(places - budget.warmup_tokens, lrs(_descend(objective, start)))
+        rise = budget.warmup_tokens
+        candidates.append(warmup(rise, budget.peak_lr).then(curve) if rise else curve)
+    best = min(candidates, key=lambda schedule: _loss(law, budget, schedule))
+    return _report(law, budget, best, None, level, began)
 
 
 def _with_warmup(budget: Budget, places: Array, lrs: Array, units: Mapping[str, float]) -> LrPath:
@@ -208,7 +211,7 @@ def _with_warmup(budget: Budget, places: Array, lrs: Array, units: Mapping[str, 
     return knot_path(np.concatenate([[0.0], places]), np.concatenate([[0.0], lrs]), **units)
 
 
-def _descend(objective: Callable[[Array], float], start: Array) -> tuple[float, Array]:
+def _descend(objective: Callable[[Array], float], start: Array) -> Array:
     bounds = [(1e-3, 1.0)] * len(start)
     found = minimize(
         objective,
@@ -217,24 +220,13 @@ def _descend(objective: Callable[[Array], float], start: Array) -> tuple[float, 
         bounds=bounds,
         options={"maxiter": 300, "maxfun": 10**5, "ftol": 1e-13},
     )
-    return float(found.fun), found.x
+    return np.asarray(found.x, dtype=float)
 
 
-def _late_linear(done: Array) -> Array:
-    return np.minimum(1.0, (1 - done) / 0.3)
-
-
-def _late_power(done: Array) -> Array:
-    return np.minimum(1.0, (1 - done) / 0.6) ** 1.5
-
-
-def _very_late(done: Array) -> Array:
-    return np.minimum(1.0, (1 - done) / 0.15) ** 1.2
-
-
-def _ratios_of(shape: Callable[[Array], Array], done: Array) -> Array:
-    values = np.maximum(shape(done), 1e-3)
-    return np.clip(values / np.concatenate([[1.0], values[:-1]]), 1e-3, 1.0)
+def _ratios(values: Array) -> Array:
+    """Each LR over the one before, both above the floor; the first one before is the peak."""
+    kept = np.maximum(values, 1e-3)
+    return np.clip(kept / np.concatenate([[1.0], kept[:-1]]), 1e-3, 1.0)
 
 
 def _loss(law: ScheduleLaw, budget: Budget, schedule: Schedule) -> float:

@@ -35,13 +35,14 @@ def test_gains_are_differences_of_predictions(law):
 
 
 def test_a_free_curve_is_monotone_keeps_the_floor_and_beats_every_named_shape(law):
-    free, named = best_curve(law, BUDGET), best_decay(law, BUDGET)
+    free, named = best_curve(law, BUDGET), best_decay(law, BUDGET, shapes=["linear", "1-sqrt"])
     lrs = free.schedule.lr(np.linspace(WARMUP, TOTAL, 500))
     assert (np.diff(lrs) <= 1e-15).all()
     assert lrs.min() >= LOW * (1 - 1e-9)
     assert free.schedule.tokens == TOTAL
     assert free.schedule.peak_lr == pytest.approx(PEAK)
-    assert free.loss.mean[0] <= named.loss.mean[0] + 5e-4
+    assert free.loss.mean[0] <= named.loss.mean[0] + 1e-9
+    assert free.loss.mean[0] <= best_steps(law, BUDGET).loss.mean[0] + 1e-9
     assert free.seconds < 30  # 1 to 3 s on an idle core
 
 
