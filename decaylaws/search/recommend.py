@@ -121,7 +121,8 @@ class Recommendation:
             name: _plain(value) for name, value in vars(self).items() if name not in ("by_plan", "trials")
         }
         plain["by_plan"] = self.by_plan.to_dict("records")
-        plain["trials"] = self.trials.drop(columns="shares").to_dict("records")
+        trials = self.trials.drop(columns="shares").replace({np.inf: None})
+        plain["trials"] = trials.to_dict("records")
         return plain
 
 

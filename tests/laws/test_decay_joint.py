@@ -26,8 +26,8 @@ def grid(sizes: tuple[float, ...] = (1e8, 2e8, 4e8), seed: int = 0) -> pd.DataFr
     for size in sizes:
         for _ in range(12):
             shares = rng.dirichlet([1, 1, 1])
-            for tokens in (4e9, 8e9, 16e9):
-                rows.append({"params": size, "tokens": tokens, **dict(zip(("w_a", "w_b", "w_c"), shares))})
+            mixture = dict(zip(("w_a", "w_b", "w_c"), shares))
+            rows += [{"params": size, "tokens": tokens, **mixture} for tokens in (4e9, 8e9, 16e9)]
     return pd.DataFrame(rows)
 
 

@@ -47,7 +47,11 @@ def planted_loss(row: dict, domain: str) -> float:
     mixture = 0.5 * size * (reached**-0.4 - before**-0.4)
     progress = 0.6 * ((1 + intrinsic) ** -0.4 - 1)
     steps = row["decay_tokens"] / row["batch_tokens"]
-    held = 1 - np.exp(-steps / 60) if row["decay_shape"] == "constant" else 1 - 60 / steps * (1 - np.exp(-steps / 60))
+    held = (
+        1 - np.exp(-steps / 60)
+        if row["decay_shape"] == "constant"
+        else 1 - 60 / steps * (1 - np.exp(-steps / 60))
+    )
     gain = 0.12 * (1e-3 - row["end_lr"]) / 1e-3 * held
     return float(row[f"start_loss:{domain}"] + mixture + progress - gain)
 
@@ -62,7 +66,9 @@ def planned(shares: np.ndarray, **changes: object) -> dict:
     return {**row, **changes}
 
 
-def simulated(count: int = 40, *, seed: int = 0, noise: float = NOISE, sizes: tuple[int, ...] = (100_000, 200_000)):
+def simulated(
+    count: int = 40, *, seed: int = 0, noise: float = NOISE, sizes: tuple[int, ...] = (100_000, 200_000)
+):
     """A sweep like a study's: mixtures, three lengths, two shapes, controls, a drop-and-hold, a second size."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -70,7 +76,14 @@ def simulated(count: int = 40, *, seed: int = 0, noise: float = NOISE, sizes: tu
         length = (50_000, 100_000, 200_000)[index % 3]
         shape = ("linear", "1-sqrt")[(index // 3) % 2]
         size = sizes[1] if len(sizes) > 1 and index % 4 == 3 else sizes[0]
-        rows.append(planned(rng.dirichlet([1.2, 0.8, 0.8]), decay_tokens=length, decay_shape=shape, non_embedding_params=size))
+        rows.append(
+            planned(
+                rng.dirichlet([1.2, 0.8, 0.8]),
+                decay_tokens=length,
+                decay_shape=shape,
+                non_embedding_params=size,
+            )
+        )
     trunk = np.array(list(TRUNK.values()))
     rows += [planned(trunk, decay_tokens=length, role="control") for length in (50_000, 100_000, 200_000)]
     hold = {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
@@ -206,7 +219,9 @@ def test_baselines_predict_what_they_say() -> None:
     np.testing.assert_allclose(constant - starts, np.tile((losses - starts).mean(axis=0), (len(runs), 1)))
     control = runs.index[(runs["role"] == "control") & (runs["decay_tokens"] == 100_000)]
     plan = runs.loc[[0]].assign(decay_tokens=100_000, decay_shape="linear")
-    np.testing.assert_allclose(ControlChange().fit(runs).predict(plan)[0] - starts[0], (losses - starts)[control[0]])
+    np.testing.assert_allclose(
+        ControlChange().fit(runs).predict(plan)[0] - starts[0], (losses - starts)[control[0]]
+    )
 
 
 def test_a_missing_column_is_named() -> None:

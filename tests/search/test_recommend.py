@@ -90,6 +90,7 @@ def test_caps_on_epochs_bind(law, control) -> None:
     cap = 2.0 * 10_000 / found.plan.decay_tokens
     assert found.mixture.share("maths") <= cap + 1e-6
     assert "maths" in found.binding
+    json.dumps(found.to_dict(), allow_nan=False)
     assert found.unconstrained.share("maths") > cap
 
 
@@ -101,7 +102,10 @@ def test_a_rival_as_good_as_the_recommendation_is_not_beaten(law, control, found
 
 
 def test_same_seed_same_answer(law, control) -> None:
-    runs = [recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=12, seed=5) for _ in "ab"]
+    runs = [
+        recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=12, seed=5)
+        for _ in "ab"
+    ]
     assert runs[0].to_dict() == runs[1].to_dict()
 
 
@@ -139,6 +143,15 @@ def test_bad_wishes_are_named(control, make, message: str) -> None:
 def test_an_unknown_source_or_domain_is_named(law, control) -> None:
     wide = MixtureSpace((*space().sources, SourceLimits("law", 1000)))
     with pytest.raises(InvalidValueError, match="law"):
-        recommend(law, wide, target=TARGET, goal=goal(control), choices=CHOICES, trials=2, within_evidence=False)
+        recommend(
+            law, wide, target=TARGET, goal=goal(control), choices=CHOICES, trials=2, within_evidence=False
+        )
     with pytest.raises(InvalidValueError, match="poetry"):
-        recommend(law, space(), target=TARGET, goal=goal(control, weights={"poetry": 1.0}), choices=CHOICES, trials=2)
+        recommend(
+            law,
+            space(),
+            target=TARGET,
+            goal=goal(control, weights={"poetry": 1.0}),
+            choices=CHOICES,
+            trials=2,
+        )

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law, Prediction
@@ -298,7 +299,7 @@ class DecayLaw(Law):
 
 
 def _spread(covariance: Array, noise: Array, weights: Array) -> Array:
-    """Standard deviation of a weighted loss of a new run, ``[n, k]``: the fit's and the noise's, domains independent."""
+    """Standard deviation of a new run's weighted loss, ``[n, k]``: the fit's, and noise that domains do not share."""
     fit = np.einsum("dk,nde,ek->nk", weights, covariance, weights)
     return np.sqrt(np.maximum(fit, 0.0) + noise**2 @ weights**2)
 
@@ -310,11 +311,12 @@ def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
 
 
-def _folds(groups: Array, num_folds: int, seed: int) -> Array:
+def _folds(groups: Array, num_folds: int, seed: int) -> NDArray[np.int64]:
     """A fold for every row; rows of one group share it."""
     labels, index = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(labels))
-    return (order % max(min(num_folds, len(labels)), 2))[index]
+    folds: NDArray[np.int64] = (order % max(min(num_folds, len(labels)), 2))[index]
+    return folds
 
 
 def _noise(solution: Solution, noise: Array) -> Array:
