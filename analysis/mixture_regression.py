@@ -34,7 +34,7 @@ from decaylaws.laws.uncertainty import coverage
 
 SHARE, LOSS = "w_", "loss_"
 CURVE_RUNS = (32, 64, 128, 256, 512)
-CURVE_REGRESSIONS = ("inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear")
+CURVE_REGRESSIONS = ("blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear")
 RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
 PILE_CC = "loss_pile_cc"
 

@@ -15,6 +15,7 @@ from decaylaws.laws.base import Law
 from decaylaws.laws.mixing import (
     REGRESSIONS,
     BiMix,
+    BlendedRegression,
     GaussianProcess,
     InverseSum,
     LightGBMRegression,
@@ -77,7 +78,8 @@ def test_a_planted_law_is_recovered_on_unseen_mixtures() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [InverseSum, GaussianProcess, lambda: LightGBMRegression(100, 0.05, num_folds=4)]
+    "make",
+    [BlendedRegression, InverseSum, GaussianProcess, lambda: LightGBMRegression(100, 0.05, num_folds=4)],
 )
 def test_intervals_hold_on_held_out_runs(make: object) -> None:
     held = []
@@ -155,6 +157,19 @@ def test_the_stack_is_no_worse_than_its_worse_member_and_weighs_the_better_more(
     assert error < np.abs(np.log(alone / planted(unseen))).mean()
     with pytest.raises(InvalidValueError, match="must be among"):
         StackedRegression(members=("nothing",)).fit(frame(shares), noisy(shares, 20))
+
+
+def test_the_blend_lies_between_its_members() -> None:
+    shares, unseen = draw_shares(60, seed=18), frame(draw_shares(100, seed=19))
+    losses = noisy(shares, 20)
+    law, trees = BlendedRegression(tree_share=0.0), BlendedRegression(tree_share=1.0)
+    pure = [member.fit(frame(shares), losses).predict(unseen) for member in (law, trees)]
+    blend = BlendedRegression().fit(frame(shares), losses)
+    np.testing.assert_allclose(pure[0], InverseSum(num_starts=1).fit(frame(shares), losses).predict(unseen))
+    np.testing.assert_allclose(blend.predict(unseen), pure[0] ** 0.75 * pure[1] ** 0.25)
+    assert "log_C:web" in blend.params_["loss:web"]
+    with pytest.raises(InvalidValueError, match="tree_share"):
+        BlendedRegression(tree_share=1.5).fit(frame(shares), losses)
 
 
 def test_folds_keep_replicates_together() -> None:
@@ -285,5 +300,5 @@ def test_the_default_beats_regmix_on_its_own_records(shared_data: object) -> Non
         predicted = law.predict(shares[test])
         return float(np.mean([spearmanr(predicted[:, j], losses[test].iloc[:, j])[0] for j in range(3)]))
 
-    assert score(InverseSum(), 128) > score(LightGBMRegression.regmix(), 128) + 0.01
-    assert score(InverseSum(), 512) > score(LightGBMRegression.regmix(), 512)
+    assert score(regression(), 128) > score(LightGBMRegression.regmix(), 128) + 0.01
+    assert score(regression(), 512) > score(LightGBMRegression.regmix(), 512)

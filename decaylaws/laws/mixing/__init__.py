@@ -2,13 +2,14 @@
 
 All of them take shares [runs, sources] and losses [runs] or [runs, targets], and answer with intervals::
 
-    law = InverseSum().fit(shares, losses)
+    law = regression().fit(shares, losses)
     law.predict(new_shares, interval=0.9)
 
 ``Recalibration`` carries a fit on small proxies to the scale of a few larger runs.
 """
 
 from decaylaws.laws.mixing.base import Exclusion, MixtureRegression, shares_frame
+from decaylaws.laws.mixing.blend import BlendedRegression
 from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.optimum import simulated_optimum
 from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_REGRESSION",
     "REGRESSIONS",
     "BiMix",
+    "BlendedRegression",
     "DataMixingLaw",
     "Exclusion",
     "GaussianProcess",

@@ -62,6 +62,7 @@ class LightGBMRegression(MixtureRegression):
         min_leaf_runs: fewest runs in a leaf; ``None`` takes 1/25 of the runs, between 3 and 20; LightGBM's
             own 20 makes a constant of a fit on 32 runs.
         log_target: fit log loss.
+        num_leaves: leaves of one tree.
         num_folds: grouped folds behind the intervals; 0 to do without.
         seed: of trees and folds.
     """
@@ -72,11 +73,13 @@ class LightGBMRegression(MixtureRegression):
         learning_rate: float = 0.01,
         min_leaf_runs: int | None = None,
         log_target: bool = True,
+        num_leaves: int = 31,
         num_folds: int = 0,
         seed: int = 42,
     ) -> None:
         self.num_trees, self.learning_rate, self.min_leaf_runs = num_trees, learning_rate, min_leaf_runs
-        self.log_target, self.num_folds, self.seed = log_target, num_folds, seed
+        self.log_target, self.num_leaves = log_target, num_leaves
+        self.num_folds, self.seed = num_folds, seed
 
     @classmethod
     def regmix(cls) -> LightGBMRegression:
@@ -99,6 +102,7 @@ class LightGBMRegression(MixtureRegression):
             "objective": "regression",
             "learning_rate": self.learning_rate,
             "min_data_in_leaf": leaf,
+            "num_leaves": self.num_leaves,
             "seed": self.seed,
             "deterministic": True,
             "force_row_wise": True,

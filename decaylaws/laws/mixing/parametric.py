@@ -113,7 +113,7 @@ class FormulaRegression(MixtureRegression):
 
 
 class InverseSum(FormulaRegression):
-    """Inverse-sum law with a weak prior (``InverseSumFamily``): the default regression.
+    """Inverse-sum law with a weak prior (``InverseSumFamily``): smooth, for optimisers and designs.
 
     On RegMix's records it needs about a quarter of the runs that LightGBM needs for the same ranking.
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.mixing.base import MixtureRegression
+from decaylaws.laws.mixing.blend import BlendedRegression
 from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
 from decaylaws.laws.mixing.stacking import StackedRegression
 
 REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
+    "blend": BlendedRegression,
     "inverse_sum": InverseSum,
     "stack": StackedRegression,
     "lightgbm": LightGBMRegression,
@@ -23,7 +25,7 @@ REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
 }
 """Constructor of each regression, the most trusted first."""
 
-DEFAULT_REGRESSION = "inverse_sum"
+DEFAULT_REGRESSION = "blend"
 
 
 def regression(name: str = DEFAULT_REGRESSION) -> MixtureRegression:
