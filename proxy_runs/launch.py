@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import shlex
@@ -9,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,10 @@ SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "metrics.jsonl",
     "result.json",
 )
+LOCK_FILE = "launch.lock"
 POLL_SECONDS = 0.2
+LOCK_SECONDS = 60.0
+PR_SET_PDEATHSIG = 1
 # a store of its own for every restart of the ranks: see proxy_runs.fsdp.parallel
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 LOG_TAIL_LINES = 15
@@ -77,10 +84,16 @@ def launch(
     settings.output.mkdir(parents=True, exist_ok=True)
     settings_file = settings.save(settings.output / SETTINGS_FILE)
     command = torchrun_command(settings_file, ranks=ranks, max_restarts=max_restarts)
-    with open(settings.output / LOG_FILE, "ab") as log:
+    with _alone_in(settings.output), open(settings.output / LOG_FILE, "ab") as log:
         start = log.tell()
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(settings), start_new_session=True
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(settings),
+            start_new_session=True,
+            close_fds=False,
+            preexec_fn=_end_with_parent,
         )
         code = _wait(process, settings.output / METRICS_FILE, num_steps, progress)
     if code != 0 or not result_file.is_file():
@@ -102,6 +115,32 @@ def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | No
         return None
     result = dict(json.loads(result_file.read_text(encoding="utf-8")))
     return result if result["recipe_sha256"] == Recipe.load(settings.recipe).sha256 else None
+
+
+@contextmanager
+def _alone_in(output: Path, patience_seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the folder's lock; ranks of a launch that was killed get some time to save and end."""
+    deadline = time.monotonic() + patience_seconds
+    with open(output / LOCK_FILE, "ab") as file:
+        # torchrun inherits the lock, so that it is held for as long as anything trains here
+        os.set_inheritable(file.fileno(), True)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DecaylawsError(
+                        f"Another launch is training in {output}. Wait for it, or choose another output folder."
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to send torchrun SIGTERM when this process dies, however it dies (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _environment(settings: TrainSettings) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from proxy_runs.checkpoints import MemberState, save_checkpoint
 from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.launch import launch, slurm_script, torchrun_command
+from proxy_runs.launch import _alone_in, launch, slurm_script, torchrun_command
 from proxy_runs.model import init_params
 from proxy_runs.testing import make_tiny_store
 
@@ -159,6 +160,40 @@ def test_a_failing_run_reports_its_own_error(settings: TrainSettings, tmp_path: 
     broken = settings.model_copy(update={"output": tmp_path / "out", "start": start})
     with pytest.raises(DecaylawsError, match="damaged"):
         launch(broken, ranks=1, max_restarts=0)
+
+
+def test_two_launches_do_not_share_a_folder(tmp_path: Path) -> None:
+    refused = pytest.raises(DecaylawsError, match="Another launch is training")
+    with _alone_in(tmp_path), refused, _alone_in(tmp_path, 0.0):
+        pass
+    with _alone_in(tmp_path, 0.0):
+        pass
+
+
+def test_torchrun_dies_with_its_launcher(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys; from proxy_runs.launch import _end_with_parent\n"
+        "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent)\n"
+        "print(child.pid, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(child)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_slurm_script_is_valid_shell(tmp_path: Path) -> None:
