@@ -28,7 +28,7 @@ LEVELS = {
     "search": 6,
     "exporters": 6,
     "study": 7,
-    "plots": 8,
+    "plots": 4,
     "report": 8,
     "cli": 9,
 }

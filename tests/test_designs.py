@@ -1,0 +1,132 @@
+"""The design: every run for a reason, trunks first, caps kept, equal plans for equal settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from decaylaws.designs import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
+from decaylaws.errors import InvalidValueError
+from decaylaws.settings import StudySettings, parse_settings
+from decaylaws.study.layout import template_text
+
+AVAILABLE = {
+    "narrative": 600_000,
+    "reference": 1_300_000,
+    "code": 900_000,
+    "symbolic_maths": 1_100_000,
+    "worked_maths": 190_000,
+    "qa": 70_000,
+    "instructions": 70_000,
+}
+
+
+@pytest.fixture(scope="module")
+def settings() -> StudySettings:
+    return parse_settings(yaml.safe_load(template_text("demo")))
+
+
+@pytest.fixture(scope="module")
+def planner(settings: StudySettings) -> Planner:
+    return Planner(settings, CorpusFacts("fingerprint", 4096, AVAILABLE))
+
+
+@pytest.fixture(scope="module")
+def design(planner: Planner) -> Design:
+    return planner.sweep()
+
+
+def test_the_demo_runs_at_least_forty_microanneals(design: Design) -> None:
+    assert sum(run.config.kind == "decay" for run in design) >= 40
+
+
+def test_trunks_come_first_and_costliest_first(design: Design, settings: StudySettings) -> None:
+    trunks = [run for run in design if run.role == "trunk"]
+    assert list(design)[: len(trunks)] == trunks
+    assert len(trunks) == len(settings.shapes)
+    costs = [run.config.train_flops for run in trunks]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_every_decay_forks_from_a_planned_trunk(design: Design) -> None:
+    trunks = {run.config.run_id: run.config for run in design if run.role == "trunk"}
+    for run in design:
+        if run.config.kind == "decay":
+            assert run.config.shape == trunks[run.config.start_run_id].shape
+            assert run.config.start_tokens == trunks[run.config.start_run_id].tokens
+
+
+def test_the_target_runs_no_microanneal(design: Design, planner: Planner, settings: StudySettings) -> None:
+    target = planner.shape(settings.target.shape)
+    assert all(run.role == "trunk" for run in design if run.config.shape == target)
+
+
+def test_every_mixture_is_affordable(design: Design, planner: Planner) -> None:
+    for run in design:
+        if run.config.kind == "decay":
+            planner.space.check(run.config.mixture, run.config.tokens)
+
+
+def test_controls_match_every_length_and_lr(
+    design: Design, planner: Planner, settings: StudySettings
+) -> None:
+    proxy = planner.trunk(settings.proxy).config.run_id
+    controls = {
+        (run.config.tokens, run.config.schedule.start_lr)
+        for run in design
+        if run.role == "control" and run.config.start_run_id == proxy
+    }
+    wanted = {
+        (tokens, settings.trunk.peak_lr * factor)
+        for tokens in settings.design.decay_tokens
+        for factor in settings.design.start_lr_factors
+    }
+    assert controls == wanted
+
+
+def test_replicates_differ_in_their_seed_only(design: Design) -> None:
+    replicates = [run.config for run in design if run.role == "replicate"]
+    assert len(replicates) >= 2
+    assert len({config.with_changes(seed=0).run_id for config in replicates}) == 1
+    assert len({config.seed for config in replicates}) == len(replicates)
+
+
+def test_equal_settings_give_equal_plans_and_no_run_twice(design: Design, planner: Planner) -> None:
+    assert planner.sweep() == design
+    identities = [run.config.run_id for run in design]
+    assert len(set(identities)) == len(identities)
+
+
+def test_a_design_survives_json(design: Design) -> None:
+    assert Design.from_dict(design.to_dict()) == design
+
+
+def test_an_edited_design_is_refused(design: Design) -> None:
+    stored = design.to_dict()
+    stored["runs"][0]["config"]["seed"] += 1
+    with pytest.raises(InvalidValueError, match="run_id"):
+        Design.from_dict(stored)
+
+
+def test_levels_are_balanced() -> None:
+    levels = [(1, 1.0, "linear"), (2, 1.0, "linear"), (3, 1.0, "linear")]
+    drawn = balanced_levels(levels, 10, seed=0)
+    counts = [drawn.count(level) for level in levels]
+    assert sum(counts) == 10
+    assert max(counts) - min(counts) <= 1
+
+
+def test_pools_shrink_with_the_repetition_scale(settings: StudySettings) -> None:
+    whole = pool_tokens(settings, AVAILABLE)
+    fourth = pool_tokens(settings, AVAILABLE, repetition_scale=4.0)
+    for name, tokens in AVAILABLE.items():
+        assert whole[name] <= tokens
+        np.testing.assert_allclose(fourth[name], tokens / 4, atol=settings.seq_len)
+
+
+def test_the_table_prices_every_run(design: Design) -> None:
+    table = design.table()
+    assert table["train_flops"].sum() == design.train_flops
+    shares = table[[column for column in table if column.startswith("mix:")]].sum(axis=1)
+    np.testing.assert_allclose(shares, 1.0)

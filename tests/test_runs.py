@@ -1,0 +1,103 @@
+"""The tables between training and analysis: checked schema, exact round trip, a gate that trusts no status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import DataError, SchemaError
+from decaylaws.runs import (
+    RUN_COLUMNS,
+    curves_table,
+    fit_ready,
+    names_with,
+    read_curves,
+    read_runs,
+    runs_table,
+    values_by,
+    write_table,
+)
+
+
+def row(run_id: str, **changes: object) -> dict[str, object]:
+    return {
+        **dict.fromkeys(RUN_COLUMNS, 0),
+        "run_id": run_id,
+        "kind": "decay",
+        "role": "simplex",
+        "status": "finished",
+        "reason": "",
+        "reached_target": True,
+        "decay_shape": "linear",
+        "start_run_id": "00123",
+        "data_fingerprint": "1e5",
+        "mix:web": 0.5,
+        "loss:web": 3.25,
+        "loss:code": 2.0,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_survives_its_file(tmp_path: Path, suffix: str) -> None:
+    table = runs_table([row("0123"), row("1e10", **{"loss:web": np.pi})])
+    write_table(table, tmp_path / f"runs.{suffix}")
+    read = read_runs(tmp_path / f"runs.{suffix}")
+    assert list(read["run_id"]) == ["0123", "1e10"]  # hex digits stay text
+    assert list(read["data_fingerprint"]) == ["1e5", "1e5"]
+    np.testing.assert_array_equal(values_by(read, "loss:", ["web", "code"]), [[3.25, 2.0], [np.pi, 2.0]])
+    assert [path.name for path in tmp_path.iterdir()] == [f"runs.{suffix}"]
+
+
+def test_missing_columns_and_doubled_runs_are_named() -> None:
+    with pytest.raises(SchemaError, match="seed"):
+        runs_table([{key: value for key, value in row("a").items() if key != "seed"}])
+    with pytest.raises(SchemaError, match=r"a.*once"):
+        runs_table([row("a"), row("a")])
+
+
+def test_an_unknown_domain_is_named_with_those_that_exist() -> None:
+    with pytest.raises(SchemaError, match=r"loss:maths.*web.*code"):
+        values_by(runs_table([row("a")]), "loss:", ["maths"])
+
+
+def test_a_missing_table_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"runs\.csv"):
+        read_runs(tmp_path / "runs.csv")
+
+
+def test_only_measured_losses_enter_a_fit() -> None:
+    table = runs_table(
+        [
+            row("good", status="failed"),
+            row("short", reached_target=False),
+            row("nan", **{"loss:code": np.nan}),
+            row("other", data_fingerprint="another"),
+        ]
+    )
+    kept, excluded = fit_ready(table, ["web", "code"], data_fingerprint="1e5")
+    assert list(kept["run_id"]) == ["good"]
+    assert dict(zip(excluded["run_id"], excluded["reason"])) == {
+        "short": "stopped before its last planned token",
+        "nan": "no finite loss for every domain",
+        "other": "measured on another corpus (data_fingerprint)",
+    }
+
+
+def test_curves_are_ordered_and_survive_their_file(tmp_path: Path) -> None:
+    points = [
+        {"run_id": "b", "tokens": 10, "step": 1, "lr": 0.1, "domain": "web", "loss": 2.0},
+        {"run_id": "a", "tokens": 20, "step": 2, "lr": 0.1, "domain": "web", "loss": 1.0},
+        {"run_id": "a", "tokens": 10, "step": 1, "lr": 0.1, "domain": "web", "loss": 3.0},
+    ]
+    table = curves_table(points)
+    assert list(table["loss"]) == [3.0, 1.0, 2.0]
+    write_table(table, tmp_path / "curves.csv")
+    pd.testing.assert_frame_equal(read_curves(tmp_path / "curves.csv"), table)
+
+
+def test_names_keep_the_order_of_the_table() -> None:
+    assert names_with(runs_table([row("a")]), "loss:") == ["web", "code"]
