@@ -146,6 +146,21 @@ def test_resampled_fits_spread_the_optimum() -> None:
     assert len(best) > 1
 
 
+def test_the_posterior_holds_the_true_regret() -> None:
+    grid, held, true_regrets = draw_shares(600, seed=40, alpha=1.0), 0, []
+    for seed in range(12):
+        shares = draw_shares(20, seed=200 + seed, alpha=1.0)
+        law = InverseSum(num_starts=1).fit(frame(shares), noisy(shares, seed, sd=0.02))
+        chosen = int(np.argmin(law.predict(grid).mean(axis=1)))
+        draws = law.posterior(grid, num_draws=100, seed=seed).mean(axis=2)
+        assert draws.shape == (100, 600)
+        truth = planted(grid).mean(axis=1)
+        true_regrets.append(truth[chosen] - truth.min())
+        held += true_regrets[-1] <= np.quantile(draws[:, chosen] - draws.min(axis=1), 0.95)
+    assert max(true_regrets) > 0.0
+    assert held >= 10
+
+
 def test_the_stack_is_no_worse_than_its_worse_member_and_weighs_the_better_more() -> None:
     shares, unseen = draw_shares(60, seed=18), draw_shares(200, seed=19)
     stack = StackedRegression(members=("inverse_sum", "log_linear")).fit(frame(shares), noisy(shares, 20))
