@@ -263,7 +263,7 @@ def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, t
             assert rough[run_id].row[key] != result.row[key]
 
 
-@pytest.mark.manual  # the compiler takes a minute; test_model.py compares the compiled model itself
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at gradients of inner tensors
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_stack_keeps_its_size_and_agrees_closely(
