@@ -18,7 +18,7 @@ from decaylaws.recipe import HandOver, Recipe, Source, Stage
 from decaylaws.schedules import decay
 from decaylaws.settings import EvaluationSettings
 from proxy_runs import engine
-from proxy_runs.checkpoints import MemberState, final_checkpoint, save_checkpoint
+from proxy_runs.checkpoints import MemberState, final_checkpoint, load_checkpoint, save_checkpoint
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
@@ -130,7 +130,7 @@ def _stop_after(steps: int) -> None:
     Trainer._log = log_and_die  # type: ignore[method-assign]
 
 
-def train(settings: TrainSettings, ranks: int, *, stop_after: int | None = None) -> Path:
+def train(settings: TrainSettings, ranks: int, *, stop_after: int | None = None, exit_code: int = 0) -> Path:
     """Train on forked gloo ranks; returns the output folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -147,7 +147,7 @@ def train(settings: TrainSettings, ranks: int, *, stop_after: int | None = None)
     for process in processes:
         process.join(120)
     codes = [process.exitcode for process in processes]
-    assert codes == [0 if stop_after is None else 9] * ranks
+    assert codes == [exit_code if stop_after is None else 9] * ranks
     return settings.output
 
 
@@ -273,6 +273,23 @@ def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> Non
             _loss_in_transformers(settings.output / "hf-averaged", workspace, domain), abs=1e-5
         )
     assert list((settings.output / "tensorboard").iterdir())
+
+
+def test_bfloat16_stays_near_float32(alone: Path, workspace: Path) -> None:
+    output = train(settings_for(workspace, "bf16", dtype="bfloat16", checkpoint_interval=0), ranks=1)
+    differences = [abs(a - b) for a, b in zip(losses(output), losses(alone), strict=True)]
+    assert 0 < max(differences) < 0.03
+
+
+def test_what_is_not_finite_is_skipped_then_stops(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = load_checkpoint(workspace / "trunk.safetensors")
+    state.params["embed"][0, 0] = float("nan")
+    save_checkpoint(state, workspace / "nan.safetensors")
+    settings = settings_for(workspace, "nan", start=workspace / "nan.safetensors", max_skipped_steps=2)
+    train(settings, ranks=1, exit_code=2)
+    assert "3 steps in a row were not finite" in capfd.readouterr().err
+    assert losses(settings.output) == [None, None]
+    assert not (settings.output / "hf").exists()
 
 
 def test_export_gives_the_same_loss_in_transformers(alone: Path, workspace: Path) -> None:
