@@ -219,10 +219,18 @@ class DecayLaw(Law):
         )  # fmt: skip
 
     def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior) -> None:
-        draws = [
-            self._solve(inputs, observed, prior, self._theta, weights, max_evaluations=_REFIT).theta
-            for weights in cluster_weights(np.arange(len(inputs)), self.num_draws, seed=self.seed)
-        ]
+        """Refits under run weights and a prior mean drawn from the prior.
+
+        Without the second, what the runs do not determine (size, with one size in the fit) would look certain.
+        """
+        rng = np.random.default_rng(self.seed)
+        draws = []
+        for weights in cluster_weights(np.arange(len(inputs)), self.num_draws, seed=self.seed):
+            mean = np.clip(rng.normal(prior.mean, prior.sd), prior.lower, prior.upper)
+            refit = self._solve(
+                inputs, observed, replace(prior, mean=mean), self._theta, weights, max_evaluations=_REFIT
+            )
+            draws.append(refit.theta)
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
 
     def _calibrate(self, inputs: DecayInputs, observed: Array, prior: Prior, groups: Array) -> None:
