@@ -83,7 +83,8 @@ class Goal:
         guard_domains: domains that may not get worse than the control by more than ``guard_nats``.
         guard_nats: tolerance of the guards, nats per token.
         risk: how many standard deviations of the gain (over the law's bootstrap) a candidate has to make up
-            for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known.
+            for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known; guards
+            keep the same margin.
     """
 
     weights: Mapping[str, float]
@@ -138,6 +139,16 @@ class DecayProblem:
             return np.empty((len(shares), 0))
         columns = [self.law.domains_.index(name) for name in self.goal.guard_domains]
         return self.control_losses[columns] + self.goal.guard_nats - self.losses(shares)[:, columns]
+
+    def robust_slack(self, shares: Array) -> Array:
+        """Guard slacks ``[k, g]`` less ``goal.risk`` standard deviations of the difference from the control."""
+        slack, draws = self.guard_slack(shares), self.law.draws_[: self.num_risk_draws]
+        if not slack.size or self.goal.risk == 0 or len(draws) < 2:
+            return slack
+        columns = [self.law.domains_.index(name) for name in self.goal.guard_domains]
+        both = np.vstack([self.control_shares[None], shares])
+        losses = np.array([self.losses(both, theta)[:, columns] for theta in draws])
+        return slack - self.goal.risk * np.std(losses[:, 1:] - losses[:, :1], axis=0)
 
     @cached_property
     def control_losses(self) -> Array:

@@ -70,7 +70,7 @@ class Recommendation:
         objective: weighted loss of the recommendation.
         rivals: the control first, then whoever else was named.
         guards: by guard domain, nats left before it breaks (negative: broken).
-        feasible: whether all guards hold by the law.
+        feasible: whether all guards hold by the law, with the goal's margin for its uncertainty.
         forgetting: by guard domain, change of the loss against the checkpoint.
         binding: sources and groups whose limit the mixture touches.
         near_optimal: by source, lowest and highest share within the tolerance of the optimum.
@@ -225,7 +225,7 @@ def _best_plans(table: pd.DataFrame, choices: Choices) -> list[tuple[Plan, list[
 def _polish(problem: DecayProblem, starts: Sequence[Array]) -> tuple[DecayProblem, Optimum]:
     optimum = minimise_mixture(
         problem.robust_objective, problem.space, problem.plan.decay_tokens, [*starts, problem.control_shares],
-        slack=problem.guard_slack,
+        slack=problem.robust_slack,
     )  # fmt: skip
     return problem, optimum
 
