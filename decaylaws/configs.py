@@ -18,6 +18,9 @@ from decaylaws.schedules import Schedule
 
 RUN_KINDS = ("trunk", "decay")
 
+NUMERICS_VERSION = 1
+"""Goes up whenever the trainer gives other losses for the same config: such runs must not pass for one."""
+
 
 def _require_positive_int(owner: str, name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -188,8 +191,9 @@ class RunConfig:
 
     @property
     def run_id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the run's canonical JSON."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """First 16 hex digits of the SHA-256 of the run's canonical JSON and the trainer's numerics."""
+        content = {**self.to_dict(), "numerics": NUMERICS_VERSION}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def with_changes(self, **changes: Any) -> Self:
