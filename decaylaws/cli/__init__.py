@@ -35,6 +35,7 @@ for verb in (
     study.demo,
 ):
     app.command()(verb)
+app.command()(recipe.doctor)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(recipe.app, name="recipe")
 
