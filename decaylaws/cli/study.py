@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from decaylaws.cli.console import ConsoleProgress
 from decaylaws.study import Study, decision, evidence, sweep
 from decaylaws.study import confirm as confirming
 
@@ -85,7 +86,8 @@ def run(
 def fit(directory: StudyDir) -> None:
     """Fit the laws and print their held-out error beside the baselines."""
     study = Study.open(directory)
-    result, new = evidence.fit(study)
+    with ConsoleProgress(console) as progress:
+        result, new = evidence.fit(study, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
     console.print(_frame(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
     for line in result.notes:
@@ -97,7 +99,8 @@ def recommend(directory: StudyDir) -> None:
     from decaylaws.recipe import show_recipe
 
     study = Study.open(directory)
-    recipe, new = decision.recommend(study)
+    with ConsoleProgress(console) as progress:
+        recipe, new = decision.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.")
 

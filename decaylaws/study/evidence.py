@@ -11,6 +11,7 @@ import pandas as pd
 from decaylaws import __version__
 from decaylaws.errors import DataError, StudyError
 from decaylaws.laws.decay import DecayLaw, decay_predictors, held_out_report, select_member, splits
+from decaylaws.progress import Progress, silent
 from decaylaws.runs import LOSS, fit_ready, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
@@ -38,7 +39,7 @@ class Fit:
     notes: tuple[str, ...]
 
 
-def fit(study: Study) -> tuple[Fit, bool]:
+def fit(study: Study, *, progress: Progress = silent) -> tuple[Fit, bool]:
     """Fit the laws, unless they are fitted to these very runs.
 
     Returns:
@@ -53,7 +54,7 @@ def fit(study: Study) -> tuple[Fit, bool]:
         stored = read_json(study.fit_file)
         if stored["inputs"] == inputs:
             return _restore(stored), False
-    result, law = _fit(study, runs, excluded)
+    result, law = _fit(study, runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
     write_json(study.fit_file, {"inputs": inputs, **_store(result)})
     return result, True
@@ -85,12 +86,19 @@ def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     return kept.reset_index(drop=True), excluded.reset_index(drop=True)
 
 
-def _fit(study: Study, runs: pd.DataFrame, excluded: pd.DataFrame) -> tuple[Fit, DecayLaw]:
+def _fit(
+    study: Study, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress
+) -> tuple[Fit, DecayLaw]:
     trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
+    progress("fit", 0, 4, "comparing the members of the decay family on held-out runs")
     member, _ = select_member(trunk_mixture, runs, seed=seed)
+    progress("fit", 1, 4, f"scoring '{member}' beside regressions and baselines")
     errors = held_out_report(decay_predictors(trunk_mixture, [member]), runs, seed=seed)
+    progress("fit", 2, 4, "fitting the law and its bootstrap")
     law = DecayLaw(trunk_mixture, member, reference_lr=study.settings.trunk.peak_lr, seed=seed).fit(runs)
+    progress("fit", 3, 4, "predicting held-out mixtures")
     held_out = held_out_predictions(study, member, runs)
+    progress("fit", 4, 4)
     return Fit(member, errors, held_out, excluded, _notes(member, errors, held_out, excluded, law)), law
 
 
