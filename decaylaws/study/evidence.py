@@ -91,15 +91,23 @@ def _fit(
 ) -> tuple[Fit, DecayLaw]:
     trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
     progress("fit", 0, 4, "comparing the members of the decay family on held-out runs")
-    member, _ = select_member(trunk_mixture, runs, seed=seed)
+    member, members = select_member(trunk_mixture, runs, seed=seed)
     progress("fit", 1, 4, f"scoring '{member}' beside regressions and baselines")
-    errors = held_out_report(decay_predictors(trunk_mixture, [member]), runs, seed=seed)
+    baselines = held_out_report(decay_predictors(trunk_mixture, []), runs, seed=seed)
+    errors = _best_first(pd.concat([members[members["law"] == f"decay:{member}"], baselines]))
     progress("fit", 2, 4, "fitting the law and its bootstrap")
     law = DecayLaw(trunk_mixture, member, reference_lr=study.settings.trunk.peak_lr, seed=seed).fit(runs)
     progress("fit", 3, 4, "predicting held-out mixtures")
     held_out = held_out_predictions(study, member, runs)
     progress("fit", 4, 4)
     return Fit(member, errors, held_out, excluded, _notes(member, errors, held_out, excluded, law)), law
+
+
+def _best_first(errors: pd.DataFrame) -> pd.DataFrame:
+    """Rows by kind of hold-out in the order of their appearance, the smallest error first."""
+    order = {kind: index for index, kind in enumerate(dict.fromkeys(errors["held_out"]))}
+    ranks = errors.assign(kind=errors["held_out"].map(order))
+    return ranks.sort_values(["kind", "mae"], kind="stable").drop(columns="kind").reset_index(drop=True)
 
 
 def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +117,7 @@ def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.Da
     for split in splits(runs, seed=seed):
         if split.name != "mixture":
             continue
-        law = DecayLaw(study.settings.trunk.mixture, member, domains=domains, seed=seed)
+        law = DecayLaw(study.settings.trunk.mixture, member, domains=domains, num_folds=4, seed=seed)
         test = runs[split.test]
         found = law.fit(runs[~split.test]).predict(test, interval=0.9)
         observed = values_by(test, LOSS, domains)
