@@ -43,7 +43,7 @@ def optimum_spread(problem: DecayProblem, chosen: Array, *, num_draws: int = 24)
             return problem.objective(shares, theta)
 
         found = minimise_mixture(value, problem.space, problem.plan.decay_tokens, [chosen, problem.control_shares],
-                                 slack=problem.guard_slack, max_iterations=30)  # fmt: skip
+                                 slack=problem.robust_slack, max_iterations=30)  # fmt: skip
         optima.append(found.shares)
         regrets.append(max(float(value(chosen[None])[0]) - found.value, 0.0))
     if not optima:
@@ -77,7 +77,7 @@ def near_optimal_region(
     flat = walks.reshape(-1, len(chosen))
     limit = float(problem.objective(chosen[None])[0]) + tolerance
     good = problem.objective(flat) <= limit
-    slack = problem.guard_slack(flat)
+    slack = problem.robust_slack(flat)
     good &= (slack >= 0).all(axis=1)
     inside = np.vstack([chosen[None], flat[good]])
     return np.column_stack([inside.min(axis=0), inside.max(axis=0)])
