@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,8 @@ class PoolProgress:
 
     Attributes:
         total_runs: runs that were left when the pool started.
-        total_tokens: their tokens.
+        flops_per_token: training FLOPs of a token, by run_id of those runs.
+        total_flops: FLOPs of all their tokens.
         ended: how each ended run ended, by run_id.
         done_tokens: tokens by run_id, of this pool only.
         current: the last event of each worker.
@@ -42,7 +43,8 @@ class PoolProgress:
     """
 
     total_runs: int
-    total_tokens: int
+    flops_per_token: Mapping[str, int]
+    total_flops: int
     ended: dict[str, str] = field(default_factory=dict)
     done_tokens: dict[str, int] = field(default_factory=dict)
     first_tokens: dict[str, int] = field(default_factory=dict)
@@ -70,9 +72,16 @@ class PoolProgress:
         return trained / max(time.monotonic() - self.started, 1e-9)
 
     @property
-    def eta_seconds(self) -> float:
-        """Seconds left at the mean speed."""
-        return (self.total_tokens - self.tokens) / max(self.tokens_per_second, 1e-9)
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the mean speed in FLOPs, which large and small shapes share; None before any."""
+        trained = self._flops(self.done_tokens) - self._flops(self.first_tokens)
+        if trained <= 0:
+            return None
+        left = self.total_flops - self._flops(self.done_tokens)
+        return left * (time.monotonic() - self.started) / trained
+
+    def _flops(self, tokens: Mapping[str, int]) -> int:
+        return sum(count * self.flops_per_token.get(run_id, 0) for run_id, count in tokens.items())
 
 
 def default_workers() -> int:
@@ -134,7 +143,9 @@ class _Pool:
         """What is left to do."""
         open_runs = RunQueue(self._workspace.storage_url, self._workspace.study_name).open_runs()
         return PoolProgress(
-            total_runs=len(open_runs), total_tokens=sum(config.tokens for config in open_runs)
+            total_runs=len(open_runs),
+            flops_per_token={config.run_id: config.shape.train_flops_per_token for config in open_runs},
+            total_flops=sum(config.train_flops for config in open_runs),
         )
 
     def start(self) -> None:

@@ -123,14 +123,13 @@ def workspace(study: Study) -> Workspace:
 
 def _show(state: PoolProgress, progress: ConsoleProgress) -> None:
     """One bar: runs behind us, speed, time left, and what each worker is at."""
-    minutes, seconds = divmod(int(state.eta_seconds), 60)
+    left = state.eta_seconds
+    clock = "-:--" if left is None else "{}:{:02d}".format(*divmod(int(left), 60))
     at_work = [
         f"{event.role} {100 * event.done_tokens // max(event.total_tokens, 1)}% {event.note}"
         for _, event in sorted(state.current.items())
         if event.kind == "training"
     ]
     waits = [event.note for event in state.current.values() if event.kind == "waiting" and event.note]
-    note = f"{state.tokens_per_second / 1e3:.1f} ktok/s, {minutes}:{seconds:02d} left | " + " | ".join(
-        at_work + waits
-    )
+    note = f"{state.tokens_per_second / 1e3:.1f} ktok/s, {clock} left | " + " | ".join(at_work + waits)
     progress("runs", len(state.ended), state.total_runs, note)
