@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/decaylaws demo demo-study
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
