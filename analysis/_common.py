@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
+from decaylaws.threads import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a script's ``main``; a mendable error becomes one line and exit code 2."""
     try:
-        main()
+        with one_blas_thread():
+            main()
     except DecaylawsError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LEVELS = {
     "errors": 0,
     "progress": 0,
+    "threads": 0,
     "schedules": 1,
     "mixtures": 1,
     "configs": 2,

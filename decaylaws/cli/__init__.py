@@ -9,6 +9,7 @@ from rich.console import Console
 
 from decaylaws.cli import recipe, schedule, study
 from decaylaws.errors import DecaylawsError
+from decaylaws.threads import one_blas_thread
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,7 +44,8 @@ app.add_typer(recipe.app, name="recipe")
 def main() -> None:
     """Entry point: an error that the user can mend is one line and exit code 2, anything else a traceback."""
     try:
-        app()
+        with one_blas_thread():
+            app()
     except DecaylawsError as error:
         _complain(str(error))
         sys.exit(EXIT_ERROR)

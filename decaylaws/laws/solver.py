@@ -20,6 +20,7 @@ from scipy.optimize import approx_fprime, least_squares
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.report import FitReport, FitStatus
+from decaylaws.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 VectorFunction = Callable[[Array], Array]
@@ -63,6 +64,7 @@ class Solution:
         return np.asarray(variance * np.linalg.pinv(information), dtype=float)
 
 
+@one_blas_thread()
 def solve(
     residuals: VectorFunction,
     starts: ArrayLike,

@@ -19,6 +19,7 @@ from decaylaws.laws.decay.priors import Prior, decay_prior
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
 from decaylaws.runs import LOSS, MIX, names_with
+from decaylaws.threads import one_blas_thread
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
@@ -73,6 +74,7 @@ class DecayLaw(Law):
         self.num_folds = num_folds
         self.seed = seed
 
+    @one_blas_thread()
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
         """Fit on finished decays: a runs table whose rows passed ``decaylaws.runs.fit_ready``.
 
