@@ -13,7 +13,6 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import DecayInputs, effective_epochs
-from decaylaws.laws.uncertainty import conformal_radius
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs import MIX, START_LOSS
 
@@ -85,8 +84,8 @@ class Goal:
         guard_nats: tolerance of the guards, nats per token.
         risk: how many standard deviations of the gain (over the law's bootstrap) a candidate has to make up
             for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known.
-        guard_confidence: probability with which each guard is to hold when the recommendation and its control
-            are run; 0.5 trusts the point prediction, which an optimum that lies on a guard breaks half the time.
+        guard_margins: nats by which the prediction of a guard domain must stay clear of its limit, by domain;
+            without them an optimum that lies on a guard breaks it half the time.
     """
 
     weights: Mapping[str, float]
@@ -94,15 +93,18 @@ class Goal:
     guard_domains: Sequence[str] = ()
     guard_nats: float = 0.02
     risk: float = 1.0
-    guard_confidence: float = 0.9
+    guard_margins: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.guard_nats >= 0:
             raise InvalidValueError("guard_nats", self.guard_nats, "must not be negative")
         if not self.risk >= 0:
             raise InvalidValueError("risk", self.risk, "must not be negative")
-        if not 0.5 <= self.guard_confidence < 1.0:
-            raise InvalidValueError("guard_confidence", self.guard_confidence, "must be in [0.5, 1)")
+        for domain, margin in self.guard_margins.items():
+            if domain not in self.guard_domains:
+                raise InvalidValueError(f"guard_margins.{domain}", margin, "must belong to a guard domain")
+            if not margin >= 0:
+                raise InvalidValueError(f"guard_margins.{domain}", margin, "must not be negative")
 
 
 @dataclass(frozen=True)
@@ -146,30 +148,9 @@ class DecayProblem:
         return self.control_losses[columns] + self.goal.guard_nats - self.losses(shares)[:, columns]
 
     def robust_slack(self, shares: Array) -> Array:
-        """Guard slacks ``[k, g]`` less the margin that ``goal.guard_confidence`` asks for.
-
-        The margin covers the law's spread over its bootstrap and the noise of both runs, at the radius that
-        held-out runs of that domain needed.
-        """
-        slack = self.guard_slack(shares)
-        if not slack.size or self.goal.guard_confidence == 0.5:
-            return slack
-        columns = [self.law.domains_.index(name) for name in self.goal.guard_domains]
-        both = np.vstack([self.control_shares[None], shares])
-        noise = self.law.noise_[columns] * self.losses(both)[:, columns]
-        variance = noise[1:] ** 2 + noise[:1] ** 2
-        draws = self.law.draws_[: self.num_risk_draws]
-        if len(draws) > 1:
-            losses = np.array([self.losses(both, theta)[:, columns] for theta in draws])
-            variance = variance + np.var(losses[:, 1:] - losses[:, :1], axis=0)
-        return slack - self._guard_radii * np.sqrt(variance)
-
-    @cached_property
-    def _guard_radii(self) -> Array:
-        """One-sided radius of each guard in standard deviations, ``[g]``."""
-        level = 2.0 * self.goal.guard_confidence - 1.0
-        scores = [self.law.held_out_scores({name: 1.0}) for name in self.goal.guard_domains]
-        return np.array([conformal_radius(own, level) for own in scores])
+        """Guard slacks ``[k, g]`` less the margins of the goal."""
+        margins = [self.goal.guard_margins.get(name, 0.0) for name in self.goal.guard_domains]
+        return self.guard_slack(shares) - np.array(margins)
 
     @cached_property
     def control_losses(self) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,7 @@ from decaylaws.study.sweep import start_losses
 LR_TOLERANCE = 1e-6
 LR_DIGITS = 3
 SHARE_DECIMALS = 3
+GUARD_CONFIDENCE = 0.95
 GUARD_TOLERANCE = 1e-4  # nats: an optimum at the limit lies on it only as exactly as the optimiser stops
 
 
@@ -57,8 +59,9 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
     if stored and read_json(study.recommendation_file)["inputs"] == inputs:
         return Recipe.load(study.recipe_file), False
-    found = _search(study, law, progress)
-    recipe = _recipe(study, fit, law, found)
+    margins = guard_margins(study, fit)
+    found = _search(study, law, margins, progress)
+    recipe = _recipe(study, fit, law, found, margins)
     write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict()})
     recipe.save(study.recipe_file)
     return recipe, True
@@ -109,7 +112,27 @@ def export(study: Study, targets: Sequence[str] | None = None) -> list[str]:
     return lines
 
 
-def _search(study: Study, law: DecayLaw, progress: Progress) -> Recommendation:
+def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
+    """Nats by which a guard's prediction must stay clear of its limit: what held-out runs would have needed.
+
+    The quantile is of the change against the matched control, the very thing that a guard limits: a law that
+    is right about losses can still be optimistic about their differences.
+    """
+    return {
+        domain: max(_quantile(fit.guard_errors[domain], GUARD_CONFIDENCE), 0.0)
+        for domain in study.settings.objective.guard_domains
+    }
+
+
+def _quantile(errors: Sequence[float], confidence: float) -> float:
+    """Conformal quantile: the next error lies below it with probability ``confidence``, as far as few can say."""
+    if not errors:
+        return 0.0
+    rank = min(math.ceil(confidence * (len(errors) + 1)), len(errors))
+    return sorted(errors)[rank - 1]
+
+
+def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
     settings, planner = study.settings, study.planner()
     trunk = planner.trunk(settings.target.shape).config
     # a fork of no matter what schedule starts from the same measured losses
@@ -137,6 +160,7 @@ def _search(study: Study, law: DecayLaw, progress: Progress) -> Recommendation:
             control=planner.control_mixture,
             guard_domains=settings.objective.guard_domains,
             guard_nats=settings.objective.guard_nats,
+            guard_margins=margins,
         ),
         choices=Choices(
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
@@ -150,7 +174,9 @@ def _search(study: Study, law: DecayLaw, progress: Progress) -> Recommendation:
     )
 
 
-def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
+def _recipe(
+    study: Study, fit: Fit, law: DecayLaw, found: Recommendation, margins: Mapping[str, float]
+) -> Recipe:
     settings, plan = study.settings, found.plan
     start_lr = float(f"{plan.start_lr:.{LR_DIGITS}g}")
     trunk = study.planner().trunk(settings.target.shape).config
@@ -187,7 +213,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
             )
             for domain, estimate in found.predicted.items()
         },
-        guards=_guards(study, found),
+        guards=_guards(study, found, margins),
         provenance=_provenance(study, fit, law),
     )
 
@@ -208,10 +234,15 @@ def _sources(study: Study) -> dict[str, Source]:
     }
 
 
-def _guards(study: Study, found: Recommendation) -> dict[str, Guard]:
+def _guards(study: Study, found: Recommendation, margins: Mapping[str, float]) -> dict[str, Guard]:
     limit = study.settings.objective.guard_nats
     return {
-        domain: Guard(limit=limit, predicted=limit - slack, holds=slack >= -GUARD_TOLERANCE)
+        domain: Guard(
+            limit=limit,
+            predicted=limit - slack,
+            upper=limit - slack + margins[domain],
+            holds=slack - margins[domain] >= -GUARD_TOLERANCE,
+        )
         for domain, slack in found.guards.items()
     }
 

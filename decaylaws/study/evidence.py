@@ -28,6 +28,8 @@ class Fit:
         errors: one row per law or baseline and kind of hold-out (nats per token), best first.
         held_out: predicted and observed loss of every held-out run and domain, each run predicted by a fit
             that saw no run of its mixture.
+        guard_errors: by domain, observed minus predicted change against the matched control, for every run
+            that has one; the run was held out. What a guard's margin is calibrated on.
         excluded: runs that the fit could not use, with the reason.
         notes: sentences for the reader.
     """
@@ -35,6 +37,7 @@ class Fit:
     member: str
     errors: pd.DataFrame
     held_out: pd.DataFrame
+    guard_errors: dict[str, list[float]]
     excluded: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -100,7 +103,8 @@ def _fit(
     progress("fit", 3, 4, "predicting held-out mixtures")
     held_out = held_out_predictions(study, member, runs)
     progress("fit", 4, 4)
-    return Fit(member, errors, held_out, excluded, _notes(member, errors, held_out, excluded, law)), law
+    notes = _notes(member, errors, held_out, excluded, law)
+    return Fit(member, errors, held_out, guard_errors(law, runs, held_out), excluded, notes), law
 
 
 def _best_first(errors: pd.DataFrame) -> pd.DataFrame:
@@ -136,6 +140,31 @@ def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
+def guard_errors(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, list[float]]:
+    """Observed minus predicted change against the matched control, by domain, over runs that have one.
+
+    Args:
+        law: the fitted law, which predicts the controls.
+        runs: the fitted rows.
+        held_out: predictions of every run by fits that saw no run of its mixture.
+    """
+    plan = ["start_run_id", "decay_tokens", "start_lr"]
+    losses = [LOSS + domain for domain in law.domains_]
+    controls = runs[runs["role"] == "control"].drop_duplicates(plan).set_index(plan)
+    surprise = pd.DataFrame(
+        controls[losses].to_numpy() - law.predict(controls.reset_index()),
+        index=controls.index,
+        columns=law.domains_,
+    )
+    errors: dict[str, list[float]] = {domain: [] for domain in law.domains_}
+    matched = runs[(runs["role"] != "control") & pd.MultiIndex.from_frame(runs[plan]).isin(controls.index)]
+    by_run = matched.set_index("run_id")
+    for row in held_out[held_out["run_id"].isin(by_run.index)].itertuples():
+        control = surprise.loc[tuple(by_run.loc[row.run_id, plan]), row.domain]
+        errors[row.domain].append(float(row.observed - row.predicted - control))
+    return errors
+
+
 def _notes(
     member: str, errors: pd.DataFrame, held_out: pd.DataFrame, excluded: pd.DataFrame, law: DecayLaw
 ) -> tuple[str, ...]:
@@ -159,6 +188,7 @@ def _store(result: Fit) -> dict[str, Any]:
         "member": result.member,
         "errors": _records(result.errors),
         "held_out": _records(result.held_out),
+        "guard_errors": result.guard_errors,
         "excluded": _records(result.excluded),
         "notes": list(result.notes),
     }
@@ -169,6 +199,7 @@ def _restore(stored: dict[str, Any]) -> Fit:
         member=stored["member"],
         errors=pd.DataFrame(stored["errors"]),
         held_out=pd.DataFrame(stored["held_out"]),
+        guard_errors=stored["guard_errors"],
         excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
         notes=tuple(stored["notes"]),
     )

@@ -29,7 +29,7 @@ def space(*, maths_tokens: int = 1_000_000, max_epochs: float = 4.0) -> MixtureS
 
 def goal(control: Mixture, **changes: object) -> Goal:
     weights = {"web": 1.0, "code": 1.0, "maths": 1.0}
-    return replace(Goal(weights=weights, control=control, risk=0.0, guard_confidence=0.5), **changes)
+    return replace(Goal(weights=weights, control=control, risk=0.0), **changes)
 
 
 def true_objective(shares: np.ndarray, tokens: int) -> float:
@@ -43,7 +43,7 @@ def true_objective(shares: np.ndarray, tokens: int) -> float:
 
 @pytest.fixture(scope="module")
 def found(law, control) -> Recommendation:
-    wanted = goal(control, guard_domains=["web"], guard_nats=0.1, guard_confidence=0.9)
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.1, risk=1.0)
     return recommend(law, space(), target=TARGET, goal=wanted, choices=CHOICES, trials=30, seed=1,
                      rivals={"equal": Mixture.from_array(SOURCES, [1 / 3] * 3)})  # fmt: skip
 
