@@ -34,8 +34,8 @@ class Confirmation:
 
     Attributes:
         created: UTC, ISO 8601: when the predictions were stored.
-        entries: one per run, as stored: ``candidate``, ``scale``, ``run_id``, ``config``, ``predicted``
-            (``{domain: {mean, lower, upper}}`` and the same under ``objective``).
+        entries: one per run, as stored: ``candidate``, ``scale``, ``run_id``, ``config``, ``objective``
+            (``{mean, lower, upper}``) and ``predicted`` (the same by domain).
     """
 
     created: str
@@ -71,9 +71,10 @@ def predict_confirmation(study: Study, law: DecayLaw, recipe: Recipe) -> tuple[C
             "scale": scale,
             "run_id": config.run_id,
             "config": config.to_dict(),
-            "predicted": prediction,
+            "objective": objective,
+            "predicted": by_domain,
         }
-        for (candidate, scale, config), prediction in zip(labelled, predicted)
+        for (candidate, scale, config), (objective, by_domain) in zip(labelled, predicted)
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(study.confirm_file, {"recipe": wanted, "created": created, "entries": entries})
@@ -105,7 +106,7 @@ def confirmation_table(study: Study) -> pd.DataFrame:
     weights = study.settings.objective.weights
     rows = []
     for entry in load_confirmation(study).entries:
-        expected = entry["predicted"]["objective"]
+        expected = entry["objective"]
         row = {name: entry[name] for name in ("scale", "candidate", "run_id")}
         row |= {"predicted": expected["mean"], "lower": expected["lower"], "upper": expected["upper"]}
         row["observed"] = (
@@ -137,7 +138,7 @@ def domain_table(study: Study) -> pd.DataFrame:
     rows = []
     for entry in load_confirmation(study).entries:
         for domain, expected in entry["predicted"].items():
-            if domain == "objective" or entry["run_id"] not in runs.index:
+            if entry["run_id"] not in runs.index:
                 continue
             observed = float(runs.loc[entry["run_id"], LOSS + domain])
             rows.append(
@@ -162,6 +163,8 @@ def verdict(study: Study) -> tuple[str, ...]:
 def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
     kept = rows[rows["guards_hold"]].sort_values("observed")
     broken = rows[~rows["guards_hold"]]
+    if kept.empty:
+        return [f"{scale} scale: no winner, since the control has no finished run."]
     best, rest = kept.iloc[0], kept.iloc[1:]
     lines = [f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token."]
     if len(rest):
@@ -256,24 +259,24 @@ def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
     return (tried[columns].to_numpy() - matched <= objective.guard_nats).all(axis=1)
 
 
-def _predictions(study: Study, law: DecayLaw, rows: pd.DataFrame) -> list[dict[str, dict[str, float]]]:
-    """Per row: mean and 90 % interval of every domain and of the objective."""
+def _predictions(
+    study: Study, law: DecayLaw, rows: pd.DataFrame
+) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
+    """Per row: mean and 90 % interval of the objective, and of every domain."""
     found = law.predict(rows, interval=0.9)
-    weights = study.settings.objective.weights
-    objective = law.predict_objective(rows, weights, interval=0.9)
-    predictions = []
-    for index in range(len(rows)):
-        by_domain = {
-            domain: _interval(
-                found.mean[index, column], found.lower[index, column], found.upper[index, column]
-            )
-            for column, domain in enumerate(law.domains_)
-        }
-        by_domain["objective"] = _interval(
-            objective.mean[index], objective.lower[index], objective.upper[index]
+    objective = law.predict_objective(rows, study.settings.objective.weights, interval=0.9)
+    return [
+        (
+            _interval(objective.mean[index], objective.lower[index], objective.upper[index]),
+            {
+                domain: _interval(
+                    found.mean[index, column], found.lower[index, column], found.upper[index, column]
+                )
+                for column, domain in enumerate(law.domains_)
+            },
         )
-        predictions.append(by_domain)
-    return predictions
+        for index in range(len(rows))
+    ]
 
 
 def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
