@@ -33,6 +33,7 @@ import pandas as pd
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, SchemaError
+from decaylaws.files import atomic_write
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
 
@@ -166,13 +167,11 @@ def _read(path: Path) -> pd.DataFrame:
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table atomically: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    if path.suffix == ".parquet":
-        frame.to_parquet(partial, index=False)
-    else:
-        frame.to_csv(partial, index=False)
-    partial.replace(path)
+    with atomic_write(path) as handle:
+        if path.suffix == ".parquet":
+            frame.to_parquet(handle, index=False)
+        else:
+            frame.to_csv(handle, index=False)
 
 
 def fit_ready(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
-from proxy_runs.atomic import atomic_write
+from decaylaws.files import atomic_write
 from proxy_runs.model import Params, param_shapes
 
 FORMAT = 1

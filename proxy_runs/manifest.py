@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decaylaws.errors import DataError
-from proxy_runs.atomic import atomic_write
+from decaylaws.files import atomic_write
 
 MANIFEST_NAME = "manifest.json"
 

@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 LEVELS = {
     "errors": 0,
+    "files": 1,
     "progress": 0,
     "threads": 0,
     "schedules": 1,
@@ -33,7 +34,17 @@ LEVELS = {
     "report": 8,
     "cli": 9,
 }
-PROXY_MAY_IMPORT = {"errors", "progress", "schedules", "mixtures", "configs", "runs", "settings", "recipe"}
+PROXY_MAY_IMPORT = {
+    "errors",
+    "files",
+    "progress",
+    "schedules",
+    "mixtures",
+    "configs",
+    "runs",
+    "settings",
+    "recipe",
+}
 
 
 def modules(package: str) -> list[Path]:

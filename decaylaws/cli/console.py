@@ -23,6 +23,7 @@ class ConsoleProgress:
         self._console = console
         self._bars: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._last_text: dict[str, str] = {}
         self._rich = RichProgress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),
@@ -58,7 +59,8 @@ class ConsoleProgress:
     def _line(self, stage: str, done: float, total: float, note: str) -> None:
         now = time.monotonic()
         due = now - self._last_line.get(stage, -LINE_EVERY_SECONDS) >= LINE_EVERY_SECONDS
-        if due or done >= total:
-            self._last_line[stage] = now
-            line = f"  {stage}: {done:,.0f}/{total:,.0f} {note}".rstrip()
+        line = f"  {stage}: {done:,.0f}/{total:,.0f} {note}".rstrip()
+        ended = done >= total and line != self._last_text.get(stage)
+        if due or ended:
+            self._last_line[stage], self._last_text[stage] = now, line
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from decaylaws.errors import InvalidValueError, NotRepresentableError
+from decaylaws.files import write_text
 from decaylaws.recipe import Recipe, Stage
-from decaylaws.recipe.files import write_text
 
 LrRule = Literal["auto", "native", "exact"]
 Floats = npt.NDArray[np.float64]

@@ -2,15 +2,13 @@
 
 Reading: plain data only (no tags, no anchors, so no code and no expansion bombs), no key twice, no NaN or
 infinity, and ``1e-5`` is a number, as in YAML 1.2 and JSON, not a string, as in YAML 1.1. Writing: one
-spelling per value, so that equal content gives equal bytes, put in place by an atomic rename.
+spelling per value, so that equal content gives equal bytes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -174,19 +172,3 @@ def to_yaml(data: dict[str, Any]) -> str:
 def to_json(data: dict[str, Any]) -> str:
     """Canonical JSON: keys in the order given, two spaces, one newline at the end."""
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds either what it held before or all of ``text``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.files import write_text
 from decaylaws.recipe import files
 from decaylaws.recipe.fields import Count, Finite, LrPath, Name, Natural, NonNegative, Positive, Shares, Value
 from decaylaws.recipe.migrations import SCHEMA, migrate
@@ -297,7 +298,7 @@ class Recipe(Value):
         writers = {".yaml": files.to_yaml, ".yml": files.to_yaml, ".json": files.to_json}
         if path.suffix.lower() not in writers:
             raise InvalidValueError("path", str(path), "must end in .yaml, .yml or .json")
-        files.write_text(path, writers[path.suffix.lower()](self.to_dict()))
+        write_text(path, writers[path.suffix.lower()](self.to_dict()))
         return path
 
     @classmethod

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from decaylaws.files import write_text
 from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections
 from decaylaws.study import Study
 from decaylaws.study.decision import load_recipe
-from decaylaws.study.layout import write_text
 
 __all__ = ["write_report"]
 

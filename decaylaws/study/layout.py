@@ -14,6 +14,7 @@ import pandas as pd
 
 from decaylaws.designs import CorpusFacts, Design, Planner
 from decaylaws.errors import DataError, StudyError
+from decaylaws.files import write_text
 from decaylaws.runs import read_curves, read_runs
 from decaylaws.settings import StudySettings, load_settings
 
@@ -215,14 +216,6 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically; refuses NaN, which JSON does not have."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def content_hash(*parts: Any) -> str:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from decaylaws.errors import DataError
+from decaylaws.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings import SourceSettings, TokenizerSettings
-from proxy_runs.atomic import atomic_write
 from proxy_runs.corpus.cleaning import SeenParagraphs
 from proxy_runs.corpus.embedded import package_versions
 from proxy_runs.corpus.generators import GENERATOR_VERSION

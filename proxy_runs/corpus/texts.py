@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.files import atomic_write
 from decaylaws.settings import SourceSettings
-from proxy_runs.atomic import atomic_write
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
 from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.embedded import EMBEDDED, embedded_documents

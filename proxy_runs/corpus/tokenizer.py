@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError
-from proxy_runs.atomic import atomic_write
+from decaylaws.files import atomic_write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from decaylaws.errors import DataError
-from decaylaws.recipe.files import to_json, write_text
+from decaylaws.files import write_text
+from decaylaws.recipe.files import to_json
 from proxy_runs.fsdp.parallel import World
 
 STATE_FILE = "state.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.recipe.files import write_text
+from decaylaws.files import write_text
 
 
 class MetricsFile:

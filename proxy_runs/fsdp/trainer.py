@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from decaylaws.errors import DecaylawsError, InvalidValueError
+from decaylaws.files import write_text
 from decaylaws.recipe import Recipe
-from decaylaws.recipe.files import to_json, write_text
+from decaylaws.recipe.files import to_json
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from proxy_runs.atomic import atomic_write
+from decaylaws.files import atomic_write
 from proxy_runs.manifest import read_manifest, write_manifest
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import byte_alphabet, make_tiny_store

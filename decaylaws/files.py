@@ -36,3 +36,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(
             f"Cannot write {path}: {error.strerror or error}. Free space or grant write access, then repeat."
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 so that ``path`` holds either what it held before or all of it.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    with atomic_write(path) as handle:
+        handle.write(text.encode("utf-8"))
