@@ -91,7 +91,16 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+        return _number(value)
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)
+
+
+def _number(value: float) -> str:
+    """Four decimals for losses; three digits for what they would hide, such as a learning rate of 3e-5."""
+    if math.isnan(value):
+        return "-"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"

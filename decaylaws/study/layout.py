@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from decaylaws.designs import CorpusFacts, Design, Planner
-from decaylaws.errors import DataError, StudyError
+from decaylaws.errors import DataError, InvalidValueError, StudyError
 from decaylaws.files import write_text
 from decaylaws.runs import read_curves, read_runs
 from decaylaws.settings import StudySettings, load_settings
@@ -61,7 +61,6 @@ class Study:
         """Make a study directory from a template; one that exists is opened as it is."""
         path = root / SETTINGS_NAME
         if not path.exists():
-            root.mkdir(parents=True, exist_ok=True)
             write_text(path, template_text(template))
         return cls.open(root)
 
@@ -195,7 +194,13 @@ class Study:
 
 
 def template_text(name: str) -> str:
-    """Text of a bundled ``study.yaml``: ``study`` (one's own sources, annotated) or ``demo``."""
+    """Text of a bundled ``study.yaml``: ``study`` (one's own sources, annotated) or ``demo``.
+
+    Raises:
+        InvalidValueError: there is no such template.
+    """
+    if name not in TEMPLATES:
+        raise InvalidValueError("template", name, f"must be one of {', '.join(TEMPLATES)}")
     return files("decaylaws.study").joinpath("templates", f"{name}.yaml").read_text(encoding="utf-8")
 
 
