@@ -49,9 +49,10 @@ def main() -> None:
     except DecaylawsError as error:
         _complain(str(error))
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        _complain("Interrupted. Nothing finished is lost; the same command goes on where it was.")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as ending:  # typer turns Ctrl-C into an exit of its own
+        if ending.code == EXIT_INTERRUPTED:
+            _complain("Interrupted. Nothing finished is lost; the same command goes on where it was.")
+        raise
     except OSError as error:
         if error.filename is None:
             raise

@@ -73,7 +73,7 @@ def run(
     from decaylaws.cli import training
 
     study = Study.open(directory)
-    design = study.design()
+    design = sweep.current_plan(study)
     if retry_failed:
         console.print(f"{training.open_queue(study, console).retry_failed()} failed runs queued again.")
     table = training.run(study, [(item.role, item.config) for item in design], console, workers=workers)

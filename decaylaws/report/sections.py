@@ -53,6 +53,8 @@ def _answer(study: Study, recipe: Recipe, found: Mapping[str, Any], confirmed: b
         table = confirm.confirmation_table(study)
         row = table[(table["candidate"] == "recommended") & (table["scale"] == "target")].iloc[0]
         facts.append(Fact(f"{row['gain_observed']:+.3f} nats", "observed gain on the control, target scale"))
+        winner = table[table["won"] & (table["scale"] == "target")]["candidate"]
+        facts.append(Fact(", ".join(winner).replace("_", " ") or "none", "won at the target's scale"))
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     words = ", ".join(
         f"{100 * share:.0f} % {name.replace('_', ' ')}" for name, share in shares if share >= 0.005
@@ -138,7 +140,19 @@ def _schedule(study: Study, recipe: Recipe, found: Mapping[str, Any]) -> Section
 def _confirmation(study: Study) -> Section:
     table = confirm.confirmation_table(study)
     stored = confirm.load_confirmation(study).created
-    shown = table.drop(columns="run_id")
+    shown = pd.DataFrame(
+        {
+            "scale": table["scale"],
+            "candidate": table["candidate"],
+            "predicted": table["predicted"],
+            "90 % interval": [f"{low:.3f} to {up:.3f}" for low, up in zip(table["lower"], table["upper"])],
+            "observed": table["observed"],
+            "gain predicted": table["gain_predicted"],
+            "gain observed": table["gain_observed"],
+            "guards hold": table["guards_hold"],
+            "won": table["won"],
+        }
+    )
     domains = confirm.domain_table(study)
     recommended = domains[domains["candidate"] == "recommended"].drop(columns="candidate")
     return Section(

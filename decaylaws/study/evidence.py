@@ -16,6 +16,7 @@ from decaylaws.runs import LOSS, fit_ready, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
+FIT_FORMAT = 2  # of laws/fit.json; an older file is fitted anew
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
 
@@ -52,14 +53,14 @@ def fit(study: Study, *, progress: Progress = silent) -> tuple[Fit, bool]:
         StudyError: too few runs have finished.
     """
     runs, excluded = usable_runs(study)
-    inputs = content_hash(__version__, runs.sort_values("run_id").to_csv(index=False))
+    inputs = content_hash(__version__, FIT_FORMAT, runs.sort_values("run_id").to_csv(index=False))
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = read_json(study.fit_file)
         if stored["inputs"] == inputs:
             return _restore(stored), False
     result, law = _fit(study, runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
-    write_json(study.fit_file, {"inputs": inputs, **_store(result)})
+    write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **_store(result)})
     return result, True
 
 
@@ -71,10 +72,13 @@ def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
     """
     if not study.fit_file.is_file():
         raise StudyError(f"{study.root} has no fitted law yet. Run 'decaylaws fit {study.root}'.")
+    stored = read_json(study.fit_file)
+    if stored.get("format") != FIT_FORMAT:
+        raise StudyError(f"{study.fit_file} is of an older version. Run 'decaylaws fit {study.root}'.")
     law = DecayLaw.from_dict(read_json(study.law_file))
     if not isinstance(law, DecayLaw):
         raise DataError(f"{study.law_file} holds a {type(law).__name__}. Delete it and run 'decaylaws fit'.")
-    return _restore(read_json(study.fit_file)), law
+    return _restore(stored), law
 
 
 def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from decaylaws import __version__
 from decaylaws.configs import RunConfig
 from decaylaws.designs import Design
 from decaylaws.errors import StudyError
@@ -20,10 +21,7 @@ def plan(study: Study) -> tuple[Design, bool]:
     Returns:
         The design, and whether it is new.
     """
-    corpus = study.corpus()
-    wanted = content_hash(
-        study.settings.model_dump(mode="json", exclude={"backend", "storage"}), vars(corpus)
-    )
+    wanted = _plan_inputs(study)
     if study.plan_file.is_file():
         stored = read_json(study.plan_file)
         if stored.get("inputs") == wanted:
@@ -31,6 +29,26 @@ def plan(study: Study) -> tuple[Design, bool]:
     design = study.planner().sweep()
     write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
     return design, True
+
+
+def current_plan(study: Study) -> Design:
+    """The stored plan, if it still answers the settings and the corpus.
+
+    Raises:
+        StudyError: nothing is planned, or something changed since.
+    """
+    design = study.design()
+    if read_json(study.plan_file).get("inputs") != _plan_inputs(study):
+        raise StudyError(
+            f"study.yaml or the corpus of {study.root} changed since the plan was made. "
+            f"Run 'decaylaws plan {study.root}'; runs that both plans hold are not repeated."
+        )
+    return design
+
+
+def _plan_inputs(study: Study) -> str:
+    settings = study.settings.model_dump(mode="json", exclude={"backend", "storage"})
+    return content_hash(__version__, settings, vars(study.corpus()))
 
 
 def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -171,7 +171,7 @@ def test_a_verb_that_cannot_work_says_why_and_changes_nothing(
     assert snapshot(root) == before
 
 
-def test_an_empty_source_and_a_changed_shard(tmp_path: Path) -> None:
+def test_an_empty_source_a_changed_plan_and_a_changed_shard(tmp_path: Path) -> None:
     root = small_study(tmp_path / "study")
     text = (root / "data" / "code.jsonl").read_text(encoding="utf-8")
     (root / "data" / "code.jsonl").write_text("", encoding="utf-8")
@@ -181,6 +181,14 @@ def test_an_empty_source_and_a_changed_shard(tmp_path: Path) -> None:
     assert "Traceback" not in empty.stderr
     (root / "data" / "code.jsonl").write_text(text, encoding="utf-8")
     assert run_verb("prepare", str(root)).returncode == 0
+
+    assert run_verb("plan", str(root)).returncode == 0
+    settings = yaml.safe_load((root / "study.yaml").read_text(encoding="utf-8"))
+    settings["design"]["num_replicates"] += 1
+    (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    changed = run_verb("run", str(root))
+    assert changed.returncode == 2
+    assert "changed since the plan" in changed.stderr
 
     (shard,) = (
         path for path in (root / "corpus").rglob("*") if path.name.startswith("code") and "train" in path.name
