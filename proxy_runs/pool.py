@@ -186,6 +186,8 @@ class _Pool:
         for _, event in events:
             if event.kind == "error":
                 self.error = event.note
+            if event.kind in ENDED:
+                self._restarts = 0  # what gets on is not stuck, however often its workers are killed
         return events
 
     def alive(self) -> bool:

@@ -4,7 +4,7 @@ One trial is one run. A trial carries the run's config and role as user attribut
 parameters, so that Optuna's dashboard, samplers and plots work on a study as it is. Several workers, on one
 machine or many, share the storage:
 
-* a claim is Optuna's atomic change of state from WAITING to RUNNING;
+* a claim is Optuna's change of state from WAITING to RUNNING, in a transaction that locks before it reads;
 * a worker beats its heart for what it holds; trials of a dead worker go back to the queue;
 * a trial that raised goes back once, and is recorded as failed, with its log, the second time;
 * the result is stored before the trial is closed, so a crash in between loses nothing.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
@@ -76,13 +78,29 @@ def open_storage(url: str) -> RDBStorage:
     connect_args: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return RDBStorage(
+        storage = RDBStorage(
             url,
             engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_DEATHS),
         )
+    if url.startswith("sqlite"):
+        sqlalchemy.event.listen(storage.engine, "begin", _lock_before_reading)
+    return storage
+
+
+_change_of_state = threading.local()
+
+
+def _lock_before_reading(connection: sqlalchemy.Connection) -> None:
+    """Let a change of state lock SQLite before it reads the state.
+
+    Optuna reads and then writes, relying on SELECT ... FOR UPDATE, which SQLite ignores: eight workers were
+    granted 144 claims for 120 runs.
+    """
+    if getattr(_change_of_state, "is_on", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class RunQueue:
@@ -147,16 +165,15 @@ class RunQueue:
 
     def _claim_one(self, trial: FrozenTrial, config: RunConfig) -> Claim | None:
         trial_id = self._trial_id(trial.number)
-        # the heart beats before the claim: a worker that dies between the two leaves a trial that goes stale
+        # heart and name come before the claim: a worker that dies in between leaves a trial that goes stale,
+        # and a trial that was a dead worker's does not look like one when it is claimed
         self._patiently(lambda: self._storage.record_heartbeat(trial_id))
         try:
-            if not self._patiently(
-                lambda: self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
-            ):
+            self._set(trial_id, _WORKER, _this_worker())
+            if not self._change_state(trial_id, TrialState.RUNNING):
                 return None
         except UpdateFinishedTrialError:
             return None
-        self._set(trial_id, _WORKER, _this_worker())
         return Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, trial.user_attrs.get(_RESULT))
 
     def beat(self, claims: Sequence[Claim]) -> None:
@@ -271,10 +288,19 @@ class RunQueue:
         self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
 
     def _close(self, claim: Claim, state: TrialState, value: float | None) -> None:
-        values = None if value is None else [value]
-        self._patiently(
-            lambda: self._storage.set_trial_state_values(claim.trial_id, state=state, values=values)
-        )
+        self._change_state(claim.trial_id, state, None if value is None else [value])
+
+    def _change_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> bool:
+        """Optuna's change of state as one step that no other worker can come between."""
+
+        def change() -> bool:
+            _change_of_state.is_on = True
+            try:
+                return self._storage.set_trial_state_values(trial_id, state=state, values=values)
+            finally:
+                _change_of_state.is_on = False
+
+        return self._patiently(change)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call the storage; while it does not answer, wait and say so."""

@@ -69,6 +69,12 @@ def run(
             f"{len(failures)} runs failed twice; the first is {run_id} ({log.strip().splitlines()[-1]}). "
             f"The rest is recorded. See {study.log_dir}; 'decaylaws run --retry-failed' tries them again."
         )
+    counts = queue.counts()
+    if counts.waiting:
+        raise StudyError(
+            f"{counts.waiting} runs wait for a trunk that did not finish ({counts.diverged} runs diverged). "
+            "Lower trunk.peak_lr in study.yaml, then plan and run again."
+        )
     return table
 
 

@@ -270,7 +270,10 @@ def _certainty(found: Mapping[str, Any]) -> Section:
         tables=[
             PageTable.of(rivals, "Predicted gain over rivals under the same schedule, with 90 % intervals.")
         ],
-        notes=[f"Beyond the evidence: {line}." for line in found["beyond_evidence"]],
+        notes=[
+            *(f"Beyond the evidence: {line}." for line in found["beyond_evidence"]),
+            "Refits understate the regret: in simulations their 90 % quantile held the true regret in 63 %.",
+        ],
     )
 
 

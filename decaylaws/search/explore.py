@@ -93,7 +93,7 @@ class Explorer:
         return self._row(plan, nearest.array(self.space.names), self.problem(plan))
 
     def _row(self, plan: Plan, shares: Array, problem: DecayProblem) -> dict[str, Any]:
-        slack = problem.guard_slack(shares[None])
+        slack = problem.robust_slack(shares[None])
         return {
             "decay_tokens": plan.decay_tokens, "start_lr": plan.start_lr, "shape": plan.shape,
             "objective": float(problem.objective(shares[None])[0]),

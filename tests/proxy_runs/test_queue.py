@@ -208,3 +208,27 @@ def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(queue._study, "get_trials", flaky)
     assert queue.counts().waiting == 1
+
+
+HAMMER = """
+import sys
+from proxy_runs.queue import RunQueue
+queue, claimed = RunQueue(sys.argv[1], "study"), 0
+while claims := queue.claim(1, lambda config: True):
+    for claim in claims:
+        claimed += queue.finish(claim, {"row": {"run_id": claim.config.run_id}, "curve": []}, 1.0)
+print(claimed)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_claim_at_once_never_share_a_run(queue: RunQueue, url: str) -> None:
+    queue.enqueue([("a", fork(seed)) for seed in range(24)])
+    workers = [
+        subprocess.Popen([sys.executable, "-c", HAMMER, url], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    claimed = [int(worker.communicate()[0]) for worker in workers]
+    assert sum(claimed) == 24
+    study = optuna.load_study(study_name="study", storage=url)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 24
