@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings import SourceSettings, TokenizerSettings
@@ -35,6 +35,7 @@ from proxy_runs.corpus.readers import source_files
 from proxy_runs.corpus.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
 from proxy_runs.manifest import (
+    MANIFEST_NAME,
     FileEntry,
     Manifest,
     SourceEntry,
@@ -84,7 +85,12 @@ def prepare_corpus(
     job = _Job(parts, directory, request, tokenizer, base, progress)
     manifest = job.finished()
     if manifest is None:
-        manifest = job.run()
+        try:
+            manifest = job.run()
+        except DecaylawsError:
+            # mended input is another request: these stages would never be read again
+            job.abandon()
+            raise
     job.remove_leftovers()
     return manifest
 
@@ -176,6 +182,14 @@ class _Job:
         for path in (*self.directory.glob("work-*"), *self.directory.glob("data-*")):
             if path != self.data:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Delete what this request has written and no manifest names, and the folder if it is then empty."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        if not (self.directory / MANIFEST_NAME).is_file():
+            shutil.rmtree(self.data, ignore_errors=True)
+        if self.directory.is_dir() and not any(self.directory.iterdir()):
+            self.directory.rmdir()
 
     def _collect(self) -> dict[str, Texts]:
         seen, texts = SeenParagraphs(), {}

@@ -175,7 +175,10 @@ def test_an_empty_source_a_changed_plan_and_a_changed_shard(tmp_path: Path) -> N
     root = small_study(tmp_path / "study")
     text = (root / "data" / "code.jsonl").read_text(encoding="utf-8")
     (root / "data" / "code.jsonl").write_text("", encoding="utf-8")
+    before = snapshot(root)
     empty = run_verb("prepare", str(root))
+    assert snapshot(root) == before
+    assert not (root / "corpus").exists()
     assert empty.returncode == 2
     assert "code" in empty.stderr
     assert "Traceback" not in empty.stderr
