@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -147,7 +147,8 @@ def _read(path: Path, text_of: Callable[[str], str | None]) -> str | None:
 def _package_root(name: str) -> Path | None:
     if name == STDLIB:
         return Path(sysconfig.get_paths()["stdlib"])
-    spec = importlib.util.find_spec(name)
+    # the path finder alone: other finders (setuptools' for pip, say) act on being asked
+    spec = importlib.machinery.PathFinder.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
