@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.runs import BPB, EPOCHS, LOSS, MIX, START_LOSS
+from decaylaws.runs import BPB, EPOCHS, LOSS, MIX, START_LOSS, config_row
 from proxy_runs.checkpoints import MemberState
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import init_params
@@ -154,23 +154,11 @@ class Run:
         config, reached = self.config, status == FINISHED
         epochs = self._reader.sampler.epochs(self.tokens // config.shape.seq_len)
         row: dict[str, Any] = {
-            "run_id": config.run_id,
-            "kind": config.kind,
+            **config_row(config),
             "status": status,
             "reason": reason,
             "reached_target": reached,
-            "non_embedding_params": config.shape.non_embedding_params,
-            "total_params": config.shape.total_params,
-            "start_run_id": config.start_run_id,
-            "start_tokens": config.start_tokens,
-            "decay_tokens": config.tokens,
-            "start_lr": config.schedule.start_lr,
-            "end_lr": config.schedule.end_lr,
-            "decay_shape": config.schedule.segments[-1].shape,
-            "batch_tokens": config.batch_tokens,
-            "seed": config.seed,
             "train_flops": self.tokens * config.shape.train_flops_per_token,
-            "data_fingerprint": config.data_fingerprint,
         }
         sources = evaluation.windows
         row |= {MIX + name: config.mixture.share(name) for name in sources}
