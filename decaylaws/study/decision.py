@@ -221,8 +221,17 @@ def _recipe(
 def _readable(study: Study, found: Recommendation) -> Mixture:
     """Shares in steps of a tenth of a percent, inside the caps: the law cannot tell finer steps apart."""
     space = study.planner().space
-    rounded = {name: round(share, SHARE_DECIMALS) for name, share in found.mixture.weights.items()}
+    rounded = rounded_shares(found.mixture.weights, 10**SHARE_DECIMALS)
     return space.project(rounded, found.plan.decay_tokens)
+
+
+def rounded_shares(shares: Mapping[str, float], parts: int) -> dict[str, float]:
+    """Shares in whole ``parts`` that still sum to one: the largest remainders are rounded up."""
+    counts = {name: math.floor(share * parts) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name] * parts)
+    for name in by_remainder[: parts - sum(counts.values())]:
+        counts[name] += 1
+    return {name: count / parts for name, count in counts.items()}
 
 
 def _sources(study: Study) -> dict[str, Source]:
