@@ -302,17 +302,14 @@ class Planner:
         return [self.space.project(drawn, tokens) for drawn, tokens in zip(spread, decay_tokens)]
 
 
-def mixture_space(
-    settings: StudySettings, available_tokens: Mapping[str, int], *, repetition_scale: float | None = None
-) -> MixtureSpace:
+def mixture_space(settings: StudySettings, available_tokens: Mapping[str, int]) -> MixtureSpace:
     """The space of mixtures of a study, in tokens of a proxy's decay.
 
     Args:
         settings: the study's settings.
         available_tokens: train tokens by source.
-        repetition_scale: by how much the pools shrink; None takes the study's.
     """
-    pools = pool_tokens(settings, available_tokens, repetition_scale=repetition_scale)
+    pools = pool_tokens(settings, available_tokens)
     return MixtureSpace(
         tuple(
             SourceLimits(

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from decaylaws.runs import LOSS, MIX, START_LOSS, names_with
+from decaylaws.runs import LOSS, MIX, START_LOSS
 from decaylaws.schedules import Schedule
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7A6A00", "#444444")
@@ -262,14 +262,3 @@ def plot_guards(guards: pd.DataFrame) -> Figure:
     axes.grid(axis="x")
     axes.set(title="Guards", xlabel="loss minus that of the control, nats per token")
     return drawn
-
-
-def trunk_data(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Curves of the trunks with their sizes: ``tokens``, ``domain``, ``loss``, ``non_embedding_params``."""
-    sizes = runs.loc[runs["kind"] == "trunk", ["run_id", "non_embedding_params"]]
-    return curves.merge(sizes, on="run_id")
-
-
-def domain_names(runs: pd.DataFrame) -> list[str]:
-    """Domains of a runs table, in its order."""
-    return names_with(runs, LOSS)

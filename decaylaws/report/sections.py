@@ -12,7 +12,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.recipe import Recipe
 from decaylaws.report.page import Fact, PageTable, Picture, Section
-from decaylaws.runs import LOSS
+from decaylaws.runs import LOSS, names_with
 from decaylaws.study import Study, confirm
 from decaylaws.study.evidence import ERROR_COLUMNS, load_fit
 from decaylaws.study.layout import read_json
@@ -208,7 +208,7 @@ def _observed_guards(study: Study) -> dict[str, float]:
 def _microanneals(study: Study) -> Section:
     runs = study.runs()
     sweep = decays(runs)
-    gains = plots.gain_data(sweep, plots.domain_names(runs))
+    gains = plots.gain_data(sweep, names_with(runs, LOSS))
     by_role = (
         sweep.groupby(["role", "non_embedding_params"], as_index=False)
         .agg(runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum"))

@@ -53,9 +53,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
     fit, law = load_fit(study)
-    inputs = content_hash(
-        study.settings.model_dump(mode="json", exclude={"backend", "storage"}), law.to_dict()
-    )
+    inputs = content_hash(study.decisive_settings(), law.to_dict())
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
     if stored and read_json(study.recommendation_file)["inputs"] == inputs:
         return Recipe.load(study.recipe_file), False

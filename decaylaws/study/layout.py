@@ -164,6 +164,10 @@ class Study:
             },
         )
 
+    def decisive_settings(self) -> dict[str, Any]:
+        """The settings that decide what comes out, as JSON values: all but where and how fast it runs."""
+        return self.settings.model_dump(mode="json", exclude={"backend", "storage"})
+
     def planner(self) -> Planner:
         """Makes the run configs of this study."""
         return Planner(self.settings, self.corpus())

@@ -47,8 +47,7 @@ def current_plan(study: Study) -> Design:
 
 
 def _plan_inputs(study: Study) -> str:
-    settings = study.settings.model_dump(mode="json", exclude={"backend", "storage"})
-    return content_hash(__version__, settings, vars(study.corpus()))
+    return content_hash(__version__, study.decisive_settings(), vars(study.corpus()))
 
 
 def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
