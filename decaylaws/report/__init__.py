@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from decaylaws.files import write_text
+from decaylaws.report.material import Material
 from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections
 from decaylaws.study import Study
-from decaylaws.study.decision import load_recipe
 
 __all__ = ["write_report"]
 
@@ -19,10 +19,12 @@ def write_report(study: Study) -> Path:
     Raises:
         StudyError: there is no recommendation yet.
     """
-    recipe = load_recipe(study)
-    subtitle = (
-        f"Study '{study.settings.name}', recommended {recipe.provenance.created or 'at an unknown time'}"
+    material = Material.of(study)
+    created = material.recipe.provenance.created or "at an unknown time"
+    page = render(
+        "How to decay: mixture and schedule",
+        f"Study '{study.settings.name}', recommended {created}",
+        all_sections(material),
     )
-    page = render("How to decay: mixture and schedule", subtitle, all_sections(study, recipe))
     write_text(study.report_file, page)
     return study.report_file

@@ -1,0 +1,35 @@
+"""What the report says, section by section. A section is a function of the material; ``None`` leaves it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from decaylaws.report.material import Material
+from decaylaws.report.page import Section
+from decaylaws.report.sections.certainty import certainty
+from decaylaws.report.sections.decision import mixture, schedule
+from decaylaws.report.sections.evidence import laws, microanneals
+from decaylaws.report.sections.outcome import confirmation, guards, launch
+from decaylaws.report.sections.provenance import provenance
+from decaylaws.report.sections.question import answer, asked
+
+__all__ = ["SECTIONS", "all_sections"]
+
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading order
+    answer,
+    asked,
+    mixture,
+    schedule,
+    confirmation,
+    guards,
+    microanneals,
+    laws,
+    certainty,
+    launch,
+    provenance,
+)
+
+
+def all_sections(material: Material) -> list[Section]:
+    """Every section that has something to say."""
+    return [section for make in SECTIONS if (section := make(material)) is not None]
