@@ -23,10 +23,10 @@ from decaylaws.recipe.model import (
     Prediction,
     Provenance,
     Recipe,
-    RopeSettings,
     Source,
     Stage,
 )
+from decaylaws.recipe.rope import RopeSettings
 from decaylaws.recipe.show import diff_recipes, show_recipe
 
 __all__ = [

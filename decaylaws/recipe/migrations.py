@@ -7,7 +7,7 @@ from typing import Any
 
 from decaylaws.errors import InvalidValueError
 
-SCHEMA = "decaylaws.recipe/1"
+SCHEMA = "decaylaws.recipe/2"
 
 
 def _from_0(data: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def _from_0(data: dict[str, Any]) -> dict[str, Any]:
         raise InvalidValueError(
             "recipe", "decaylaws.recipe/0", f"is not a complete draft recipe ({error!r})"
         ) from error
-    return {"schema": SCHEMA, "handover": handover, "stages": stages, "sources": sources}
+    return {"schema": "decaylaws.recipe/1", "handover": handover, "stages": stages, "sources": sources}
 
 
 def _stage_from_0(stage: dict[str, Any], batch_tokens: int, seq_len: int) -> dict[str, Any]:
@@ -48,7 +48,38 @@ def _stage_from_0(stage: dict[str, Any], batch_tokens: int, seq_len: int) -> dic
     }
 
 
-_MIGRATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"decaylaws.recipe/0": _from_0}
+# rope.kind of format 1 -> rope.method; a base of its own was all that "default" could say
+_ROPE_METHODS = {"default": "abf", "linear": "position_interpolation", "yarn": "yarn"}
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 named rotary embeddings after ``transformers``' types, which do not tell the methods apart."""
+    stages = data.get("stages")
+    if isinstance(stages, list | tuple):
+        stages = [_stage_from_1(number, stage) for number, stage in enumerate(stages)]
+    return data | {"schema": "decaylaws.recipe/2"} | ({} if stages is None else {"stages": stages})
+
+
+def _stage_from_1(number: int, stage: Any) -> Any:
+    rope = stage.get("rope") if isinstance(stage, dict) else None
+    if not isinstance(rope, dict):
+        return stage
+    kind = rope.get("kind", "default")
+    if kind not in _ROPE_METHODS:
+        raise InvalidValueError(
+            f"stages.{number}.rope.kind",
+            kind,
+            f"is not one of {', '.join(_ROPE_METHODS)}, the kinds that are still known",
+            "Write rope.method: ntk or yarn in a recipe of the current format.",
+        )
+    rest = {name: value for name, value in rope.items() if name != "kind"}
+    return stage | {"rope": {"method": _ROPE_METHODS[kind], **rest}}
+
+
+_MIGRATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "decaylaws.recipe/1": _from_1,
+    "decaylaws.recipe/0": _from_0,
+}
 
 
 def migrate(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``Recipe`` and its parts (schema ``decaylaws.recipe/1``)."""
+"""``Recipe`` and its parts (schema ``decaylaws.recipe/2``)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from decaylaws.files import write_text
 from decaylaws.recipe import files
 from decaylaws.recipe.fields import Count, Finite, LrPath, Name, Natural, NonNegative, Positive, Shares, Value
 from decaylaws.recipe.migrations import SCHEMA, migrate
+from decaylaws.recipe.rope import RopeSettings
 
 EPOCHS_TOLERANCE = 1e-6
 HANDOVER_TOLERANCE = 1e-3
@@ -35,16 +36,6 @@ class HandOver(Value):
         default="load", description="moments of the optimiser: taken from the checkpoint or started from zero"
     )
     lr_jump: bool = Field(default=False, description="the first LR differs from lr on purpose")
-
-
-class RopeSettings(Value):
-    """Rotary embedding of a stage, in the vocabulary of ``transformers``' ``rope_parameters``."""
-
-    theta: Positive = 10_000.0
-    kind: Literal["default", "linear", "dynamic", "yarn", "llama3"] = "default"
-    factor: Positive = 1.0
-    original_seq_len: Count | None = Field(default=None, description="sequence length before the extension")
-    attention_factor: Positive | None = Field(default=None, description="YaRN's attention temperature")
 
 
 class Stage(Value):
@@ -74,6 +65,11 @@ class Stage(Value):
     def _whole_sequences(self) -> Self:
         if self.batch_tokens % self.seq_len:
             raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
+        if self.rope is not None and self.seq_len > self.rope.max_seq_len:
+            raise ValueError(
+                f"seq_len={self.seq_len} is longer than the {self.rope.max_seq_len:g} tokens that rope is made for "
+                f"({self.rope.describe()}); raise rope.factor"
+            )
         return self
 
 
@@ -176,7 +172,7 @@ class Recipe(Value):
         InvalidValueError: through :meth:`from_dict` and :meth:`load`, with the path of the field.
     """
 
-    schema_id: Literal["decaylaws.recipe/1"] = Field(default="decaylaws.recipe/1", alias="schema")
+    schema_id: Literal["decaylaws.recipe/2"] = Field(default="decaylaws.recipe/2", alias="schema")
     name: Name = "recipe"
     handover: HandOver
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]

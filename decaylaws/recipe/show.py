@@ -48,6 +48,8 @@ def _stage_lines(recipe: Recipe, stage: Stage) -> list[str]:
     for segment in stage.lr.to_dict()["segments"]:
         path = f"{segment['start_lr']:.6g} -> {segment['end_lr']:.6g} ({segment['shape']})"
         lines.append(f"  LR  {path} over {_count(segment['tokens'])} tokens")
+    if stage.rope is not None:
+        lines.append(f"  RoPE  {stage.rope.describe()}")
     width = max(len(name) for name in stage.mixture.names)
     for name in sorted(stage.mixture.names, key=stage.mixture.share, reverse=True):
         share = stage.mixture.share(name)

@@ -105,7 +105,7 @@ def _check_corpus(recipe: Recipe, store: TokenStore) -> None:
         if stage.rope is not None:
             raise InvalidValueError(
                 f"stages.{number}.rope",
-                stage.rope.kind,
+                stage.rope.method,
                 "cannot be launched",
                 "Set it in the model's config.json.",
             )

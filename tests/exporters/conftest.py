@@ -43,7 +43,7 @@ def make_recipe() -> Callable[..., Recipe]:
     def make(form: str = "linear", steps: int = 1000, **changes: Any) -> Recipe:
         segments = _segments(form, steps * BATCH_TOKENS)
         values: dict[str, Any] = {
-            "schema": "decaylaws.recipe/1",
+            "schema": "decaylaws.recipe/2",
             "name": f"{form} over {steps}",
             "handover": {"lr": segments[0]["start_lr"], "checkpoint": "/ckpt/step928646"},
             "stages": [

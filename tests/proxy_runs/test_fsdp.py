@@ -65,7 +65,7 @@ def recipe(store: TokenStore, **changes: Any) -> Recipe:
     stage = {"batch_tokens": BATCH * SEQ_LEN, "seq_len": SEQ_LEN}
     first, last = 20 * BATCH * SEQ_LEN, (30 * BATCH - 5) * SEQ_LEN
     values: dict[str, Any] = {
-        "schema": "decaylaws.recipe/1",
+        "schema": "decaylaws.recipe/2",
         "handover": {"lr": 4e-3, "checkpoint": "trunk.safetensors", "tokens": 100 * BATCH * SEQ_LEN},
         "stages": [
             stage

@@ -54,7 +54,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
         "seq_len": 32,
     }
     values = {
-        "schema": "decaylaws.recipe/1",
+        "schema": "decaylaws.recipe/2",
         "handover": {"checkpoint": "trunk", "lr": 4e-3},
         "stages": [stage],
         "sources": {"general": {}, "code": {}},

@@ -9,7 +9,7 @@ import pytest
 def recipe_values() -> dict[str, Any]:
     """A complete recipe as plain values."""
     return {
-        "schema": "decaylaws.recipe/1",
+        "schema": "decaylaws.recipe/2",
         "name": "anneal-7b",
         "handover": {
             "checkpoint": "trunk/step928646",

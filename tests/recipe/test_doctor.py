@@ -34,7 +34,7 @@ def _olmo2_handover_lr() -> float:
 
 def _recipe(lr: float, **changes: Any) -> Recipe:
     values: dict[str, Any] = {
-        "schema": "decaylaws.recipe/1",
+        "schema": "decaylaws.recipe/2",
         "handover": {"checkpoint": "c", "lr": lr, "tokens": OLMO_TOKENS},
         "stages": [
             {
@@ -179,4 +179,4 @@ def test_command_line(checkpoint: Path) -> None:
     assert result.exit_code == 1
     assert "handover.lr: 6.1351e-05 -> 0.0003" in result.output
     assert runner.invoke(app, ["show", str(good)]).output.startswith("recipe: 50B tokens")
-    assert json.loads(runner.invoke(app, ["schema"]).output)["$id"] == "decaylaws.recipe/1"
+    assert json.loads(runner.invoke(app, ["schema"]).output)["$id"] == "decaylaws.recipe/2"

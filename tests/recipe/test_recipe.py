@@ -139,7 +139,7 @@ def test_missing_file_suffix_and_list(tmp_path) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=3), st.data())
 def test_fuzzed_values_never_leave_a_traceback(junk: object, data: st.DataObject) -> None:
     values = {
-        "schema": "decaylaws.recipe/1",
+        "schema": "decaylaws.recipe/2",
         "handover": {"lr": 1e-3},
         "stages": [
             {
