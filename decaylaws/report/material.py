@@ -9,9 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
+from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
-from decaylaws.study.decision import load_recipe
+from decaylaws.study.decision import decay_target, load_recipe
+from decaylaws.study.evidence import Fit, load_fit
 from decaylaws.study.layout import read_json
 
 
@@ -43,6 +47,53 @@ class Material:
     def runs(self) -> pd.DataFrame:
         """The runs table."""
         return self.study.runs()
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Held-out errors of the law and its rivals."""
+        return self._fit_and_law[0]
+
+    @cached_property
+    def law(self) -> DecayLaw:
+        """The fitted decay law."""
+        return self._fit_and_law[1]
+
+    @cached_property
+    def problem(self) -> DecayProblem:
+        """The losses of any mixture under the recommended length and LR path, at the target."""
+        study, stage = self.study, self.recipe.stages[0]
+        objective, planner = study.settings.objective, study.planner()
+        return DecayProblem(
+            law=self.law,
+            space=planner.space,
+            target=decay_target(study),
+            goal=Goal(
+                weights=objective.weights,
+                control=planner.control_mixture,
+                guard_domains=objective.guard_domains,
+                guard_nats=objective.guard_nats,
+            ),
+            plan=Plan(
+                decay_tokens=stage.tokens,
+                start_lr=stage.lr.start_lr,
+                end_lr=stage.lr.end_lr,
+                shape=stage.lr.segments[-1].shape,
+            ),
+        )
+
+    @cached_property
+    def candidates(self) -> dict[str, Mixture]:
+        """The recommended mixture and its rivals, by name."""
+        return confirm.candidate_mixtures(self.study, self.recipe, self.runs)
+
+    @cached_property
+    def noise_sd(self) -> float:
+        """Standard deviation of the objective between seeds, nats per token; NaN where no run was repeated."""
+        return confirm.noise_sd(self.study, self.runs)
+
+    @cached_property
+    def _fit_and_law(self) -> tuple[Fit, DecayLaw]:
+        return load_fit(self.study)
 
     @cached_property
     def confirmed(self) -> bool:

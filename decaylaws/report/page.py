@@ -77,7 +77,7 @@ class Section:
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page as one HTML text that needs no other file."""
-    template = files("decaylaws.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = files("decaylaws.report").joinpath("assets", "page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(title=title, subtitle=subtitle, sections=sections)
 

@@ -130,7 +130,12 @@ def _quantile(errors: Sequence[float], confidence: float) -> float:
     return sorted(errors)[rank - 1]
 
 
-def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
+def decay_target(study: Study) -> Target:
+    """The checkpoint from which the target's decay is to start.
+
+    Raises:
+        StudyError: the target's trunk has not been trained.
+    """
     settings, planner = study.settings, study.planner()
     trunk = planner.trunk(settings.target.shape).config
     # a fork of no matter what schedule starts from the same measured losses
@@ -142,17 +147,22 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         seed=settings.seed,
     ).config
     measured = start_losses(fork, study.runs())
+    return Target(
+        non_embedding_params=trunk.shape.non_embedding_params,
+        start_tokens=trunk.tokens,
+        batch_tokens=trunk.batch_tokens,
+        start_loss={name.removeprefix(START_LOSS): loss for name, loss in measured.items()},
+    )
+
+
+def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
+    settings, planner = study.settings, study.planner()
     peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
     budget = settings.target.max_decay_tokens
     return search(
         law,
         planner.space,
-        target=Target(
-            non_embedding_params=trunk.shape.non_embedding_params,
-            start_tokens=trunk.tokens,
-            batch_tokens=trunk.batch_tokens,
-            start_loss={name.removeprefix(START_LOSS): loss for name, loss in measured.items()},
-        ),
+        target=decay_target(study),
         goal=Goal(
             weights=settings.objective.weights,
             control=planner.control_mixture,

@@ -26,7 +26,8 @@ from decaylaws.laws.decay import (
     splits,
 )
 from decaylaws.laws.decay.family import Frame, Layout, evaluate
-from decaylaws.laws.decay.inputs import decay_inputs, effective_epochs
+from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, effective_epochs
+from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.uncertainty import coverage
 
 SOURCES = ("web", "code", "maths")
@@ -266,3 +267,18 @@ def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
     runs["start_loss:mixed"] = 0.5 * (runs["start_loss:web"] + runs["start_loss:code"])
     law = DecayLaw(TRUNK, domains=["mixed"], num_draws=0, num_folds=0).fit(runs)
     assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 3 * NOISE
+
+
+@pytest.mark.parametrize("member", list(MEMBERS))
+def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str) -> None:
+    inputs = decay_inputs(simulated(40), sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
+    frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6)
+    theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3).size)
+    theta[4] = np.log(40)
+    for row in (0, 7, len(inputs) - 1):
+        plan = {name: values[row : row + 1] for name, values in vars(inputs).items()}
+        repeated = {name: np.repeat(values, len(inputs), axis=0) for name, values in plan.items()}
+        mixtures = DecayInputs(**{**repeated, "shares": inputs.shares})
+        wanted = evaluate(theta, mixtures, frame, slopes=False)[0]
+        found = plan_form(theta, DecayInputs(**plan), frame).losses(inputs.shares)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)

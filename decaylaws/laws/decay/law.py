@@ -15,6 +15,7 @@ from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.decay.family import Frame, Layout, Member, evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
 from decaylaws.laws.decay.members import MEMBERS
+from decaylaws.laws.decay.plan_form import PlanForm, plan_form
 from decaylaws.laws.decay.priors import Prior, decay_prior
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
@@ -164,6 +165,11 @@ class DecayLaw(Law):
         """Inputs of planned decays, for repeated calls of :meth:`loss`."""
         self._require_fitted()
         return self._inputs(runs)
+
+    def at_plan(self, inputs: DecayInputs, theta: Array | None = None) -> PlanForm:
+        """Coefficients of the law as a function of the mixture alone, at the plan of the first of ``inputs``."""
+        self._require_fitted()
+        return plan_form(self._theta if theta is None else theta, inputs, self._frame)
 
     def _prepare(self, runs: pd.DataFrame) -> None:
         if self.member not in MEMBERS:

@@ -1,0 +1,114 @@
+"use strict";
+// The decay law at one plan, in float64: the formula of decaylaws/laws/decay/plan_form.py. No document here, so that
+// it can be run beside the library.
+
+// Shares (in the order of the sliders) as the law sees them: repeats count less, law order.
+function effectiveShares(model, shares) {
+  const seen = new Array(model.law_sources.length).fill(0);
+  model.sources.forEach((source, k) => {
+    const epochs = (shares[k] * model.decay_tokens) / source.available_tokens;
+    const repeats = Math.max(epochs - 1, 0);
+    const worth = Math.min(epochs, 1) - model.repeat_scale * Math.expm1(-repeats / model.repeat_scale);
+    seen[source.law_index] = epochs > 0 ? (shares[k] * worth) / epochs : shares[k];
+  });
+  return seen;
+}
+
+// Predicted loss of every domain, nats per token.
+function predictedLosses(model, shares) {
+  const form = model.form;
+  if (form.mixing === "none") return form.base.map((base, d) => base - form.gain[d]);
+  const powers = effectiveShares(model, shares).map((share) => share ** form.concavity);
+  return form.base.map((base, d) => {
+    const moved = powers.map((power, j) => form.trunk[j] + form.reach[d] * (power - form.trunk[j]));
+    const value = mixtureValue(form, d, moved);
+    const logRatio = form.mixing === "log"
+      ? value - form.here[d]
+      : Math.log(Math.max(value, 1e-12) / Math.max(form.here[d], 1e-12));
+    return base + form.weight[d] * (value - form.here[d]) - form.gain[d] * Math.exp(form.follows * logRatio);
+  });
+}
+
+function mixtureValue(form, d, q) {
+  const c = form.coefficients[d];
+  const sum = (term) => q.reduce((total, share, j) => total + term(share, j), 0);
+  if (form.mixing === "exponential") return Math.exp(sum((share, j) => share * c[j]));
+  if (form.mixing === "log") return -sum((share, j) => c[j] * Math.log(share + form.floor));
+  if (form.mixing === "power") return sum((share, j) => c[j] * (share + form.floor)) ** -form.exponents[d];
+  return 1 / sum((share, j) => c[j] * (share + form.floor) ** form.exponents[d]);
+}
+
+function objective(model, losses) {
+  return losses.reduce((total, loss, d) => total + model.domains[d].weight * loss, 0);
+}
+
+// Largest relative difference from the library's own losses at the mixtures that the file carries.
+function largestDifference(model) {
+  let largest = 0;
+  for (const check of model.checks) {
+    const found = predictedLosses(model, check.shares);
+    check.losses.forEach((loss, d) => { largest = Math.max(largest, Math.abs(found[d] / loss - 1)); });
+  }
+  return largest;
+}
+
+// Nearest shares within the bounds that sum to one (bisection on the shift that all shares take).
+function nearestFeasible(model, wanted) {
+  const clipped = (shift) => wanted.map((share, k) =>
+    Math.min(Math.max(share - shift, model.sources[k].lower), model.sources[k].cap));
+  let low = Math.min(...wanted) - 1, high = Math.max(...wanted);
+  for (let round = 0; round < 100; round += 1) {
+    const middle = (low + high) / 2;
+    if (clipped(middle).reduce((a, b) => a + b, 0) > 1) low = middle; else high = middle;
+  }
+  return clipped((low + high) / 2);
+}
+
+// Slopes of one loss or of the objective (domain null) by every share.
+function slopes(model, shares, domain) {
+  const measure = (at) => {
+    const losses = predictedLosses(model, at);
+    return domain === null ? objective(model, losses) : losses[domain];
+  };
+  const step = 1e-6, here = measure(shares);
+  return shares.map((share, k) => {
+    const moved = shares.slice();
+    moved[k] = share + step;
+    return (measure(moved) - here) / step;
+  });
+}
+
+// The smallest change of the shares (Euclidean) that lowers a loss by `nats`, inside the bounds; null if none does.
+// For a linear loss the answer is the projection of shares - t * slopes; t is found on the loss itself, and the slopes
+// are taken anew at the answer until it rests.
+function smallestStep(model, start, domain, nats) {
+  const measure = (at) => {
+    const losses = predictedLosses(model, at);
+    return domain === null ? objective(model, losses) : losses[domain];
+  };
+  const goal = measure(start) - nats;
+  let answer = start;
+  for (let round = 0; round < 4; round += 1) {
+    const slope = slopes(model, answer, domain);
+    const along = (t) => nearestFeasible(model, start.map((share, k) => share - t * slope[k]));
+    let low = 0, high = 1e-3;
+    while (measure(along(high)) > goal && high < 1e3) high *= 2;
+    if (measure(along(high)) > goal) return null;
+    for (let halving = 0; halving < 50; halving += 1) {
+      const middle = (low + high) / 2;
+      if (measure(along(middle)) > goal) low = middle; else high = middle;
+    }
+    answer = along(high);
+  }
+  return answer;
+}
+
+// Half the sum of absolute differences to the nearest mixture that was run.
+function distanceToRuns(model, shares) {
+  return Math.min(...model.runs.map((run) =>
+    0.5 * run.reduce((total, share, k) => total + Math.abs(share - shares[k]), 0)));
+}
+
+if (typeof module !== "undefined") {
+  module.exports = { predictedLosses, objective, largestDifference, nearestFeasible, smallestStep, distanceToRuns };
+}

@@ -1,0 +1,88 @@
+"""The mixture explorer: the law at the recommended plan as coefficients that the page evaluates by itself.
+
+The page computes in JavaScript what ``DecayProblem.losses`` computes here. It carries mixtures with the library's
+own losses, evaluates them when it opens, and shows the largest difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.decay.inputs import REPEAT_SCALE
+from decaylaws.mixtures import Mixture
+from decaylaws.report.material import Material
+from decaylaws.search import DecayProblem
+
+NUM_CHECKS = 12
+
+
+def explorer_data(material: Material) -> dict[str, Any]:
+    """Everything that the explorer needs, as JSON values; arrays of shares have the order of ``sources``."""
+    problem = material.problem
+    law, stage = problem.law, material.recipe.stages[0]
+    names = problem.space.names
+    return {
+        "decay_tokens": problem.plan.decay_tokens,
+        "repeat_scale": REPEAT_SCALE,
+        "law_sources": law.sources_,
+        "sources": _sources(material),
+        "domains": _domains(material),
+        "form": law.at_plan(problem.inputs(problem.control_shares[None])).to_dict(),
+        "runs": _fitted_mixtures(law, names),
+        "presets": {name: mixture.array(names).tolist() for name, mixture in material.candidates.items()},
+        "noise": material.found["near_optimal_nats"],
+        "checks": _checks(problem, stage.mixture),
+    }
+
+
+def _sources(material: Material) -> list[dict[str, Any]]:
+    """Limits, evidence and near-optimal range of every source."""
+    problem, near = material.problem, material.found["near_optimal"]
+    space, law = problem.space, problem.law
+    caps = space.caps(problem.plan.decay_tokens).tolist()
+    return [
+        {
+            "name": source.name,
+            "law_index": law.sources_.index(source.name),
+            "available_tokens": source.available_tokens,
+            "lower": source.lower,
+            "cap": cap,
+            "seen": law.evidence_["shares"][source.name],
+            "near_optimal": list(near[source.name]),
+        }
+        for source, cap in zip(space.sources, caps)
+    ]
+
+
+def _domains(material: Material) -> list[dict[str, Any]]:
+    """Weight in the objective, losses to compare with, and guard of every domain."""
+    problem, guards = material.problem, material.recipe.guards
+    weights = problem.law.weight_vector(problem.goal.weights).tolist()
+    found = []
+    for name, weight, control in zip(problem.law.domains_, weights, problem.control_losses.tolist()):
+        entry = {"name": name, "weight": weight, "control": control, "start": problem.target.start_loss[name]}
+        if name in guards:
+            guard = guards[name]
+            entry["guard"] = {"limit": guard.limit, "margin": guard.upper - guard.predicted}
+        found.append(entry)
+    return found
+
+
+def _fitted_mixtures(law: DecayLaw, names: tuple[str, ...]) -> list[list[float]]:
+    """Distinct mixtures of the runs that the law was fitted on."""
+    shares = np.column_stack([law.evidence_["share_values"][name] for name in names])
+    distinct: Array = np.unique(shares.round(6), axis=0)
+    return distinct.tolist()
+
+
+def _checks(problem: DecayProblem, recommended: Mixture) -> list[dict[str, Any]]:
+    """The recommendation and random mixtures, feasible or not, with the library's losses."""
+    names = problem.space.names
+    random = np.random.default_rng(0).dirichlet(np.full(len(names), 0.5), NUM_CHECKS - 1)
+    shares = np.vstack([recommended.array(names)[None], random])
+    losses = problem.losses(shares)
+    return [{"shares": row, "losses": values} for row, values in zip(shares.tolist(), losses.tolist())]
