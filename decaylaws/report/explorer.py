@@ -67,7 +67,8 @@ def _domains(material: Material) -> list[dict[str, Any]]:
         entry = {"name": name, "weight": weight, "control": control, "start": problem.target.start_loss[name]}
         if name in guards:
             guard = guards[name]
-            entry["guard"] = {"limit": guard.limit, "margin": guard.upper - guard.predicted}
+            margin = 0.0 if guard.upper is None else guard.upper - guard.predicted
+            entry["guard"] = {"limit": guard.limit, "margin": margin}
         found.append(entry)
     return found
 
