@@ -23,6 +23,7 @@ LEVELS = {
     "settings": 3,
     "importers": 4,
     "laws": 4,
+    "evaluation": 4,
     "stability": 5,
     "designs": 5,
     "optimal_design": 5,
@@ -44,6 +45,7 @@ PROXY_MAY_IMPORT = {
     "runs",
     "settings",
     "recipe",
+    "evaluation",
 }
 
 

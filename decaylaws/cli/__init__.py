@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from decaylaws.cli import recipe, schedule, study
+from decaylaws.cli import evaluation, recipe, schedule, study
 from decaylaws.errors import DecaylawsError
 from decaylaws.threads import one_blas_thread
 
@@ -37,6 +37,8 @@ for verb in (
 ):
     app.command()(verb)
 app.command()(recipe.doctor)
+app.command()(evaluation.evaluate)
+app.command()(evaluation.compare_evals)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(recipe.app, name="recipe")
 

@@ -1,0 +1,148 @@
+"""``decaylaws evaluate`` and ``compare-evals``: score a checkpoint, and test two against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from decaylaws.cli.console import ConsoleProgress
+from decaylaws.evaluation import Evaluation, compare_evaluations
+from decaylaws.files import write_text
+
+if TYPE_CHECKING:
+    from proxy_runs.evaluation.task import Task
+
+console = Console()
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a Hugging Face causal LM folder", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder of the evaluation, one for each checkpoint")],
+    domains: Annotated[
+        list[str] | None,
+        typer.Option(help="[NAME=]PATH of text (JSON Lines, text, Parquet), or of a prepared corpus"),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="[NAME=]PATH of a question set (JSON Lines, docs/evaluation.md)")
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="key or column that holds a domain's text")] = "text",
+    max_documents: Annotated[
+        int | None, typer.Option(help="first documents or questions of each", min=1)
+    ] = None,
+    context_tokens: Annotated[int | None, typer.Option(help="longest input; the model's own limit")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="tokens by which a window moves over long documents; half the context")
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(help="tokens of one forward pass", min=1)] = 8_192,
+    device: Annotated[str, typer.Option(help="such as cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+) -> None:
+    """Score a checkpoint on domains and question sets; what is finished is kept."""
+    from proxy_runs.evaluation import evaluate as scoring
+    from proxy_runs.evaluation.task import ScoringSettings
+
+    settings = ScoringSettings(
+        batch_tokens=batch_tokens, stride=stride, context_tokens=context_tokens, device=device, dtype=dtype
+    )
+    chosen = [
+        *_domain_tasks(domains or [], text_field, max_documents),
+        *_question_tasks(tasks or [], max_documents),
+    ]
+    with ConsoleProgress(console) as progress:
+        evaluation, kept = scoring.evaluate(checkpoint, chosen, out, settings=settings, progress=progress)
+    show(evaluation)
+    if kept:
+        console.print(f"Kept, since nothing about them has changed: {', '.join(kept)}.", soft_wrap=True)
+    console.print(f"Written to {out}.", soft_wrap=True)
+
+
+def compare_evals(
+    first: Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="folder of another one", show_default=False)],
+    level: Annotated[float, typer.Option(help="of the intervals and verdicts")] = 0.95,
+    json_file: Annotated[Path | None, typer.Option("--json", help="where the figures go")] = None,
+) -> None:
+    """Test two checkpoints on the documents that both were scored on."""
+    table = compare_evaluations(first, second, level=level)
+    view = Table(title=f"{second} against {first}", show_lines=False)
+    for heading in ("task", "metric", "first", "second", "difference", "p (Holm)", "detectable", "verdict"):
+        view.add_column(heading)
+    for row in table.itertuples():
+        change = f"{row.difference:+.4f} [{row.lower:+.4f}, {row.upper:+.4f}]"
+        view.add_row(
+            row.task,
+            row.metric,
+            f"{row.first:.4f}",
+            f"{row.second:.4f}",
+            change,
+            f"{row.p_holm:.3g}",
+            f"{row.detectable:.4f}",
+            row.verdict,
+        )
+    console.print(view)
+    console.print(
+        f"Intervals hold {level:.0%}; p-values are of sign flips, adjusted over the rows (Holm). 'Detectable' is the "
+        "difference that these documents would show four times in five.",
+        soft_wrap=True,
+    )
+    if unpaired := int(table["unpaired"].max()):
+        console.print(
+            f"Up to {unpaired} documents of a task were scored in one evaluation only and left out."
+        )
+    if json_file is not None:
+        write_text(json_file, json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n")
+
+
+def show(evaluation: Evaluation) -> None:
+    """Print every estimate over whole tasks, and the notes."""
+    table = evaluation.table()
+    view = Table(title=str(evaluation.checkpoint))
+    for heading in ("task", "ability", "metric", "value", "standard error", "documents"):
+        view.add_column(heading)
+    for row in table[table["group"] == ""].itertuples():
+        error = "" if pd.isna(row.standard_error) else f"{row.standard_error:.4f}"
+        view.add_row(row.task, row.ability, row.metric, f"{row.value:.4f}", error, f"{row.num_documents:,}")
+    console.print(view)
+    for task in evaluation.tasks:
+        for note in task.notes:
+            console.print(f"  {task.name}: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _domain_tasks(given: list[str], text_field: str, max_documents: int | None) -> list[Task]:
+    from proxy_runs.evaluation.domains import DomainTask
+    from proxy_runs.evaluation.sources import HeldOutPart, TextFiles, is_corpus
+    from proxy_runs.manifest import read_manifest
+
+    tasks: list[Task] = []
+    for entry in given:
+        name, path = _named(entry)
+        if is_corpus(path):
+            prefix = f"{name}." if "=" in entry else ""
+            tasks += [
+                DomainTask(f"{prefix}{domain}", HeldOutPart(path, domain), max_documents)
+                for domain in read_manifest(path).sources
+            ]
+        else:
+            tasks.append(DomainTask(name, TextFiles(name, path, text_field), max_documents))
+    return tasks
+
+
+def _question_tasks(given: list[str], max_documents: int | None) -> list[Task]:
+    from proxy_runs.evaluation.answers import QuestionTask
+
+    return [
+        QuestionTask(name, path, max_documents=max_documents)
+        for name, path in (_named(entry) for entry in given)
+    ]
+
+
+def _named(entry: str) -> tuple[str, Path]:
+    """``NAME=PATH``, or a path whose stem is the name."""
+    name, _, path = entry.rpartition("=")
+    return name or Path(path).stem, Path(path)

@@ -1,0 +1,149 @@
+"""Log-probabilities of token sequences under a checkpoint, in batches of similar length.
+
+Sequences are padded on the right, where a causal model cannot see it, so that no attention mask is needed. Only
+the logits of scored positions are computed where the model allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decaylaws.errors import InvalidValueError
+from proxy_runs.evaluation.checkpoint import Checkpoint
+
+_MAX_LOGITS = 1 << 27  # of one forward pass: half a gigabyte in float32
+_LOGIT_ROWS = 256  # positions normalised at once
+
+Counted = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A sequence that fits the context.
+
+    Attributes:
+        tokens: int64 ``[n + 1]``; position ``i`` predicts ``tokens[i + 1]``.
+        first: index in ``tokens`` of the first scored token, at least 1; all after it are scored.
+        seam: ids among which the first scored token is known to be; None for all.
+    """
+
+    tokens: NDArray[np.int64]
+    first: int = 1
+    seam: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a checkpoint thinks of a piece.
+
+    Attributes:
+        nats: negative log-probability of every scored token, ``[k]``.
+        greedy: whether each scored token is the most probable one, ``[k]``.
+    """
+
+    nats: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+
+
+def windows(num_predicted: int, *, context_tokens: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """How a document that is longer than the context is cut.
+
+    The first window scores as many tokens as fit; each further one moves on by ``stride`` tokens and scores
+    only those that are new, so that they are predicted from at least ``context_tokens - stride`` tokens
+    before them. Every token is scored once.
+
+    Args:
+        num_predicted: tokens to predict, ``n`` of ``n + 1``.
+        context_tokens: longest input.
+        stride: tokens scored by every window but the first.
+
+    Yields:
+        (begin, end, first): ``tokens[begin : end + 1]`` is the piece, ``tokens[first]`` its first scored one.
+
+    Raises:
+        InvalidValueError: the stride is not between 1 and the context.
+    """
+    if not 1 <= stride <= context_tokens:
+        raise InvalidValueError("stride", stride, f"must lie between 1 and the context of {context_tokens}")
+    end = min(context_tokens, num_predicted)
+    if end:
+        yield 0, end, 1
+    while end < num_predicted:
+        first, end = end + 1, min(end + stride, num_predicted)
+        yield end - context_tokens, end, first
+
+
+@torch.inference_mode()
+def score(
+    checkpoint: Checkpoint,
+    pieces: Sequence[Piece],
+    *,
+    batch_tokens: int = 8_192,
+    done: Counted = lambda pieces: None,
+) -> list[Score]:
+    """Score pieces, longest first, so that a batch holds pieces of similar length.
+
+    Args:
+        checkpoint: the model.
+        pieces: what to score; none longer than the context.
+        batch_tokens: tokens of one forward pass, padding included; a longer piece has a pass of its own.
+        done: called with the number of pieces of every finished batch.
+
+    Returns:
+        One score per piece, in the order given.
+    """
+    lengths = np.array([len(piece.tokens) - 1 for piece in pieces], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    vocab_size = int(checkpoint.model.config.get_text_config().vocab_size)
+    limit = min(batch_tokens, max(_MAX_LOGITS // vocab_size, 1))
+    scores: list[Score | None] = [None] * len(pieces)
+    start = 0
+    while start < len(order):
+        count = max(1, limit // int(lengths[order[start]]))
+        chosen = order[start : start + count]
+        for index, found in zip(chosen, _score_batch(checkpoint, [pieces[k] for k in chosen])):
+            scores[index] = found
+        start += count
+        done(len(chosen))
+    return [found for found in scores if found is not None]
+
+
+def _score_batch(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Score]:
+    length = max(len(piece.tokens) for piece in pieces) - 1
+    inputs = torch.full((len(pieces), length), checkpoint.encoder.pad_id, dtype=torch.int64)
+    for row, piece in enumerate(pieces):
+        inputs[row, : len(piece.tokens) - 1] = torch.from_numpy(piece.tokens[:-1])
+    begin = min(piece.first for piece in pieces) - 1  # position whose logits score the first token
+    options = {"use_cache": False}
+    if checkpoint.takes_logits_to_keep:
+        logits = checkpoint.model(
+            inputs.to(checkpoint.device), logits_to_keep=length - begin, **options
+        ).logits
+    else:
+        logits = checkpoint.model(inputs.to(checkpoint.device), **options).logits[:, begin:]
+    return [_score_row(logits[row], piece, begin) for row, piece in enumerate(pieces)]
+
+
+def _score_row(logits: Tensor, piece: Piece, begin: int) -> Score:
+    """Scores of one piece out of the logits ``[positions, vocabulary]`` that start at position ``begin``."""
+    rows = logits[piece.first - 1 - begin : len(piece.tokens) - 1 - begin]
+    targets = torch.from_numpy(piece.tokens[piece.first :]).to(rows.device)
+    nats, greedy = [], []
+    for part, wanted in zip(rows.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS)):
+        part = part.float()
+        chosen = part.gather(1, wanted[:, None])[:, 0]
+        nats.append(part.logsumexp(dim=1) - chosen)
+        greedy.append(part.argmax(dim=1) == wanted)
+    loss, hit = torch.cat(nats).double(), torch.cat(greedy)
+    if piece.seam is not None:
+        first = rows[0].float()
+        among = first[torch.from_numpy(piece.seam).to(first.device)]
+        loss[0] = (among.logsumexp(dim=0) - first[targets[0]]).double()
+        hit[0] = first[targets[0]] >= among.max()
+    return Score(loss.cpu().numpy(), hit.cpu().numpy())

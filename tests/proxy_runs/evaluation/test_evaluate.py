@@ -1,0 +1,205 @@
+"""Whole evaluations: what is on disk, what a second start skips, and two checkpoints side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from decaylaws.cli import app
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
+from decaylaws.evaluation.records import read_documents
+from proxy_runs.evaluation.answers import QuestionTask
+from proxy_runs.evaluation.domains import DomainTask
+from proxy_runs.evaluation.evaluate import evaluate
+from proxy_runs.evaluation.sources import HeldOutPart, TextFiles
+from proxy_runs.evaluation.task import Task
+from proxy_runs.testing import make_tiny_store
+from tests.proxy_runs.evaluation.checkpoints import TEXTS, make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, a domain and a question set."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("evaluation")
+    make_checkpoint(root / "a", seed=0)
+    make_checkpoint(root / "b", seed=1)
+    make_checkpoint(root / "other", "spaced")
+    words = " ".join(TEXTS).split()
+    documents = [" ".join(words[k : k + 9]) for k in range(24)]
+    (root / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    questions = [
+        {
+            "question": f"{k % 9} {word}?",
+            "choices": [words[k], words[k - 1]],
+            "gold": k % 2,
+            "group": f"g{k % 3}",
+        }
+        for k, word in enumerate(words[:15])
+    ]
+    (root / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    return root
+
+
+def tasks_of(folder: Path) -> list[Task]:
+    return [
+        DomainTask("words", TextFiles("words", folder / "words.jsonl")),
+        QuestionTask("quiz", folder / "quiz.jsonl"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder: Path) -> Evaluation:
+    return evaluate(folder / "a", tasks_of(folder), folder / "out-a")[0]
+
+
+def test_estimates_are_those_of_the_documents_on_disk(folder: Path, evaluation: Evaluation) -> None:
+    assert read_evaluation(folder / "out-a") == evaluation
+    table = evaluation.table().set_index(["task", "metric", "group"])
+    words = read_documents(folder / "out-a", evaluation.tasks[0])
+    assert len(words) == 24
+    assert table.loc[("words", "nats_per_token", ""), "value"] == pytest.approx(
+        words["nats"].sum() / words["tokens"].sum()
+    )
+    assert table.loc[("words", "bits_per_byte", ""), "standard_error"] > 0
+    quiz = read_documents(folder / "out-a", evaluation.tasks[1])
+    assert set(quiz["group"]) == {"g0", "g1", "g2"}
+    for group, rows in quiz.groupby("group"):
+        assert table.loc[("quiz", "accuracy", group), "value"] == pytest.approx(rows["correct"].mean())
+    assert table.loc[("quiz", "accuracy", ""), "value"] == pytest.approx(quiz["correct"].mean())
+
+
+def test_a_second_start_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+
+    def listen(stage: str, done: float, total: float, note: str = "") -> None:
+        stages.append(stage)
+
+    def stop(stage: str, done: float, total: float, note: str = "") -> None:
+        if stage == "quiz":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(folder / "a", tasks_of(folder), tmp_path, progress=stop)
+    assert [task.name for task in read_evaluation(tmp_path).tasks] == ["words"]
+    whole, kept = evaluate(folder / "a", tasks_of(folder), tmp_path, progress=listen)
+    assert kept == ["words"]
+    assert set(stages) == {"quiz"}
+    assert [task.name for task in whole.tasks] == ["words", "quiz"]
+    again, kept = evaluate(folder / "a", tasks_of(folder), tmp_path)
+    assert kept == ["words", "quiz"]
+    assert again == whole
+
+
+def test_changed_data_are_scored_again(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text((folder / "words.jsonl").read_text())
+    task = DomainTask("words", TextFiles("words", path))
+    evaluate(folder / "a", [task], tmp_path / "out")
+    with open(path, "a") as lines:
+        lines.write(json.dumps({"text": "one more"}) + "\n")
+    changed, kept = evaluate(folder / "a", [task], tmp_path / "out")
+    assert kept == []
+    assert changed.tasks[0].estimates[0].num_documents == 25
+
+
+def test_a_folder_belongs_to_one_checkpoint(folder: Path, evaluation: Evaluation) -> None:
+    with pytest.raises(DataError, match="another checkpoint"):
+        evaluate(folder / "b", tasks_of(folder), folder / "out-a")
+
+
+def test_missing_data_show_before_anything_is_scored(folder: Path, tmp_path: Path) -> None:
+    missing = QuestionTask("late", tmp_path / "late.jsonl")
+    with pytest.raises(DataError, match=r"late\.jsonl"):
+        evaluate(folder / "a", [*tasks_of(folder), missing], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    field = DomainTask("words", TextFiles("words", folder / "words.jsonl", "body"))
+    with pytest.raises(DataError, match=r"'domains\.words\.text_field'.*'body'"):
+        evaluate(folder / "a", [field], tmp_path / "out")
+    with pytest.raises(DataError, match="no kind of text"):
+        TextFiles("words", tmp_path / "none").digest()
+    with pytest.raises(InvalidValueError, match="given twice"):
+        evaluate(folder / "a", tasks_of(folder) * 2, tmp_path / "out")
+    with pytest.raises(InvalidValueError, match="at least one"):
+        evaluate(folder / "a", [], tmp_path / "out")
+
+
+def test_equal_documents_are_one_cluster(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "twice.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["Paris", "Rome", "Paris"]))
+    found, _ = evaluate(folder / "a", [DomainTask("twice", TextFiles("twice", path))], tmp_path / "out")
+    assert (found.tasks[0].estimates[0].num_documents, found.tasks[0].estimates[0].num_clusters) == (3, 2)
+    assert read_documents(tmp_path / "out", found.tasks[0])["document"].is_unique
+
+
+def test_a_prepared_corpus_is_scored_as_text(folder: Path, tmp_path: Path) -> None:
+    store = make_tiny_store(tmp_path / "corpus", heldout_tokens=600)
+    part = HeldOutPart(tmp_path / "corpus", "code")
+    texts = list(part.texts())
+    heldout = store.heldout("code")
+    assert sum(len(text.encode()) for text in texts) == heldout.token_bytes.sum()
+    found, _ = evaluate(folder / "a", [DomainTask("code", part)], tmp_path / "out")
+    assert found.tasks[0].estimates[1].num_documents == len(texts)
+    assert read_documents(tmp_path / "out", found.tasks[0])["bytes"].sum() == heldout.token_bytes.sum()
+
+
+def test_two_checkpoints_are_tested_on_the_documents_that_they_share(
+    folder: Path, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    short = DomainTask("words", TextFiles("words", folder / "words.jsonl"), max_documents=20)
+    evaluate(folder / "b", [short, *tasks_of(folder)[1:]], tmp_path / "b")
+    table = compare_evaluations(folder / "out-a", tmp_path / "b", num_resamples=199).set_index(
+        ["task", "metric"]
+    )
+    row = table.loc[("words", "bits_per_byte")]
+    a = read_documents(folder / "out-a", evaluation.tasks[0]).head(20)
+    assert row["first"] == pytest.approx(a["nats"].sum() / a["bytes"].sum() / 0.6931471805599453)
+    assert (row["num_documents"], row["unpaired"]) == (20, 4)
+    assert (table["p_holm"] >= table["p_permutation"]).all()
+    assert ("words", "nats_per_token") in table.index
+    evaluate(folder / "other", tasks_of(folder), tmp_path / "other")
+    across = compare_evaluations(folder / "out-a", tmp_path / "other", num_resamples=199)
+    assert "nats_per_token" not in set(across["metric"])
+    assert "bits_per_byte" in set(across["metric"])
+
+
+def test_evaluations_without_common_documents_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no evaluation\.json"):
+        compare_evaluations(folder / "out-a", tmp_path)
+    evaluate(folder / "b", tasks_of(folder)[1:], tmp_path / "quiz")
+    evaluate(folder / "b", tasks_of(folder)[:1], tmp_path / "words")
+    with pytest.raises(DataError, match="share no task"):
+        compare_evaluations(tmp_path / "quiz", tmp_path / "words")
+    (tmp_path / "quiz" / "evaluation.json").write_text("{")
+    with pytest.raises(DataError, match="is damaged"):
+        compare_evaluations(tmp_path / "quiz", tmp_path / "words")
+
+
+def test_the_command_line_evaluates_and_compares(folder: Path, tmp_path: Path) -> None:
+    make_tiny_store(tmp_path / "corpus", heldout_tokens=300)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    for name in ("a", "b"):
+        found = runner.invoke(
+            app,
+            [
+                *("evaluate", str(folder / name), "--out", str(tmp_path / name), "--max-documents", "10"),
+                *("--domains", f"held={tmp_path / 'corpus'}", "--domains", str(folder / "words.jsonl")),
+                *("--tasks", f"quiz={folder / 'quiz.jsonl'}"),
+            ],
+        )
+        assert found.exit_code == 0, found.output
+    names = [task.name for task in read_evaluation(tmp_path / "a").tasks]
+    assert names == ["held.general", "held.code", "held.maths", "words", "quiz"]
+    figures = tmp_path / "figures.json"
+    found = runner.invoke(
+        app, ["compare-evals", str(tmp_path / "a"), str(tmp_path / "b"), "--json", str(figures)]
+    )
+    assert found.exit_code == 0, found.output
+    assert "not enough evidence" in found.output
+    assert set(pd.read_json(figures)["task"]) == set(names)
