@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.exporters.base import (
-    Export,
-    ExportOptions,
-    chosen_lrs,
-    global_batch_sequences,
-    max_abs_error,
-    single_stage,
-    source_paths,
-)
-from decaylaws.exporters.notes import mixing_note, open_ends, start_checkpoint, state_notes
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
-from decaylaws.recipe import Recipe, Stage
+from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
 TARGET, VERSION = "llm-foundry", "0.22.0"
@@ -35,37 +28,28 @@ def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> 
     Raises:
         NotRepresentableError: the path is neither warm-up from zero, hold, linear decay nor a cosine.
     """
-    options = options or ExportOptions()
-    stage = single_stage(recipe, TARGET)
-    sequences = global_batch_sequences(stage, options, TARGET)
-    path = WarmupHoldDecay.of(recipe)
-    known = path is not None and path.peak_lr > 0 and _has_scheduler(path)
-    native = path.peak_lr * start_of_step_factors(path) if path is not None and known else None
-    step_lrs = chosen_lrs(recipe, native, options, TARGET, table=False)
-    assert path is not None  # chosen_lrs has refused every other path
-    config = _config(recipe, options, path, sequences)
-    return Export(
-        target=TARGET,
-        target_version=VERSION,
-        files={"midtrain_llm_foundry.yaml": to_yaml(config)},
-        step_lrs=step_lrs,
-        max_abs_lr_error=max_abs_error(step_lrs, recipe),
-        realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
-        notes=(
+    job = Job.of(recipe, options, TARGET, VERSION)
+    path, lr = choose_native(job, NativeScheduler(("linear", "cosine"), _replay, _has_scheduler))
+    return job.export(
+        {"midtrain_llm_foundry.yaml": to_yaml(_config(job, path))},
+        lr.step_lrs,
+        (
             "LLM Foundry takes the LR at the start of each step: the first step has the hand-over LR itself.",
             "Its decoupled AdamW does not multiply weight decay by the peak LR; the value here already is.",
             "Check load_ignore_keys against the keys of the checkpoint before launching.",
-            *mixing_note(recipe),
             *open_ends(recipe, "streaming data sets (MDS)"),
             *state_notes(recipe, "load_path takes a Composer checkpoint."),
         ),
+        approximations=lr.approximations,
     )
+
+
+def _replay(path: WarmupHoldDecay) -> Floats:
+    return path.peak_lr * start_of_step_factors(path)
 
 
 def _has_scheduler(path: WarmupHoldDecay) -> bool:
-    return path.decay_shape in ("linear", "constant") or (
-        path.decay_shape == "cosine" and path.hold_steps == 0
-    )
+    return path.decay_shape != "cosine" or path.hold_steps == 0
 
 
 def _scheduler(path: WarmupHoldDecay, batch_tokens: int) -> dict[str, Any]:
@@ -85,12 +69,12 @@ def _scheduler(path: WarmupHoldDecay, batch_tokens: int) -> dict[str, Any]:
     }
 
 
-def _config(recipe: Recipe, options: ExportOptions, path: WarmupHoldDecay, sequences: int) -> dict[str, Any]:
-    stage, optimizer = recipe.stages[0], recipe.optimizer
+def _config(job: Job, path: WarmupHoldDecay) -> dict[str, Any]:
+    recipe, options, stage, optimizer = job.recipe, job.options, job.stage, job.recipe.optimizer
     config = {
         "max_duration": f"{path.num_steps * stage.batch_tokens}tok",
         "max_seq_len": stage.seq_len,
-        "global_train_batch_size": sequences,
+        "global_train_batch_size": job.sequences,
         "device_train_microbatch_size": options.local_batch_size,
         "seed": recipe.seed,
         "scheduler": _scheduler(path, stage.batch_tokens),
@@ -104,7 +88,7 @@ def _config(recipe: Recipe, options: ExportOptions, path: WarmupHoldDecay, seque
         "algorithms": {
             "gradient_clipping": {"clipping_type": "norm", "clipping_threshold": optimizer.clip_norm}
         },
-        "train_loader": {"name": "text", "dataset": _dataset(recipe, stage), "drop_last": True},
+        "train_loader": {"name": "text", "dataset": _dataset(job), "drop_last": True},
         "save_folder": options.output,
     }
     checkpoint = start_checkpoint(recipe)
@@ -117,16 +101,15 @@ def _config(recipe: Recipe, options: ExportOptions, path: WarmupHoldDecay, seque
     return config
 
 
-def _dataset(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    shares = recipe.shares()
+def _dataset(job: Job) -> dict[str, Any]:
     return {
-        "max_seq_len": stage.seq_len,
+        "max_seq_len": job.stage.seq_len,
         # without it the streams follow one another instead of mixing
         "shuffle": True,
         "batching_method": "stratified",
-        "epoch_size": sum(part.tokens // part.seq_len for part in recipe.stages),
+        "epoch_size": job.recipe.num_steps * job.sequences,
         "streams": {
-            name: {"local": path, "split": "train", "proportion": shares[name]}
-            for name, path in source_paths(recipe).items()
+            name: {"local": path, "split": "train", "proportion": job.shares[name]}
+            for name, path in job.paths.items()
         },
     }

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters.base import (
-    Export,
-    ExportOptions,
-    chosen_lrs,
-    global_batch_sequences,
-    max_abs_error,
-    single_stage,
-    source_paths,
-)
-from decaylaws.exporters.notes import mixing_note, open_ends, start_checkpoint, state_notes, takes_optimizer
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
-from decaylaws.recipe import Recipe, Stage
+from decaylaws.recipe import Recipe
 
 TARGET, VERSION = "megatron", "0.16.1"
 _WSD_STYLES = {
@@ -42,56 +34,41 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
         NotRepresentableError: the path is no warm-up, hold, decay of a shape that Megatron has, or a source's
             path holds a blank, which its data arguments cannot.
     """
-    options = options or ExportOptions()
-    stage = single_stage(recipe, TARGET)
-    sequences = global_batch_sequences(stage, options, TARGET)
-    path = WarmupHoldDecay.of(recipe)
-    known = path is not None and path.peak_lr > 0 and path.decay_shape in (*_WSD_STYLES, "constant")
-    native = None
-    if path is not None and known:
-        native = path.peak_lr * start_of_step_factors(path, warmup_start=path.warmup_start_lr / path.peak_lr)
-    step_lrs = chosen_lrs(recipe, native, options, TARGET, table=False)
-    assert path is not None  # chosen_lrs has refused every other path
-    seen = _seen_samples(recipe, path)
-    flags = {
-        **_lr_flags(path, sequences, seen),
-        **_run_flags(recipe, stage, options, sequences, seen),
-        **_data_flags(recipe),
-    }
+    job = Job.of(recipe, options, TARGET, VERSION)
+    path, lr = choose_native(job, NativeScheduler(tuple(_WSD_STYLES), _replay))
+    seen = _seen_samples(job, path)
+    flags = {**_lr_flags(path, job.sequences, seen), **_run_flags(job, seen), **_data_flags(job)}
     text = "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
-    return Export(
-        target=TARGET,
-        target_version=VERSION,
-        files={"midtrain_megatron.args": text},
-        step_lrs=step_lrs,
-        max_abs_lr_error=max_abs_error(step_lrs, recipe),
-        realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
-        notes=(
+    return job.export(
+        {"midtrain_megatron.args": text},
+        lr.step_lrs,
+        (
             "Megatron takes the LR at the start of each step: the first step has the hand-over LR itself.",
             "Versions before the fix of issue 1284 keep the checkpoint's LR in spite of the override flag: look "
             "at the first LR that is logged.",
             "Sources repeat without a word when they run out; the caps hold for the samples set here.",
-            *mixing_note(recipe),
             *open_ends(recipe, "prefixes of indexed data"),
             *state_notes(recipe, "--load takes a Megatron checkpoint folder."),
         ),
+        approximations=lr.approximations,
     )
 
 
-def _seen_samples(recipe: Recipe, path: WarmupHoldDecay) -> int:
+def _replay(path: WarmupHoldDecay) -> Floats:
+    return path.peak_lr * start_of_step_factors(path, warmup_start=path.warmup_start_lr / path.peak_lr)
+
+
+def _seen_samples(job: Job, path: WarmupHoldDecay) -> int:
     """Samples at which the run begins: with the optimiser's state Megatron takes its own counter over."""
-    if not takes_optimizer(recipe):
+    if not takes_optimizer(job.recipe):
         return 0
     if path.warmup_steps:
-        raise NotRepresentableError(
-            TARGET,
-            ["it counts on from the checkpoint's samples, so a new warm-up needs optimizer_state: fresh"],
+        raise job.refuse(
+            "it counts on from the checkpoint's samples, so a new warm-up needs optimizer_state: fresh"
         )
-    seen, rest = divmod(recipe.handover.tokens, recipe.stages[0].seq_len)
+    seen, rest = divmod(job.recipe.handover.tokens, job.stage.seq_len)
     if rest:
-        raise NotRepresentableError(
-            TARGET, [f"handover.tokens={recipe.handover.tokens} is no whole number of its sequences"]
-        )
+        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its sequences")
     return seen
 
 
@@ -112,15 +89,13 @@ def _lr_flags(path: WarmupHoldDecay, sequences: int, seen: int) -> dict[str, str
     }
 
 
-def _run_flags(
-    recipe: Recipe, stage: Stage, options: ExportOptions, sequences: int, seen: int
-) -> dict[str, str]:
-    optimizer = recipe.optimizer
+def _run_flags(job: Job, seen: int) -> dict[str, str]:
+    recipe, options, optimizer = job.recipe, job.options, job.recipe.optimizer
     flags = {
-        "train-samples": str(seen + recipe.num_steps * sequences),
-        "global-batch-size": str(sequences),
+        "train-samples": str(seen + recipe.num_steps * job.sequences),
+        "global-batch-size": str(job.sequences),
         "micro-batch-size": str(options.local_batch_size),
-        "seq-length": str(stage.seq_len),
+        "seq-length": str(job.stage.seq_len),
         "optimizer": "adam",
         "adam-beta1": repr(optimizer.beta1),
         "adam-beta2": repr(optimizer.beta2),
@@ -139,10 +114,9 @@ def _run_flags(
     return flags | ({"override-opt_param-scheduler": ""} if takes_optimizer(recipe) else {"finetune": ""})
 
 
-def _data_flags(recipe: Recipe) -> dict[str, str]:
-    paths, shares = source_paths(recipe), recipe.shares()
-    blank = [name for name, path in paths.items() if path.split() != [path]]
+def _data_flags(job: Job) -> dict[str, str]:
+    blank = [name for name, path in job.paths.items() if path.split() != [path]]
     if blank:
-        raise NotRepresentableError(TARGET, [f"sources.{blank[0]}.path holds a blank or is empty"])
-    pairs = " ".join(f"{shares[name]!r} {shlex.quote(path)}" for name, path in paths.items())
+        raise job.refuse(f"sources.{blank[0]}.path holds a blank or is empty")
+    pairs = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
     return {"data-path": pairs, "split": "99,1,0"}

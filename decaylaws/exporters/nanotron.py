@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters.base import (
-    Export,
-    ExportOptions,
-    chosen_lrs,
-    global_batch_sequences,
-    max_abs_error,
-    single_stage,
-    source_paths,
-)
-from decaylaws.exporters.notes import mixing_note, open_ends, start_checkpoint, state_notes, takes_optimizer
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
 TARGET, VERSION = "nanotron", "main of 2026-04"
-_STYLES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "1-sqrt", "constant": "linear"}
+DECAY_SHAPES = ("linear", "cosine", "1-sqrt")  # nanotron has our names
 
 
 def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -37,54 +29,42 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     Raises:
         NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that nanotron has.
     """
-    options = options or ExportOptions()
-    stage = single_stage(recipe, TARGET)
-    sequences = global_batch_sequences(stage, options, TARGET)
-    path = WarmupHoldDecay.of(recipe)
-    known = path is not None and path.peak_lr > 0 and path.decay_shape in _STYLES
-    native = path.peak_lr * start_of_step_factors(path) if path is not None and known else None
-    step_lrs = chosen_lrs(recipe, native, options, TARGET, table=False)
-    assert path is not None  # chosen_lrs has refused every other path
-    seen_steps, rest = divmod(recipe.handover.tokens, stage.batch_tokens)
+    job = Job.of(recipe, options, TARGET, VERSION)
+    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
+    seen_steps, rest = divmod(recipe.handover.tokens, job.stage.batch_tokens)
     if rest:
-        raise NotRepresentableError(
-            TARGET, [f"handover.tokens={recipe.handover.tokens} is no whole number of its batches"]
-        )
-    config = _config(recipe, options, path, seen_steps, sequences)
-    return Export(
-        target=TARGET,
-        target_version=VERSION,
-        files={"midtrain_nanotron.yaml": to_yaml(config)},
-        step_lrs=step_lrs,
-        max_abs_lr_error=max_abs_error(step_lrs, recipe),
-        realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
-        notes=(
+        raise job.refuse(f"handover.tokens={recipe.handover.tokens} is no whole number of its batches")
+    return job.export(
+        {"midtrain_nanotron.yaml": to_yaml(_config(job, path, seen_steps))},
+        lr.step_lrs,
+        (
             "nanotron takes the LR at the start of each step: the first step has the hand-over LR itself.",
             f"The run counts on from step {seen_steps:,} of the checkpoint; its schedule starts anew.",
             "The one on PyPI (0.4) has other keys.",
-            *mixing_note(recipe),
             *open_ends(recipe, "tokenised folders"),
             *state_notes(recipe, "resume_checkpoint_path takes a nanotron checkpoint folder."),
         ),
+        approximations=lr.approximations,
     )
 
 
-def _config(
-    recipe: Recipe, options: ExportOptions, path: WarmupHoldDecay, seen_steps: int, sequences: int
-) -> dict[str, Any]:
-    stage, optimizer = recipe.stages[0], recipe.optimizer
-    paths, shares = source_paths(recipe), recipe.shares()
+def _replay(path: WarmupHoldDecay) -> Floats:
+    return path.peak_lr * start_of_step_factors(path)
+
+
+def _config(job: Job, path: WarmupHoldDecay, seen_steps: int) -> dict[str, Any]:
+    recipe, options, stage, optimizer = job.recipe, job.options, job.stage, job.recipe.optimizer
     scheduler = {
         "learning_rate": path.peak_lr,
         "lr_warmup_steps": path.warmup_steps,
         # 'linear' without a warm-up would give the first step an LR of zero
         "lr_warmup_style": "linear" if path.warmup_steps else "constant",
-        "lr_decay_style": _STYLES[path.decay_shape],
+        "lr_decay_style": path.decay_shape if path.decay_steps else "linear",
         "lr_decay_starting_step": path.warmup_steps + path.hold_steps,
         "lr_decay_steps": max(1, path.decay_steps),
         "min_decay_lr": path.end_lr,
     }
-    dataset = {"dataset_folder": list(paths.values()), "dataset_weights": [shares[name] for name in paths]}
+    dataset = {"dataset_folder": list(job.paths.values()), "dataset_weights": list(job.shares.values())}
     return {
         "optimizer": {
             "learning_rate_scheduler": scheduler,
@@ -116,7 +96,6 @@ def _config(
             "train_steps": seen_steps + recipe.num_steps,
             "sequence_length": stage.seq_len,
             "micro_batch_size": options.local_batch_size,
-            "batch_accumulation_per_replica": sequences
-            // (options.data_parallel_ranks * options.local_batch_size),
+            "batch_accumulation_per_replica": job.accumulation,
         },
     }

@@ -6,15 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from decaylaws.exporters.base import (
-    Export,
-    ExportOptions,
-    Floats,
-    global_batch_sequences,
-    max_abs_error,
-    single_stage,
-    source_paths,
-)
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.piecewise import knots
 from decaylaws.exporters.templates import render
@@ -40,40 +32,37 @@ def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Ex
     Raises:
         NotRepresentableError: what one run of OLMo-core cannot hold.
     """
-    options = options or ExportOptions()
-    stage = single_stage(recipe, TARGET)
-    global_batch_sequences(stage, options, TARGET)
-    stages = _stages(recipe, stage.batch_tokens, _tolerance(options))
-    step_lrs = composable_lrs(stages, stage.batch_tokens, recipe.num_steps)
-    mixture = {"sources": [_source(recipe, name, path) for name, path in source_paths(recipe).items()]}
+    job = Job.of(recipe, options, TARGET, VERSION)
+    batch_tokens = job.stage.batch_tokens
+    stages = _stages(recipe, batch_tokens, _tolerance(job.options))
+    step_lrs = composable_lrs(stages, batch_tokens, recipe.num_steps)
     text = render(
         "olmo_core.py.j2",
         name=recipe.name,
         version=VERSION,
         stages=stages,
-        tokens=recipe.num_steps * stage.batch_tokens,
-        batch_tokens=stage.batch_tokens,
-        seq_len=stage.seq_len,
+        tokens=recipe.num_steps * batch_tokens,
+        batch_tokens=batch_tokens,
+        seq_len=job.stage.seq_len,
         seed=recipe.seed,
         optimizer=recipe.optimizer,
         lr=float(step_lrs[0]),
         checkpoint=start_checkpoint(recipe),
         load_optimizer=recipe.handover.optimizer_state == "load",
     )
-    return Export(
-        target=TARGET,
-        target_version=VERSION,
-        files={"source_mixture.yaml": to_yaml(mixture), "midtrain_olmo_core.py": text},
-        step_lrs=step_lrs,
-        max_abs_lr_error=max_abs_error(step_lrs, recipe),
-        realised_shares={name: share for name, share in stage.mixture.weights.items() if share > 0},
-        notes=(
+    mixture = {"sources": [_source(job, name, path) for name, path in job.paths.items()]}
+    return job.export(
+        {"source_mixture.yaml": to_yaml(mixture), "midtrain_olmo_core.py": text},
+        step_lrs,
+        (
             f"Straight lines in the LR path: {len(stages)}; they do not stretch with the trainer's duration.",
             "Sources are headerless arrays of token ids (uint16 or uint32), not files of numpy.save.",
             "Small runs are rounded up to whole batches, which can shift their shares by a few points.",
             *open_ends(recipe, "token arrays (*.npy)"),
             *state_notes(recipe, "The trainer's own state is left behind: its step count would end the run."),
         ),
+        # whole sequences are dealt out by share, none are drawn
+        realised_shares=job.shares,
     )
 
 
@@ -114,11 +103,11 @@ def composable_lrs(stages: list[dict[str, float]], batch_tokens: int, num_steps:
     return np.array(lrs)
 
 
-def _source(recipe: Recipe, name: str, path: str) -> dict[str, object]:
-    source = recipe.sources[name]
+def _source(job: Job, name: str, path: str) -> dict[str, object]:
+    source = job.recipe.sources[name]
     return {
         "source_name": name,
-        "target_ratio": recipe.shares()[name],
+        "target_ratio": job.shares[name],
         "paths": [path if path.endswith(".npy") else f"{path.rstrip('/')}/*.npy"],
         # passes over the source that the run needs; OLMo-core refuses more than this
         "max_repetition_ratio": max(1.0, source.max_epochs or source.epochs or 1.0),

@@ -7,7 +7,6 @@ and, where the target is installed, against its own scheduler.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +14,27 @@ import numpy as np
 from decaylaws.exporters.base import Floats
 from decaylaws.exporters.wsd import WarmupHoldDecay
 
-_UNIT_DECAYS: dict[str, Callable[[float], float]] = {
+UNIT_DECAYS: dict[str, Callable[[Floats], Floats]] = {
+    "constant": np.ones_like,
     "linear": lambda x: 1.0 - x,
-    "cosine": lambda x: 0.5 * (1.0 + math.cos(math.pi * x)),
-    "1-sqrt": lambda x: 1.0 - math.sqrt(x),
+    "cosine": lambda x: 0.5 * (1.0 + np.cos(np.pi * x)),
+    "1-sqrt": lambda x: 1.0 - np.sqrt(x),
     "megatron-exponential": lambda x: 2.0 * 0.5**x - 1.0,
 }
+
+
+def warmup_hold_decay_factors(
+    num_steps: int,
+    *,
+    warmup: Floats,
+    hold_steps: int,
+    decay: Floats,
+    floor: float,
+) -> Floats:
+    """Factors of the steps of a warm-up, of a hold at 1, of a decay in units, then ``floor``, [num_steps]."""
+    decayed = floor + (1.0 - floor) * decay
+    factors = np.concatenate([warmup, np.ones(hold_steps), decayed])[:num_steps]
+    return np.concatenate([factors, np.full(num_steps - len(factors), floor)])
 
 
 def torchtitan_factors(
@@ -40,17 +54,12 @@ def torchtitan_factors(
     total = num_steps if total_steps is None else total_steps
     warmup = min(warmup_steps, total)
     decay = total - warmup if decay_ratio is None else min(round(total * decay_ratio), total - warmup)
-    hold_end = total + 1 - decay
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if step < hold_end:
-            return 1.0
-        unit = _UNIT_DECAYS[decay_shape]((step + 1 - hold_end) / decay)
-        return min_lr_factor + (1.0 - min_lr_factor) * unit
-
-    return np.array([factor(step) for step in range(num_steps)])
+    warming = np.arange(1, warmup + 1) / max(warmup, 1)
+    decaying = UNIT_DECAYS[decay_shape](np.arange(1, decay + 1) / max(decay, 1))
+    # the step that ends the hold would be the first of the decay, were the last one not virtual
+    return warmup_hold_decay_factors(
+        num_steps, warmup=warming, hold_steps=total - warmup - decay + 1, decay=decaying, floor=min_lr_factor
+    )
 
 
 def transformers_wsd_factors(
@@ -64,17 +73,11 @@ def transformers_wsd_factors(
 ) -> Floats:
     """Factors of transformers 5.23's ``warmup_stable_decay``, [num_steps]: a step has the LR at its start."""
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return step / warmup_steps * (1.0 - min_lr_ratio) + min_lr_ratio
-        if step < warmup_steps + hold_steps:
-            return 1.0
-        if step < warmup_steps + hold_steps + decay_steps:
-            unit = _UNIT_DECAYS[decay_shape]((step - warmup_steps - hold_steps) / decay_steps)
-            return max(0.0, unit * (1.0 - min_lr_ratio) + min_lr_ratio)
-        return min_lr_ratio
-
-    return np.array([factor(step) for step in range(num_steps)])
+    warming = np.arange(warmup_steps) / max(warmup_steps, 1) * (1.0 - min_lr_ratio) + min_lr_ratio
+    decaying = UNIT_DECAYS[decay_shape](np.arange(decay_steps) / max(decay_steps, 1))
+    return warmup_hold_decay_factors(
+        num_steps, warmup=warming, hold_steps=hold_steps, decay=decaying, floor=min_lr_ratio
+    )
 
 
 def start_of_step_factors(path: WarmupHoldDecay, *, warmup_start: float = 0.0) -> Floats:
@@ -86,16 +89,12 @@ def start_of_step_factors(path: WarmupHoldDecay, *, warmup_start: float = 0.0) -
         path: the path in whole steps; its decay ends at ``end_lr``.
         warmup_start: factor at the first step of a warm-up.
     """
-    floor = path.end_lr / path.peak_lr
-    warmup_end = path.warmup_steps
-    hold_end = warmup_end + path.hold_steps
-
-    def factor(step: int) -> float:
-        if step < warmup_end:
-            return warmup_start + (1.0 - warmup_start) * step / warmup_end
-        if step < hold_end or path.decay_steps == 0:
-            return 1.0
-        unit = _UNIT_DECAYS[path.decay_shape]((step - hold_end) / path.decay_steps)
-        return floor + (1.0 - floor) * unit
-
-    return np.array([factor(step) for step in range(path.num_steps)])
+    warming = np.arange(path.warmup_steps) / max(path.warmup_steps, 1)
+    decaying = UNIT_DECAYS[path.decay_shape](np.arange(path.decay_steps) / max(path.decay_steps, 1))
+    return warmup_hold_decay_factors(
+        path.num_steps,
+        warmup=warmup_start + (1.0 - warmup_start) * warming,
+        hold_steps=path.hold_steps,
+        decay=decaying,
+        floor=path.end_lr / path.peak_lr,
+    )

@@ -5,19 +5,10 @@ Launch the export with ``torchrun ... -m torchtitan.train --module <module> --co
 
 from __future__ import annotations
 
-from typing import Any
-
-from decaylaws.errors import InvalidValueError, NotRepresentableError
-from decaylaws.exporters.base import (
-    Export,
-    ExportOptions,
-    chosen_lrs,
-    global_batch_sequences,
-    max_abs_error,
-    single_stage,
-    source_paths,
-)
-from decaylaws.exporters.notes import START_FOLDER, mixing_note, open_ends, start_checkpoint, state_notes
+from decaylaws.errors import InvalidValueError
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
+from decaylaws.exporters.notes import START_FOLDER, open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -26,7 +17,7 @@ from decaylaws.recipe import Recipe
 TARGET, VERSION = "torchtitan", "0.3.0"
 MODULE, FUNCTION = "midtrain_torchtitan", "midtrain"
 DEFAULT_MODEL = "torchtitan.models.llama3.config_registry:llama3_8b"
-_DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "sqrt", "constant": "linear"}
+_DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "sqrt"}
 
 
 def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -43,20 +34,11 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
     Raises:
         NotRepresentableError: torchtitan cannot express the recipe; the message says what.
     """
-    options = options or ExportOptions()
-    stage = single_stage(recipe, TARGET)
-    paths = source_paths(recipe)
-    _check_names(paths)
-    sequences = global_batch_sequences(stage, options, TARGET)
-    path = WarmupHoldDecay.of(recipe)
-    schedule = _native_schedule(path)
-    native_lrs = None
-    if path is not None and schedule is not None:
-        native_lrs = path.peak_lr * torchtitan_factors(recipe.num_steps, **schedule)
-    step_lrs = chosen_lrs(recipe, native_lrs, options, TARGET)
-    exact = step_lrs is not native_lrs
-    peak_lr = float(step_lrs.max()) if path is None else path.peak_lr
-    model_module, model_function = _model(options)
+    job = Job.of(recipe, options, TARGET, VERSION)
+    _check_names(job)
+    scheduler = NativeScheduler(tuple(_DECAY_TYPES), _replay, table=True)
+    lr = choose_table_or_native(job, scheduler)
+    model_module, model_function = _model(job.options)
     text = render(
         "torchtitan.py.j2",
         name=recipe.name,
@@ -65,28 +47,22 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
         function=FUNCTION,
         model_module=model_module,
         model_function=model_function,
-        sources=[(name, paths[name], stage.mixture.share(name)) for name in paths],
-        peak_lr=peak_lr,
-        factors=[lr / peak_lr for lr in step_lrs.tolist()] if exact else None,
-        schedule=schedule and schedule | {"decay_shape": _DECAY_TYPES[schedule["decay_shape"]]},
+        sources=[(name, path, job.shares[name]) for name, path in job.paths.items()],
+        peak_lr=lr.peak_lr,
+        factors=lr.factors,
+        schedule=lr.path and _settings(lr.path),
         steps=recipe.num_steps,
-        seq_len=stage.seq_len,
-        global_batch_size=sequences,
-        local_batch_size=options.local_batch_size,
+        seq_len=job.stage.seq_len,
+        global_batch_size=job.sequences,
+        local_batch_size=job.options.local_batch_size,
         seed=recipe.seed,
         optimizer=recipe.optimizer,
         checkpoint=start_checkpoint(recipe, folder=f"/{START_FOLDER}"),
         load_optimizer=recipe.handover.optimizer_state == "load",
-        output=options.output,
+        output=job.options.output,
     )
-    return Export(
-        target=TARGET,
-        target_version=VERSION,
-        files={f"{MODULE}.py": text},
-        step_lrs=step_lrs,
-        max_abs_lr_error=max_abs_error(step_lrs, recipe),
-        realised_shares=dict(stage.mixture.weights),
-        notes=_notes(recipe, exact=exact),
+    return job.export(
+        {f"{MODULE}.py": text}, lr.step_lrs, _notes(recipe, lr), approximations=lr.approximations
     )
 
 
@@ -99,29 +75,38 @@ def _model(options: ExportOptions) -> tuple[str, str]:
     return module, function
 
 
-def _check_names(paths: dict[str, str]) -> None:
-    lowered = [name.lower() for name in paths]
+def _check_names(job: Job) -> None:
+    lowered = [name.lower() for name in job.paths]
     if len(set(lowered)) != len(lowered):
-        raise NotRepresentableError(TARGET, ["it lower-cases the names of sources, and two become the same"])
+        raise job.refuse("it lower-cases the names of sources, and two become the same")
 
 
-def _native_schedule(path: WarmupHoldDecay | None) -> dict[str, Any] | None:
-    """Arguments of ``torchtitan_factors``, or ``None`` if the path has another form."""
-    if path is None or path.decay_shape not in _DECAY_TYPES or path.peak_lr == 0.0:
-        return None
+def _settings(path: WarmupHoldDecay) -> dict[str, object]:
+    """Arguments of ``LRSchedulersContainer.Config``."""
     return {
         "warmup_steps": path.warmup_steps,
         # round(total * ratio) gives the steps back: they are whole
         "decay_ratio": path.decay_steps / path.num_steps,
-        "decay_shape": path.decay_shape,
+        "decay_type": _DECAY_TYPES.get(path.decay_shape, "linear"),
         "min_lr_factor": path.end_lr / path.peak_lr,
     }
 
 
-def _notes(recipe: Recipe, *, exact: bool) -> tuple[str, ...]:
+def _replay(path: WarmupHoldDecay) -> Floats:
+    factors = torchtitan_factors(
+        path.num_steps,
+        warmup_steps=path.warmup_steps,
+        decay_ratio=path.decay_steps / path.num_steps,
+        decay_shape=path.decay_shape,
+        min_lr_factor=path.end_lr / path.peak_lr,
+    )
+    return path.peak_lr * factors
+
+
+def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
     steps = (
         "The LR of every step is a table in the module; it needs no schedule of torchtitan's."
-        if exact
+        if lr.path is None
         else "The last step stays above the minimum LR: torchtitan decays towards a step it never trains."
     )
     return (
@@ -129,7 +114,6 @@ def _notes(recipe: Recipe, *, exact: bool) -> tuple[str, ...]:
         "torchtitan counts sequences, not tokens: global_batch_size is in sequences.",
         "Its sources loop without a word when they run out: the token caps of the recipe hold only for the "
         "steps that the module sets.",
-        *mixing_note(recipe),
         *open_ends(recipe),
         *state_notes(recipe, "A checkpoint must be a DCP folder of torchtitan with an absolute path."),
     )

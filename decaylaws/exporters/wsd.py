@@ -36,6 +36,17 @@ class WarmupHoldDecay:
         """All steps."""
         return self.warmup_steps + self.hold_steps + self.decay_steps
 
+    def describe(self) -> str:
+        """``warm-up of 10 steps to 0.001, 20 steps at 0.001, 70 steps of linear decay to 0``."""
+        parts = [
+            f"a warm-up of {self.warmup_steps:,} steps" if self.warmup_steps else "",
+            f"{self.hold_steps:,} steps at {self.peak_lr:g}" if self.hold_steps else "",
+            f"{self.decay_steps:,} steps of {self.decay_shape} decay to {self.end_lr:g}"
+            if self.decay_steps
+            else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     @classmethod
     def of(cls, recipe: Recipe) -> WarmupHoldDecay | None:
         """The recipe's path in this form, or ``None`` if it is of another form.

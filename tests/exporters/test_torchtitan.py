@@ -23,7 +23,7 @@ def test_stated_error_is_the_error(make_recipe, target: str, form: str, steps: i
     assert len(result.step_lrs) == steps
     error = np.abs(result.step_lrs - recipe.step_lrs()).max()
     assert result.max_abs_lr_error == error <= 0.01 * recipe.step_lrs().max()
-    assert dict(result.realised_shares) == {"web": 0.7, "math": 0.3, "unused": 0.0}
+    assert dict(result.realised_shares) == {"web": 0.7, "math": 0.3}
     assert all(note.endswith(".") for note in result.notes)
 
 
