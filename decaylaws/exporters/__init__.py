@@ -20,6 +20,7 @@ from types import MappingProxyType
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.huggingface import export_huggingface
+from decaylaws.exporters.levanter import export_levanter
 from decaylaws.exporters.llm_foundry import export_llm_foundry
 from decaylaws.exporters.megatron import export_megatron
 from decaylaws.exporters.nanotron import export_nanotron
@@ -38,6 +39,7 @@ EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
         "megatron": export_megatron,
         "nanotron": export_nanotron,
         "llm-foundry": export_llm_foundry,
+        "levanter": export_levanter,
     }
 )
 

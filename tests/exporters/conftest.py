@@ -26,6 +26,11 @@ def _segments(form: str, tokens: int) -> list[dict[str, Any]]:
             segment(0.4, PEAK, PEAK, "constant"),
             segment(0.4, PEAK, 0.1 * PEAK, "1-sqrt"),
         ],
+        "wsd-linear": [
+            segment(0.2, 0.0, PEAK, "linear"),
+            segment(0.4, PEAK, PEAK, "constant"),
+            segment(0.4, PEAK, 0.1 * PEAK, "linear"),
+        ],
         # hand-over LR, re-warm-up to a peak, and two decays one after the other
         "three-stage": [
             segment(0.3, 0.3 * PEAK, PEAK, "linear"),

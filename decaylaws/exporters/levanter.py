@@ -1,0 +1,179 @@
+"""levanter (marin's main of 2026-08): the parts of its YAML that a recipe decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
+from decaylaws.exporters.rules import start_of_step_factors
+from decaylaws.exporters.wsd import WarmupHoldDecay
+from decaylaws.mixtures import Mixture
+from decaylaws.recipe import Recipe
+from decaylaws.recipe.files import to_yaml
+
+TARGET, VERSION = "levanter", "marin main of 2026-08"
+DECAY_SHAPES = ("linear", "cosine")
+DEFAULT_BLOCK = 2048
+
+
+def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Export:
+    """The recipe as ``midtrain_levanter.yaml``, to be merged into the model's own config.
+
+    The mixture may change between stages. levanter deals sources out in blocks of whole sequences: shares are
+    rounded down to whole sequences of a block, the largest takes the rest, and a change of mixture must fall on
+    the edge of a block; the shares so realised are returned.
+
+    With the optimiser's state its step count is taken over too, and the schedule is read at that count. The
+    steps of the checkpoint then form a first cycle, which is never trained, and the decay is the second.
+
+    Args:
+        recipe: one batch size, one sequence length; sources with folders of levanter's caches.
+        options: ``local_batch_size`` becomes ``per_device_parallelism``.
+
+    Raises:
+        NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that levanter has; a new
+            warm-up from taken-over state; or mixtures that change where no block can end.
+    """
+    job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
+    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
+    seen_steps = _seen_steps(job, path)
+    block = _block_size(job, seen_steps)
+    return job.export(
+        {"midtrain_levanter.yaml": to_yaml(_config(job, path, seen_steps, block))},
+        lr.step_lrs,
+        (
+            "levanter takes the LR at the start of each step: the first step has the hand-over LR itself.",
+            f"Sources are dealt out in blocks of {block:,} sequences and start again without a word when they run "
+            "out; the caps hold for the steps set here.",
+            "Versions before LmDataConfig call data.components data.configs.",
+            *open_ends(recipe, "levanter caches"),
+            *state_notes(
+                recipe, "initialize_from takes a levanter checkpoint, initialize_from_hf a Hugging Face one."
+            ),
+        ),
+        realised_shares=_realised(job, block),
+        approximations=lr.approximations,
+    )
+
+
+def _replay(path: WarmupHoldDecay) -> Floats:
+    return path.peak_lr * start_of_step_factors(path)
+
+
+def _seen_steps(job: Job, path: WarmupHoldDecay) -> int:
+    if not takes_optimizer(job.recipe):
+        return 0
+    if path.warmup_steps:
+        raise job.refuse(
+            "it counts on from the checkpoint's steps, so a new warm-up needs optimizer_state: fresh"
+        )
+    seen, rest = divmod(job.recipe.handover.tokens, job.stage.batch_tokens)
+    if rest:
+        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its batches")
+    return seen
+
+
+def _stage_starts(job: Job) -> list[int]:
+    """Optimiser step, counted from the hand-over, at which each stage starts."""
+    return np.cumsum([0, *(stage.num_steps for stage in job.recipe.stages[:-1])]).tolist()
+
+
+def _block_size(job: Job, seen_steps: int) -> int:
+    """The largest block, up to levanter's default, on whose edges every change of mixture falls."""
+    edges = [(seen_steps + start) * job.sequences for start in _stage_starts(job)[1:]]
+    if not edges:
+        return DEFAULT_BLOCK
+    common = math.gcd(*edges)
+    block = max(size for size in range(1, DEFAULT_BLOCK + 1) if common % size == 0)
+    smallest = min(
+        share for stage in job.recipe.stages for share in stage.mixture.weights.values() if share > 0
+    )
+    if block * smallest < 1:
+        raise job.refuse(
+            f"the mixture changes after {edges[-1]:,} sequences, so that a block has {block} of them, too few for "
+            f"a share of {smallest:.3g}"
+        )
+    return block
+
+
+def block_counts(mixture: Mixture, block: int) -> dict[str, int]:
+    """Sequences of each source in a block, as levanter rounds: down, and the rest to the largest."""
+    counts = {name: int(share * block) for name, share in sorted(mixture.weights.items()) if share > 0}
+    largest = max(counts, key=lambda name: counts[name])
+    counts[largest] += block - sum(counts.values())
+    return counts
+
+
+def _realised(job: Job, block: int) -> dict[str, float]:
+    totals = dict.fromkeys(job.paths, 0.0)
+    for stage in job.recipe.stages:
+        for name, count in block_counts(stage.mixture, block).items():
+            totals[name] += stage.num_steps * count / block
+    return {name: total / job.recipe.num_steps for name, total in totals.items()}
+
+
+def _optimizer(job: Job, path: WarmupHoldDecay, seen_steps: int) -> dict[str, Any]:
+    optimizer = job.recipe.optimizer
+    values = {
+        "type": "adam",
+        "learning_rate": path.peak_lr,
+        "beta1": optimizer.beta1,
+        "beta2": optimizer.beta2,
+        "epsilon": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "max_grad_norm": optimizer.clip_norm,
+        "lr_schedule": path.decay_shape if path.decay_steps else "constant",
+        "warmup": _fraction(path.warmup_steps, path.num_steps),
+        "decay": _fraction(path.decay_steps, path.num_steps),
+        "min_lr_ratio": path.end_lr / path.peak_lr,  # 0.1 if left out
+        "rewarmup": 0.0,
+    }
+    if seen_steps:
+        values |= {"cycles": [seen_steps, seen_steps + path.num_steps]}
+    return values
+
+
+def _fraction(steps: int, num_steps: int) -> int | float:
+    """Whole steps; a single one is read as "all of it", and has to be written as a fraction."""
+    # levanter cuts fraction * steps down to a whole number: aim at its middle
+    return 1.5 / num_steps if steps == 1 < num_steps else steps
+
+
+def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dict[str, Any]:
+    recipe, options = job.recipe, job.options
+    weights = [
+        [
+            seen_steps + start if number else 0,
+            {name: share for name, share in sorted(stage.mixture.weights.items()) if share > 0},
+        ]
+        for number, (start, stage) in enumerate(zip(_stage_starts(job), recipe.stages))
+    ]
+    config: dict[str, Any] = {
+        "data": {
+            "components": {name: {"cache_dir": path} for name, path in job.paths.items()},
+            "train_weights": weights,
+            "mixture_block_size": block,
+            "stop_strategy": "restart",
+        },
+        "trainer": {
+            "seed": recipe.seed,
+            "num_train_steps": seen_steps + recipe.num_steps,
+            "train_batch_size": job.sequences,
+            "per_device_parallelism": options.local_batch_size,
+            "checkpointer": {"base_path": options.output},
+        },
+        "train_seq_len": job.stage.seq_len,
+        "optimizer": _optimizer(job, path, seen_steps),
+    }
+    checkpoint = start_checkpoint(recipe)
+    if checkpoint is None:
+        return config
+    if takes_optimizer(recipe):
+        config["trainer"] |= {"initialize_from": checkpoint, "load_checkpoint": False}
+        return config
+    return config | {"initialize_from_hf": checkpoint}

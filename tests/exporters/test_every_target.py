@@ -1,0 +1,82 @@
+"""What holds for every target: each form and horizon, refused by name or within the error that is stated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from decaylaws.errors import NotRepresentableError
+from decaylaws.exporters import EXPORTERS, ExportOptions, export
+
+FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
+TABLES = {"torchtitan", "huggingface"}
+SEGMENTS = {"olmo-core"}
+NO_1_SQRT = {"llm-foundry", "levanter"}
+NO_WARMUP_ON_STATE = {"megatron", "levanter"}
+CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
+
+
+def _recipe(make_recipe, target: str, form: str, steps: int):
+    recipe = make_recipe(form, steps, sources=CLEAN_SOURCES)
+    if target in NO_WARMUP_ON_STATE and form in ("wsd", "wsd-linear", "three-stage"):
+        handover = recipe.handover.model_dump(exclude_none=True) | {"optimizer_state": "fresh"}
+        return make_recipe(form, steps, sources=CLEAN_SOURCES, handover=handover)
+    return recipe
+
+
+def _expressible(target: str, form: str) -> bool:
+    if target in TABLES | SEGMENTS:
+        return True
+    if form == "three-stage":
+        return False
+    return target not in NO_1_SQRT or form in ("linear", "cosine", "wsd-linear")
+
+
+@pytest.mark.parametrize("steps", [10, 1000, 24_000])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_refused_by_name_or_approximated_with_the_stated_error(make_recipe, target, form, steps) -> None:
+    recipe = _recipe(make_recipe, target, form, steps)
+    peak = recipe.step_lrs().max()
+    # at ten steps half a step of shift is 5 % of a linear decay, 31 % of a 1-sqrt one
+    options = ExportOptions(tolerance=0.35 if steps == 10 else 0.03)
+    if not _expressible(target, form):
+        with pytest.raises(
+            NotRepresentableError, match=f"^{target} cannot express this recipe: its schedulers"
+        ):
+            export(recipe, target, options)
+        options = ExportOptions(tolerance=options.tolerance, on_inexpressible="approximate")
+    result = export(recipe, target, options)
+    error = np.abs(result.step_lrs - recipe.step_lrs()).max()
+    assert len(result.step_lrs) == steps
+    assert result.max_abs_lr_error == error
+    if _expressible(target, form):
+        assert error <= options.tolerance * peak
+        assert result.approximations == ()
+    else:
+        (told,) = result.approximations
+        assert f"off by up to {error:.3g}" in told
+        assert error <= 0.55 * peak
+    assert sum(result.realised_shares.values()) == pytest.approx(1.0)
+
+
+def test_the_nearest_path_beats_naive_ones(make_recipe) -> None:
+    """1-sqrt in a trainer without it: better than the linear decay of the same length."""
+    recipe = make_recipe("1-sqrt", 1000, sources=CLEAN_SOURCES)
+    linear = make_recipe("linear", 1000, sources=CLEAN_SOURCES).step_lrs()
+    found = export(recipe, "llm-foundry", ExportOptions(on_inexpressible="approximate"))
+    assert found.max_abs_lr_error <= np.abs(linear - recipe.step_lrs()).max() + 1e-9
+
+
+@pytest.mark.parametrize("target", sorted(set(EXPORTERS) - {"levanter"}))
+def test_a_mixture_that_changes(make_recipe, target: str) -> None:
+    stage = make_recipe("linear", 100).to_dict()["stages"][0]
+    tokens = stage["lr"][0]["tokens"]
+    level = [{"tokens": tokens, "start_lr": 6.1351e-5, "end_lr": 6.1351e-5, "shape": "constant"}]
+    stages = [stage | {"lr": level}, stage | {"name": "more math", "mixture": {"web": 0.5, "math": 0.5}}]
+    recipe = make_recipe(sources=CLEAN_SOURCES, stages=stages)
+    with pytest.raises(NotRepresentableError, match="mixture changes between stages"):
+        export(recipe, target)
+    result = export(recipe, target, ExportOptions(on_inexpressible="approximate"))
+    assert dict(result.realised_shares) == pytest.approx({"web": 0.6, "math": 0.4})
+    assert "off by up to 10.0%" in result.approximations[0]
