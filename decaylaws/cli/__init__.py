@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from decaylaws.cli import evaluation, recipe, schedule, study
+from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
 from decaylaws.threads import one_blas_thread
 
@@ -39,6 +40,8 @@ for verb in (
 app.command()(recipe.doctor)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.compare_evals)
+app.command("decontaminate")(decontaminate_verb)
+app.command("deduplicate")(deduplicate_verb)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(recipe.app, name="recipe")
 

@@ -1,13 +1,15 @@
-"""Progress for people: one live bar on a terminal, a plain line now and then where there is none."""
+"""Progress and tables for people: one live bar on a terminal, a plain line now and then where there is none."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -64,3 +66,25 @@ class ConsoleProgress:
         if due or ended:
             self._last_line[stage], self._last_text[stage] = now, line
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def plain_table(*columns: str, title: str) -> Table:
+    """An empty table; every column but the first is right-aligned."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
+    """A DataFrame as a table, numbers to four digits."""
+    table = plain_table(*map(str, frame.columns), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4f}"
+    return str(value)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from decaylaws.cli.console import ConsoleProgress
+from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
 from decaylaws.study import Study, decision, evidence, sweep
 from decaylaws.study import confirm as confirming
 
@@ -39,7 +37,7 @@ def prepare(directory: StudyDir) -> None:
     study = Study.open(directory)
     training.prepare(study, console)
     facts = study.corpus()
-    table = _table("source", "train tokens", title=f"corpus {facts.fingerprint}")
+    table = plain_table("source", "train tokens", title=f"corpus {facts.fingerprint}")
     for name, tokens in facts.available_tokens.items():
         table.add_row(name, f"{tokens:,}")
     console.print(table)
@@ -49,7 +47,7 @@ def plan(directory: StudyDir) -> None:
     """Plan the sweep and say what it costs."""
     design, new = sweep.plan(Study.open(directory))
     by_role = design.table().groupby(["role", "non_embedding_params"], sort=False)
-    table = _table(
+    table = plain_table(
         "role", "N (non-embedding)", "runs", "tokens", "FLOPs", title="plan" if new else "plan (kept)"
     )
     for (role, params), rows in by_role:
@@ -89,7 +87,7 @@ def fit(directory: StudyDir) -> None:
     with ConsoleProgress(console) as progress:
         result, new = evidence.fit(study, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
-    console.print(_frame(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
+    console.print(frame_table(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
     for line in result.notes:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -141,7 +139,7 @@ def launch(
     study = Study.open(directory)
     result = training.launch(study, console, processes=processes)
     table = confirming.launch_table(study, result["losses"])
-    console.print(_frame(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
+    console.print(frame_table(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
     console.print(f"Checkpoints and Hugging Face folder: {study.launch_dir}", highlight=False, soft_wrap=True)
 
 
@@ -158,7 +156,7 @@ def status(directory: StudyDir) -> None:
     from decaylaws.cli import training
 
     study = Study.open(directory)
-    table = _table("step", "state", title=str(study.root))
+    table = plain_table("step", "state", title=str(study.root))
     for step, path in _steps(study):
         table.add_row(step, "done" if path.exists() else "-")
     console.print(table)
@@ -195,7 +193,7 @@ def demo(
 def print_confirmation(study: Study) -> None:
     """The confirm table as it came out, and who won."""
     frame = confirming.confirmation_table(study)
-    table = _table(
+    table = plain_table(
         "candidate", "scale", "predicted", "90 % interval", "observed", "gain", "guards", "",
         title="objective, nats per token; gain on the control as observed",
     )  # fmt: skip
@@ -227,23 +225,3 @@ def _steps(study: Study) -> list[tuple[str, Path]]:
         ("launch", study.launch_dir / "result.json"),
         ("report", study.report_file),
     ]
-
-
-def _table(*columns: str, title: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
-
-
-def _frame(frame: pd.DataFrame, *, title: str) -> Table:
-    table = _table(*map(str, frame.columns), title=title)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
-    return table
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if value != value else f"{value:.4f}"
-    return str(value)
