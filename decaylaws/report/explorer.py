@@ -25,6 +25,7 @@ def explorer_data(material: Material) -> dict[str, Any]:
     problem = material.problem
     law, stage = problem.law, material.recipe.stages[0]
     names = problem.space.names
+    runs = _fitted_mixtures(law, names)
     return {
         "decay_tokens": problem.plan.decay_tokens,
         "repeat_scale": REPEAT_SCALE,
@@ -32,7 +33,8 @@ def explorer_data(material: Material) -> dict[str, Any]:
         "sources": _sources(material),
         "domains": _domains(material),
         "form": law.at_plan(problem.inputs(problem.control_shares[None])).to_dict(),
-        "runs": _fitted_mixtures(law, names),
+        "runs": runs.tolist(),
+        "run_spacing": _spacing(runs),
         "presets": {name: mixture.array(names).tolist() for name, mixture in material.candidates.items()},
         "noise": material.found["near_optimal_nats"],
         "checks": _checks(problem, stage.mixture),
@@ -73,11 +75,20 @@ def _domains(material: Material) -> list[dict[str, Any]]:
     return found
 
 
-def _fitted_mixtures(law: DecayLaw, names: tuple[str, ...]) -> list[list[float]]:
-    """Distinct mixtures of the runs that the law was fitted on."""
+def _fitted_mixtures(law: DecayLaw, names: tuple[str, ...]) -> Array:
+    """Distinct mixtures of the runs that the law was fitted on, ``[n, m]``."""
     shares = np.column_stack([law.evidence_["share_values"][name] for name in names])
     distinct: Array = np.unique(shares.round(6), axis=0)
-    return distinct.tolist()
+    return distinct
+
+
+def _spacing(runs: Array) -> float:
+    """Largest distance (total variation) from a mixture ``[n, m]`` to the nearest other one."""
+    if len(runs) < 2:
+        return 0.0
+    distances = 0.5 * np.abs(runs[:, None, :] - runs[None]).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return float(distances.min(axis=1).max())
 
 
 def _checks(problem: DecayProblem, recommended: Mixture) -> list[dict[str, Any]]:

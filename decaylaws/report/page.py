@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -35,6 +37,11 @@ class Picture:
         """Draw a figure into the page."""
         return cls(to_svg(drawn), caption)
 
+    @property
+    def interactive(self) -> bool:
+        """Whether its marks carry texts, which the page shows under the pointer and by arrow keys."""
+        return "data-tip=" in self.svg
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,40 +53,81 @@ class Row:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of text cells."""
+    """A table of text cells; a folded one is closed until it is asked for."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     caption: str = ""
+    folded: bool = False
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, caption: str = "", *, mark: str | None = None) -> PageTable:
+    def of(
+        cls, frame: pd.DataFrame, caption: str = "", *, mark: str | None = None, folded: bool = False
+    ) -> PageTable:
         """A table from a DataFrame; ``mark`` names a boolean column that marks rows and is not shown."""
         shown = [column for column in frame.columns if column != mark]
         rows = tuple(
             Row(tuple(cell(row[column]) for column in shown), bool(mark and row[mark]))
             for _, row in frame.iterrows()
         )
-        return cls(tuple(str(column).replace("_", " ") for column in shown), rows, caption)
+        return cls(tuple(str(column).replace("_", " ") for column in shown), rows, caption, folded)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of the page."""
+    """A titled part of the page, read from top to bottom in the order of its fields.
+
+    Attributes:
+        title: heading, also in the contents.
+        lead: first paragraph.
+        facts: figures that a reader should see first.
+        notes: sentences, as a list.
+        pictures: figures.
+        body: HTML of the section's own template; trusted, never made from a user's text without escaping.
+        tables: tables.
+    """
 
     title: str
     lead: str = ""
     facts: Sequence[Fact] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[PageTable] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    pictures: Sequence[Picture] = ()
+    body: str = ""
+    tables: Sequence[PageTable] = ()
+
+    @property
+    def slug(self) -> str:
+        """The title as an anchor."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page as one HTML text that needs no other file."""
-    template = files("decaylaws.report").joinpath("assets", "page.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(title=title, subtitle=subtitle, sections=sections)
+    return fill("page.html.j2", title=title, subtitle=subtitle, sections=sections)
+
+
+def fill(template: str, **values: object) -> str:
+    """A template of the report, filled; values are escaped, assets are taken in by ``asset(name)``."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["asset"] = asset
+    return environment.get_template(template).render(**values)
+
+
+def asset(name: str) -> str:
+    """Text of a file in ``decaylaws/report/assets``."""
+    return files("decaylaws.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def json_block(content: object) -> str:
+    """JSON that may stand inside a ``<script>`` element, whatever names it holds."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def cell(value: object) -> str:

@@ -9,6 +9,7 @@ from decaylaws.report.page import Section
 from decaylaws.report.sections.certainty import certainty
 from decaylaws.report.sections.decision import mixture, schedule
 from decaylaws.report.sections.evidence import laws, microanneals
+from decaylaws.report.sections.explorer import explorer
 from decaylaws.report.sections.outcome import confirmation, guards, launch
 from decaylaws.report.sections.provenance import provenance
 from decaylaws.report.sections.question import answer, asked
@@ -19,6 +20,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading ord
     answer,
     asked,
     mixture,
+    explorer,
     schedule,
     confirmation,
     guards,

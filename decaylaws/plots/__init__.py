@@ -1,0 +1,42 @@
+"""Figures of a study. ``*_data`` functions return DataFrames, ``plot_*`` functions only draw them.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers and in grey print; a domain keeps its
+colour through every figure.
+"""
+
+from decaylaws.plots.decision import (
+    mixture_data,
+    plot_flatness,
+    plot_front,
+    plot_lengths,
+    plot_mixtures,
+    plot_schedule,
+    plot_shares,
+    schedule_data,
+)
+from decaylaws.plots.evidence import gain_data, plot_gains, plot_held_out
+from decaylaws.plots.outcome import plot_confirmation, plot_guards, plot_scales
+from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, styled, to_svg
+
+__all__ = [
+    "CANDIDATE_COLOURS",
+    "INK",
+    "PALETTE",
+    "figure",
+    "gain_data",
+    "mixture_data",
+    "plot_confirmation",
+    "plot_flatness",
+    "plot_front",
+    "plot_gains",
+    "plot_guards",
+    "plot_held_out",
+    "plot_lengths",
+    "plot_mixtures",
+    "plot_scales",
+    "plot_schedule",
+    "plot_shares",
+    "schedule_data",
+    "styled",
+    "to_svg",
+]

@@ -1,0 +1,21 @@
+"""The mixture explorer."""
+
+from __future__ import annotations
+
+from decaylaws.report.explorer import explorer_data
+from decaylaws.report.material import Material
+from decaylaws.report.page import Section, fill, json_block
+
+
+def explorer(material: Material) -> Section:
+    """Sliders over shares with the law's predictions, inside the file."""
+    data = explorer_data(material)
+    expected = material.found["objective"]
+    half = (expected["upper"] - expected["lower"]) / 2
+    return Section(
+        "Mixture explorer",
+        "What the law expects of any other mixture under the same schedule at the target. These are point "
+        f"predictions: at the recommendation the 90 % interval of the objective is ± {half:.3f} nats, and away "
+        "from the runs it is wider.",
+        body=fill("explorer.html.j2", data=data, block=json_block(data)),
+    )
