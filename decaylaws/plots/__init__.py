@@ -16,7 +16,7 @@ from decaylaws.plots.decision import (
 )
 from decaylaws.plots.evidence import gain_data, plot_gains, plot_held_out
 from decaylaws.plots.outcome import plot_confirmation, plot_guards, plot_scales
-from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, styled, to_svg
+from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, label, styled, to_svg
 
 __all__ = [
     "CANDIDATE_COLOURS",
@@ -24,6 +24,7 @@ __all__ = [
     "PALETTE",
     "figure",
     "gain_data",
+    "label",
     "mixture_data",
     "plot_confirmation",
     "plot_flatness",

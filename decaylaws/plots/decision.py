@@ -151,7 +151,7 @@ def plot_flatness(data: pd.DataFrame) -> Figure:
     """
     sources = list(dict.fromkeys(data["source"]))
     rows = -(-len(sources) // 4)
-    drawn = Figure(figsize=(7.2, 2.1 * rows), layout="constrained")
+    drawn = Figure(figsize=(7.2, 2.2 * rows + 0.3), layout="constrained")
     top = float(data["change"].quantile(0.8)) * 1.3 + 1e-9
     for index, source in enumerate(sources):
         axes = drawn.add_subplot(rows, 4, index + 1)
@@ -159,11 +159,11 @@ def plot_flatness(data: pd.DataFrame) -> Figure:
         noise = float(here["noise"].iloc[0])
         axes.axhspan(-noise, noise, color=FAINT, alpha=0.5, linewidth=0)
         axes.plot(here["share"], here["change"], color=SOFT, linewidth=1, linestyle=":")
-        kept = here["change"].where(here["feasible"])
-        (line,) = axes.plot(here["share"], kept, color=PALETTE[0], marker="o", markersize=2.5, linewidth=1.5)
-        shown = here[here["feasible"]]
+        bottom = min(float(data["change"].min()), -noise) * 1.2
+        shown = here[here["feasible"] & here["change"].between(bottom, top)]
+        (dots,) = axes.plot(shown["share"], shown["change"], "o-", color=PALETTE[0], markersize=2.5)
         tips(
-            line,
+            dots,
             [
                 f"{100 * row.share:.0f} % {label(source)}: {row.change:+.4f} nats"
                 for row in shown.itertuples()
@@ -171,7 +171,7 @@ def plot_flatness(data: pd.DataFrame) -> Figure:
         )
         axes.axvline(float(here["recommended"].iloc[0]), color=_RECOMMENDED, linewidth=1.5)
         axes.set_title(label(source), size=9)
-        axes.set_ylim(min(float(data["change"].min()), -noise) * 1.2, top)
+        axes.set_ylim(bottom, top)
         axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
         axes.tick_params(labelsize=8)
     drawn.supxlabel("share of the source", size=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -74,7 +75,7 @@ def plot_held_out(data: pd.DataFrame) -> Figure:
     for domain, colour in colours(domains).items():
         rows = data[data["domain"] == domain]
         errors = 1e3 * (rows["predicted"] - rows["observed"])
-        marks = {"color": colour, "markersize": 3.5, "alpha": 0.7}
+        marks: dict[str, Any] = {"color": colour, "markersize": 3.5, "alpha": 0.7}
         (dots,) = left.plot(rows["observed"], rows["predicted"], "o", label=label(domain), **marks)
         (misses,) = right.plot(rows["observed"], errors, "o", **marks)
         words = [f"{label(domain)}: observed {row.observed:.3f}, predicted {row.predicted:.3f} nats"

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
@@ -106,10 +107,9 @@ def to_svg(drawn: Figure) -> str:
     for group in root.iter(f"{{{_SVG}}}g"):
         if group.get("id", "").startswith(f'["{_TIPS}"'):
             _write_tips(group)
-    _drop_unused_ids(root)
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
-    return ET.tostring(root, encoding="unicode")
+    return _own_ids(root)
 
 
 def _write_tips(group: ET.Element) -> None:
@@ -121,9 +121,14 @@ def _write_tips(group: ET.Element) -> None:
         ET.SubElement(mark, f"{{{_SVG}}}title").text = text
 
 
-def _drop_unused_ids(root: ET.Element) -> None:
-    """A page holds many figures: only ids that are referred to stay, and those are hashes of what they name."""
-    used = set(re.findall(r"""(?:url\(#|href="#)([\w-]+)""", ET.tostring(root, encoding="unicode")))
+def _own_ids(root: ET.Element) -> str:
+    """Text of a figure with only the ids that it refers to, under names that no other figure of a page has."""
+    reference = r"""(url\(#|href="#)([\w-]+)"""
+    text = ET.tostring(root, encoding="unicode")
+    used = {name for _, name in re.findall(reference, text)}
+    prefix = f"f{zlib.crc32(text.encode()):08x}-"
     for element in root.iter():
-        if element.get("id") not in used:
-            element.attrib.pop("id", None)
+        name = element.attrib.pop("id", None)
+        if name is not None and name in used:
+            element.set("id", prefix + name)
+    return re.sub(reference, rf"\g<1>{prefix}\g<2>", ET.tostring(root, encoding="unicode"))

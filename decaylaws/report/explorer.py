@@ -68,9 +68,7 @@ def _domains(material: Material) -> list[dict[str, Any]]:
     for name, weight, control in zip(problem.law.domains_, weights, problem.control_losses.tolist()):
         entry = {"name": name, "weight": weight, "control": control, "start": problem.target.start_loss[name]}
         if name in guards:
-            guard = guards[name]
-            margin = 0.0 if guard.upper is None else guard.upper - guard.predicted
-            entry["guard"] = {"limit": guard.limit, "margin": margin}
+            entry["guard"] = {"limit": guards[name].limit, "margin": problem.goal.guard_margins[name]}
         found.append(entry)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
-from decaylaws.recipe import Recipe
+from decaylaws.recipe import Guard, Recipe
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import decay_target, load_recipe
@@ -49,6 +49,12 @@ class Material:
         return self.study.runs()
 
     @cached_property
+    def weights(self) -> dict[str, float]:
+        """Weights of the objective by domain, summing to one."""
+        weights = self.study.settings.objective.weights
+        return {domain: weight / sum(weights.values()) for domain, weight in weights.items()}
+
+    @cached_property
     def fit(self) -> Fit:
         """Held-out errors of the law and its rivals."""
         return self._fit_and_law[0]
@@ -60,7 +66,22 @@ class Material:
 
     @cached_property
     def problem(self) -> DecayProblem:
-        """The losses of any mixture under the recommended length and LR path, at the target."""
+        """The losses of any mixture under the recommended length and LR path, at the target.
+
+        A guard that the recipe keeps counts as kept at its rounded shares, which may lie a hair within the margin.
+        """
+        problem, margins = self._problem, {}
+        shares = self.recipe.stages[0].mixture.array(problem.space.names)[None]
+        for (domain, guard), slack in zip(
+            self.recipe.guards.items(), problem.guard_slack(shares)[0].tolist()
+        ):
+            margins[domain] = guard_margin(guard)
+            if guard.holds:
+                margins[domain] = max(min(margins[domain], slack), 0.0)
+        return replace(problem, goal=replace(problem.goal, guard_margins=margins))
+
+    @cached_property
+    def _problem(self) -> DecayProblem:
         study, stage = self.study, self.recipe.stages[0]
         objective, planner = study.settings.objective, study.planner()
         return DecayProblem(
@@ -68,9 +89,9 @@ class Material:
             space=planner.space,
             target=decay_target(study),
             goal=Goal(
-                weights=objective.weights,
+                weights=self.weights,
                 control=planner.control_mixture,
-                guard_domains=objective.guard_domains,
+                guard_domains=list(self.recipe.guards),
                 guard_nats=objective.guard_nats,
             ),
             plan=Plan(
@@ -96,8 +117,32 @@ class Material:
         return load_fit(self.study)
 
     @cached_property
+    def confirmation(self) -> pd.DataFrame:
+        """Predicted beside observed by candidate and scale; empty before ``confirm`` has predicted."""
+        if not self.study.confirm_file.is_file():
+            return pd.DataFrame(columns=["scale", "candidate", "observed"])
+        return confirm.confirmation_table(self.study)
+
+    @cached_property
     def confirmed(self) -> bool:
         """Whether every confirming run has finished."""
-        if not self.study.confirm_file.is_file():
-            return False
-        return bool(confirm.confirmation_table(self.study)["observed"].notna().all())
+        table = self.confirmation
+        return len(table) > 0 and bool(table["observed"].notna().all())
+
+    def confirmed_row(self, candidate: str, scale: str) -> pd.Series:
+        """What was predicted and observed of one candidate."""
+        table = self.confirmation
+        return table[(table["candidate"] == candidate) & (table["scale"] == scale)].iloc[0]
+
+    def observed_gain_over(self, rival: str, scale: str) -> float:
+        """Observed objective of a rival minus that of the recommendation, nats; NaN where one was not run."""
+        table = self.confirmation
+        observed = table[table["scale"] == scale].set_index("candidate")["observed"]
+        if rival not in observed or "recommended" not in observed:
+            return float("nan")
+        return float(observed[rival] - observed["recommended"])
+
+
+def guard_margin(guard: Guard) -> float:
+    """Nats by which the prediction of a guarded domain had to stay clear of its limit."""
+    return 0.0 if guard.upper is None else guard.upper - guard.predicted

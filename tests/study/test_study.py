@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +18,15 @@ import pandas as pd
 import pytest
 
 from decaylaws.recipe import Recipe
+from decaylaws.report import write_report
+from decaylaws.report.material import Material
+from decaylaws.report.page import asset
 from decaylaws.runs import LOSS
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import load_recipe
 from decaylaws.study.evidence import load_fit
+from tests.study.browser import evaluate, open_page
+from tests.study.outline import Outline, contrast
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
 
 NUM_KILLS = int(os.environ.get("DECAYLAWS_TEST_KILLS", "4"))
@@ -81,15 +89,6 @@ def test_verbs_say_what_they_skip(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_needs_no_other_file(study: Study) -> None:
-    page = study.report_file.read_text(encoding="utf-8")
-    assert "Predicted against observed" in page
-    assert "src=" not in page
-    assert "http" not in page.replace("http://www.w3.org", "")
-    assert page.count("<svg") >= 6
-
-
-@pytest.mark.slow
 def test_exports_lie_in_a_folder_each(study: Study) -> None:
     assert {"torchtitan", "huggingface"} <= {path.name for path in study.export_dir.iterdir()}
 
@@ -101,6 +100,113 @@ def test_the_control_is_the_trunks_own_mixture(study: Study) -> None:
     assert (controls["mix:web"] == 1.0).all()
     best = pd.Series(confirm.weighted(runs, study.settings.objective.weights), index=runs["run_id"])
     assert best.notna().all()
+
+
+# the report ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(study: Study) -> str:
+    return study.report_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_report_answers_what_a_team_asks(study: Study, page: str) -> None:
+    for title in (
+        "The answer", "What was asked", "The mixture", "Mixture explorer", "The schedule", "Predicted against observed",
+        "Guards and forgetting", "Tried and rejected", "How flat is the optimum?",
+        "Does the ranking hold across sizes?", "Risks, and when not to believe this", "Provenance",
+    ):  # fmt: skip
+        assert f">{title}</h2>" in page
+    for line in load_recipe(study).provenance.evidence.run_ids:
+        assert line in page
+
+
+@pytest.mark.slow
+def test_the_report_needs_no_other_file(page: str) -> None:
+    assert "default-src 'none'" in page
+    assert " src=" not in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+    assert page.count("<svg") >= 8
+
+
+@pytest.mark.slow
+def test_the_report_can_be_read_without_eyes_or_pointer(page: str) -> None:
+    found = Outline.of(page)
+    assert found.language == "en"
+    assert not found.repeated_ids
+    assert not found.unlabelled
+    assert found.headings == sorted(found.headings)
+    assert not found.loose_header_cells
+    assert not found.dead_anchors
+
+
+def test_colours_of_the_report_stand_out_from_their_grounds() -> None:
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6})", asset("page.css")))
+    for ink in ("ink", "soft", "link", "bad", "good"):
+        for ground in ("paper", "wash"):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+
+
+@pytest.mark.slow
+def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) -> None:
+    early = tmp_path / "early"
+    shutil.copytree(study.root, early, ignore=shutil.ignore_patterns("checkpoints", "confirm.json", "corpus"))
+    (early / "corpus").mkdir()
+    shutil.copy(study.corpus_dir / "manifest.json", early / "corpus")
+    page = write_report(Study.open(early)).read_text(encoding="utf-8")
+    assert "Not confirmed: no run has tested this recommendation." in page
+    assert "Not confirmed yet: run" in page
+
+
+@pytest.mark.slow
+def test_the_explorers_numbers_are_the_librarys(study: Study, page: str, tmp_path: Path) -> None:
+    block = page.split('id="explorer-data">')[1].split("</script>")[0]
+    problem = Material.of(study).problem
+    shares = np.random.default_rng(5).dirichlet(np.full(len(problem.space.names), 0.4), 50)
+    wanted = problem.losses(shares)
+    calls = f"{json.dumps(shares.tolist())}.map((shares) => predictedLosses({block}, shares))"
+    np.testing.assert_allclose(evaluate(asset("law.js"), calls, tmp_path), wanted, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_explorers_smallest_step_grants_the_wish_inside_the_caps(page: str, tmp_path: Path) -> None:
+    block = page.split('id="explorer-data">')[1].split("</script>")[0]
+    model = json.loads(block)
+    start = model["presets"]["token_proportional"]
+    calls = f"""((model, start) => [0.01, 50].map((nats) => {{
+      const found = smallestStep(model, start, null, nats);
+      const value = (shares) => objective(model, predictedLosses(model, shares));
+      return found && [found, value(start) - value(found)];
+    }}))({block}, {json.dumps(start)})"""
+    granted, refused = evaluate(asset("law.js"), calls, tmp_path)
+    assert refused is None
+    shares, gain = granted
+    assert gain == pytest.approx(0.01, abs=1e-6)
+    assert sum(shares) == pytest.approx(1.0)
+    assert all(
+        source["lower"] - 1e-9 <= share <= source["cap"] + 1e-9
+        for source, share in zip(model["sources"], shares)
+    )
+
+
+def test_a_page_that_asks_the_network_or_fails_is_caught(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text('<img src="http://127.0.0.1:9/x.png"><script>nothing.at.all</script>', encoding="utf-8")
+    opened = open_page(page, tmp_path)
+    assert opened.requests == ("http://127.0.0.1:9/x.png",)
+    assert len(opened.console) == 1
+
+
+@pytest.mark.slow
+def test_the_report_opens_from_disk_alone(study: Study, tmp_path: Path) -> None:
+    opened = open_page(study.report_file, tmp_path)
+    assert opened.console == ()
+    assert opened.requests == ()
+    difference = re.search(r'data-largest-difference="([^"]+)"', opened.dom)
+    assert difference is not None
+    assert float(difference[1]) < 1e-9
+    assert "DO NOT TRUST" not in opened.dom.split('id="explorer-check"')[1].split("</p>")[0]
 
 
 # kill -9 at random moments, then the same verbs again --------------------------------------------------

@@ -47,7 +47,7 @@
     if (!domain.guard) return null;
     const left = domain.guard.limit - (loss - domain.control);
     if (left < -1e-9) return { word: `broken by ${(-left).toFixed(4)}`, holds: false };
-    if (left < domain.guard.margin - 1e-4) return { word: `${left.toFixed(4)} left, inside its margin`, holds: false };
+    if (left < domain.guard.margin - 1e-9) return { word: `${left.toFixed(4)} left, inside its margin`, holds: false };
     return { word: `holds, ${left.toFixed(4)} left`, holds: true };
   }
 

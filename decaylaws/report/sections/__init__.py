@@ -6,27 +6,33 @@ from collections.abc import Callable
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import Section
-from decaylaws.report.sections.certainty import certainty
+from decaylaws.report.sections.certainty import flatness, rejected
 from decaylaws.report.sections.decision import mixture, schedule
 from decaylaws.report.sections.evidence import laws, microanneals
 from decaylaws.report.sections.explorer import explorer
-from decaylaws.report.sections.outcome import confirmation, guards, launch
+from decaylaws.report.sections.outcome import confirmation, front, guards, launch
 from decaylaws.report.sections.provenance import provenance
 from decaylaws.report.sections.question import answer, asked
+from decaylaws.report.sections.risks import risks
+from decaylaws.report.sections.stability import stability
 
 __all__ = ["SECTIONS", "all_sections"]
 
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading order
     answer,
     asked,
+    confirmation,
+    risks,
     mixture,
     explorer,
     schedule,
-    confirmation,
     guards,
-    microanneals,
+    front,
+    rejected,
+    flatness,
+    stability,
     laws,
-    certainty,
+    microanneals,
     launch,
     provenance,
 )

@@ -1,41 +1,178 @@
-"""How sure the optimum is."""
+"""How sure the optimum is, how flat its surroundings are, and what was rejected for it."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from decaylaws import plots
+from decaylaws.laws.base import Array
 from decaylaws.report.material import Material
-from decaylaws.report.page import Fact, PageTable, Section
+from decaylaws.report.page import Fact, PageTable, Picture, Section
+from decaylaws.report.words import mixture_words, name, nats, span
+from decaylaws.runs import MIX
+from decaylaws.search import DecayProblem
+from decaylaws.study import confirm
+from decaylaws.study.sweep import decays
+
+_POINTS = 33  # of a slice through the objective
+_BEST_RUNS = 8
 
 
-def certainty(material: Material) -> Section:
-    """The spread of the optimum and its regret."""
+def flatness(material: Material) -> Section:
+    """How much the objective changes around the optimum, and the regret of the choice."""
     found = material.found
-    rivals = pd.DataFrame(
-        [
-            {
-                "rival": rival["name"],
-                "predicted gain": rival["gain"]["mean"],
-                "lower": rival["gain"]["lower"],
-                "upper": rival["gain"]["upper"],
-            }
-            for rival in found["rivals"]
-        ]
-    )
     facts = [
         Fact(f"{found['optimum_tv']:.2f}", "mean total-variation distance of bootstrap optima"),
         Fact(f"{found['expected_regret']:.4f}", "expected regret, nats per token"),
         Fact(f"{found['regret_upper']:.4f}", "90 % quantile of the regret"),
     ]
+    picture = Picture.of(
+        plots.plot_flatness(_slices(material)),
+        "Objective when one share moves and the others keep their proportions. Solid: within caps and guards. Line: "
+        "the recommendation. Grey band: the noise of one run.",
+    )
     return Section(
-        "How sure is the optimum?",
-        "The law was fitted again to resampled runs; each refit has an optimum of its own.",
+        "How flat is the optimum?",
+        "The law was fitted again to resampled runs; each refit has an optimum of its own. Mixtures inside the grey "
+        "band below are as good as the recommendation, so other reasons may decide between them.",
         facts=facts,
-        tables=[
-            PageTable.of(rivals, "Predicted gain over rivals under the same schedule, with 90 % intervals.")
-        ],
         notes=[
-            *(f"Beyond the evidence: {line}." for line in found["beyond_evidence"]),
-            "Refits understate the regret: in simulations their 90 % quantile held the true regret in 63 %.",
+            "Refits understate the regret: in simulations their 90 % quantile held the true regret in 63 %."
         ],
+        pictures=[picture],
+        tables=_regret_tables(material),
+    )
+
+
+def _regret_tables(material: Material) -> list[PageTable]:
+    candidates = material.found.get("candidates", [])
+    rows = [
+        {"confirmed mixtures": k + 1, **{name(key): value for key, value in _plain(entry).items()}}
+        for k, entry in enumerate(candidates)
+    ]
+    caption = "Regret that is left when the best of the first k candidates is found by confirming them."
+    return [PageTable.of(pd.DataFrame(rows), caption)] if rows else []
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if isinstance(value, str | float | int)}
+
+
+def _slices(material: Material) -> pd.DataFrame:
+    problem, recipe = material.problem, material.recipe
+    chosen = recipe.stages[0].mixture.array(problem.space.names)
+    here = float(problem.objective(chosen[None])[0])
+    parts = []
+    for k, source in enumerate(problem.space.names):
+        shares = _slice(chosen, k)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "source": source,
+                    "share": shares[:, k],
+                    "change": problem.objective(shares) - here,
+                    "feasible": _feasible(problem, shares),
+                    "recommended": chosen[k],
+                    "noise": material.found["near_optimal_nats"],
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _slice(chosen: Array, k: int) -> Array:
+    """Mixtures ``[n, m]`` whose share k runs from 0 to 1 while the others keep their proportions."""
+    others = np.delete(chosen, k)
+    rest = others / others.sum() if others.sum() > 0 else np.full(len(others), 1 / len(others))
+    shares = np.unique(np.append(np.linspace(0.0, 1.0, _POINTS), chosen[k]))
+    return np.array([np.insert((1.0 - share) * rest, k, share) for share in shares])
+
+
+def _feasible(problem: DecayProblem, shares: Array) -> NDArray[np.bool_]:
+    """Which mixtures keep caps, bounds and guards with their margins."""
+    lower = np.array([source.lower for source in problem.space.sources])
+    inside = (shares <= problem.space.caps(problem.plan.decay_tokens) + 1e-9) & (shares >= lower - 1e-9)
+    safe = problem.robust_slack(shares) >= -1e-9
+    return np.asarray(inside.all(axis=1) & safe.all(axis=1))
+
+
+def rejected(material: Material) -> Section:
+    """Who was tried and why they were not chosen."""
+    trials = pd.DataFrame(material.found["trials"])
+    broken = int((trials["slack"] < 0).sum())
+    return Section(
+        "Tried and rejected",
+        f"The search scored {len(trials)} candidates by the law; {broken} of them broke a guard. The best of every "
+        "plan were optimised exactly; rivals were measured under the recommended schedule.",
+        tables=[
+            PageTable.of(pd.DataFrame(_rival_rows(material)), "Rivals and their verdicts, nats per token."),
+            PageTable.of(
+                _best_runs(material),
+                "The best runs of the sweep at the proxy's scale, nats per token. The law is asked for mixtures that "
+                "no run tried, so its choice need not be among them.",
+                folded=True,
+            ),
+        ],
+    )
+
+
+def _rival_rows(material: Material) -> list[dict[str, Any]]:
+    predicted = {rival["name"]: rival["gain"] for rival in material.found["rivals"]}
+    names = list(dict.fromkeys([*predicted, *(key for key in material.candidates if key != "recommended")]))
+    return [{"rival": name(key), **_rival_cells(material, key, predicted.get(key))} for key in names]
+
+
+def _rival_cells(material: Material, key: str, gain: dict[str, float] | None) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "predicted gain over it": nats(gain["mean"]) if gain else "-",
+        "90 % interval": span(gain["lower"], gain["upper"], digits=3) if gain else "-",
+    }
+    observed = {}
+    for scale in confirm.SCALES:
+        observed[scale] = material.observed_gain_over(key, scale)
+        cells[f"observed, {scale}"] = nats(observed[scale])
+    cells["verdict"] = _rival_verdict(material, key, gain, observed)
+    return cells
+
+
+def _rival_verdict(
+    material: Material, key: str, gain: dict[str, float] | None, observed: dict[str, float]
+) -> str:
+    target, noise = observed["target"], 2 * np.sqrt(2) * material.noise_sd
+    if np.isfinite(target):
+        if not material.confirmed_row(key, "target")["guards_hold"]:
+            return "rejected: broke a guard at the target's scale"
+        if target > noise:
+            return "beaten at the target's scale"
+        return "not to be told apart by one run" if target > -noise else "did better at the target's scale"
+    if gain is None:
+        return "not predicted, not run"
+    return "beaten by the law" if gain["lower"] > 0 else "not enough evidence"
+
+
+def _best_runs(material: Material) -> pd.DataFrame:
+    study = material.study
+    proxy = study.planner().trunk(study.settings.proxy).config.run_id
+    tried = decays(material.runs)
+    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
+    tried = tried.assign(
+        objective=confirm.weighted(tried, material.weights), kept=confirm.sweep_guards_hold(study, tried)
+    ).sort_values("objective")
+    sources = list(study.settings.sources)
+    return pd.DataFrame(
+        [
+            {
+                "run": row["run_id"],
+                "objective": row["objective"],
+                "guards hold": row["kept"],
+                "decay tokens": row["decay_tokens"],
+                "start LR": f"{row['start_lr']:.3g}",
+                "mixture": mixture_words(sources, [row[MIX + source] for source in sources]),
+            }
+            for _, row in tried.head(_BEST_RUNS).iterrows()
+        ]
     )

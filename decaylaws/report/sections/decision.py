@@ -2,62 +2,155 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.study import confirm
+from decaylaws.report.words import listed, name, percent
 
 
 def mixture(material: Material) -> Section:
-    """The recommended shares beside their rivals, and how far each share could move."""
-    recipe, found = material.recipe, material.found
-    stage = recipe.stages[0]
-    mixtures = confirm.candidate_mixtures(material.study, recipe, material.runs)
-    picture = plots.plot_mixtures(
-        plots.mixture_data({name.replace("_", " "): shares.weights for name, shares in mixtures.items()})
+    """The recommended shares beside their rivals, and what each of them rests on."""
+    drawn = plots.plot_mixtures(
+        plots.mixture_data({name(key): shares.weights for key, shares in material.candidates.items()})
     )
-    frame = pd.DataFrame(
-        [
+    ranges = _ranges(material)
+    pictures = [
+        Picture.of(drawn, "Share of each source in the recommended mixture and its rivals, in percent."),
+        Picture.of(
+            plots.plot_shares(ranges),
+            "Dot: the recommendation. Bar: shares of mixtures that are as good within the noise of one run. "
+            "Thin line: what the runs span. Black mark: the cap on the share.",
+        ),
+    ]
+    table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), "What each share rests on.")
+    return Section("The mixture", notes=_mixture_notes(material), pictures=pictures, tables=[table])
+
+
+def _ranges(material: Material) -> pd.DataFrame:
+    """Shares, near-optimal ranges, evidence and caps by source."""
+    recipe, problem = material.recipe, material.problem
+    caps = problem.space.caps(problem.plan.decay_tokens).tolist()
+    rows = []
+    for source, cap in zip(problem.space.names, caps):
+        near, seen = material.found["near_optimal"][source], problem.law.evidence_["shares"][source]
+        rows.append(
             {
-                "source": name,
-                "share": stage.mixture.share(name),
-                "lowest near-optimal": found["near_optimal"][name][0],
-                "highest near-optimal": found["near_optimal"][name][1],
-                "without caps and guards": found["unconstrained"][name],
-                "epochs": recipe.sources[name].epochs,
-                "runs with half of it or more": found["support"].get(name, 0),
+                "source": source,
+                "share": recipe.stages[0].mixture.share(source),
+                "near_low": near[0],
+                "near_high": near[1],
+                "seen_low": seen[0],
+                "seen_high": seen[1],
+                "cap": cap,
             }
-            for name in recipe.sources
-        ]
-    )
-    caption = (
-        "Near-optimal: shares of mixtures whose predicted objective is within one noise standard deviation."
-    )
-    binding = found["binding"]
-    notes = [f"Limits that bind: {', '.join(binding)}." if binding else "No cap binds."]
-    return Section(
-        "The mixture",
-        pictures=[
-            Picture.of(picture, "Share of each source in the recommended mixture and its rivals, in percent.")
-        ],
-        tables=[PageTable.of(frame, caption)],
-        notes=notes,
-    )
+        )
+    return pd.DataFrame(rows)
+
+
+def _share_rows(material: Material, ranges: pd.DataFrame) -> list[dict[str, Any]]:
+    found = material.found
+    tokens = material.recipe.stages[0].tokens
+    evidence = {entry["source"]: entry for entry in found.get("evidence", [])}
+    rows = []
+    for row in ranges.itertuples():
+        source = material.recipe.sources[row.source]
+        rows.append(
+            {
+                "source": name(row.source),
+                "share": percent(row.share),
+                "near-optimal": f"{percent(row.near_low)} to {percent(row.near_high)}",
+                "without caps and guards": percent(found["unconstrained"][row.source]),
+                "cap": "-" if row.cap >= 1 else percent(row.cap),
+                "epochs": f"{row.share * tokens / source.available_tokens:.2g}",
+                **_evidence_cells(evidence.get(row.source), found["support"].get(row.source, 0)),
+            }
+        )
+    return rows
+
+
+def _evidence_cells(evidence: Mapping[str, Any] | None, support: int) -> dict[str, Any]:
+    """How many runs inform a share, and how much the refits of the law move it."""
+    if evidence is None:
+        return {"runs with half of it or more": support}
+    return {
+        "in 90 % of refits": f"{percent(evidence['lower'])} to {percent(evidence['upper'])}",
+        "runs within 5 points": evidence["runs_near"],
+        "runs with the source": evidence["runs_with"],
+        "leverage": f"{evidence['leverage']:.2f}",
+    }
+
+
+def _mixture_notes(material: Material) -> list[str]:
+    found, notes = material.found, []
+    free = found["objective"]["mean"] - found["unconstrained_objective"]
+    if found["binding"]:
+        notes.append(
+            f"Limits that bind: {listed([name(key) for key in found['binding']])}. Without caps and guards the law "
+            f"expects {max(free, 0.0):.4f} nats less."
+        )
+    else:
+        notes.append("No cap binds.")
+    if found.get("divergence"):
+        notes.append(f"KL divergence from the prior mixture: {found['divergence']:.3f} nats.")
+    return notes
 
 
 def schedule(material: Material) -> Section:
     """The LR path, and what other lengths and shapes would have brought."""
     study, stage = material.study, material.recipe.stages[0]
     trunk = study.planner().trunk(study.settings.target.shape).config
-    picture = plots.plot_schedule(
+    plans, trials = pd.DataFrame(material.found["by_plan"]), pd.DataFrame(material.found["trials"])
+    path = plots.plot_schedule(
         plots.schedule_data(trunk.schedule), plots.schedule_data(stage.lr, start_tokens=trunk.tokens)
     )
-    frame = pd.DataFrame(material.found["by_plan"])
-    caption = "Best mixture for each length and shape that the search considered, nats per token."
+    lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
         "The schedule",
-        pictures=[Picture.of(picture, "LR over tokens: the trunk, and the recommended decay after it.")],
-        tables=[PageTable.of(frame, caption)],
+        _length_words(plans, stage.tokens, material.noise_sd),
+        pictures=[
+            Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
+            Picture.of(
+                lengths,
+                "Predicted objective by decay length. Diamonds: the best mixture of a length and shape; faint dots: "
+                "candidates of the search that keep their guards.",
+            ),
+        ],
+        tables=[PageTable.of(_plan_table(plans), "Best mixture for each length and shape, nats per token.")],
     )
+
+
+def _length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
+    """Why this length: against the best of the other lengths."""
+    kept = plans[plans["feasible"]] if plans["feasible"].any() else plans
+    best = kept.groupby("decay_tokens")["objective"].min()
+    others = best.drop(chosen, errors="ignore")
+    if chosen not in best or others.empty:
+        return f"{chosen:,} tokens; no other length was optimised."
+    rival = int(others.idxmin())
+    gap = float(others.min() - best[chosen])
+    words = f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next length, {rival:,}."
+    if gap < 2 * noise:
+        words += " That is within the noise of two runs: the length is not determined by the evidence."
+    longest = max(best.index)
+    if chosen == longest:
+        words += " It is the longest that was considered; a longer one may do better still."
+    return words
+
+
+def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:
+    best = plans[plans["feasible"]]["objective"].min()
+    return pd.DataFrame(
+        {
+            "decay tokens": plans["decay_tokens"],
+            "shape": plans["shape"],
+            "start LR": [f"{rate:.3g}" for rate in plans["start_lr"]],
+            "objective": plans["objective"],
+            "above the best": plans["objective"] - best,
+            "guards hold": plans["feasible"],
+        }
+    ).sort_values("objective", ignore_index=True)

@@ -6,14 +6,13 @@ from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.runs import LOSS, names_with
-from decaylaws.study import confirm
-from decaylaws.study.evidence import ERROR_COLUMNS, load_fit
+from decaylaws.study.evidence import ERROR_COLUMNS
 from decaylaws.study.sweep import decays
 
 
 def microanneals(material: Material) -> Section:
     """The runs that the law was fitted on."""
-    study, runs = material.study, material.runs
+    runs = material.runs
     sweep = decays(runs)
     gains = plots.gain_data(sweep, names_with(runs, LOSS))
     by_role = (
@@ -21,24 +20,23 @@ def microanneals(material: Material) -> Section:
         .agg(runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum"))
         .astype({"train_flops": float})
     )
-    noise = confirm.noise_sd(study, runs)
     return Section(
         "The microanneals",
         f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks. Replicates under "
-        f"other seeds differ by {noise:.4f} nats in the objective (standard deviation).",
+        f"other seeds differ by {material.noise_sd:.4f} nats in the objective (standard deviation).",
         pictures=[
             Picture.of(
                 plots.plot_gains(gains),
                 "Gain of each domain over the decay against its share; longer decays are lighter.",
             )
         ],
-        tables=[PageTable.of(by_role)],
+        tables=[PageTable.of(by_role, "Decays by role and size.")],
     )
 
 
 def laws(material: Material) -> Section:
     """The law and its rivals on held-out runs."""
-    fit, _ = load_fit(material.study)
+    fit = material.fit
     columns = [name for name in ERROR_COLUMNS if name in fit.errors]
     return Section(
         "The laws, on runs that they did not see",
@@ -49,6 +47,6 @@ def laws(material: Material) -> Section:
                 plots.plot_held_out(fit.held_out), "Losses of held-out mixtures, predicted against observed."
             )
         ],
-        tables=[PageTable.of(fit.errors[columns])],
+        tables=[PageTable.of(fit.errors[columns], "Held-out errors, best first, nats per token.")],
         notes=fit.notes,
     )

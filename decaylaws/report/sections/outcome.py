@@ -1,4 +1,4 @@
-"""What happened: predicted against observed, the guards, the launched run."""
+"""What happened: predicted against observed, guards and forgetting, the launched run."""
 
 from __future__ import annotations
 
@@ -6,57 +6,76 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import plots
-from decaylaws.report.material import Material
+from decaylaws.report.material import Material, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
+from decaylaws.report.words import name, nats, span
 from decaylaws.study import Study, confirm
 from decaylaws.study.layout import read_json
 
 
 def confirmation(material: Material) -> Section:
     """Predicted beside observed, for the recommendation and its rivals."""
-    study = material.study
+    study, table = material.study, material.confirmation
     if not material.confirmed:
         return Section(
             "Predicted against observed", f"Not confirmed yet: run 'decaylaws confirm {study.root}'."
         )
-    table = confirm.confirmation_table(study)
     stored = confirm.load_confirmation(study).created
     shown = pd.DataFrame(
         {
+            "candidate": table["candidate"].map(name),
             "scale": table["scale"],
-            "candidate": table["candidate"],
             "predicted": table["predicted"],
-            "90 % interval": [f"{low:.3f} to {up:.3f}" for low, up in zip(table["lower"], table["upper"])],
+            "90 % interval": [span(low, up, digits=3) for low, up in zip(table["lower"], table["upper"])],
             "observed": table["observed"],
-            "gain predicted": table["gain_predicted"],
-            "gain observed": table["gain_observed"],
+            "gain predicted": table["gain_predicted"].map(nats),
+            "gain observed": table["gain_observed"].map(nats),
             "guards hold": table["guards_hold"],
             "won": table["won"],
         }
     )
-    domains = confirm.domain_table(study)
-    recommended = domains[domains["candidate"] == "recommended"].drop(columns="candidate")
     return Section(
         "Predicted against observed",
-        f"The predictions were stored at {stored}, before any of these runs started. Bars are 90 % "
-        "intervals, ticks predictions, dots what was observed.",
+        f"The predictions were stored at {stored}, before any of these runs started.",
+        notes=confirm.verdict(study),
         pictures=[
-            Picture.of(plots.plot_confirmation(table), "Predicted and observed objective of each candidate.")
+            Picture.of(
+                plots.plot_confirmation(table),
+                "Objective of each candidate. Bars: 90 % intervals; ticks: predictions; dots: what was observed.",
+            )
         ],
         tables=[
             PageTable.of(shown, "Objective, nats per token; the winner of each scale in bold.", mark="won"),
-            PageTable.of(recommended, "The recommendation, domain by domain, nats per token."),
+            PageTable.of(
+                _by_domain(study), "The recommendation, domain by domain, nats per token.", folded=True
+            ),
         ],
-        notes=confirm.verdict(study),
+    )
+
+
+def _by_domain(study: Study) -> pd.DataFrame:
+    table = confirm.domain_table(study)
+    rows = table[table["candidate"] == "recommended"]
+    return pd.DataFrame(
+        {
+            "domain": rows["domain"].map(name),
+            "scale": rows["scale"],
+            "predicted": rows["mean"],
+            "90 % interval": [span(low, up, digits=3) for low, up in zip(rows["lower"], rows["upper"])],
+            "observed": rows["observed"],
+            "interval holds": rows["inside"],
+        }
     )
 
 
 def guards(material: Material) -> Section:
-    """What the guarded domains lose against the control."""
-    study, recipe = material.study, material.recipe
+    """What the guarded domains lose against the control, and what they forget against the checkpoint."""
+    recipe = material.recipe
     if not recipe.guards:
-        return Section("Guards", "The study guards no domain.")
-    observed = _observed_guards(study) if material.confirmed else {}
+        return Section(
+            "Guards and forgetting", "The study guards no domain: nothing keeps the decay from forgetting."
+        )
+    observed = _observed_changes(material.study) if material.confirmed else {}
     frame = pd.DataFrame(
         [
             {
@@ -64,24 +83,67 @@ def guards(material: Material) -> Section:
                 "limit": guard.limit,
                 "predicted": guard.predicted,
                 "observed": observed.get(domain, np.nan),
-                "holds by the law": guard.holds,
             }
             for domain, guard in recipe.guards.items()
         ]
     )
     return Section(
-        "Guards",
-        "Loss of the recommendation minus that of the control, decayed the same way. The black mark is "
-        "the limit, the tick the prediction, the dot what was observed.",
-        pictures=[Picture.of(plots.plot_guards(frame), "Change of each guarded domain against the control.")],
-        tables=[PageTable.of(frame)],
+        "Guards and forgetting",
+        "A guard limits the loss of the recommendation minus that of the control, decayed the same way. Its "
+        "prediction has to stay clear of the limit by a margin: the 95 % quantile of the law's error in just this "
+        "difference, on held-out runs.",
+        pictures=[
+            Picture.of(
+                plots.plot_guards(frame),
+                "Change of each guarded domain against the control. Black mark: the limit; tick: the prediction; dot: "
+                "what was observed at the target's scale.",
+            )
+        ],
+        tables=[PageTable.of(_guard_table(material, observed), "Guarded domains, nats per token.")],
     )
 
 
-def _observed_guards(study: Study) -> dict[str, float]:
+def _guard_table(material: Material, observed: dict[str, float]) -> pd.DataFrame:
+    forgetting = material.found["forgetting"]
+    return pd.DataFrame(
+        [
+            {
+                "domain": name(domain),
+                "against the control": nats(guard.predicted),
+                "limit": f"{guard.limit:g}",
+                "margin": f"{guard_margin(guard):.3f}",
+                "holds by the law": guard.holds,
+                "observed": nats(observed.get(domain, np.nan)),
+                "holds, observed": observed[domain] <= guard.limit if domain in observed else None,
+                "predicted against the checkpoint": nats(forgetting.get(domain, np.nan)),
+            }
+            for domain, guard in material.recipe.guards.items()
+        ]
+    )
+
+
+def _observed_changes(study: Study) -> dict[str, float]:
     table = confirm.domain_table(study)
     target = table[table["scale"] == "target"].pivot(index="domain", columns="candidate", values="observed")
     return (target["recommended"] - target["control"]).to_dict()
+
+
+def front(material: Material) -> Section | None:
+    """General against specialised loss, where the search traced it."""
+    rows = material.found.get("front")
+    if not rows:
+        return None
+    return Section(
+        "What general ability costs",
+        "Each point of the front is a mixture within the caps of which no other is better in general and in "
+        "specialised loss alike, by the law.",
+        pictures=[
+            Picture.of(
+                plots.plot_front(pd.DataFrame(rows)),
+                "Changes against the control under the same schedule, nats per token; lower left is better.",
+            )
+        ],
+    )
 
 
 def launch(material: Material) -> Section:

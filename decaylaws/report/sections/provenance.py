@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
 import pandas as pd
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Section
 from decaylaws.runs import LOSS
+
+PACKAGES = ("numpy", "scipy", "optuna", "torch")
 
 
 def provenance(material: Material) -> Section:
@@ -18,6 +21,7 @@ def provenance(material: Material) -> Section:
     facts = {
         "decaylaws": where.decaylaws_version,
         "Python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
         "corpus fingerprint": where.data_fingerprint,
         "laws": ", ".join(law.name for law in where.laws),
         "start": f"{recipe.handover.run_id}, {recipe.handover.lr_source}",
@@ -26,7 +30,12 @@ def provenance(material: Material) -> Section:
         "training FLOPs": f"{float(runs['train_flops'].sum()):.3g}",
     }
     frame = pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
-    evidence = ", ".join(where.evidence.run_ids)
+    evidence = runs[runs["run_id"].isin(where.evidence.run_ids)]
+    listed = evidence[["run_id", "role", "non_embedding_params", "decay_tokens", "start_lr", "seed"]]
     return Section(
-        "Provenance", tables=[PageTable.of(frame)], notes=[f"Runs that the law rests on: {evidence}."]
+        "Provenance",
+        tables=[
+            PageTable.of(frame, "Versions, data and runs."),
+            PageTable.of(listed, f"The {len(listed)} runs that the law rests on.", folded=True),
+        ],
     )

@@ -6,56 +6,76 @@ import pandas as pd
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Section
-from decaylaws.study import confirm
+from decaylaws.report.words import listed, name, percent
 
 
 def answer(material: Material) -> Section:
-    """The decision in one sentence and a few figures."""
-    study, recipe, found = material.study, material.recipe, material.found
-    stage = recipe.stages[0]
-    gain = found["rivals"][0]["gain"]
+    """The decision in one sentence, whether it stands, and a few figures."""
+    recipe, found = material.recipe, material.found
+    stage, gain = recipe.stages[0], found["rivals"][0]["gain"]
+    shape = stage.lr.segments[-1].shape
     facts = [
         Fact(f"{stage.tokens:,}", "decay tokens"),
-        Fact(f"{stage.lr.start_lr:.2g} to {stage.lr.end_lr:.2g}", f"LR, {stage.lr.segments[-1].shape}"),
+        Fact(f"{stage.lr.start_lr:.2g} to {stage.lr.end_lr:.2g}", f"LR, {shape}"),
         Fact(
             f"{gain['mean']:+.3f} nats",
             f"predicted gain on the control ({gain['lower']:+.3f} to {gain['upper']:+.3f})",
         ),
     ]
     if material.confirmed:
-        table = confirm.confirmation_table(study)
-        row = table[(table["candidate"] == "recommended") & (table["scale"] == "target")].iloc[0]
+        row = material.confirmed_row("recommended", "target")
         facts.append(Fact(f"{row['gain_observed']:+.3f} nats", "observed gain on the control, target scale"))
-        winner = table[table["won"] & (table["scale"] == "target")]["candidate"]
-        facts.append(Fact(", ".join(winner).replace("_", " ") or "none", "won at the target's scale"))
+        facts.append(Fact(listed(_winners(material)) or "none", "won at the target's scale"))
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
-    words = ", ".join(
-        f"{100 * share:.0f} % {name.replace('_', ' ')}" for name, share in shares if share >= 0.005
-    )
-    return Section("The answer", f"Decay on {words}.", facts=facts, notes=[found["verdict"]])
+    words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
+    lead = f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape})."
+    return Section("The answer", lead, facts=facts, notes=[_standing(material), found["verdict"]])
+
+
+def _winners(material: Material) -> list[str]:
+    table = material.confirmation
+    won = table[table["won"] & (table["scale"] == "target")]["candidate"]
+    return [name(candidate) for candidate in won]
+
+
+def _standing(material: Material) -> str:
+    """What the confirming runs say about launching it."""
+    if not material.confirmed:
+        return "Not confirmed: no run has tested this recommendation. Confirm it before you launch."
+    if not material.confirmed_row("recommended", "target")["guards_hold"]:
+        return "Do not launch it as it is: at the target's scale it broke a guard."
+    winners = _winners(material)
+    if name("recommended") not in winners:
+        return f"Do not launch it as it is: at the target's scale {listed(winners)} did better."
+    if not material.confirmed_row("recommended", "proxy")["won"]:
+        return (
+            "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below."
+        )
+    return "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's."
 
 
 def asked(material: Material) -> Section:
     """The question, with what each source offers."""
     study, settings = material.study, material.study.settings
-    weights = settings.objective.weights
-    total = sum(weights.values())
+    weights = material.weights
+    available = study.corpus().available_tokens
     frame = pd.DataFrame(
         [
             {
-                "domain": name,
-                "group": source.group,
-                "weight in the objective": weights.get(name, 0.0) / total,
-                "available tokens": study.corpus().available_tokens[name],
-                "epochs at most": source.max_epochs,
-                "guarded": name in settings.objective.guard_domains,
+                "domain": name(source),
+                "group": limits.group,
+                "weight in the objective": percent(weights.get(source, 0.0)),
+                "available tokens": available[source],
+                "epochs at most": "-" if limits.max_epochs is None else f"{limits.max_epochs:g}",
+                "guarded": source in settings.objective.guard_domains,
             }
-            for name, source in settings.sources.items()
+            for source, limits in settings.sources.items()
         ]
     )
     lead = (
         f"Which mixture and schedule, within {settings.target.max_decay_tokens:,} tokens, lowers the "
         f"weighted held-out loss of shape '{settings.target.shape}' most, while no guarded domain loses more "
-        f"than {settings.objective.guard_nats:g} nats per token against the matched control?"
+        f"than {settings.objective.guard_nats:g} nats per token against the matched control (the trunk's own "
+        "mixture, decayed the same way)?"
     )
-    return Section("What was asked", lead, tables=[PageTable.of(frame)])
+    return Section("What was asked", lead, tables=[PageTable.of(frame, "Domains and their sources.")])

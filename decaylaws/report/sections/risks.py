@@ -1,0 +1,100 @@
+"""When not to believe the recommendation: what this study shows, and what no study of this kind can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from decaylaws.report.material import Material
+from decaylaws.report.page import Section
+from decaylaws.report.words import listed, name, percent
+from decaylaws.study import confirm
+
+_WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
+_FEW = 3  # runs that hold at least half of a share
+
+_ALWAYS = (
+    "Held-out loss is not accuracy on a task: a mixture may win here and still not matter downstream.",
+    "The law knows the sources as they were prepared. Cleaned or deduplicated anew, they are new data.",
+    "Nothing here speaks about instruction tuning or reinforcement learning after the decay.",
+    "Everything was chosen by the same held-out text: it is no longer unseen for the winner.",
+)
+
+
+def risks(material: Material) -> Section:
+    """The reasons for doubt, those of this study first."""
+    return Section(
+        "Risks, and when not to believe this",
+        "The first points come out of this study's own figures; the last hold for every study.",
+        notes=[*_confirmation(material), *_evidence(material), *_law(material), *_ALWAYS],
+    )
+
+
+def _confirmation(material: Material) -> Iterator[str]:
+    if not material.confirmed:
+        yield "No run has tested this recommendation: everything above is the law's opinion."
+        return
+    if not material.confirmed_row("recommended", "target")["won"]:
+        yield "At the target's scale the recommendation did not win."
+    domains = confirm.domain_table(material.study)
+    held = float(domains["inside"].mean())
+    if held < 0.85:
+        yield f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow."
+    table = material.confirmation
+    bias = (table["observed"] - table["predicted"]).groupby(table["scale"]).mean()
+    for scale, mean in bias.items():
+        if abs(mean) > 2 * material.noise_sd:
+            kind = "optimistic" if mean > 0 else "pessimistic"
+            yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
+    yield from _close_rivals(material)
+
+
+def _close_rivals(material: Material) -> Iterator[str]:
+    noise = 2 * np.sqrt(2) * material.noise_sd
+    close = [
+        name(key)
+        for key in material.candidates
+        if key != "recommended" and abs(material.observed_gain_over(key, "target")) < noise
+    ]
+    if close:
+        yield f"At the target's scale one run each does not tell it from {listed(close)} (noise of seeds)."
+
+
+def _evidence(material: Material) -> Iterator[str]:
+    found = material.found
+    for line in found["beyond_evidence"]:
+        yield f"Extrapolated: {line}."
+    for source, (low, high) in found["near_optimal"].items():
+        if high - low > _WIDE:
+            yield f"The share of {name(source)} is hardly determined: {percent(low)} to {percent(high)} are as good."
+    weak = [name(source) for source, count in found["support"].items() if count < _FEW]
+    if weak:
+        yield f"Fewer than {_FEW} runs hold half of the recommended share or more of {listed(weak)}."
+    if found["binding"]:
+        yield f"Limits decide, not the law, about {listed([name(key) for key in found['binding']])}."
+    yield from _distance_to_target(material)
+
+
+def _distance_to_target(material: Material) -> Iterator[str]:
+    problem = material.problem
+    target, largest = problem.target.non_embedding_params, problem.law.evidence_["non_embedding_params"][1]
+    if target > 1.5 * largest:
+        yield (
+            f"The target has {target / largest:.1f} times the parameters of the largest microanneal; "
+            "the hold-out 'size' below is the law's error at an unseen size, over a smaller step."
+        )
+
+
+def _law(material: Material) -> Iterator[str]:
+    if not material.found["feasible"] or not all(guard.holds for guard in material.recipe.guards.values()):
+        yield "By the law not every guard holds with its margin."
+    for kind, rows in material.fit.errors.groupby("held_out", sort=False):
+        best = rows.sort_values("mae").iloc[0]
+        if not str(best["law"]).startswith("decay:"):
+            yield f"On held-out {kind} '{best['law']}' predicts better than the decay law."
+    gain = material.found["rivals"][0]["gain"]
+    if gain["lower"] <= 0:
+        yield "By the law alone the gain on the control is not certain: its 90 % interval holds 0."
+    if np.isnan(material.noise_sd):
+        yield "No run was repeated under another seed: the noise of a run is not measured."
