@@ -6,6 +6,7 @@ path of the field, the value and what it must be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -44,6 +45,10 @@ class SourceSettings(_Settings):
     lower: Share = 0.0
     upper: Share = 1.0
     max_bytes: Count | None = Field(None, description="take at most so many bytes of text (UTF-8)")
+    min_document_bytes: Count | None = Field(
+        None, description="take documents of at least so many bytes only: a length class"
+    )
+    max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
     heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
     @model_validator(mode="after")
@@ -52,6 +57,11 @@ class SourceSettings(_Settings):
             raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
         if self.lower > self.upper:
             raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
+        if (self.min_document_bytes or 0) >= (self.max_document_bytes or math.inf):
+            raise ValueError(
+                f"min_document_bytes={self.min_document_bytes} must be below "
+                f"max_document_bytes={self.max_document_bytes}"
+            )
         return self
 
 

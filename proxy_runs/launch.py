@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.files import write_text
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from proxy_runs.allocator import environment
@@ -31,7 +32,7 @@ SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "metrics.jsonl",
     "result.json",
 )
-LOCK_FILE = "launch.lock"
+LOCK_FILE, JOB_FILE = "launch.lock", "launch.sbatch"
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 60.0
 PR_SET_PDEATHSIG = 1
@@ -180,6 +181,25 @@ def _failure(log: Path, start: int, code: int) -> str:
         return reasons[0]
     tail = "\n".join(lines[-LOG_TAIL_LINES:])
     return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
+
+
+def write_slurm_job(settings: TrainSettings, **options: Any) -> Path:
+    """Write settings and a batch script into ``settings.output``; the script's path, for ``sbatch``.
+
+    Args:
+        settings: paths as the nodes see them.
+        options: of :func:`slurm_script`.
+
+    Raises:
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit.
+    """
+    _check(settings)
+    absolute = {name: getattr(settings, name).resolve() for name in ("recipe", "corpus", "start", "output")}
+    settings = settings.model_copy(update=absolute)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    script = slurm_script(settings.save(settings.output / SETTINGS_FILE), **options)
+    write_text(settings.output / JOB_FILE, script)
+    return settings.output / JOB_FILE
 
 
 def slurm_script(

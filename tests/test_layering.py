@@ -30,6 +30,7 @@ LEVELS = {
     "designs": 5,
     "optimal_design": 5,
     "recipe": 5,
+    "context": 6,
     "search": 6,
     "exporters": 6,
     "study": 7,
@@ -50,6 +51,7 @@ PROXY_MAY_IMPORT = {
     "settings",
     "recipe",
     "evaluation",
+    "context",
 }
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from decaylaws.cli import evaluation, recipe, schedule, study
+from decaylaws.cli import context, evaluation, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
 from decaylaws.threads import one_blas_thread
@@ -44,6 +44,7 @@ app.command("decontaminate")(decontaminate_verb)
 app.command("deduplicate")(deduplicate_verb)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(context.app, name="context")
 
 
 def main() -> None:

@@ -88,3 +88,15 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "-" if value != value else f"{value:.4f}"
     return str(value)
+
+
+def text_columns(rows: list[dict[str, str]]) -> str:
+    """Columns of plain text, never cut to the width of a terminal."""
+    grid = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    to_the_left = {"schedule", "shape", "note", "method"}
+    aligned = [
+        [cell.ljust(width) if name in to_the_left else cell.rjust(width) for cell, width, name in line]
+        for line in (zip(cells, widths, rows[0]) for cells in grid)
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)

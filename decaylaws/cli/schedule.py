@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from decaylaws.cli.console import text_columns
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, format_schedule, lint, parse_template
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
@@ -40,7 +41,7 @@ def show(
     steps = "" if summary.num_steps is None else f", {summary.num_steps:,} steps"
     typer.echo(format_schedule(built))
     typer.echo(text_plot(built))
-    typer.echo(_table(stage_table(built, batch)))
+    typer.echo(text_columns(stage_table(built, batch)))
     typer.echo(
         f"{round_tokens(summary.tokens)} tokens, peak {round_lr(summary.peak_lr)}, "
         f"end {round_lr(summary.end_lr)}, mean {round_lr(summary.mean_lr)}, "
@@ -59,7 +60,7 @@ def compare(schedules: Texts, values: Values = None, batch_tokens: Batch = None,
     built = dict(_read(text, values, lenient=True) for text in schedules)
     if len(built) != len(schedules):
         raise InvalidValueError("schedules", schedules, "must differ from each other")
-    typer.echo(_table([_row(label, schedule, batch) for label, schedule in built.items()]))
+    typer.echo(text_columns([_row(label, schedule, batch) for label, schedule in built.items()]))
     _draw(built, png, share_of_length=True)
 
 
@@ -140,15 +141,3 @@ def _row(label: str, schedule: Schedule, batch_tokens: int | None) -> dict[str, 
         "decaying": f"{summary.falling_tokens / summary.tokens:.1%}",
     }
     return row if summary.num_steps is None else {**row, "steps": f"{summary.num_steps:,}"}
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    """Columns of plain text, never cut to the width of a terminal."""
-    grid = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*grid)]
-    to_the_left = {"schedule", "shape", "note"}
-    aligned = [
-        [cell.ljust(width) if name in to_the_left else cell.rjust(width) for cell, width, name in line]
-        for line in (zip(cells, widths, rows[0]) for cells in grid)
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in aligned)

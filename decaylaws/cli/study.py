@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 
 from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
+from decaylaws.errors import InvalidValueError
 from decaylaws.study import Study, decision, evidence, sweep
 from decaylaws.study import confirm as confirming
 
@@ -132,15 +134,40 @@ def export(
 def launch(
     directory: StudyDir,
     processes: Annotated[int, typer.Option(help="ranks on this machine", min=1)] = 2,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE for a setting of the trainer, such as dtype=bfloat16; repeat"),
+    ] = None,
+    slurm_nodes: Annotated[
+        int | None,
+        typer.Option(help="write a Slurm script for so many nodes instead of training here", min=1),
+    ] = None,
+    slurm_gpus: Annotated[int, typer.Option(help="GPUs of a node", min=1)] = 8,
+    slurm_hours: Annotated[float, typer.Option(help="time limit of a job; it is requeued")] = 24.0,
 ) -> None:
     """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint."""
     from decaylaws.cli import training
 
     study = Study.open(directory)
-    result = training.launch(study, console, processes=processes)
+    settings = dict(_setting(text) for text in changes or [])
+    if slurm_nodes is not None:
+        script = training.write_job(study, settings, nodes=slurm_nodes, gpus=slurm_gpus, hours=slurm_hours)
+        console.print(f"Submit it with: sbatch {script}", highlight=False, soft_wrap=True)
+        return
+    result = training.launch(study, console, processes=processes, changes=settings)
     table = confirming.launch_table(study, result["losses"])
     console.print(frame_table(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
     console.print(f"Checkpoints and Hugging Face folder: {study.launch_dir}", highlight=False, soft_wrap=True)
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidValueError("set", text, "must read NAME=VALUE")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InvalidValueError("set", text, "has a value that cannot be read") from None
 
 
 def report(directory: StudyDir) -> None:

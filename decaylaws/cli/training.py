@@ -5,7 +5,8 @@ Every import of ``proxy_runs`` stands inside a function, so that the verbs that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from decaylaws.study import Study, decision
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
+    from proxy_runs.fsdp.settings import TrainSettings
     from proxy_runs.pool import PoolProgress
     from proxy_runs.queue import RunQueue
     from proxy_runs.workspace import Workspace
@@ -78,27 +80,44 @@ def run(
     return table
 
 
-def launch(study: Study, console: Console, *, processes: int) -> dict[str, Any]:
+def launch(
+    study: Study, console: Console, *, processes: int, changes: Mapping[str, object]
+) -> dict[str, Any]:
     """Train the recipe at full scale with torchrun and FSDP2; goes on where an earlier launch stopped.
 
     Returns:
         Start and final loss by domain, realised tokens by source.
+
+    Raises:
+        InvalidValueError: ``changes`` names no setting of the trainer, or gives it what it must not hold.
     """
-    from proxy_runs.checkpoints import final_checkpoint
-    from proxy_runs.fsdp.settings import TrainSettings
     from proxy_runs.launch import launch as start
 
-    recipe = decision.load_recipe(study)
-    settings = TrainSettings(
-        recipe=study.recipe_file,
-        corpus=study.corpus_dir,
-        start=final_checkpoint(study.checkpoint_dir, str(recipe.handover.run_id)),
-        output=study.launch_dir,
-        device=study.settings.backend.device,
-        eval_tokens_per_domain=study.settings.evaluation.tokens_per_domain,
-    )
     with ConsoleProgress(console) as progress:
-        return start(settings, ranks=processes, progress=progress)
+        return start(_launch_settings(study, changes), ranks=processes, progress=progress)
+
+
+def write_job(study: Study, changes: Mapping[str, object], *, nodes: int, gpus: int, hours: float) -> Path:
+    """Write a Slurm script that launches the recipe on ``nodes`` nodes; its path."""
+    from proxy_runs.launch import write_slurm_job
+
+    return write_slurm_job(_launch_settings(study, changes), nodes=nodes, ranks_per_node=gpus, hours=hours)
+
+
+def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettings:
+    from proxy_runs.checkpoints import final_checkpoint
+    from proxy_runs.fsdp.settings import TrainSettings
+
+    recipe = decision.load_recipe(study)
+    values = {
+        "recipe": study.recipe_file,
+        "corpus": study.corpus_dir,
+        "start": final_checkpoint(study.checkpoint_dir, str(recipe.handover.run_id)),
+        "output": study.launch_dir,
+        "device": study.settings.backend.device,
+        "eval_tokens_per_domain": study.settings.evaluation.tokens_per_domain,
+    }
+    return TrainSettings.checked(**{**values, **changes})
 
 
 def open_queue(study: Study, console: Console) -> RunQueue:

@@ -112,6 +112,8 @@ def _source_request(source: Source) -> dict[str, Any]:
     settings = source.settings
     what: dict[str, Any] = settings.model_dump(include={"format", "path", "text_field", "heldout_fraction"})
     what |= {"name": source.name, "max_bytes": source.max_bytes, "seed": source.seed}
+    # only where it is set: a corpus without length classes keeps its name
+    what |= settings.model_dump(include={"min_document_bytes", "max_document_bytes"}, exclude_none=True)
     if settings.format != "embedded":
         files = source_files(source.name, settings, source.base)
         what["files"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -91,7 +91,14 @@ class Source:
         return Cleaner(keeps_licences=own or self.name == "code", min_bytes=1 if own else 200, seen=seen)
 
     def documents(self) -> Iterator[tuple[float, Document]]:
-        """Share of the source that is behind us (0 where unknown), and the next document."""
+        """Share of the source that is behind us (0 where unknown), and the next document of its length class."""
+        least, below = self.settings.min_document_bytes, self.settings.max_document_bytes
+        if least is None and below is None:
+            return self._all_documents()
+        wanted = range(least or 0, below or sys.maxsize)
+        return (each for each in self._all_documents() if len(each[1].text.encode()) in wanted)
+
+    def _all_documents(self) -> Iterator[tuple[float, Document]]:
         if self.is_generated:
             return ((0.0, document) for document in generated_documents(self.name, seed=self.seed))
         if self.settings.format == "embedded":
@@ -193,7 +200,8 @@ def _require_text(source: Source, totals: dict[str, int]) -> None:
     if not documents:
         raise DataError(
             f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
-            "Text that an earlier source has as well does not count. Give it text or remove it."
+            "Text that an earlier source has as well does not count, nor do documents outside min_document_bytes "
+            "and max_document_bytes. Give it text or remove it."
         )
     for split in SPLITS:
         if not totals[f"{split}_documents"]:

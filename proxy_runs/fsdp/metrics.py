@@ -1,15 +1,25 @@
-"""Metrics of a run: one JSON line per step, and TensorBoard events on request."""
+"""Metrics of a run: one JSON line per step; TensorBoard events and a Weights & Biases run on request."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from decaylaws.errors import DataError
 from decaylaws.files import write_text
+
+
+class Mirror(Protocol):
+    """Somewhere else that gets the same figures."""
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Take the figures of a step, by slash-separated names."""
+
+    def close(self) -> None:
+        """Send what is left."""
 
 
 class MetricsFile:
@@ -18,15 +28,12 @@ class MetricsFile:
     Args:
         path: the file.
         from_step: steps behind the run; lines of later steps belong to a run that died and are dropped.
-        tensorboard: folder for TensorBoard events of the same figures; ``None`` writes none.
-
-    Raises:
-        DataError: TensorBoard is asked for and not installed.
+        mirrors: get every line's numbers as well.
     """
 
-    def __init__(self, path: Path, *, from_step: int, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path, *, from_step: int, mirrors: Sequence[Mirror] = ()) -> None:
         self.path = path
-        self._events = None if tensorboard is None else _event_writer(tensorboard, from_step)
+        self._mirrors = mirrors
         kept = [line for line in read_metrics(path) if line["step"] <= from_step]
         write_text(path, "".join(_line(values) for values in kept))
 
@@ -34,10 +41,63 @@ class MetricsFile:
         """Append one line; it is in the file when the call returns."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(values))
-        if self._events is not None:
-            for name, value in _scalars(values):
-                self._events.add_scalar(name, value, values["step"])
-            self._events.flush()
+        for mirror in self._mirrors:
+            mirror.write(values["step"], dict(_scalars(values)))
+
+    def close(self) -> None:
+        """End the mirrors."""
+        for mirror in self._mirrors:
+            mirror.close()
+
+
+class TensorBoardEvents:
+    """TensorBoard events in ``folder``; those of steps that a dead run got beyond ``from_step`` are hidden.
+
+    Raises:
+        DataError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        module = _optional("torch.utils.tensorboard", setting="tensorboard", package="tensorboard")
+        self._writer = module.SummaryWriter(str(folder), purge_step=from_step + 1)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """See :class:`Mirror`."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """See :class:`Mirror`."""
+        self._writer.close()
+
+
+class WandbRun:
+    """A run of Weights & Biases, the same one after a restart.
+
+    Whether it goes to a server, and to which, is the environment's choice (``WANDB_MODE=offline``, ...).
+
+    Args:
+        project: where the run appears.
+        run_id: what makes it the same run.
+        folder: where the package keeps its files.
+        config: settings to show beside the run.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+
+    def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
+        module = _optional("wandb", setting="wandb_project", package="wandb")
+        self._run = module.init(project=project, id=run_id, resume="allow", dir=str(folder), config=config)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """See :class:`Mirror`. A step that the run already has is left as it is, by the package's own rule."""
+        self._run.log(scalars, step=step)
+
+    def close(self) -> None:
+        """See :class:`Mirror`."""
+        self._run.finish()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -53,21 +113,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _event_writer(folder: Path, from_step: int) -> Any:
+def _optional(module: str, *, setting: str, package: str) -> Any:
     try:
-        module = importlib.import_module("torch.utils.tensorboard")
+        return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            "launch.tensorboard needs the package tensorboard. Install it or leave the setting out."
+            f"launch.{setting} needs the package {package}. Install it or leave the setting out."
         ) from error
-    return module.SummaryWriter(str(folder), purge_step=from_step + 1)
 
 
 def _scalars(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{name}/")
-        elif value is not None and name != "step":
+        elif isinstance(value, int | float) and name != "step":
             yield prefix + name, float(value)
 
 

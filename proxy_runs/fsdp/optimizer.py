@@ -71,14 +71,14 @@ class ShardedAdamW:
             for name, parameter in self.parameters.items()
         }
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, *, take: bool = True) -> float:
         """Clip and update; returns the norm of the gradient before the clip.
 
-        When the norm is not finite nothing is updated.
+        When the norm is not finite, or with ``take=False``, nothing is updated and the gradient is dropped.
         """
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(_full(nn.utils.get_total_norm(grads)))
-        if math.isfinite(norm):
+        if take and math.isfinite(norm):
             if norm > self.settings.clip_norm:
                 torch._foreach_div_(grads, norm / self.settings.clip_norm)
             for group in self._adamw.param_groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.recipe import Recipe, Stage
+from decaylaws.recipe import Recipe, RopeSettings, Stage
 from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
 from proxy_runs.shards import TokenStore
 
@@ -44,7 +45,7 @@ class TrainPlan:
 
     Raises:
         DataError: the corpus is not the one that the recipe was made for.
-        InvalidValueError: a stage is no whole number of sequences, or sets what the trainer does not do.
+        InvalidValueError: a stage is no whole number of sequences.
         InfeasibleError: a source with a share holds no whole sequence.
     """
 
@@ -79,6 +80,11 @@ class TrainPlan:
         first, count = rank_slice(step.first, step.sequences, rank=rank, world_size=world_size)
         return self._readers[step.stage].batch(first, count)
 
+    def rope(self, stage: int) -> RopeSettings | None:
+        """Rotary embedding of a stage: its own, or the one that an earlier stage has set."""
+        given = [s.rope for s in self.recipe.stages[: stage + 1] if s.rope is not None]
+        return given[-1] if given else None
+
     def read_tokens(self, num_steps: int) -> dict[str, int]:
         """Tokens of each source in the first ``num_steps`` steps: the realised mixture."""
         totals = dict.fromkeys(self.recipe.sources, 0)
@@ -89,6 +95,16 @@ class TrainPlan:
                 for name, count in self._readers[number].sampler.counts(sequences).items():
                     totals[name] += int(count) * stage.seq_len
         return totals
+
+
+def order_checksum(windows: NDArray[np.int64], first: int) -> int:
+    """A figure for which sequences stand where; those of all ranks add up to that of the whole batch.
+
+    Args:
+        windows: a rank's part of a step.
+        first: position of its first sequence in the step.
+    """
+    return sum(zlib.crc32(window.tobytes(), first + position) for position, window in enumerate(windows))
 
 
 def _check_corpus(recipe: Recipe, store: TokenStore) -> None:
@@ -102,13 +118,6 @@ def _check_corpus(recipe: Recipe, store: TokenStore) -> None:
     if missing:
         raise DataError(f"The corpus {store.directory} has no source {missing[0]!r}, which the recipe uses.")
     for number, stage in enumerate(recipe.stages):
-        if stage.rope is not None:
-            raise InvalidValueError(
-                f"stages.{number}.rope",
-                stage.rope.method,
-                "cannot be launched",
-                "Set it in the model's config.json.",
-            )
         if stage.tokens % stage.seq_len:
             raise InvalidValueError(
                 f"stages.{number}.lr", stage.tokens, f"must last a multiple of seq_len={stage.seq_len} tokens"

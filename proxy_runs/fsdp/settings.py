@@ -25,7 +25,8 @@ class TrainSettings(BaseModel):
         output: folder for metrics, checkpoints and the result.
         device: ``auto`` takes CUDA where it is.
         dtype: what matmuls compute in; parameters and moments stay float32.
-        micro_batch_sequences: sequences of a rank in one forward pass; more are accumulated.
+        micro_batch_sequences: sequences of a rank in one forward pass, in the recipe's first stage; more are
+            accumulated. A stage of longer sequences takes fewer, so that the tokens of a pass stay.
         replicas: groups that hold a whole copy of the model (HSDP); 1 shards over all ranks.
         activation_checkpointing: recompute activations in the backward pass.
         compile: compile each decoder layer.
@@ -35,10 +36,14 @@ class TrainSettings(BaseModel):
         async_checkpoints: write checkpoints in the background.
         eval_points: evaluations after the start, evenly spaced; the last one is at the end.
         eval_tokens_per_domain: held-out tokens of each domain.
-        max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite.
+        max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite or
+            because the loss jumps.
+        max_loss_jump: nats per token above the median of the stage's last losses from which on a step is
+            skipped; ``None`` takes every finite loss.
         average_last_steps: also export the mean of the weights over so many last steps; 0 for none.
         log_interval: steps between lines of the metrics file.
         tensorboard: write TensorBoard events beside the metrics.
+        wandb_project: send the metrics to this project of Weights & Biases as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,9 +65,11 @@ class TrainSettings(BaseModel):
     eval_points: Count = 1
     eval_tokens_per_domain: Count = 16_384
     max_skipped_steps: Natural = 3
+    max_loss_jump: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 2.0
     average_last_steps: Natural = 0
     log_interval: Count = 1
     tensorboard: bool = False
+    wandb_project: str | None = None
 
     @classmethod
     def load(cls, path: Path) -> Self:

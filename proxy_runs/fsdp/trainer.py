@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from decaylaws.errors import DecaylawsError, InvalidValueError
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
@@ -21,13 +22,15 @@ from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints
 from proxy_runs.fsdp.evaluate import heldout_losses
 from proxy_runs.fsdp.export import export_hf
-from proxy_runs.fsdp.metrics import MetricsFile
+from proxy_runs.fsdp.metrics import MetricsFile, Mirror, TensorBoardEvents, WandbRun
 from proxy_runs.fsdp.model import exchange_gradients, named_parameters, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
-from proxy_runs.fsdp.plan import Step, TrainPlan
+from proxy_runs.fsdp.plan import Step, TrainPlan, order_checksum
+from proxy_runs.fsdp.rope import set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
+from proxy_runs.fsdp.watch import LossWatch
 from proxy_runs.shards import TokenStore
 
 METRICS_FILE = "metrics.jsonl"
@@ -53,7 +56,9 @@ class Trainer:
         store = TokenStore.open(settings.corpus, verify=world.is_first)
         self.plan = TrainPlan(self.recipe, store)
         start = load_start(settings.start, with_optimizer=self.recipe.handover.optimizer_state == "load")
-        _check_lengths(self.recipe, start.model.config.max_position_embeddings)
+        config = start.model.config.get_text_config()
+        _check_lengths(self.plan, config.max_position_embeddings)
+        _check_vocabulary(store, config.vocab_size)
         self.module = shard_model(start.model, settings, world)
         parameters = named_parameters(self.module)
         self.average = (
@@ -65,7 +70,7 @@ class Trainer:
         self.optimizer.set_state(start.moments or {}, start.optimizer_step)
         self.optimizer_step = start.optimizer_step
         self.step = 0
-        self.skipped = 0
+        self.watch = LossWatch(max_skipped=settings.max_skipped_steps, max_jump=settings.max_loss_jump)
         self.start_losses: dict[str, float] = {}
         self.evaluation = EvaluationSet.build(
             store,
@@ -86,6 +91,8 @@ class Trainer:
             for k in range(1, settings.eval_points + 1)
         }
         self._resume()
+        self._stage: int | None = None
+        self._enter_stage_of(self.step)
         self.metrics = self._open_metrics() if world.is_first else None
 
     def train(self) -> dict[str, float]:
@@ -100,7 +107,7 @@ class Trainer:
             self.start_losses = self._evaluate()
         losses: dict[str, float] = {}
         while self.step < self.plan.num_steps:
-            stop = self._train_step(self.plan.step(self.step))
+            stop = self.train_step()
             if self.step in self._eval_steps:
                 losses = self._evaluate()
             if stop or self._checkpoint_is_due():
@@ -111,12 +118,29 @@ class Trainer:
         self.checkpoints.finish()
         losses = losses or self._evaluate()
         self._export(losses)
+        if self.metrics is not None:
+            self.metrics.close()
         return losses
 
+    def _enter_stage_of(self, step: int) -> None:
+        """Give the model the rotary embedding of the stage that a step belongs to."""
+        stage = self.plan.step(min(step, self.plan.num_steps - 1)).stage
+        rope = self.plan.rope(stage)
+        if stage != self._stage and rope is not None:
+            set_rope(self.module.lm, rope, self.recipe.stages[stage].seq_len)
+        self._stage = stage
+
     def _open_metrics(self) -> MetricsFile:
-        output = self.settings.output
-        events = output / "tensorboard" if self.settings.tensorboard else None
-        return MetricsFile(output / METRICS_FILE, from_step=self.step, tensorboard=events)
+        settings, output = self.settings, self.settings.output
+        mirrors: list[Mirror] = []
+        if settings.tensorboard:
+            mirrors.append(TensorBoardEvents(output / "tensorboard", self.step))
+        if settings.wandb_project is not None:
+            # a restarted rank goes on with the run of the rank that died
+            run_id = sha256(f"{output.resolve()} {self.recipe.sha256}".encode()).hexdigest()[:16]
+            shown = settings.model_dump(mode="json")
+            mirrors.append(WandbRun(settings.wandb_project, run_id, output, shown))
+        return MetricsFile(output / METRICS_FILE, from_step=self.step, mirrors=mirrors)
 
     def _note_stop(self, *_: object) -> None:
         self._stop = True
@@ -125,26 +149,37 @@ class Trainer:
         interval = self.settings.checkpoint_interval
         return self.step == self.plan.num_steps or (interval > 0 and self.step % interval == 0)
 
-    def _train_step(self, step: Step) -> bool:
-        """One optimiser step; whether any rank was asked to stop."""
+    def train_step(self) -> bool:
+        """The next optimiser step; whether any rank was asked to stop."""
         began = time.perf_counter()
-        loss = self._accumulate(step)
-        norm = self.optimizer_update(step)
-        loss, stop = self.world.sum(loss, float(self._stop))
-        if math.isfinite(norm) and math.isfinite(loss):
-            self.skipped = 0
-        else:
-            self._note_skip(step, loss, norm)
+        step = self.plan.step(self.step)
+        self._enter_stage_of(self.step)
+        windows = self.plan.windows(step, rank=self.world.rank, world_size=self.world.size)
+        ledger = self._ledger(step, windows)
+        loss, stop, *ledger_sums = self.world.sum(
+            self._accumulate(step, windows), float(self._stop), *ledger.values()
+        )
+        taken, norm = self._update(step, loss)
+        self.watch.note(loss, norm, step=step.index, taken=taken)
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        self._log(step, loss, norm, time.perf_counter() - began)
+        read = {name: int(value) for name, value in zip(ledger, ledger_sums)}
+        self._log(step, loss, norm, read, time.perf_counter() - began)
         return stop > 0
 
-    def _accumulate(self, step: Step) -> float:
-        """Gradients of the step's loss; returns this rank's part of the loss."""
-        windows = self.plan.windows(step, rank=self.world.rank, world_size=self.world.size)
-        micro = self.settings.micro_batch_sequences
+    def _ledger(self, step: Step, windows: np.ndarray) -> dict[str, int]:
+        """What this rank reads: figures that add up over the ranks."""
+        first = step.sequences * self.world.rank // self.world.size
+        within_a_document = (windows[:, :-1] != self.store.eos_id).all(axis=1)
+        return {
+            "data_order": order_checksum(windows, first),
+            "unbroken_sequences": int(within_a_document.sum()),
+        }
+
+    def _accumulate(self, step: Step, windows: np.ndarray) -> float:
+        """Gradients of the loss of this rank's windows; returns its part of the step's loss."""
+        micro = self._pass_sequences(self.plan.seq_len(step))
         passes = math.ceil(math.ceil(step.sequences / self.world.size) / micro)
         total = 0.0
         for number in range(passes):
@@ -157,21 +192,20 @@ class Trainer:
             total += float(loss.detach())
         return total
 
-    def optimizer_update(self, step: Step) -> float:
-        """Update the parameters; returns the norm of the gradient."""
-        norm = self.optimizer.step(step.lr)
-        self.optimizer_step += int(math.isfinite(norm))
-        return norm
+    def _pass_sequences(self, seq_len: int) -> int:
+        """Sequences of a forward pass: as many tokens as in the first stage, whatever their length."""
+        tokens = self.settings.micro_batch_sequences * self.recipe.stages[0].seq_len
+        return max(1, tokens // seq_len)
 
-    def _note_skip(self, step: Step, loss: float, norm: float) -> None:
-        self.skipped += 1
-        if self.skipped > self.settings.max_skipped_steps:
-            raise DecaylawsError(
-                f"Loss {loss} and gradient norm {norm} at step {step.index}: {self.skipped} steps in a row "
-                "were not finite, so training stops. Lower the LR, or start from an earlier checkpoint."
-            )
+    def _update(self, step: Step, loss: float) -> tuple[bool, float]:
+        """Update the parameters unless the step is refused; whether it was taken, and the gradient's norm."""
+        wanted = not self.watch.refuses(loss, step.stage)
+        norm = self.optimizer.step(step.lr, take=wanted)
+        taken = wanted and math.isfinite(norm)
+        self.optimizer_step += int(taken)
+        return taken, norm
 
-    def _log(self, step: Step, loss: float, norm: float, seconds: float) -> None:
+    def _log(self, step: Step, loss: float, norm: float, ledger: dict[str, int], seconds: float) -> None:
         if self.metrics is None or (
             self.step % self.settings.log_interval and self.step < self.plan.num_steps
         ):
@@ -182,14 +216,16 @@ class Trainer:
             lr=step.lr,
             loss=loss if math.isfinite(loss) else None,
             grad_norm=norm if math.isfinite(norm) else None,
+            skipped=self.watch.skipped,
             tokens_per_second=round(step.sequences * self.plan.seq_len(step) / seconds, 1),
             read_tokens=self.plan.read_tokens(self.step),
+            sequences=step.sequences,
+            **ledger,
         )
 
     def _heldout_losses(self) -> dict[str, float]:
-        return heldout_losses(
-            self.module, self.evaluation, self.world, batch_sequences=self.settings.micro_batch_sequences
-        )
+        sequences = self._pass_sequences(self.recipe.stages[-1].seq_len)
+        return heldout_losses(self.module, self.evaluation, self.world, batch_sequences=sequences)
 
     def _evaluate(self) -> dict[str, float]:
         losses = self._heldout_losses()
@@ -207,7 +243,7 @@ class Trainer:
         state = {
             "step": self.step,
             "optimizer_step": self.optimizer_step,
-            "skipped": self.skipped,
+            "watch": self.watch.state(),
             "lr": float(self.recipe.step_lrs()[self.step - 1]),
             "tokens": self.plan.step(self.step - 1).tokens,
             "recipe_sha256": self.recipe.sha256,
@@ -225,7 +261,8 @@ class Trainer:
                 f"{latest} was written for another recipe. Choose another output folder, or delete it."
             )
         self.step, self.optimizer_step = state["step"], state["optimizer_step"]
-        self.skipped, self.start_losses = state["skipped"], state["start_losses"]
+        self.start_losses = state["start_losses"]
+        self.watch.restore(**state["watch"])
         self.optimizer.set_step(self.optimizer_step)
 
     def _export(self, losses: dict[str, float]) -> None:
@@ -257,15 +294,26 @@ class Trainer:
         }
 
 
-def _check_lengths(recipe: Recipe, max_positions: int) -> None:
-    for number, stage in enumerate(recipe.stages):
-        if stage.seq_len > max_positions:
+def _check_lengths(plan: TrainPlan, max_positions: int) -> None:
+    for number, stage in enumerate(plan.recipe.stages):
+        rope = plan.rope(number)
+        longest = max_positions if rope is None else rope.max_seq_len
+        if stage.seq_len > longest:
+            made_for = "max_position_embeddings" if rope is None else "rope"
             raise InvalidValueError(
                 f"stages.{number}.seq_len",
                 stage.seq_len,
-                f"must not exceed the model's max_position_embeddings={max_positions}",
-                "Extend the rotary embedding in the checkpoint's config.json first.",
+                f"must not exceed {longest:g}, the model's {made_for}",
+                f"Give stages.{number} the rope settings that extend it (method none to extrapolate).",
             )
+
+
+def _check_vocabulary(store: TokenStore, vocab_size: int) -> None:
+    if store.vocab_size > vocab_size:
+        raise DataError(
+            f"The corpus {store.directory} has {store.vocab_size} kinds of tokens, the checkpoint's model only "
+            f"{vocab_size}. Prepare the corpus with the checkpoint's own tokenizer (tokenizer.path)."
+        )
 
 
 def _micro_batch(

@@ -316,3 +316,35 @@ def test_a_full_disk_is_one_error_and_goes_on_afterwards(base, monkeypatch):
     assert not (base / "corpus" / "manifest.json").exists()
     assert not list((base / "corpus").rglob("*.tmp"))
     assert make(base).sources
+
+
+def test_length_classes_part_a_source(base):
+    rng = random.Random(1)
+    texts = [sentence(rng) * (1 + 9 * (number % 3 == 0)) for number in range(60)]
+    (base / "books.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    books = {"format": "jsonl", "path": "books.jsonl", "heldout_fraction": 0.2}
+    limit = 500
+    sources = {
+        "books": SourceSettings(**books, max_document_bytes=limit),
+        "books-long": SourceSettings(**books, min_document_bytes=limit),
+    }
+    manifest = make(base, sources=sources)
+    for name, wanted in (
+        ("books", [text for text in texts if len(text) < limit]),
+        ("books-long", [text for text in texts if len(text) >= limit]),
+    ):
+        source = manifest.sources[name]
+        assert source.train.documents + source.heldout.documents == len(wanted) > 0
+        # cleaning ends every document with a line feed
+        assert source.train.text_bytes + source.heldout.text_bytes == sum(len(text) + 1 for text in wanted)
+    with pytest.raises(DataError, match=r"books-long.*outside min_document_bytes"):
+        make(
+            base, "none", sources=sources | {"books-long": SourceSettings(**books, min_document_bytes=10**6)}
+        )
+    with pytest.raises(ValueError, match=r"min_document_bytes=500 must be below max_document_bytes=500"):
+        SourceSettings(**books, min_document_bytes=limit, max_document_bytes=limit)
+
+
+def test_a_corpus_without_length_classes_keeps_its_name(base):
+    source = Source("mine", SOURCES["mine"], base, 0)
+    assert not [key for key in prepare._source_request(source) if "document_bytes" in key]

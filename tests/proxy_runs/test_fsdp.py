@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import socket
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,14 @@ from decaylaws.settings import EvaluationSettings
 from proxy_runs import engine
 from proxy_runs.checkpoints import MemberState, final_checkpoint, load_checkpoint, save_checkpoint
 from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.plan import TrainPlan
-from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
-from proxy_runs.fsdp.trainer import _check_lengths
+from proxy_runs.fsdp.trainer import _check_lengths, _check_vocabulary
 from proxy_runs.model import init_params
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
+from tests.proxy_runs.fsdp_runs import dies_after, losses, orders, settings_for, train
 
 SEQ_LEN = 32
 SHAPE = ModelShape(
@@ -88,73 +85,6 @@ def recipe(store: TokenStore, **changes: Any) -> Recipe:
     return Recipe.from_dict(values | changes)
 
 
-def settings_for(root: Path, name: str, **changes: Any) -> TrainSettings:
-    values = {
-        "recipe": root / "recipe.yaml",
-        "corpus": root / "corpus",
-        "start": root / "trunk.safetensors",
-        "output": root / name,
-        "device": "cpu",
-        "micro_batch_sequences": 4,
-        "checkpoint_interval": 20,
-        "eval_tokens_per_domain": 1000,
-    }
-    return TrainSettings.checked(**(values | changes))
-
-
-def _rank(rank: int, size: int, port: int, settings_file: str, stop_after: int | None) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    if stop_after is not None:
-        _stop_after(stop_after)
-    os._exit(main([settings_file]))
-
-
-def _stop_after(steps: int) -> None:
-    """Let the ranks die without a word once so many steps are done."""
-    from proxy_runs.fsdp.trainer import Trainer
-
-    log = Trainer._log
-
-    def log_and_die(self: Trainer, *values: Any) -> None:
-        log(self, *values)
-        if self.step == steps:
-            os._exit(9)
-
-    Trainer._log = log_and_die  # type: ignore[method-assign]
-
-
-def train(settings: TrainSettings, ranks: int, *, stop_after: int | None = None, exit_code: int = 0) -> Path:
-    """Train on forked gloo ranks; returns the output folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings.output.mkdir(parents=True, exist_ok=True)
-    file = settings.save(settings.output / f"settings-{ranks}.json")
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=_rank, args=(rank, ranks, port, str(file), stop_after))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    codes = [process.exitcode for process in processes]
-    assert codes == [exit_code if stop_after is None else 9] * ranks
-    return settings.output
-
-
-def losses(output: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
-
-
 @pytest.fixture(scope="module")
 def alone(workspace: Path) -> Path:
     """The run on one rank, undisturbed."""
@@ -170,6 +100,9 @@ def test_one_rank_learns_and_records(alone: Path, workspace: Path) -> None:
     assert losses(alone)[-1] < losses(alone)[0] - 1.0
     read = lines[-1]["read_tokens"]
     assert sum(read.values()) == written.tokens
+    # the tiny corpus ends a document every 300 tokens or so: most windows of 32 lie within one
+    unbroken = sum(line["unbroken_sequences"] for line in lines) / sum(line["sequences"] for line in lines)
+    assert 0.8 < unbroken < 1.0
     for name, tokens in written.source_tokens().items():
         assert abs(read[name] - tokens) <= 2 * SEQ_LEN
     assert sorted(path.name for path in (alone / "checkpoints").iterdir()) == [
@@ -178,9 +111,11 @@ def test_one_rank_learns_and_records(alone: Path, workspace: Path) -> None:
     ]
 
 
-def test_two_ranks_follow_one(alone: Path, workspace: Path) -> None:
-    together = train(settings_for(workspace, "two", async_checkpoints=True), ranks=2)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_more_ranks_follow_one(alone: Path, workspace: Path, ranks: int) -> None:
+    together = train(settings_for(workspace, f"ranks-{ranks}", async_checkpoints=True), ranks=ranks)
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    assert orders(together) == orders(alone)
     final = [json.loads((path / "result.json").read_text())["losses"] for path in (alone, together)]
     assert final[1] == pytest.approx(final[0], abs=1e-4)
 
@@ -240,14 +175,23 @@ def test_the_launched_run_is_the_proxy_run(workspace: Path) -> None:
     assert result["epochs"]["code"] == pytest.approx(row["epochs:code"], rel=1e-2)
 
 
-def test_resume_on_another_number_of_ranks(alone: Path, workspace: Path) -> None:
-    settings = settings_for(workspace, "resumed")
-    train(settings, ranks=2, stop_after=33)
-    assert len(losses(settings.output)) == 33
-    train(settings, ranks=1)
+@pytest.fixture(scope="module")
+def stopped(workspace: Path) -> Path:
+    """A run on two ranks that died after step 33, checkpointed at step 20."""
+    return train(settings_for(workspace, "stopped"), ranks=2, prepare=dies_after(33), exit_code=9)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_resume_on_another_number_of_ranks(alone: Path, workspace: Path, stopped: Path, ranks: int) -> None:
+    assert len(losses(stopped)) == 33
+    settings = settings_for(workspace, f"resumed-{ranks}")
+    shutil.copytree(stopped, settings.output)
+    train(settings, ranks=ranks)
     lines = [line for line in read_metrics(settings.output / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["lr"] for line in lines] == Recipe.load(workspace / "recipe.yaml").step_lrs().tolist()
     assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
+    assert orders(settings.output) == orders(alone)
 
 
 def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> None:
@@ -262,7 +206,6 @@ def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> Non
         tensorboard=True,
         eval_points=2,
     )
-    train(settings, ranks=2, stop_after=43)
     train(settings, ranks=4)
     assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
     result = json.loads((settings.output / "result.json").read_text())
@@ -347,18 +290,23 @@ def test_another_corpus_is_refused(workspace: Path, tmp_path: Path) -> None:
         TrainPlan(Recipe.from_dict(values), store)
 
 
-def test_what_the_trainer_does_not_do_is_refused(workspace: Path) -> None:
+def test_lengths_that_do_not_fit_are_refused(workspace: Path) -> None:
     store = TokenStore.open(workspace / "corpus")
-    values = recipe(store).to_dict()
-    values["stages"][1]["rope"] = {"theta": 1e6}
-    with pytest.raises(InvalidValueError, match=r"stages\.1\.rope"):
-        TrainPlan(Recipe.from_dict(values), store)
     values = recipe(store).to_dict()
     values["stages"][0]["lr"][0]["tokens"] += 1
     with pytest.raises(InvalidValueError, match=r"stages\.0\.lr.*multiple of seq_len=32"):
         TrainPlan(Recipe.from_dict(values), store)
-    with pytest.raises(InvalidValueError, match=r"stages\.0\.seq_len.*max_position_embeddings=16"):
-        _check_lengths(recipe(store), 16)
+    plan = TrainPlan(recipe(store), store)
+    with pytest.raises(InvalidValueError, match=r"stages\.0\.seq_len.*16.*max_position_embeddings"):
+        _check_lengths(plan, 16)
+    values = recipe(store).to_dict()
+    values["stages"][0]["rope"] = {"method": "yarn", "factor": 2.0, "original_seq_len": 16}
+    _check_lengths(TrainPlan(Recipe.from_dict(values), store), 16)
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(workspace: Path) -> None:
+    with pytest.raises(DataError, match=r"257 kinds of tokens.*only 256.*own tokenizer"):
+        _check_vocabulary(TokenStore.open(workspace / "corpus"), 256)
 
 
 def test_moments_are_needed_or_refused(workspace: Path, alone: Path, tmp_path: Path) -> None:

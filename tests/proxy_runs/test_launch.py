@@ -22,7 +22,7 @@ from proxy_runs.checkpoints import MemberState, save_checkpoint
 from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.launch import _alone_in, launch, slurm_script, torchrun_command
+from proxy_runs.launch import _alone_in, launch, slurm_script, torchrun_command, write_slurm_job
 from proxy_runs.model import init_params
 from proxy_runs.testing import make_tiny_store
 
@@ -88,7 +88,7 @@ def _ranks_of(output: Path) -> list[int]:
 
 def _kill_one(settings: TrainSettings, killed: list[int]) -> None:
     """kill -9 one rank once it is past its first checkpoint."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         steps = [line["step"] for line in read_metrics(settings.output / "metrics.jsonl")]
         if steps and steps[-1] >= 15:
@@ -106,7 +106,7 @@ def _train_in_a_fork(settings: TrainSettings) -> dict[str, Any]:
     file = settings.save(settings.output / "settings.json")
     process = multiprocessing.get_context("fork").Process(target=_one_rank, args=(str(file),))
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     return json.loads((settings.output / "result.json").read_text())
 
@@ -194,6 +194,21 @@ def _is_alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().split()[2] not in "ZX"
     except OSError:
         return False
+
+
+def test_a_slurm_job_is_written_beside_its_settings(settings: TrainSettings, tmp_path: Path) -> None:
+    job = write_slurm_job(
+        settings.model_copy(update={"output": tmp_path / "out"}), nodes=4, ranks_per_node=8, hours=24
+    )
+    assert job == tmp_path / "out" / "launch.sbatch"
+    written = TrainSettings.load(tmp_path / "out" / "settings.json")
+    assert str(tmp_path / "out" / "settings.json") in job.read_text()
+    assert written.recipe.is_absolute()
+    assert written.recipe.samefile(settings.recipe)
+    with pytest.raises(DataError, match="no checkpoint"):
+        write_slurm_job(
+            settings.model_copy(update={"start": tmp_path / "none"}), nodes=1, ranks_per_node=1, hours=1
+        )
 
 
 def test_slurm_script_is_valid_shell(tmp_path: Path) -> None:

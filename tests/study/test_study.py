@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
 from decaylaws.report.material import Material
@@ -273,3 +274,22 @@ def _ends_within(pid: int, seconds: float) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+@pytest.mark.slow
+def test_a_launch_can_become_a_slurm_job(study: Study) -> None:
+    settings = ["--set", "dtype=bfloat16", "--set", "max_loss_jump=null", "--set", "checkpoint_interval=500"]
+    output = decaylaws("launch", str(study.root), "--slurm-nodes", "2", "--slurm-gpus", "4", *settings)
+    assert "sbatch" in output
+    script = (study.launch_dir / "launch.sbatch").read_text(encoding="utf-8")
+    assert "--nnodes=2 --nproc-per-node=4" in script
+    written = json.loads((study.launch_dir / "settings.json").read_text(encoding="utf-8"))
+    assert (written["dtype"], written["max_loss_jump"], written["checkpoint_interval"]) == (
+        "bfloat16",
+        None,
+        500,
+    )
+    assert Path(written["start"]).is_file()
+    for wrong, message in (("typo=1", r"launch\.typo"), ("keep_last", "NAME=VALUE")):
+        with pytest.raises(InvalidValueError, match=message):
+            decaylaws("launch", str(study.root), "--slurm-nodes", "2", "--set", wrong)

@@ -1,0 +1,136 @@
+"""``decaylaws context``: library, rope, extend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from decaylaws.cli.console import text_columns
+from decaylaws.context import (
+    PUBLISHED_EXTENSIONS,
+    ExtensionStage,
+    extend_tail,
+    rotary_frequencies,
+    with_long_share,
+)
+from decaylaws.errors import InvalidValueError
+from decaylaws.recipe import Recipe, RopeSettings
+from decaylaws.schedules.quantities import parse_tokens, round_tokens
+
+app = typer.Typer(help="Extend the sequence length in the decay.", no_args_is_help=True)
+
+Method = Annotated[
+    str, typer.Option(help="none, abf, position_interpolation, ntk or yarn", show_default=True)
+]
+Theta = Annotated[float, typer.Option(help="base of the rotary embedding; for abf the new one")]
+OriginalLength = Annotated[int | None, typer.Option(help="sequence length of the checkpoint")]
+UNKNOWN = "?"
+
+
+@app.command()
+def library() -> None:
+    """List how published models were extended, and the sources; ? is not stated or not verified."""
+    for entry in PUBLISHED_EXTENSIONS.values():
+        typer.echo(f"{entry.name}  {entry.model}")
+        if entry.stages:
+            typer.echo(text_columns([_stage_row(stage) for stage in entry.stages]))
+        typer.echo(f"  {entry.source}{f'; {entry.remark}' if entry.remark else ''}\n")
+
+
+@app.command()
+def rope(
+    seq_len: Annotated[int, typer.Option(help="sequence length to extend to")],
+    original_seq_len: Annotated[int, typer.Option(help="sequence length of the checkpoint")],
+    head_dim: Annotated[int, typer.Option(help="dimensions of an attention head")] = 128,
+    theta: Theta = 10_000.0,
+    abf_theta: Annotated[float, typer.Option(help="the larger base of abf")] = 1_000_000.0,
+) -> None:
+    """Put the ways of extending a rotary embedding side by side."""
+    lengths = {"factor": seq_len / original_seq_len, "original_seq_len": original_seq_len}
+    variants = [
+        RopeSettings(theta=theta),
+        RopeSettings(method="abf", theta=abf_theta),
+        *(
+            _checked(method=method, theta=theta, **lengths)
+            for method in ("position_interpolation", "ntk", "yarn")
+        ),
+    ]
+    trained = rotary_frequencies(variants[0], head_dim).inverse * original_seq_len
+    typer.echo(text_columns([_variant_row(variant, head_dim, seq_len, trained) for variant in variants]))
+    typer.echo(
+        "slowest turn: positions of a full turn of the slowest pair; unseen: pairs that reach angles which the "
+        "checkpoint has not been trained on"
+    )
+
+
+@app.command()
+def extend(
+    path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
+    tokens: Annotated[str, typer.Option(help="length of the longer stage, such as 50B")],
+    seq_len: Annotated[int, typer.Option(help="its sequence length")],
+    out: Annotated[Path, typer.Option(help="where the new recipe goes")],
+    method: Method = "yarn",
+    theta: Theta = 10_000.0,
+    original_seq_len: OriginalLength = None,
+    long_source: Annotated[list[str] | None, typer.Option(help="a source of long documents; repeat")] = None,
+    long_share: Annotated[float, typer.Option(help="share of the long sources in the longer stage")] = 0.3,
+) -> None:
+    """Run the last tokens of a recipe at a longer sequence length; the LR keeps its path."""
+    recipe = Recipe.load(path)
+    last = recipe.stages[-1]
+    original = original_seq_len or last.seq_len
+    factor = {} if method in ("none", "abf") else {"factor": seq_len / original, "original_seq_len": original}
+    longer = extend_tail(
+        recipe,
+        tokens=parse_tokens(tokens, "tokens"),
+        seq_len=seq_len,
+        rope=_checked(method=method, theta=theta, **factor),
+        mixture=with_long_share(last.mixture, long_source, long_share) if long_source else None,
+    )
+    typer.echo(f"written to {longer.save(out)}")
+
+
+def _checked(**values: object) -> RopeSettings:
+    try:
+        return RopeSettings.model_validate(values)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise InvalidValueError("rope", str(values), f"is not valid: {message}") from error
+
+
+def _stage_row(stage: ExtensionStage) -> dict[str, str]:
+    return {
+        "from": _or_unknown(stage.from_seq_len, ","),
+        "to": f"{stage.to_seq_len:,}",
+        "tokens": UNKNOWN if stage.tokens is None else round_tokens(int(stage.tokens)),
+        "method": stage.method or UNKNOWN,
+        "base": UNKNOWN if stage.theta is None else f"{stage.theta:,.0f}",
+        "factor": "" if stage.method not in ("yarn", None) else _or_unknown(stage.factor, "g"),
+        "long share": _or_unknown(stage.long_share, ".0%"),
+    }
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _variant_row(
+    rope: RopeSettings, head_dim: int, seq_len: int, trained: NDArray[np.float64]
+) -> dict[str, str]:
+    """One method; ``trained`` holds the largest angle of each pair that the checkpoint knows [head_dim / 2]."""
+    found = rotary_frequencies(rope, head_dim)
+    # a pair that has made a full turn has seen every angle
+    reached = np.minimum(found.inverse * seq_len, 2 * np.pi)
+    unseen = int((reached > np.minimum(trained, 2 * np.pi) * (1 + 1e-9)).sum())
+    return {
+        "method": rope.method,
+        "base": f"{rope.base(head_dim):,.0f}",
+        "slowest turn": f"{found.wavelengths[-1]:,.0f}",
+        "attention factor": f"{found.attention_factor:.4f}",
+        "unseen": f"{unseen} of {head_dim // 2}",
+    }
