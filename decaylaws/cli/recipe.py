@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from decaylaws.recipe import Recipe, diff_recipes, show_recipe
+from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.recipe.doctor import examine, holds
 from decaylaws.recipe.files import to_json
 
@@ -43,9 +44,16 @@ def schema() -> None:
 def doctor(
     path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
     checkpoint: Annotated[Path, typer.Argument(help="file or folder of the checkpoint to start from")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="prepared corpus: also check its sources, caps and tokenizer")
+    ] = None,
+    hash_shards: Annotated[
+        bool, typer.Option(help="hash the corpus's shards instead of comparing their sizes only")
+    ] = False,
 ) -> None:
     """Check that the hand-over holds: LR, optimiser state, tokens, vocabulary; exit with 1 if it does not."""
-    findings = examine(Recipe.load(path), checkpoint)
+    prepared = None if corpus is None else read_corpus(corpus, hash_shards=hash_shards)
+    findings = examine(Recipe.load(path), checkpoint, corpus=prepared)
     for finding in findings:
         typer.echo(f"{finding.verdict:<8} {finding.check}: {finding.message}")
     if not holds(findings):

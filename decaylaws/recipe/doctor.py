@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from decaylaws.recipe.checkpoint_facts import CheckpointFacts, read_facts
+from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
+from decaylaws.recipe.corpus_facts import PreparedCorpus
 from decaylaws.recipe.model import Recipe
 
 LR_TOLERANCE = 1e-3
@@ -31,15 +32,13 @@ class Finding:
     message: str
 
 
-def examine(
-    recipe: Recipe, checkpoint: str | Path, *, source_fingerprints: Mapping[str, str] | None = None
-) -> list[Finding]:
+def examine(recipe: Recipe, checkpoint: str | Path, *, corpus: PreparedCorpus | None = None) -> list[Finding]:
     """Compare a recipe with a checkpoint.
 
     Args:
         recipe: the recipe.
-        checkpoint: file or folder, see :mod:`decaylaws.recipe.checkpoint_facts`.
-        source_fingerprints: fingerprints of the sources as they are now, to find content that changed.
+        checkpoint: file or folder, see :mod:`decaylaws.recipe.checkpoints`.
+        corpus: the corpus as it is now, to find sources and tokenizers that changed, and what is left of a source.
 
     Raises:
         DataError: the checkpoint cannot be read.
@@ -50,8 +49,9 @@ def examine(
         _optimizer(recipe, facts),
         _tokens(recipe, facts),
         _vocabulary(recipe, facts),
-        *_epochs(recipe),
-        *_sources(recipe, source_fingerprints or {}),
+        *_tokenizers(recipe, facts, corpus),
+        *_epochs(recipe, corpus),
+        *([] if corpus is None else _sources(recipe, corpus)),
     ]
 
 
@@ -89,14 +89,17 @@ def _optimizer(recipe: Recipe, facts: CheckpointFacts) -> Finding:
 
 def _tokens(recipe: Recipe, facts: CheckpointFacts) -> Finding:
     wanted = recipe.handover.tokens
+    step = "" if facts.step is None else f" at step {facts.step:,}"
     if facts.tokens is None:
-        return Finding("tokens", "unknown", f"The recipe expects {wanted:,}; the checkpoint does not say.")
+        return Finding(
+            "tokens", "unknown", f"The recipe expects {wanted:,}; the checkpoint{step} does not say."
+        )
     if abs(facts.tokens - wanted) <= TOKENS_TOLERANCE * max(facts.tokens, wanted):
-        return Finding("tokens", "ok", f"The checkpoint has seen {facts.tokens:,} tokens.")
+        return Finding("tokens", "ok", f"The checkpoint{step} has seen {facts.tokens:,} tokens.")
     return Finding(
         "tokens",
         "wrong",
-        f"The recipe expects {wanted:,} tokens, the checkpoint has seen {facts.tokens:,}. Is it another one?",
+        f"The recipe expects {wanted:,} tokens, the checkpoint{step} has seen {facts.tokens:,}. Is it another one?",
     )
 
 
@@ -116,25 +119,56 @@ def _vocabulary(recipe: Recipe, facts: CheckpointFacts) -> Finding:
     )
 
 
-def _epochs(recipe: Recipe) -> Iterator[Finding]:
-    for name, source in recipe.sources.items():
-        # a recipe beyond its caps cannot be made; this says how near it is
-        if source.epochs is not None and source.max_epochs is not None:
+def _tokenizers(recipe: Recipe, facts: CheckpointFacts, corpus: PreparedCorpus | None) -> Iterator[Finding]:
+    wanted = recipe.provenance.tokenizer_fingerprint
+    if wanted is None:
+        return
+    found = {"checkpoint": facts.tokenizer_fingerprint, "corpus": corpus and corpus.tokenizer_fingerprint}
+    for owner, fingerprint in found.items():
+        if fingerprint == wanted:
+            yield Finding("tokenizer", "ok", f"The {owner} has the recipe's tokenizer.")
+        elif fingerprint is not None:
             yield Finding(
-                f"epochs.{name}", "ok", f"{source.epochs:.3g} passes of at most {source.max_epochs:g}."
+                "tokenizer",
+                "wrong",
+                f"The tokenizer of the {owner} gives tokens other ids ({fingerprint}) than that of the recipe "
+                f"({wanted}). Tokenise the data with the checkpoint's tokenizer and recommend again.",
             )
 
 
-def _sources(recipe: Recipe, now: Mapping[str, str]) -> Iterator[Finding]:
+def _epochs(recipe: Recipe, corpus: PreparedCorpus | None) -> Iterator[Finding]:
+    """Passes over each source; a recipe beyond its own caps cannot be made, but the corpus may have shrunk."""
+    asked = recipe.source_tokens()
     for name, source in recipe.sources.items():
-        if source.fingerprint is None or name not in now:
+        left = source.available_tokens
+        if corpus is not None and left is not None:
+            # the recipe may use a part of a source only: its pool matches the target's repetition
+            left = min(left, corpus.available_tokens.get(name, 0))
+        if source.max_epochs is None or left is None or asked[name] == 0:
             continue
-        if source.fingerprint == now[name]:
+        if asked[name] <= source.max_epochs * left * (1 + TOKENS_TOLERANCE):
+            yield Finding(
+                f"epochs.{name}", "ok", f"{asked[name] / left:.3g} passes of at most {source.max_epochs:g}."
+            )
+            continue
+        yield Finding(
+            f"epochs.{name}",
+            "wrong",
+            f"The stages take {asked[name]:,.0f} tokens, more than {source.max_epochs:g} passes over the {left:,} "
+            "that there are now. Restore the source or recommend again.",
+        )
+
+
+def _sources(recipe: Recipe, corpus: PreparedCorpus) -> Iterator[Finding]:
+    for name, source in recipe.sources.items():
+        if source.fingerprint is None:
+            continue
+        now = corpus.source_fingerprints.get(name, "missing in the corpus")
+        if source.fingerprint == now:
             yield Finding(f"source.{name}", "ok", "Its content is that of the recipe.")
         else:
             yield Finding(
                 f"source.{name}",
                 "wrong",
-                f"Its content is {now[name]}, the recipe was made for {source.fingerprint}. Restore it or "
-                "recommend again.",
+                f"Its content is {now}, the recipe was made for {source.fingerprint}. Restore it or recommend again.",
             )

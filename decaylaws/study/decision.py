@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import decaylaws
@@ -26,6 +28,7 @@ from decaylaws.recipe import (
     Source,
     Stage,
 )
+from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.runs import START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target
@@ -244,10 +247,14 @@ def rounded_shares(shares: Mapping[str, float], parts: int) -> dict[str, float]:
 
 def _sources(study: Study) -> dict[str, Source]:
     """Sources as the proxies saw them: pools are already matched in repetition to the target."""
-    planner = study.planner()
+    prints = read_corpus(study.corpus_dir).source_fingerprints
     return {
-        limits.name: Source(available_tokens=limits.available_tokens, max_epochs=limits.max_epochs)
-        for limits in planner.space.sources
+        limits.name: Source(
+            available_tokens=limits.available_tokens,
+            max_epochs=limits.max_epochs,
+            fingerprint=prints.get(limits.name),
+        )
+        for limits in study.planner().space.sources
     }
 
 
@@ -266,14 +273,16 @@ def _guards(study: Study, found: Recommendation, margins: Mapping[str, float]) -
 
 def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
     runs, _ = usable_runs(study)
-    corpus = study.corpus()
+    corpus = read_corpus(study.corpus_dir)
     target = study.planner().shape(study.settings.target.shape)
     own = fit.errors[fit.errors["law"] == f"decay:{fit.member}"]
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         study=study.settings.name,
         decaylaws_version=decaylaws.__version__,
+        code_fingerprint=code_fingerprint(),
         data_fingerprint=corpus.fingerprint,
+        tokenizer_fingerprint=corpus.tokenizer_fingerprint,
         vocab_size=corpus.vocab_size,
         non_embedding_params=target.non_embedding_params,
         laws=(
@@ -285,6 +294,15 @@ def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
         ),
         evidence=Evidence(run_ids=tuple(sorted(runs["run_id"])), notes=fit.notes),
     )
+
+
+def code_fingerprint() -> str:
+    """SHA-256 over the library's own source files: two versions of one number are told apart."""
+    root = Path(decaylaws.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from decaylaws.cli.recipe import app
 from decaylaws.errors import DataError
 from decaylaws.recipe import Recipe
-from decaylaws.recipe.checkpoint_facts import read_facts
+from decaylaws.recipe.checkpoints import read_facts
+from decaylaws.recipe.corpus_facts import PreparedCorpus
 from decaylaws.recipe.doctor import examine, holds
 from decaylaws.schedules import Schedule, Segment, decay
 
@@ -53,6 +54,17 @@ def _recipe(lr: float, **changes: Any) -> Recipe:
     return Recipe.from_dict(values | changes)
 
 
+def _corpus(web: str, **changes: Any) -> PreparedCorpus:
+    values: dict[str, Any] = {
+        "fingerprint": "f",
+        "vocab_size": 100_278,
+        "available_tokens": {"web": 10**12, "math": 10**10},
+        "source_fingerprints": {"web": web},
+        "tokenizer_fingerprint": "sha256:tt",
+    }
+    return PreparedCorpus(**values | changes)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """What the Hugging Face Trainer leaves behind."""
@@ -66,7 +78,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_olmo2_hands_over_at_the_published_lr(checkpoint: Path) -> None:
     assert _olmo2_handover_lr() == pytest.approx(6.1351e-5, rel=1e-5)
-    findings = examine(_recipe(6.1351e-5), checkpoint, source_fingerprints={"web": "sha256:aa"})
+    findings = examine(_recipe(6.1351e-5), checkpoint, corpus=_corpus("sha256:aa"))
     assert [finding.verdict for finding in findings] == ["ok"] * 6
     assert holds(findings)
 
@@ -77,7 +89,7 @@ def _verdicts(*arguments: Any, **changes: Any) -> dict[str, str]:
 
 def test_each_break_is_found(checkpoint: Path) -> None:
     assert _verdicts(_recipe(3e-4), checkpoint)["lr"] == "wrong"
-    changed = _verdicts(_recipe(6.1351e-5), checkpoint, source_fingerprints={"web": "sha256:bb"})
+    changed = _verdicts(_recipe(6.1351e-5), checkpoint, corpus=_corpus("sha256:bb"))
     assert changed["source.web"] == "wrong"
     larger = _recipe(6.1351e-5, provenance={"vocab_size": 128_256})
     assert _verdicts(larger, checkpoint)["vocabulary"] == "wrong"

@@ -1,0 +1,89 @@
+"""``CheckpointFacts``, and how junk in a checkpoint becomes "not said" instead of an error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decaylaws.errors import DataError
+
+MAX_JSON_BYTES = 256 * 1024 * 1024
+STEP_NAMES = ("step", "global_step", "iteration")
+TOKEN_NAMES = ("tokens", "ntokens_seen", "global_train_tokens_seen", "num_input_tokens_seen")
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What was found; ``None`` where the checkpoint does not say.
+
+    Attributes:
+        kind: format of the checkpoint.
+        step: optimiser steps behind it.
+        tokens: tokens behind it.
+        lr: LR of its last step.
+        has_optimizer: whether it holds the optimiser's moments.
+        vocab_size: rows of the embedding, or the config's figure.
+        tokenizer_fingerprint: of the tokenizer beside it, see
+            :func:`decaylaws.recipe.corpus_facts.tokenizer_fingerprint`.
+    """
+
+    kind: str
+    step: int | None = None
+    tokens: int | None = None
+    lr: float | None = None
+    has_optimizer: bool | None = None
+    vocab_size: int | None = None
+    tokenizer_fingerprint: str | None = None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: it cannot be read, is too large, or holds no object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{path} has more than {MAX_JSON_BYTES:,} bytes.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object.")
+    return content
+
+
+def whole(value: object) -> int | None:
+    """``value`` if it is a count of 64 bits."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return value if plain and 0 <= value < 2**63 else None  # type: ignore[operator, return-value]
+
+
+def number(value: object) -> float | None:
+    """``value`` if it is a finite number, zero or above."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) and result >= 0 else None
+
+
+def first_whole(values: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    """The first of ``names`` that ``values`` has as a count."""
+    return next((count for name in names if (count := whole(values.get(name))) is not None), None)
+
+
+def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
+    """Rows of the token embedding among tensors by name; moments and position embeddings are none."""
+    for name, shape in shapes.items():
+        sizes = list(shape)
+        other = any(part in name for part in ("exp_avg", "optim", "position"))
+        if ("embed" in name or "wte" in name) and not other and len(sizes) == 2:
+            return whole(sizes[0])
+    return None

@@ -1,0 +1,100 @@
+"""Facts of a Megatron checkpoint: the common file of its distributed format, and the older single files.
+
+``common.pt`` holds the arguments, the counters, the LR scheduler and the optimiser's groups; tensors lie in DCP
+files beside it. The file is a pickle of Megatron's own classes, so it is read inertly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from decaylaws.errors import DataError
+from decaylaws.recipe.checkpoints.dcp import METADATA, read_dcp
+from decaylaws.recipe.checkpoints.facts import CheckpointFacts, number, whole
+from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
+
+COMMON = "common.pt"
+TRACKER = "latest_checkpointed_iteration.txt"
+_PACKAGES = ("megatron.", "torch.", "numpy.")
+_NAMES = {
+    ("argparse", "Namespace"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("signal", "Signals"),
+    ("types", "SimpleNamespace"),
+    ("torch", "Size"),
+    ("torch", "device"),
+}
+_MAX_DEPTH = 6
+
+
+def latest_iteration(folder: Path) -> Path:
+    """The folder of the newest checkpoint below ``folder``, by Megatron's own tracker.
+
+    Raises:
+        DataError: the tracker names none.
+    """
+    tracker = folder / TRACKER
+    try:
+        text = tracker.read_bytes()[:64].decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{tracker} cannot be read: {error}") from error
+    newest = folder / ("release" if text == "release" else f"iter_{text:0>7}")
+    if not (text == "release" or text.isdigit()) or not newest.is_dir():
+        raise DataError(f"{tracker} says {text!r}, and {folder} holds no checkpoint of that name.")
+    return newest
+
+
+def megatron_facts(folder: Path) -> CheckpointFacts:
+    """What the folder of one iteration says of itself.
+
+    Raises:
+        DataError: the common file is damaged, or names what a Megatron checkpoint does not need.
+    """
+    common = load_torch_file(folder / COMMON, _is_megatron)
+    if not isinstance(common, dict):
+        raise DataError(f"{folder / COMMON} must hold a dictionary.")
+    arguments = common.get("args")
+    settings = arguments.fields if isinstance(arguments, Record) else {}
+    entries = read_dcp(folder) if (folder / METADATA).is_file() else {}
+    lrs = [number(group.get("lr")) for group in _param_groups(common)]
+    return CheckpointFacts(
+        kind="megatron",
+        step=whole(common.get("iteration", settings.get("iteration"))),
+        tokens=_tokens(settings),
+        lr=next((lr for lr in lrs if lr is not None), None),
+        has_optimizer=any("exp_avg" in name for name in entries) or _has_zarr_moments(folder),
+        vocab_size=whole(settings.get("padded_vocab_size")),
+    )
+
+
+def _is_megatron(module: str, name: str) -> bool:
+    plain_torch = module in ("torch", "torch._utils") and not name.startswith("_import")
+    return (module, name) in _NAMES or module.startswith(_PACKAGES) or module == "numpy" or plain_torch
+
+
+def _tokens(settings: Mapping[str, Any]) -> int | None:
+    samples, length = whole(settings.get("consumed_train_samples")), whole(settings.get("seq_length"))
+    return None if samples is None or length is None else whole(samples * length)
+
+
+def _param_groups(value: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Parameter groups, however deep: one optimiser, a chain of them, or one per model chunk."""
+    if depth > _MAX_DEPTH or not isinstance(value, dict | list | tuple):
+        return
+    if not isinstance(value, dict):
+        for item in value:
+            yield from _param_groups(item, depth + 1)
+        return
+    groups = value.get("param_groups")
+    if isinstance(groups, list):
+        yield from (group for group in groups if isinstance(group, dict))
+    for key in value:
+        if key not in ("param_groups", "args"):
+            yield from _param_groups(value[key], depth + 1)
+
+
+def _has_zarr_moments(folder: Path) -> bool:
+    return any("exp_avg" in path.name for path in folder.iterdir())
