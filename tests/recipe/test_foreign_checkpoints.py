@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -21,43 +20,9 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.checkpoints import read_facts
 from decaylaws.recipe.corpus_facts import read_corpus, tokenizer_fingerprint
 from decaylaws.recipe.doctor import examine, holds
+from tests.recipe.others import LR, STEP, TOKENS, Bomb, save_dcp
 
 torch = pytest.importorskip("torch")
-
-LR, STEP, TOKENS = 6.1351e-5, 928_646, 928_646 * 4_194_304
-
-
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-def _optimizer() -> tuple[Any, Any]:
-    model = torch.nn.ModuleDict({"tok_embeddings": torch.nn.Embedding(12, 2)})
-    adamw = torch.optim.AdamW(model.parameters(), lr=LR)
-    model["tok_embeddings"](torch.tensor([1])).sum().backward()
-    adamw.step()
-    return model, adamw
-
-
-def save_dcp(folder: Path, **more: Any) -> None:
-    """As torchtitan does: flattened names, counters as tensors, settings as values."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model_state, optimizer_state = get_state_dict(*_optimizer())
-        dcp.save(
-            {"model": model_state, "optimizer": optimizer_state} | more,
-            checkpoint_id=str(folder),
-            no_dist=True,
-        )
 
 
 @pytest.fixture
