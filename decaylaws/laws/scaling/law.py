@@ -153,13 +153,20 @@ class SizeTokenLaw(Law):
         )
         return np.clip(draws, *self.family.bounds())
 
+    def loss_draws(self, X: pd.DataFrame) -> Array:
+        """Losses of new runs that are as likely as the data make them, ``[num_draws, n]``."""
+        self._require_fitted()
+        return self._draws_at(_inputs(*size_token_columns(X), self.center_))
+
     def _interval(self, inputs: Inputs, mean: Array, level: float) -> Prediction:
         """Spread of the parameters and scatter of the runs together."""
+        return quantile_interval(mean, self._draws_at(inputs), level)
+
+    def _draws_at(self, inputs: Inputs) -> Array:
         draws = self._require_draws()
         rng = np.random.default_rng(self.seed)
-        noise = rng.choice(self._scatter(), size=(len(draws), len(mean)))
-        losses = np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
-        return quantile_interval(mean, losses, level)
+        noise = rng.choice(self._scatter(), size=(len(draws), len(inputs.log_params)))
+        return np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
 
     def _scatter(self) -> Array:
         """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""

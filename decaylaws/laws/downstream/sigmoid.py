@@ -1,0 +1,199 @@
+"""The sigmoid from a task's loss to its accuracy."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.downstream.tables import accuracies, column, runs_of
+from decaylaws.laws.scaling.objective import degrees_factor
+from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
+
+_NAMES = ("floor", "ceiling", "log_slope", "midpoint")
+_LOG_SLOPE = (np.log(0.05), np.log(100.0))
+_SLOPE_STARTS = (1.0, 3.0, 10.0)
+_HELD_SHARE = 0.25  # of the rows, those with the lowest loss, in the extrapolation test
+
+
+class SigmoidLink(Law):
+    """``accuracy = floor + (ceiling - floor) / (1 + exp(slope (loss - midpoint)))`` (the OLMo ladder's step 2).
+
+    ``X`` has the column ``loss``: the task's own, best the gold answer's bits per byte; ``run`` marks the
+    points of one run. ``y`` is the accuracy; the column ``accuracy`` without it. Plain least squares, as
+    published.
+
+    Args:
+        floor: accuracy of a model that knows nothing; fitted without it.
+        ceiling: accuracy at no loss; fitted without it.
+        ideal: add one observation of accuracy 1 at loss 0, as the ladder does: small models say nothing about
+            the upper half of the curve.
+        num_draws: draws of the parameters behind every interval.
+        seed: seed of the draws.
+
+    Attributes:
+        params_: ``floor``, ``ceiling``, ``slope`` (per unit of loss), ``midpoint``.
+        report_: diagnosis of the fit.
+        theta_: the same with the logarithm of the slope, ``[4]``.
+        draws_: draws of theta under re-weighted runs, ``[num_draws, 4]``; empty with a single run.
+        residuals_: predicted minus observed accuracy, ``[n]``.
+        extrapolation_error_: mean absolute error on the quarter of the rows with the lowest loss, predicted
+            from the others; None where these cannot be fitted. Intervals are at least as wide.
+    """
+
+    theta_: Array
+    draws_: Array
+    residuals_: Array
+    extrapolation_error_: float | None
+
+    def __init__(
+        self,
+        *,
+        floor: float | None = None,
+        ceiling: float | None = None,
+        ideal: bool = True,
+        num_draws: int = 200,
+        seed: int = 0,
+    ) -> None:
+        self.floor = floor
+        self.ceiling = ceiling
+        self.ideal = ideal
+        self.num_draws = num_draws
+        self.seed = seed
+
+    def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
+        """Fit to evaluated checkpoints.
+
+        Raises:
+            SchemaError: a column is missing.
+            InvalidValueError: an accuracy does not lie from 0 to 1, the loss takes one value only, or there
+                are fewer rows than parameters.
+        """
+        loss, accuracy, groups = column(X, "loss"), accuracies(X, y), runs_of(X)
+        if len(np.unique(loss)) < 2:
+            raise InvalidValueError("loss", loss[:1].tolist(), "must take at least two values")
+        solution = self._solve(loss, accuracy)
+        self.theta_, self.report_ = solution.theta, solution.report
+        self.params_ = dict(zip(("floor", "ceiling", "slope", "midpoint"), _public(self.theta_)))
+        self.residuals_ = solution.residuals[: len(loss)]
+        self.extrapolation_error_ = self._extrapolation_error(loss, accuracy)
+        self.draws_ = self._draw(solution, groups, float(loss.max()))
+        return self
+
+    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
+        """Accuracy at every loss; with ``interval`` the range of a measured accuracy."""
+        self._require_fitted()
+        loss = column(X, "loss")
+        mean = _value(self.theta_, loss)
+        return mean if interval is None else self._interval(loss, mean, interval)
+
+    def draws_at(self, losses: Array) -> Array:
+        """Measured accuracies that are as likely as the data make them.
+
+        Args:
+            losses: one row of losses for each draw of the parameters, ``[num_draws, n]``.
+        """
+        if len(self.draws_) == 0:
+            raise InvalidValueError(
+                "interval", type(self).__name__, "needs at least two runs and num_draws > 0"
+            )
+        rng = np.random.default_rng(self.seed)
+        noise = rng.choice(self._scatter(), size=losses.shape)
+        values = np.array([_value(theta, row) for theta, row in zip(self.draws_, losses)])
+        return np.clip(values - noise, 0.0, 1.0)
+
+    def _interval(self, loss: Array, mean: Array, level: float) -> Prediction:
+        return quantile_interval(mean, self.draws_at(np.tile(loss, (len(self.draws_), 1))), level)
+
+    def _bounds(self, highest: float) -> tuple[Array, Array]:
+        """Free parameters between bounds, given ones between equal ones."""
+        floor = (0.0, 1.0) if self.floor is None else (self.floor, self.floor)
+        ceiling = (0.0, 1.0) if self.ceiling is None else (self.ceiling, self.ceiling)
+        pairs = np.array([floor, ceiling, _LOG_SLOPE, (0.0, 3 * highest)])
+        return pairs[:, 0], pairs[:, 1]
+
+    def _solve(self, loss: Array, accuracy: Array, starts: Array | None = None) -> Solution:
+        x, target = loss, accuracy
+        if self.ideal:
+            x, target = np.append(loss, 0.0), np.append(accuracy, 1.0)
+        lower, upper = self._bounds(float(loss.max()))
+        if starts is None:
+            middles = np.quantile(loss, [0.0, 0.5])
+            ends = (float(accuracy.min()), 1.0 if self.ideal else float(accuracy.max()))
+            starts = np.array([[*ends, np.log(slope), x0] for slope in _SLOPE_STARTS for x0 in middles])
+        return solve(
+            lambda theta: _value(theta, x) - target,
+            starts,
+            jacobian=lambda theta: _slopes(theta, x),
+            lower=lower,
+            upper=upper,
+            names=_NAMES,
+        )
+
+    def _draw(self, solution: Solution, groups: Array, highest: float) -> Array:
+        if len(np.unique(groups)) < 2 or self.num_draws == 0:
+            return np.empty((0, len(_NAMES)))
+        labels = np.unique(groups, return_inverse=True)[1]
+        if self.ideal:
+            labels = np.append(labels, labels.max() + 1)
+        lower, upper = self._bounds(highest)
+        return one_step_draws(
+            solution, labels, num_draws=self.num_draws, seed=self.seed, lower=lower, upper=upper
+        )
+
+    def _extrapolation_error(self, loss: Array, accuracy: Array) -> float | None:
+        held = loss < np.quantile(loss, _HELD_SHARE)
+        if not held.any() or np.count_nonzero(~held) <= len(_NAMES) or len(np.unique(loss[~held])) < 2:
+            return None
+        theta = self._solve(loss[~held], accuracy[~held], self.theta_[None]).theta
+        return float(np.mean(np.abs(_value(theta, loss[held]) - accuracy[held])))
+
+    def _scatter(self) -> Array:
+        """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""
+        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
+        size = float(np.mean(np.abs(self.residuals_)))
+        if self.extrapolation_error_ is not None and size > 0:
+            inflation = max(inflation, self.extrapolation_error_ / size)
+        return inflation * self.residuals_
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "params": self.params_,
+            "theta": self.theta_,
+            "draws": self.draws_,
+            "residuals": self.residuals_,
+            "extrapolation_error": self.extrapolation_error_,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.params_ = state["params"]
+        self.theta_ = np.array(state["theta"], dtype=float)
+        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(_NAMES))
+        self.residuals_ = np.array(state["residuals"], dtype=float)
+        self.extrapolation_error_ = state["extrapolation_error"]
+
+
+def _public(theta: Array) -> list[float]:
+    floor, ceiling, log_slope, midpoint = (float(value) for value in theta)
+    return [floor, ceiling, float(np.exp(log_slope)), midpoint]
+
+
+def _share(theta: Array, loss: Array) -> Array:
+    """``1 / (1 + exp(slope (loss - midpoint)))`` without overflow, ``[n]``."""
+    return 0.5 * (1 - np.tanh(0.5 * np.exp(theta[2]) * (loss - theta[3])))
+
+
+def _value(theta: Array, loss: Array) -> Array:
+    return theta[0] + (theta[1] - theta[0]) * _share(theta, loss)
+
+
+def _slopes(theta: Array, loss: Array) -> Array:
+    """Derivatives of ``_value`` in theta, ``[n, 4]``."""
+    share, slope = _share(theta, loss), np.exp(theta[2])
+    steep = (theta[1] - theta[0]) * share * (1 - share) * slope
+    return np.stack([1 - share, share, -steep * (loss - theta[3]), steep], axis=1)
