@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
@@ -26,6 +26,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# strict: a broken link or a missing page is an error
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+	@echo "Open build/site/index.html"
 
 format: $(STAMP)
 	$(BIN)/ruff format .
