@@ -15,35 +15,28 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import threading
-import time
+import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-import sqlalchemy
-import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from decaylaws.configs import RunConfig
-from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
+from proxy_runs.storage import Patience, change_state, open_storage
 
-HEARTBEAT_SECONDS = 5
-GRACE_SECONDS = 40
 MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
 MAX_ATTEMPTS = 2
-STORAGE_PATIENCE_SECONDS = 300.0
 
 _CONFIG, _ROLE, _RUN_ID = "config", "role", "run_id"
 _RESULT, _LOG, _ATTEMPT, _WORKER = "result", "log", "attempt", "worker"
-
-T = TypeVar("T")
+_DEATHS, _TICKET = "deaths", "ticket"
 
 
 @dataclass(frozen=True)
@@ -73,36 +66,6 @@ class QueueCounts:
         return self.waiting + self.running + self.finished + self.diverged + self.failed
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Connect to the storage; SQLite waits for its lock instead of raising at once."""
-    connect_args: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        storage = RDBStorage(
-            url,
-            engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_DEATHS),
-        )
-    if url.startswith("sqlite"):
-        sqlalchemy.event.listen(storage.engine, "begin", _lock_before_reading)
-    return storage
-
-
-_change_of_state = threading.local()
-
-
-def _lock_before_reading(connection: sqlalchemy.Connection) -> None:
-    """Let a change of state lock SQLite before it reads the state.
-
-    Optuna reads and then writes, relying on SELECT ... FOR UPDATE, which SQLite ignores: eight workers were
-    granted 144 claims for 120 runs.
-    """
-    if getattr(_change_of_state, "is_on", False):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 class RunQueue:
     """The runs of one study in Optuna's storage.
 
@@ -117,13 +80,9 @@ class RunQueue:
 
     def __init__(self, url: str, name: str, *, progress: Progress = silent) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._progress = progress
-        self._storage = self._patiently(lambda: open_storage(url))
-        self._study = self._patiently(
-            lambda: optuna.create_study(
-                storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
-            )
-        )
+        self._patiently = Patience(progress)
+        self._storage = self._patiently(lambda: open_storage(url, _give_back_stale))
+        self._study = self._patiently(lambda: _load_or_create(self._storage, name))
         self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
 
     def enqueue(self, runs: Sequence[tuple[str, RunConfig]]) -> int:
@@ -147,7 +106,7 @@ class RunQueue:
             config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
             if not ready(config) or (claims and not _stackable(claims[0].config, config)):
                 continue
-            claim = self._claim_one(trial, config)
+            claim = self._claim_one(trial)
             if claim is not None:
                 claims.append(claim)
         return claims
@@ -163,18 +122,18 @@ class RunQueue:
             ready(RunConfig.from_dict(t.user_attrs[_CONFIG])) for t in self._trials(TrialState.WAITING)
         )
 
-    def _claim_one(self, trial: FrozenTrial, config: RunConfig) -> Claim | None:
+    def _claim_one(self, trial: FrozenTrial) -> Claim | None:
         trial_id = self._trial_id(trial.number)
-        # heart and name come before the claim: a worker that dies in between leaves a trial that goes stale,
-        # and a trial that was a dead worker's does not look like one when it is claimed
+        # the heart comes before the claim, so that a worker that dies right after it leaves a trial that goes
+        # stale; the name comes after it, so that nobody who lost the race signs a trial that he does not hold
         self._patiently(lambda: self._storage.record_heartbeat(trial_id))
         try:
-            self._set(trial_id, _WORKER, _this_worker())
-            if not self._change_state(trial_id, TrialState.RUNNING):
+            if not self._patiently(lambda: change_state(self._storage, trial_id, TrialState.RUNNING)):
                 return None
+            self._set(trial_id, _WORKER, _this_worker())
         except UpdateFinishedTrialError:
             return None
-        return Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, trial.user_attrs.get(_RESULT))
+        return _claim(trial, trial_id)
 
     def beat(self, claims: Sequence[Claim]) -> None:
         """Tell the storage that the claims' worker lives; called every few seconds while it works."""
@@ -219,17 +178,14 @@ class RunQueue:
             self._close(claim, TrialState.FAIL, None)
         except UpdateFinishedTrialError:
             return
-        self._add(_waiting_trial(claim.role, claim.config, result=claim.result))
+        self._add(_again(self._patiently(lambda: self._storage.get_trial(claim.trial_id))))
 
     def reclaim(self) -> int:
         """Return the runs of dead workers to the queue; returns how many there were."""
         before = len(self._trials(TrialState.RUNNING))
         for trial in self._trials(TrialState.RUNNING):
             if _is_dead_here(trial.user_attrs.get(_WORKER, "")):
-                config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
-                trial_id = self._trial_id(trial.number)
-                result = trial.user_attrs.get(_RESULT)
-                self.give_back(Claim(trial.number, trial_id, trial.user_attrs[_ROLE], config, result))
+                self.give_back(_claim(trial, self._trial_id(trial.number)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
@@ -282,52 +238,63 @@ class RunQueue:
         )
 
     def _add(self, trial: FrozenTrial) -> None:
-        self._patiently(lambda: self._study.add_trial(trial))
+        tries = 0
+
+        def add() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1 or not self._holds(trial):  # the answer may be lost where the trial is not
+                self._study.add_trial(trial)
+
+        self._patiently(add)
+
+    def _holds(self, trial: FrozenTrial) -> bool:
+        ticket = trial.user_attrs[_TICKET]
+        return any(each.user_attrs.get(_TICKET) == ticket for each in self._study.get_trials(deepcopy=False))
 
     def _set(self, trial_id: int, key: str, value: Any) -> None:
         self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
 
     def _close(self, claim: Claim, state: TrialState, value: float | None) -> None:
-        self._change_state(claim.trial_id, state, None if value is None else [value])
+        """Close a trial.
 
-    def _change_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> bool:
-        """Optuna's change of state as one step that no other worker can come between."""
+        Raises:
+            UpdateFinishedTrialError: another worker had closed it.
+        """
+        tries = 0
 
-        def change() -> bool:
-            _change_of_state.is_on = True
+        def close() -> None:
+            nonlocal tries
+            tries += 1
             try:
-                return self._storage.set_trial_state_values(trial_id, state=state, values=values)
-            finally:
-                _change_of_state.is_on = False
+                change_state(self._storage, claim.trial_id, state, None if value is None else [value])
+            except UpdateFinishedTrialError:
+                if tries == 1 or not self._closed_here(claim, state):
+                    raise  # else: the storage did it, then went away before it could say so
 
-        return self._patiently(change)
+        self._patiently(close)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Call the storage; while it does not answer, wait and say so."""
-        deadline = time.monotonic() + STORAGE_PATIENCE_SECONDS
-        pause = 0.5
-        while True:
-            try:
-                return call()
-            except (
-                StorageInternalError,
-                sqlalchemy.exc.OperationalError,
-                sqlalchemy.exc.InterfaceError,
-            ) as error:
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
-                if time.monotonic() > deadline:
-                    raise StudyError(
-                        f"The storage did not answer for {STORAGE_PATIENCE_SECONDS:.0f} seconds ({reason}). "
-                        "Nothing that was recorded is lost; run the verb again when it is back."
-                    ) from error
-                self._progress("storage", 0, 1, f"no answer, trying again: {reason}")
-                time.sleep(pause)
-                pause = min(2 * pause, 10.0)
+    def _closed_here(self, claim: Claim, state: TrialState) -> bool:
+        trial = self._storage.get_trial(claim.trial_id)
+        return trial.state == state and trial.user_attrs.get(_WORKER) == _this_worker()
+
+
+def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
+    try:
+        return optuna.load_study(storage=storage, study_name=name)  # a study that may only be read will do
+    except KeyError:
+        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+
+
+def _claim(trial: FrozenTrial, trial_id: int) -> Claim:
+    attrs = trial.user_attrs
+    config = RunConfig.from_dict(attrs[_CONFIG])
+    return Claim(trial.number, trial_id, attrs[_ROLE], config, attrs.get(_RESULT))
 
 
 def _owed(trial: FrozenTrial) -> bool:
     """Whether a closed attempt still owes its run another one that a crash kept from the queue."""
-    if trial.state != TrialState.FAIL:
+    if trial.state != TrialState.FAIL or int(trial.user_attrs[_DEATHS]) >= MAX_DEATHS:
         return False
     return _LOG not in trial.user_attrs or int(trial.user_attrs[_ATTEMPT]) < MAX_ATTEMPTS
 
@@ -341,8 +308,31 @@ def _stackable(first: RunConfig, other: RunConfig) -> bool:
     )
 
 
+def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the run of a trial whose heart stopped, unless it has taken too many workers down."""
+    if int(trial.user_attrs[_DEATHS]) < MAX_DEATHS:
+        study.add_trial(_again(trial, deaths=1))
+
+
+def _again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
+    """The next attempt at the run of a trial; a result that was stored goes along."""
+    attrs = trial.user_attrs
+    return _waiting_trial(
+        attrs[_ROLE],
+        RunConfig.from_dict(attrs[_CONFIG]),
+        attempt=int(attrs[_ATTEMPT]),
+        deaths=int(attrs[_DEATHS]) + deaths,
+        result=attrs.get(_RESULT),
+    )
+
+
 def _waiting_trial(
-    role: str, config: RunConfig, *, attempt: int = 1, result: dict[str, Any] | None = None
+    role: str,
+    config: RunConfig,
+    *,
+    attempt: int = 1,
+    deaths: int = 0,
+    result: dict[str, Any] | None = None,
 ) -> FrozenTrial:
     params, distributions = _design_variables(config)
     recorded = {} if result is None else {_RESULT: result}
@@ -355,6 +345,8 @@ def _waiting_trial(
             _ROLE: role,
             _CONFIG: config.to_dict(),
             _ATTEMPT: attempt,
+            _DEATHS: deaths,
+            _TICKET: uuid.uuid4().hex,
             **recorded,
         },
     )

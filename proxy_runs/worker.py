@@ -7,6 +7,7 @@ stop: then it saves a checkpoint, gives its runs back and leaves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,11 +19,12 @@ from types import TracebackType
 from typing import Any
 
 from decaylaws.configs import RunConfig
-from decaylaws.errors import DecaylawsError
+from decaylaws.errors import DecaylawsError, StudyError
 from proxy_runs.checkpoints import final_checkpoint
 from proxy_runs.engine import RunResult, train
-from proxy_runs.queue import HEARTBEAT_SECONDS, Claim, RunQueue
+from proxy_runs.queue import Claim, RunQueue
 from proxy_runs.shards import TokenStore
+from proxy_runs.storage import HEARTBEAT_SECONDS
 from proxy_runs.workspace import WorkerEvent, Workspace, objective_value
 
 IDLE_SECONDS = 0.5
@@ -62,8 +64,9 @@ class Heart:
         return list(self._claims.values())
 
     def _run(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
-            self._queue.beat(self.held)
+        with contextlib.suppress(StudyError):  # a storage that stays away is the worker's own to report
+            while not self._stop.wait(HEARTBEAT_SECONDS):
+                self._queue.beat(self.held)
 
 
 class Worker:

@@ -57,12 +57,15 @@ def run(
     queue.enqueue(runs)
     count = workers or study.settings.backend.workers or default_workers()
     with ConsoleProgress(console) as progress:
-        run_pool(
-            workspace(study),
-            workers=count,
-            log_dir=study.log_dir,
-            listen=lambda state: _show(state, progress),
-        )
+        while True:
+            run_pool(
+                workspace(study),
+                workers=count,
+                log_dir=study.log_dir,
+                listen=lambda state: _show(state, progress),
+            )
+            if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
+                break
     table = write_results(study, queue.results())
     failures = queue.failures()
     if failures:

@@ -17,6 +17,7 @@ from decaylaws.errors import StudyError
 from decaylaws.mixtures import Mixture
 from decaylaws.schedules import decay, warmup_stable_decay
 from proxy_runs import queue as queue_module
+from proxy_runs import storage as storage_module
 from proxy_runs.queue import RunQueue
 
 SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
@@ -182,7 +183,7 @@ def test_the_study_opens_in_plain_optuna(queue: RunQueue, url: str) -> None:
 
 
 def test_a_storage_that_stays_away_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_module, "STORAGE_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 0.2)
     heard: list[str] = []
 
     def listen(stage: str, done: float, total: float, note: str = "") -> None:

@@ -1,0 +1,155 @@
+"""What goes wrong around a worker is said in one error, and nothing untrue is recorded."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+import torch
+
+from decaylaws.configs import RunConfig
+from decaylaws.errors import DataError, StudyError
+from decaylaws.settings import EvaluationSettings
+from proxy_runs import storage as storage_module
+from proxy_runs.checkpoints import final_checkpoint
+from proxy_runs.queue import QueueCounts, RunQueue
+from proxy_runs.shards import TokenStore
+from proxy_runs.testing import make_tiny_store
+from proxy_runs.worker import Worker
+from proxy_runs.workspace import WorkerEvent, Workspace
+from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TokenStore:
+    return make_tiny_store(tmp_path / "corpus")
+
+
+@pytest.fixture
+def trunk(store: TokenStore) -> RunConfig:
+    return tiny_trunk(store)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, store: TokenStore) -> Workspace:
+    return Workspace(
+        corpus=store.directory,
+        checkpoints=tmp_path / "checkpoints",
+        storage_url=f"sqlite:///{tmp_path / 'storage.sqlite3'}",
+        study_name="study",
+        evaluation=EvaluationSettings(tokens_per_domain=64, points=1),
+        objective={"maths": 1.0},
+        slots=2,
+    )
+
+
+@pytest.fixture
+def queue(workspace: Workspace, trunk: RunConfig) -> RunQueue:
+    """A trunk that is done, and two forks that wait."""
+    queue = RunQueue(workspace.storage_url, "study")
+    queue.enqueue([("trunk", trunk)])
+    work(workspace)
+    queue.enqueue([("simplex", tiny_fork(trunk, maths=0.5, steps=5, seed=seed)) for seed in (1, 2)])
+    return queue
+
+
+def work(workspace: Workspace) -> list[WorkerEvent]:
+    events: list[WorkerEvent] = []
+    Worker(workspace, events.append, lambda: False).run()
+    return events
+
+
+def assert_only_the_trunk_is_recorded(queue: RunQueue, trunk: RunConfig) -> None:
+    assert [result["row"]["run_id"] for result in queue.results()] == [trunk.run_id]
+    assert queue.counts() == QueueCounts(waiting=2, running=0, finished=1, diverged=0, failed=0)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_trunk_checkpoint_with_a_flipped_byte(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    flip_a_byte(final_checkpoint(workspace.checkpoints, trunk.run_id))
+    with pytest.raises(DataError, match=r"checkpoint .* is damaged. Delete it"):
+        work(workspace)
+    assert_only_the_trunk_is_recorded(queue, trunk)
+
+
+def test_a_shard_changed_after_it_was_prepared(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    flip_a_byte(workspace.corpus / "maths.train.bin")
+    with pytest.raises(DataError, match=r"maths.* changed since it was prepared .* Run 'decaylaws prepare'"):
+        work(workspace)
+    assert_only_the_trunk_is_recorded(queue, trunk)
+
+
+def test_a_full_disk_under_the_checkpoints(
+    workspace: Workspace, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = RunQueue(workspace.storage_url, "study")
+    queue.enqueue([("trunk", trunk)])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"Cannot write .*No space left on device. Free space"):
+        work(workspace)
+    monkeypatch.undo()
+    assert queue.results() == []
+    assert queue.counts().waiting == 1
+    assert [path for path in workspace.checkpoints.iterdir() if path.is_file()] == []
+    work(workspace)
+    assert queue.counts().finished == 1
+
+
+@pytest.mark.filterwarnings("ignore:Exception during reset")
+def test_a_full_disk_under_the_storage_is_waited_for(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = sqlite3.connect(workspace.storage_url.removeprefix("sqlite:///"))
+    (full,) = pages.execute("PRAGMA page_count").fetchone()
+    pages.close()
+
+    @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "connect")
+    def limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {full}")
+
+    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 1.0)
+    heard: list[str] = []
+    try:
+        crowded = RunQueue(workspace.storage_url, "study", progress=lambda *words: heard.append(words[-1]))
+        more = [("simplex", tiny_fork(trunk, maths=0.5, steps=5, seed=seed)) for seed in range(3, 30)]
+        with pytest.raises(StudyError, match=r"disk is full.*Nothing that was recorded is lost"):
+            crowded.enqueue(more)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
+    assert "trying again" in heard[0]
+    assert [result["row"]["run_id"] for result in queue.results()] == [trunk.run_id]
+    queue.enqueue(more)
+    assert queue.counts().waiting == 2 + len(more)
+
+
+def test_a_study_that_cannot_be_written_is_refused_at_once(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    path = workspace.storage_url.removeprefix("sqlite:///")
+    read_only = RunQueue(f"sqlite:///file:{path}?mode=ro&uri=true", "study")
+    assert read_only.counts().waiting == 2
+    with pytest.raises(StudyError, match=r"readonly database\. Give write access"):
+        read_only.claim(1, lambda config: True)
+    assert_only_the_trunk_is_recorded(queue, trunk)
