@@ -201,3 +201,8 @@ def fit_ready(
         reasons[other & (reasons == "")] = "measured on another corpus (data_fingerprint)"
     excluded = pd.DataFrame({"run_id": runs["run_id"], "reason": reasons})
     return runs[reasons == ""], excluded[reasons != ""]
+
+
+def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
+    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
+    return sum(weight * row[LOSS + domain] for domain, weight in weights.items()) / sum(weights.values())

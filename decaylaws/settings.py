@@ -185,6 +185,27 @@ class BackendSettings(_Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class SamplerSettings(_Settings):
+    """Runs that Optuna proposes after the design, guided by what was measured so far."""
+
+    kind: Literal["tpe", "gp", "nsga2"] = Field(
+        description="tpe and gp lower the objective; nsga2 spans the front of general against specialised loss"
+    )
+    trials: Count = 24
+    batch: Count = Field(8, description="proposals under way at once")
+    promote: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="start every proposal with the shortest of design.decay_tokens and take the best one in "
+        "so many to the next length; None lets the sampler choose the length",
+    )
+
+    @model_validator(mode="after")
+    def _one_goal_to_promote_by(self) -> Self:
+        if self.kind == "nsga2" and self.promote:
+            raise ValueError("promote needs one goal; nsga2 has two")
+        return self
+
+
 class StudySettings(_Settings):
     """The whole of ``study.yaml``."""
 
@@ -198,6 +219,7 @@ class StudySettings(_Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     trunk: TrunkSettings
     design: DesignSettings
+    sampler: SamplerSettings | None = Field(None, description="proposals after the design; None makes none")
     objective: ObjectiveSettings
     target: TargetSettings
     evaluation: EvaluationSettings = EvaluationSettings()

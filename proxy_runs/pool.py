@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from proxy_runs.allocator import environment
 from proxy_runs.queue import RunQueue
@@ -43,13 +44,28 @@ class PoolProgress:
     """
 
     total_runs: int
-    flops_per_token: Mapping[str, int]
+    flops_per_token: dict[str, int]
     total_flops: int
     ended: dict[str, str] = field(default_factory=dict)
     done_tokens: dict[str, int] = field(default_factory=dict)
     first_tokens: dict[str, int] = field(default_factory=dict)
     current: dict[int, WorkerEvent] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, runs: Sequence[RunConfig]) -> PoolProgress:
+        """Nothing done of ``runs``."""
+        progress = cls(0, {}, 0)
+        progress.expect(runs)
+        return progress
+
+    def expect(self, runs: Sequence[RunConfig]) -> None:
+        """Take runs into account that were queued meanwhile; those that are known count once."""
+        for config in runs:
+            if config.run_id not in self.flops_per_token:
+                self.total_runs += 1
+                self.flops_per_token[config.run_id] = config.shape.train_flops_per_token
+                self.total_flops += config.train_flops
 
     def take(self, worker: int, event: WorkerEvent) -> None:
         """Take an event into account."""
@@ -95,6 +111,7 @@ def run_pool(
     workers: int,
     log_dir: Path,
     listen: Callable[[PoolProgress], None] = lambda progress: None,
+    refill: Callable[[], Sequence[RunConfig]] = lambda: (),
 ) -> PoolProgress:
     """Work the queue of ``workspace`` off with ``workers`` processes.
 
@@ -105,6 +122,7 @@ def run_pool(
         workers: processes to start.
         log_dir: folder for the workers' standard error, ``worker-N.log``.
         listen: called after every event.
+        refill: called when runs have ended; queues more and returns them, before the workers run dry.
 
     Returns:
         How the runs ended.
@@ -116,12 +134,16 @@ def run_pool(
     progress = pool.progress()
     if progress.total_runs == 0:
         return progress
+    seen = 0
     try:
         pool.start()
         while pool.alive():
             for worker, event in pool.events():
                 progress.take(worker, event)
                 listen(progress)
+            if len(progress.ended) > seen:
+                seen = len(progress.ended)
+                progress.expect(refill())
     finally:
         pool.stop()
     if pool.error:
@@ -141,12 +163,7 @@ class _Pool:
 
     def progress(self) -> PoolProgress:
         """What is left to do."""
-        open_runs = RunQueue(self._workspace.storage_url, self._workspace.study_name).open_runs()
-        return PoolProgress(
-            total_runs=len(open_runs),
-            flops_per_token={config.run_id: config.shape.train_flops_per_token for config in open_runs},
-            total_flops=sum(config.train_flops for config in open_runs),
-        )
+        return PoolProgress.of(RunQueue(self._workspace.storage_url, self._workspace.study_name).open_runs())
 
     def start(self) -> None:
         self._log_dir.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,13 @@ HOPELESS = {
 T = TypeVar("T")
 
 
-def open_storage(url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None]) -> RDBStorage:
+def open_storage(url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None] | None = None) -> RDBStorage:
     """Connect to the storage; SQLite waits for its lock instead of raising at once.
 
     Args:
         url: ``sqlite:///...``, ``postgresql://...`` or another that Optuna knows.
-        on_stale: told of every trial that was closed because its worker's heart had stopped.
+        on_stale: told of every trial that was closed because its worker's heart had stopped; without it no
+            heartbeats are kept.
     """
     connect_args: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
@@ -44,8 +45,8 @@ def open_storage(url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None]
         storage = RDBStorage(
             with_driver(url),
             engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
+            heartbeat_interval=HEARTBEAT_SECONDS if on_stale else None,
+            grace_period=GRACE_SECONDS if on_stale else None,
             heartbeat_stale_trial_callback=on_stale,
         )
     if url.startswith("sqlite"):

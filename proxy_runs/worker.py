@@ -20,12 +20,13 @@ from typing import Any
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
+from decaylaws.runs import objective_value
 from proxy_runs.checkpoints import final_checkpoint
 from proxy_runs.engine import RunResult, train
 from proxy_runs.queue import Claim, RunQueue
 from proxy_runs.shards import TokenStore
 from proxy_runs.storage import HEARTBEAT_SECONDS
-from proxy_runs.workspace import WorkerEvent, Workspace, objective_value
+from proxy_runs.workspace import WorkerEvent, Workspace
 
 IDLE_SECONDS = 0.5
 RECLAIM_SECONDS = 5.0

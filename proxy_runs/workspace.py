@@ -51,11 +51,6 @@ class Workspace:
         return cls(**values)
 
 
-def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
-    return sum(weight * row[f"loss:{domain}"] for domain, weight in weights.items()) / sum(weights.values())
-
-
 @dataclass(frozen=True, kw_only=True)
 class WorkerEvent:
     """One line that a worker writes to its standard output.

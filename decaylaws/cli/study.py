@@ -11,8 +11,10 @@ from rich.console import Console
 
 from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
 from decaylaws.errors import InvalidValueError
+from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, sweep
 from decaylaws.study import confirm as confirming
+from decaylaws.study.slurm import slurm_script
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
@@ -68,19 +70,35 @@ def run(
     directory: StudyDir,
     workers: Workers = None,
     retry_failed: Annotated[bool, typer.Option(help="queue the runs that failed twice again")] = False,
+    slurm: Annotated[
+        Path | None, typer.Option(help="write a Slurm array job that does this on many machines, and stop")
+    ] = None,
+    tasks: Annotated[int, typer.Option(help="machines of the Slurm job", min=1)] = 4,
+    time_limit: Annotated[str, typer.Option(help="time limit of each, HH:MM:SS")] = "04:00:00",
 ) -> None:
     """Train the trunks and microanneals of the plan that are not finished yet."""
     from decaylaws.cli import training
 
     study = Study.open(directory)
     design = sweep.current_plan(study)
+    if slurm is not None:
+        text = slurm_script(study, tasks=tasks, workers=workers or 8, time_limit=time_limit)
+        study.log_dir.mkdir(exist_ok=True)  # Slurm makes no folder for its output
+        write_text(slurm, text)
+        console.print(f"{slurm} written. Submit it with 'sbatch {slurm}', as often as it takes.")
+        return
     if retry_failed:
         console.print(f"{training.open_queue(study, console).retry_failed()} failed runs queued again.")
-    table = training.run(study, [(item.role, item.config) for item in design], console, workers=workers)
+    proposals = training.open_proposals(study)
+    runs = [(item.role, item.config) for item in design]
+    table = training.run(study, runs, console, workers=workers, proposals=proposals)
     finished, diverged = int(table["reached_target"].sum()), int((table["status"] == "diverged").sum())
     console.print(
         f"{len(table)} runs recorded in {study.runs_file}: {finished} finished, {diverged} diverged."
     )
+    if proposals is not None:
+        title = f"best after {proposals.asked} proposals of {proposals.sampler.kind}, nats per token"
+        console.print(frame_table(proposals.best(), title=title))
 
 
 def fit(directory: StudyDir) -> None:

@@ -5,7 +5,7 @@ Every import of ``proxy_runs`` stands inside a function, so that the verbs that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from decaylaws.study import Study, decision
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
+    from decaylaws.search.proposals import Proposals
     from proxy_runs.fsdp.settings import TrainSettings
     from proxy_runs.pool import PoolProgress
     from proxy_runs.queue import RunQueue
@@ -41,9 +42,21 @@ def prepare(study: Study, console: Console) -> None:
 
 
 def run(
-    study: Study, runs: Sequence[tuple[str, RunConfig]], console: Console, *, workers: int | None
+    study: Study,
+    runs: Sequence[tuple[str, RunConfig]],
+    console: Console,
+    *,
+    workers: int | None,
+    proposals: Proposals | None = None,
 ) -> pd.DataFrame:
     """Queue the runs that the study does not hold, work the queue off, and write the tables.
+
+    Args:
+        study: the study.
+        runs: role and config of what was planned.
+        console: where progress goes.
+        workers: processes; None takes the study's setting.
+        proposals: what a sampler wants to have run after the planned runs.
 
     Returns:
         The runs table.
@@ -51,11 +64,29 @@ def run(
     Raises:
         StudyError: runs failed for good; the message says where their logs are.
     """
+    queue = open_queue(study, console)
+    work_off(study, queue, runs, console, workers=workers)
+    if proposals is not None:
+        _follow(study, queue, proposals, runs, console, workers=workers)
+    table = write_results(study, queue.results())
+    _raise_if_unfinished(study, queue)
+    return table
+
+
+def work_off(
+    study: Study,
+    queue: RunQueue,
+    runs: Sequence[tuple[str, RunConfig]],
+    console: Console,
+    *,
+    workers: int | None,
+    refill: Callable[[], Sequence[RunConfig]] = lambda: (),
+) -> None:
+    """Queue what the queue does not hold and train until nothing is left of it."""
     from proxy_runs.pool import default_workers, run_pool
 
-    queue = open_queue(study, console)
-    queue.enqueue(runs)
     count = workers or study.settings.backend.workers or default_workers()
+    queue.enqueue(runs)
     with ConsoleProgress(console) as progress:
         while True:
             run_pool(
@@ -63,10 +94,41 @@ def run(
                 workers=count,
                 log_dir=study.log_dir,
                 listen=lambda state: _show(state, progress),
+                refill=refill,
             )
             if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
-                break
-    table = write_results(study, queue.results())
+                return
+
+
+def _follow(
+    study: Study,
+    queue: RunQueue,
+    proposals: Proposals,
+    planned: Sequence[tuple[str, RunConfig]],
+    console: Console,
+    *,
+    workers: int | None,
+) -> None:
+    """Ask, train and tell until the sampler has made all its proposals."""
+
+    def ask() -> list[tuple[str, RunConfig]]:
+        proposals.tell(
+            [result["row"] for result in queue.results()], [run_id for run_id, _ in queue.failures()]
+        )
+        return [(run.role, run.config) for run in proposals.ask()]
+
+    def refill() -> list[RunConfig]:
+        runs = ask()
+        queue.enqueue(runs)
+        return [config for _, config in runs]
+
+    rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
+    proposals.learn([(config, rows[config.run_id]) for _, config in planned if config.run_id in rows])
+    while runs := ask():
+        work_off(study, queue, runs, console, workers=workers, refill=refill)
+
+
+def _raise_if_unfinished(study: Study, queue: RunQueue) -> None:
     failures = queue.failures()
     if failures:
         run_id, log = failures[0]
@@ -80,7 +142,6 @@ def run(
             f"{counts.waiting} runs wait for a trunk that did not finish ({counts.diverged} runs diverged). "
             "Lower trunk.peak_lr in study.yaml, then plan and run again."
         )
-    return table
 
 
 def launch(
@@ -121,6 +182,17 @@ def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettin
         "eval_tokens_per_domain": study.settings.evaluation.tokens_per_domain,
     }
     return TrainSettings.checked(**{**values, **changes})
+
+
+def open_proposals(study: Study) -> Proposals | None:
+    """The sampler that goes on after the design, where study.yaml asks for one."""
+    from decaylaws.search.proposals import Proposals
+    from proxy_runs.storage import open_storage
+
+    if study.settings.sampler is None:
+        return None
+    storage = open_storage(study.storage_url)
+    return Proposals(study.planner(), study.settings.sampler, storage, study.settings.name)
 
 
 def open_queue(study: Study, console: Console) -> RunQueue:

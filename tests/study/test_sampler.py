@@ -1,0 +1,36 @@
+"""A sampler goes on after the design, through the command line and the same workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from decaylaws.study import Study
+from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
+
+
+@pytest.mark.slow
+def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
+    make_tiny_study(tmp_path)
+    design = {**TINY_SETTINGS["design"], "num_mixtures": 4}
+    shapes = {name: TINY_SETTINGS["shapes"][name] for name in ("small", "target")}
+    sampler: dict[str, Any] = {"kind": "tpe", "trials": 4, "batch": 2, "promote": 2}
+    settings = {**TINY_SETTINGS, "design": design, "shapes": shapes, "sampler": sampler}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    for verb in ("prepare", "plan"):
+        decaylaws(verb, str(tmp_path))
+    said = decaylaws("run", str(tmp_path))
+    assert "best after 4 proposals of tpe" in said
+    runs = Study.open(tmp_path).runs()
+    assert 4 <= (runs["role"] == "tpe").sum() <= 8
+    assert runs["reached_target"].all()
+    url = Study.open(tmp_path).storage_url
+    (name,) = (each for each in optuna.get_all_study_names(url) if "/tpe/" in each)
+    assert all(trial.state.is_finished() for trial in optuna.load_study(study_name=name, storage=url).trials)
+    table = Study.open(tmp_path).runs_file.read_bytes()
+    decaylaws("run", str(tmp_path))
+    assert Study.open(tmp_path).runs_file.read_bytes() == table
