@@ -16,7 +16,7 @@ from decaylaws.runs import LOSS, fit_ready, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-FIT_FORMAT = 2  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 3  # of laws/fit.json; an older file is fitted anew
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
 

@@ -4,33 +4,35 @@
 
     law = DecayLaw(trunk_mixture).fit(runs)              # finished decays of a runs table
     law.predict_table(plans, interval=0.9)                # run, domain, mean, lower, upper
+    law.predict_size(...), law.predict_ratio(...), law.predict_tokens(...)   # and law.slice_scores_
+    law.forgetting(plans, ["web"]), law.critical_mixture_ratio(plan, "code", {"web": 1}, tolerance=0.05)
     held_out_report(decay_predictors(trunk_mixture), runs)  # beside RegMix, inverse sum and simple baselines
 """
 
 from decaylaws.laws.decay.baselines import BoostedTrees, ConstantChange, ControlChange, NearestRun
-from decaylaws.laws.decay.choose import decay_predictors, select_member
+from decaylaws.laws.decay.choose import decay_predictors, literature_predictors, select_member
 from decaylaws.laws.decay.heldout import held_out_report, splits
 from decaylaws.laws.decay.joint import JointLaw
 from decaylaws.laws.decay.law import DecayLaw
+from decaylaws.laws.decay.literature import LiteratureLaw
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.replay import ReplayLaw
-from decaylaws.laws.decay.slices import critical_share, predict_ratio, predict_size, predict_tokens
+from decaylaws.laws.decay.slices import CriticalRatio
 
 __all__ = [
     "MEMBERS",
     "BoostedTrees",
     "ConstantChange",
     "ControlChange",
+    "CriticalRatio",
     "DecayLaw",
     "JointLaw",
+    "LiteratureLaw",
     "NearestRun",
     "ReplayLaw",
-    "critical_share",
     "decay_predictors",
     "held_out_report",
-    "predict_ratio",
-    "predict_size",
-    "predict_tokens",
+    "literature_predictors",
     "select_member",
     "splits",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from decaylaws.laws.decay.baselines import (
 )
 from decaylaws.laws.decay.heldout import held_out_report
 from decaylaws.laws.decay.law import DecayLaw
+from decaylaws.laws.decay.literature import FORMS, LiteratureLaw
 
 CANDIDATES = ("effective_gain", "relaxed_gain", "saturating")
 
@@ -40,6 +42,11 @@ def decay_predictors(
         "control": ControlChange,
         "constant": ConstantChange,
     }
+
+
+def literature_predictors(trunk_mixture: Mapping[str, float]) -> dict[str, Callable[[], DecayPredictor]]:
+    """Every published law of ``decaylaws.laws.decay.literature`` alone, ready for ``held_out_report``."""
+    return {name: functools.partial(LiteratureLaw, name, trunk_mixture) for name in FORMS}
 
 
 def select_member(

@@ -2,10 +2,16 @@ r"""The decay family: loss of every domain after a decay from a measured checkpo
 
 .. math::
 
-    L_d = L_{d,c} + F_d n^{s_F} [(1 + S/S_c)^{-\beta} - 1] - B_d n^{s_B} \rho_d^a R_\tau + n^{s_M} \Delta m_d
+    L_d = L_{d,c} + o_{d,c}
+        + n^{u_d} \{F_d n^{s_F} [(1 + S/S_c)^{-\beta} - 1] - B_d n^{s_B} \rho_d^a R_\tau + n^{s_M} \Delta m_d\}
 
 with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N / N_{ref}`, intrinsic tokens
 :math:`S` of the decay (LR integral over the reference LR) after :math:`S_c` tokens of trunk, and
+
+- *offset* :math:`o_{d,c}`: how far the checkpoint's one measured loss lies off the trunk's course (at a high LR it
+  jumps from step to step), common to all decays from that checkpoint and unknown for any other;
+- *domain's own size exponent* :math:`u_d`, a deviation from what the domains share: with few sizes in the fit it is
+  known as its prior only, which is what widens the intervals at other sizes;
 
 - *progress*: what more tokens of the trunk's own mixture bring at constant LR;
 - *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
@@ -24,10 +30,11 @@ Both forms stand beside each other because they fit different data; held-out err
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.base import Array
@@ -41,7 +48,7 @@ Relaxing = Literal["shares", "loss", "none"]
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
           "gain_follows", "log_concavity")  # fmt: skip
 
-OWN = ("log_progress", "log_anneal", "kappa", "gamma")
+OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
 
 
 @dataclass(frozen=True)
@@ -70,22 +77,26 @@ class Layout:
     """Where each parameter stands in the vector: shared ones, then those of every domain by kind.
 
     Of a domain's own: ``log_progress``, ``log_anneal``, its deviations ``kappa`` and ``gamma`` from the shared
-    logs, and the coefficients of its mixture law.
+    logs and ``size`` from the shared exponents, the coefficients of its mixture law, and its offsets by checkpoint.
     """
 
     num_domains: int
     num_sources: int
+    num_checkpoints: int = 0
 
     @property
     def size(self) -> int:
         """Number of parameters."""
-        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources)
+        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources + self.num_checkpoints)
 
     def columns(self, kind: str) -> slice:
-        """Columns of one kind of a domain's own parameters, or of the ``mixture`` coefficients."""
+        """Columns of one kind of a domain's own parameters, of the ``mixture`` coefficients or the ``offsets``."""
         d = self.num_domains
+        offsets = self.size - d * self.num_checkpoints
+        if kind == "offsets":
+            return slice(offsets, self.size)
         if kind == "mixture":
-            return slice(len(SHARED) + len(OWN) * d, self.size)
+            return slice(len(SHARED) + len(OWN) * d, offsets)
         first = len(SHARED) + OWN.index(kind) * d
         return slice(first, first + d)
 
@@ -95,10 +106,16 @@ class Layout:
         own = {kind: theta[self.columns(kind)] for kind in OWN}
         return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
 
+    def offsets(self, theta: Array) -> Array:
+        """Offsets by checkpoint and domain ``[c, d]``."""
+        return theta[self.columns("offsets")].reshape(self.num_checkpoints, self.num_domains)
+
     def names(self, domains: list[str], sources: list[str]) -> list[str]:
         """A name for every parameter."""
+        own = [f"{kind}:{domain}" for kind in OWN for domain in domains]
         pairs = [f"mixture:{domain}:{source}" for domain in domains for source in sources]
-        return [*SHARED, *(f"{kind}:{domain}" for kind in OWN for domain in domains), *pairs]
+        offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
+        return [*SHARED, *own, *pairs, *offsets]
 
 
 @dataclass(frozen=True)
@@ -110,28 +127,41 @@ class Frame:
         trunk_shares: the trunk's mixture, shape ``[m]``.
         reference_params: :math:`N_{ref}`.
         reference_tokens: :math:`S_{ref}`.
+        checkpoints: size and trunk tokens of every checkpoint with an offset of its own, ``[c, 2]``.
     """
 
     member: Member
     trunk_shares: Array
     reference_params: float
     reference_tokens: float
+    checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
+
+    def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
+        """Which of the checkpoints each row starts from ``[n, c]``; nowhere true for another one."""
+        starts = np.column_stack([inputs.params, inputs.start_tokens])
+        same: NDArray[np.bool_] = (starts[:, None, :] == self.checkpoints[None]).all(axis=2)
+        return same
 
 
 def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True) -> tuple[Array, Array]:
     """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters ``[n, d, p]`` (else empty)."""
-    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares))
+    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
     slope = _Slopes(layout, len(inputs), slopes)
-    loss = inputs.start_loss + _progress(shared, own, inputs, frame, size, slope)
+    change = _progress(shared, own, inputs, frame, size, slope)
     ratio = None
     if frame.member.mixing != "none":
-        change, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
-        loss = loss + change
+        by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
+        change = change + by_mixture
     if frame.member.annealing:
-        loss = loss - _anneal(shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None)
-    return loss, slope.values
+        change = change - _anneal(
+            shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None
+        )
+    scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
+    slope.scaled(scale, by_exponent=np.log(size)[:, None] * scale * change)
+    slope.offsets(from_checkpoint)
+    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + scale * change, slope.values
 
 
 class _Slopes:
@@ -154,6 +184,19 @@ class _Slopes:
         """Add the slope ``[n, d]`` by each domain's own parameter."""
         domains = np.arange(self.layout.num_domains)
         self.values[:, domains, self.layout.columns(kind).start + domains] += slope
+
+    def scaled(self, scale: Array, *, by_exponent: Array) -> None:
+        """Scale all slopes by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
+        if self.wanted:
+            self.values *= scale[:, :, None]
+            self.own("size", by_exponent)
+
+    def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
+        """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
+        if self.wanted:
+            d = self.layout.num_domains
+            own = from_checkpoint[:, None, :, None] * np.eye(d)[None, :, None, :]
+            self.values[:, :, self.layout.columns("offsets")] = own.reshape(len(self.values), d, -1)
 
     def coefficients(self, slope: Array) -> None:
         """Add the slope ``[n, d, m]`` by each domain's own mixture coefficients."""

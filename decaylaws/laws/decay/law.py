@@ -8,29 +8,31 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.decay.family import Frame, Layout, Member, evaluate
+from decaylaws.laws.base import Array, Prediction
+from decaylaws.laws.decay.family import Frame, Layout, evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
+from decaylaws.laws.decay.intervals import HeldOut, beyond, hold_outs, spread
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
-from decaylaws.laws.decay.priors import Prior, decay_prior
+from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
+from decaylaws.laws.decay.slices import DecaySlices
+from decaylaws.laws.decay.stages import staged_start
 from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
+from decaylaws.laws.uncertainty import cluster_weights
 from decaylaws.runs import LOSS, MIX, names_with
 from decaylaws.threads import one_blas_thread
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
 )
-_NOISE_ROUNDS = 2
+_SCALE_ROUNDS = 2  # of noise and hierarchical deviations, each from the fit before
 _ROUGH, _REFIT = 30, 15  # evaluations: from each start; of a warm refit
 _HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
 
 
-class DecayLaw(Law):
+class DecayLaw(DecaySlices):
     """Loss of every domain after a decay from a measured checkpoint (module ``family`` has the formula).
 
     Args:
@@ -50,8 +52,6 @@ class DecayLaw(Law):
         evidence_: ranges of the fitted rows: shares, tokens, LR, sizes.
     """
 
-    domains_: list[str]
-    sources_: list[str]
     draws_: Array
     noise_: Array
     evidence_: dict[str, Any]
@@ -85,22 +85,27 @@ class DecayLaw(Law):
         """
         self._prepare(X)
         inputs, observed = self._inputs(X), final_losses(X, self.domains_)
-        prior = decay_prior(inputs, self._member(), self.domains_, self.sources_, self._frame.trunk_shares)
+        first = prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
         self.noise_ = np.full(len(self.domains_), _FIRST_NOISE)
-        rough = solution = self._solve(inputs, observed, prior, prior.starts, max_evaluations=_ROUGH)
-        for _ in range(_NOISE_ROUNDS):
+        starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
+        rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
+        for _ in range(_SCALE_ROUNDS):
             self.noise_ = _noise(solution, self.noise_)
             solution = self._solve(inputs, observed, prior, solution.theta)
-        self._theta = solution.theta
+            covariance = _covariance(solution, prior, np.ones(len(X)))
+            prior = hierarchical(first, solution.theta, covariance, self._layout)
+        solution = self._solve(inputs, observed, prior, solution.theta)
+        self._theta, self._sd = solution.theta, prior.sd
+        self._parameter_covariance = _covariance(solution, prior, np.ones(len(X)))
         self.report_ = replace(
             solution.report,
             num_starts=rough.report.num_starts,
             agreeing_share=rough.report.agreeing_share,
             seconds=rough.report.seconds + solution.report.seconds,
         )
-        self.params_ = dict(zip(self._names(), self._theta.tolist()))
+        self.params_ = dict(zip(self._layout.names(self.domains_, self.sources_), self._theta.tolist()))
         self._bootstrap(inputs, observed, prior)
-        self._calibrate(inputs, observed, prior, mixture_groups(X, self.sources_))
+        self._calibrate(inputs, observed, prior, solution, mixture_groups(X, self.sources_))
         return self
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
@@ -138,25 +143,6 @@ class DecayLaw(Law):
             )
         return vector / vector.sum()
 
-    def predict_table(self, runs: pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
-        """Predictions in long form: ``run`` (index of the row), ``domain``, ``mean``, ``lower``, ``upper``, nats."""
-        found = self.predict(runs, interval)
-        labels = pd.MultiIndex.from_product([runs.index, self.domains_], names=["run", "domain"])
-        columns = {"mean": found.mean.ravel(), "lower": found.lower.ravel(), "upper": found.upper.ravel()}
-        return pd.DataFrame(columns, index=labels).reset_index()
-
-    def forgetting(self, runs: pd.DataFrame, domains: Sequence[str], interval: float = 0.9) -> pd.DataFrame:
-        """Rise of the loss of ``domains`` over the decay, long form; negative where a domain still improves."""
-        table = self.predict_table(runs, interval)
-        table = table[table["domain"].isin(list(domains))].reset_index(drop=True)
-        start = self._inputs(runs).start_loss
-        columns = {name: index for index, name in enumerate(self.domains_)}
-        rows = {label: row for row, label in enumerate(runs.index)}
-        before = np.array(
-            [start[rows[run], columns[domain]] for run, domain in zip(table["run"], table["domain"])]
-        )
-        return table.assign(**{name: table[name] - before for name in ("mean", "lower", "upper")})
-
     def loss(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
         """Losses ``[n, d]`` of ready inputs, at the fit or at one of ``draws_``: the search's inner loop."""
         return evaluate(self._theta if theta is None else theta, inputs, self._frame, slopes=False)[0]
@@ -187,20 +173,25 @@ class DecayLaw(Law):
             "params": float(np.exp(np.log(runs["non_embedding_params"].to_numpy(dtype=float)).mean())),
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
+        starts = runs[["non_embedding_params", "start_tokens"]].to_numpy(dtype=float)
+        self._fitted = {
+            "checkpoints": np.unique(starts, axis=0),
+            "params": np.unique(starts[:, 0]),
+            "longest": float(runs["decay_tokens"].max()),
+        }
         self.evidence_ = _evidence(runs, self.sources_)
 
     @property
     def _frame(self) -> Frame:
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
-            self._member(), shares / shares.sum(), self._reference["params"], self._reference["tokens"]
-        )
+            MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
+            self._fitted["checkpoints"],
+        )  # fmt: skip
 
-    def _member(self) -> Member:
-        return MEMBERS[self.member]
-
-    def _names(self) -> list[str]:
-        return Layout(len(self.domains_), len(self.sources_)).names(self.domains_, self.sources_)
+    @property
+    def _layout(self) -> Layout:
+        return Layout(len(self.domains_), len(self.sources_), len(self._fitted["checkpoints"]))
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
@@ -222,8 +213,9 @@ class DecayLaw(Law):
 
         return solve(
             residuals, starts, jacobian=jacobian, lower=prior.lower, upper=prior.upper, huber_delta=_HUBER,
-            weights=None if weights is None else np.repeat(weights, d), names=self._names(), prior_mean=prior.mean,
-            prior_sd=prior.sd, max_evaluations=max_evaluations, polish=False,
+            weights=None if weights is None else np.repeat(weights, d),
+            names=self._layout.names(self.domains_, self.sources_), prior_mean=prior.mean, prior_sd=prior.sd,
+            max_evaluations=max_evaluations, polish=False,
         )  # fmt: skip
 
     def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior) -> None:
@@ -241,83 +233,106 @@ class DecayLaw(Law):
             draws.append(refit.theta)
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
 
-    def _calibrate(self, inputs: DecayInputs, observed: Array, prior: Prior, groups: Array) -> None:
-        """Held-out errors beside the predicted spread of the same rows: what turns spreads into intervals.
+    def _staged(self, inputs: DecayInputs, observed: Array, prior: Prior) -> Array:
+        def solve_stage(held: Prior, start: Array, weights: Array) -> Array:
+            return self._solve(inputs, observed, held, start, weights, max_evaluations=_REFIT).theta
 
-        Whole mixtures are held out; the trunk's own, to which everything is anchored, stays in every fit.
+        return staged_start(inputs, self._frame, self._layout, prior, solve_stage)
+
+    def _calibrate(
+        self, inputs: DecayInputs, observed: Array, prior: Prior, solution: Solution, groups: Array
+    ) -> None:
+        """Held-out errors beside the spread that the fit without those rows predicts for them."""
+        self._held_out: dict[str, HeldOut] = {}
+        if self.num_folds < 2:
+            return
+        slopes = evaluate(self._theta, inputs, self._frame)[1]
+        found = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
+        for kind, masks in found.items():
+            if not masks:
+                continue
+            errors, spreads = [], []
+            for rows in masks:
+                kept = (~rows).astype(float)
+                theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
+                errors.append((self.loss(inputs, theta) - observed)[rows])
+                spreads.append(_by_rows(slopes[rows], _covariance(solution, prior, kept)))
+            noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks])
+            num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks])))
+            self._held_out[kind] = HeldOut(
+                np.vstack(errors),
+                np.concatenate(spreads),
+                noise,
+                num_groups if kind == "ratio" else len(masks),
+            )
+
+    @property
+    def slice_scores_(self) -> dict[str, dict[str, float]]:
+        """What each of the three slices is worth on the fitted runs, held out by its own question.
+
+        By method (``predict_ratio``, ``predict_tokens``, ``predict_size``): ``num_runs``, ``mae``, ``bias`` and
+        ``worst``, nats per token; a slice that the runs cannot test (one size only, say) is missing.
         """
-        trunk = np.abs(inputs.shares - self._frame.trunk_shares).max(axis=1) < 1e-3
-        folds = np.full(len(inputs), -1)
-        if self.num_folds >= 2 and not trunk.all():
-            folds[~trunk] = _folds(groups[~trunk], self.num_folds, self.seed)
-        errors = np.full_like(observed, np.nan)
-        for fold in np.unique(folds[folds >= 0]):
-            kept = (folds != fold).astype(float)
-            theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
-            errors[folds == fold] = (self.loss(inputs, theta) - observed)[folds == fold]
-        scored = folds >= 0
-        self._held_out = {
-            "errors": errors[scored],
-            "covariance": self._covariance(inputs)[scored],
-            "noise": (self.noise_ * observed)[scored],
-        }
+        self._require_fitted()
+        return {f"predict_{kind}": held_out.summary() for kind, held_out in self._held_out.items()}
 
     def _combine(self, inputs: DecayInputs, weights: Array, interval: float | None) -> Any:
         """Weighted losses ``[n, k]`` for weights ``[d, k]``, with an interval calibrated on the same weighting."""
-        mean = self.loss(inputs)
+        losses = self.loss(inputs)
+        mean = losses @ weights
         if interval is None:
-            return mean @ weights
-        held_out = self._held_out
-        if not len(held_out["errors"]):
-            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
-        scores = np.abs(held_out["errors"] @ weights) / _spread(
-            held_out["covariance"], held_out["noise"], weights
-        )
-        radius = np.array([conformal_radius(column, interval) for column in scores.T])
-        half = radius * _spread(self._covariance(inputs), self.noise_ * mean, weights)
-        return Prediction(mean @ weights, mean @ weights - half, mean @ weights + half, interval)
+            return mean
+        self._require_held_out()
+        radius = np.zeros_like(mean)
+        for kind, rows in beyond(inputs, self._fitted["params"], self._fitted["longest"]).items():
+            if kind in self._held_out:
+                needed = self._held_out[kind].radius(weights, interval)
+                radius[rows] = np.maximum(radius[rows], needed)
+        half = radius * spread(self._covariance(inputs), self.noise_ * losses, weights)
+        return Prediction(mean, mean - half, mean + half, interval)
 
     def held_out_scores(self, weights: Mapping[str, float]) -> Array:
-        """Held-out errors of a weighted loss, in standard deviations that were predicted for them, ``[n]``."""
+        """Errors of a weighted loss on held-out mixtures, in standard deviations predicted for them, ``[n]``."""
         self._require_fitted()
-        return self._scores(self.weight_vector(weights)[:, None])[:, 0]
+        self._require_held_out()
+        return self._held_out["ratio"].scores(self.weight_vector(weights)[:, None])[:, 0]
 
-    def _scores(self, weights: Array) -> Array:
-        held_out = self._held_out
-        if not len(held_out["errors"]):
-            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
-        return np.abs(held_out["errors"] @ weights) / _spread(
-            held_out["covariance"], held_out["noise"], weights
-        )
+    def _require_held_out(self) -> None:
+        if "ratio" not in self._held_out:
+            raise InvalidValueError(
+                "num_folds",
+                self.num_folds,
+                "must be at least 2 for intervals, with two mixtures beside the trunk's",
+            )
 
     def _covariance(self, inputs: DecayInputs) -> Array:
-        """Covariance of the domains' predictions over the bootstrap, ``[n, d, d]``."""
-        if len(self.draws_) < 2:
-            return np.zeros((len(inputs), len(self.domains_), len(self.domains_)))
-        draws = np.array([self.loss(inputs, theta) for theta in self.draws_])
-        draws = draws - draws.mean(axis=0)
-        return np.einsum("bnd,bne->nde", draws, draws) / (len(draws) - 1)
+        """Covariance of the domains' predictions ``[n, d, d]``, with the offset of an unseen checkpoint."""
+        slopes = evaluate(self._theta, inputs, self._frame)[1]
+        unknown = ~self._frame.checkpoint_of(inputs).any(axis=1)
+        offset_sd = self._sd[self._layout.columns("offsets")][: len(self.domains_)]
+        return (
+            _by_rows(slopes, self._parameter_covariance)
+            + unknown[:, None, None] * np.diag(offset_sd**2)[None]
+        )
 
     def _state(self) -> dict[str, Any]:
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
-            "noise": self.noise_, "draws": self.draws_, "held_out": self._held_out, "evidence": self.evidence_,
+            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "fitted": self._fitted,
+            "covariance": self._parameter_covariance, "sd": self._sd,
+            "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
-        self._theta = np.array([self.params_[name] for name in self._names()])
+        self._fitted = {name: np.array(value, dtype=float) for name, value in state["fitted"].items()}
+        self._theta = np.array(list(self.params_.values()))
+        self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
-        self._held_out = {name: np.array(values, dtype=float) for name, values in state["held_out"].items()}
-
-
-def _spread(covariance: Array, noise: Array, weights: Array) -> Array:
-    """Standard deviation of a new run's weighted loss, ``[n, k]``: the fit's, and noise that domains do not share."""
-    fit = np.einsum("dk,nde,ek->nk", weights, covariance, weights)
-    return np.sqrt(np.maximum(fit, 0.0) + noise**2 @ weights**2)
+        self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
 
 
 def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
@@ -327,12 +342,20 @@ def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
 
 
-def _folds(groups: Array, num_folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold for every row; rows of one group share it."""
-    labels, index = np.unique(groups, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    folds: NDArray[np.int64] = (order % max(min(num_folds, len(labels)), 2))[index]
-    return folds
+def _covariance(solution: Solution, prior: Prior, weights: Array) -> Array:
+    """Gauss-Newton covariance of the parameters ``[p, p]`` with row weights ``[n]``; the residuals' noise is 1."""
+    free = prior.lower < prior.upper
+    slopes = solution.jacobian[:, free]
+    by_residual = np.repeat(weights, len(slopes) // len(weights))
+    information = slopes.T @ (by_residual[:, None] * slopes) + np.diag(prior.sd[free] ** -2.0)
+    covariance = np.zeros((len(free), len(free)))
+    covariance[np.ix_(free, free)] = np.linalg.inv(information)
+    return covariance
+
+
+def _by_rows(slopes: Array, covariance: Array) -> Array:
+    """Covariance of predictions ``[n, d, d]`` from their slopes ``[n, d, p]`` and the parameters' covariance."""
+    return np.einsum("ndp,nep->nde", slopes @ covariance, slopes)
 
 
 def _noise(solution: Solution, noise: Array) -> Array:

@@ -95,8 +95,11 @@ def mixture_value(mixing: str, coefficients: Array, exponents: Array, floor: flo
 
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
-    shared, own, coefficients = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares)).split(theta)
+    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    shared, own, coefficients = layout.split(theta)
     member, size = frame.member, float(inputs.params[0]) / frame.reference_params
+    start = inputs.start_loss[0] + frame.checkpoint_of(inputs)[0] @ layout.offsets(theta)
+    all_terms = size ** own["size"]
     concavity = float(np.exp(shared["log_concavity"]))
     trunk = frame.trunk_shares**concavity
     reached, scale = _reached(shared, own, inputs, frame), size ** shared["size_mixture"]
@@ -113,9 +116,9 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         exponents=exponents,
         floor=floor,
         here=mixture_value(member.mixing, strengths, exponents, floor, trunk[None, None, :])[0],
-        base=inputs.start_loss[0] + _progress(shared, own, inputs, frame, size),
-        weight=np.full_like(reached, scale) if relax_shares else scale * reached,
-        gain=_gain(shared, own, inputs, size) if member.annealing else np.zeros_like(reached),
+        base=start + all_terms * _progress(shared, own, inputs, frame, size),
+        weight=all_terms * (scale if relax_shares else scale * reached),
+        gain=all_terms * _gain(shared, own, inputs, size) if member.annealing else np.zeros_like(reached),
         follows=shared["gain_follows"] if member.gain_follows and member.mixing != "none" else 0.0,
     )
 

@@ -9,12 +9,12 @@ about size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import EPSILON, OWN, SHARED, Layout, Member
+from decaylaws.laws.decay.family import EPSILON, OWN, SHARED, Frame, Layout, Member
 from decaylaws.laws.decay.inputs import DecayInputs
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
@@ -34,7 +34,10 @@ _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "log_anneal": (np.log(0.1), 1.0, np.log(1e-4), np.log(20.0)),
     "kappa": (0.0, 0.7, -3.0, 3.0),
     "gamma": (0.0, 0.3, -1.5, 1.5),
+    "size": (0.0, 0.1, -0.6, 0.6),
 }
+_OFFSET_SD = 3e-3  # of a checkpoint's measured loss, relative
+_HIERARCHY_WEIGHT = 4.0  # parameters that the first guess of a hierarchical deviation counts for
 _COEFFICIENT_SD = {"none": 1.0, "power": 1.5, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
 
 
@@ -49,23 +52,38 @@ class Prior:
     starts: Array
 
 
-def decay_prior(
-    inputs: DecayInputs, member: Member, domains: Sequence[str], sources: Sequence[str], trunk_shares: Array
-) -> Prior:
+def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sources: Sequence[str]) -> Prior:
     """The prior for a runs table's inputs; parameters of absent terms are fixed at their means."""
-    layout = Layout(len(domains), len(sources))
+    member, trunk_shares = frame.member, frame.trunk_shares
+    layout = Layout(len(domains), len(sources), len(frame.checkpoints))
+    offset_sd = np.tile(_OFFSET_SD * inputs.start_loss.mean(axis=0), len(frame.checkpoints))
     memory = np.log(max(float(inputs.ages.max()) / 5.0, 1.0))
     shared = {**_SHARED_PRIOR, "log_tau": (memory, _MEMORY_SD, memory - 4.0, memory + 3.0)}
     table = np.array([shared[name] for name in SHARED])
     own = np.array([_OWN_PRIOR[kind] for kind in OWN for _ in domains])
     coefficients = _coefficients(member, domains, sources, trunk_shares).ravel()
-    mean = np.concatenate([table[:, 0], own[:, 0], coefficients])
-    sd = np.concatenate([table[:, 1], own[:, 1], np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])])
-    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0])
-    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0])
+    coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])
+    mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd])
+    sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd])
+    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd])
+    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd])
     for index in _absent(member, layout):
         lower[index] = upper[index] = mean[index]
     return Prior(mean, sd, lower, upper, _starts(mean))
+
+
+def hierarchical(first: Prior, theta: Array, covariance: Array, layout: Layout) -> Prior:
+    """The first prior with the deviations of domains' size exponents and of checkpoints' offsets as the fit found them.
+
+    One step of expectation maximisation for each of the two variances, drawn towards their first guess.
+    """
+    sd = first.sd.copy()
+    for kind in ("size", "offsets"):
+        columns = layout.columns(kind)
+        squares = (theta[columns] ** 2 + np.diag(covariance)[columns]) / first.sd[columns] ** 2
+        scale = (_HIERARCHY_WEIGHT + squares.sum()) / (_HIERARCHY_WEIGHT + len(squares))
+        sd[columns] *= np.sqrt(scale)
+    return replace(first, sd=sd)
 
 
 def _coefficients(
