@@ -72,6 +72,27 @@ class HeldOut:
         return cls(**arrays, num_groups=int(values["num_groups"]))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How far the fitted rows reach.
+
+    Attributes:
+        checkpoints: size and trunk tokens of every checkpoint, ``[c, 2]``.
+        longest: tokens of the longest decay.
+    """
+
+    checkpoints: Array
+    longest: float
+
+    def beyond(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
+        """Rows ``[n]`` of planned decays to which the radius of each kind applies."""
+        return {
+            "ratio": np.ones(len(inputs), dtype=bool),
+            "tokens": inputs.decay_tokens > self.longest,
+            "size": ~np.isin(inputs.params, self.checkpoints[:, 0]),
+        }
+
+
 def spread(covariance: Array, noise: Array, weights: Array) -> Array:
     """Standard deviation of a new run's weighted loss, ``[n, k]``: the fit's, and noise that domains do not share."""
     fit = np.einsum("dk,nde,ek->nk", weights, covariance, weights)
@@ -114,18 +135,3 @@ def _mixture_folds(
     count = min(num_folds, len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
     return [free & np.isin(mixtures, labels[order % count == fold]) for fold in range(count)]
-
-
-def beyond(inputs: DecayInputs, fitted_params: Array, longest: float) -> dict[str, NDArray[np.bool_]]:
-    """Rows ``[n]`` to which the radius of each kind applies.
-
-    Args:
-        inputs: planned decays.
-        fitted_params: sizes in the fit.
-        longest: tokens of the longest fitted decay.
-    """
-    return {
-        "ratio": np.ones(len(inputs), dtype=bool),
-        "tokens": inputs.decay_tokens > longest,
-        "size": ~np.isin(inputs.params, fitted_params),
-    }

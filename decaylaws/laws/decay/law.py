@@ -13,7 +13,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.decay.family import Frame, Layout, evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
-from decaylaws.laws.decay.intervals import HeldOut, beyond, hold_outs, spread
+from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, spread
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
 from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
@@ -174,11 +174,7 @@ class DecayLaw(DecaySlices):
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
         starts = runs[["non_embedding_params", "start_tokens"]].to_numpy(dtype=float)
-        self._fitted = {
-            "checkpoints": np.unique(starts, axis=0),
-            "params": np.unique(starts[:, 0]),
-            "longest": float(runs["decay_tokens"].max()),
-        }
+        self._seen = Seen(np.unique(starts, axis=0), float(runs["decay_tokens"].max()))
         self.evidence_ = _evidence(runs, self.sources_)
 
     @property
@@ -186,12 +182,12 @@ class DecayLaw(DecaySlices):
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._fitted["checkpoints"],
+            self._seen.checkpoints,
         )  # fmt: skip
 
     @property
     def _layout(self) -> Layout:
-        return Layout(len(self.domains_), len(self.sources_), len(self._fitted["checkpoints"]))
+        return Layout(len(self.domains_), len(self.sources_), len(self._seen.checkpoints))
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
@@ -284,7 +280,7 @@ class DecayLaw(DecaySlices):
             return mean
         self._require_held_out()
         radius = np.zeros_like(mean)
-        for kind, rows in beyond(inputs, self._fitted["params"], self._fitted["longest"]).items():
+        for kind, rows in self._seen.beyond(inputs).items():
             if kind in self._held_out:
                 needed = self._held_out[kind].radius(weights, interval)
                 radius[rows] = np.maximum(radius[rows], needed)
@@ -308,7 +304,7 @@ class DecayLaw(DecaySlices):
     def _covariance(self, inputs: DecayInputs) -> Array:
         """Covariance of the domains' predictions ``[n, d, d]``, with the offset of an unseen checkpoint."""
         slopes = evaluate(self._theta, inputs, self._frame)[1]
-        unknown = ~self._frame.checkpoint_of(inputs).any(axis=1)
+        unknown = self._frame.checkpoint_of(inputs).sum(axis=1) == 0
         offset_sd = self._sd[self._layout.columns("offsets")][: len(self.domains_)]
         return (
             _by_rows(slopes, self._parameter_covariance)
@@ -318,7 +314,7 @@ class DecayLaw(DecaySlices):
     def _state(self) -> dict[str, Any]:
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
-            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "fitted": self._fitted,
+            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
             "covariance": self._parameter_covariance, "sd": self._sd,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
         }  # fmt: skip
@@ -327,7 +323,7 @@ class DecayLaw(DecaySlices):
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
-        self._fitted = {name: np.array(value, dtype=float) for name, value in state["fitted"].items()}
+        self._seen = Seen(np.array(state["seen"]["checkpoints"], dtype=float), state["seen"]["longest"])
         self._theta = np.array(list(self.params_.values()))
         self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)
