@@ -23,14 +23,10 @@ from decaylaws.laws.decay import (
     splits,
 )
 from decaylaws.laws.decay.family import Frame, Layout, evaluate
-<<<<<<< HEAD
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, effective_epochs
-from decaylaws.laws.decay.plan_form import plan_form
-=======
-from decaylaws.laws.decay.inputs import decay_inputs, effective_epochs
 from decaylaws.laws.decay.literature import FORMS
+from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.decay.priors import decay_prior
->>>>>>> a7bdc3f (Give the decay law a size exponent per domain and an offset per checkpoint, so that intervals hold at unseen sizes)
 from decaylaws.laws.uncertainty import coverage
 
 SOURCES = ("web", "code", "maths")
@@ -348,8 +344,8 @@ def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
 @pytest.mark.parametrize("member", list(MEMBERS))
 def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str) -> None:
     inputs = decay_inputs(simulated(40), sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
-    frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6)
-    theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3).size)
+    frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))
+    theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3, 1).size)
     theta[4] = np.log(40)
     for row in (0, 7, len(inputs) - 1):
         plan = {name: values[row : row + 1] for name, values in vars(inputs).items()}
