@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from decaylaws.cli import context, evaluation, recipe, schedule, study
+from decaylaws.cli import context, evaluation, export, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
 from decaylaws.threads import one_blas_thread
@@ -30,7 +30,7 @@ for verb in (
     study.fit,
     study.recommend,
     study.confirm,
-    study.export,
+    export.export,
     study.launch,
     study.report,
     study.status,

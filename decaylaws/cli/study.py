@@ -137,18 +137,6 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     print_confirmation(study)
 
 
-def export(
-    directory: StudyDir,
-    target: Annotated[
-        list[str] | None, typer.Option(help="torchtitan, huggingface, ...; all by default")
-    ] = None,
-) -> None:
-    """Write the recipe as configuration of other trainers."""
-    study = Study.open(directory)
-    for line in decision.export(study, target):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def launch(
     directory: StudyDir,
     processes: Annotated[int, typer.Option(help="ranks on this machine", min=1)] = 2,
@@ -226,13 +214,18 @@ def demo(
         ("4/9 fit the laws", lambda: fit(directory)),
         ("5/9 recommend a recipe", lambda: recommend(directory)),
         ("6/9 confirm it", lambda: confirm(directory, workers)),
-        ("7/9 export it", lambda: export(directory)),
+        ("7/9 export it", lambda: _export(directory)),
         ("8/9 launch it with FSDP2", lambda: launch(directory)),
         ("9/9 report", lambda: report(directory)),
     )
     for title, step in steps:
         console.rule(title, align="left")
         step()
+
+
+def _export(directory: Path) -> None:
+    for line in decision.export(Study.open(directory)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_confirmation(study: Study) -> None:

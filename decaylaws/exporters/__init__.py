@@ -9,16 +9,19 @@
     result.write("export/")
 
 Each exporter replays the target's own LR rule step by step. A recipe that the target cannot express is
-refused by name (:class:`~decaylaws.errors.NotRepresentableError`).
+refused by name (:class:`~decaylaws.errors.NotRepresentableError`), or approximated with the error stated if the
+options ask for it. :func:`check_config` goes the other way: it reads a configuration that exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters.base import Export, ExportOptions
+from decaylaws.exporters.check import ConfigCheck, check_config
 from decaylaws.exporters.huggingface import export_huggingface
 from decaylaws.exporters.levanter import export_levanter
 from decaylaws.exporters.llm_foundry import export_llm_foundry
@@ -28,7 +31,15 @@ from decaylaws.exporters.olmo_core import export_olmo_core
 from decaylaws.exporters.torchtitan import export_torchtitan
 from decaylaws.recipe import Recipe
 
-__all__ = ["EXPORTERS", "Export", "ExportOptions", "export"]
+__all__ = [
+    "EXPORTERS",
+    "ConfigCheck",
+    "Export",
+    "ExportOptions",
+    "check_config",
+    "export",
+    "export_all",
+]
 
 Exporter = Callable[[Recipe, ExportOptions | None], Export]
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
@@ -54,3 +65,39 @@ def export(recipe: Recipe, target: str, options: ExportOptions | None = None) ->
     if target not in EXPORTERS:
         raise InvalidValueError("target", target, f"must be one of {', '.join(EXPORTERS)}")
     return EXPORTERS[target](recipe, options)
+
+
+def export_all(
+    recipe: Recipe,
+    directory: Path,
+    targets: Sequence[str] | None = None,
+    options: ExportOptions | None = None,
+) -> list[str]:
+    """Write the recipe for several targets, a folder each; returns what a person should know of them.
+
+    Args:
+        recipe: the recipe.
+        directory: the folders of the targets go here.
+        targets: names of exporters; ``None`` writes for all that can express the recipe.
+        options: for every target.
+
+    Raises:
+        NotRepresentableError: a target that was asked for by name cannot express the recipe.
+    """
+    lines = []
+    for target in targets or sorted(EXPORTERS):
+        try:
+            exported = export(recipe, target, options)
+        except NotRepresentableError as error:
+            if targets:
+                raise
+            lines.append(f"{target}: not written. {error}")
+            continue
+        exported.write(directory / target)
+        lines.append(
+            f"{target} {exported.target_version}: {', '.join(sorted(exported.files))} in {directory / target}; "
+            f"largest LR error {exported.max_abs_lr_error:.2e}."
+        )
+        lines += [f"  approximated: {told}" for told in exported.approximations]
+        lines += [f"  {note}" for note in exported.notes]
+    return lines

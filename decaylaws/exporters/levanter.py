@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,13 @@ import numpy as np
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
+from decaylaws.exporters.readback import (
+    ConfigSchedule,
+    Fields,
+    normalised_shares,
+    warmup_hold_decay_lrs,
+    whole_steps,
+)
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.mixtures import Mixture
@@ -177,3 +185,54 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dic
         config["trainer"] |= {"initialize_from": checkpoint, "load_checkpoint": False}
         return config
     return config | {"initialize_from_hf": checkpoint}
+
+
+def read_levanter(path: Path, recipe: Recipe) -> ConfigSchedule:
+    """levanter's YAML: one cycle, or the second of two, whose first is the checkpoint's past."""
+    fields = Fields.read(path)
+    total, batch = fields.count("trainer.num_train_steps"), fields.count("trainer.train_batch_size")
+    cycles = fields.get("optimizer.cycles")
+    seen = cycles[0] if isinstance(cycles, list) and len(cycles) == 2 and isinstance(cycles[0], int) else 0
+    steps = whole_steps(path, total - seen)
+    peak = fields.number("optimizer.learning_rate", 6e-4)
+
+    def in_steps(name: str, default: float | None) -> float:
+        value = fields.number(name, default)
+        return float(int(value * steps)) if value <= 1 else value
+
+    warmup = in_steps("optimizer.rewarmup", 0.0) if seen else in_steps("optimizer.warmup", 0.01)
+    schedule = fields.choice("optimizer.lr_schedule", ("linear", "cosine", "constant"), "cosine")
+    left_out = fields.get("optimizer.decay") is None
+    decay = steps - warmup if left_out else min(in_steps("optimizer.decay", None), steps - warmup)
+    return ConfigSchedule(
+        warmup_hold_decay_lrs(
+            steps,
+            peak_lr=peak,
+            warmup=warmup,
+            hold=steps - warmup - decay,
+            decay=0.0 if schedule == "constant" else decay,
+            decay_shape="linear" if schedule == "constant" else schedule,
+            floor_lr=peak * fields.number("optimizer.min_lr_ratio", 0.1),
+        ),
+        _levanter_shares(fields, seen, total),
+        batch,
+    )
+
+
+def _levanter_shares(fields: Fields, seen: int, total: int) -> dict[str, float]:
+    """Mean shares over the steps that will be trained."""
+    weights = fields.get("data.train_weights")
+    if not isinstance(weights, list):
+        return normalised_shares(weights)
+    stages = [
+        entry
+        for entry in weights
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], int)
+    ]
+    means: dict[str, float] = {}
+    for number, (start, mixture) in enumerate(stages):
+        end = stages[number + 1][0] if number + 1 < len(stages) else total
+        length = max(0, min(end, total) - max(start, seen))
+        for name, share in normalised_shares(mixture).items():
+            means[name] = means.get(name, 0.0) + share * length
+    return normalised_shares(means)

@@ -5,10 +5,20 @@ Launch the export with ``torchrun ... -m torchtitan.train --module <module> --co
 
 from __future__ import annotations
 
-from decaylaws.errors import InvalidValueError
+from pathlib import Path
+
+from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
 from decaylaws.exporters.notes import START_FOLDER, open_ends, start_checkpoint, state_notes
+from decaylaws.exporters.readback import (
+    ConfigSchedule,
+    Fields,
+    PythonConfig,
+    normalised_shares,
+    table_lrs,
+    whole_steps,
+)
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -116,4 +126,40 @@ def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
         "steps that the module sets.",
         *open_ends(recipe),
         *state_notes(recipe, "A checkpoint must be a DCP folder of torchtitan with an absolute path."),
+    )
+
+
+def read_torchtitan(path: Path, recipe: Recipe) -> ConfigSchedule:
+    """A torchtitan 0.3.0 config module: ``LRSchedulersContainer.Config`` or our table, steps, LR, sources."""
+    module = PythonConfig(path)
+    steps = whole_steps(path, module.number("training.steps", module.assigned("training.steps")))
+    lr = module.number("lr", module.argument("lr"))
+    factors = module.constant("LR_FACTORS")
+    named = {
+        call.get("dataset", call.get("0")): call.get("weight", 1.0) for call in module.calls("HFDataSource")
+    }
+    batch = module.assigned("training.global_batch_size")
+    return ConfigSchedule(
+        table_lrs(path, factors, lr, steps)
+        if factors is not None
+        else _torchtitan_lrs(path, module, lr, steps),
+        normalised_shares(module.table_of_shares() or named),
+        batch if isinstance(batch, int) else None,
+    )
+
+
+def _torchtitan_lrs(path: Path, module: PythonConfig, lr: float, steps: int) -> Floats:
+    configs = module.calls("LRSchedulersContainer.Config")
+    if not configs:
+        raise DataError(f"{path} sets no LRSchedulersContainer.Config with literal values.")
+    fields = Fields(configs[-1], path)
+    our_shapes = {theirs: ours for ours, theirs in _DECAY_TYPES.items()}
+    total, ratio = fields.get("total_steps"), fields.get("decay_ratio")
+    return lr * torchtitan_factors(
+        steps,
+        warmup_steps=fields.count("warmup_steps", 200),
+        decay_ratio=None if ratio is None else fields.number("decay_ratio"),
+        decay_shape=our_shapes[fields.choice("decay_type", tuple(our_shapes), "linear")],
+        min_lr_factor=fields.number("min_lr_factor", 0.0),
+        total_steps=None if total is None else fields.count("total_steps"),
     )

@@ -107,18 +107,23 @@ def read_mapping(path: Path) -> dict[str, Any]:
         DataError: the file is missing, too big, not UTF-8, or not what its suffix says.
         InvalidValueError: the suffix is not ``.yaml``, ``.yml`` or ``.json``, or the document is no mapping.
     """
-    text = _read_text(path)
+    text = read_text(path)
     data = _parse(path, text)
     if not isinstance(data, dict):
         raise InvalidValueError(str(path), type(data).__name__, "must hold a mapping at its top level")
     return data
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file of moderate size.
+
+    Raises:
+        DataError: it is missing, too big or not UTF-8.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DataError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,} are read as a recipe.")
+            raise DataError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error

@@ -74,7 +74,12 @@ def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
         raise InvalidValueError("width, height", (width, height), "must be at least 20 and 3")
     columns = min(width, schedule.tokens)
     means = schedule.mean_lrs(np.linspace(0, schedule.tokens, columns + 1))
-    peak = schedule.peak_lr or 1.0
+    return draw_columns(means, schedule.peak_lr, round_tokens(schedule.tokens), height=height)
+
+
+def draw_columns(means: np.ndarray, peak: float, end: str, *, height: int = 12) -> str:
+    """Mean LR by column in characters, on a scale from 0 to ``peak``; ``end`` labels the right end."""
+    columns, peak = len(means), peak or 1.0
     levels = np.ceil(means / peak * height - 1e-9).astype(int)
     margin = len(round_lr(peak))
     rows = []
@@ -82,7 +87,6 @@ def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
         label = {height: round_lr(peak), 1: "0"}.get(level, "")
         cells = "".join("#" if top >= level else " " for top in levels)
         rows.append(f"{label:>{margin}} |{cells}".rstrip())
-    end = round_tokens(schedule.tokens)
     rows.append(f"{'':>{margin}} +{'-' * columns}")
     rows.append(f"{'':>{margin}}  0{end:>{max(columns - 1, len(end))}}")
     return "\n".join(rows)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import decaylaws
-from decaylaws.errors import NotRepresentableError, StudyError
-from decaylaws.exporters import EXPORTERS
-from decaylaws.exporters import export as export_recipe
+from decaylaws.errors import StudyError
+from decaylaws.exporters import ExportOptions, export_all
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
@@ -85,32 +84,11 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
     return predict_confirmation(study, law, load_recipe(study))
 
 
-def export(study: Study, targets: Sequence[str] | None = None) -> list[str]:
-    """Write the recipe for other trainers, a folder each; returns what a person should know of them.
-
-    Args:
-        study: the study.
-        targets: names of exporters; ``None`` writes for all that can express the recipe.
-
-    Raises:
-        NotRepresentableError: a target that was asked for by name cannot express the recipe.
-    """
-    recipe, lines = load_recipe(study), []
-    for target in targets or sorted(EXPORTERS):
-        try:
-            exported = export_recipe(recipe, target)
-        except NotRepresentableError as error:
-            if targets:
-                raise
-            lines.append(f"{target}: not written. {error}")
-            continue
-        exported.write(study.export_dir / target)
-        lines.append(
-            f"{target} {exported.target_version}: {', '.join(sorted(exported.files))} in "
-            f"{study.export_dir / target}; largest LR error {exported.max_abs_lr_error:.2e}."
-        )
-        lines += [f"  {note}" for note in exported.notes]
-    return lines
+def export(
+    study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
+) -> list[str]:
+    """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`."""
+    return export_all(load_recipe(study), study.export_dir, targets, options)
 
 
 def guard_margins(study: Study, fit: Fit) -> dict[str, float]:

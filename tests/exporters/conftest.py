@@ -41,31 +41,32 @@ def _segments(form: str, tokens: int) -> list[dict[str, Any]]:
     return forms[form]
 
 
+def build_recipe(form: str = "linear", steps: int = 1000, **changes: Any) -> Recipe:
+    """A recipe by the form of its LR path and its number of steps; ``changes`` replace top-level keys."""
+    segments = _segments(form, steps * BATCH_TOKENS)
+    values: dict[str, Any] = {
+        "schema": "decaylaws.recipe/2",
+        "name": f"{form} over {steps}",
+        "handover": {"lr": segments[0]["start_lr"], "checkpoint": "/ckpt/step928646"},
+        "stages": [
+            {
+                "lr": segments,
+                "mixture": {"web": 0.7, "math": 0.3, "unused": 0.0},
+                "batch_tokens": BATCH_TOKENS,
+                "seq_len": SEQ_LEN,
+            }
+        ],
+        "sources": {
+            "web": {"path": "/data/web"},
+            "math": {"path": '/data/it\'s "math"\n', "max_epochs": 4.0, "available_tokens": 10**12},
+            "unused": {},
+        },
+        "seed": 11,
+    }
+    return Recipe.from_dict(values | changes)
+
+
 @pytest.fixture
 def make_recipe() -> Callable[..., Recipe]:
-    """A recipe by the form of its LR path and its number of steps; ``changes`` replace top-level keys."""
-
-    def make(form: str = "linear", steps: int = 1000, **changes: Any) -> Recipe:
-        segments = _segments(form, steps * BATCH_TOKENS)
-        values: dict[str, Any] = {
-            "schema": "decaylaws.recipe/2",
-            "name": f"{form} over {steps}",
-            "handover": {"lr": segments[0]["start_lr"], "checkpoint": "/ckpt/step928646"},
-            "stages": [
-                {
-                    "lr": segments,
-                    "mixture": {"web": 0.7, "math": 0.3, "unused": 0.0},
-                    "batch_tokens": BATCH_TOKENS,
-                    "seq_len": SEQ_LEN,
-                }
-            ],
-            "sources": {
-                "web": {"path": "/data/web"},
-                "math": {"path": '/data/it\'s "math"\n', "max_epochs": 4.0, "available_tokens": 10**12},
-                "unused": {},
-            },
-            "seed": 11,
-        }
-        return Recipe.from_dict(values | changes)
-
-    return make
+    """:func:`build_recipe`."""
+    return build_recipe

@@ -1,0 +1,85 @@
+"""``decaylaws export``: a study's recipe or a recipe file for other trainers, and the way back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export_all
+from decaylaws.recipe import Recipe
+from decaylaws.study import Study, decision
+
+
+class LrRule(StrEnum):
+    """Choices of ``--lr-rule``."""
+
+    auto = "auto"
+    native = "native"
+    exact = "exact"
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="a study directory, or recipe.yaml or recipe.json", show_default=False)
+    ],
+    target: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(EXPORTERS)}; repeat; all by default")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the folders of the targets go; a study has its own place")
+    ] = None,
+    lr_rule: Annotated[
+        LrRule, typer.Option(help="the target's own scheduler, the LR of every step, or whichever is close")
+    ] = LrRule.auto,
+    tolerance: Annotated[
+        float, typer.Option(help="LR error of a native scheduler, as share of the peak")
+    ] = 0.01,
+    approximate: Annotated[
+        bool, typer.Option(help="take the nearest that a target can express, and say how far off it is")
+    ] = False,
+    ranks: Annotated[int, typer.Option(help="data-parallel ranks that share a batch", min=1)] = 1,
+    local_batch_size: Annotated[int, typer.Option(help="sequences of a rank in a forward pass", min=1)] = 1,
+    model: Annotated[str | None, typer.Option(help="the target's own name of the model")] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="write nothing: read this configuration of --target, draw it beside the recipe"),
+    ] = None,
+) -> None:
+    """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
+    recipe, directory = _recipe(source, out)
+    if check is not None:
+        _check(recipe, target or [], check)
+        return
+    options = ExportOptions(
+        lr_rule=lr_rule.value,
+        tolerance=tolerance,
+        on_inexpressible="approximate" if approximate else "refuse",
+        data_parallel_ranks=ranks,
+        local_batch_size=local_batch_size,
+        model=model,
+    )
+    for line in export_all(recipe, directory, target, options):
+        typer.echo(line)
+
+
+def _recipe(source: Path, out: Path | None) -> tuple[Recipe, Path]:
+    """The recipe, and the folder below which each target has its own."""
+    if source.is_dir():
+        study = Study.open(source)
+        return decision.load_recipe(study), out or study.export_dir
+    return Recipe.load(source), out or source.parent / "exports"
+
+
+def _check(recipe: Recipe, targets: list[str], path: Path) -> None:
+    if len(targets) != 1:
+        raise InvalidValueError(
+            "target", targets, "must name the one trainer that --check is a configuration of"
+        )
+    result = check_config(recipe, targets[0], path)
+    typer.echo(result.describe(), nl=False)
+    if not result.agrees:
+        raise typer.Exit(1)

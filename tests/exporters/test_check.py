@@ -1,0 +1,228 @@
+"""Configurations read back: our own give their stated LR again, others' their trainers' golden numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from decaylaws.cli import app
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
+from decaylaws.exporters.check import READERS
+
+BATCH_TOKENS = 256 * 64
+CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
+MAIN_FILES = {
+    "torchtitan": "midtrain_torchtitan.py",
+    "huggingface": "training_arguments.json",
+    "olmo-core": "midtrain_olmo_core.py",
+    "megatron": "midtrain_megatron.args",
+    "nanotron": "midtrain_nanotron.yaml",
+    "llm-foundry": "midtrain_llm_foundry.yaml",
+    "levanter": "midtrain_levanter.yaml",
+}
+
+
+def test_every_target_can_be_read() -> None:
+    assert set(READERS) == set(EXPORTERS) == set(MAIN_FILES)
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+@pytest.mark.parametrize("form", ["linear", "cosine", "1-sqrt", "wsd-linear", "three-stage"])
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_what_was_written_reads_back(make_recipe, tmp_path: Path, target: str, form: str, steps: int) -> None:
+    recipe = make_recipe(form, steps, sources=CLEAN_SOURCES)
+    handover = recipe.handover.model_dump(exclude_none=True) | {"tokens": 500 * BATCH_TOKENS}
+    fresh = {"optimizer_state": "fresh"} if form in ("wsd-linear", "three-stage") else {}
+    recipe = make_recipe(form, steps, sources=CLEAN_SOURCES, handover=handover | fresh)
+    result = export(recipe, target, ExportOptions(tolerance=0.35, on_inexpressible="approximate"))
+    result.write(tmp_path)
+    check = check_config(recipe, target, tmp_path / MAIN_FILES[target])
+    assert len(check.schedule.step_lrs) == steps
+    assert np.abs(check.schedule.step_lrs - result.step_lrs).max() < 1e-9 * recipe.step_lrs().max()
+    assert check.schedule.shares == pytest.approx({"web": 0.7, "math": 0.3})
+    assert check.max_abs_lr_error == pytest.approx(
+        result.max_abs_lr_error, abs=1e-9 * recipe.step_lrs().max()
+    )
+    assert all("LR" in line for line in check.differences)
+
+
+LR = 6.1351e-5
+GOLDEN = {
+    # EXPORTS: golden numbers of each trainer's own scheduler, as factors of the peak
+    "torchtitan": (
+        "t.py",
+        "def f():\n    c = base()\n    c.optimizer = default_adamw(lr=1.0)\n    c.training.steps = STEPS\n"
+        "    c.lr_scheduler = LRSchedulersContainer.Config(warmup_steps=2, decay_ratio=0.5, decay_type='sqrt')\n"
+        "    return c\nSTEPS = 10\n",
+        [0.5, 1, 1, 1, 1, 1, 0.5528, 0.3675, 0.2254, 0.1056],
+    ),
+    "huggingface": (
+        "a.json",
+        '{"learning_rate": 1.0, "max_steps": 10, "warmup_steps": 2, "lr_scheduler_type": "warmup_stable_decay", '
+        '"lr_scheduler_kwargs": {"num_decay_steps": 5, "decay_type": "linear", "min_lr_ratio": 0.1}}',
+        [0.1, 0.55, 1, 1, 1, 1, 0.82, 0.64, 0.46, 0.28],
+    ),
+    "megatron": (
+        "run.sh",
+        "torchrun pretrain_gpt.py \\\n  --lr 1.0 --min-lr 0.1 --global-batch-size 8 --lr-decay-style WSD \\\n"
+        "  --train-iters=10 --lr-wsd-decay-style minus_sqrt --lr-wsd-decay-iters 4\n",
+        [1, 1, 1, 1, 1, 1, 1, 0.55, 0.3636, 0.2206],
+    ),
+    # lr_decay_steps left out: the decay runs over train_steps - warmup and ends at 56 % of the peak
+    "nanotron": (
+        "n.yaml",
+        "optimizer: {learning_rate_scheduler: {learning_rate: 1.0, lr_warmup_steps: 4, lr_warmup_style: linear, "
+        "lr_decay_style: linear, lr_decay_starting_step: 12, min_decay_lr: 0.0}}\ntokens: {train_steps: 20}\n",
+        [0, 0.25, 0.5, 0.75, *[1] * 9, *(1 - k / 16 for k in range(1, 8))],
+    ),
+    "llm-foundry": (
+        "f.yaml",
+        "max_duration: 100ba\nglobal_train_batch_size: 256\noptimizer: {lr: 1.0}\n"
+        "scheduler: {name: inv_sqrt_with_warmup, t_warmup: 10ba, t_scale: 1ba, t_cooldown: 20ba, "
+        "alpha_f_decay: 1.0, alpha_f_cooldown: 0.0}\n",
+        [k / 10 for k in range(10)] + [1] * 71 + [1 - k / 20 for k in range(1, 20)],
+    ),
+    # its counter is a step ahead: WSD(warmup 0, decay 10) of 20
+    "olmo-core": (
+        "o.py",
+        "s = WSD(units=SchedulerUnits.steps, warmup=0, decay=10, decay_fraction=None)\no = AdamWConfig(lr=1.0)\n"
+        f"d = Duration.tokens({20 * BATCH_TOKENS})\nx = Data(global_batch_size={BATCH_TOKENS})\n",
+        [*[1] * 10, *(1 - k / 10 for k in range(1, 11))],
+    ),
+    # min_lr_ratio left out is a tenth, not zero
+    "levanter": (
+        "l.yaml",
+        "optimizer: {learning_rate: 1.0, lr_schedule: linear, warmup: 0.0, decay: 5}\n"
+        "trainer: {num_train_steps: 10, train_batch_size: 256}\n",
+        [1, 1, 1, 1, 1, 1, 0.82, 0.64, 0.46, 0.28],
+    ),
+}
+
+
+@pytest.mark.parametrize("target", sorted(GOLDEN))
+def test_configurations_of_others(make_recipe, tmp_path: Path, target: str) -> None:
+    name, text, expected = GOLDEN[target]
+    (tmp_path / name).write_text(text)
+    recipe = make_recipe("linear", len(expected), handover={"lr": LR})
+    check = check_config(recipe, target, tmp_path / name)
+    assert check.schedule.step_lrs == pytest.approx(expected, abs=5e-5)
+    assert not check.agrees
+
+
+def test_transformers_agrees_with_what_is_read(make_recipe, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    for kind, kwargs in (
+        ("linear", {}),
+        ("cosine", {}),
+        ("constant_with_warmup", {}),
+        ("polynomial", {"lr_end": 0.1}),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+    ):
+        text = {"learning_rate": 1.0, "max_steps": 20, "warmup_steps": 5, "lr_scheduler_type": kind}
+        text["lr_scheduler_kwargs"] = kwargs
+        (tmp_path / "a.json").write_text(str(text).replace("'", '"'))
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = transformers.get_scheduler(kind, optimizer, 5, 20, scheduler_specific_kwargs=kwargs)
+        theirs = []
+        for _ in range(20):
+            theirs.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        ours = check_config(make_recipe("linear", 20), "huggingface", tmp_path / "a.json").schedule.step_lrs
+        assert ours == pytest.approx(theirs, abs=1e-9), kind
+
+
+def test_differences_are_named(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe("linear", 1000, sources=CLEAN_SOURCES)
+    text = export(recipe, "levanter").files["midtrain_levanter.yaml"]
+    assert "num_train_steps: 1000" in text
+    changed = (
+        text.replace("num_train_steps: 1000", "num_train_steps: 1200")
+        .replace("train_batch_size: 256", "train_batch_size: 128")
+        .replace("web: 0.7", "web: 0.9")
+    )
+    (tmp_path / "l.yaml").write_text(changed)
+    check = check_config(recipe, "levanter", tmp_path / "l.yaml")
+    page = check.describe()
+    for part in (
+        "it trains 1,200 steps, the recipe 1,000",
+        "its batch has 128 sequences, the recipe's 256",
+        "its share of 'web' is 75.00%, the recipe's 70.00%",
+    ):
+        assert part in page
+    assert page.count("|") == 16  # two drawings of eight rows
+
+
+def test_command_line(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe("linear", 1000, sources=CLEAN_SOURCES)
+    path = str(recipe.save(tmp_path / "recipe.yaml"))
+    runner = CliRunner()
+    written = runner.invoke(app, ["export", path, "--target", "levanter", "--out", str(tmp_path / "out")])
+    assert written.exit_code == 0
+    assert "largest LR error" in written.output
+    config = tmp_path / "out" / "levanter" / "midtrain_levanter.yaml"
+    command = ["export", path, "--target", "levanter", "--check", str(config)]
+    assert runner.invoke(app, command).exit_code == 0
+    config.write_text(config.read_text().replace("lr_schedule: linear", "lr_schedule: cosine"))
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1
+    assert "differs: at step" in result.output
+    both = runner.invoke(app, ["export", path, "--check", str(config)])
+    assert isinstance(both.exception, InvalidValueError)
+    # everything that can express the recipe, approximations included
+    rest = runner.invoke(app, ["export", path, "--out", str(tmp_path / "all"), "--approximate"])
+    assert rest.exit_code == 0
+    assert sorted(folder.name for folder in (tmp_path / "all").iterdir()) == sorted(EXPORTERS)
+
+
+@pytest.mark.parametrize("target", sorted(READERS))
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "a: [", "x = (", "\x00", "import os; os.mkdir('exploded')\n"]
+)
+def test_files_that_say_nothing(make_recipe, tmp_path: Path, monkeypatch, target: str, content: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / MAIN_FILES[target]
+    path.write_text(content)
+    with pytest.raises((DataError, InvalidValueError)):
+        check_config(make_recipe(), target, path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("target", sorted(READERS))
+@settings(max_examples=40)
+@given(
+    place=st.integers(0, 10**6),
+    junk=st.text(max_size=6) | st.sampled_from(["1e999", "-1", "nan", "9" * 400, "[]"]),
+)
+def test_damaged_configurations(target: str, place: int, junk: str, tmp_path_factory, request) -> None:
+    recipe, text = _sound(target)
+    at = place % len(text)
+    # a value is hit as a whole: digits to the right of the place make room
+    end = at
+    while end < len(text) and (text[end].isalnum() or text[end] in ".-"):
+        end += 1
+    path = tmp_path_factory.mktemp("damaged") / MAIN_FILES[target]
+    path.write_text(text[:at] + junk + text[end:], encoding="utf-8", errors="replace")
+    with contextlib.suppress(DecaylawsError):
+        check = check_config(recipe, target, path)
+        assert np.isfinite(check.schedule.step_lrs).all()
+        check.describe()
+
+
+_KEPT: dict = {}
+
+
+def _sound(target: str):
+    from tests.exporters.conftest import build_recipe
+
+    if target not in _KEPT:
+        recipe = build_recipe("linear", 200, sources=CLEAN_SOURCES)
+        _KEPT[target] = recipe, export(recipe, target).files[MAIN_FILES[target]]
+    return _KEPT[target]
