@@ -99,7 +99,7 @@ def to_svg(drawn: Figure) -> str:
     """
     buffer = io.StringIO()
     with mpl.rc_context(STYLE):
-        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     root = ET.fromstring(text[text.index("<svg") :])
     for metadata in root.findall(f"{{{_SVG}}}metadata"):  # says nothing, and names web addresses

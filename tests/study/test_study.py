@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.recipe import Recipe
@@ -189,6 +191,33 @@ def test_the_explorers_smallest_step_grants_the_wish_inside_the_caps(page: str, 
         source["lower"] - 1e-9 <= share <= source["cap"] + 1e-9
         for source, share in zip(model["sources"], shares)
     )
+
+
+@pytest.mark.slow
+def test_the_explorer_shows_what_its_sliders_say(study: Study, page: str, tmp_path: Path) -> None:
+    moves = """
+      const [web, maths] = document.querySelectorAll("#explorer [type=range]");
+      document.querySelector("[data-preset=control]").click();
+      const seen = [document.getElementById("explorer-yaml").textContent];
+      maths.value = 40;
+      maths.dispatchEvent(new Event("input"));
+      const typed = document.querySelectorAll("#explorer [type=number]")[2];
+      document.querySelectorAll("#explorer [type=checkbox]")[1].checked = true;
+      typed.value = "10";
+      typed.dispatchEvent(new Event("input"));
+      seen.push(document.getElementById("explorer-yaml").textContent);
+      seen.push(document.querySelector("[data-domain=objective]").cells[2].textContent);
+      seen.push(document.getElementById("explorer-verdict").textContent);
+      document.body.textContent = JSON.stringify(seen);"""
+    driven = tmp_path / "driven.html"
+    driven.write_text(page.replace("</body>", f"<script>{moves}</script></body>"), encoding="utf-8")
+    dom = open_page(driven, tmp_path).dom
+    control, moved, value, verdict = json.loads(unescape(dom[dom.index("<body>") + 6 : dom.index("</body>")]))
+    assert yaml.safe_load(control) == TINY_SETTINGS["trunk"]["mixture"] | {"maths": 0, "code": 0}
+    assert yaml.safe_load(moved) == pytest.approx({"web": 0.5, "maths": 0.4, "code": 0.1})
+    problem = Material.of(study).problem
+    assert float(value) == pytest.approx(float(problem.objective(np.array([[0.5, 0.4, 0.1]]))[0]), abs=5.1e-5)
+    assert "nearest mixture that was run" in verdict
 
 
 def test_a_page_that_asks_the_network_or_fails_is_caught(tmp_path: Path) -> None:
