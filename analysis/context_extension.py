@@ -42,8 +42,9 @@ from proxy_runs.fsdp.trainer import METRICS_FILE, Trainer
 from proxy_runs.shards import TokenStore
 
 SHORT, LONG = 256, 1024
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 LR = 4e-3
+PROXY = {"d_model": 64, "num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "d_ff": 176}
 SOURCES = ("code", "reference")
 LONG_DOCUMENT_BYTES = 6_000
 SPANS = {"0-256": (0, 256), "256-512": (256, 512), "512-1024": (512, 1024)}
@@ -61,21 +62,13 @@ def prepare(folder: Path) -> TokenStore:
     """Long documents of installed packages."""
     settings = {"format": "embedded", "max_bytes": 2_000_000, "min_document_bytes": LONG_DOCUMENT_BYTES}
     sources = {name: SourceSettings.model_validate(settings) for name in SOURCES}
-    prepare_corpus(sources, folder, tokenizer=TokenizerSettings(vocab_size=1024))
+    prepare_corpus(sources, folder, tokenizer=TokenizerSettings(vocab_size=512))
     return TokenStore.open(folder)
 
 
 def train_trunk(store: TokenStore, folder: Path, steps: int) -> Path:
     """The proxy at 256 tokens, by the proxies' engine; its checkpoint, moments included."""
-    shape = ModelShape(
-        d_model=96,
-        num_layers=3,
-        num_heads=3,
-        num_kv_heads=3,
-        d_ff=256,
-        vocab_size=store.vocab_size,
-        seq_len=SHORT,
-    )
+    shape = ModelShape(**PROXY, vocab_size=store.vocab_size, seq_len=SHORT)
     tokens = steps * BATCH_TOKENS
     config = RunConfig(
         kind="trunk",
@@ -199,9 +192,9 @@ def main() -> None:
         "--work", type=Path, help="folder of corpus and checkpoints, kept; a temporary one if left out"
     )
     parser.add_argument("--corpus", type=Path, help="a prepared corpus to use instead of installed packages")
-    parser.add_argument("--trunk-steps", type=int, default=300, help="steps of 4,096 tokens at 256")
-    parser.add_argument("--steps", type=int, default=30, help="steps of 4,096 tokens at 1,024")
-    parser.add_argument("--eval-tokens", type=int, default=24 * LONG, help="held-out tokens of each source")
+    parser.add_argument("--trunk-steps", type=int, default=300, help="steps of 2,048 tokens at 256")
+    parser.add_argument("--steps", type=int, default=30, help="steps of 2,048 tokens at 1,024")
+    parser.add_argument("--eval-tokens", type=int, default=12 * LONG, help="held-out tokens of each source")
     parser.add_argument("--port", type=int, default=29_512)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -53,7 +53,7 @@ MATMUL_WIDTH = {"cuda": 8192, "cpu": 1024}
 WARM_UP_STEPS = 3
 
 
-def make_loop(shape: ModelShape, args: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+def make_loop(shape: ModelShape, args: argparse.Namespace, device: torch.device) -> Callable[[], object]:
     """One step of a plain loop."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(llama_config(shape)).to(device)
@@ -76,7 +76,7 @@ def make_loop(shape: ModelShape, args: argparse.Namespace, device: torch.device)
 
 def make_trainer(
     shape: ModelShape, args: argparse.Namespace, device: torch.device, folder: Path
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """One step of the launcher's trainer, on one rank."""
     torch.manual_seed(0)
     LlamaForCausalLM(llama_config(shape)).save_pretrained(folder / "start")
@@ -113,18 +113,18 @@ def make_trainer(
     settings.output.mkdir()
     trainer = Trainer(settings, open_world(device.type, replicas=1))
 
-    return lambda: trainer.train_step() and None
+    return trainer.train_step
 
 
-def make_matmul(device: torch.device) -> tuple[Callable[[], None], float]:
+def make_matmul(device: torch.device) -> tuple[Callable[[], object], float]:
     """A large matmul in the dtype of the contestants, and its FLOPs."""
     width = MATMUL_WIDTH[device.type]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a, b = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
-    return lambda: torch.mm(a, b) and None, 2.0 * width**3
+    return lambda: torch.mm(a, b), 2.0 * width**3
 
 
-def turn(step: Callable[[], None], seconds: float, device: torch.device) -> float:
+def turn(step: Callable[[], object], seconds: float, device: torch.device) -> float:
     """Steps per second over about ``seconds``."""
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     wait()

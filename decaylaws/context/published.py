@@ -80,8 +80,8 @@ _ENTRIES = (
             ExtensionStage(32 * K, 128 * K, 1000 * 480 * 128 * K, "yarn", 1e4, 40),
         ),
         "DeepSeek-V3 Technical Report, arXiv:2412.19437, section 4.3",
-        "tokens derived: 1,000 steps of 1,920 and of 480 sequences; LR 7.3e-6; on the decoupled key only; "
-        "beta_fast 32, beta_slow 1",
+        "tokens derived: 1,000 steps of 1,920 and of 480 sequences, behind pre-training (the survey's line of the "
+        "schedule puts the lengths at its last 500B); LR 7.3e-6; on the decoupled key only; beta_fast 32, beta_slow 1",
     ),
     PublishedExtension(
         "phi-4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -23,26 +24,46 @@ def set_rope(lm: PreTrainedModel, rope: RopeSettings, seq_len: int) -> None:
         seq_len: longest sequence that the model must take from now on.
 
     Raises:
-        InvalidValueError: the model has no such modules, or one that depends on the layer's type.
+        InvalidValueError: see :func:`check_rope`.
     """
+    renewed = _renewed(lm, rope)
+    config = lm.config.get_text_config()
+    for name, module in renewed.items():
+        config.rope_parameters = module.config.rope_parameters
+        lm.set_submodule(name, module)
+    config.max_position_embeddings = max(config.max_position_embeddings, seq_len)
+
+
+def check_rope(lm: PreTrainedModel, rope: RopeSettings) -> None:
+    """Whether ``lm`` can be given the rotary embedding, before anything is trained.
+
+    Raises:
+        InvalidValueError: the model has no such modules, several that depend on the layer's type, or reads its
+            config in a way of its own.
+    """
+    _renewed(lm, rope)
+
+
+def _renewed(lm: PreTrainedModel, rope: RopeSettings) -> dict[str, Any]:
+    """The rotary modules of ``lm`` as ``rope`` wants them, by name."""
     modules = {
         name: m for name, m in lm.named_modules() if hasattr(m, "inv_freq") and hasattr(m, "rope_type")
     }
-    config = lm.config.get_text_config()
+    config = copy.deepcopy(lm.config.get_text_config())
     old = getattr(config, "rope_parameters", None) or {}
     if not modules or any(isinstance(value, dict) for value in old.values()):
         reason = "several rotary embeddings by type of layer" if modules else "no rotary embedding"
         raise InvalidValueError(
             "stages.rope", rope.describe(), f"cannot be set: the {config.model_type!r} model has {reason}"
         )
-    dimensions = 2 * len(next(iter(modules.values())).inv_freq)
     kept = {name: old[name] for name in ("partial_rotary_factor",) if name in old}
-    config.rope_parameters = kept | rope.transformers_parameters(dimensions)
-    config.max_position_embeddings = max(config.max_position_embeddings, seq_len)
+    renewed = {}
     for name, module in modules.items():
-        renewed = type(module)(config=config).to(module.inv_freq.device)
-        _check(renewed, rope, dimensions, config.model_type)
-        lm.set_submodule(name, renewed)
+        dimensions = 2 * len(module.inv_freq)
+        config.rope_parameters = kept | rope.transformers_parameters(dimensions)
+        renewed[name] = type(module)(config=config).to(module.inv_freq.device)
+        _check(renewed[name], rope, dimensions, config.model_type)
+    return renewed
 
 
 def _check(module: Any, rope: RopeSettings, dimensions: int, model_type: str) -> None:

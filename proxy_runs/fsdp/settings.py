@@ -35,7 +35,7 @@ class TrainSettings(BaseModel):
         keep_last: checkpoints to keep.
         async_checkpoints: write checkpoints in the background.
         eval_points: evaluations after the start, evenly spaced; the last one is at the end.
-        eval_tokens_per_domain: held-out tokens of each domain.
+        eval_tokens_per_domain: held-out tokens of each domain, in windows of the last stage's length.
         max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite or
             because the loss jumps.
         max_loss_jump: nats per token above the median of the stage's last losses from which on a step is

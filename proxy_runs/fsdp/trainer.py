@@ -27,7 +27,7 @@ from proxy_runs.fsdp.model import exchange_gradients, named_parameters, shard_mo
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.plan import Step, TrainPlan, order_checksum
-from proxy_runs.fsdp.rope import set_rope
+from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
 from proxy_runs.fsdp.watch import LossWatch
@@ -59,6 +59,9 @@ class Trainer:
         config = start.model.config.get_text_config()
         _check_lengths(self.plan, config.max_position_embeddings)
         _check_vocabulary(store, config.vocab_size)
+        for stage in self.recipe.stages:
+            if stage.rope is not None:
+                check_rope(start.model, stage.rope)
         self.module = shard_model(start.model, settings, world)
         parameters = named_parameters(self.module)
         self.average = (

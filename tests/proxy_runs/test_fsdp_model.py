@@ -30,7 +30,7 @@ from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp import model as sharded
 from proxy_runs.fsdp.metrics import MetricsFile, WandbRun, read_metrics
 from proxy_runs.fsdp.model import CausalLoss
-from proxy_runs.fsdp.rope import set_rope
+from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.trainer import Trainer
 from proxy_runs.fsdp.watch import NEEDED, LossWatch
 from proxy_runs.shards import TokenStore
@@ -211,9 +211,33 @@ def test_a_model_takes_each_rotary_embedding_and_keeps_it(method: str, tmp_path:
     assert again.config.max_position_embeddings == 4 * SEQ_LEN
 
 
-def test_a_model_without_rotary_embedding_is_refused() -> None:
+def test_rotary_embeddings_that_cannot_be_set_are_refused_before_training(
+    workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InvalidValueError, match="'gpt2' model has no rotary"):
-        set_rope(build("gpt2"), RopeSettings(), SEQ_LEN)
+        check_rope(build("gpt2"), RopeSettings())
+    settings = settings_for(
+        workspace, "refused", recipe=_short(workspace), start=started_from(workspace, "gpt2")
+    )
+    train(settings, ranks=1, exit_code=2)
+    assert "'gpt2' model has no rotary" in capfd.readouterr().err
+    assert losses(settings.output) == []
+
+
+def _short(workspace: Path) -> Path:
+    """A recipe that sets a rotary embedding in its second stage only, at one sequence length."""
+    usual = stage(2, sequences=6, seq_len=SEQ_LEN)
+    store = TokenStore.open(workspace / "corpus")
+    return recipe_of(store, usual, usual | {"rope": {"method": "abf", "theta": 1e6}}).save(
+        workspace / "short.yaml"
+    )
+
+
+def test_looking_at_a_rotary_embedding_changes_nothing() -> None:
+    lm = build("llama")
+    before = lm.config.to_dict()
+    check_rope(lm, RopeSettings(method="abf", theta=1e6))
+    assert lm.config.to_dict() == before
 
 
 def test_a_loss_that_jumps_is_skipped_and_training_goes_on(workspace: Path) -> None:
