@@ -177,6 +177,30 @@ class EvaluationSettings(_Settings):
     points: Annotated[int, Field(ge=1)] = Field(2, description="evaluations of a microanneal after its start")
 
 
+class EvaluationSetSettings(_Settings):
+    """Items that no train text may hold: JSON Lines (``.gz`` and ``.zst`` too) or Parquet."""
+
+    path: str = Field(description="file, relative to study.yaml")
+    text_fields: Annotated[list[str], Field(min_length=1)] = Field(
+        ["text"], description="keys whose text makes up an item: question, choices, answer"
+    )
+
+
+class DecontaminationSettings(_Settings):
+    """Train documents that hold an evaluation item are dropped; sources that repeat held-out text are refused."""
+
+    evaluation_sets: dict[str, EvaluationSetSettings] = Field(default_factory=dict)
+    ngram: Annotated[int, Field(ge=8)] = Field(13, description="words of a matching run")
+    min_coverage: Share = Field(0.5, description="smallest share of an item's words in matching runs")
+    hybrid: bool = Field(True, description="also near matches, by longest common subsequence of words")
+    min_common: Share = Field(0.75, description="smallest common subsequence of a near match, as a share")
+    max_heldout_overlap: Share = Field(
+        0.1,
+        description="largest share of a domain's held-out passages that the train text of a source may repeat",
+    )
+    on_overlap: Literal["refuse", "allow"] = "refuse"
+
+
 class BackendSettings(_Settings):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
@@ -223,6 +247,7 @@ class StudySettings(_Settings):
     objective: ObjectiveSettings
     target: TargetSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    decontamination: DecontaminationSettings = DecontaminationSettings()
     backend: BackendSettings = BackendSettings()
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = 400

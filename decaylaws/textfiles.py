@@ -36,8 +36,8 @@ def open_bytes(path: Path) -> IO[bytes]:
     if suffix == ".zst":
         import pyarrow
 
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 20)
-    return open(path, "rb", buffering=1 << 20)
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 16)
+    return open(path, "rb", buffering=1 << 16)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
-from decaylaws.study import Study, decision, evidence, sweep
+from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
 from decaylaws.study.slurm import slurm_script
 
@@ -45,6 +45,11 @@ def prepare(directory: StudyDir) -> None:
     for name, tokens in facts.available_tokens.items():
         table.add_row(name, f"{tokens:,}")
     console.print(table)
+    report = overlap.evaluation_report(study)
+    if report is not None:
+        console.print(frame_table(report.task_table(), title="evaluation items, their documents dropped"))
+    worst = overlap.heldout_overlap(study).nlargest(3, "share")
+    console.print(frame_table(worst, title="held-out passages that train text repeats"))
 
 
 def plan(directory: StudyDir) -> None:

@@ -37,6 +37,7 @@ def prepare(study: Study, console: Console) -> None:
             tokenizer=study.settings.tokenizer,
             seed=study.settings.seed,
             base=study.root,
+            decontamination=study.settings.decontamination,
             progress=progress,
         )
 

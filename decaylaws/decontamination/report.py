@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from decaylaws.decontamination.index import ContaminationIndex
+from decaylaws.decontamination.index import ContaminationIndex, Match
 
 EXAMPLES_PER_TASK = 5
 """Examples that are kept of each source and task."""
@@ -90,13 +90,46 @@ class ShardResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from ``to_dict``."""
-        tasks = {
-            task: TaskHits(
-                hits["documents"], dict(hits["items"]), [Example(**example) for example in hits["examples"]]
+        return cls(**{**values, "tasks": _tasks(values["tasks"])})
+
+
+@dataclass
+class Tally:
+    """Counts the matches of one shard.
+
+    Args:
+        index: that found them.
+        result: what is counted so far.
+    """
+
+    index: ContaminationIndex
+    result: ShardResult
+    _seen: set[tuple[str, int]] = field(default_factory=set)
+
+    def add(self, first: int, texts: Sequence[str], matches: Sequence[Match]) -> set[int]:
+        """Count the matches in ``texts``, of which the first is row ``first``; the indices of those to be dropped."""
+        dropped = {match.text for match in matches}
+        sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+        self.result.documents += len(sizes)
+        self.result.text_bytes += sum(sizes)
+        self.result.dropped_rows += [first + number for number in sorted(dropped)]
+        self.result.dropped_bytes += sum(sizes[number] for number in dropped)
+        for match in matches:
+            self._count(match, first + match.text)
+        return dropped
+
+    def _count(self, match: Match, row: int) -> None:
+        item = self.index.items[match.item]
+        hits = self.result.tasks.setdefault(item.task, TaskHits())
+        hits.items.setdefault(item.key, match.kind)
+        if (item.task, row) not in self._seen:
+            self._seen.add((item.task, row))
+            hits.documents += 1
+        if len(hits.examples) < EXAMPLES_PER_TASK:
+            share = match.common or match.coverage
+            hits.examples.append(
+                Example(self.result.shard, row, item.key, match.kind, share, item.text[:400], match.snippet)
             )
-            for task, hits in values["tasks"].items()
-        }
-        return cls(**{**values, "tasks": tasks})
 
 
 @dataclass
@@ -144,6 +177,15 @@ class Report:
             sources.setdefault(result.source, SourceCounts()).add(result)
         return cls(items, dict(index.unchecked), sources)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from the JSON that ``to_json`` wrote."""
+        sources = {
+            name: SourceCounts(**{**counts, "tasks": _tasks(counts["tasks"])})
+            for name, counts in values["sources"].items()
+        }
+        return cls(dict(values["items"]), dict(values["unchecked"]), sources)
+
     def filter_table(self) -> pd.DataFrame:
         """One row per source: documents and bytes before and after."""
         rows = [
@@ -181,3 +223,12 @@ class Report:
     def to_json(self) -> str:
         """The whole report, examples included."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def _tasks(values: Mapping[str, Any]) -> dict[str, TaskHits]:
+    return {
+        task: TaskHits(
+            hits["documents"], dict(hits["items"]), [Example(**example) for example in hits["examples"]]
+        )
+        for task, hits in values.items()
+    }

@@ -11,17 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from decaylaws.decontamination.index import ContaminationIndex, Match, MatchRules
+from decaylaws.decontamination.index import ContaminationIndex, MatchRules
 from decaylaws.decontamination.items import Item
 from decaylaws.decontamination.processes import in_processes
-from decaylaws.decontamination.report import EXAMPLES_PER_TASK, Example, Report, ShardResult, TaskHits
+from decaylaws.decontamination.report import Report, ShardResult, Tally
 from decaylaws.decontamination.shards import (
-    Rows,
-    RowWriter,
     ShardSource,
     check_sources,
     named_shards,
@@ -166,48 +164,15 @@ def _recorded(work: _Work) -> ShardResult | None:
 
 
 def _scan(work: _Work, index: ContaminationIndex) -> ShardResult:
-    tally = _Tally(index, ShardResult(source=work.source, shard=str(work.shard)))
+    tally = Tally(index, ShardResult(source=work.source, shard=str(work.shard)))
     writing = row_writer(work.filtered, work.shard, work.text_field) if work.filtered else nullcontext(None)
     with writing as writer:
         for rows in read_rows(work.shard, work.text_field):
-            tally.add(rows, index.find(rows.texts), writer)
+            dropped = tally.add(rows.first, rows.texts, index.find(rows.texts))
+            if writer is not None:
+                writer.write(
+                    rows, [None if number in dropped else text for number, text in enumerate(rows.texts)]
+                )
     content = {"request": work.request, "result": tally.result.to_dict()}
     write_text(work.record, json.dumps(content) + "\n")
     return tally.result
-
-
-@dataclass
-class _Tally:
-    """Counts the matches of one shard."""
-
-    index: ContaminationIndex
-    result: ShardResult
-    _seen: set[tuple[str, int]] = field(default_factory=set)
-
-    def add(self, rows: Rows, matches: Sequence[Match], writer: RowWriter | None) -> None:
-        """Count some rows and pass on those that hold no item."""
-        dropped = {match.text for match in matches}
-        sizes = [len(text.encode("utf-8", "replace")) for text in rows.texts]
-        self.result.documents += len(sizes)
-        self.result.text_bytes += sum(sizes)
-        self.result.dropped_rows += [rows.first + number for number in sorted(dropped)]
-        self.result.dropped_bytes += sum(sizes[number] for number in dropped)
-        for match in matches:
-            self._count(match, rows.first + match.text)
-        if writer is not None:
-            writer.write(
-                rows, [None if number in dropped else text for number, text in enumerate(rows.texts)]
-            )
-
-    def _count(self, match: Match, row: int) -> None:
-        item = self.index.items[match.item]
-        hits = self.result.tasks.setdefault(item.task, TaskHits())
-        hits.items.setdefault(item.key, match.kind)
-        if (item.task, row) not in self._seen:
-            self._seen.add((item.task, row))
-            hits.documents += 1
-        if len(hits.examples) < EXAMPLES_PER_TASK:
-            share = match.common or match.coverage
-            hits.examples.append(
-                Example(self.result.shard, row, item.key, match.kind, share, item.text[:400], match.snippet)
-            )

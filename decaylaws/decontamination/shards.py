@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ def read_rows(path: Path, text_field: str) -> Iterator[Rows]:
     if suffix not in (*JSON_LINES, *PLAIN_TEXT):
         raise DataError(f"{path} is no JSON Lines, text or Parquet by its name. Rename or convert it.")
     pairs = _json_rows(path, text_field) if suffix in JSON_LINES else _text_blocks(path)
-    yield from _grouped(pairs)
+    yield from grouped(pairs)
 
 
 @contextmanager
@@ -183,7 +183,8 @@ class _ParquetWriter:
         self._writer.write_batch(batch.filter(pyarrow.array([text is not None for text in texts])))
 
 
-def _grouped(pairs: Iterator[tuple[str, str]]) -> Iterator[Rows]:
+def grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[Rows]:
+    """Pairs of text and raw row, about a megabyte at a time."""
     first, size = 0, 0
     texts: list[str] = []
     raw: list[str] = []

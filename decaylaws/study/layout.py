@@ -144,18 +144,29 @@ class Study:
         """Name of the Optuna study that holds the runs."""
         return f"{self.settings.name}/runs"
 
+    def _manifest(self) -> Any:
+        path = self.corpus_dir / "manifest.json"
+        if not path.is_file():
+            raise StudyError(
+                f"The corpus of {self.root} is not prepared. Run 'decaylaws prepare {self.root}'."
+            )
+        return read_json(path)
+
+    def shard_dir(self) -> Path:
+        """Where the shards of the prepared corpus lie, and what was found while they were made.
+
+        Raises:
+            StudyError: it has not been prepared.
+        """
+        return (self.corpus_dir / self._manifest()["tokenizer"]["path"]).parent
+
     def corpus(self) -> CorpusFacts:
         """Facts of the prepared corpus.
 
         Raises:
             StudyError: it has not been prepared.
         """
-        path = self.corpus_dir / "manifest.json"
-        if not path.is_file():
-            raise StudyError(
-                f"The corpus of {self.root} is not prepared. Run 'decaylaws prepare {self.root}'."
-            )
-        manifest = read_json(path)
+        manifest = self._manifest()
         return CorpusFacts(
             fingerprint=manifest["fingerprint"],
             vocab_size=manifest["vocab_size"],
@@ -165,8 +176,11 @@ class Study:
         )
 
     def decisive_settings(self) -> dict[str, Any]:
-        """The settings that decide what comes out, as JSON values: all but where and how fast it runs."""
-        return self.settings.model_dump(mode="json", exclude={"backend", "storage"})
+        """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
+
+        What decontamination decides is in the corpus, whose fingerprint is compared beside these settings.
+        """
+        return self.settings.model_dump(mode="json", exclude={"backend", "storage", "decontamination"})
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""

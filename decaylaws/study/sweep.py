@@ -13,6 +13,7 @@ from decaylaws.designs import Design
 from decaylaws.errors import StudyError
 from decaylaws.runs import LOSS, START_LOSS, config_row, curves_table, runs_table, write_table
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.study.overlap import check_overlap
 
 
 def plan(study: Study) -> tuple[Design, bool]:
@@ -20,7 +21,11 @@ def plan(study: Study) -> tuple[Design, bool]:
 
     Returns:
         The design, and whether it is new.
+
+    Raises:
+        StudyError: a source repeats too much of the held-out text.
     """
+    check_overlap(study)
     wanted = _plan_inputs(study)
     if study.plan_file.is_file():
         stored = read_json(study.plan_file)
@@ -35,8 +40,9 @@ def current_plan(study: Study) -> Design:
     """The stored plan, if it still answers the settings and the corpus.
 
     Raises:
-        StudyError: nothing is planned, or something changed since.
+        StudyError: nothing is planned, something changed since, or a source repeats too much held-out text.
     """
+    check_overlap(study)
     design = study.design()
     if read_json(study.plan_file).get("inputs") != _plan_inputs(study):
         raise StudyError(

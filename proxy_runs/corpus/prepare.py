@@ -1,9 +1,11 @@
 """``prepare_corpus``: sources in, shards and manifest out, in stages that survive being killed.
 
-    text       extract, deduplicate paragraphs, split by document        one file pair per source
-    overlap    drop held-out documents that the train split gives away    one file
-    tokenizer  train the BPE on the train split                           one file
-    shards     encode both splits                                         one file pair per source
+    text           extract, deduplicate paragraphs, split by document        one file pair per source
+    contamination  drop train documents that hold an evaluation item          one file, where sets are named
+    overlap        drop held-out documents that the train split gives away    one file
+    heldout        measure what the train split still repeats of the others   one file
+    tokenizer      train the BPE on the train split                           one file
+    shards         encode both splits                                         one file pair per source
 
 Each stage writes whole files or none and is skipped when its files are there, in a folder named by the
 request. The manifest changes last and in one step: until then a reader sees the corpus as it was before.
@@ -16,7 +18,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.files import atomic_write
 from decaylaws.progress import Progress, silent
-from decaylaws.settings import SourceSettings, TokenizerSettings
+from decaylaws.settings import DecontaminationSettings, SourceSettings, TokenizerSettings
+from proxy_runs.corpus import contamination
 from proxy_runs.corpus.cleaning import SeenParagraphs
 from proxy_runs.corpus.embedded import package_versions
 from proxy_runs.corpus.generators import GENERATOR_VERSION
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
 PIPELINE_VERSION = 1
 """Goes up whenever the same request would give other text or other tokens."""
 
+HELDOUT_OVERLAP_NAME = "heldout_overlap.json"
+CONTAMINATION_NAME = "contamination.json"
+
 
 def prepare_corpus(
     sources: Mapping[str, SourceSettings],
@@ -60,6 +66,7 @@ def prepare_corpus(
     tokenizer: TokenizerSettings,
     seed: int = 0,
     base: Path | None = None,
+    decontamination: DecontaminationSettings | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Prepare the corpus of ``sources`` in ``directory``; at once when it is there already.
@@ -70,6 +77,7 @@ def prepare_corpus(
         tokenizer: BPE settings, or the path of a ready one.
         seed: of the split and of generated text.
         base: folder that relative paths start from; the current one if ``None``.
+        decontamination: evaluation sets whose items no train document may hold.
         progress: told of every stage.
 
     Returns:
@@ -81,8 +89,9 @@ def prepare_corpus(
     """
     base = base or Path()
     parts = [Source(name, source, base, seed) for name, source in sources.items()]
-    request = _request(parts, tokenizer, base)
-    job = _Job(parts, directory, request, tokenizer, base, progress)
+    decontamination = decontamination or DecontaminationSettings()
+    request = _request(parts, tokenizer, base, decontamination)
+    job = _Job(parts, directory, request, tokenizer, base, decontamination, progress)
     manifest = job.finished()
     if manifest is None:
         try:
@@ -95,7 +104,9 @@ def prepare_corpus(
     return manifest
 
 
-def _request(sources: list[Source], tokenizer: TokenizerSettings, base: Path) -> str:
+def _request(
+    sources: list[Source], tokenizer: TokenizerSettings, base: Path, decontamination: DecontaminationSettings
+) -> str:
     """Hash of everything that decides the outcome: first 16 hex digits of a SHA-256."""
     content: dict[str, Any] = {
         "pipeline": [PIPELINE_VERSION, GENERATOR_VERSION],
@@ -105,6 +116,8 @@ def _request(sources: list[Source], tokenizer: TokenizerSettings, base: Path) ->
     }
     if tokenizer.path:
         content["tokenizer_json"] = load_tokenizer(base / tokenizer.path).to_str()
+    if decontamination.evaluation_sets:
+        content["decontamination"] = contamination.evaluation_request(decontamination, base)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -138,6 +151,11 @@ class _Leaks:
     dropped: list[int]
     seen_share: float | None
 
+    def kept(self, heldout: Iterable[str]) -> Iterator[str]:
+        """The held-out documents that stay."""
+        dropped = set(self.dropped)
+        return (text for number, text in enumerate(heldout) if number not in dropped)
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -148,6 +166,7 @@ class _Job:
     request: str
     tokenizer: TokenizerSettings
     base: Path
+    decontamination: DecontaminationSettings
     progress: Progress
 
     @property
@@ -164,11 +183,15 @@ class _Job:
             manifest = TokenStore.open(self.directory).manifest
         except DataError:
             return None
-        return manifest if manifest.request == self.request else None
+        # a corpus of an earlier version says nothing of its overlap: it is prepared again, to the same shards
+        complete = manifest.request == self.request and (self.data / HELDOUT_OVERLAP_NAME).is_file()
+        return manifest if complete else None
 
     def run(self) -> Manifest:
         texts = self._collect()
+        self._drop_contaminated(texts)
         leaks = self._find_leaks(texts)
+        self._measure_heldout_overlap(texts, leaks)
         self._train_tokenizer(texts)
         entries = {
             source.name: self._encode(number, source, texts[source.name], leaks[source.name])
@@ -207,6 +230,47 @@ class _Job:
             texts[source.name] = found
         self.progress("text", len(self.sources), len(self.sources))
         return texts
+
+    def _drop_contaminated(self, texts: Mapping[str, Texts]) -> None:
+        """Make every later stage pass over train documents that hold an evaluation item."""
+        if not self.decontamination.evaluation_sets:
+            return
+        path = self.work / "contaminated.json"
+        if not path.is_file():
+            index = contamination.evaluation_index(self.decontamination, self.base)
+            report, rows = contamination.find_items(list(texts), self._reader("contamination", texts), index)
+            for name, dropped in rows.items():
+                if len(dropped) == texts[name].counts["train_documents"]:
+                    raise DataError(
+                        f"'sources.{name}': every train document holds an item of the evaluation sets. "
+                        "Remove the source, or the set from decontamination.evaluation_sets."
+                    )
+            with atomic_write(self.data / CONTAMINATION_NAME) as handle:
+                handle.write(report.to_json().encode())
+            with atomic_write(path) as handle:
+                handle.write(json.dumps(rows).encode())
+        for name, dropped in json.loads(path.read_text()).items():
+            texts[name].drop_train(dropped)
+        self.progress("contamination", len(texts), len(texts))
+
+    def _reader(self, stage: str, texts: Mapping[str, Texts]) -> contamination.ReadTrain:
+        """Reads the train documents of a source by name, reporting to ``stage``."""
+        numbers = {name: number for number, name in enumerate(texts)}
+        return lambda name: self._read(stage, numbers[name], texts[name], "train")
+
+    def _measure_heldout_overlap(self, texts: Mapping[str, Texts], leaks: Mapping[str, _Leaks]) -> None:
+        """Text that is ours is left out: its templates repeat by design, its instances are split."""
+        path = self.data / HELDOUT_OVERLAP_NAME
+        if not path.is_file():
+            heldout = {
+                source.name: leaks[source.name].kept(texts[source.name].read("heldout"))
+                for source in self.sources
+                if not source.is_generated
+            }
+            overlap = contamination.heldout_overlap(heldout, list(texts), self._reader("heldout", texts))
+            with atomic_write(path) as handle:
+                handle.write(contamination.to_json(overlap))
+        self.progress("heldout", len(texts), len(texts))
 
     def _find_leaks(self, texts: Mapping[str, Texts]) -> dict[str, _Leaks]:
         path = self.work / "leaks.json"
@@ -265,13 +329,11 @@ class _Job:
     def _encode(self, number: int, source: Source, texts: Texts, leaks: _Leaks) -> SourceEntry:
         marker = self.work / f"{source.name}.shards.json"
         if not marker.is_file():
-            dropped = set(leaks.dropped)
-            heldout = (text for n, text in enumerate(texts.read("heldout")) if n not in dropped)
             entry = SourceEntry(
                 kind=source.kind,
                 train=self._shard(f"{source.name}.train.bin", self._read("shards", number, texts, "train")),
-                heldout=self._shard(f"{source.name}.heldout.bin", heldout),
-                counts={**texts.counts, "heldout_documents_overlapping": len(dropped)},
+                heldout=self._shard(f"{source.name}.heldout.bin", leaks.kept(texts.read("heldout"))),
+                counts={**texts.counts, "heldout_documents_overlapping": len(leaks.dropped)},
                 overlap=leaks.seen_share,
             )
             with atomic_write(marker) as handle:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from decaylaws.decontamination.shards import text_blocks
 from decaylaws.errors import DataError
 from decaylaws.settings import SourceSettings
+from decaylaws.textfiles import plain_suffix, read_lines
 from proxy_runs.corpus.documents import Document
 
 _SUFFIXES = {"jsonl": (".jsonl", ".json"), "text": (".txt", ".md", ".rst"), "parquet": (".parquet",)}
-_LONG_TEXT_CHARS = 32_768
 _PARQUET_ROWS = 256
 
 
@@ -37,7 +38,7 @@ def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
     suffixes = _SUFFIXES.get(source.format)
     if path.is_dir():
         candidates = sorted(path.rglob("*"))
-        found = [file for file in candidates if suffixes is None or file.suffix.lower() in suffixes]
+        found = [file for file in candidates if suffixes is None or plain_suffix(file) in suffixes]
     else:
         found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
     files = [file for file in found if file.is_file()]
@@ -75,12 +76,9 @@ def _json_lines(name: str, source: SourceSettings, path: Path) -> Iterator[Docum
 
 def _lines(name: str, path: Path) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as lines:
-            yield from lines
-    except UnicodeDecodeError as error:
-        raise DataError(f"'sources.{name}': {path} is not UTF-8 ({error.reason}). Convert it.") from None
-    except OSError as error:
-        raise DataError(f"'sources.{name}': cannot read {path} ({error.strerror}).") from None
+        yield from read_lines(path)
+    except DataError as error:
+        raise DataError(f"'sources.{name}': {error}") from None
 
 
 def _field(name: str, source: SourceSettings, where: str, line: str) -> str:
@@ -102,16 +100,8 @@ def _field(name: str, source: SourceSettings, where: str, line: str) -> str:
 
 def _plain_text(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
     """One document per file; a long file is cut at blank lines, so that a part of it can be held out."""
-    block: list[str] = []
-    size = 0
-    for line in _lines(name, path):
-        if size >= _LONG_TEXT_CHARS and not line.strip():
-            yield _document("".join(block))
-            block, size = [], 0
-        block.append(line)
-        size += len(line)
-    if size:
-        yield _document("".join(block))
+    for block in text_blocks(_lines(name, path)):
+        yield _document(block)
 
 
 def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +119,12 @@ class Texts:
     directory: Path
     name: str
     counts: dict[str, int] = field(default_factory=dict)
+    _dropped: frozenset[int] = frozenset()
+
+    def drop_train(self, documents: Iterable[int]) -> None:
+        """Pass over these train documents from now on, and count them."""
+        self._dropped = frozenset(documents)
+        self.counts["train_documents_contaminated"] = len(self._dropped)
 
     def path(self, split: str) -> Path:
         """File of a split."""
@@ -126,9 +132,11 @@ class Texts:
 
     def read(self, split: str) -> Iterator[str]:
         """Documents of a split."""
+        dropped = self._dropped if split == "train" else frozenset()
         with open(self.path(split), encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+            for number, line in enumerate(lines):
+                if number not in dropped:
+                    yield json.loads(line)
 
 
 def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[float]:
