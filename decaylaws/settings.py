@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from decaylaws.configs import ModelShape, OptimizerConfig
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.quality import QualitySettings, cut_sources
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -50,6 +51,7 @@ class SourceSettings(_Settings):
     )
     max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
     heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
 
     @model_validator(mode="after")
     def _path_and_bounds(self) -> Self:
@@ -62,6 +64,10 @@ class SourceSettings(_Settings):
                 f"min_document_bytes={self.min_document_bytes} must be below "
                 f"max_document_bytes={self.max_document_bytes}"
             )
+        if self.quality is not None and self.format == "embedded":
+            raise ValueError("quality cuts the user's own text, not embedded domains")
+        if self.quality is not None and self.quality.field and self.format == "text":
+            raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
         return self
 
 
@@ -195,7 +201,7 @@ class DecontaminationSettings(_Settings):
     hybrid: bool = Field(True, description="also near matches, by longest common subsequence of words")
     min_common: Share = Field(0.75, description="smallest common subsequence of a near match, as a share")
     max_heldout_overlap: Share = Field(
-        0.1,
+        0.05,
         description="largest share of a domain's held-out passages that the train text of a source may repeat",
     )
     on_overlap: Literal["refuse", "allow"] = "refuse"
@@ -252,6 +258,11 @@ class StudySettings(_Settings):
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = 400
     seed: int = Field(0, ge=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _cut_by_quality(cls, sources: Any) -> Any:
+        return cut_sources(sources) if isinstance(sources, Mapping) else sources
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -180,7 +180,11 @@ class Study:
 
         What decontamination decides is in the corpus, whose fingerprint is compared beside these settings.
         """
-        return self.settings.model_dump(mode="json", exclude={"backend", "storage", "decontamination"})
+        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage", "decontamination"})
+        for source in settings["sources"].values():
+            if source["quality"] is None:  # as it was before sources could be cut: stored results stay valid
+                del source["quality"]
+        return settings
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""

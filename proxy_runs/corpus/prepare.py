@@ -19,7 +19,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from proxy_runs.corpus.cleaning import SeenParagraphs
 from proxy_runs.corpus.embedded import package_versions
 from proxy_runs.corpus.generators import GENERATOR_VERSION
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
+from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
 from proxy_runs.corpus.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
@@ -128,10 +129,12 @@ def _source_request(source: Source) -> dict[str, Any]:
     # only where it is set: a corpus without length classes keeps its name
     what |= settings.model_dump(include={"min_document_bytes", "max_document_bytes"}, exclude_none=True)
     if settings.format != "embedded":
-        files = source_files(source.name, settings, source.base)
+        files = source_files(source.origin, settings, source.base)
         what["files"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     elif not source.is_generated:
         what["packages"] = package_versions(source.name)
+    if settings.quality:
+        what["quality"] = quality_request(source)
     return what
 
 
@@ -221,6 +224,9 @@ class _Job:
         for number, source in enumerate(self.sources):
             found = load_texts(self.work, source.name)
             if found is None:
+                if source.settings.quality:
+                    self.progress("text", number, len(self.sources), f"scores of {source.origin}")
+                    source = replace(source, members=bucket_members(source, self.work, self.data))
                 for share in collect(source, self.work, seen):
                     self.progress("text", number + share, len(self.sources), source.name)
                 found = load_texts(self.work, source.name)

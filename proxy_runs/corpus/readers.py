@@ -8,8 +8,10 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from decaylaws.decontamination.shards import text_blocks
 from decaylaws.errors import DataError
@@ -62,16 +64,18 @@ def read_documents(name: str, source: SourceSettings, base: Path) -> Iterator[Do
         yield from read(name, source, path)
 
 
-def _document(text: str) -> Document:
+def make_document(text: str, score: float | None = None) -> Document:
     """A document whose text decides its split; lone surrogates (JSON can hold them) become question marks."""
     data = text.encode("utf-8", "replace")
-    return Document(hashlib.blake2b(data, digest_size=16).hexdigest(), data.decode())
+    return Document(hashlib.blake2b(data, digest_size=16).hexdigest(), data.decode(), score)
 
 
 def _json_lines(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
     for number, line in enumerate(_lines(name, path), start=1):
         if line.strip():
-            yield _document(_field(name, source, f"{path}:{number}", line))
+            where = f"{path}:{number}"
+            row = _row(name, where, line)
+            yield make_document(_text(name, source, where, row), _score(name, source, where, row))
 
 
 def _lines(name: str, path: Path) -> Iterator[str]:
@@ -81,13 +85,16 @@ def _lines(name: str, path: Path) -> Iterator[str]:
         raise DataError(f"'sources.{name}': {error}") from None
 
 
-def _field(name: str, source: SourceSettings, where: str, line: str) -> str:
+def _row(name: str, where: str, line: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except ValueError as error:
         raise DataError(
             f"'sources.{name}': {where} is no JSON ({error}). If the download was interrupted, repeat it."
         ) from None
+
+
+def _text(name: str, source: SourceSettings, where: str, row: Any) -> str:
     text = row.get(source.text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -98,10 +105,29 @@ def _field(name: str, source: SourceSettings, where: str, line: str) -> str:
     return text
 
 
+def _score(name: str, source: SourceSettings, where: str, row: Mapping[str, Any]) -> float | None:
+    """The score that the row states; ``None`` where study.yaml names no field for it."""
+    field = score_field(source)
+    if field is None:
+        return None
+    value = row.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(
+            f"'sources.{name}.quality.field': {where} has no finite number under {field!r}; it holds {value!r}. "
+            "Name the key that holds the score, or give every document one."
+        )
+    return float(value)
+
+
+def score_field(source: SourceSettings) -> str | None:
+    """Key or column of the documents' scores, if they have one."""
+    return source.quality.field if source.quality else None
+
+
 def _plain_text(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
     """One document per file; a long file is cut at blank lines, so that a part of it can be held out."""
     for block in text_blocks(_lines(name, path)):
-        yield _document(block)
+        yield make_document(block)
 
 
 def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
@@ -110,19 +136,38 @@ def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Document
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            if source.text_field not in columns:
-                raise DataError(
-                    f"'sources.{name}.text_field': {path} has no column {source.text_field!r} "
-                    f"(it has: {', '.join(columns)}). Name the column that holds the text."
-                )
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[source.text_field]):
-                yield from (_document(text) for text in batch.column(0).to_pylist() if text)
+            wanted = _columns(name, source, path, file.schema_arrow.names)
+            number = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
+                for row in batch.to_pylist():
+                    yield from _column_document(name, source, f"{path}:{number}", row)
+                    number += 1
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"'sources.{name}': {path} is no readable Parquet file ({error}). "
             "If the download was interrupted, repeat it."
         ) from None
+
+
+def _columns(name: str, source: SourceSettings, path: Path, columns: Sequence[str]) -> list[str]:
+    """The columns to read, all of which must be there."""
+    wanted = {"text_field": source.text_field, "quality.field": score_field(source)}
+    for setting, column in wanted.items():
+        if column is not None and column not in columns:
+            what = "text" if setting == "text_field" else "score"
+            raise DataError(
+                f"'sources.{name}.{setting}': {path} has no column {column!r} "
+                f"(it has: {', '.join(columns)}). Name the column that holds the {what}."
+            )
+    return [column for column in wanted.values() if column is not None]
+
+
+def _column_document(
+    name: str, source: SourceSettings, where: str, row: Mapping[str, Any]
+) -> Iterator[Document]:
+    """The document of a row; none where its text is empty."""
+    if row[source.text_field]:
+        yield make_document(row[source.text_field], _score(name, source, where, row))
 
 
 def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Document]:
@@ -145,9 +190,6 @@ def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Documen
     if isinstance(loaded, datasets.DatasetDict):
         split = "train" if "train" in loaded else next(iter(loaded))
         loaded = loaded[split]
-    if source.text_field not in loaded.column_names:
-        raise DataError(
-            f"'sources.{name}.text_field': {path} has no column {source.text_field!r} "
-            f"(it has: {', '.join(loaded.column_names)}). Name the column that holds the text."
-        )
-    yield from (_document(row[source.text_field]) for row in loaded if row[source.text_field])
+    _columns(name, source, path, loaded.column_names)
+    for number, row in enumerate(loaded):
+        yield from _column_document(name, source, f"{path}:{number}", row)

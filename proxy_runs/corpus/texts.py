@@ -6,9 +6,12 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.files import atomic_write
@@ -36,12 +39,14 @@ class Source:
         settings: from ``study.yaml``.
         base: folder that a relative path starts from.
         seed: of generated text and of the split.
+        members: which documents of the user's source belong to this bucket of it; all where it has none.
     """
 
     name: str
     settings: SourceSettings
     base: Path
     seed: int
+    members: NDArray[np.bool_] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
@@ -56,6 +61,15 @@ class Source:
                 "is not an embedded domain",
                 f"There are {', '.join(known)}.",
             )
+
+    @property
+    def origin(self) -> str:
+        """The source as study.yaml names it: what a bucket is a part of. It decides the split of a document."""
+        return self.settings.quality.source if self.settings.quality else self.name
+
+    def heldout(self, document: Document) -> bool:
+        """Whether a document is held out."""
+        return is_heldout(self.origin, document.key, fraction=self.heldout_fraction, seed=self.seed)
 
     @property
     def kind(self) -> str:
@@ -77,7 +91,7 @@ class Source:
         """About how much text there is: the limit, or the size of a user's files; 0 where nobody knows."""
         if self.settings.format == "embedded":
             return self.max_bytes or 0
-        size = sum(file.stat().st_size for file in source_files(self.name, self.settings, self.base))
+        size = sum(file.stat().st_size for file in source_files(self.origin, self.settings, self.base))
         return min(size, self.max_bytes or size)
 
     @cached_property
@@ -103,7 +117,7 @@ class Source:
             return ((0.0, document) for document in generated_documents(self.name, seed=self.seed))
         if self.settings.format == "embedded":
             return embedded_documents(self.name)
-        return ((0.0, document) for document in read_documents(self.name, self.settings, self.base))
+        return ((0.0, document) for document in read_documents(self.origin, self.settings, self.base))
 
 
 @dataclass
@@ -157,12 +171,11 @@ def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[f
     cleaner = source.cleaner(seen)
     totals = dict.fromkeys((f"{split}_{what}" for split in SPLITS for what in ("documents", "bytes")), 0)
     with atomic_write(texts.path("train")) as train, atomic_write(texts.path("heldout")) as heldout:
-        for share, document in _limited(source):
+        for share, document in own_documents(source):
             kept = document if source.is_generated else cleaner.clean(document)
             if kept is None:
                 continue
-            held = is_heldout(source.name, kept.key, fraction=source.heldout_fraction, seed=source.seed)
-            split, file = ("heldout", heldout) if held else ("train", train)
+            split, file = ("heldout", heldout) if source.heldout(kept) else ("train", train)
             file.write(json.dumps(kept.text).encode() + b"\n")
             totals[f"{split}_documents"] += 1
             totals[f"{split}_bytes"] += len(kept.text.encode())
@@ -187,8 +200,15 @@ def remember(texts: Texts, seen: SeenParagraphs) -> None:
             seen.add_document(text)
 
 
-def _limited(source: Source) -> Iterator[tuple[float, Document]]:
-    """Documents up to ``max_bytes``; the last one is cut at a line."""
+def own_documents(source: Source) -> Iterator[tuple[float, Document]]:
+    """Documents of a source or of its bucket, and the share of the user's source that is behind us."""
+    for number, (share, document) in enumerate(limited_documents(source)):
+        if source.members is None or source.members[number]:
+            yield share, document
+
+
+def limited_documents(source: Source) -> Iterator[tuple[float, Document]]:
+    """Documents up to ``max_bytes``, whatever their bucket; the last one is cut at a line."""
     limit = source.max_bytes or sys.maxsize
     expected = source.expected_bytes or sys.maxsize
     taken = 0
@@ -197,7 +217,7 @@ def _limited(source: Source) -> Iterator[tuple[float, Document]]:
         if taken + len(data) > limit:
             cut = data[: limit - taken].decode(errors="ignore").rpartition("\n")[0]
             if cut and not source.is_generated:
-                yield 1.0, Document(document.key, cut + "\n")
+                yield 1.0, replace(document, text=cut + "\n")
             return
         taken += len(data)
         yield min(1.0, max(share, taken / expected)), document

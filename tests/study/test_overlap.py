@@ -27,7 +27,9 @@ def make(root: Path, texts: dict[str, list[str]], **decontamination: object) -> 
     for name, documents in texts.items():
         lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
         path = root / "data" / f"{name}.jsonl"
-        if not path.is_file() or path.read_text() != lines:  # a file that was written again is another request
+        if (
+            not path.is_file() or path.read_text() != lines
+        ):  # a file that was written again is another request
             path.write_text(lines)
         group = "general" if name == "web" else "specialised"
         settings["sources"][name] = {"format": "jsonl", "path": f"data/{name}.jsonl", "group": group}
