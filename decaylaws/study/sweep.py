@@ -42,13 +42,13 @@ def current_plan(study: Study) -> Design:
     Raises:
         StudyError: nothing is planned, something changed since, or a source repeats too much held-out text.
     """
-    check_overlap(study)
     design = study.design()
     if read_json(study.plan_file).get("inputs") != _plan_inputs(study):
         raise StudyError(
             f"study.yaml or the corpus of {study.root} changed since the plan was made. "
             f"Run 'decaylaws plan {study.root}'; runs that both plans hold are not repeated."
         )
+    check_overlap(study)
     return design
 
 
