@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from decaylaws import plots
 from decaylaws.errors import InvalidValueError
-from decaylaws.report.page import PageTable
+from decaylaws.report.page import PageTable, json_block
 from decaylaws.study import Study
 
 
@@ -22,3 +25,18 @@ def test_an_unknown_template_is_named_and_makes_no_directory(tmp_path: Path) -> 
 def test_a_small_learning_rate_is_not_shown_as_nothing() -> None:
     table = PageTable.of(pd.DataFrame({"start_lr": [3e-5, 0.0, 0.25, -2e-4]}))
     assert [row.cells[0] for row in table.rows] == ["3e-05", "0.0000", "0.2500", "-0.0002"]
+
+
+def test_no_name_can_end_the_script_that_carries_it() -> None:
+    block = json_block({"sources": ["</script><b>&"]})
+    assert not set("<>&") & set(block)
+    assert json.loads(block) == {"sources": ["</script><b>&"]}
+
+
+def test_marks_carry_their_texts_and_figures_share_no_id() -> None:
+    shares = plots.mixture_data({"recommended": {"web": 0.7, "a<b": 0.3}})
+    one, other = (plots.to_svg(plots.plot_mixtures(data)) for data in (shares, shares[::-1]))
+    assert 'data-tip="recommended: 30.0 % a&lt;b"' in one
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, other)]
+    assert ids[0]
+    assert not ids[0] & ids[1]

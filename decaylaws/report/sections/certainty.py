@@ -49,17 +49,19 @@ def flatness(material: Material) -> Section:
 
 
 def _regret_tables(material: Material) -> list[PageTable]:
-    candidates = material.found.get("candidates", [])
+    """Regret@k, where the search named several candidates."""
     rows = [
-        {"confirmed mixtures": k + 1, **{name(key): value for key, value in _plain(entry).items()}}
-        for k, entry in enumerate(candidates)
+        {
+            "confirmed": k + 1,
+            "mixture added": mixture_words(list(entry["mixture"]), list(entry["mixture"].values())),
+            "objective": entry["objective"],
+            "expected regret": entry["expected_regret"],
+            "90 % quantile": entry["regret_upper"],
+        }
+        for k, entry in enumerate(material.found.get("candidates", []))
     ]
-    caption = "Regret that is left when the best of the first k candidates is found by confirming them."
+    caption = "Regret that is left when runs tell which of the first k candidates is best, nats per token."
     return [PageTable.of(pd.DataFrame(rows), caption)] if rows else []
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if isinstance(value, str | float | int)}
 
 
 def _slices(material: Material) -> pd.DataFrame:
