@@ -211,7 +211,9 @@ class BackendSettings(_Settings):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
     workers: Count | None = Field(None, description="processes; None takes one per core")
-    slots: Count = Field(1, description="members that train as one stack in a worker")
+    slots: Count | None = Field(
+        None, description="members that train as one stack in a worker; None takes what measures fastest"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -39,7 +39,10 @@ class PoolProgress:
         total_flops: FLOPs of all their tokens.
         ended: how each ended run ended, by run_id.
         done_tokens: tokens by run_id, of this pool only.
+        first_tokens: tokens of a run when this pool took it up: what an earlier one had done.
         current: the last event of each worker.
+        members: by run_id of what is being trained, its worker and last event.
+        first_seen: by run_id, when its present worker first told of it, and the tokens that it had.
         started: ``time.monotonic()`` at the start.
     """
 
@@ -50,6 +53,8 @@ class PoolProgress:
     done_tokens: dict[str, int] = field(default_factory=dict)
     first_tokens: dict[str, int] = field(default_factory=dict)
     current: dict[int, WorkerEvent] = field(default_factory=dict)
+    members: dict[str, tuple[int, WorkerEvent]] = field(default_factory=dict)
+    first_seen: dict[str, tuple[float, int]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -73,8 +78,30 @@ class PoolProgress:
         if event.run_id and event.kind != "returned":
             self.first_tokens.setdefault(event.run_id, event.done_tokens if event.kind == "training" else 0)
             self.done_tokens[event.run_id] = event.done_tokens
+        if event.kind == "training":
+            if self.members.get(event.run_id, (worker,))[0] != worker or event.run_id not in self.members:
+                self.first_seen[event.run_id] = (time.monotonic(), event.done_tokens)
+            self.members[event.run_id] = (worker, event)
+        elif event.run_id:
+            self.members.pop(event.run_id, None)
         if event.kind in ENDED:
             self.ended[event.run_id] = event.kind
+
+    def forget(self, worker: int) -> None:
+        """A worker is gone: nothing of its is being trained."""
+        self.members = {run_id: held for run_id, held in self.members.items() if held[0] != worker}
+
+    def member_tokens_per_second(self, run_id: str) -> float:
+        """Speed of a run since its present worker first told of it; 0 before a second event."""
+        seen, tokens = self.first_seen[run_id]
+        done = self.members[run_id][1].done_tokens - tokens
+        return done / max(time.monotonic() - seen, 1e-9)
+
+    @property
+    def flops_per_second(self) -> float:
+        """Mean training FLOPs per second of this pool."""
+        trained = self._flops(self.done_tokens) - self._flops(self.first_tokens)
+        return trained / max(time.monotonic() - self.started, 1e-9)
 
     @property
     def tokens(self) -> int:
@@ -138,6 +165,8 @@ def run_pool(
     try:
         pool.start()
         while pool.alive():
+            for worker in pool.buried():
+                progress.forget(worker)
             for worker, event in pool.events():
                 progress.take(worker, event)
                 listen(progress)
@@ -159,6 +188,7 @@ class _Pool:
         self._events: queue.Queue[tuple[int, WorkerEvent]] = queue.Queue()
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._restarts = 0
+        self._buried: list[int] = []
         self.error = ""
 
     def progress(self) -> PoolProgress:
@@ -218,7 +248,13 @@ class _Pool:
             self._bury(worker, code)
         return any(process.poll() is None for process in self._processes.values()) or not self._events.empty()
 
+    def buried(self) -> list[int]:
+        """Workers that died since the last call."""
+        buried, self._buried = self._buried, []
+        return buried
+
     def _bury(self, worker: int, code: int) -> None:
+        self._buried.append(worker)
         del self._processes[worker]
         if code == EXIT_ERROR:
             self.events()

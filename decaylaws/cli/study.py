@@ -9,6 +9,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
@@ -54,10 +55,18 @@ def prepare(directory: StudyDir) -> None:
 
 def plan(directory: StudyDir) -> None:
     """Plan the sweep and say what it costs."""
-    design, new = sweep.plan(Study.open(directory))
+    study = Study.open(directory)
+    design, new = sweep.plan(study)
+    speed = calibrate(study)
     by_role = design.table().groupby(["role", "non_embedding_params"], sort=False)
     table = plain_table(
-        "role", "N (non-embedding)", "runs", "tokens", "FLOPs", title="plan" if new else "plan (kept)"
+        "role",
+        "N (non-embedding)",
+        "runs",
+        "tokens",
+        "FLOPs",
+        "hours",
+        title="plan" if new else "plan (kept)",
     )
     for (role, params), rows in by_role:
         table.add_row(
@@ -66,9 +75,15 @@ def plan(directory: StudyDir) -> None:
             str(len(rows)),
             f"{rows['tokens'].sum():,}",
             f"{rows['train_flops'].sum():.3g}",
+            f"{speed.params_hours(params, rows['tokens'].sum()):.3g}",
         )
     console.print(table)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
+    console.print(
+        f"About {speed.plan_hours(design):.2g} hours with {speed.workers} workers on this machine, as measured now "
+        f"({study.calibration_file.name}).",
+        highlight=False,
+    )
 
 
 def run(

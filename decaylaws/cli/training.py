@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress
+from decaylaws.cli.live import SweepDisplay
 from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from decaylaws.study import Study, decision
@@ -21,7 +23,6 @@ from decaylaws.study.sweep import write_results
 if TYPE_CHECKING:
     from decaylaws.search.proposals import Proposals
     from proxy_runs.fsdp.settings import TrainSettings
-    from proxy_runs.pool import PoolProgress
     from proxy_runs.queue import RunQueue
     from proxy_runs.workspace import Workspace
 
@@ -84,17 +85,18 @@ def work_off(
     refill: Callable[[], Sequence[RunConfig]] = lambda: (),
 ) -> None:
     """Queue what the queue does not hold and train until nothing is left of it."""
-    from proxy_runs.pool import default_workers, run_pool
+    from proxy_runs.pool import run_pool
 
-    count = workers or study.settings.backend.workers or default_workers()
     queue.enqueue(runs)
-    with ConsoleProgress(console) as progress:
+    speed = calibrate(study, workers=workers)
+    slots = study.settings.backend.slots or speed.slots(study.planner().shape(study.settings.proxy))
+    with SweepDisplay(console, speed.workers * speed.matmul_flops) as display:
         while True:
             run_pool(
-                workspace(study),
-                workers=count,
+                workspace(study, slots),
+                workers=speed.workers,
                 log_dir=study.log_dir,
-                listen=lambda state: _show(state, progress),
+                listen=display,
                 refill=refill,
             )
             if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
@@ -206,7 +208,7 @@ def open_queue(study: Study, console: Console) -> RunQueue:
     return RunQueue(study.storage_url, study.storage_name, progress=waits)
 
 
-def workspace(study: Study) -> Workspace:
+def workspace(study: Study, slots: int) -> Workspace:
     """What the workers of a study need to know."""
     from proxy_runs.workspace import Workspace
 
@@ -217,20 +219,6 @@ def workspace(study: Study) -> Workspace:
         study_name=study.storage_name,
         evaluation=study.settings.evaluation,
         objective=study.settings.objective.weights,
-        slots=study.settings.backend.slots,
+        slots=slots,
         device=study.settings.backend.device,
     )
-
-
-def _show(state: PoolProgress, progress: ConsoleProgress) -> None:
-    """One bar: runs behind us, speed, time left, and what each worker is at."""
-    left = state.eta_seconds
-    clock = "-:--" if left is None else "{}:{:02d}".format(*divmod(int(left), 60))
-    at_work = [
-        f"{event.role} {100 * event.done_tokens // max(event.total_tokens, 1)}% {event.note}"
-        for _, event in sorted(state.current.items())
-        if event.kind == "training"
-    ]
-    waits = [event.note for event in state.current.values() if event.kind == "waiting" and event.note]
-    note = f"{state.tokens_per_second / 1e3:.1f} ktok/s, {clock} left | " + " | ".join(at_work + waits)
-    progress("runs", len(state.ended), state.total_runs, note)

@@ -80,6 +80,11 @@ class Study:
         return self.root / "plan.json"
 
     @property
+    def calibration_file(self) -> Path:
+        """Measured speed of the machine that planned last."""
+        return self.root / "calibration.json"
+
+    @property
     def runs_file(self) -> Path:
         """The runs table."""
         return self.root / "runs.csv"

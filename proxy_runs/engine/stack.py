@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ class Stack:
         # losses are measured in float32 and without the compiler, whatever the training does
         self._gauge = self._model if backend.is_exact else StackedLlama(shape, device=self.device)
         self._resizable = not backend.compiled
+        self.data_seconds = self.step_seconds = 0.0
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:
@@ -122,7 +124,9 @@ class Stack:
 
     def step(self) -> list[tuple[int, Run, StepOutcome]]:
         """One optimiser step of every run; what it did to each."""
+        started = time.perf_counter()
         windows, weights = self._batches()
+        self.data_seconds += time.perf_counter() - started
         losses = self._model.loss(self.params, windows, weights)
         losses.sum().backward()
         grads = {name: tensor.grad for name, tensor in self.params.items() if tensor.grad is not None}
@@ -142,7 +146,13 @@ class Stack:
             outcomes.append((slot, run, outcome))
         for tensor in self.params.values():
             tensor.grad = None
+        self.step_seconds += time.perf_counter() - started
         return outcomes
+
+    @property
+    def data_share(self) -> float:
+        """Share of the time of all steps that went by until their batches were there."""
+        return self.data_seconds / max(self.step_seconds, 1e-9)
 
     def _batches(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows ``[K, B, T + 1]`` and weights ``[K, B]`` of the next step; an empty slot weighs nothing."""

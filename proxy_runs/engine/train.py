@@ -193,7 +193,7 @@ class _Session:
 
     def _report(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
         for _, run, outcome in outcomes:
-            note = f"loss {outcome.loss:.3f}"
+            note = f"loss {outcome.loss:.3f}, {self._stack.data_share:.1%} of the time waiting for data"
             self._hooks.progress(run.config.run_id, run.tokens, run.config.tokens, note)
 
     # Into the slots ----------------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""What a plan costs on this machine: a short measurement, kept in the study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from decaylaws.configs import ModelShape
+from decaylaws.designs import Design
+from decaylaws.study import Study
+from decaylaws.study.layout import content_hash, read_json, write_json
+
+if TYPE_CHECKING:
+    from proxy_runs.engine import Backend
+
+MAX_STEP_FLOPS = 2e11
+"""A step of more is not tried; its speed follows from the largest shape that was."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured speed of one worker of this machine.
+
+    Attributes:
+        matmul_flops: FLOPs per second of a large float32 matmul on one thread, or on the GPU.
+        speeds: tokens per second, all members of a stack together, by shape and number of slots.
+        workers: worker processes that a run would start.
+    """
+
+    matmul_flops: float
+    speeds: dict[ModelShape, dict[int, float]]
+    workers: int
+
+    def hours(self, shape: ModelShape, tokens: int) -> float:
+        """Hours of training ``tokens`` with all workers, evaluation not counted."""
+        return tokens / max(self.speeds[shape].values()) / self.workers / 3600.0
+
+    def params_hours(self, non_embedding_params: int, tokens: int) -> float:
+        """Hours of training ``tokens`` at the shape with so many parameters."""
+        (shape, *_) = (each for each in self.speeds if each.non_embedding_params == non_embedding_params)
+        return self.hours(shape, tokens)
+
+    def plan_hours(self, design: Design) -> float:
+        """Hours of a whole plan."""
+        return sum(self.hours(run.config.shape, run.config.tokens) for run in design)
+
+    def slots(self, shape: ModelShape) -> int:
+        """Members of a stack that train fastest."""
+        from proxy_runs.calibration import best_slots
+
+        return best_slots(self.speeds[shape])
+
+
+def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
+    """Speed of this machine for the shapes of a study; measured once, then read from ``calibration.json``."""
+    from proxy_runs.calibration import CANDIDATE_SLOTS, machine_key, matmul_flops, tokens_per_second
+    from proxy_runs.pool import default_workers
+
+    backend = _backend(study)
+    key = machine_key(backend)
+    stored: dict[str, Any] = {}
+    if study.calibration_file.is_file():
+        stored = read_json(study.calibration_file)
+    if stored.get("machine") != key:
+        stored = {"machine": key, "matmul_flops": matmul_flops(backend), "speeds": {}}
+    planner, batch = study.planner(), study.settings.batch_tokens
+    shapes = {name: planner.shape(name) for name in study.settings.shapes}
+    small = _small_enough(list(shapes.values()), batch)
+    fresh = False
+    for name, shape in shapes.items():
+        shape_key = content_hash(vars(shape), batch)
+        if shape in small and shape_key not in stored["speeds"]:
+            slots = CANDIDATE_SLOTS if name == study.settings.proxy else (1,)
+            speeds = tokens_per_second(shape, batch, backend, slots)
+            stored["speeds"][shape_key] = {str(count): speed for count, speed in speeds.items()}
+            fresh = True
+    if fresh:
+        write_json(study.calibration_file, stored)
+    found = {
+        shape: {
+            int(count): speed for count, speed in stored["speeds"][content_hash(vars(shape), batch)].items()
+        }
+        for shape in small
+    }
+    found |= {shape: _scaled(shape, found) for shape in shapes.values() if shape not in found}
+    count = workers or study.settings.backend.workers or default_workers()
+    return Calibration(stored["matmul_flops"], found, count)
+
+
+def _small_enough(shapes: list[ModelShape], batch_tokens: int) -> list[ModelShape]:
+    """Shapes whose step takes a second or two at most, or the smallest one."""
+    ordered = sorted(shapes, key=lambda shape: shape.train_flops_per_token)
+    return [
+        shape
+        for shape in ordered
+        if batch_tokens * shape.train_flops_per_token <= MAX_STEP_FLOPS or shape is ordered[0]
+    ]
+
+
+def _scaled(shape: ModelShape, found: dict[ModelShape, dict[int, float]]) -> dict[int, float]:
+    """Speed of a shape too large to be tried: the FLOPs per second of the largest one that was."""
+    largest = max(found, key=lambda each: each.train_flops_per_token)
+    ratio = largest.train_flops_per_token / shape.train_flops_per_token
+    return {1: max(found[largest].values()) * ratio}
+
+
+def _backend(study: Study) -> Backend:
+    from proxy_runs.engine import Backend
+
+    return Backend(device=study.settings.backend.device)

@@ -1,0 +1,97 @@
+"""What a user sees of a sweep: members at work, speed, time left; and what a plan costs on this machine."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from decaylaws.cli import calibrate as calibrating
+from decaylaws.cli.calibrate import calibrate
+from decaylaws.cli.live import SweepDisplay
+from decaylaws.study import Study
+from proxy_runs.calibration import best_slots
+from proxy_runs.pool import PoolProgress
+from proxy_runs.testing import make_tiny_store
+from proxy_runs.workspace import WorkerEvent
+from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
+from tests.study.tiny import decaylaws, make_tiny_study
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> PoolProgress:
+    """Two members at work, one run ended, one worker waits for the storage."""
+    trunk = tiny_trunk(make_tiny_store(tmp_path))
+    runs = [tiny_fork(trunk, maths=0.5, steps=10, seed=seed) for seed in range(3)]
+    progress = PoolProgress.of(runs)
+    ids = [run.run_id for run in runs]
+    for run_id, done, note in ((ids[0], 0, ""), (ids[1], 64, ""), (ids[0], 320, "loss 3.210")):
+        event = WorkerEvent(
+            kind="training", run_id=run_id, role="simplex", done_tokens=done, total_tokens=640, note=note
+        )
+        progress.take(0, event)
+    progress.take(
+        1, WorkerEvent(kind="training", run_id=ids[2], role="control", done_tokens=0, total_tokens=640)
+    )
+    progress.take(
+        1, WorkerEvent(kind="finished", run_id=ids[2], role="control", done_tokens=640, total_tokens=640)
+    )
+    progress.take(1, WorkerEvent(kind="waiting", note="storage: no answer, trying again"))
+    return progress
+
+
+def test_the_pool_knows_members_speed_and_time_left(state: PoolProgress) -> None:
+    assert len(state.members) == 2
+    first, second = state.members
+    assert state.member_tokens_per_second(first) > 0
+    assert state.member_tokens_per_second(second) == 0
+    assert state.tokens_per_second > 0
+    assert state.eta_seconds is not None
+    state.forget(0)
+    assert not state.members
+
+
+def test_a_terminal_shows_a_table_and_a_log_gets_lines(state: PoolProgress) -> None:
+    for is_terminal in (True, False):
+        out = StringIO()
+        console = Console(file=out, force_terminal=is_terminal, width=140)
+        with SweepDisplay(console, peak_flops=1e11) as display:
+            display(state)
+        text = out.getvalue()
+        assert "loss 3.210" in text
+        assert "50%" in text
+        assert "of the matmul peak" in text
+        assert "no answer, trying again" in text
+        assert ("tokens/s" in text) == is_terminal
+        assert "1/3" in text
+
+
+def test_a_plan_has_a_price_in_hours_that_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_study(tmp_path)
+    decaylaws("prepare", str(tmp_path))
+    assert "hours with" in decaylaws("plan", str(tmp_path))
+    study = Study.open(tmp_path)
+    speed = calibrate(study, workers=2)
+    assert study.calibration_file.is_file()
+    before = study.calibration_file.read_bytes()
+    assert calibrate(study, workers=2) == speed
+    assert study.calibration_file.read_bytes() == before
+    assert calibrate(study, workers=1).plan_hours(study.design()) == pytest.approx(
+        2 * speed.plan_hours(study.design())
+    )
+    proxy = study.planner().shape(study.settings.proxy)
+    assert speed.slots(proxy) in speed.speeds[proxy]
+    monkeypatch.setattr(calibrating, "MAX_STEP_FLOPS", 1.0)  # all but the smallest shape follow from it
+    scaled = calibrate(study, workers=2)
+    target = study.planner().shape("target")
+    rate = max(speed.speeds[proxy].values()) * proxy.train_flops_per_token
+    assert scaled.speeds[target][1] * target.train_flops_per_token == pytest.approx(rate)
+
+
+def test_more_slots_must_be_clearly_faster() -> None:
+    assert best_slots({1: 100.0, 2: 102.0, 4: 90.0}) == 1
+    assert best_slots({1: 100.0, 2: 110.0, 4: 112.0}) == 2
