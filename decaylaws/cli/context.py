@@ -24,10 +24,10 @@ from decaylaws.schedules.quantities import parse_tokens, round_tokens
 
 app = typer.Typer(help="Extend the sequence length in the decay.", no_args_is_help=True)
 
-Method = Annotated[
-    str, typer.Option(help="none, abf, position_interpolation, ntk or yarn", show_default=True)
+Method = Annotated[str, typer.Option(help="none, abf, position_interpolation, ntk or yarn")]
+Theta = Annotated[
+    float, typer.Option(help="base of the checkpoint's rotary embedding (rope_theta); for abf the new one")
 ]
-Theta = Annotated[float, typer.Option(help="base of the rotary embedding; for abf the new one")]
 OriginalLength = Annotated[int | None, typer.Option(help="sequence length of the checkpoint")]
 UNKNOWN = "?"
 
@@ -47,7 +47,7 @@ def rope(
     seq_len: Annotated[int, typer.Option(help="sequence length to extend to")],
     original_seq_len: Annotated[int, typer.Option(help="sequence length of the checkpoint")],
     head_dim: Annotated[int, typer.Option(help="dimensions of an attention head")] = 128,
-    theta: Theta = 10_000.0,
+    theta: Annotated[float, typer.Option(help="base of the checkpoint's rotary embedding")] = 10_000.0,
     abf_theta: Annotated[float, typer.Option(help="the larger base of abf")] = 1_000_000.0,
 ) -> None:
     """Put the ways of extending a rotary embedding side by side."""
@@ -74,8 +74,8 @@ def extend(
     tokens: Annotated[str, typer.Option(help="length of the longer stage, such as 50B")],
     seq_len: Annotated[int, typer.Option(help="its sequence length")],
     out: Annotated[Path, typer.Option(help="where the new recipe goes")],
+    theta: Theta,
     method: Method = "yarn",
-    theta: Theta = 10_000.0,
     original_seq_len: OriginalLength = None,
     long_source: Annotated[list[str] | None, typer.Option(help="a source of long documents; repeat")] = None,
     long_share: Annotated[float, typer.Option(help="share of the long sources in the longer stage")] = 0.3,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.files import write_text
@@ -59,9 +60,7 @@ class Trainer:
         config = start.model.config.get_text_config()
         _check_lengths(self.plan, config.max_position_embeddings)
         _check_vocabulary(store, config.vocab_size)
-        for stage in self.recipe.stages:
-            if stage.rope is not None:
-                check_rope(start.model, stage.rope)
+        _check_ropes(self.recipe, start.model)
         self.module = shard_model(start.model, settings, world)
         parameters = named_parameters(self.module)
         self.average = (
@@ -184,7 +183,8 @@ class Trainer:
         """Gradients of the loss of this rank's windows; returns its part of the step's loss."""
         micro = self._pass_sequences(self.plan.seq_len(step))
         passes = math.ceil(math.ceil(step.sequences / self.world.size) / micro)
-        total = 0.0
+        # stays on the device until the end: reading it in every pass would make a GPU wait
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for number in range(passes):
             batch, weights = _micro_batch(windows, number * micro, micro, step, self.plan.seq_len(step))
             # gradients are exchanged once, with the last pass
@@ -192,8 +192,8 @@ class Trainer:
             loss = self.module(batch.to(self.world.device), weights.to(self.world.device))
             # the exchange averages over ranks, but their parts of the loss add up
             (loss * self.world.size).backward()
-            total += float(loss.detach())
-        return total
+            total += loss.detach()
+        return float(total)
 
     def _pass_sequences(self, seq_len: int) -> int:
         """Sequences of a forward pass: as many tokens as in the first stage, whatever their length."""
@@ -309,6 +309,24 @@ def _check_lengths(plan: TrainPlan, max_positions: int) -> None:
                 f"must not exceed {longest:g}, the model's {made_for}",
                 f"Give stages.{number} the rope settings that extend it (method none to extrapolate).",
             )
+
+
+def _check_ropes(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Every rotary embedding can be set, and only ABF changes the base that the checkpoint was trained with."""
+    base = None
+    for number, stage in enumerate(recipe.stages):
+        if stage.rope is None:
+            continue
+        check_rope(model, stage.rope)
+        known = base or model.config.get_text_config().rope_parameters["rope_theta"]
+        if stage.rope.method != "abf" and stage.rope.theta != known:
+            raise InvalidValueError(
+                f"stages.{number}.rope.theta",
+                stage.rope.theta,
+                f"must be the base that the model was trained with, {known:,.10g}",
+                "Only method abf changes it.",
+            )
+        base = stage.rope.theta
 
 
 def _check_vocabulary(store: TokenStore, vocab_size: int) -> None:

@@ -91,7 +91,19 @@ def test_published_extensions_name_their_sources() -> None:
 def test_the_command_line_extends_and_shows(tmp_path: Path) -> None:
     runner = CliRunner()
     path, out = recipe().save(tmp_path / "recipe.yaml"), tmp_path / "longer.yaml"
-    arguments = ["context", "extend", str(path), "--tokens", "163840", "--seq-len", "1024", "--out", str(out)]
+    arguments = [
+        "context",
+        "extend",
+        str(path),
+        "--tokens",
+        "163840",
+        "--seq-len",
+        "1024",
+        "--theta",
+        "1e4",
+        "--out",
+        str(out),
+    ]
     result = runner.invoke(app, [*arguments, "--long-source", "books-long", "--long-share", "0.25"])
     assert result.exit_code == 0, result.output
     last = Recipe.load(out).stages[-1]

@@ -31,7 +31,7 @@ from proxy_runs.fsdp import model as sharded
 from proxy_runs.fsdp.metrics import MetricsFile, WandbRun, read_metrics
 from proxy_runs.fsdp.model import CausalLoss
 from proxy_runs.fsdp.rope import check_rope, set_rope
-from proxy_runs.fsdp.trainer import Trainer
+from proxy_runs.fsdp.trainer import Trainer, _check_ropes
 from proxy_runs.fsdp.watch import NEEDED, LossWatch
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
@@ -231,6 +231,16 @@ def _short(workspace: Path) -> Path:
     return recipe_of(store, usual, usual | {"rope": {"method": "abf", "theta": 1e6}}).save(
         workspace / "short.yaml"
     )
+
+
+def test_only_abf_changes_the_base(workspace: Path) -> None:
+    store, usual = TokenStore.open(workspace / "corpus"), stage(2, sequences=6, seq_len=SEQ_LEN)
+    abf = usual | {"rope": {"method": "abf", "theta": 1e6}}
+    _check_ropes(recipe_of(store, usual, abf, usual | {"rope": YARN | {"theta": 1e6}}), build("llama"))
+    with pytest.raises(
+        InvalidValueError, match=r"stages\.1\.rope\.theta.*trained with, 10,000.*Only method abf"
+    ):
+        _check_ropes(recipe_of(store, usual, usual | {"rope": YARN | {"theta": 5e5}}), build("llama"))
 
 
 def test_looking_at_a_rotary_embedding_changes_nothing() -> None:
