@@ -13,6 +13,7 @@ from rich.table import Table
 
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.evaluation import Evaluation, compare_evaluations
+from decaylaws.evaluation.benchmarks import BENCHMARKS, select
 from decaylaws.files import write_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,19 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option(help="[NAME=]PATH of a question set (JSON Lines, docs/evaluation.md)")
     ] = None,
+    retrieval: Annotated[
+        list[int] | None, typer.Option(help="length in tokens of a long-context retrieval probe")
+    ] = None,
+    depth: Annotated[
+        list[float] | None,
+        typer.Option(help="where the probe hides its fact, 0 to 1; five depths without it"),
+    ] = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(help="a benchmark or an ability of 'decaylaws benchmarks' (extra 'lm-eval')"),
+    ] = None,
+    lm_eval_tasks: Annotated[Path | None, typer.Option(help="folder of your own lm-eval task files")] = None,
+    allow_code: Annotated[bool, typer.Option(help="let benchmarks run code that the model wrote")] = False,
     text_field: Annotated[str, typer.Option(help="key or column that holds a domain's text")] = "text",
     max_documents: Annotated[
         int | None, typer.Option(help="first documents or questions of each", min=1)
@@ -43,7 +57,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="such as cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
 ) -> None:
-    """Score a checkpoint on domains and question sets; what is finished is kept."""
+    """Score a checkpoint on domains, question sets, a retrieval probe and benchmarks; what is finished is kept."""
     from proxy_runs.evaluation import evaluate as scoring
     from proxy_runs.evaluation.task import ScoringSettings
 
@@ -53,6 +67,8 @@ def evaluate(
     chosen = [
         *_domain_tasks(domains or [], text_field, max_documents),
         *_question_tasks(tasks or [], max_documents),
+        *_retrieval_tasks(retrieval or [], depth or []),
+        *_benchmark_tasks(benchmarks or [], checkpoint, max_documents, lm_eval_tasks, allow_code=allow_code),
     ]
     with ConsoleProgress(console) as progress:
         evaluation, kept = scoring.evaluate(checkpoint, chosen, out, settings=settings, progress=progress)
@@ -60,6 +76,17 @@ def evaluate(
     if kept:
         console.print(f"Kept, since nothing about them has changed: {', '.join(kept)}.", soft_wrap=True)
     console.print(f"Written to {out}.", soft_wrap=True)
+
+
+def benchmarks() -> None:
+    """List the benchmarks of mid-training by ability, with their lm-eval tasks."""
+    view = Table(title="benchmarks by ability")
+    for heading in ("ability", "benchmark", "lm-eval task", "note"):
+        view.add_column(heading)
+    for entry in BENCHMARKS:
+        note = "runs code; " * entry.runs_code + entry.note
+        view.add_row(entry.ability, entry.name, entry.lm_eval or "none", note.removesuffix("; "))
+    console.print(view)
 
 
 def compare_evals(
@@ -139,6 +166,28 @@ def _question_tasks(given: list[str], max_documents: int | None) -> list[Task]:
     return [
         QuestionTask(name, path, max_documents=max_documents)
         for name, path in (_named(entry) for entry in given)
+    ]
+
+
+def _retrieval_tasks(lengths: list[int], depths: list[float]) -> list[Task]:
+    from proxy_runs.evaluation.retrieval import DEPTHS, RetrievalTask
+
+    return [RetrievalTask(lengths, depths=depths or DEPTHS)] if lengths else []
+
+
+def _benchmark_tasks(
+    names: list[str],
+    checkpoint: Path,
+    max_documents: int | None,
+    include: Path | None,
+    *,
+    allow_code: bool,
+) -> list[Task]:
+    from proxy_runs.evaluation.harness import BenchmarkTask
+
+    return [
+        BenchmarkTask(entry, checkpoint, max_documents, include, allow_code=allow_code)
+        for entry in select(names, outside=include is not None)
     ]
 
 
