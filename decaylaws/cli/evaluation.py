@@ -58,8 +58,12 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
 ) -> None:
     """Score a checkpoint on domains, question sets, a retrieval probe and benchmarks; what is finished is kept."""
+    from transformers.utils import logging as transformers_logging
+
     from proxy_runs.evaluation import evaluate as scoring
     from proxy_runs.evaluation.task import ScoringSettings
+
+    transformers_logging.disable_progress_bar()
 
     settings = ScoringSettings(
         batch_tokens=batch_tokens, stride=stride, context_tokens=context_tokens, device=device, dtype=dtype

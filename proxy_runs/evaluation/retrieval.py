@@ -32,7 +32,7 @@ class RetrievalTask:
     """The probe over a grid of lengths and depths; figures are also given by cell.
 
     Attributes:
-        lengths: tokens of the whole input, as the checkpoint's tokenizer counts.
+        lengths: most tokens of the whole input, as the checkpoint's tokenizer counts; less than a sentence is missing.
         depths: where the fact stands: 0 at the beginning, 1 at the end.
         questions_per_cell: questions for each length and depth.
         distractors: facts of the same form about other names.

@@ -13,7 +13,7 @@ from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column
 from decaylaws.laws.scaling.families import Family, PowerSum
 from decaylaws.laws.scaling.law import SizeTokenLaw
-from decaylaws.laws.scaling.objective import degrees_factor
+from decaylaws.laws.scaling.objective import widened
 from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
@@ -145,7 +145,10 @@ class AccuracyComputeLaw(Law):
         if interval is None:
             return _accuracy(mean, self.chance)
         rng = np.random.default_rng(self.seed)
-        noise = rng.choice(self._scatter(), size=(len(self.draws_), len(mean)))
+        noise = rng.choice(
+            widened(self.residuals_, len(self.theta_), self.extrapolation_error_),
+            size=(len(self.draws_), len(mean)),
+        )
         draws = np.exp(self.draws_ @ design.T - noise)
         return _accuracy(quantile_interval(mean, draws, interval), self.chance)
 
@@ -164,14 +167,6 @@ class AccuracyComputeLaw(Law):
             return None
         theta = self._solve(design[~held], target[~held]).theta
         return float(np.mean(np.abs(design[held] @ theta - target[held])))
-
-    def _scatter(self) -> Array:
-        """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""
-        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
-        size = float(np.mean(np.abs(self.residuals_)))
-        if self.extrapolation_error_ is not None and size > 0:
-            inflation = max(inflation, self.extrapolation_error_ / size)
-        return inflation * self.residuals_
 
     def _flops(self, X: pd.DataFrame) -> Array:
         return positive("flops", column(X, "flops"))

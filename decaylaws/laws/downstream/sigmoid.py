@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column, runs_of
-from decaylaws.laws.scaling.objective import degrees_factor
+from decaylaws.laws.scaling.objective import widened
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
 
@@ -103,7 +103,9 @@ class SigmoidLink(Law):
                 "interval", type(self).__name__, "needs at least two runs and num_draws > 0"
             )
         rng = np.random.default_rng(self.seed)
-        noise = rng.choice(self._scatter(), size=losses.shape)
+        noise = rng.choice(
+            widened(self.residuals_, len(self.theta_), self.extrapolation_error_), size=losses.shape
+        )
         values = np.array([_value(theta, row) for theta, row in zip(self.draws_, losses)])
         return np.clip(values - noise, 0.0, 1.0)
 
@@ -152,14 +154,6 @@ class SigmoidLink(Law):
             return None
         theta = self._solve(loss[~held], accuracy[~held], self.theta_[None]).theta
         return float(np.mean(np.abs(_value(theta, loss[held]) - accuracy[held])))
-
-    def _scatter(self) -> Array:
-        """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""
-        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
-        size = float(np.mean(np.abs(self.residuals_)))
-        if self.extrapolation_error_ is not None and size > 0:
-            inflation = max(inflation, self.extrapolation_error_ / size)
-        return inflation * self.residuals_
 
     def _state(self) -> dict[str, Any]:
         return {

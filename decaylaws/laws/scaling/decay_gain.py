@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.scaling.objective import degrees_factor
+from decaylaws.laws.scaling.objective import widened
 from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
@@ -141,11 +141,9 @@ class DecayGain(Law):
 
     def _interval(self, pairs: _Pairs, mean: Array, level: float) -> Prediction:
         """Spread of the annealing part's parameters and scatter of measured gains."""
-        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
-        if self.extrapolation_error_ is not None:
-            inflation = max(inflation, self.extrapolation_error_ / np.mean(np.abs(self.residuals_)))
+        scatter = widened(self.residuals_, len(self.theta_), self.extrapolation_error_)
         rng = np.random.default_rng(self.seed)
-        noise = rng.choice(inflation * self.residuals_, size=(len(self.draws_), len(mean)))
+        noise = rng.choice(scatter, size=(len(self.draws_), len(mean)))
         gains = np.array([self._value(theta, pairs) for theta in self.draws_]) * np.exp(-noise)
         return quantile_interval(mean, gains, level)
 

@@ -13,7 +13,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law, Prediction
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.laws.scaling.families import Family, Inputs
-from decaylaws.laws.scaling.objective import Objective, degrees_factor
+from decaylaws.laws.scaling.objective import Objective, widened
 from decaylaws.laws.scaling.tables import positive, require_spread, size_token_columns
 from decaylaws.laws.solver import Solution
 from decaylaws.laws.uncertainty import bootstrap, quantile_interval
@@ -165,15 +165,11 @@ class SizeTokenLaw(Law):
     def _draws_at(self, inputs: Inputs) -> Array:
         draws = self._require_draws()
         rng = np.random.default_rng(self.seed)
-        noise = rng.choice(self._scatter(), size=(len(draws), len(inputs.log_params)))
+        noise = rng.choice(
+            widened(self.residuals_, len(self.theta_), self.extrapolation_error_),
+            size=(len(draws), len(inputs.log_params)),
+        )
         return np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
-
-    def _scatter(self) -> Array:
-        """Residuals, inflated for the fitted parameters or to the extrapolation error if that is more."""
-        inflation = np.sqrt(degrees_factor(len(self.residuals_), len(self.theta_)))
-        if self.extrapolation_error_ is not None:
-            inflation = max(inflation, self.extrapolation_error_ / np.mean(np.abs(self.residuals_)))
-        return inflation * self.residuals_
 
     def _require_draws(self) -> Array:
         if len(self.draws_) == 0:

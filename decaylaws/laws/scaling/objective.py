@@ -161,6 +161,16 @@ def degrees_factor(num_rows: int, num_params: int) -> float:
     return num_rows / max(num_rows - num_params, num_rows / 4)
 
 
+def widened(residuals: Array, num_params: int, extrapolation_error: float | None) -> Array:
+    """Residuals ``[n]`` as the scatter of new runs: inflated for the fitted parameters, or until their mean size
+    is the extrapolation error if that is more."""
+    inflation = float(np.sqrt(degrees_factor(len(residuals), num_params)))
+    size = float(np.mean(np.abs(residuals)))
+    if extrapolation_error is not None and size > 0:
+        inflation = max(inflation, extrapolation_error / size)
+    return inflation * residuals
+
+
 class _Latest:
     """Remembers the last evaluation: the solver asks for value and Jacobian at the same theta in turn."""
 

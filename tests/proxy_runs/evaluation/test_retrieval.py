@@ -43,7 +43,7 @@ def test_the_fact_stands_at_its_depth_and_the_input_has_its_length(
         place = next(k for k, text in enumerate(sentences) if fact.rstrip(".") in text)
         assert place / (len(sentences) - 1) == pytest.approx(depth, abs=1.5 / (len(sentences) - 1))
         inputs = len(checkpoint.encoder.answers(question.prompt, [answer])[0].tokens) - 1
-        assert length - 40 <= inputs <= length
+        assert length - 60 < inputs <= length  # a sentence of filler has up to 60 of these tokens
 
 
 def test_the_seed_decides_the_text(checkpoint: Checkpoint) -> None:
