@@ -30,7 +30,8 @@ def evaluate(
         typer.Option(help="[NAME=]PATH of text (JSON Lines, text, Parquet), or of a prepared corpus"),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]PATH of a question set (JSON Lines, docs/howto/evaluate.md)")
+        list[str] | None,
+        typer.Option(help="[NAME=]PATH of a question set (JSON Lines, docs/howto/evaluate.md)"),
     ] = None,
     retrieval: Annotated[
         list[int] | None, typer.Option(help="length in tokens of a long-context retrieval probe")

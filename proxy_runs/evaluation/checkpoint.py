@@ -56,11 +56,12 @@ class Checkpoint:
 
         Raises:
             DataError: there is no model or no tokenizer, or transformers cannot load one of them.
-            InvalidValueError: an unknown dtype, or a context longer than the model's.
+            InvalidValueError: an unknown dtype, a device that is not there, or a context longer than the model's.
         """
         if dtype not in _DTYPES:
             raise InvalidValueError("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
         require_checkpoint(directory)
+        _require_device(device)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=_DTYPES[dtype], local_files_only=True
@@ -97,6 +98,14 @@ def fingerprints(directory: Path) -> tuple[str, str]:
     """
     require_checkpoint(directory)
     return _digest(directory, _WEIGHTS + _TOKENIZER), _digest(directory, _TOKENIZER)
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError("device", device, "must be one that this machine has", f"{reason}.") from None
 
 
 def _digest(directory: Path, patterns: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError
 from proxy_runs.evaluation.checkpoint import Checkpoint
 
 _MAX_LOGITS = 1 << 27  # of one forward pass: half a gigabyte in float32
@@ -97,21 +97,37 @@ def score(
 
     Returns:
         One score per piece, in the order given.
+
+    Raises:
+        DataError: the tokenizer is not the model's, the model gives no finite figure, or the device's memory is full.
     """
     lengths = np.array([len(piece.tokens) - 1 for piece in pieces], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     vocab_size = int(checkpoint.model.config.get_text_config().vocab_size)
+    highest = max((int(piece.tokens.max()) for piece in pieces), default=0)
+    if highest >= vocab_size:
+        raise DataError(
+            f"{checkpoint.directory}: the tokenizer has a token {highest}, the model {vocab_size} entries. Save the "
+            "tokenizer that the model was trained with."
+        )
     limit = min(batch_tokens, max(_MAX_LOGITS // vocab_size, 1))
     scores: list[Score | None] = [None] * len(pieces)
     start = 0
     while start < len(order):
         count = max(1, limit // int(lengths[order[start]]))
         chosen = order[start : start + count]
-        for index, found in zip(chosen, _score_batch(checkpoint, [pieces[k] for k in chosen])):
-            scores[index] = found
+        try:
+            found = _score_batch(checkpoint, [pieces[k] for k in chosen])
+        except torch.OutOfMemoryError:
+            raise DataError(
+                f"{checkpoint.device} lacks memory for {len(chosen)} sequences of {lengths[chosen[0]]} tokens. "
+                "Lower --batch-tokens or --context-tokens, or use --dtype bfloat16."
+            ) from None
+        for index, one in zip(chosen, found):
+            scores[index] = one
         start += count
         done(len(chosen))
-    return [found for found in scores if found is not None]
+    return [one for one in scores if one is not None]
 
 
 def _score_batch(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Score]:
@@ -146,4 +162,9 @@ def _score_row(logits: Tensor, piece: Piece, begin: int) -> Score:
         among = first[torch.from_numpy(piece.seam).to(first.device)]
         loss[0] = (among.logsumexp(dim=0) - first[targets[0]]).double()
         hit[0] = first[targets[0]] >= among.max()
+    if not torch.isfinite(loss).all():
+        raise DataError(
+            "The checkpoint gives log-probabilities that are not finite: its weights are damaged, or the dtype is too "
+            "small for them. Try --dtype float32."
+        )
     return Score(loss.cpu().numpy(), hit.cpu().numpy())

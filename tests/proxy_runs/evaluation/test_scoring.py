@@ -199,12 +199,24 @@ def test_a_tokenizer_without_a_start_leaves_the_first_token_out(tmp_path: Path) 
         score_questions(loaded, [Question(context="", answer="Paris")])
 
 
+def test_weights_and_tokenizers_that_do_not_belong_are_clear_errors(tmp_path: Path) -> None:
+    loaded = Checkpoint.load(make_checkpoint(tmp_path))
+    loaded.model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(DataError, match="not finite"):
+        score_documents(loaded, ["Paris"])
+    loaded.model.config.vocab_size = 100
+    with pytest.raises(DataError, match="the model 100 entries"):
+        score_documents(loaded, ["Paris"])
+
+
 def test_folders_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no config\.json"):
         Checkpoint.load(tmp_path)
     folder = make_checkpoint(tmp_path / "model")
     with pytest.raises(InvalidValueError, match="context_tokens"):
         Checkpoint.load(folder, context_tokens=1000)
+    with pytest.raises(InvalidValueError, match="'device' must be one that this machine has"):
+        Checkpoint.load(folder, device="nowhere")
     with pytest.raises(InvalidValueError, match="dtype"):
         Checkpoint.load(folder, dtype="int4")
     for name in ("tokenizer.json", "tokenizer_config.json"):
