@@ -11,7 +11,8 @@ START_FOLDER = "start"
 
 def mixing_note(recipe: Recipe) -> tuple[str, ...]:
     """How far random draws of sequences will stray from the shares over the whole run."""
-    sequences = sum(stage.tokens // stage.seq_len for stage in recipe.stages)
+    # a run may be shorter than one sequence; its last one is filled up
+    sequences = sum(-(-stage.tokens // stage.seq_len) for stage in recipe.stages)
     widest = max(math.sqrt(share * (1 - share) / sequences) for share in recipe.shares().values())
     return (
         f"Sources are drawn at random, sequence by sequence: over the whole run a share strays by up to "

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from decaylaws.errors import NotRepresentableError
@@ -59,28 +56,6 @@ def test_olmo_core_draws_any_path(make_recipe) -> None:
     mixture = _yaml(export(recipe, "olmo-core").files["source_mixture.yaml"])
     assert [source["target_ratio"] for source in mixture["sources"]] == [0.3, 0.7]
     assert [source["max_repetition_ratio"] for source in mixture["sources"]] == [4.0, 1.0]
-
-
-def test_olmo_core_itself_agrees(make_recipe, tmp_path: Path) -> None:
-    """Needs ai2-olmo-core 3.0.0."""
-    pytest.importorskip("olmo_core.data.source_mixture", exc_type=ImportError)
-    result = export(make_recipe("three-stage", 300), "olmo-core")
-    result.write(tmp_path)
-    spec = importlib.util.spec_from_file_location("exported_olmo_core", tmp_path / "midtrain_olmo_core.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    scheduler = module.scheduler()
-    theirs = [scheduler.get_lr(1.0, step * BATCH_TOKENS, 1) for step in range(1, 301)]
-    assert np.abs(np.array(theirs) - result.step_lrs).max() < 1e-15
-    sources = module.SourceMixtureList.from_yaml(str(tmp_path / "source_mixture.yaml"))
-    assert {source.source_name: source.target_ratio for source in sources.sources} == {
-        "web": 0.7,
-        "math": 0.3,
-    }
-    assert module.optimizer().betas == (0.9, 0.95)
-    assert module.trainer_settings()["load_optim_state"] is True
 
 
 def _flags(text: str) -> dict[str, list[str]]:

@@ -121,6 +121,7 @@ def test_olmo_core() -> None:
     assert lrs[[0, 49, 90, 98, 99]] == pytest.approx([0.99e-3, 0.5e-3, 0.09e-3, 0.01e-3, 0.0], abs=1e-18)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_megatrons_own_scheduler_agrees() -> None:
     """Needs megatron-core."""
     module = pytest.importorskip("megatron.core.optimizer_param_scheduler", exc_type=ImportError)

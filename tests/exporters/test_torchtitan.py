@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -114,32 +113,3 @@ def _leaves(value: object) -> list[object]:
     if isinstance(value, list):
         return [leaf for item in value for leaf in _leaves(item)]
     return [value]
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rule", ["auto", "exact"])
-def test_the_target_itself_agrees(make_recipe, form: str, rule: str, tmp_path: Path) -> None:
-    """Needs torchtitan 0.3.0: builds the exported config and runs its scheduler."""
-    pytest.importorskip("torchtitan.models.llama3.config_registry", exc_type=ImportError)
-    import torch
-
-    result = export(make_recipe(form, 200), "torchtitan", ExportOptions(lr_rule=rule, data_parallel_ranks=8))
-    (path,) = result.write(tmp_path)
-    spec = importlib.util.spec_from_file_location(f"exported_{tmp_path.name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.midtrain()
-    assert config.training.steps == 200
-    assert config.training.global_batch_size == 256
-    lr = config.optimizer.param_groups[0].optimizer_kwargs["lr"]
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    schedulers = config.lr_scheduler.build(optimizers=[optimizer], training_steps=200)
-    theirs = []
-    for _ in range(200):
-        theirs.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedulers.step()
-    assert np.abs(np.array(theirs) - result.step_lrs).max() < 1e-12 * lr
-    assert type(config.dataloader)._owner is module.RankOffsetDataLoader
