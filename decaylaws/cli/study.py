@@ -49,8 +49,9 @@ def prepare(directory: StudyDir) -> None:
     report = overlap.evaluation_report(study)
     if report is not None:
         console.print(frame_table(report.task_table(), title="evaluation items, their documents dropped"))
-    worst = overlap.heldout_overlap(study).nlargest(3, "share")
-    console.print(frame_table(worst, title="held-out passages that train text repeats"))
+    repeated = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
+    if not repeated.empty:
+        console.print(frame_table(repeated, title="share of held-out passages that train text repeats"))
 
 
 def plan(directory: StudyDir) -> None:
