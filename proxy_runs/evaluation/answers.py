@@ -75,15 +75,15 @@ class QuestionTask:
             progress(self.name, start + len(chunk), len(questions), "questions")
         table = pd.concat(parts, ignore_index=True)
         table = table.assign(document=unique_names(table["document"].tolist()))
-        return result(table, questions, checkpoint().context_tokens)
+        return _result(table, questions, checkpoint().context_tokens)
 
 
-def result(table: pd.DataFrame, questions: Sequence[Question], context_tokens: int) -> TaskResult:
+def _result(table: pd.DataFrame, questions: Sequence[Question], context_tokens: int) -> TaskResult:
     """The scores with the metrics that these questions allow, and how many contexts were cut."""
     metrics = _CHOICE_METRICS if all(question.choices for question in questions) else _ANSWER_METRICS
     cut = int(table["cut"].sum())
     notes = [f"{cut} of {len(table)} contexts were cut to the last {context_tokens} tokens."] if cut else []
-    columns = ["document", "group", "cluster", "cut", *dict.fromkeys(metric.numerator for metric in metrics)]
+    columns = ["document", "group", "cluster", "cut", *(metric.numerator for metric in metrics)]
     return TaskResult(table[columns], metrics, notes)
 
 

@@ -6,7 +6,7 @@ the logits of scored positions are computed where the model allows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,6 @@ from proxy_runs.evaluation.checkpoint import Checkpoint
 
 _MAX_LOGITS = 1 << 27  # of one forward pass: half a gigabyte in float32
 _LOGIT_ROWS = 256  # positions normalised at once
-
-Counted = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ def score(
     pieces: Sequence[Piece],
     *,
     batch_tokens: int = 8_192,
-    done: Counted = lambda pieces: None,
 ) -> list[Score]:
     """Score pieces, longest first, so that a batch holds pieces of similar length.
 
@@ -93,7 +90,6 @@ def score(
         checkpoint: the model.
         pieces: what to score; none longer than the context.
         batch_tokens: tokens of one forward pass, padding included; a longer piece has a pass of its own.
-        done: called with the number of pieces of every finished batch.
 
     Returns:
         One score per piece, in the order given.
@@ -101,33 +97,32 @@ def score(
     Raises:
         DataError: the tokenizer is not the model's, the model gives no finite figure, or the device's memory is full.
     """
-    lengths = np.array([len(piece.tokens) - 1 for piece in pieces], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
     vocab_size = int(checkpoint.model.config.get_text_config().vocab_size)
+    _require_vocabulary(checkpoint, pieces, vocab_size)
+    lengths = np.array([len(piece.tokens) - 1 for piece in pieces], dtype=np.int64)
+    scores: dict[int, Score] = {}
+    for chosen in _batches(lengths, min(batch_tokens, _MAX_LOGITS // vocab_size)):
+        scores.update(zip(chosen, _score_batch(checkpoint, [pieces[index] for index in chosen])))
+    return [scores[index] for index in range(len(pieces))]
+
+
+def _require_vocabulary(checkpoint: Checkpoint, pieces: Sequence[Piece], vocab_size: int) -> None:
     highest = max((int(piece.tokens.max()) for piece in pieces), default=0)
     if highest >= vocab_size:
         raise DataError(
             f"{checkpoint.directory}: the tokenizer has a token {highest}, the model {vocab_size} entries. Save the "
             "tokenizer that the model was trained with."
         )
-    limit = min(batch_tokens, max(_MAX_LOGITS // vocab_size, 1))
-    scores: list[Score | None] = [None] * len(pieces)
+
+
+def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of pieces, longest first, as many as fit into ``batch_tokens`` when padded; at least one."""
+    order = np.argsort(-lengths, kind="stable").tolist()
     start = 0
     while start < len(order):
-        count = max(1, limit // int(lengths[order[start]]))
-        chosen = order[start : start + count]
-        try:
-            found = _score_batch(checkpoint, [pieces[k] for k in chosen])
-        except torch.OutOfMemoryError:
-            raise DataError(
-                f"{checkpoint.device} lacks memory for {len(chosen)} sequences of {lengths[chosen[0]]} tokens. "
-                "Lower --batch-tokens or --context-tokens, or use --dtype bfloat16."
-            ) from None
-        for index, one in zip(chosen, found):
-            scores[index] = one
+        count = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + count]
         start += count
-        done(len(chosen))
-    return [one for one in scores if one is not None]
 
 
 def _score_batch(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Score]:
@@ -136,14 +131,22 @@ def _score_batch(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Score]
     for row, piece in enumerate(pieces):
         inputs[row, : len(piece.tokens) - 1] = torch.from_numpy(piece.tokens[:-1])
     begin = min(piece.first for piece in pieces) - 1  # position whose logits score the first token
-    options = {"use_cache": False}
-    if checkpoint.takes_logits_to_keep:
-        logits = checkpoint.model(
-            inputs.to(checkpoint.device), logits_to_keep=length - begin, **options
-        ).logits
-    else:
-        logits = checkpoint.model(inputs.to(checkpoint.device), **options).logits[:, begin:]
+    logits = _logits(checkpoint, inputs.to(checkpoint.device), begin)
     return [_score_row(logits[row], piece, begin) for row, piece in enumerate(pieces)]
+
+
+def _logits(checkpoint: Checkpoint, inputs: Tensor, begin: int) -> Tensor:
+    """Logits ``[rows, positions, vocabulary]`` from position ``begin`` on."""
+    kept = inputs.shape[1] - begin
+    options = {"logits_to_keep": kept} if checkpoint.takes_logits_to_keep else {}
+    try:
+        logits: Tensor = checkpoint.model(inputs, use_cache=False, **options).logits
+    except torch.OutOfMemoryError:
+        raise DataError(
+            f"{checkpoint.device} lacks memory for {inputs.shape[0]} sequences of {inputs.shape[1]} tokens. "
+            "Lower --batch-tokens or --context-tokens, or use --dtype bfloat16."
+        ) from None
+    return logits[:, -kept:]
 
 
 def _score_row(logits: Tensor, piece: Piece, begin: int) -> Score:
