@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from decaylaws.capabilities import Capability, objective_weights
 from decaylaws.configs import ModelShape, OptimizerConfig
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.quality import QualitySettings, cut_sources
@@ -21,6 +22,7 @@ from decaylaws.quality import QualitySettings, cut_sources
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 DecayShape = Literal["linear", "cosine", "1-sqrt", "exponential", "constant"]
 
 
@@ -42,6 +44,7 @@ class SourceSettings(_Settings):
         "text", description="column or key that holds the text (jsonl, parquet, datasets)"
     )
     group: Literal["general", "specialised"] = "specialised"
+    capability: Capability | None = Field(None, description="what the source serves, for objectives by group")
     max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
     lower: Share = 0.0
     upper: Share = 1.0
@@ -130,9 +133,7 @@ class TrunkSettings(_Settings):
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
-        total = sum(self.mixture.values())
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"the weights of trunk.mixture must sum to one; they sum to {total:.6g}")
+        _check_mixture("trunk.mixture", self.mixture)
         if self.warmup_tokens > self.tokens:
             raise ValueError(f"warmup_tokens={self.warmup_tokens} must not exceed tokens={self.tokens}")
         return self
@@ -153,14 +154,23 @@ class DesignSettings(_Settings):
 class ObjectiveSettings(_Settings):
     """What the search minimises and what it must not give up."""
 
-    weights: Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    weights: dict[str, Weight] = Field(default_factory=dict, description="weight by domain")
+    capabilities: dict[Capability, Weight] = Field(
+        default_factory=dict, description="weight by group; shared equally by the domains of its sources"
+    )
     guard_domains: list[str] = Field(default_factory=list)
-    guard_nats: Annotated[float, Field(ge=0)] = 0.02
+    guard_nats: Weight = 0.02
+    kl_strength: Weight = Field(
+        0.0, description="nats of loss that one nat of KL divergence from the prior mixture has to earn"
+    )
+    prior: dict[str, Share] | None = Field(
+        None, description="prior mixture; None takes every source in proportion to its tokens"
+    )
 
     @model_validator(mode="after")
-    def _something_weighs(self) -> Self:
-        if not sum(self.weights.values()) > 0:
-            raise ValueError("at least one weight of objective.weights must be positive")
+    def _prior_sums(self) -> Self:
+        if self.prior is not None:
+            _check_mixture("objective.prior", self.prior)
         return self
 
 
@@ -283,6 +293,7 @@ class StudySettings(_Settings):
             "trunk.mixture": self.trunk.mixture,
             "objective.weights": self.objective.weights,
             "objective.guard_domains": self.objective.guard_domains,
+            "objective.prior": self.objective.prior or {},
         }
         for key, names in named.items():
             unknown = sorted(set(names) - set(self.sources))
@@ -290,6 +301,13 @@ class StudySettings(_Settings):
                 raise ValueError(
                     f"{key} names {unknown}, which are not among the sources {sorted(self.sources)}"
                 )
+        _ = self.objective_weights  # groups without a source, and domains that count twice
+
+    @property
+    def objective_weights(self) -> dict[str, float]:
+        """Weight of every domain that counts in the objective, from ``objective.weights`` and ``.capabilities``."""
+        capabilities = {name: source.capability for name, source in self.sources.items()}
+        return objective_weights(self.objective.capabilities, capabilities, self.objective.weights)
 
     @property
     def general_sources(self) -> list[str]:
@@ -323,9 +341,18 @@ def parse_settings(content: Mapping[str, Any]) -> StudySettings:
         raise _first_problem(error) from None
 
 
+def _check_mixture(field: str, mixture: Mapping[str, float]) -> None:
+    total = sum(mixture.values())
+    if abs(total - 1.0) > 1e-6:
+        raise ValueError(f"the weights of {field} must sum to one; they sum to {total:.6g}")
+
+
 def _first_problem(error: ValidationError) -> InvalidValueError:
     # a misspelt key is also a missing one: the misspelling is the cause
     problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidValueError):
+        return cause
     path = ".".join(str(part) for part in problem["loc"]) or "study.yaml"
     if problem["type"] == "extra_forbidden":
         return InvalidValueError(

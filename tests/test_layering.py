@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 LEVELS = {
     "errors": 0,
+    "capabilities": 1,
     "files": 1,
     "progress": 0,
     "threads": 0,

@@ -135,12 +135,14 @@ def fit(directory: StudyDir) -> None:
 
 def recommend(directory: StudyDir) -> None:
     """Search mixture, decay tokens, LR and shape on the law; write recipe.yaml."""
+    from decaylaws.cli.certainty import print_certainty
     from decaylaws.recipe import show_recipe
 
     study = Study.open(directory)
     with ConsoleProgress(console) as progress:
         recipe, new = decision.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
+    print_certainty(console, decision.load_recommendation(study))
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.")
 
 

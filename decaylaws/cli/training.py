@@ -218,7 +218,7 @@ def workspace(study: Study, slots: int) -> Workspace:
         storage_url=study.storage_url,
         study_name=study.storage_name,
         evaluation=study.settings.evaluation,
-        objective=study.settings.objective.weights,
+        objective=study.settings.objective_weights,
         slots=slots,
         device=study.settings.backend.device,
     )

@@ -51,7 +51,7 @@ class Material:
     @cached_property
     def weights(self) -> dict[str, float]:
         """Weights of the objective by domain, summing to one."""
-        weights = self.study.settings.objective.weights
+        weights = self.study.settings.objective_weights
         return {domain: weight / sum(weights.values()) for domain, weight in weights.items()}
 
     @cached_property

@@ -6,10 +6,15 @@
     found.mixture, found.plan, found.gain, found.verdict
 """
 
+from decaylaws.search.certainty import Candidate
+from decaylaws.search.evidence import ShareEvidence
+from decaylaws.search.front import pareto_front
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
-from decaylaws.search.recommend import Estimate, Recommendation, Rival, recommend
+from decaylaws.search.recommend import recommend
+from decaylaws.search.recommendation import Estimate, Recommendation, Rival
 
 __all__ = [
+    "Candidate",
     "Choices",
     "DecayProblem",
     "Estimate",
@@ -17,6 +22,8 @@ __all__ = [
     "Plan",
     "Recommendation",
     "Rival",
+    "ShareEvidence",
     "Target",
+    "pareto_front",
     "recommend",
 ]

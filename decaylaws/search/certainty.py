@@ -1,24 +1,26 @@
-"""How sure an optimum is: its region, its spread over the law's bootstrap, its regret, and its evidence."""
+"""How sure an optimum is: its region, its spread over the law's draws, its regret, and what to confirm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.uncertainty import conformal_radius
+from decaylaws.mixtures import Mixture
 from decaylaws.mixtures.geometry import hit_and_run
 from decaylaws.search.optimise import minimise_mixture
 from decaylaws.search.problem import DecayProblem
 
+LEVEL = 0.9
+DISTINCT = 0.02  # total-variation distance from which on two mixtures are two
 _SCALES = np.linspace(0.02, 1.0, 50)  # how far along a direction of the region the objective is tried
 
 
 @dataclass(frozen=True)
 class OptimumSpread:
-    """What the bootstrap says about an optimum.
+    """What the law's draws say about an optimum.
 
     Attributes:
         total_variation: mean total-variation distance between the chosen mixture and each draw's own optimum.
@@ -26,31 +28,95 @@ class OptimumSpread:
             optimum.
         regret_upper: 90 % quantile of the same.
         optima: the draws' optima ``[b, m]``.
+        best: what each draw's optimum reaches ``[b]``.
     """
 
     total_variation: float
     expected_regret: float
     regret_upper: float
     optima: Array
+    best: Array
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mixture that is worth a confirming run.
+
+    Attributes:
+        mixture: its shares.
+        objective: its predicted objective.
+        expected_regret: regret@k: mean over the law's draws of what the best of this and all earlier candidates
+            gives away, as if runs would tell which of them is the best.
+        regret_upper: 90 % quantile of the same.
+    """
+
+    mixture: Mixture
+    objective: float
+    expected_regret: float
+    regret_upper: float
 
 
 def optimum_spread(problem: DecayProblem, chosen: Array, *, num_draws: int = 24) -> OptimumSpread:
-    """Optimise again under each bootstrap draw of the law, from the chosen mixture ``[m]`` and from the control."""
-    optima, regrets = [], []
+    """Optimise again under each draw of the law, from the chosen mixture ``[m]`` and from the control."""
+    optima, best, regrets = [], [], []
     for theta in problem.law.draws_[:num_draws]:
 
         def value(shares: Array, theta: Array = theta) -> Array:
-            return problem.objective(shares, theta)
+            return problem.aim(shares, theta)
 
         found = minimise_mixture(value, problem.space, problem.plan.decay_tokens, [chosen, problem.control_shares],
                                  slack=problem.robust_slack, max_iterations=30)  # fmt: skip
+        here = float(value(chosen[None])[0])
         optima.append(found.shares)
-        regrets.append(max(float(value(chosen[None])[0]) - found.value, 0.0))
+        best.append(min(found.value, here))
+        regrets.append(here - best[-1])
     if not optima:
-        return OptimumSpread(float("nan"), float("nan"), float("nan"), np.empty((0, len(chosen))))
+        nothing = float("nan")
+        return OptimumSpread(nothing, nothing, nothing, np.empty((0, len(chosen))), np.empty(0))
     distances = 0.5 * np.abs(np.array(optima) - chosen).sum(axis=1)
     return OptimumSpread(
-        float(distances.mean()), float(np.mean(regrets)), float(np.quantile(regrets, 0.9)), np.array(optima)
+        float(distances.mean()), float(np.mean(regrets)), float(np.quantile(regrets, LEVEL)),
+        np.array(optima), np.array(best),
+    )  # fmt: skip
+
+
+def confirm_candidates(
+    problem: DecayProblem, chosen: Array, spread: OptimumSpread, count: int = 3
+) -> tuple[Candidate, ...]:
+    """The mixtures to confirm: the chosen one, then whichever takes most from the expected regret.
+
+    Args:
+        problem: the plan's problem.
+        chosen: the recommended shares ``[m]``.
+        spread: of the law's draws, whose optima are the pool.
+        count: how many, at most; mixtures closer than 0.02 in total variation count as one.
+    """
+    pool = np.vstack([chosen[None], spread.optima])
+    draws = problem.law.draws_[: len(spread.best)]
+    aims = np.array([problem.aim(pool, theta) for theta in draws]).reshape(len(draws), len(pool))
+    given_away = np.maximum(aims - spread.best[:, None], 0.0)
+    picked, found = [0], []
+    left = given_away[:, 0]
+    while True:
+        found.append(_candidate(problem, pool[picked[-1]], left))
+        distance = 0.5 * np.abs(pool[:, None, :] - pool[None, picked, :]).sum(axis=2).min(axis=1)
+        free = np.flatnonzero(distance > DISTINCT)
+        if len(found) == count or not len(free) or not len(left):
+            return tuple(found)
+        after = np.minimum(given_away[:, free], left[:, None])
+        best = int(np.argmin(after.mean(axis=0)))
+        picked.append(int(free[best]))
+        left = after[:, best]
+
+
+def _candidate(problem: DecayProblem, shares: Array, left: Array) -> Candidate:
+    """A candidate with what it leaves of the regret in each draw ``[b]``."""
+    known = len(left) > 0
+    return Candidate(
+        Mixture.from_array(problem.space.names, shares),
+        float(problem.objective(shares[None])[0]),
+        float(left.mean()) if known else float("nan"),
+        float(np.quantile(left, LEVEL)) if known else float("nan"),
     )
 
 
@@ -97,31 +163,3 @@ def difference(problem: DecayProblem, better: Array, worse: Array, level: float 
     variance = float(np.sum((noise * weights) ** 2)) + (float(np.var(draws)) if len(draws) > 1 else 0.0)
     half = conformal_radius(law.held_out_scores(problem.goal.weights), level) * np.sqrt(variance)
     return Prediction(np.array([mean]), np.array([mean - half]), np.array([mean + half]), level)
-
-
-def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
-    """Sentences on everything in which a decision lies outside the rows that the law was fitted on."""
-    law, plan, target = problem.law, problem.plan, problem.target
-    found = []
-    for name, share in zip(problem.space.names, shares):
-        low, high = law.evidence_["shares"][name]
-        if share > high + 1e-6 or share < low - 1e-6:
-            found.append(f"share of {name} is {share:.3f}; the runs span {low:.3f} to {high:.3f}")
-    for field, value in (("decay_tokens", plan.decay_tokens), ("start_lr", plan.start_lr),
-                         ("non_embedding_params", target.non_embedding_params)):  # fmt: skip
-        low, high = law.evidence_[field]
-        if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
-            found.append(f"{field} is {value:g}; the runs span {low:g} to {high:g}")
-    if plan.shape not in law.evidence_["shapes"]:
-        found.append(f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}")
-    return found
-
-
-def support(problem: DecayProblem, shares: Array) -> dict[str, int]:
-    """Runs of the fit whose share of a source is at least half of the recommended one, by source with any share."""
-    found = {}
-    for name, share in zip(problem.space.names, shares):
-        seen: Sequence[float] = problem.law.evidence_["share_values"].get(name, [])
-        if share > 1e-3:
-            found[name] = int(np.sum(np.asarray(seen) >= 0.5 * share))
-    return found

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
@@ -86,6 +87,11 @@ class Goal:
             for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known.
         guard_margins: nats by which the prediction of a guard domain must stay clear of its limit, by domain;
             without them an optimum that lies on a guard breaks it half the time.
+        general_domains: domains of general ability. Where there are some, the front of their loss against that
+            of the other weighted domains is traced, if there are such.
+        prior: mixture that the recommendation should stay near; every source that may be used has a share in it.
+        kl_strength: nats of loss that one nat of KL divergence from the prior has to earn; 0 leaves it out
+            (olmix takes .05).
     """
 
     weights: Mapping[str, float]
@@ -94,12 +100,16 @@ class Goal:
     guard_nats: float = 0.02
     risk: float = 1.0
     guard_margins: Mapping[str, float] = field(default_factory=dict)
+    general_domains: Sequence[str] = ()
+    prior: Mixture | None = None
+    kl_strength: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.guard_nats >= 0:
-            raise InvalidValueError("guard_nats", self.guard_nats, "must not be negative")
-        if not self.risk >= 0:
-            raise InvalidValueError("risk", self.risk, "must not be negative")
+        for name in ("guard_nats", "risk", "kl_strength"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InvalidValueError(name, getattr(self, name), "must be finite and not negative")
+        if self.kl_strength > 0 and self.prior is None:
+            raise InvalidValueError("prior", None, "must be given where kl_strength is positive")
         for domain, margin in self.guard_margins.items():
             if domain not in self.guard_domains:
                 raise InvalidValueError(f"guard_margins.{domain}", margin, "must belong to a guard domain")
@@ -129,9 +139,22 @@ class DecayProblem:
         """Weighted loss ``[k]``, nats per token."""
         return self.losses(shares, theta) @ self._weights
 
-    def robust_objective(self, shares: Array) -> Array:
-        """The objective plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
-        value = self.objective(shares)
+    def divergence(self, shares: Array) -> Array:
+        """KL divergence of mixtures from the goal's prior, nats ``[k]``; 0 without a prior."""
+        if self.goal.prior is None:
+            return np.zeros(len(shares))
+        return np.sum(rel_entr(np.clip(shares, 0.0, None), self._prior_shares), axis=1)
+
+    def aim(self, shares: Array, theta: Array | None = None) -> Array:
+        """What is minimised at one set of parameters ``[k]``: the objective and the price of the divergence."""
+        value = self.objective(shares, theta)
+        return (
+            value if self.goal.kl_strength == 0 else value + self.goal.kl_strength * self.divergence(shares)
+        )
+
+    def robust_aim(self, shares: Array) -> Array:
+        """The aim plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
+        value = self.aim(shares)
         draws = self.law.draws_[: self.num_risk_draws]
         if self.goal.risk == 0 or len(draws) < 2:
             return value
@@ -184,6 +207,18 @@ class DecayProblem:
             **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},
             **{START_LOSS + name: value for name, value in self.target.start_loss.items()},
         }])  # fmt: skip
+
+    @cached_property
+    def _prior_shares(self) -> Array:
+        prior = np.zeros(0) if self.goal.prior is None else self.goal.prior.array(self.space.names)
+        caps = self.space.caps(self.plan.decay_tokens)
+        for name, share, cap in zip(self.space.names, prior, caps):
+            if share <= 0 < cap:
+                raise InvalidValueError(
+                    f"prior.{name}", float(share), "must be positive where the source may be used",
+                    "Give it a small share, or an upper bound of 0.",
+                )  # fmt: skip
+        return prior
 
     @cached_property
     def _template(self) -> DecayInputs:

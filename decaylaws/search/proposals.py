@@ -234,7 +234,7 @@ class Proposals:
         """What a finished run is worth: its objective, or with two goals general and specialised loss."""
         settings = self.planner.settings
         if not self.has_two_goals:
-            return [objective_value(row, settings.objective.weights)]
+            return [objective_value(row, settings.objective_weights)]
         general = set(settings.general_sources)
         parts = [
             {name: 1.0 for name in settings.sources if (name in general) == wanted}

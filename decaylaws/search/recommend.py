@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,115 +15,23 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.search.certainty import (
-    beyond_evidence,
+    LEVEL,
+    confirm_candidates,
     difference,
     near_optimal_region,
     optimum_spread,
-    support,
 )
+from decaylaws.search.evidence import beyond_evidence, share_evidence, support
+from decaylaws.search.front import pareto_front
 from decaylaws.search.optimise import Optimum, minimise_mixture
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
+from decaylaws.search.recommendation import Estimate, Recommendation, Rival
 
 if TYPE_CHECKING:
     import optuna
 
-_LEVEL = 0.9
 _POLISHED_PLANS = 4
 _STARTS_PER_PLAN = 3
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 90 % interval, nats per token."""
-
-    mean: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A mixture that the recommendation is measured against, under the same plan.
-
-    Attributes:
-        name: who it is.
-        mixture: its shares.
-        objective: its predicted objective.
-        gain: what the recommendation gains over it; not certain where the interval holds 0.
-    """
-
-    name: str
-    mixture: Mixture
-    objective: float
-    gain: Estimate
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """A decision with everything that it rests on.
-
-    Attributes:
-        mixture: recommended shares.
-        plan: recommended length and LR path.
-        predicted: loss of every domain after the decay.
-        control: the same for the control under the same plan, point predictions.
-        objective: weighted loss of the recommendation.
-        rivals: the control first, then whoever else was named.
-        guards: by guard domain, nats left before it breaks (negative: broken).
-        feasible: whether all guards hold by the law, with the goal's margin for its uncertainty.
-        forgetting: by guard domain, change of the loss against the checkpoint.
-        binding: sources and groups whose limit the mixture touches.
-        near_optimal: by source, lowest and highest share within the tolerance of the optimum.
-        near_optimal_nats: that tolerance: one noise standard deviation of the objective.
-        optimum_tv: mean total-variation distance of the bootstrap's optima from the recommendation.
-        expected_regret: what the recommendation gives away on average over the bootstrap, nats.
-        regret_upper: 90 % quantile of that.
-        unconstrained: the optimum under the same plan without caps, bounds and guards (within the evidence).
-        unconstrained_objective: its predicted objective.
-        support: by source, runs of the fit with at least half of the recommended share.
-        beyond_evidence: sentences on everything that was extrapolated.
-        verdict: in words; may be that there is not enough evidence.
-        by_plan: best feasible objective for each length and shape.
-        trials: every candidate of the outer search.
-    """
-
-    mixture: Mixture
-    plan: Plan
-    predicted: Mapping[str, Estimate]
-    control: Mapping[str, float]
-    objective: Estimate
-    rivals: tuple[Rival, ...]
-    guards: Mapping[str, float]
-    feasible: bool
-    forgetting: Mapping[str, float]
-    binding: tuple[str, ...]
-    near_optimal: Mapping[str, tuple[float, float]]
-    near_optimal_nats: float
-    optimum_tv: float
-    expected_regret: float
-    regret_upper: float
-    unconstrained: Mixture
-    unconstrained_objective: float
-    support: Mapping[str, int]
-    beyond_evidence: tuple[str, ...]
-    verdict: str
-    by_plan: pd.DataFrame
-    trials: pd.DataFrame
-
-    @property
-    def gain(self) -> Estimate:
-        """What the recommendation gains over the control."""
-        return self.rivals[0].gain
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the trials without their shares."""
-        plain = {
-            name: _plain(value) for name, value in vars(self).items() if name not in ("by_plan", "trials")
-        }
-        plain["by_plan"] = self.by_plan.to_dict("records")
-        trials = self.trials.drop(columns="shares").replace({np.inf: None})
-        plain["trials"] = trials.to_dict("records")
-        return plain
 
 
 def recommend(
@@ -224,7 +132,7 @@ def _best_plans(table: pd.DataFrame, choices: Choices) -> list[tuple[Plan, list[
 
 def _polish(problem: DecayProblem, starts: Sequence[Array]) -> tuple[DecayProblem, Optimum]:
     optimum = minimise_mixture(
-        problem.robust_objective, problem.space, problem.plan.decay_tokens, [*starts, problem.control_shares],
+        problem.robust_aim, problem.space, problem.plan.decay_tokens, [*starts, problem.control_shares],
         slack=problem.robust_slack,
     )  # fmt: skip
     return problem, optimum
@@ -260,7 +168,7 @@ def _describe(
     law, names = problem.law, problem.space.names
     mixture = Mixture.from_array(names, optimum.shares)
     row = problem.row(mixture)
-    found, weighted = law.predict(row, _LEVEL), law.predict_objective(row, problem.goal.weights, _LEVEL)
+    found, weighted = law.predict(row, LEVEL), law.predict_objective(row, problem.goal.weights, LEVEL)
     measured = tuple(_rival(problem, optimum.shares, name, rival) for name, rival in rivals.items())
     spread = optimum_spread(problem, optimum.shares)
     noise = float(
@@ -294,6 +202,10 @@ def _describe(
         unconstrained=Mixture.from_array(names, free.shares),
         unconstrained_objective=float(problem.objective(free.shares[None])[0]),
         support=support(problem, optimum.shares),
+        evidence=share_evidence(problem, optimum.shares, spread.optima),
+        candidates=confirm_candidates(problem, optimum.shares, spread),
+        front=_front(problem, mixture),
+        divergence=float(problem.divergence(optimum.shares[None])[0]),
         beyond_evidence=beyond,
         verdict=_verdict(measured, optimum.feasible, beyond),
         by_plan=by_plan,
@@ -301,9 +213,19 @@ def _describe(
     )
 
 
+def _front(problem: DecayProblem, mixture: Mixture) -> pd.DataFrame:
+    """General against specialised loss, with the recommendation and the control beside it."""
+    general = problem.goal.general_domains
+    weighed = {name for name, weight in problem.goal.weights.items() if weight > 0}
+    if not general or weighed <= set(general):
+        return pd.DataFrame()
+    also = {"recommended": mixture, "control": problem.goal.control}
+    return pareto_front(problem, general, also=also)
+
+
 def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> Rival:
     shares = rival.array(problem.space.names)
-    gain = difference(problem, chosen, shares, _LEVEL)
+    gain = difference(problem, chosen, shares, LEVEL)
     return Rival(
         name, rival, float(problem.objective(shares[None])[0]),
         Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),
@@ -319,34 +241,20 @@ def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
     )
     open_space = MixtureSpace(sources)
     try:
-        return minimise_mixture(problem.robust_objective, open_space, problem.plan.decay_tokens, [chosen])
+        return minimise_mixture(problem.robust_aim, open_space, problem.plan.decay_tokens, [chosen])
     except InfeasibleError:
-        return Optimum(chosen, float(problem.robust_objective(chosen[None])[0]), True)
+        return Optimum(chosen, float(problem.robust_aim(chosen[None])[0]), True)
 
 
 def _verdict(rivals: Sequence[Rival], feasible: bool, beyond: Sequence[str]) -> str:
     if not feasible:
         words = "No mixture within the limits keeps every guard; the least broken one is shown."
     else:
-        unsure = [rival.name for rival in rivals if rival.gain.lower <= 0]
-        sure = [rival.name for rival in rivals if rival.gain.lower > 0]
+        unsure = [rival.name for rival in rivals if not rival.beaten]
+        sure = [rival.name for rival in rivals if rival.beaten]
         words = f"Better than {', '.join(sure)} with 90 % confidence." if sure else ""
         if unsure:
             words += f" Not enough evidence to prefer it over {', '.join(unsure)}."
     if beyond:
         words += f" Extrapolated: {'; '.join(beyond)}."
     return words.strip()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mixture):
-        return value.to_dict()
-    if isinstance(value, Estimate | Plan):
-        return asdict(value)
-    if isinstance(value, Rival):
-        return {name: _plain(entry) for name, entry in vars(value).items()}
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return value

@@ -103,7 +103,7 @@ def confirmation_table(study: Study) -> pd.DataFrame:
     guards hold).
     """
     runs = study.runs().set_index("run_id")
-    weights = study.settings.objective.weights
+    weights = study.settings.objective_weights
     rows = []
     for entry in load_confirmation(study).entries:
         expected = entry["objective"]
@@ -189,7 +189,7 @@ def noise_sd(study: Study, runs: pd.DataFrame) -> float:
     replicates = runs[runs["role"] == "replicate"]
     if len(replicates) < 2:
         return float("nan")
-    return float(np.std(weighted(replicates, study.settings.objective.weights), ddof=1))
+    return float(np.std(weighted(replicates, study.settings.objective_weights), ddof=1))
 
 
 def weighted(runs: pd.DataFrame, weights: Mapping[str, float]) -> np.ndarray:
@@ -245,7 +245,7 @@ def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mi
     if tried.empty:
         raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
     kept = tried[sweep_guards_hold(study, tried)]
-    best = kept.iloc[int(np.argmin(weighted(kept, study.settings.objective.weights)))]
+    best = kept.iloc[int(np.argmin(weighted(kept, study.settings.objective_weights)))]
     return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
 
 
@@ -264,7 +264,7 @@ def _predictions(
 ) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
     """Per row: mean and 90 % interval of the objective, and of every domain."""
     found = law.predict(rows, interval=0.9)
-    objective = law.predict_objective(rows, study.settings.objective.weights, interval=0.9)
+    objective = law.predict_objective(rows, study.settings.objective_weights, interval=0.9)
     return [
         (
             _interval(objective.mean[index], objective.lower[index], objective.upper[index]),

@@ -37,6 +37,7 @@ from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import start_losses
 
+RECOMMENDATION_FORMAT = 2  # of laws/recommendation.json; an older file is searched anew
 LR_TOLERANCE = 1e-6
 LR_DIGITS = 3
 SHARE_DECIMALS = 3
@@ -55,7 +56,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
     fit, law = load_fit(study)
-    inputs = content_hash(study.decisive_settings(), law.to_dict())
+    inputs = content_hash(RECOMMENDATION_FORMAT, study.decisive_settings(), law.to_dict())
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
     if stored and read_json(study.recommendation_file)["inputs"] == inputs:
         return Recipe.load(study.recipe_file), False
@@ -76,6 +77,16 @@ def load_recipe(study: Study) -> Recipe:
     if not study.recipe_file.is_file():
         raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
     return Recipe.load(study.recipe_file)
+
+
+def load_recommendation(study: Study) -> dict[str, Any]:
+    """Everything that the search found (``Recommendation.to_dict``), as stored beside the recipe.
+
+    Raises:
+        StudyError: nothing has been recommended.
+    """
+    load_recipe(study)
+    return dict(read_json(study.recommendation_file))
 
 
 def predict(study: Study) -> tuple[Confirmation, bool]:
@@ -145,11 +156,14 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         planner.space,
         target=decay_target(study),
         goal=Goal(
-            weights=settings.objective.weights,
+            weights=settings.objective_weights,
             control=planner.control_mixture,
             guard_domains=settings.objective.guard_domains,
             guard_nats=settings.objective.guard_nats,
             guard_margins=margins,
+            general_domains=settings.general_sources,
+            prior=_prior(study),
+            kl_strength=settings.objective.kl_strength,
         ),
         choices=Choices(
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
@@ -161,6 +175,12 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         seed=settings.seed,
         progress=progress,
     )
+
+
+def _prior(study: Study) -> Mixture:
+    """The mixture that the objective's KL divergence is measured from."""
+    stated, space = study.settings.objective.prior, study.planner().space
+    return space.token_proportional() if stated is None else Mixture(stated)
 
 
 def _recipe(

@@ -11,7 +11,7 @@ import pytest
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Recommendation, Target, recommend
-from decaylaws.search.certainty import beyond_evidence
+from decaylaws.search.evidence import beyond_evidence
 from decaylaws.search.optimise import minimise_mixture
 
 SOURCES = ("web", "code", "maths")

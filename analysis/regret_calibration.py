@@ -1,0 +1,218 @@
+"""Does the reported regret of a recommended mixture hold its true regret? Simulations with a known truth.
+
+    python analysis/regret_calibration.py --json OUT [--simulations 30] [--runs 15 40]
+
+Each simulation plants losses of four domains over four sources, runs a sweep of microanneals on them with seed
+noise, fits the decay law, and lets the search choose a mixture under one plan. Its true regret, the planted
+objective above that of the true optimum, is set beside what ``optimum_spread`` reports: the mean and the
+90 % quantile. Truths: ``relaxing_power`` is close to the fitted family, ``exponential`` (data-mixing laws) and
+``interfering`` (two sources harm each other) lie outside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import run, write_json
+from scipy.stats import binom
+
+from decaylaws.laws.base import Array
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.search import DecayProblem, Goal, Plan, Target
+from decaylaws.search.certainty import optimum_spread
+from decaylaws.search.optimise import minimise_mixture
+
+SOURCES = ("web", "code", "maths", "books")
+TRUNK = np.array([0.8, 0.1, 0.1, 0.0])
+START = np.array([3.2, 2.9, 3.4, 3.3])
+LENGTHS, NOISE_SD, LEVEL = (50_000, 100_000, 200_000), 0.003, 0.9
+PLAN = Plan(decay_tokens=200_000, start_lr=1e-3)
+
+Truth = Callable[[Array, Array], Array]
+"""Losses ``[n, d]`` of mixtures ``[n, m]`` after decays of intrinsic tokens ``[n]`` (millions)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One simulation: what was true, and what was reported."""
+
+    true: float
+    expected: float
+    upper: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser.add_argument("--simulations", type=int, default=30, help="planted truths of each kind")
+    parser.add_argument("--runs", type=int, nargs="+", default=[15, 40], help="microanneals of a sweep")
+    parser.add_argument("--seed", type=int, default=0, help="of the first simulation")
+    given = parser.parse_args()
+    began = time.perf_counter()
+    seeds = range(given.seed, given.seed + given.simulations)
+    cells, outcomes = [], []
+    for kind in TRUTHS:
+        for num_runs in given.runs:
+            found = [simulate(kind, num_runs, seed) for seed in seeds]
+            outcomes += found
+            cells.append({"truth": kind, "runs": num_runs, **summary(found)})
+            show(cells[-1])
+    cells.append({"truth": "all", "runs": "all", **summary(outcomes)})
+    show(cells[-1])
+    write_json(given.json, {"cells": cells, "level": LEVEL, "seconds": time.perf_counter() - began})
+
+
+def simulate(kind: str, num_runs: int, seed: int) -> Outcome:
+    """Sweep, fit, choose; the chosen mixture's true regret beside the reported one."""
+    rng = np.random.default_rng([seed, num_runs])
+    truth = TRUTHS[kind](np.random.default_rng(seed))
+    law = DecayLaw(dict(zip(SOURCES, TRUNK)), num_folds=8, seed=seed).fit(sweep(truth, num_runs, rng))
+    problem = DecayProblem(law, space(), target(), goal(), PLAN)
+    starts = [TRUNK, np.full(len(SOURCES), 1 / len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), 3)]
+    chosen = minimise_mixture(problem.robust_aim, space(), PLAN.decay_tokens, starts).shares
+    spread = optimum_spread(problem, chosen)
+    intrinsic = 0.5 * PLAN.decay_tokens / 1e6
+
+    def objective(shares: Array) -> Array:
+        return truth(shares, np.full(len(shares), intrinsic)).mean(axis=1)
+
+    best = minimise_mixture(objective, space(), PLAN.decay_tokens, [chosen, *starts]).value
+    true = max(float(objective(chosen[None])[0]) - best, 0.0)
+    return Outcome(true, spread.expected_regret, spread.regret_upper)
+
+
+def space() -> MixtureSpace:
+    return MixtureSpace(tuple(SourceLimits(name, 10**9) for name in SOURCES))
+
+
+def target() -> Target:
+    return Target(
+        non_embedding_params=100_000,
+        start_tokens=1_000_000,
+        batch_tokens=1000,
+        start_loss=dict(zip(SOURCES, START.tolist())),
+    )
+
+
+def goal() -> Goal:
+    return Goal(weights=dict.fromkeys(SOURCES, 1.0), control=Mixture(dict(zip(SOURCES, TRUNK.tolist()))))
+
+
+def sweep(truth: Truth, num_runs: int, rng: np.random.Generator) -> pd.DataFrame:
+    """A runs table: random mixtures over three lengths, and the control at each length."""
+    shares = np.vstack(
+        [rng.dirichlet(np.ones(len(SOURCES)), num_runs - len(LENGTHS)), *[TRUNK] * len(LENGTHS)]
+    )
+    tokens = np.array([LENGTHS[k % len(LENGTHS)] for k in range(num_runs)])
+    losses = truth(shares, 0.5 * tokens / 1e6) + rng.normal(0, NOISE_SD, (num_runs, len(SOURCES)))
+    rows = pd.DataFrame({"decay_tokens": tokens})
+    constants: dict[str, Any] = {"kind": "decay", "role": "simplex", "non_embedding_params": 100_000,
+                                 "start_tokens": 1_000_000, "start_lr": 1e-3, "end_lr": 0.0,
+                                 "decay_shape": "linear", "batch_tokens": 1000}  # fmt: skip
+    rows = rows.assign(**constants)
+    for k, name in enumerate(SOURCES):
+        rows[f"mix:{name}"], rows[f"start_loss:{name}"] = shares[:, k], START[k]
+        rows[f"loss:{name}"] = losses[:, k]
+    return rows
+
+
+def transfer(rng: np.random.Generator) -> Array:
+    """How much a domain learns from each source ``[d, m]``: most from its own."""
+    across = rng.uniform(0.02, 0.25, (len(SOURCES), len(SOURCES)))
+    return across + np.diag(rng.uniform(0.6, 1.0, len(SOURCES)))
+
+
+def progress(intrinsic: Array) -> Array:
+    """What every further token and the anneal bring ``[n, 1]``."""
+    return (0.6 * ((1 + intrinsic) ** -0.4 - 1) - 0.1)[:, None]
+
+
+def forgotten(intrinsic: Array) -> Array:
+    """How far the trunk's mixture is forgotten ``[n, 1]``."""
+    return (8 * intrinsic / (1 + 8 * intrinsic))[:, None]
+
+
+def relaxing_power(rng: np.random.Generator) -> Truth:
+    """A power law in the relaxing share that each domain learns from."""
+    learns, exponent = transfer(rng), rng.uniform(0.3, 0.6, len(SOURCES))
+    height = rng.uniform(0.3, 0.7, len(SOURCES))
+
+    def losses(shares: Array, intrinsic: Array) -> Array:
+        before, after = learns @ TRUNK, shares @ learns.T
+        reached = before + forgotten(intrinsic) * (after - before)
+        return START + height * (reached**-exponent - before**-exponent) + progress(intrinsic)
+
+    return losses
+
+
+def exponential(rng: np.random.Generator) -> Truth:
+    """Data-mixing laws (arXiv 2403.16952): the loss is exponential in the shares and relaxes towards it."""
+    slopes = -1.5 * transfer(rng) - 0.2
+    height = rng.uniform(0.8, 1.6, len(SOURCES))
+
+    def losses(shares: Array, intrinsic: Array) -> Array:
+        change = height * (np.exp(shares @ slopes.T) - np.exp(slopes @ TRUNK))
+        return START + forgotten(intrinsic) * change + progress(intrinsic)
+
+    return losses
+
+
+def interfering(rng: np.random.Generator) -> Truth:
+    """The power law, and two sources that harm a domain when they come together."""
+    base, (first, second) = relaxing_power(rng), rng.choice(len(SOURCES), 2, replace=False)
+    harm = rng.uniform(0.1, 0.4, len(SOURCES))
+
+    def losses(shares: Array, intrinsic: Array) -> Array:
+        together = (shares[:, first] * shares[:, second])[:, None]
+        return base(shares, intrinsic) + forgotten(intrinsic) * harm * together
+
+    return losses
+
+
+TRUTHS: dict[str, Callable[[np.random.Generator], Truth]] = {
+    "relaxing_power": relaxing_power,
+    "exponential": exponential,
+    "interfering": interfering,
+}
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Share of simulations whose regret lies within the reported quantile, beside the band of chance."""
+    true = np.array([outcome.true for outcome in outcomes])
+    upper = np.array([outcome.upper for outcome in outcomes])
+    expected = np.array([outcome.expected for outcome in outcomes])
+    low, high = binom.interval(LEVEL, len(true), LEVEL)
+    return {
+        "simulations": len(true),
+        "held_90": float(np.mean(true <= upper + 1e-9)),
+        "band_90": [low / len(true), high / len(true)],
+        "true_mean": true.mean(),
+        "reported_mean": expected.mean(),
+        "true_median": np.median(true),
+        "reported_median": np.median(expected),
+        "true_quantile_90": np.quantile(true, 0.9),
+        "reported_upper_mean": upper.mean(),
+    }
+
+
+def show(cell: dict[str, Any]) -> None:
+    """A line for each kind of truth and size of sweep."""
+    low, high = cell["band_90"]
+    print(
+        f"{cell['truth']:15s} {cell['runs']!s:>4s} runs  90 % quantile held {100 * cell['held_90']:.0f} % "
+        f"(band {100 * low:.0f} to {100 * high:.0f})  mean regret true {1e3 * cell['true_mean']:.2f}, "
+        f"reported {1e3 * cell['reported_mean']:.2f} nats / 1000",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

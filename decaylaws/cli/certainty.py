@@ -1,0 +1,63 @@
+"""What ``recommend`` prints below the recipe: trade-off, what to confirm, and what each share rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from decaylaws.cli.console import plain_table
+
+
+def print_certainty(console: Console, found: Mapping[str, Any]) -> None:
+    """Tables of a stored recommendation, and its verdict."""
+    if found["front"]:
+        console.print(_front(found))
+    console.print(_evidence(found))
+    console.print(_candidates(found))
+    console.print(f"  {found['verdict']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _front(found: Mapping[str, Any]) -> Table:
+    table = plain_table(
+        "", "general", "specialised", "guards", title="trade-off: change against the control, nats per token"
+    )
+    for row in found["front"]:
+        table.add_row(
+            "" if row["label"] == "front" else row["label"],
+            f"{row['general_change']:+.4f}",
+            f"{row['specialised_change']:+.4f}",
+            "hold" if row["guards_hold"] else "broken",
+        )
+    return table
+
+
+def _evidence(found: Mapping[str, Any]) -> Table:
+    table = plain_table("source", "share", "90 % of draws", "runs near", "runs with it", "leverage",
+                   title="what each share rests on")  # fmt: skip
+    for entry in found["evidence"]:
+        table.add_row(
+            entry["source"],
+            f"{100 * entry['share']:.1f} %",
+            f"{100 * entry['lower']:.0f} to {100 * entry['upper']:.0f} %",
+            str(entry["runs_near"]),
+            str(entry["runs_with"]),
+            f"{entry['leverage']:.2f}",
+        )
+    return table
+
+
+def _candidates(found: Mapping[str, Any]) -> Table:
+    table = plain_table(
+        "k", "objective", "expected regret@k", "90 % quantile", "mixture", title="worth confirming"
+    )
+    for k, entry in enumerate(found["candidates"], start=1):
+        shares = sorted(entry["mixture"].items(), key=lambda item: -item[1])
+        words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005)
+        table.add_row(
+            str(k), f"{entry['objective']:.4f}", f"{entry['expected_regret']:.4f}",
+            f"{entry['regret_upper']:.4f}", words,
+        )  # fmt: skip
+    return table

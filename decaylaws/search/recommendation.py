@@ -1,0 +1,135 @@
+"""What a search answers: a mixture and a plan, and everything that they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.mixtures import Mixture
+from decaylaws.search.certainty import Candidate
+from decaylaws.search.evidence import ShareEvidence
+from decaylaws.search.problem import Plan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 90 % interval, nats per token."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A mixture that the recommendation is measured against, under the same plan.
+
+    Attributes:
+        name: who it is.
+        mixture: its shares.
+        objective: its predicted objective.
+        gain: what the recommendation gains over it; not certain where the interval holds 0.
+    """
+
+    name: str
+    mixture: Mixture
+    objective: float
+    gain: Estimate
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the whole interval of the gain is positive."""
+        return self.gain.lower > 0
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A decision with everything that it rests on.
+
+    Attributes:
+        mixture: recommended shares.
+        plan: recommended length and LR path.
+        predicted: loss of every domain after the decay.
+        control: the same for the control under the same plan, point predictions.
+        objective: weighted loss of the recommendation.
+        rivals: the control first, then whoever else was named.
+        guards: by guard domain, nats left before it breaks (negative: broken).
+        feasible: whether all guards hold by the law, with the goal's margin for its uncertainty.
+        forgetting: by guard domain, change of the loss against the checkpoint.
+        binding: sources and groups whose limit the mixture touches.
+        near_optimal: by source, lowest and highest share within the tolerance of the optimum.
+        near_optimal_nats: that tolerance: one noise standard deviation of the objective.
+        optimum_tv: mean total-variation distance of the bootstrap's optima from the recommendation.
+        expected_regret: what the recommendation gives away on average over the bootstrap, nats.
+        regret_upper: 90 % quantile of that.
+        unconstrained: the optimum under the same plan without caps, bounds and guards (within the evidence).
+        unconstrained_objective: its predicted objective.
+        support: by source, runs of the fit with at least half of the recommended share.
+        evidence: what every recommended share rests on, in the order of the sources.
+        candidates: the mixtures to confirm, the recommendation first; ``candidates[k - 1]`` holds regret@k.
+        front: general against specialised loss: see ``decaylaws.search.front``; empty without general domains.
+        divergence: KL divergence of the mixture from the goal's prior, nats; 0 without a prior.
+        beyond_evidence: sentences on everything that was extrapolated.
+        verdict: in words; may be that there is not enough evidence.
+        by_plan: best feasible objective for each length and shape.
+        trials: every candidate of the outer search.
+    """
+
+    mixture: Mixture
+    plan: Plan
+    predicted: Mapping[str, Estimate]
+    control: Mapping[str, float]
+    objective: Estimate
+    rivals: tuple[Rival, ...]
+    guards: Mapping[str, float]
+    feasible: bool
+    forgetting: Mapping[str, float]
+    binding: tuple[str, ...]
+    near_optimal: Mapping[str, tuple[float, float]]
+    near_optimal_nats: float
+    optimum_tv: float
+    expected_regret: float
+    regret_upper: float
+    unconstrained: Mixture
+    unconstrained_objective: float
+    support: Mapping[str, int]
+    evidence: tuple[ShareEvidence, ...]
+    candidates: tuple[Candidate, ...]
+    front: pd.DataFrame
+    divergence: float
+    beyond_evidence: tuple[str, ...]
+    verdict: str
+    by_plan: pd.DataFrame
+    trials: pd.DataFrame
+
+    @property
+    def gain(self) -> Estimate:
+        """What the recommendation gains over the control."""
+        return self.rivals[0].gain
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the trials without their shares."""
+        tables = {"by_plan": self.by_plan, "front": self.front, "trials": self.trials.drop(columns="shares")}
+        plain = {name: _plain(value) for name, value in vars(self).items() if name not in tables}
+        records = {name: table.replace({np.inf: None}).to_dict("records") for name, table in tables.items()}
+        return plain | records
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mixture):
+        return value.to_dict()
+    if isinstance(value, Estimate | Plan | ShareEvidence):
+        return asdict(value)
+    if isinstance(value, Rival):
+        return {**{name: _plain(entry) for name, entry in vars(value).items()}, "beaten": value.beaten}
+    if isinstance(value, Candidate):
+        return {name: _plain(entry) for name, entry in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return value
