@@ -4,6 +4,8 @@
 
     found = recommend(law, space, target=target, goal=goal, choices=choices)
     found.mixture, found.plan, found.gain, found.verdict
+
+``recommend_mixture`` does it from a mixture regression alone.
 """
 
 from decaylaws.search.certainty import Candidate
@@ -12,6 +14,7 @@ from decaylaws.search.front import pareto_front
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
 from decaylaws.search.recommend import recommend
 from decaylaws.search.recommendation import Estimate, Recommendation, Rival
+from decaylaws.search.regression import MixtureChoice, recommend_mixture
 
 __all__ = [
     "Candidate",
@@ -19,6 +22,7 @@ __all__ = [
     "DecayProblem",
     "Estimate",
     "Goal",
+    "MixtureChoice",
     "Plan",
     "Recommendation",
     "Rival",
@@ -26,4 +30,5 @@ __all__ = [
     "Target",
     "pareto_front",
     "recommend",
+    "recommend_mixture",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,42 @@ class Explorer:
             "objective": float(problem.objective(shares[None])[0]),
             "slack": float(slack.min()) if slack.size else float("inf"), "shares": shares,
         }  # fmt: skip
+
+
+def search_mixture(
+    value: Callable[[Array], Array],
+    space: MixtureSpace,
+    decay_tokens: float | None,
+    known: Sequence[Array],
+    *,
+    trials: int,
+    seed: int,
+) -> Array:
+    """Minimise a function of the mixture that need not be smooth, with Optuna's TPE; the best shares ``[m]``.
+
+    Args:
+        value: maps mixtures ``[k, m]`` to values ``[k]``.
+        space: what is feasible.
+        decay_tokens: length of the decay, which sets the caps on epochs.
+        known: feasible mixtures ``[m]``; each trial lies between the best of them and a point of the simplex.
+        trials: how many.
+        seed: of the sampler.
+    """
+    polytope = space.polytope(decay_tokens)
+    found = [(float(value(shares[None])[0]), shares) for shares in known]
+    best, centre = min(found, key=lambda pair: pair[0])
+    answer, study = centre, _quiet_study(None, _tpe(trials, seed))
+    for _ in range(trials):
+        trial = study.ask()
+        far = trial.suggest_float("distance", 1e-3, 1.0, log=True)
+        unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
+        end = polytope.project(stick_breaking(unit[None])[0]) if len(unit) else np.ones(1)
+        shares = centre + far * (end @ space.blocks - centre)
+        reached = float(value(shares[None])[0])
+        study.tell(trial, reached)
+        if reached < best:
+            best, answer = reached, shares
+    return answer
 
 
 def _tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:

@@ -37,7 +37,7 @@ class Optimum:
 def minimise_mixture(
     value: Rows,
     space: MixtureSpace,
-    decay_tokens: int,
+    decay_tokens: float | None,
     starts: Iterable[Array],
     *,
     slack: Rows | None = None,
@@ -70,7 +70,12 @@ class _Descent:
     """One problem for SLSQP, over the blocks of the space (free sources and frozen groups)."""
 
     def __init__(
-        self, value: Rows, slack: Rows | None, space: MixtureSpace, decay_tokens: int, max_iterations: int
+        self,
+        value: Rows,
+        slack: Rows | None,
+        space: MixtureSpace,
+        decay_tokens: float | None,
+        max_iterations: int,
     ) -> None:
         self.value, self.slack = value, slack
         self.space, self.decay_tokens = space, decay_tokens

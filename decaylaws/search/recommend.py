@@ -25,7 +25,7 @@ from decaylaws.search.evidence import beyond_evidence, share_evidence, support
 from decaylaws.search.front import pareto_front
 from decaylaws.search.optimise import Optimum, minimise_mixture
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
-from decaylaws.search.recommendation import Estimate, Recommendation, Rival
+from decaylaws.search.recommendation import Estimate, Recommendation, Rival, preferences
 
 if TYPE_CHECKING:
     import optuna
@@ -250,11 +250,7 @@ def _verdict(rivals: Sequence[Rival], feasible: bool, beyond: Sequence[str]) -> 
     if not feasible:
         words = "No mixture within the limits keeps every guard; the least broken one is shown."
     else:
-        unsure = [rival.name for rival in rivals if not rival.beaten]
-        sure = [rival.name for rival in rivals if rival.beaten]
-        words = f"Better than {', '.join(sure)} with 90 % confidence." if sure else ""
-        if unsure:
-            words += f" Not enough evidence to prefer it over {', '.join(unsure)}."
+        words = preferences(rivals)
     if beyond:
         words += f" Extrapolated: {'; '.join(beyond)}."
     return words.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,6 +117,15 @@ class Recommendation:
         plain = {name: _plain(value) for name, value in vars(self).items() if name not in tables}
         records = {name: table.replace({np.inf: None}).to_dict("records") for name, table in tables.items()}
         return plain | records
+
+
+def preferences(rivals: Sequence[Rival]) -> str:
+    """Which rivals the recommendation is better than, and for which the evidence does not say."""
+    sure = [rival.name for rival in rivals if rival.beaten]
+    unsure = [rival.name for rival in rivals if not rival.beaten]
+    words = [f"Better than {', '.join(sure)} with 90 % confidence."] if sure else []
+    words += [f"Not enough evidence to prefer it over {', '.join(unsure)}."] if unsure else []
+    return " ".join(words)
 
 
 def _plain(value: Any) -> Any:

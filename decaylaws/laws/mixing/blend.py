@@ -47,6 +47,11 @@ class BlendModel:
         """The formula's: wider where no run is near [runs]."""
         return self._formula_model.spread(shares)
 
+    def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
+        """Losses [draws, runs]: the formula's posterior around the blend; the trees have none of their own."""
+        formula = self._formula_model
+        return formula.draws(shares, num_draws, rng) * (self.predict(shares) / formula.predict(shares))
+
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """The formula's parameters and the weight of the trees."""
         return {**self._formula_model.params(sources), "tree_share": self.tree_share}
@@ -83,6 +88,12 @@ class BlendedRegression(MixtureRegression):
 
     def __init__(self, tree_share: float = 0.25, num_starts: int = 1, seed: int = 0) -> None:
         self.tree_share, self.num_starts, self.seed = tree_share, num_starts, seed
+
+    def posterior(self, X: Any, *, num_draws: int, seed: int) -> Array:
+        """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum."""
+        shares, rng = self._shares(X), np.random.default_rng(seed)
+        models = [model for model in self.models_.values() if isinstance(model, BlendModel)]
+        return np.stack([model.draws(shares, num_draws, rng) for model in models], axis=-1)
 
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> BlendModel:
         if not 0.0 <= self.tree_share <= 1.0:

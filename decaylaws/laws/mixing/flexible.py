@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from decaylaws.laws.base import Array
 from decaylaws.laws.mixing.base import MixtureRegression, held_out_errors, plain_report
 from decaylaws.laws.mixing.families import SHARE_FLOOR
 from decaylaws.laws.report import FitReport
+
+if TYPE_CHECKING:
+    import lightgbm
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -30,9 +34,7 @@ class TreeModel:
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
-        import lightgbm
-
-        raw = np.asarray(lightgbm.Booster(model_str=self.text).predict(shares), dtype=float)
+        raw = np.asarray(self._booster.predict(shares), dtype=float)
         return np.exp(raw) if self.log_target else raw
 
     def spread(self, shares: Array) -> Array:
@@ -41,14 +43,19 @@ class TreeModel:
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """How often each source splits a tree, as a share of all splits."""
-        import lightgbm
-
-        counts = lightgbm.Booster(model_str=self.text).feature_importance()
+        counts = self._booster.feature_importance()
         return {f"splits:{s}": float(c) / max(counts.sum(), 1) for s, c in zip(sources, counts.tolist())}
 
     def state(self) -> dict[str, Any]:
         """The trees."""
         return {"text": self.text}
+
+    @cached_property
+    def _booster(self) -> lightgbm.Booster:
+        """The trees, read once: a search predicts one mixture thousands of times."""
+        import lightgbm
+
+        return lightgbm.Booster(model_str=self.text)
 
 
 class LightGBMRegression(MixtureRegression):

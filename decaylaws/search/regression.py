@@ -1,0 +1,265 @@
+"""From proxy runs to a mixture by a regression alone (RegMix's way), with its uncertainty.
+
+::
+
+    found = recommend_mixture(shares, losses, space, weights={"loss:code": 1.0, "loss:web": 1.0})
+    found.mixture, found.objective, found.regret_upper, found.verdict
+
+For tables whose runs differ in nothing but the mixture. Where length, LR or size vary too, the decay law and
+``recommend`` are the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Array
+from decaylaws.laws.mixing import (
+    DEFAULT_REGRESSION,
+    BlendedRegression,
+    Exclusion,
+    GaussianProcess,
+    LightGBMRegression,
+    LinearRegression,
+    MixtureRegression,
+    regression,
+    simulated_optimum,
+)
+from decaylaws.laws.mixing.parametric import FormulaRegression
+from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.search.certainty import LEVEL
+from decaylaws.search.explore import search_mixture
+from decaylaws.search.optimise import minimise_mixture
+from decaylaws.search.recommendation import Estimate, Rival, preferences
+
+Method = Literal["auto", "exact", "optuna", "regmix"]
+
+_SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
+_FOLDS = 5
+_ENDS = 300  # mixtures towards which they are tried
+_SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
+_WITH_POSTERIOR = (FormulaRegression, BlendedRegression)
+
+
+@dataclass(frozen=True)
+class MixtureChoice:
+    """A mixture with everything that it rests on.
+
+    Attributes:
+        mixture: recommended shares.
+        objective: weighted loss, with its 90 % interval for one run.
+        rivals: the mixtures it was measured against, with what it gains on them.
+        optimum_tv: mean total-variation distance of the draws' optima from it.
+        expected_regret: what it gives away on average over the draws, in the losses' units.
+        regret_upper: 90 % quantile of that.
+        share_intervals: by source, 5 % and 95 % quantile of its share in the draws' optima.
+        support: by source, runs that hold at least half of its recommended share.
+        binding: sources and groups whose limit the mixture touches.
+        method: how the optimum was found.
+        law: the fitted regression.
+        excluded: runs that a target's fit left out, with the reason.
+        verdict: in words; may be that there is not enough evidence.
+    """
+
+    mixture: Mixture
+    objective: Estimate
+    rivals: tuple[Rival, ...]
+    optimum_tv: float
+    expected_regret: float
+    regret_upper: float
+    share_intervals: Mapping[str, tuple[float, float]]
+    support: Mapping[str, int]
+    binding: tuple[str, ...]
+    method: str
+    law: MixtureRegression
+    excluded: tuple[Exclusion, ...]
+    verdict: str
+
+
+def recommend_mixture(
+    shares: pd.DataFrame,
+    losses: pd.DataFrame,
+    space: MixtureSpace,
+    weights: Mapping[str, float],
+    *,
+    law: str | MixtureRegression = DEFAULT_REGRESSION,
+    rivals: Mapping[str, Mixture] | None = None,
+    decay_tokens: float | None = None,
+    method: Method = "auto",
+    num_draws: int = 16,
+    trials: int = 200,
+    seed: int = 0,
+) -> MixtureChoice:
+    """Fit a regression on runs, find the best feasible mixture, and say how sure that is.
+
+    Args:
+        shares: one row per run, a column per source; sources of ``space`` must be among them.
+        losses: one row per run, a column per target; NaN where one was not measured.
+        space: sources with their caps and bounds.
+        weights: weight of each target in the objective; normalised to sum to one.
+        law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
+        rivals: further mixtures to measure it against; the token-proportional mixture always is one.
+        decay_tokens: length of the decay that caps on epochs refer to.
+        method: ``exact`` (SLSQP, for smooth regressions), ``optuna`` (for trees), ``regmix`` (mean of the 128
+            best of 100,000 simulated mixtures); ``auto`` takes ``exact`` where it can, else ``optuna``.
+        num_draws: draws from the fit's posterior, or bootstrap refits where it has none.
+        trials: of Optuna.
+        seed: of everything random.
+
+    Raises:
+        InvalidValueError: the regression does not know a source or target, is not smooth enough for ``exact``,
+            or got too few runs.
+        InfeasibleError: no mixture meets the limits.
+    """
+    fitted = (_named(law) if isinstance(law, str) else law).fit(shares, losses)
+    space = _within_runs(shares, space)
+    weighted = _Weighted(fitted, space, _normalised(weights))
+    how = _method(fitted, method)
+    chosen = _optimum(weighted, how, decay_tokens, trials, seed)
+    around = _around(space, chosen, decay_tokens, seed)
+    against = {
+        "token_proportional": space.project(space.token_proportional(), decay_tokens),
+        **(rivals or {}),
+    }
+    points = np.vstack([around, *[mixture.array(space.names) for mixture in against.values()]])
+    drawn = weighted.draws(points, shares, losses, num_draws, seed)
+    values = weighted.value(points)
+    regrets = drawn[:, 0] - drawn.min(axis=1)
+    optima = points[drawn.argmin(axis=1)]
+    low, high = np.quantile(optima, [0.05, 0.95], axis=0)
+    measured = tuple(
+        _rival(name, mixture, values, drawn, len(around) + k)
+        for k, (name, mixture) in enumerate(against.items())
+    )
+    found = fitted.predict_objective(weighted.frame(chosen[None]), weighted.weights, interval=LEVEL)
+    mixture = Mixture.from_array(space.names, chosen)
+    return MixtureChoice(
+        mixture=mixture,
+        objective=Estimate(float(found.mean[0]), float(found.lower[0]), float(found.upper[0])),
+        rivals=measured,
+        optimum_tv=float(0.5 * np.abs(optima - chosen).sum(axis=1).mean()),
+        expected_regret=float(regrets.mean()),
+        regret_upper=float(np.quantile(regrets, LEVEL)),
+        share_intervals={name: (float(low[k]), float(high[k])) for k, name in enumerate(space.names)},
+        support=_support(shares, mixture),
+        binding=tuple(space.binding(mixture, decay_tokens)),
+        method=how,
+        law=fitted,
+        excluded=fitted.excluded_,
+        verdict=preferences(measured),
+    )
+
+
+def _named(name: str) -> MixtureRegression:
+    """A regression by name, with the folds that its intervals need where it has none by default."""
+    found = regression(name)
+    if isinstance(found, LightGBMRegression):
+        found.set_params(num_folds=_FOLDS)
+    return found
+
+
+class _Weighted:
+    """A fitted regression as one objective of mixtures ``[n, m]`` in the order of the space."""
+
+    def __init__(self, law: MixtureRegression, space: MixtureSpace, weights: Mapping[str, float]) -> None:
+        self.law, self.space, self.weights = law, space, weights
+
+    def frame(self, shares: Array) -> pd.DataFrame:
+        """Shares as the regression reads them; a source that the space does not hold has none.
+
+        Rows are divided by their sum: an optimiser's difference step leaves the simplex by a millionth.
+        """
+        named = pd.DataFrame(shares / shares.sum(axis=1, keepdims=True), columns=list(self.space.names))
+        return named.reindex(columns=list(self.law.sources_), fill_value=0.0)
+
+    def value(self, shares: Array) -> Array:
+        """Weighted loss ``[n]``."""
+        return np.asarray(self.law.predict_objective(self.frame(shares), self.weights), dtype=float)
+
+    def draws(
+        self, points: Array, shares: pd.DataFrame, losses: pd.DataFrame, num_draws: int, seed: int
+    ) -> Array:
+        """Weighted loss of ``points`` under each draw of the fit ``[b, n]``."""
+        at = self.frame(points)
+        if isinstance(self.law, _WITH_POSTERIOR):
+            vector = np.array([self.weights.get(name, 0.0) for name in self.law.targets_])
+            return self.law.posterior(at, num_draws=num_draws, seed=seed) @ vector
+        refits = self.law.resampled(shares, losses, num_draws=num_draws, seed=seed)
+        return np.array([refit.predict_objective(at, self.weights) for refit in refits])
+
+
+def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    total = float(sum(weights.values()))
+    if not (total > 0 and np.isfinite(total) and min(weights.values()) >= 0):
+        raise InvalidValueError("weights", dict(weights), "must not be negative, and one must be positive")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _within_runs(shares: pd.DataFrame, space: MixtureSpace) -> MixtureSpace:
+    """The space with no source above what any run held: beyond it the regression has seen nothing."""
+    unknown = [name for name in space.names if name not in shares.columns]
+    if unknown:
+        raise InvalidValueError(
+            "sources", unknown[0], "is not among the shares of the runs", "Run it, or leave it out."
+        )
+    sources = tuple(
+        replace(source, upper=min(source.upper, max(float(shares[source.name].max()), source.lower)))
+        for source in space.sources
+    )
+    return replace(space, sources=sources)
+
+
+def _method(law: MixtureRegression, method: Method) -> str:
+    smooth = isinstance(law, _SMOOTH)
+    if method == "auto":
+        return "exact" if smooth else "optuna"
+    if method not in ("exact", "optuna", "regmix"):
+        raise InvalidValueError("method", method, "must be one of auto, exact, optuna, regmix")
+    if method == "exact" and not smooth:
+        raise InvalidValueError(
+            "method", method, f"needs a smooth regression, not {type(law).__name__}", "Use optuna."
+        )
+    return method
+
+
+def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: int, seed: int) -> Array:
+    """Shares of the best mixture that ``how`` finds ``[m]``; all methods begin with RegMix's."""
+    law, space = weighted.law, weighted.space
+    simulated = simulated_optimum(law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens)
+    start = simulated.array(space.names)
+    if how == "regmix":
+        return start
+    known = [start, space.project(space.token_proportional(), decay_tokens).array(space.names)]
+    if how == "exact":
+        return minimise_mixture(weighted.value, space, decay_tokens, known).shares
+    return search_mixture(weighted.value, space, decay_tokens, known, trials=trials, seed=seed)
+
+
+def _around(space: MixtureSpace, chosen: Array, decay_tokens: float | None, seed: int) -> Array:
+    """The chosen mixture first, then feasible ones near and far from it ``[n, m]``."""
+    ends = space.sample_shares(_ENDS, seed=seed + 1, decay_tokens=decay_tokens)
+    corners = [space.project({name: 1.0}, decay_tokens).array(space.names) for name in space.names]
+    directions = np.vstack([ends, corners]) - chosen
+    return np.vstack([chosen[None], *[chosen + scale * directions for scale in _SCALES]])
+
+
+def _rival(name: str, mixture: Mixture, values: Array, drawn: Array, at: int) -> Rival:
+    """A rival at column ``at`` of the points, whose first column is the chosen mixture."""
+    gains, gain = drawn[:, at] - drawn[:, 0], float(values[at] - values[0])
+    half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * float(np.std(gains, ddof=1)) if len(gains) > 1 else np.inf
+    return Rival(name, mixture, float(values[at]), Estimate(gain, gain - half, gain + half))
+
+
+def _support(shares: pd.DataFrame, mixture: Mixture) -> dict[str, int]:
+    return {
+        name: int(np.sum(shares[name].to_numpy(dtype=float) >= 0.5 * share))
+        for name, share in mixture.weights.items()
+        if share > 1e-3
+    }

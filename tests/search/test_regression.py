@@ -1,0 +1,114 @@
+"""RegMix's way: fit a regression, search, and a mixture with its uncertainty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import InfeasibleError, InvalidValueError
+from decaylaws.laws.mixing import LightGBMRegression
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.search import recommend_mixture
+
+SOURCES = ("web", "code", "maths", "books")
+SPACE = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in SOURCES))
+WEIGHTS = {"web": 1.0, "code": 1.0}
+
+
+def planted(shares: np.ndarray) -> np.ndarray:
+    scale = np.array([[0.4, 0.1, 0.1, 0.3], [0.1, 0.6, 0.3, 0.05]])
+    terms = [1.0 / np.sum(c * (shares + 3e-4) ** 0.4, axis=1) for c in scale]
+    return np.column_stack([1.8 + terms[0], 1.2 + terms[1]])
+
+
+def records(count: int, seed: int, noise: float = 0.005) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(4, 0.8), count)
+    losses = planted(shares) * np.exp(noise * rng.standard_normal((count, 2)))
+    return pd.DataFrame(shares, columns=SOURCES), pd.DataFrame(losses, columns=["web", "code"])
+
+
+def true_regret(mixture: Mixture) -> float:
+    grid = np.vstack([np.random.default_rng(0).dirichlet(np.ones(4), 20_000), mixture.array(SOURCES)])
+    objective = planted(grid).mean(axis=1)
+    return float(objective[-1] - objective.min())
+
+
+@pytest.mark.parametrize(
+    ("law", "how", "limit"),
+    [
+        ("blend", "optuna", 0.01),
+        ("inverse_sum", "exact", 0.005),
+        ("gaussian_process", "exact", 0.03),
+        (LightGBMRegression(60, 0.08, num_folds=4), "optuna", 0.08),
+    ],
+)
+def test_the_choice_is_near_the_true_optimum(law, how, limit) -> None:
+    found = recommend_mixture(*records(60, 1), SPACE, WEIGHTS, law=law, num_draws=6, trials=60)
+    assert found.method == how
+    assert true_regret(found.mixture) < limit
+    assert 0 <= found.expected_regret <= found.regret_upper
+    assert found.objective.lower < found.objective.mean < found.objective.upper
+    for name, (low, high) in found.share_intervals.items():
+        assert 0 <= low <= high <= 1, name
+    assert set(found.support) <= set(SOURCES)
+
+
+def test_the_reported_regret_holds_the_true_one() -> None:
+    held = []
+    for seed in range(10):
+        found = recommend_mixture(*records(30, seed), SPACE, WEIGHTS, law="inverse_sum", num_draws=32)
+        held.append(true_regret(found.mixture) <= found.regret_upper)
+    assert sum(held) >= 7  # 90 % of 10, less what chance explains once in seventy times
+
+
+def test_a_twin_is_not_beaten_and_a_poor_mixture_is() -> None:
+    shares, losses = records(60, 3)
+    first = recommend_mixture(shares, losses, SPACE, WEIGHTS, law="inverse_sum")
+    again = recommend_mixture(shares, losses, SPACE, WEIGHTS, law="inverse_sum",
+                              rivals={"twin": first.mixture, "maths": Mixture({"maths": 1.0})})  # fmt: skip
+    assert again.mixture == first.mixture
+    assert "Not enough evidence to prefer it over twin." in again.verdict
+    assert [rival.beaten for rival in again.rivals if rival.name == "maths"] == [True]
+
+
+def test_caps_and_evidence_bound_the_choice() -> None:
+    shares, losses = records(60, 4)
+    scarce = MixtureSpace((SourceLimits("web", 10**6, 2.0), *SPACE.sources[1:]))
+    found = recommend_mixture(shares, losses, scarce, WEIGHTS, law="inverse_sum", decay_tokens=10**7)
+    assert found.mixture.share("web") == pytest.approx(0.2, abs=1e-6)
+    assert found.binding == ("web",)
+    seen = shares.assign(code=np.minimum(shares["code"], 0.1))
+    seen = seen.div(seen.sum(axis=1), axis=0)
+    narrow = recommend_mixture(seen, losses, SPACE, WEIGHTS, law="inverse_sum")
+    assert narrow.mixture.share("code") <= seen["code"].max() + 1e-9
+
+
+def test_a_target_that_some_runs_lack_leaves_those_runs_out_by_name() -> None:
+    shares, losses = records(40, 5)
+    losses.loc[:4, "code"] = np.nan
+    found = recommend_mixture(shares, losses, SPACE, WEIGHTS, law="inverse_sum")
+    assert [(gap.target, gap.rows) for gap in found.excluded] == [("code", (0, 1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"web": 0.0}}, "weights"),
+        ({"weights": {"poetry": 1.0}}, "poetry"),
+        ({"method": "exact"}, "method"),
+        ({"method": "guess"}, "method"),
+        ({"space": MixtureSpace((*SPACE.sources, SourceLimits("law", 1000)))}, "law"),
+    ],
+)
+def test_bad_wishes_are_named(changes, message) -> None:
+    wishes = {"space": SPACE, "weights": WEIGHTS, "law": LightGBMRegression(20)} | changes
+    with pytest.raises((InvalidValueError, ValueError), match=message):
+        recommend_mixture(*records(40, 6), **wishes)
+
+
+def test_infeasible_caps_are_named() -> None:
+    tight = MixtureSpace(tuple(SourceLimits(name, 1000, 1.0) for name in SOURCES))
+    with pytest.raises(InfeasibleError, match="max_epochs"):
+        recommend_mixture(*records(40, 7), tight, WEIGHTS, law="inverse_sum", decay_tokens=10**6)
