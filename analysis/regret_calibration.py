@@ -5,8 +5,8 @@
 Each simulation plants losses of four domains over four sources, runs a sweep of microanneals on them with seed
 noise, fits the decay law, and lets the search choose a mixture under one plan. Its true regret, the planted
 objective above that of the true optimum, is set beside what ``optimum_spread`` reports: the mean and the
-90 % quantile. Truths: ``relaxing_power`` is close to the fitted family, ``exponential`` (data-mixing laws) and
-``interfering`` (two sources harm each other) lie outside it.
+90 % quantile. Truths: ``relaxing_power`` is close to the fitted family; ``exponential`` (data-mixing laws),
+``interfering`` (two sources harm each other) and ``logarithmic`` lie outside it.
 """
 
 from __future__ import annotations
@@ -177,10 +177,22 @@ def interfering(rng: np.random.Generator) -> Truth:
     return losses
 
 
+def logarithmic(rng: np.random.Generator) -> Truth:
+    """The loss falls with the logarithm of the shares that it learns from, of which none may be too small."""
+    learns, height = transfer(rng), rng.uniform(0.1, 0.3, len(SOURCES))
+
+    def losses(shares: Array, intrinsic: Array) -> Array:
+        change = (np.log(TRUNK + 0.05) - np.log(shares + 0.05)) @ learns.T
+        return START + forgotten(intrinsic) * height * change + progress(intrinsic)
+
+    return losses
+
+
 TRUTHS: dict[str, Callable[[np.random.Generator], Truth]] = {
     "relaxing_power": relaxing_power,
     "exponential": exponential,
     "interfering": interfering,
+    "logarithmic": logarithmic,
 }
 
 

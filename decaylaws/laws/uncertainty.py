@@ -130,6 +130,25 @@ def conformal_radius(scores: ArrayLike, level: float) -> float:
     return float(sizes[-1] * rank / len(sizes))
 
 
+def draw_scale(errors: Array, draw_variance: Array, noise_variance: Array) -> float:
+    """How many times farther from the fit the truth lies than draws of the fit do, at least 1.
+
+    Draws spread as the runs and priors do; where the truth lies outside the family, they know nothing of it, and
+    held-out errors do. A fit's own noise holds its misfit beside the noise of seeds: half of its variance is
+    taken for the latter (``analysis/regret_calibration.py`` tries that).
+
+    Args:
+        errors: of held-out rows ``[n]``.
+        draw_variance: variance of the draws' predictions of these rows ``[n]``.
+        noise_variance: variance of one row by the fit's own noise ``[n]``.
+    """
+    spread = float(np.mean(draw_variance))
+    missed = float(np.mean(np.square(errors))) - 0.5 * float(np.mean(noise_variance))
+    if spread <= 0:
+        return 1.0
+    return float(np.sqrt(max(missed / spread, 1.0)))
+
+
 def coverage(prediction: Prediction, observed: ArrayLike) -> float:
     """Share of the observations ``[n]`` that their intervals hold."""
     truth = np.asarray(observed, dtype=float)

@@ -62,7 +62,7 @@ def optimum_spread(problem: DecayProblem, chosen: Array, *, num_draws: int = 24)
     for theta in problem.law.draws_[:num_draws]:
 
         def value(shares: Array, theta: Array = theta) -> Array:
-            return problem.aim(shares, theta)
+            return problem.drawn_aim(shares, theta)
 
         found = minimise_mixture(value, problem.space, problem.plan.decay_tokens, [chosen, problem.control_shares],
                                  slack=problem.robust_slack, max_iterations=30)  # fmt: skip
@@ -93,7 +93,7 @@ def confirm_candidates(
     """
     pool = np.vstack([chosen[None], spread.optima])
     draws = problem.law.draws_[: len(spread.best)]
-    aims = np.array([problem.aim(pool, theta) for theta in draws]).reshape(len(draws), len(pool))
+    aims = np.array([problem.drawn_aim(pool, theta) for theta in draws]).reshape(len(draws), len(pool))
     given_away = np.maximum(aims - spread.best[:, None], 0.0)
     picked, found = [0], []
     left = given_away[:, 0]

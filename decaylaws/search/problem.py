@@ -152,6 +152,14 @@ class DecayProblem:
             value if self.goal.kl_strength == 0 else value + self.goal.kl_strength * self.divergence(shares)
         )
 
+    def drawn_aim(self, shares: Array, theta: Array) -> Array:
+        """The aim at one draw of the law ``[k]``, moved as far from the fit as held-out runs say it errs.
+
+        Draws alone hold the true regret too rarely where the truth lies outside the family (``draw_scale``).
+        """
+        point = self.objective(shares)
+        return point + self._draw_scale * (self.objective(shares, theta) - point) + self._price(shares)
+
     def robust_aim(self, shares: Array) -> Array:
         """The aim plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
         value = self.aim(shares)
@@ -174,6 +182,10 @@ class DecayProblem:
         """Guard slacks ``[k, g]`` less the margins of the goal."""
         margins = [self.goal.guard_margins.get(name, 0.0) for name in self.goal.guard_domains]
         return self.guard_slack(shares) - np.array(margins)
+
+    def _price(self, shares: Array) -> Array | float:
+        """What the divergence from the prior costs, nats ``[k]``."""
+        return 0.0 if self.goal.kl_strength == 0 else self.goal.kl_strength * self.divergence(shares)
 
     @cached_property
     def control_losses(self) -> Array:
@@ -227,6 +239,10 @@ class DecayProblem:
     @cached_property
     def _weights(self) -> Array:
         return self.law.weight_vector(self.goal.weights)
+
+    @cached_property
+    def _draw_scale(self) -> float:
+        return self.law.draw_scale(self.goal.weights)
 
     @cached_property
     def _control_draws(self) -> list[float]:

@@ -20,7 +20,7 @@ from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.decay.stages import staged_start
 from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import cluster_weights
+from decaylaws.laws.uncertainty import cluster_weights, draw_scale
 from decaylaws.runs import LOSS, MIX, names_with
 from decaylaws.threads import one_blas_thread
 
@@ -292,6 +292,17 @@ class DecayLaw(DecaySlices):
         self._require_fitted()
         self._require_held_out()
         return self._held_out["ratio"].scores(self.weight_vector(weights)[:, None])[:, 0]
+
+    def draw_scale(self, weights: Mapping[str, float]) -> float:
+        """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""
+        self._require_fitted()
+        self._require_held_out()
+        vector, held_out = self.weight_vector(weights), self._held_out["ratio"]
+        return draw_scale(
+            held_out.errors @ vector,
+            np.einsum("d,nde,e->n", vector, held_out.covariance, vector),
+            np.sum((held_out.noise * vector) ** 2, axis=1),
+        )
 
     def _require_held_out(self) -> None:
         if "ratio" not in self._held_out:
