@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
+from decaylaws.cli import app
 from decaylaws.decontamination import ShardSource
 from decaylaws.decontamination import deduplicate as module
 from decaylaws.decontamination.deduplicate import deduplicate, repeats
@@ -59,6 +61,23 @@ def test_near_duplicates_go_in_one_process_and_in_two(tmp_path):
     )
     again = deduplicate(source, tmp_path / "two", filters=True, workers=2)
     assert again.equals(counts)
+
+
+def test_the_command_line_drops_what_repeats(tmp_path):
+    texts = [document(random.Random(seed)) for seed in (1, 2, 1)]
+    write(tmp_path / "a.jsonl", texts)
+    arguments = [
+        "deduplicate",
+        str(tmp_path / "out"),
+        "--source",
+        f"web={tmp_path / 'a.jsonl'}",
+        "--near",
+        "0",
+        "--filter",
+    ]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [row["id"] for row in read(tmp_path / "out" / "filtered" / "web" / "a.jsonl")] == [0, 1]
 
 
 def test_signatures_are_computed_once(tmp_path, monkeypatch):
