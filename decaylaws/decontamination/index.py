@@ -86,7 +86,7 @@ class Match:
 class ContaminationIndex:
     """Finds evaluation items in texts.
 
-    Memory: about 40 bytes per word of the items, and 16 MiB.
+    Memory: about 75 bytes per word of the items, and at most 16 MiB for each length of run that is looked for.
 
     Args:
         items: to look for. Items whose words repeat those of an earlier item of the task are not counted again.
