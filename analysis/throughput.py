@@ -1,19 +1,28 @@
-"""Tokens per second of the proxy trainer against plain loops, in turns on one machine.
+"""Tokens per second of the proxy trainer against plain loops, in turns and as whole jobs on one machine.
 
-    python analysis/throughput.py --json OUT [--shapes 50k 200k 1M 5M] [--members 1 4 16 64] [--vocab 256]
+    python analysis/throughput.py --json OUT            a CPU, under a quarter of an hour
+    python analysis/throughput.py --json OUT --device cuda
 
 Contestants are live processes of one thread each that take turns of half a second, so that a change of the
 machine's load meets all of them. A step always contains: forward, backward, clip, AdamW, the LR of the step.
 
-    loop            one model, plain PyTorch modules, scaled_dot_product_attention, fused AdamW
-    loop_compiled   the same under torch.compile
-    engine_K        the engine's stack of K members, float32, as a study runs it by default
-    engine_K_bf16   matmuls in bfloat16
-    engine_K_fast   bfloat16 and torch.compile
+    loop             (a) one model after another: plain PyTorch modules, scaled_dot_product_attention, fused AdamW
+    loop_compiled    (b) the same under torch.compile
+    loop_pool        (c) as many processes of (a) as there are cores
+    loop_graph       on a GPU: one model as a CUDA graph
+    engine_K         the engine's stack of K members, float32, as a study runs it by default
+    engine_K_bf16    matmuls in bfloat16
+    engine_K_fast    bfloat16 and torch.compile
+    engine_pool      as many processes as cores, with the slots that a study would pick (``best_slots``)
+    engine_fast_pool the same, bfloat16 and torch.compile
 
-``*_pool`` are as many processes as there are cores, all in the same turn: what a whole job gets. ``ratio`` is
-the median over rounds of the contestant's speed in a round over that of ``loop``, per CPU-second and, for
-pools, per wall second over ``loop_pool``; ``spread`` is the interquartile range of these ratios.
+``ratio`` is the median over rounds of the contestant's speed in a round over that of ``loop``, per CPU-second and,
+for pools, per wall second over ``loop_pool``; ``spread`` is the interquartile range of these ratios. ``of peak``
+is the fraction of a large float32 matmul on one thread, measured in the same turns.
+
+Whole jobs train members from the start of the processes to their end: imports, first steps and compilation count.
+``engine / best`` is the engine's best pool over the best of (a), (b), (c). A compiled job pays for its
+compilation within the few seconds that it lasts here; ``--job-seconds`` makes it longer.
 """
 
 from __future__ import annotations
@@ -21,11 +30,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,61 +45,67 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from _common import run, write_json
 from torch import Tensor, nn
 
-from decaylaws.configs import ModelShape, OptimizerConfig
+from decaylaws.configs import ModelShape
 from decaylaws.errors import InvalidValueError
 from proxy_runs.allocator import environment
-from proxy_runs.checkpoints import MemberState
+from proxy_runs.calibration import PEAK_WIDTH, best_slots, matmul_step, synthetic_step
 from proxy_runs.engine import Backend
-from proxy_runs.engine.stack import Stack
-from proxy_runs.model import init_params
 
-# name: d_model, layers, d_ff, heads, sequences of a member's step
+# name: d_model, layers, d_ff, heads, sequences of a member's step, vocabulary, tokens of a sequence
 SHAPES = {
-    "50k": (48, 2, 128, 3, 16),
-    "200k": (64, 4, 192, 2, 8),
-    "1M": (128, 5, 352, 4, 8),
-    "5M": (256, 6, 704, 4, 4),
+    "50k": (48, 2, 128, 3, 16, 256, 128),
+    "200k": (64, 4, 192, 2, 8, 256, 128),
+    "1M": (128, 5, 352, 4, 8, 256, 128),
+    "5M": (256, 6, 704, 4, 4, 256, 128),
+    "200k-4096": (64, 4, 192, 2, 4, 4096, 256),
+}
+GPU_SHAPES = {  # 4,096 tokens of a member's step
+    "200k": (64, 4, 192, 2, 8, 4096, 512),
+    "1M": (128, 5, 352, 4, 8, 8192, 512),
 }
 LR = 1e-3
 TURN_SECONDS = 0.5
-PEAK_WIDTH = 1024
+JOB_MEMBERS = 8
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process does in its turns."""
+    """What one process does in its turns, or as its part of a job."""
 
     kind: str
     shape: str
-    vocab: int
-    seq_len: int
     members: int = 1
     precision: str = "float32"
     compiled: bool = False
+    device: str = "cpu"
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return (GPU_SHAPES if self.device == "cuda" else SHAPES)[self.shape]
 
     @property
     def model_shape(self) -> ModelShape:
         """The shape, in full."""
-        d, layers, d_ff, heads, _ = SHAPES[self.shape]
+        d, layers, d_ff, heads, _, vocab, seq_len = self._numbers
         return ModelShape(
             d_model=d,
             num_layers=layers,
             num_heads=heads,
             num_kv_heads=heads,
             d_ff=d_ff,
-            vocab_size=self.vocab,
-            seq_len=self.seq_len,
+            vocab_size=vocab,
+            seq_len=seq_len,
         )
 
     @property
     def sequences(self) -> int:
         """Sequences of one member's step."""
-        return SHAPES[self.shape][-1]
+        return self._numbers[4]
 
     @property
     def step_tokens(self) -> int:
         """Tokens of one step of all members."""
-        return self.members * self.sequences * self.seq_len
+        return self.members * self.sequences * self.model_shape.seq_len
 
 
 # The plain loop --------------------------------------------------------------------------------------------
@@ -144,10 +160,10 @@ class PlainLlama(nn.Module):
 def plain_step(task: Task) -> Callable[[], None]:
     """A step of the plain loop."""
     torch.manual_seed(0)
-    model = PlainLlama(task.model_shape)
+    model = PlainLlama(task.model_shape).to(task.device)
     loss_of = torch.compile(model, dynamic=False) if task.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), fused=True)
-    windows = random_windows(task)
+    windows = random_windows(task).to(task.device)
 
     def step() -> None:
         loss_of(windows).backward()
@@ -158,54 +174,65 @@ def plain_step(task: Task) -> Callable[[], None]:
     return step
 
 
-# The engine ------------------------------------------------------------------------------------------------
+def graph_step(task: Task) -> Callable[[], None]:
+    """A step of the plain loop on a GPU, captured once as a CUDA graph and replayed."""
+    torch.manual_seed(0)
+    model = PlainLlama(task.model_shape).to(task.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), fused=True, capturable=True)
+    windows = random_windows(task).to(task.device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        model(windows).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
-class SyntheticRun:
-    """A run that always has the same batch ready; what the engine asks of a run and no more."""
-
-    lr = LR
-
-    def __init__(self, task: Task, seed: int) -> None:
-        self.config = type("Config", (), {"optimizer": OptimizerConfig()})
-        self.history_step = 0
-        self._windows = random_windows(task, seed).numpy()
-        self._weights = np.full(task.sequences, 1.0 / task.sequences, dtype=np.float32)
-
-    def batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """The windows and the weight of each."""
-        return self._windows, self._weights
-
-    def advance(self) -> None:
-        """Count the step."""
-        self.history_step += 1
+# Steps -----------------------------------------------------------------------------------------------------
 
 
-def engine_step(task: Task) -> Callable[[], None]:
+def engine_step(task: Task) -> Callable[[], object]:
     """A step of the engine's stack."""
-    backend = Backend(slots=task.members, precision=task.precision, compiled=task.compiled)
-    stack = Stack(task.model_shape, task.members, backend)
-    for slot in range(task.members):
-        params = init_params(task.model_shape, slot)
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
-        state = MemberState(
-            run_id=str(slot), shape=task.model_shape, step=0, run_step=0, tokens=0,
-            params=params, exp_avg=zeros, exp_avg_sq=zeros,
-        )  # fmt: skip
-        stack.load(slot, SyntheticRun(task, slot), state)
-    return stack.step
+    backend = Backend(
+        device=task.device, slots=task.members, precision=task.precision, compiled=task.compiled
+    )
+    return synthetic_step(task.model_shape, task.sequences, backend)
 
 
 def random_windows(task: Task, seed: int = 0) -> Tensor:
     """A batch of one member, ``[sequences, seq_len + 1]``."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(task.vocab, (task.sequences, task.seq_len + 1), generator=generator)
+    shape = task.model_shape
+    return torch.randint(shape.vocab_size, (task.sequences, shape.seq_len + 1), generator=generator)
 
 
-def matmul_step() -> Callable[[], None]:
-    """A large float32 matmul: the speed of light of this machine."""
-    a, b = torch.randn(PEAK_WIDTH, PEAK_WIDTH), torch.randn(PEAK_WIDTH, PEAK_WIDTH)
-    return lambda: torch.mm(a, b)
+def step_of(task: Task) -> Callable[[], object]:
+    """The step that a task repeats."""
+    torch.set_num_threads(1)
+    makers: dict[str, Callable[[Task], Callable[[], object]]] = {
+        "loop": plain_step,
+        "graph": graph_step,
+        "engine": engine_step,
+        "matmul": lambda task: matmul_step(task.device),
+    }
+    return makers[task.kind](task)
+
+
+def wait_for_gpu(task: Task) -> None:
+    """Return when the GPU has done what it was given; a CPU has."""
+    if task.device == "cuda":
+        torch.cuda.synchronize()
 
 
 # Turns -----------------------------------------------------------------------------------------------------
@@ -213,9 +240,7 @@ def matmul_step() -> Callable[[], None]:
 
 def serve(task: Task) -> None:
     """Be a contestant: a line on standard input is a turn, a line on standard output its result."""
-    torch.set_num_threads(1)
-    makers = {"loop": plain_step, "engine": engine_step, "matmul": lambda _: matmul_step()}
-    step = makers[task.kind](task)
+    step = step_of(task)
     for _ in range(3):
         step()
     print("ready", flush=True)
@@ -223,6 +248,7 @@ def serve(task: Task) -> None:
         steps, wall, cpu = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - wall < TURN_SECONDS:
             step()
+            wait_for_gpu(task)
             steps += 1
         spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         print(json.dumps({"steps": steps, **spent}), flush=True)
@@ -233,7 +259,7 @@ class Contestant:
 
     def __init__(self, task: Task, processes: int = 1) -> None:
         self.task = task
-        command = [sys.executable, __file__, "--serve", json.dumps(task.__dict__)]
+        command = [sys.executable, __file__, "--serve", json.dumps(asdict(task))]
         self._processes = [
             subprocess.Popen(
                 command,
@@ -272,57 +298,70 @@ class Contestant:
             process.wait()
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile has what it needs."""
+    return device == "cuda" or shutil.which("g++") is not None
+
+
 def tasks_of(shape: str, args: argparse.Namespace) -> dict[str, tuple[Task, int]]:
     """Contestants of one shape and how many processes each is."""
-    base = {"shape": shape, "vocab": args.vocab, "seq_len": args.seq_len}
-    cores = len(os.sched_getaffinity(0))
-    plain, engine = Task("loop", **base), Task("engine", **base)
-    rough = Task("engine", **base, precision="bfloat16")
-    tasks = {
-        "matmul": (Task("matmul", **base), 1),
-        "loop": (plain, 1),
-        "loop_pool": (plain, cores),
-        "engine_1_pool": (engine, cores),
-        "engine_1_bf16_pool": (rough, cores),
-    }
+    plain = Task("loop", shape, device=args.device)
+    engine, fast = replace(plain, kind="engine"), {"precision": "bfloat16", "compiled": True}
+    tasks = {"matmul": (replace(plain, kind="matmul"), 1), "loop": (plain, 1)}
+    if args.device == "cuda":
+        tasks["loop_graph"] = (replace(plain, kind="graph"), 1)
+    else:
+        tasks["loop_pool"] = (plain, cores())
     for members in args.members:
-        tasks[f"engine_{members}"] = (Task("engine", **base, members=members), 1)
-        tasks[f"engine_{members}_bf16"] = (Task("engine", **base, members=members, precision="bfloat16"), 1)
+        stack = replace(engine, members=members)
+        tasks[f"engine_{members}"] = (stack, 1)
+        tasks[f"engine_{members}_bf16"] = (replace(stack, precision="bfloat16"), 1)
     if args.compile:
-        fast = {"precision": "bfloat16", "compiled": True}
-        tasks["loop_compiled"] = (Task("loop", **base, compiled=True), 1)
-        tasks |= {
-            f"engine_{k}_fast": (Task("engine", **base, members=k, **fast), 1) for k in args.members[:2]
-        }
+        tasks["loop_compiled"] = (replace(plain, compiled=True), 1)
+        for members in args.members[:2]:
+            tasks[f"engine_{members}_fast"] = (replace(engine, members=members, **fast), 1)
     return tasks
 
 
-def measure(shape: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Speeds of all contestants of one shape; ratios round by round."""
-    tasks = tasks_of(shape, args)
+def in_turns(tasks: dict[str, tuple[Task, int]], rounds: int) -> list[dict[str, dict[str, float]]]:
+    """Speeds of all contestants, round by round."""
     contestants = {name: Contestant(*task) for name, task in tasks.items()}
     try:
         for contestant in contestants.values():
             contestant.wait_until_ready()
-        rounds = [{name: c.turn() for name, c in contestants.items()} for _ in range(args.rounds)]
+        return [{name: c.turn() for name, c in contestants.items()} for _ in range(rounds)]
     finally:
         for contestant in contestants.values():
             contestant.close()
-    peak = np.median([r["matmul"]["per_cpu"] for r in rounds]) * 2 * PEAK_WIDTH**3
-    names = [name for name in tasks if name != "matmul"]
-    return {
+
+
+def measure(shape: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Speeds of all contestants of one shape; ratios round by round; whole jobs."""
+    tasks = tasks_of(shape, args)
+    rounds = in_turns(tasks, args.rounds)
+    peak = float(np.median([r["matmul"]["per_cpu"] for r in rounds])) * 2 * PEAK_WIDTH**3
+    rows = {name: summary(name, task, rounds, peak) for name, (task, _) in tasks.items() if name != "matmul"}
+    found = {
         "peak_gflops": peak / 1e9,
         "step_tokens_of_a_member": tasks["loop"][0].step_tokens,
-        "contestants": {name: summary(name, tasks[name][0], rounds, peak) for name in names},
+        "contestants": rows,
     }
+    if args.device == "cpu":
+        found["jobs"] = whole_jobs(tasks["loop"][0], rows, args)
+    return found
 
 
 def summary(name: str, task: Task, rounds: list[dict[str, Any]], peak: float) -> dict[str, float]:
     """Speed, ratio to the plain loop and fraction of the matmul peak of one contestant."""
-    pooled = name.endswith("_pool")
-    clock, base = ("per_wall", "loop_pool") if pooled else ("per_cpu", "loop")
-    scale = task.members
-    ratios = [scale * r[name][clock] / r[base][clock] for r in rounds]
+    on_the_clock = name.endswith("_pool") or task.device == "cuda"
+    base = "loop_pool" if name.endswith("_pool") else "loop"
+    clock = "per_wall" if on_the_clock else "per_cpu"
+    ratios = [task.members * r[name][clock] / r[base][clock] for r in rounds]
     speed = float(np.median([r[name][clock] for r in rounds])) * task.step_tokens
     per_cpu = float(np.median([r[name]["per_cpu"] for r in rounds])) * task.step_tokens
     return {
@@ -334,8 +373,59 @@ def summary(name: str, task: Task, rounds: list[dict[str, Any]], peak: float) ->
     }
 
 
+# Whole jobs ------------------------------------------------------------------------------------------------
+
+
+def work(task: Task, steps: int) -> None:
+    """Be a part of a job: so many steps, then leave."""
+    step = step_of(task)
+    for _ in range(steps):
+        step()
+
+
+def job_seconds(task: Task, processes: int, member_steps: int) -> float:
+    """Seconds from start to end of ``JOB_MEMBERS`` members of ``member_steps`` each."""
+    steps = max(1, round(JOB_MEMBERS * member_steps / task.members / processes))
+    command = [sys.executable, __file__, "--work", str(steps), "--serve", json.dumps(asdict(task))]
+    started = time.perf_counter()
+    parts = [
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **environment()})
+        for _ in range(processes)
+    ]
+    if any(part.wait() for part in parts):
+        raise InvalidValueError("job", task, "did not end", "Run it alone with --serve and --work.")
+    return time.perf_counter() - started
+
+
+def whole_jobs(plain: Task, rows: dict[str, dict[str, float]], args: argparse.Namespace) -> dict[str, Any]:
+    """Jobs in turns: (a), (b), (c) and the engine as a study would run it."""
+    member_steps = int(args.job_seconds * 1e3 * rows["loop"]["ktok_per_s"] / plain.step_tokens / JOB_MEMBERS)
+    speeds = {k: rows[f"engine_{k}"]["ktok_per_s"] for k in args.members if k <= JOB_MEMBERS // cores()}
+    engine = replace(plain, kind="engine", members=best_slots(speeds))
+    jobs = {"loop": (plain, 1), "loop_pool": (plain, cores()), "engine_pool": (engine, cores())}
+    if args.compile:
+        jobs["loop_compiled"] = (replace(plain, compiled=True), 1)
+        fast = replace(engine, precision="bfloat16", compiled=True)
+        jobs["engine_fast_pool"] = (fast, cores())
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(args.job_rounds):
+        for name, (task, processes) in jobs.items():
+            seconds[name].append(job_seconds(task, processes, max(member_steps, 1)))
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    best = min(value for name, value in medians.items() if name.startswith("loop"))
+    ours = min(value for name, value in medians.items() if name.startswith("engine"))
+    return {
+        "members": JOB_MEMBERS,
+        "steps_of_a_member": member_steps,
+        "slots": engine.members,
+        "seconds": seconds,
+        "engine_over_best": best / ours,
+        "engine_over_pool": medians["loop_pool"] / ours,
+    }
+
+
 def show(shape: str, found: dict[str, Any]) -> None:
-    """Print one shape's table."""
+    """Print one shape's tables."""
     print(f"\n{shape}: {found['step_tokens_of_a_member']} tokens per member-step, "
           f"matmul peak {found['peak_gflops']:.0f} GFLOP/s")  # fmt: skip
     print(f"{'contestant':22}{'ktok/s':>9}{'ratio':>8}{'spread':>8}{'of peak':>9}{'core':>6}")
@@ -344,29 +434,48 @@ def show(shape: str, found: dict[str, Any]) -> None:
             f"{name:22}{row['ktok_per_s']:9.1f}{row['ratio']:8.2f}{row['spread']:8.2f}"
             f"{row['peak_fraction']:9.2f}{row['share_of_a_core']:6.2f}"
         )
+    if "jobs" in found:
+        jobs = found["jobs"]
+        print(f"whole job, {jobs['members']} members of {jobs['steps_of_a_member']} steps, seconds by round:")
+        for name, seconds in jobs["seconds"].items():
+            print(f"  {name:20}" + "".join(f"{value:9.1f}" for value in seconds))
+        print(
+            f"  engine ({jobs['slots']} slots) / best: {jobs['engine_over_best']:.2f}; "
+            f"/ eager pool: {jobs['engine_over_pool']:.2f}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the numbers go")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="all by default")
     parser.add_argument("--members", nargs="+", type=int, default=[1, 4, 16, 64])
-    parser.add_argument("--vocab", type=int, default=256)
-    parser.add_argument("--seq-len", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also the compiled contestants (minutes each)")
+    parser.add_argument("--job-seconds", type=float, default=6.0, help="steps of job (a), without its start")
+    parser.add_argument("--job-rounds", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled contestants out")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(Task(**json.loads(args.serve)))
+        task = Task(**json.loads(args.serve))
+        serve(task) if args.work is None else work(task, args.work)
         return
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError("--device", "cuda", "needs a GPU that torch can use", "Nothing was measured.")
+    args.compile = can_compile(args.device) and not args.no_compile
     found = {}
-    for shape in args.shapes:
+    for shape in args.shapes or (GPU_SHAPES if args.device == "cuda" else SHAPES):
         found[shape] = measure(shape, args)
         show(shape, found[shape])
+    if args.device == "cpu":
+        print("\nGPU: not run (no GPU was asked for; --device cuda).")
     if args.json:
-        settings = {"vocab": args.vocab, "seq_len": args.seq_len, "rounds": args.rounds}
-        write_json(args.json, {"torch": torch.__version__, **settings, "shapes": found})
+        device = torch.cuda.get_device_name() if args.device == "cuda" else f"{cores()} CPU cores"
+        settings = {"device": device, "rounds": args.rounds, "command": " ".join(sys.argv)}
+        gpu = {} if args.device == "cuda" else {"gpu": "not run"}
+        write_json(args.json, {"torch": torch.__version__, **settings, **gpu, "shapes": found})
 
 
 if __name__ == "__main__":

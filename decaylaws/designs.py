@@ -10,6 +10,7 @@ for a reason, its ``role``:
 ``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
                   from the tokens that pass meanwhile (LAWS: fast decays alone do not identify it)
 ``size``          a part of the simplex design at another model shape
+``read_out``      constant LR on the control and the first mixtures; merged checkpoints emulate their decays
 ================  ==================================================================================
 """
 
@@ -26,6 +27,7 @@ import pandas as pd
 from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
+from decaylaws.runs import READ_OUT
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.settings import StudySettings
 
@@ -205,6 +207,7 @@ class Planner:
             self._drop_and_hold(),
             *self._simplex(),
             *self._other_sizes(),
+            *self._read_outs(),
         ]
         return Design(tuple(_unique([*trunks, *decays])))
 
@@ -248,6 +251,24 @@ class Planner:
         return self.microanneal(
             "drop_and_hold", self.settings.proxy, schedule, self.control_mixture, seed=design.seed
         )
+
+    def _read_outs(self) -> list[PlannedRun]:
+        """Constant-LR twins of the first control and the first mixtures, which have real decays beside them."""
+        twins = [*self._controls()[:1], *self._simplex()]
+        return [
+            PlannedRun(
+                READ_OUT,
+                twin.config.with_changes(
+                    schedule=decay(
+                        twin.config.tokens,
+                        twin.config.schedule.start_lr,
+                        twin.config.schedule.start_lr,
+                        "constant",
+                    )
+                ),
+            )
+            for twin in twins[: self.settings.design.read_outs]
+        ]
 
     def _simplex(self) -> list[PlannedRun]:
         return self._spread("simplex", self.settings.proxy, self.settings.design.num_mixtures)

@@ -37,6 +37,12 @@ from decaylaws.files import atomic_write
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
 
+READ_OUT = "read_out"
+"""Role of a constant-LR run whose checkpoints are merged to emulate decays."""
+
+READ_OUT_SHAPES = ("linear", "cosine", "1-sqrt")
+"""Shapes of decay to zero that a read-out emulates."""
+
 RUN_COLUMNS = (
     "run_id",
     "kind",

@@ -148,6 +148,10 @@ class DesignSettings(_Settings):
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = ["linear"]
     num_replicates: Annotated[int, Field(ge=2)] = 3
     runs_at_other_sizes: Annotated[int, Field(ge=2)] = 8
+    read_outs: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",
+    )
     seed: int = Field(0, ge=0)
 
 
@@ -225,6 +229,7 @@ class BackendSettings(_Settings):
         None, description="members that train as one stack in a worker; None takes what measures fastest"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep_checkpoints: bool = Field(False, description="keep the last checkpoint of every decay")
 
 
 class SamplerSettings(_Settings):

@@ -20,10 +20,11 @@ from typing import Any
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.runs import objective_value
+from decaylaws.runs import READ_OUT, objective_value
 from proxy_runs.checkpoints import final_checkpoint
 from proxy_runs.engine import RunResult, train
 from proxy_runs.queue import Claim, RunQueue
+from proxy_runs.readouts import checkpoint_tokens, forget, read_out
 from proxy_runs.shards import TokenStore
 from proxy_runs.storage import HEARTBEAT_SECONDS
 from proxy_runs.workspace import WorkerEvent, Workspace
@@ -133,18 +134,22 @@ class Worker:
         configs = [claim.config for claim in heart.held]
         if not configs:
             return
-        roles = {claim.config.run_id: claim.role for claim in heart.held}
+        claims, where = {claim.config.run_id: claim for claim in heart.held}, self._workspace
 
         def on_result(result: RunResult) -> None:
-            row = {**result.row, "role": roles[result.run_id]}
-            self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve})
+            claim = claims[result.run_id]
+            row = {**result.row, "role": claim.role}
+            read_outs = self._read_outs(claim, result)
+            self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
+            if read_outs:
+                forget(claim.config, where.checkpoints, keep_last=where.keep_checkpoints)
 
         def on_progress(stage: str, done: float, total: float, note: str = "") -> None:
             self._say(
                 WorkerEvent(
                     kind="training",
                     run_id=stage,
-                    role=roles.get(stage, ""),
+                    role=claims[stage].role,
                     done_tokens=int(done),
                     total_tokens=int(total),
                     note=note,
@@ -158,10 +163,25 @@ class Worker:
             slots=self._workspace.slots,
             device=self._workspace.device,
             evaluation=self._workspace.evaluation,
+            keep_at={claim.config.run_id: self._kept(claim) for claim in heart.held},
             on_result=on_result,
             progress=on_progress,
             should_stop=self._should_stop,
         )
+
+    def _kept(self, claim: Claim) -> list[int]:
+        """Own tokens at which a run keeps a checkpoint."""
+        config = claim.config
+        if claim.role == READ_OUT:
+            return checkpoint_tokens(config)
+        return [config.tokens] if self._workspace.keep_checkpoints and config.kind == "decay" else []
+
+    def _read_outs(self, claim: Claim, result: RunResult) -> dict[str, Any]:
+        """What a finished read-out run emulates; nothing for other runs."""
+        if claim.role != READ_OUT or not result.row["reached_target"]:
+            return {}
+        where = self._workspace
+        return {"read_outs": read_out(claim.config, self._store, where.checkpoints, where.evaluation)}
 
     def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]

@@ -24,6 +24,7 @@ class Workspace:
         objective: weight of each domain in the value by which Optuna knows a run.
         slots: members that train as one stack.
         device: ``cpu``, ``cuda`` or ``auto``.
+        keep_checkpoints: whether the last checkpoint of every decay stays.
     """
 
     corpus: Path
@@ -34,6 +35,7 @@ class Workspace:
     objective: Mapping[str, float]
     slots: int = 1
     device: str = "cpu"
+    keep_checkpoints: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -15,6 +15,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
+from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
@@ -117,6 +118,9 @@ def run(
     console.print(
         f"{len(table)} runs recorded in {study.runs_file}: {finished} finished, {diverged} diverged."
     )
+    errors = read_out_errors(study)
+    if not errors.empty:
+        console.print(frame_table(errors, title="merged read-outs minus the real decays, nats per token"))
     if proposals is not None:
         title = f"best after {proposals.asked} proposals of {proposals.sampler.kind}, nats per token"
         console.print(frame_table(proposals.best(), title=title))

@@ -221,4 +221,5 @@ def workspace(study: Study, slots: int) -> Workspace:
         objective=study.settings.objective_weights,
         slots=slots,
         device=study.settings.backend.device,
+        keep_checkpoints=study.settings.backend.keep_checkpoints,
     )

@@ -95,6 +95,11 @@ class Study:
         return self.root / "curves.csv"
 
     @property
+    def read_outs_file(self) -> Path:
+        """Losses of decays that constant-LR runs emulate."""
+        return self.root / "read_outs.csv"
+
+    @property
     def law_file(self) -> Path:
         """The fitted decay law."""
         return self.root / "laws" / "decay.json"

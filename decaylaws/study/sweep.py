@@ -11,7 +11,7 @@ from decaylaws import __version__
 from decaylaws.configs import RunConfig
 from decaylaws.designs import Design
 from decaylaws.errors import StudyError
-from decaylaws.runs import LOSS, START_LOSS, config_row, curves_table, runs_table, write_table
+from decaylaws.runs import LOSS, READ_OUT, START_LOSS, config_row, curves_table, runs_table, write_table
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.overlap import check_overlap
 
@@ -61,13 +61,16 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
     runs = runs_table(result["row"] for result in results)
     write_table(runs, study.runs_file)
     write_table(curves_table(point for result in results for point in result["curve"]), study.curves_file)
+    read_outs = [row for result in results for row in result.get("read_outs", [])]
+    if read_outs:
+        write_table(pd.DataFrame(read_outs), study.read_outs_file)
     return runs
 
 
 def decays(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a decay law may learn from: decays of the sweep, not those that confirm it."""
+    """The rows that a decay law may learn from: decays of the sweep, none that confirm it or were only read out."""
     role = runs["role"].astype(str)
-    return runs[(runs["kind"] == "decay") & ~role.str.startswith(("confirm", "launch"))]
+    return runs[(runs["kind"] == "decay") & ~role.str.startswith(("confirm", "launch", READ_OUT))]
 
 
 def planned_rows(study: Study, configs: Sequence[RunConfig], runs: pd.DataFrame) -> pd.DataFrame:

@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from decaylaws.study import Study
+from decaylaws.study.read_outs import read_out_errors
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
 @pytest.mark.slow
 def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
     make_tiny_study(tmp_path)
-    design = {**TINY_SETTINGS["design"], "num_mixtures": 4}
+    design = {**TINY_SETTINGS["design"], "num_mixtures": 4, "read_outs": 3}
     shapes = {name: TINY_SETTINGS["shapes"][name] for name in ("small", "target")}
     sampler: dict[str, Any] = {"kind": "tpe", "trials": 4, "batch": 2, "promote": 2}
     settings = {**TINY_SETTINGS, "design": design, "shapes": shapes, "sampler": sampler}
@@ -24,8 +25,11 @@ def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
     for verb in ("prepare", "plan"):
         decaylaws(verb, str(tmp_path))
     said = decaylaws("run", str(tmp_path))
+    assert "merged read-outs minus the real decays" in said
     assert "best after 4 proposals of tpe" in said
     runs = Study.open(tmp_path).runs()
+    assert (runs["role"] == "read_out").sum() == 3
+    assert read_out_errors(Study.open(tmp_path))["decays"].tolist() == [3]
     assert 4 <= (runs["role"] == "tpe").sum() <= 8
     assert runs["reached_target"].all()
     url = Study.open(tmp_path).storage_url

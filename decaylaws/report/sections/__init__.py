@@ -13,6 +13,7 @@ from decaylaws.report.sections.explorer import explorer
 from decaylaws.report.sections.outcome import confirmation, front, guards, launch
 from decaylaws.report.sections.provenance import provenance
 from decaylaws.report.sections.question import answer, asked
+from decaylaws.report.sections.read_outs import read_outs
 from decaylaws.report.sections.risks import risks
 from decaylaws.report.sections.stability import stability
 
@@ -33,6 +34,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading ord
     stability,
     laws,
     microanneals,
+    read_outs,
     launch,
     provenance,
 )

@@ -1,0 +1,20 @@
+"""Merged read-outs beside the decays that they emulate."""
+
+from __future__ import annotations
+
+from decaylaws.report.material import Material
+from decaylaws.report.page import PageTable, Section
+from decaylaws.study.read_outs import read_out_errors
+
+
+def read_outs(material: Material) -> Section | None:
+    """How well constant-LR checkpoints stood in for decays; nothing where none were read out."""
+    errors = read_out_errors(material.study)
+    if errors.empty:
+        return None
+    return Section(
+        "Merged read-outs",
+        "Weighted averages of checkpoints of a constant-LR run emulate a decay of any shape, so that one run screens "
+        "all shapes. Beside the decays that were run, in nats per token; no law and no recommendation rests on them.",
+        tables=[PageTable.of(errors, "Read-out minus real decay, over decays and domains.")],
+    )
