@@ -34,12 +34,14 @@ from decaylaws.laws.decay import (
     literature_predictors,
     select_member,
 )
+from decaylaws.laws.decay.choose import CANDIDATES
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.uncertainty import coverage
 from decaylaws.mixtures import Mixture
-from decaylaws.runs import LOSS, MIX, START_LOSS, fit_ready
+from decaylaws.runs import LOSS, START_LOSS, fit_ready
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.study import Study
+from decaylaws.study.evidence import seed_noise
 from decaylaws.study.sweep import decays
 
 TRUNK_TOKENS, LATER_TOKENS = 1_310_720, 1_638_400
@@ -50,6 +52,7 @@ SPECIAL = "code"
 TRUNK_SHARE, BEST_SHARE = 0.1, 0.3  # of the specialised source, in the trunk and in a good decay
 FITTED_SIZES = ("tiny", "little")
 LEVEL = 0.9
+MEMBERS_TRIED = (*CANDIDATES, "learning", "learning_gain")
 TARGETS = {"inside": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token
 
 SETTINGS: dict[str, Any] = {
@@ -148,7 +151,7 @@ def report(runs: pd.DataFrame) -> dict[str, Any]:
     unseen = runs["role"].astype(str).str.startswith("unseen:")
     fit, test = runs[~unseen].reset_index(drop=True), runs[unseen].reset_index(drop=True)
     trunk_mixture = SETTINGS["trunk"]["mixture"]
-    member, _ = select_member(trunk_mixture, fit)
+    member, _ = select_member(trunk_mixture, fit, MEMBERS_TRIED)
     law = DecayLaw(trunk_mixture, member, reference_lr=PEAK_LR).fit(fit)
     rivals = decay_predictors(trunk_mixture, []) | literature_predictors(trunk_mixture)
     predicted = {name: make().fit(fit).predict(test) for name, make in rivals.items()}
@@ -170,15 +173,6 @@ def report(runs: pd.DataFrame) -> dict[str, Any]:
         "forgetting": _forgetting(law, test),
         "critical_share": vars(_critical(law, fit)),
     }
-
-
-def seed_noise(runs: pd.DataFrame, domains: list[str]) -> dict[str, float]:
-    """Standard deviation of the final loss over seeds by domain (nats), pooled over the replicated plans."""
-    plan = ["start_run_id", "decay_tokens", "start_lr", "end_lr", "decay_shape", MIX + SPECIAL]
-    groups = runs.groupby(plan)[[LOSS + name for name in domains]]
-    degrees = (groups.size() - 1).sum()
-    return {name: float(np.sqrt(groups[LOSS + name].var().mul(groups.size() - 1, axis=0).sum() / degrees))
-            for name in domains}  # fmt: skip
 
 
 def _questions(test: pd.DataFrame) -> dict[str, pd.Series]:

@@ -342,7 +342,13 @@ def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
     assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 3 * NOISE
 
 
-@pytest.mark.parametrize("member", list(MEMBERS))
+def test_a_member_whose_progress_follows_the_mixture_has_no_plain_form() -> None:
+    law = DecayLaw(TRUNK, "learning", num_draws=0, num_folds=0).fit(simulated(12))
+    with pytest.raises(InvalidValueError, match="no plain form"):
+        law.at_plan(law.inputs(simulated(1)))
+
+
+@pytest.mark.parametrize("member", [name for name, member in MEMBERS.items() if not member.own_progress])
 def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str) -> None:
     inputs = decay_inputs(simulated(40), sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))

@@ -19,7 +19,7 @@ from decaylaws.laws.decay.heldout import held_out_report
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.literature import FORMS, LiteratureLaw
 
-CANDIDATES = ("effective_gain", "relaxed_gain", "saturating")
+CANDIDATES = ("effective_gain", "effective_saturating", "relaxed_gain", "saturating")
 
 
 def decay_predictors(

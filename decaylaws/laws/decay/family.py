@@ -60,6 +60,9 @@ class Member:
         mixing: form of the mixture law; ``none`` leaves the mixture out.
         relaxing: whether the trunk's shares or its loss relax towards the new mixture; ``none``: at once.
         progress: whether further tokens bring a gain; without it, every decay brings the same.
+        own_progress: whether that gain counts a domain's own tokens (weighted as the power law weights sources)
+            rather than tokens of the trunk's mixture: learning is then a slow power law in own tokens beside a quick
+            transient in own shares. For ``power`` mixing only.
         annealing: whether the fall of the LR brings a gain.
         gain_follows: whether the annealing gain follows the reducible loss of the mixture.
     """
@@ -68,6 +71,7 @@ class Member:
     mixing: Mixing = "inverse_sum"
     relaxing: Relaxing = "shares"
     progress: bool = True
+    own_progress: bool = False
     annealing: bool = True
     gain_follows: bool = False
 
@@ -149,7 +153,7 @@ def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = 
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
     slope = _Slopes(layout, len(inputs), slopes)
-    change = _progress(shared, own, inputs, frame, size, slope)
+    change = _progress(shared, own, coefficients, inputs, frame, size, slope)
     ratio = None
     if frame.member.mixing != "none":
         by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
@@ -206,23 +210,49 @@ class _Slopes:
             self.values[:, domain, columns] += slope[:, domain]
 
 
+@dataclass(frozen=True)
+class _Exposure:
+    """A domain's own tokens per token over those of the trunk's mixture ``[n, d]``, and its slopes."""
+
+    value: Array
+    by_coefficient: Array
+    by_concavity: Array
+
+
+def _exposure(shared: dict[str, float], coefficients: Array, inputs: DecayInputs, frame: Frame) -> _Exposure:
+    concavity, worth = np.exp(shared["log_concavity"]), np.exp(coefficients)
+    trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
+    here, there = worth @ trunk, new @ worth.T
+    value = there / here
+    by_coefficient = worth * (new[:, None, :] - value[:, :, None] * trunk) / here[:, None]
+    bent = xlogy(new, new) @ worth.T - value * (worth @ xlogy(trunk, trunk))
+    return _Exposure(value, by_coefficient, bent / here)
+
+
 def _progress(
     shared: dict[str, float],
     own: dict[str, Array],
+    coefficients: Array,
     inputs: DecayInputs,
     frame: Frame,
     size: Array,
     slope: _Slopes,
 ) -> Array:
-    """Change of the loss by further tokens of the trunk's mixture, ``[n, d]``, at most 0."""
-    beta, log_growth = np.exp(shared["log_beta"]), np.log1p(inputs.intrinsic / inputs.start_tokens)
-    fallen = np.exp(-beta * log_growth) if frame.member.progress else np.zeros(len(inputs))
+    """Change of the loss by further tokens, of the trunk's mixture or of the domain's own, ``[n, d]``."""
+    exposure = _exposure(shared, coefficients, inputs, frame) if frame.member.own_progress else None
+    passed = (inputs.intrinsic / inputs.start_tokens)[:, None]
+    beta, log_growth = np.exp(shared["log_beta"]), np.log1p(passed * (exposure.value if exposure else 1.0))
+    fallen = np.exp(-beta * log_growth) if frame.member.progress else np.zeros_like(log_growth)
     amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
-    change = amplitude * (fallen - 1.0)[:, None]
+    change = amplitude * (fallen - 1.0)
     if slope.wanted:
-        slope.shared("log_beta", amplitude * (-beta * log_growth * fallen)[:, None])
+        slope.shared("log_beta", amplitude * (-beta * log_growth * fallen))
         slope.shared("size_progress", change * np.log(size)[:, None])
         slope.own("log_progress", change)
+    if slope.wanted and exposure is not None:
+        by_exposure = -beta * amplitude * fallen * np.exp(-log_growth) * passed
+        slope.coefficients(by_exposure[:, :, None] * exposure.by_coefficient)
+        slope.shared("log_concavity", by_exposure * exposure.by_concavity)
     return change
 
 

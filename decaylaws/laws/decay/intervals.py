@@ -50,7 +50,7 @@ class HeldOut:
 
         A quantile of few groups says little; the spread itself, which knows the prior, is then the better guide.
         """
-        normal = float(norm.ppf(0.5 + 0.5 * level))
+        normal = normal_radius(level)
         found = np.array([conformal_radius(column, level) for column in self.scores(weights).T])
         total = _NORMAL_WEIGHT + self.num_groups
         return np.sqrt((_NORMAL_WEIGHT * normal**2 + self.num_groups * found**2) / total)
@@ -91,6 +91,11 @@ class Seen:
             "tokens": inputs.decay_tokens > self.longest,
             "size": ~np.isin(inputs.params, self.checkpoints[:, 0]),
         }
+
+
+def normal_radius(level: float) -> float:
+    """Half width, in standard deviations, of an interval of the normal distribution."""
+    return float(norm.ppf(0.5 + 0.5 * level))
 
 
 def spread(covariance: Array, noise: Array, weights: Array) -> Array:

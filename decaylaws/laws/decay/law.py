@@ -13,7 +13,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.decay.family import Frame, Layout, evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
-from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, spread
+from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, normal_radius, spread
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
 from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
@@ -278,39 +278,38 @@ class DecayLaw(DecaySlices):
         mean = losses @ weights
         if interval is None:
             return mean
-        self._require_held_out()
+        if self.num_folds < 2:
+            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
         radius = np.zeros_like(mean)
         for kind, rows in self._seen.beyond(inputs).items():
             if kind in self._held_out:
                 needed = self._held_out[kind].radius(weights, interval)
                 radius[rows] = np.maximum(radius[rows], needed)
+        radius[radius == 0] = normal_radius(interval)  # too few runs to hold any out: the spread stands alone
         half = radius * spread(self._covariance(inputs), self.noise_ * losses, weights)
         return Prediction(mean, mean - half, mean + half, interval)
 
     def held_out_scores(self, weights: Mapping[str, float]) -> Array:
         """Errors of a weighted loss on held-out mixtures, in standard deviations predicted for them, ``[n]``."""
         self._require_fitted()
-        self._require_held_out()
-        return self._held_out["ratio"].scores(self.weight_vector(weights)[:, None])[:, 0]
+        return self._held_out_mixtures().scores(self.weight_vector(weights)[:, None])[:, 0]
 
     def draw_scale(self, weights: Mapping[str, float]) -> float:
         """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""
         self._require_fitted()
-        self._require_held_out()
-        vector, held_out = self.weight_vector(weights), self._held_out["ratio"]
+        vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
         return draw_scale(
             held_out.errors @ vector,
             np.einsum("d,nde,e->n", vector, held_out.covariance, vector),
             np.sum((held_out.noise * vector) ** 2, axis=1),
         )
 
-    def _require_held_out(self) -> None:
+    def _held_out_mixtures(self) -> HeldOut:
         if "ratio" not in self._held_out:
             raise InvalidValueError(
-                "num_folds",
-                self.num_folds,
-                "must be at least 2 for intervals, with two mixtures beside the trunk's",
+                "num_folds", self.num_folds, "must be at least 2, with two mixtures beside the trunk's"
             )
+        return self._held_out["ratio"]
 
     def _covariance(self, inputs: DecayInputs) -> Array:
         """Covariance of the domains' predictions ``[n, d, d]``, with the offset of an unseen checkpoint."""

@@ -10,6 +10,8 @@ MEMBERS: dict[str, Member] = {
         Member("effective", mixing="power"),
         Member("effective_gain", mixing="power", gain_follows=True),
         Member("effective_saturating", mixing="power", relaxing="loss"),
+        Member("learning", mixing="power", relaxing="loss", own_progress=True),
+        Member("learning_gain", mixing="power", relaxing="loss", own_progress=True, gain_follows=True),
         Member("relaxed"),
         Member("relaxed_gain", gain_follows=True),
         Member("saturating", relaxing="loss"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay.family import EPSILON, Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs
@@ -94,7 +95,15 @@ def mixture_value(mixing: str, coefficients: Array, exponents: Array, floor: flo
 
 
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
-    """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
+    """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture.
+
+    Raises:
+        InvalidValueError: the member's progress depends on the mixture, which these coefficients cannot say.
+    """
+    if frame.member.own_progress:
+        raise InvalidValueError(
+            "member", frame.member.name, "has no plain form", "Fit a member without own progress."
+        )
     layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     member, size = frame.member, float(inputs.params[0]) / frame.reference_params
