@@ -1,10 +1,10 @@
 """What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
 
 Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays longer
-than any kept one (``tokens``) and a model size left out (``size``). Each error is measured in the spread that the fit
-*without* its row predicts for it, so that a thin design, whose every hold-out is an extrapolation, does not look
-worse than it is. An interval takes the radius of ``ratio``, and those of ``tokens`` and ``size`` where it lies beyond
-the fitted rows in that respect.
+than any kept one (``tokens``), and a model size left out with its checkpoint (``size``). Each error is measured in the
+spread that the fit *without* its row predicts for it, so that a thin design, whose every hold-out is an extrapolation,
+does not look worse than it is. An interval takes the radius of ``ratio``, and those of ``tokens`` and ``size`` where it
+lies beyond the fitted rows in that respect.
 """
 
 from __future__ import annotations
@@ -85,11 +85,15 @@ class Seen:
     longest: float
 
     def beyond(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
-        """Rows ``[n]`` of planned decays to which the radius of each kind applies."""
+        """Rows ``[n]`` of planned decays to which the radius of each kind applies.
+
+        Another checkpoint counts as another size: its offset is as unknown, and no other hold-out tests for it.
+        """
+        starts = np.column_stack([inputs.params, inputs.start_tokens])
         return {
             "ratio": np.ones(len(inputs), dtype=bool),
             "tokens": inputs.decay_tokens > self.longest,
-            "size": ~np.isin(inputs.params, self.checkpoints[:, 0]),
+            "size": ~(starts[:, None] == self.checkpoints[None]).all(axis=2).any(axis=1),
         }
 
 
