@@ -52,6 +52,7 @@ SPECIAL = "code"
 TRUNK_SHARE, BEST_SHARE = 0.1, 0.3  # of the specialised source, in the trunk and in a good decay
 FITTED_SIZES = ("tiny", "little")
 LEVEL = 0.9
+WIDTH = 130  # columns of the printed table
 MEMBERS_TRIED = (*CANDIDATES, "learning", "learning_gain")
 TARGETS = {"inside": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token
 
@@ -258,6 +259,7 @@ def main() -> None:
     if not settings.exists():
         write_text(settings, yaml.safe_dump(SETTINGS, sort_keys=False))
     study, console = Study.open(given.study), Console()
+    console.width = max(console.width, WIDTH)  # the table is for reading, in a log too
     training.prepare(study, console)
     runs = training.run(study, planned_runs(study.planner()), console, workers=given.workers)
     kept, _ = fit_ready(decays(runs), list(SETTINGS["sources"]), data_fingerprint=study.corpus().fingerprint)
