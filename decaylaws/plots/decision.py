@@ -152,7 +152,7 @@ def plot_flatness(data: pd.DataFrame) -> Figure:
     sources = list(dict.fromkeys(data["source"]))
     rows = -(-len(sources) // 4)
     drawn = Figure(figsize=(7.2, 2.2 * rows + 0.3), layout="constrained")
-    top = float(data["change"].quantile(0.8)) * 1.3 + 1e-9
+    top = max(float(data["change"].median()), 8 * float(data["noise"].iloc[0])) + 1e-9
     for index, source in enumerate(sources):
         axes = drawn.add_subplot(rows, 4, index + 1)
         here = data[data["source"] == source]

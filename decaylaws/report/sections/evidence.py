@@ -15,11 +15,10 @@ def microanneals(material: Material) -> Section:
     runs = material.runs
     sweep = decays(runs)
     gains = plots.gain_data(sweep, names_with(runs, LOSS))
-    by_role = (
-        sweep.groupby(["role", "non_embedding_params"], as_index=False)
-        .agg(runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum"))
-        .astype({"train_flops": float})
+    by_role = sweep.groupby(["role", "non_embedding_params"], as_index=False).agg(
+        runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum")
     )
+    by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
     return Section(
         "The microanneals",
         f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks. Replicates under "
