@@ -40,9 +40,7 @@ def flatness(material: Material) -> Section:
         "The law was fitted again to resampled runs; each refit has an optimum of its own. Mixtures inside the grey "
         "band below are as good as the recommendation, so other reasons may decide between them.",
         facts=facts,
-        notes=[
-            "Refits understate the regret: in simulations their 90 % quantile held the true regret in 63 %."
-        ],
+        notes=["The regret is the law's own estimate: what every refit gets wrong alike is not in it."],
         pictures=[picture],
         tables=_regret_tables(material),
     )
