@@ -40,15 +40,16 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     """
     job = Job.of(recipe, options, TARGET, VERSION)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    seen_steps, rest = divmod(recipe.handover.tokens, job.stage.batch_tokens)
+    taken_over = recipe.handover.tokens if start_checkpoint(recipe) is not None else 0
+    seen, rest = divmod(taken_over, job.stage.batch_tokens)
     if rest:
         raise job.refuse(f"handover.tokens={recipe.handover.tokens} is no whole number of its batches")
     return job.export(
-        {"midtrain_nanotron.yaml": to_yaml(_config(job, path, seen_steps))},
+        {"midtrain_nanotron.yaml": to_yaml(_config(job, path, seen))},
         lr.step_lrs,
         (
             "nanotron takes the LR at the start of each step: the first step has the hand-over LR itself.",
-            f"The run counts on from step {seen_steps:,} of the checkpoint; its schedule starts anew.",
+            f"The run counts on from step {seen:,} of the checkpoint; its schedule starts anew.",
             "The one on PyPI (0.4) has other keys.",
             *open_ends(recipe, "tokenised folders"),
             *state_notes(recipe, "resume_checkpoint_path takes a nanotron checkpoint folder."),

@@ -151,9 +151,8 @@ def read_olmo_core(path: Path, recipe: Recipe) -> ConfigSchedule:
 
 def _composable(path: Path, stage: Mapping[str, Any]) -> dict[str, float]:
     fields = Fields(stage, path)
-    if fields.choice("shape", ("linear", "SchedulerShape.linear"), "linear") and fields.get(
-        "start_lr_fraction"
-    ):
+    fields.choice("shape", ("linear",), "linear")
+    if fields.get("start_lr") is None or fields.get("end_lr") is None:
         raise DataError(f"{path} gives LRs as fractions; only start_lr and end_lr are read.")
     return {name: fields.number(name) for name in ("duration", "start_lr", "end_lr")}
 
@@ -167,12 +166,12 @@ def _olmo_lrs(path: Path, module: PythonConfig, steps: int, batch: float) -> Flo
 
 
 def _olmo_native(fields: Fields, name: str, lr: float, steps: int, batch: float) -> Floats:
-    # units are steps unless the file says tokens, which is no literal: both are told apart by size
+    tokens_per_unit = batch if fields.choice("units", ("steps", "tokens"), "steps") == "tokens" else 1.0
+
     def in_steps(key: str, fraction: str, default: float) -> float:
         if fields.get(key) is None:
             return round(steps * fields.number(fraction, default))
-        value = fields.number(key)
-        return value / batch if value > steps else value
+        return fields.number(key) / tokens_per_unit
 
     warmup = in_steps("warmup", "warmup_fraction", 0.0)
     wsd = name == "WSD"

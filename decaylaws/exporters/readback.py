@@ -217,6 +217,8 @@ class PythonConfig:
     def _value(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Name) and node.id in self._constants:
             return self._constants[node.id]
+        if isinstance(node, ast.Attribute):
+            return node.attr  # a member of an enumeration, such as SchedulerUnits.tokens
         try:
             return ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -139,6 +139,19 @@ def test_transformers_agrees_with_what_is_read(make_recipe, tmp_path: Path) -> N
         assert ours == pytest.approx(theirs, abs=1e-9), kind
 
 
+def test_olmo_core_counts_in_its_units(make_recipe, tmp_path: Path) -> None:
+    """An enumeration in a Python file is read by the name of its member; a shape that is not read is refused."""
+    text = GOLDEN["olmo-core"][1].replace("SchedulerUnits.steps", "SchedulerUnits.tokens")
+    text = text.replace("decay=10", f"decay={10 * BATCH_TOKENS}")
+    (tmp_path / "o.py").write_text(text)
+    read = check_config(make_recipe("linear", 20), "olmo-core", tmp_path / "o.py").schedule
+    assert read.step_lrs == pytest.approx(GOLDEN["olmo-core"][2])
+    stage = "s = ComposableSchedulerStage(duration=5, start_lr=1.0, end_lr=0.0, shape=Shape.cosine)\n"
+    (tmp_path / "o.py").write_text(stage + text)
+    with pytest.raises(InvalidValueError, match=r"shape' must be one of linear; got 'cosine'"):
+        check_config(make_recipe("linear", 20), "olmo-core", tmp_path / "o.py")
+
+
 def test_differences_are_named(make_recipe, tmp_path: Path) -> None:
     recipe = make_recipe("linear", 1000, sources=CLEAN_SOURCES)
     text = export(recipe, "levanter").files["midtrain_levanter.yaml"]
