@@ -40,8 +40,8 @@ class DecayLaw(DecaySlices):
         member: name of a member of the family (``decaylaws.laws.decay.members.MEMBERS``).
         domains: domains to predict; by default every ``loss:<domain>`` of the table.
         reference_lr: LR of the trunk at the hand-over; by default the largest start LR of the fit.
-        num_draws: refits of the bootstrap over runs, for intervals and for the spread of an optimum.
-        num_folds: folds of the cross-validation over mixtures that calibrates the intervals.
+        num_draws: refits of the bootstrap over runs, for the spread of an optimum; intervals do without.
+        num_folds: folds over mixtures of the hold-outs that calibrate the intervals.
         seed: seed of draws and folds.
 
     Attributes:
