@@ -4,7 +4,7 @@
 
 ``DIR`` holds ``continued_pretraining.csv`` (``run_tag``, ``step``, ``val_domain``, ``loss``, ``replay_share``,
 ``use``) and ``valid_weights.csv``. Rows with ``use == "fit"`` are fitted; where there are no others, only the
-predictions' own fit error and the critical share are reported.
+predictions' own fit error and the critical share are reported. Rows without a finite loss are left out and counted.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def main() -> None:
     weights = read_table(given.data, "valid_weights.csv", ["val_domain", "valid_weight"])
     weight = dict(zip(weights["val_domain"], weights["valid_weight"]))
     rows = rows.rename(columns={"replay_share": "share", "step": "steps", "val_domain": "domain"})
+    measured = np.isfinite(rows["loss"]) & (rows["loss"] > 0)
+    unmeasured, rows = int((~measured).sum()), rows[measured]
     fit = rows[(rows["use"] == "fit") & rows["domain"].isin([*weight, TARGET])]
     if fit.empty or TARGET not in set(fit["domain"]):
         raise InvalidValueError(
@@ -46,6 +48,7 @@ def main() -> None:
         name: errors(fitted(*forms, fit, weight), predict, weight) for name, forms in ALTERNATIVES.items()
     }
     report["predictions"] = predictions(law, predict)
+    report["rows_without_loss"] = unmeasured
     write_json(given.json, report)
     print(f"critical replay share {share:.3f}; mean absolute error on unseen rows {report['weighted_mae']}")
 

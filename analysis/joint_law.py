@@ -4,7 +4,8 @@
 
 ``DIR`` holds ``runs.csv`` (one column ``loss_<target>`` by target, ``params``, ``tokens``, shares ``w_<source>``) or
 ``redpajama.csv`` (one row by run, step and validation domain; a step is about a million tokens). Rows with
-``use == "fit"`` are fitted, the others predicted; errors are means over the predicted rows of a size.
+``use == "fit"`` are fitted, the others predicted; errors are means over the predicted rows of a size. A loss
+that is missing leaves its row out for that target; a target that no fitted row has is left out by name.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def main() -> None:
         raise InvalidValueError(
             "use", sorted(set(rows["use"])), "must mark rows of both kinds", "Expected 'fit' and 'predict'."
         )
+    unmeasured = [name for name in targets if not np.isfinite(fit[name]).any()]
+    targets = [name for name in targets if name not in unmeasured]
     laws = {name: evaluate(name, fit, predict, targets) for name in (*FORMS, DEFAULT)}
-    write_json(given.json, {"default": DEFAULT, "laws": laws})
+    write_json(given.json, {"default": DEFAULT, "laws": laws, "excluded_targets": unmeasured})
     for name, result in laws.items():
         means = ", ".join(f"{size}: {values['mean']:.4f}" for size, values in result["sizes"].items())
         print(f"{name:13s} {result['num_parameters']:3d} parameters  {result['fit_seconds']:6.2f} s  {means}")

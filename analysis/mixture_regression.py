@@ -7,7 +7,8 @@
 rows: Spearman and Pearson correlation by target, relative error after an affine recalibration on 8 of its
 runs (drawn by seed, scored on the others), and the regret of the mixture with the best prediction. The
 learning curve fits the first 32, 64, ... rows. Where the fit rows hold several sizes, the one with most runs
-is fitted.
+is fitted. Targets that too few fit rows hold, and regressions that cannot be fitted, are left out with the
+reason.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pandas as pd
 from _common import parse_args, read_table, run, write_json
 from scipy.stats import pearsonr, spearmanr
 
-from decaylaws.errors import DataError, SchemaError
+from decaylaws.errors import DataError, DecaylawsError, SchemaError
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
     REGRESSIONS,
@@ -30,6 +31,7 @@ from decaylaws.laws.mixing import (
     Recalibration,
     shares_frame,
 )
+from decaylaws.laws.mixing.data import MIN_RUNS
 from decaylaws.laws.uncertainty import coverage
 
 SHARE, LOSS = "w_", "loss_"
@@ -45,6 +47,8 @@ def main() -> None:
     fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
     fit_size = fit_rows["model_size"].mode().iloc[0]
     fit_rows = fit_rows[fit_rows["model_size"] == fit_size]
+    fit_rows, excluded = with_enough_losses(fit_rows)
+    predict_rows = predict_rows.drop(columns=list(excluded))
     values: dict[str, Any] = {
         "default": DEFAULT_REGRESSION,
         "fit_size": fit_size,
@@ -52,7 +56,11 @@ def main() -> None:
     }
     values["regressions"] = {}
     for name, make in REGRESSIONS.items():
-        values["regressions"][name] = evaluate(make, fit_rows, predict_rows)
+        try:
+            values["regressions"][name] = evaluate(make, fit_rows, predict_rows)
+        except DecaylawsError as error:
+            excluded[name] = str(error)
+    values["excluded"] = excluded
     values["learning_curve"] = learning_curve(fit_rows, predict_rows)
     write_json(arguments.json, values)
     show(values)
@@ -67,7 +75,7 @@ def load(folder: Path) -> pd.DataFrame:
     losses = [column for column in table.columns if column.startswith(LOSS)]
     if not shares or not losses:
         raise SchemaError(str(folder / "runs.csv"), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
-    totals = table[shares].sum(axis=1)
+    totals = table[shares].sum(axis=1, skipna=False)
     if not totals.between(0.98, 1.02).all():
         row = int(np.argmax(np.abs(totals.to_numpy() - 1)))
         raise DataError(
@@ -78,6 +86,15 @@ def load(folder: Path) -> pd.DataFrame:
         if not (table["use"] == use).any():
             raise DataError(f"{folder / 'runs.csv'} holds no row with use = {use}.")
     return table
+
+
+def with_enough_losses(fit_rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Fit rows without the targets that fewer than ``MIN_RUNS`` of them hold, and why those are left out."""
+    counts = np.isfinite(fit_rows[loss_columns(fit_rows)]).sum()
+    few = {str(name): f"only {count} fit rows hold it" for name, count in counts.items() if count < MIN_RUNS}
+    if len(few) == len(counts):
+        raise DataError(f"No target is measured in {MIN_RUNS} fit rows or more.")
+    return fit_rows.drop(columns=list(few)), few
 
 
 def evaluate(
@@ -149,18 +166,20 @@ def recalibrated_error(predicted: np.ndarray, observed: np.ndarray) -> float | N
     return float(np.mean(errors))
 
 
-def regrets(predicted: np.ndarray, observed: pd.DataFrame) -> dict[str, float]:
+def regrets(predicted: np.ndarray, observed: pd.DataFrame) -> dict[str, float | None]:
     """Loss of the run that the prediction puts first, above that of the run that truly is first."""
     complete = np.isfinite(observed.to_numpy(dtype=float)).all(axis=1)
     truth, guess = observed.to_numpy(dtype=float)[complete], predicted[complete]
-    values = {"mean": regret(guess.mean(axis=1), truth.mean(axis=1))}
+    values: dict[str, float | None] = {"mean": regret(guess.mean(axis=1), truth.mean(axis=1))}
     if PILE_CC in observed.columns:
         column = observed.columns.get_loc(PILE_CC)
         values[PILE_CC] = regret(guess[:, column], truth[:, column])
     return values
 
 
-def regret(guess: np.ndarray, truth: np.ndarray) -> float:
+def regret(guess: np.ndarray, truth: np.ndarray) -> float | None:
+    if not len(truth):
+        return None  # no run of this size has every loss
     return float(truth[np.argmin(guess)] - truth.min())
 
 
@@ -192,11 +211,14 @@ def show(values: dict[str, Any]) -> None:
     for name, entry in values["regressions"].items():
         for size, scores in entry["sizes"].items():
             error = scores["recalibrated_mean_relative_error"]
+            given_away = scores["regret"]["mean"]
             print(
                 f"{name:18s} {size:>6s}  Spearman {100 * scores['mean_spearman']:6.2f}  "
                 f"recalibrated error {'-' if error is None else f'{100 * error:.2f} %'}  "
-                f"regret {scores['regret']['mean']:.4f}  fit {entry['fit_seconds']:.1f} s"
+                f"regret {'-' if given_away is None else f'{given_away:.4f}'}  fit {entry['fit_seconds']:.1f} s"
             )
+    for name, reason in values["excluded"].items():
+        print(f"left out: {name}: {reason}")
 
 
 def draw(curve: dict[str, dict[str, dict[str, float]]], path: Path) -> None:

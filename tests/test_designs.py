@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from decaylaws.designs import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
 from decaylaws.errors import InvalidValueError
+from decaylaws.optimal_design import Noise
+from decaylaws.runs import RUN_COLUMNS, write_table
 from decaylaws.settings import StudySettings, parse_settings
+from decaylaws.study import Study
 from decaylaws.study.layout import template_text
+from decaylaws.study.sweep import detectable_effect
 
 AVAILABLE = {
     "narrative": 600_000,
@@ -130,3 +137,17 @@ def test_the_table_prices_every_run(design: Design) -> None:
     assert table["train_flops"].sum() == design.train_flops
     shares = table[[column for column in table if column.startswith("mix:")]].sum(axis=1)
     np.testing.assert_allclose(shares, 1.0)
+
+
+def test_a_plan_says_what_it_can_detect_before_it_runs(tmp_path: Path, settings: StudySettings) -> None:
+    study = Study(tmp_path, settings)
+    effect, unit = detectable_effect(study)
+    assert unit == "standard deviations of the seeds' noise"
+    assert effect == pytest.approx(Noise(1.0, settings.design.num_replicates - 1).detectable_effect())
+    column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}
+    constant = dict.fromkeys(RUN_COLUMNS, 1) | {"kind": "decay", "role": "replicate", "reached_target": True}
+    rows = pd.DataFrame([constant] * 3).assign(run_id=["a", "b", "c"], **column, **{"mix:code": 1.0})
+    write_table(rows, study.runs_file)
+    measured, unit = detectable_effect(study)
+    assert unit == "nats per token"
+    assert measured == pytest.approx(Noise(0.01, 2).detectable_effect(), rel=1e-6)

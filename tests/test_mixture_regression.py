@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from decaylaws.errors import DataError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "analysis" / "mixture_regression.py"
 SOURCES = ("arxiv", "github", "pile_cc")
@@ -57,3 +61,34 @@ def test_a_bad_folder_fails_in_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert "row 4" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("mixture_regression")
+
+
+def test_a_target_that_few_rows_hold_is_left_out_by_name(script: ModuleType) -> None:
+    table = rows("1M", "fit", 40, 0)
+    table.loc[3:, "loss_github"] = np.nan
+    table["loss_new"] = np.nan
+    kept, reasons = script.with_enough_losses(table)
+    assert script.loss_columns(kept) == ["loss_arxiv", "loss_pile_cc"]
+    assert reasons == {"loss_github": "only 3 fit rows hold it", "loss_new": "only 0 fit rows hold it"}
+    with pytest.raises(DataError, match="No target"):
+        script.with_enough_losses(table.drop(columns=["loss_arxiv", "loss_pile_cc"]))
+
+
+def test_a_size_without_a_complete_run_has_no_regret(script: ModuleType) -> None:
+    table = rows("1B", "predict", 12, 1)
+    observed = table[script.loss_columns(table)].assign(loss_github=np.nan)
+    assert script.regrets(np.ones((12, 3)), observed) == {"mean": None, "loss_pile_cc": None}
+
+
+def test_a_share_that_is_missing_is_an_error(script: ModuleType, tmp_path: Path) -> None:
+    table = pd.concat([rows("1M", "fit", 10, 0), rows("1M", "predict", 10, 1)], ignore_index=True)
+    table.loc[2, "w_arxiv"] = np.nan
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(DataError, match="row 2"):
+        script.load(tmp_path)

@@ -81,6 +81,13 @@ def plan(directory: StudyDir) -> None:
         )
     console.print(table)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
+    effect, unit = sweep.detectable_effect(study)
+    console.print(
+        f"Smallest difference between two runs that it can detect: {effect:.3g} {unit} "
+        f"({study.settings.design.num_replicates} seed replicates, 80 % power).",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(
         f"About {speed.plan_hours(design):.2g} hours with {speed.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",

@@ -130,7 +130,7 @@ def conformal_radius(scores: ArrayLike, level: float) -> float:
     return float(sizes[-1] * rank / len(sizes))
 
 
-def draw_scale(errors: Array, draw_variance: Array, noise_variance: Array) -> float:
+def draw_scale(errors: Array, noise_variance: Array, draw_variance: float) -> float:
     """How many times farther from the fit the truth lies than draws of the fit do, at least 1.
 
     Draws spread as the runs and priors do; where the truth lies outside the family, they know nothing of it, and
@@ -139,14 +139,11 @@ def draw_scale(errors: Array, draw_variance: Array, noise_variance: Array) -> fl
 
     Args:
         errors: of held-out rows ``[n]``.
-        draw_variance: variance of the draws' predictions of these rows ``[n]``.
         noise_variance: variance of one row by the fit's own noise ``[n]``.
+        draw_variance: variance of the draws' predictions, the mean of the fitted rows.
     """
-    spread = float(np.mean(draw_variance))
     missed = float(np.mean(np.square(errors))) - 0.5 * float(np.mean(noise_variance))
-    if spread <= 0:
-        return 1.0
-    return float(np.sqrt(max(missed / spread, 1.0)))
+    return float(np.sqrt(max(missed / draw_variance, 1.0))) if draw_variance > 0 else 1.0
 
 
 def coverage(prediction: Prediction, observed: ArrayLike) -> float:

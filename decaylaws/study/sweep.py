@@ -10,7 +10,8 @@ import pandas as pd
 from decaylaws import __version__
 from decaylaws.configs import RunConfig
 from decaylaws.designs import Design
-from decaylaws.errors import StudyError
+from decaylaws.errors import InvalidValueError, StudyError
+from decaylaws.optimal_design import Noise
 from decaylaws.runs import LOSS, READ_OUT, START_LOSS, config_row, curves_table, runs_table, write_table
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.overlap import check_overlap
@@ -34,6 +35,28 @@ def plan(study: Study) -> tuple[Design, bool]:
     design = study.planner().sweep()
     write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
     return design, True
+
+
+def detectable_effect(study: Study) -> tuple[float, str]:
+    """Smallest true difference of the objective between two microanneals that the sweep's seeds tell from noise.
+
+    A two-sided t-test at 5 %, power 80 %, with the noise of the seed replicates: in nats per token once they have
+    run, in standard deviations of that noise before.
+
+    Returns:
+        The difference, and its unit.
+    """
+    if study.runs_file.is_file():
+        runs = decays(study.runs())
+        replicates = runs[runs["role"] == "replicate"]
+        weights = study.settings.objective_weights
+        scaled = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        try:
+            return Noise.from_replicates(replicates, scaled).detectable_effect(), "nats per token"
+        except InvalidValueError:
+            pass  # no two replicates have finished: what the design promises is all there is to say
+    degrees = study.settings.design.num_replicates - 1
+    return Noise(1.0, degrees).detectable_effect(), "standard deviations of the seeds' noise"
 
 
 def current_plan(study: Study) -> Design:

@@ -9,6 +9,7 @@ from decaylaws.laws.uncertainty import (
     cluster_weights,
     conformal_radius,
     coverage,
+    draw_scale,
     one_step_draws,
     quantile_interval,
 )
@@ -107,3 +108,12 @@ def test_draws_keep_fixed_parameters_and_bounds():
     draws = one_step_draws(solution, groups, num_draws=50, seed=0, lower=lower, upper=upper)
     assert (draws[:, 1] == 0.2).all()
     assert draws[:, 0].min() >= 0.28
+
+
+def test_draws_are_scaled_to_the_errors_of_held_out_rows():
+    rng = np.random.default_rng(0)
+    noise, misfit = rng.normal(0, 0.01, 4000), rng.normal(0, 0.03, 4000)
+    own_noise = np.full(4000, 2 * 0.01**2)  # a fit's noise holds some of its misfit: half of it is the seeds'
+    assert draw_scale(noise + misfit, own_noise, 0.01**2) == pytest.approx(3.0, rel=0.05)
+    assert draw_scale(noise, own_noise, 0.01**2) == 1.0
+    assert draw_scale(noise, own_noise, 0.0) == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.base import Law
+from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Target, pareto_front, recommend
 from decaylaws.search.certainty import confirm_candidates, optimum_spread
@@ -75,6 +78,18 @@ def test_a_prior_must_allow_every_source(law, control) -> None:
         problem(law, control, kl_strength=0.1)
     with pytest.raises(InvalidValueError, match="kl_strength"):
         problem(law, control, prior=PRIOR, kl_strength=-1.0)
+
+
+def test_draws_are_moved_as_far_as_held_out_runs_say(law, control) -> None:
+    question = problem(law, control)
+    shares, theta = np.random.default_rng(1).dirichlet(np.ones(3), 5), law.draws_[3]
+    fit, drawn = question.objective(shares), question.objective(shares, theta)
+    scale = law.draw_scale(question.goal.weights)
+    assert scale >= 1
+    assert question.drawn_aim(shares, theta) == pytest.approx(fit + scale * (drawn - fit))
+    again = Law.from_dict(json.loads(json.dumps(law.to_dict())))
+    assert isinstance(again, DecayLaw)
+    assert again.draw_scale(question.goal.weights) == pytest.approx(scale)
 
 
 def test_further_candidates_take_from_the_regret(law, control) -> None:

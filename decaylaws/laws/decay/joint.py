@@ -200,6 +200,8 @@ def _prior(form: str, num_sources: int, log_loss: float) -> tuple[Array, Array]:
 
 def _fit_target(form: str, inputs: JointInputs, losses: Array, target: str) -> Solution:
     kept = np.isfinite(losses)
+    if not kept.any():
+        raise InvalidValueError(target, "NaN", "must be measured in some row", "Leave the target out.")
     if (losses[kept] <= 0).any():
         raise InvalidValueError(target, float(losses[kept].min()), "must be positive losses")
     mean, sd = _prior(form, inputs.shares.shape[1], float(np.log(np.median(losses[kept]))))

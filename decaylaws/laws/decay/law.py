@@ -228,6 +228,15 @@ class DecayLaw(DecaySlices):
             )
             draws.append(refit.theta)
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
+        self._draw_covariance = self._over_draws(inputs)
+
+    def _over_draws(self, inputs: DecayInputs) -> Array:
+        """Covariance of the domains' predictions over ``draws_``, the mean of the rows, ``[d, d]``."""
+        if len(self.draws_) < 2:
+            return np.zeros((len(self.domains_), len(self.domains_)))
+        drawn = np.array([self.loss(inputs, theta) for theta in self.draws_])
+        drawn = drawn - drawn.mean(axis=0)
+        return np.einsum("bnd,bne->de", drawn, drawn) / ((len(drawn) - 1) * len(inputs))
 
     def _staged(self, inputs: DecayInputs, observed: Array, prior: Prior) -> Array:
         def solve_stage(held: Prior, start: Array, weights: Array) -> Array:
@@ -300,8 +309,8 @@ class DecayLaw(DecaySlices):
         vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
         return draw_scale(
             held_out.errors @ vector,
-            np.einsum("d,nde,e->n", vector, held_out.covariance, vector),
             np.sum((held_out.noise * vector) ** 2, axis=1),
+            float(vector @ self._draw_covariance @ vector),
         )
 
     def _held_out_mixtures(self) -> HeldOut:
@@ -325,7 +334,7 @@ class DecayLaw(DecaySlices):
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
-            "covariance": self._parameter_covariance, "sd": self._sd,
+            "covariance": self._parameter_covariance, "sd": self._sd, "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
         }  # fmt: skip
 
@@ -337,6 +346,7 @@ class DecayLaw(DecaySlices):
         self._theta = np.array(list(self.params_.values()))
         self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)
+        self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
         self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
 
