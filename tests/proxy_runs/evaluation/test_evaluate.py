@@ -11,14 +11,18 @@ import torch
 from typer.testing import CliRunner
 
 from decaylaws.cli import app
+from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
 from decaylaws.evaluation.records import read_documents
 from proxy_runs.evaluation.answers import QuestionTask
-from proxy_runs.evaluation.domains import DomainTask
+from proxy_runs.evaluation.checkpoint import Checkpoint
+from proxy_runs.evaluation.domains import DomainTask, score_documents
 from proxy_runs.evaluation.evaluate import evaluate
 from proxy_runs.evaluation.sources import HeldOutPart, TextFiles
 from proxy_runs.evaluation.task import Task
+from proxy_runs.hf import save_hf
+from proxy_runs.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.evaluation.checkpoints import TEXTS, make_checkpoint
 
@@ -147,6 +151,28 @@ def test_a_prepared_corpus_is_scored_as_text(folder: Path, tmp_path: Path) -> No
     found, _ = evaluate(folder / "a", [DomainTask("code", part)], tmp_path / "out")
     assert found.tasks[0].estimates[1].num_documents == len(texts)
     assert read_documents(tmp_path / "out", found.tasks[0])["bytes"].sum() == heldout.token_bytes.sum()
+
+
+def test_a_saved_proxy_scores_as_the_stack_does(tmp_path: Path) -> None:
+    store = make_tiny_store(tmp_path / "corpus", heldout_tokens=50)
+    shape = ModelShape(
+        d_model=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        d_ff=32,
+        vocab_size=store.vocab_size,
+        seq_len=16,
+    )
+    params, text = init_params(shape, 0), b"sixteen letters."
+    save_hf(params, shape, tmp_path / "hf", tokenizer_path=store.tokenizer_path, eos_token_id=store.eos_id)
+    row = score_documents(Checkpoint.load(tmp_path / "hf"), [text.decode()]).iloc[0]
+    tokens = torch.tensor(
+        [[[store.eos_id, *text]]]
+    )  # a byte is a token, and the end of a document starts one
+    losses = StackedLlama(shape).token_losses(stack_params([params]), tokens)
+    assert row["nats"] == pytest.approx(float(losses.sum()), rel=1e-5)
+    assert (row["tokens"], row["bytes"]) == (16, 16)
 
 
 def test_two_checkpoints_are_tested_on_the_documents_that_they_share(
