@@ -54,7 +54,9 @@ def evaluate(
     stride: Annotated[
         int | None, typer.Option(help="tokens by which a window moves over long documents; half the context")
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="tokens of one forward pass", min=1)] = 8_192,
+    batch_tokens: Annotated[
+        int, typer.Option(help="tokens of one forward pass; a GPU wants more", min=1)
+    ] = 2_048,
     device: Annotated[str, typer.Option(help="such as cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
 ) -> None:

@@ -82,7 +82,7 @@ def score(
     checkpoint: Checkpoint,
     pieces: Sequence[Piece],
     *,
-    batch_tokens: int = 8_192,
+    batch_tokens: int = 2_048,
 ) -> list[Score]:
     """Score pieces, longest first, so that a batch holds pieces of similar length.
 
