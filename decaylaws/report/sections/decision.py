@@ -12,6 +12,8 @@ from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import listed, name, percent
 
+_SHARES_CAPTION = "What each share rests on. Leverage nears 1 where the law leans on few runs."
+
 
 def mixture(material: Material) -> Section:
     """The recommended shares beside their rivals, and what each of them rests on."""
@@ -27,7 +29,7 @@ def mixture(material: Material) -> Section:
             "Thin line: what the runs span. Black mark: the cap on the share.",
         ),
     ]
-    table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), "What each share rests on.")
+    table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), _SHARES_CAPTION)
     return Section("The mixture", notes=_mixture_notes(material), pictures=pictures, tables=[table])
 
 
