@@ -99,8 +99,11 @@ def main() -> None:
     if args.serve:
         work(args.serve[0], Path(args.serve[1]))
         return
-    found = {kind: measure(kind, args.workers, args.trials) for kind in KINDS}
-    print(f"{args.workers} workers, {args.trials} trials\n{json.dumps(found, indent=1)}")
+    print(f"{args.workers} workers, {args.trials} trials")
+    found = {}
+    for kind in KINDS:
+        found[kind] = measure(kind, args.workers, args.trials)
+        print(f"{kind:14}{json.dumps(found[kind])}", flush=True)
     if args.json:
         write_json(args.json, {"workers": args.workers, "trials": args.trials, "storages": found})
 
