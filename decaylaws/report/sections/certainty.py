@@ -40,7 +40,10 @@ def flatness(material: Material) -> Section:
         "The law was fitted again to resampled runs; each refit has an optimum of its own. Mixtures inside the grey "
         "band below are as good as the recommendation, so other reasons may decide between them.",
         facts=facts,
-        notes=["The regret is the law's own estimate: what every refit gets wrong alike is not in it."],
+        notes=[
+            "Refits are moved as far from the fit as held-out runs say that the law errs. What it gets wrong at the "
+            "optimum alone is not in the regret."
+        ],
         pictures=[picture],
         tables=_regret_tables(material),
     )
