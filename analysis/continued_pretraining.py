@@ -3,8 +3,10 @@
     python analysis/continued_pretraining.py --data DIR --json OUT
 
 ``DIR`` holds ``continued_pretraining.csv`` (``run_tag``, ``step``, ``val_domain``, ``loss``, ``replay_share``,
-``use``) and ``valid_weights.csv``. Rows with ``use == "fit"`` are fitted; where there are no others, only the
-predictions' own fit error and the critical share are reported. Rows without a finite loss are left out and counted.
+``use``, perhaps ``model_size``) and ``valid_weights.csv``. Rows with ``use == "fit"`` are fitted, at the size with most
+of them; where there are no others, only the fit's own error and the critical share are reported. The law knows no
+size: errors at other sizes stand in ``by_size`` too. Rows without a finite loss are left out and counted, domains
+without a weight or without a row to fit are left out by name.
 """
 
 from __future__ import annotations
@@ -32,14 +34,10 @@ def main() -> None:
     weights = read_table(given.data, "valid_weights.csv", ["val_domain", "valid_weight"])
     weight = dict(zip(weights["val_domain"], weights["valid_weight"]))
     rows = rows.rename(columns={"replay_share": "share", "step": "steps", "val_domain": "domain"})
+    rows["model_size"] = rows["model_size"].fillna("unnamed") if "model_size" in rows else "unnamed"
     measured = np.isfinite(rows["loss"]) & (rows["loss"] > 0)
     unmeasured, rows = int((~measured).sum()), rows[measured]
-    fit = rows[(rows["use"] == "fit") & rows["domain"].isin([*weight, TARGET])]
-    if fit.empty or TARGET not in set(fit["domain"]):
-        raise InvalidValueError(
-            "use", sorted(set(rows["use"])), f"must mark rows to fit, {TARGET} among them"
-        )
-    predict = rows[(rows["use"] != "fit") & rows["domain"].isin([*weight, TARGET])]
+    fit, predict, excluded = split(rows, weight)
     law = fitted("log_share", "own_tokens", fit, weight)
     longest = float(fit["steps"].max())
     share = law.critical_share(longest, BASE["general"])
@@ -48,9 +46,27 @@ def main() -> None:
         name: errors(fitted(*forms, fit, weight), predict, weight) for name, forms in ALTERNATIVES.items()
     }
     report["predictions"] = predictions(law, predict)
-    report["rows_without_loss"] = unmeasured
+    report["fit_size"] = str(fit["model_size"].iloc[0])
+    report["rows_without_loss"], report["excluded_domains"] = unmeasured, excluded
     write_json(given.json, report)
     print(f"critical replay share {share:.3f}; mean absolute error on unseen rows {report['weighted_mae']}")
+
+
+def split(rows: pd.DataFrame, weight: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Rows to fit, rows to predict, and the domains that are left out with the reason."""
+    known = [*(name for name, value in weight.items() if value > 0), TARGET]
+    fit = rows[(rows["use"] == "fit") & rows["domain"].isin(known)]
+    fit = fit[fit["model_size"] == fit["model_size"].mode().iloc[0]] if len(fit) else fit
+    for name, present in ((TARGET, fit["domain"] == TARGET), ("an old domain", fit["domain"] != TARGET)):
+        if not present.any():
+            raise InvalidValueError(
+                "use", sorted(set(rows["use"].astype(str))), f"must mark rows of {name} to fit"
+            )
+    excluded = {
+        str(name): "no row to fit" if name in known else "no positive valid_weight"
+        for name in sorted(set(rows["domain"]) - set(fit["domain"]))
+    }
+    return fit, rows[(rows["use"] != "fit") & ~rows["domain"].isin(list(excluded))], excluded
 
 
 def fitted(old_form: str, new_form: str, fit: pd.DataFrame, weight: dict[str, float]) -> ReplayLaw:
@@ -61,26 +77,37 @@ def fitted(old_form: str, new_form: str, fit: pd.DataFrame, weight: dict[str, fl
 def errors(law: ReplayLaw, rows: pd.DataFrame, weight: dict[str, float]) -> dict[str, Any]:
     """Mean absolute errors by domain and share; the general domain is the weighted mean loss."""
     if rows.empty:
-        return {"mae": {}, "weighted_mae": None, "by_share": {}}
+        return {"mae": {}, "weighted_mae": None, "by_share": {}, "by_size": {}}
     off = rows.assign(predicted=law.predict(rows))
     off = pd.concat([off, general(off, weight)], ignore_index=True)
     off["error"] = (off["predicted"] - off["loss"]).abs()
     by_domain = off.groupby("domain")["error"].mean().to_dict()
-    by_share = {
-        str(share): part.groupby("domain")["error"].mean().to_dict() for share, part in off.groupby("share")
-    }
     old = [name for name in by_domain if name in weight]
-    weighted = float(np.average([by_domain[name] for name in old], weights=[weight[name] for name in old]))
-    return {"mae": by_domain, "weighted_mae": weighted, "by_share": by_share}
+    weights = [weight[name] for name in old]
+    errors_of_old = [by_domain[name] for name in old]
+    return {
+        "mae": by_domain,
+        "weighted_mae": float(np.average(errors_of_old, weights=weights)) if old else None,
+        "by_share": errors_by(off, "share"),
+        "by_size": errors_by(off, "model_size"),
+    }
+
+
+def errors_by(off: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Mean absolute error by domain for each value of ``column``."""
+    groups = off.groupby(column, sort=True)
+    return {str(value): part.groupby("domain")["error"].mean().to_dict() for value, part in groups}
 
 
 def general(rows: pd.DataFrame, weight: dict[str, float]) -> pd.DataFrame:
-    """Weighted mean over the old domains of every share and step, predicted by the law of the mean's parts."""
+    """Weighted mean over the old domains of every size, share and step, predicted by the law of the mean's parts."""
     old = rows[rows["domain"].isin(list(weight))]
     parts = old.assign(weight=old["domain"].map(weight))
     for column in ("loss", "predicted"):
         parts[column] *= parts["weight"]
-    sums = parts.groupby(["share", "steps"], as_index=False)[["loss", "predicted", "weight"]].sum()
+    sums = parts.groupby(["model_size", "share", "steps"], as_index=False)[
+        ["loss", "predicted", "weight"]
+    ].sum()
     sums[["loss", "predicted"]] = sums[["loss", "predicted"]].div(sums["weight"], axis=0)
     return sums.assign(domain="general")
 
@@ -88,7 +115,9 @@ def general(rows: pd.DataFrame, weight: dict[str, float]) -> pd.DataFrame:
 def predictions(law: ReplayLaw, rows: pd.DataFrame) -> list[dict[str, Any]]:
     if rows.empty:
         return []
-    shown = rows[["share", "steps", "domain"]].assign(predicted=law.predict(rows), observed=rows["loss"])
+    shown = rows[["model_size", "share", "steps", "domain"]].assign(
+        predicted=law.predict(rows), observed=rows["loss"]
+    )
     return shown.to_dict("records")
 
 

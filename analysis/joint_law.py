@@ -2,26 +2,28 @@
 
     python analysis/joint_law.py --data DIR --json OUT
 
-``DIR`` holds ``runs.csv`` (one column ``loss_<target>`` by target, ``params``, ``tokens``, shares ``w_<source>``) or
-``redpajama.csv`` (one row by run, step and validation domain; a step is about a million tokens). Rows with
-``use == "fit"`` are fitted, the others predicted; errors are means over the predicted rows of a size. A loss
-that is missing leaves its row out for that target; a target that no fitted row has is left out by name.
+``DIR`` holds ``runs.csv`` (``params``, ``tokens``, shares ``w_<source>`` and losses ``loss_<domain>``, whose columns
+name the targets) or ``redpajama.csv`` (one row by run, step and validation domain, which names the target; a step is
+about a million tokens). Rows with ``use == "fit"`` are fitted, the others predicted; errors are means over the
+predicted rows of a size. A loss that is missing leaves its row out for that target; a target that no fitted row has
+is left out by name.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import parse_args, run, write_json
+from _common import parse_args, read_table, run, write_json
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.laws.decay.joint import FORMS, JointLaw
 
 DEFAULT = "stack"
 TOKENS_PER_STEP = 1_000_000  # mixinglaws, README of the records
-EXCLUDED_FROM_MEAN = ("openhermes",)  # looks mis-aligned at the largest size (README of the records)
+EXCLUDED_FROM_MEAN = ("loss_openhermes",)  # looks mis-aligned at the largest size (README of the records)
 
 
 def main() -> None:
@@ -30,10 +32,17 @@ def main() -> None:
     fit, predict = rows[rows["use"] == "fit"], rows[rows["use"] != "fit"]
     if fit.empty or predict.empty:
         raise InvalidValueError(
-            "use", sorted(set(rows["use"])), "must mark rows of both kinds", "Expected 'fit' and 'predict'."
+            "use",
+            sorted(set(rows["use"].astype(str))),
+            "must mark rows of both kinds",
+            "Expected 'fit' and 'predict'.",
         )
     unmeasured = [name for name in targets if not np.isfinite(fit[name]).any()]
     targets = [name for name in targets if name not in unmeasured]
+    if not targets:
+        raise DataError(
+            "No target has a loss in a row to fit. Give columns loss_<domain> or rows by val_domain."
+        )
     laws = {name: evaluate(name, fit, predict, targets) for name in (*FORMS, DEFAULT)}
     write_json(given.json, {"default": DEFAULT, "laws": laws, "excluded_targets": unmeasured})
     for name, result in laws.items():
@@ -44,20 +53,21 @@ def main() -> None:
 def read_records(folder: Any) -> tuple[pd.DataFrame, list[str]]:
     """Rows with ``params``, ``tokens``, shares ``w_*`` and one column by target; and the targets."""
     if (folder / "runs.csv").is_file():
-        table = pd.read_csv(folder / "runs.csv")
-        targets = [name for name in table if name.startswith("loss_")]
-        table = table.rename(columns={name: name.removeprefix("loss_") for name in targets})
-        return checked(table), [name.removeprefix("loss_") for name in targets]
+        table = read_table(folder, "runs.csv", ["params", "tokens", "use"])
+        return checked(table), [name for name in table if name.startswith("loss_")]
     if (folder / "redpajama.csv").is_file():
-        return wide(pd.read_csv(folder / "redpajama.csv"))
+        columns = ["step", "val_domain", "loss", "non_embedding_params", "use"]
+        return wide(read_table(folder, "redpajama.csv", columns))
     raise DataError(f"{folder} holds neither runs.csv nor redpajama.csv. Give the folder of one data set.")
 
 
 def wide(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """One row by run and step from one by run, step and domain."""
     shares = [name for name in table if name.startswith("w_")]
-    keys = ["model_size", "run_tag", "step", "non_embedding_params", *shares, "use"]
-    rows = table.pivot_table(index=keys, columns="val_domain", values="loss").reset_index()
+    keys = ["step", "non_embedding_params", *shares, "use"]
+    keys += [name for name in ("model_size", "run_tag") if name in table]
+    found = table.groupby([*keys, "val_domain"], dropna=False)["loss"].mean()
+    rows = found.unstack("val_domain").reset_index()
     rows["params"] = rows["non_embedding_params"]
     rows["tokens"] = rows["step"] * TOKENS_PER_STEP
     return checked(rows), sorted(table["val_domain"].unique())
@@ -72,7 +82,9 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def evaluate(name: str, fit: pd.DataFrame, predict: pd.DataFrame, targets: list[str]) -> dict[str, Any]:
+    cpu = time.process_time()
     law = JointLaw(name).fit(fit, fit[targets])
+    cpu = time.process_time() - cpu
     errors = np.abs(pd.DataFrame(law.predict(predict), predict.index, targets) / predict[targets] - 1)
     sizes = {
         str(int(size)): scores(errors[predict["params"] == size]) for size in sorted(set(predict["params"]))
@@ -84,6 +96,7 @@ def evaluate(name: str, fit: pd.DataFrame, predict: pd.DataFrame, targets: list[
     return {
         "num_parameters": law.num_parameters,
         "fit_seconds": law.fit_seconds_,
+        "fit_cpu_seconds": cpu,
         "sizes": sizes,
         "last_tokens": last,
         "statuses": {key: report.status.value for key, report in law.reports_.items()},
@@ -95,9 +108,10 @@ def last_tokens(rows: pd.DataFrame, size: float) -> pd.Series:
 
 
 def scores(errors: pd.DataFrame) -> dict[str, float]:
-    by_target = {str(name): float(value) for name, value in errors.mean().items()}
-    counted = [value for name, value in by_target.items() if name not in EXCLUDED_FROM_MEAN]
-    return {**by_target, "mean": float(np.mean(counted))}
+    """Mean error by target, NaN where no row of the size holds it; ``mean`` is over the measured ones."""
+    by_target = errors.mean()
+    counted = by_target.drop(labels=list(EXCLUDED_FROM_MEAN), errors="ignore")
+    return {**by_target.to_dict(), "mean": float(counted.mean())}
 
 
 if __name__ == "__main__":

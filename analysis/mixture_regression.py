@@ -13,8 +13,10 @@ reason.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ from decaylaws.laws.mixing import (
     shares_frame,
 )
 from decaylaws.laws.mixing.data import MIN_RUNS
-from decaylaws.laws.uncertainty import coverage
 
 SHARE, LOSS = "w_", "loss_"
 CURVE_RUNS = (32, 64, 128, 256, 512)
@@ -75,6 +76,11 @@ def load(folder: Path) -> pd.DataFrame:
     losses = [column for column in table.columns if column.startswith(LOSS)]
     if not shares or not losses:
         raise SchemaError(str(folder / "runs.csv"), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
+    for column in ("model_size", "use"):
+        if table[column].isna().any():
+            raise DataError(
+                f"{folder / 'runs.csv'}: {column} of row {int(table[column].isna().argmax())} is empty."
+            )
     totals = table[shares].sum(axis=1, skipna=False)
     if not totals.between(0.98, 1.02).all():
         row = int(np.argmax(np.abs(totals.to_numpy() - 1)))
@@ -132,8 +138,8 @@ def score(law: MixtureRegression, rows: pd.DataFrame) -> dict[str, Any]:
         for column, target in enumerate(observed.columns)
     }
     return {
-        "mean_spearman": float(np.mean([entry["spearman"] for entry in targets.values()])),
-        "mean_pearson": float(np.mean([entry["pearson"] for entry in targets.values()])),
+        "mean_spearman": mean_of_measured(entry["spearman"] for entry in targets.values()),
+        "mean_pearson": mean_of_measured(entry["pearson"] for entry in targets.values()),
         "recalibrated_mean_relative_error": recalibrated_error(predicted, observed.to_numpy(dtype=float)),
         "targets": targets,
         "regret": regrets(predicted, observed),
@@ -141,9 +147,14 @@ def score(law: MixtureRegression, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def correlations(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
-    """Rank and linear correlation over the runs whose loss exists; 0 for a constant prediction."""
+    """Rank and linear correlation over the runs whose loss exists.
+
+    0 for a constant prediction, NaN (null in the file) where fewer than three runs are measured.
+    """
     known = np.isfinite(observed)
-    if known.sum() < 3 or np.ptp(predicted[known]) == 0 or np.ptp(observed[known]) == 0:
+    if known.sum() < 3:
+        return {"spearman": math.nan, "pearson": math.nan}
+    if np.ptp(predicted[known]) == 0 or np.ptp(observed[known]) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
     return {
         "spearman": float(spearmanr(predicted[known], observed[known]).statistic),
@@ -151,10 +162,18 @@ def correlations(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float
     }
 
 
+def mean_of_measured(values: Iterable[float]) -> float:
+    """Mean of the values that exist; NaN where none does."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
 def recalibrated_error(predicted: np.ndarray, observed: np.ndarray) -> float | None:
-    """Mean relative error on the runs that an 8-run recalibration did not see, over 20 draws of the eight."""
-    complete = np.isfinite(observed).all(axis=1)
-    predicted, observed = predicted[complete], observed[complete]
+    """Mean relative error on the runs that an 8-run recalibration did not see, over 20 draws of the eight.
+
+    Of the runs that hold every target measured at this size.
+    """
+    predicted, observed = complete(predicted, observed)
     if len(observed) < RECALIBRATION_RUNS + 4:
         return None
     errors = []
@@ -168,18 +187,28 @@ def recalibrated_error(predicted: np.ndarray, observed: np.ndarray) -> float | N
 
 def regrets(predicted: np.ndarray, observed: pd.DataFrame) -> dict[str, float | None]:
     """Loss of the run that the prediction puts first, above that of the run that truly is first."""
-    complete = np.isfinite(observed.to_numpy(dtype=float)).all(axis=1)
-    truth, guess = observed.to_numpy(dtype=float)[complete], predicted[complete]
-    values: dict[str, float | None] = {"mean": regret(guess.mean(axis=1), truth.mean(axis=1))}
+    losses = observed.to_numpy(dtype=float)
+    guess, truth = complete(predicted, losses)
+    values: dict[str, float | None] = {
+        "mean": regret(guess.mean(axis=1), truth.mean(axis=1)) if truth.size else None,
+        PILE_CC: None,
+    }
     if PILE_CC in observed.columns:
-        column = observed.columns.get_loc(PILE_CC)
-        values[PILE_CC] = regret(guess[:, column], truth[:, column])
+        column = [observed.columns.get_loc(PILE_CC)]
+        guess, truth = complete(predicted[:, column], losses[:, column])
+        values[PILE_CC] = regret(guess[:, 0], truth[:, 0]) if truth.size else None
     return values
 
 
-def regret(guess: np.ndarray, truth: np.ndarray) -> float | None:
-    if not len(truth):
-        return None  # no run of this size has every loss
+def complete(predicted: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the targets that no run holds, then without the runs that lack one."""
+    measured = np.isfinite(observed)
+    targets = measured.any(axis=0)
+    rows = measured[:, targets].all(axis=1)
+    return predicted[np.ix_(rows, targets)], observed[np.ix_(rows, targets)]
+
+
+def regret(guess: np.ndarray, truth: np.ndarray) -> float:
     return float(truth[np.argmin(guess)] - truth.min())
 
 
@@ -188,21 +217,33 @@ def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | Non
     if any(len(model.errors) == 0 for model in law.models_.values()):
         return None
     observed = rows[loss_columns(rows)].to_numpy(dtype=float)
-    return coverage(law.predict(shares_frame(rows, SHARE), interval=0.9, allow_unseen=True), observed)
+    found = law.predict(shares_frame(rows, SHARE), interval=0.9, allow_unseen=True)
+    known = np.isfinite(observed)
+    return (
+        float(np.mean((found.lower <= observed)[known] & (observed <= found.upper)[known]))
+        if known.any()
+        else None
+    )
 
 
 def learning_curve(fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean Spearman at each size after a fit on the first runs."""
+    """Mean Spearman at each size after a fit on the first runs; counts that cannot be fitted are left out."""
     counts = [count for count in CURVE_RUNS if count <= len(fit_rows)] or [len(fit_rows)]
+    curve: dict[str, dict[str, dict[str, float]]] = {name: {} for name in CURVE_REGRESSIONS}
+    for name, by_count in curve.items():
+        for count in counts:
+            with contextlib.suppress(DecaylawsError):
+                by_count[str(count)] = mean_spearmans(name, fit_rows.iloc[:count], rows)
+    return {name: by_count for name, by_count in curve.items() if by_count}
+
+
+def mean_spearmans(name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
+    """Mean Spearman at each size, over the targets that enough of ``fit_rows`` hold."""
+    fit_rows, few = with_enough_losses(fit_rows)
+    law = fitted(REGRESSIONS[name](), fit_rows)
     return {
-        name: {
-            str(count): {
-                str(size): score(fitted(REGRESSIONS[name](), fit_rows.iloc[:count]), group)["mean_spearman"]
-                for size, group in rows.groupby("model_size", sort=False)
-            }
-            for count in counts
-        }
-        for name in CURVE_REGRESSIONS
+        str(size): score(law, group.drop(columns=list(few)))["mean_spearman"]
+        for size, group in rows.groupby("model_size", sort=False)
     }
 
 
@@ -228,6 +269,8 @@ def draw(curve: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    if not curve:
+        raise DataError("No regression could be fitted: there is no learning curve to draw.")
     sizes = list(next(iter(next(iter(curve.values())).values())))
     figure, panels = plt.subplots(1, len(sizes), figsize=(4.5 * len(sizes), 3.6), squeeze=False, sharey=True)
     for panel, size in zip(panels[0], sizes):

@@ -80,10 +80,13 @@ def test_a_target_that_few_rows_hold_is_left_out_by_name(script: ModuleType) -> 
         script.with_enough_losses(table.drop(columns=["loss_arxiv", "loss_pile_cc"]))
 
 
-def test_a_size_without_a_complete_run_has_no_regret(script: ModuleType) -> None:
+def test_a_target_that_no_run_of_a_size_holds_counts_nowhere(script: ModuleType) -> None:
     table = rows("1B", "predict", 12, 1)
     observed = table[script.loss_columns(table)].assign(loss_github=np.nan)
-    assert script.regrets(np.ones((12, 3)), observed) == {"mean": None, "loss_pile_cc": None}
+    best_first = observed.to_numpy(dtype=float)
+    assert script.regrets(best_first, observed) == {"mean": 0.0, "loss_pile_cc": 0.0}
+    assert script.regrets(best_first, observed * np.nan) == {"mean": None, "loss_pile_cc": None}
+    assert np.isnan(script.correlations(best_first[:, 1], best_first[:, 1])["spearman"])
 
 
 def test_a_share_that_is_missing_is_an_error(script: ModuleType, tmp_path: Path) -> None:
