@@ -289,6 +289,12 @@ class StudySettings(_Settings):
                 raise ValueError(f"{key}={name!r} must be one of the shapes {sorted(self.shapes)}")
         if self.batch_tokens % self.seq_len:
             raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
+        if min(self.design.decay_tokens) > self.target.max_decay_tokens:
+            raise InvalidValueError(
+                "target.max_decay_tokens",
+                self.target.max_decay_tokens,
+                f"must reach the shortest of design.decay_tokens, {min(self.design.decay_tokens)}",
+            )
         for shape in self.shapes.values():
             shape.shape(vocab_size=self.tokenizer.vocab_size, seq_len=self.seq_len)
         return self
@@ -303,8 +309,8 @@ class StudySettings(_Settings):
         for key, names in named.items():
             unknown = sorted(set(names) - set(self.sources))
             if unknown:
-                raise ValueError(
-                    f"{key} names {unknown}, which are not among the sources {sorted(self.sources)}"
+                raise InvalidValueError(
+                    key, unknown, "names what is no source", f"The sources are {', '.join(self.sources)}."
                 )
         _ = self.objective_weights  # groups without a source, and domains that count twice
 

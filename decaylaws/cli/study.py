@@ -15,6 +15,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
+from decaylaws.study.prepared import short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
 
@@ -33,7 +34,10 @@ def init(
     """Make a study directory with an annotated study.yaml."""
     existed = (directory / "study.yaml").exists()
     study = Study.create(directory, template=template)
-    console.print(f"{study.root / 'study.yaml'} {'is there already' if existed else 'written'}.")
+    line = f"{study.root / 'study.yaml'} {'is there already' if existed else 'written'}."
+    if template == "study":
+        line += f" Name your sources in it, then run: decaylaws prepare '{study.root}'"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def prepare(directory: StudyDir) -> None:
@@ -43,16 +47,27 @@ def prepare(directory: StudyDir) -> None:
     study = Study.open(directory)
     training.prepare(study, console)
     facts = study.corpus()
-    table = plain_table("source", "train tokens", title=f"corpus {facts.fingerprint}")
+    columns = ("source", "train tokens", "held-out tokens", "repeated paragraphs, dropped")
+    table = plain_table(*columns, title=f"corpus {facts.fingerprint}")
+    heldout, repeated = study.heldout_tokens(), study.repeated_paragraphs()
     for name, tokens in facts.available_tokens.items():
-        table.add_row(name, f"{tokens:,}")
+        table.add_row(name, f"{tokens:,}", f"{heldout[name]:,}", f"{repeated[name]:,}")
     console.print(table)
+    short = short_heldout(study)
+    if short:
+        console.print(
+            f"Fewer held-out tokens than evaluation.tokens_per_domain = "
+            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all that "
+            "they hold; a larger heldout_fraction makes their losses more certain.",
+            highlight=False,
+            soft_wrap=True,
+        )
     report = overlap.evaluation_report(study)
     if report is not None:
         console.print(frame_table(report.task_table(), title="evaluation items, their documents dropped"))
-    repeated = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
-    if not repeated.empty:
-        console.print(frame_table(repeated, title="share of held-out passages that train text repeats"))
+    leaks = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
+    if not leaks.empty:
+        console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
 
 
 def plan(directory: StudyDir) -> None:
@@ -89,10 +104,14 @@ def plan(directory: StudyDir) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"About {speed.plan_hours(design):.2g} hours with {speed.workers} workers on this machine, as measured now "
+        f"About {_duration(speed.plan_hours(design))} with {speed.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",
         highlight=False,
     )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
 
 
 def run(

@@ -18,6 +18,7 @@ from decaylaws.cli.live import SweepDisplay
 from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from decaylaws.study import Study, decision
+from decaylaws.study.prepared import record_settings
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def prepare(study: Study, console: Console) -> None:
             decontamination=study.settings.decontamination,
             progress=progress,
         )
+    record_settings(study)
 
 
 def run(

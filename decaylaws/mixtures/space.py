@@ -314,10 +314,10 @@ class MixtureSpace:
         remedy = "Raise max_epochs or upper, lower a lower bound, or add a source."
         if decay_tokens is not None and self._feasible(None):
             remedy = (
-                f"At most {self.max_decay_tokens():.4g} decay tokens are feasible: shorten the decay, raise "
+                f"At most {math.floor(self.max_decay_tokens()):,} decay tokens are feasible: shorten the decay, raise "
                 "max_epochs, or add a source."
             )
-        length = "" if decay_tokens is None else f" for a decay of {decay_tokens:.4g} tokens"
+        length = "" if decay_tokens is None else f" for a decay of {decay_tokens:,.0f} tokens"
         raise InfeasibleError(f"No mixture meets the limits{length}: {listed}. {remedy}")
 
     def _violations(self, mixture: Mixture, decay_tokens: float | None) -> list[str]:

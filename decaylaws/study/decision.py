@@ -35,7 +35,7 @@ from decaylaws.search import recommend as search
 from decaylaws.study.confirm import Confirmation, predict_confirmation
 from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
-from decaylaws.study.sweep import start_losses
+from decaylaws.study.sweep import proportional_mixture, start_losses
 
 RECOMMENDATION_FORMAT = 2  # of laws/recommendation.json; an older file is searched anew
 LR_TOLERANCE = 1e-6
@@ -170,7 +170,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
             shapes=tuple(shape for shape in settings.design.shapes if shape != "constant"),
         ),
-        rivals={"token_proportional": planner.space.project(planner.space.token_proportional(), budget)},
+        rivals={"token_proportional": proportional_mixture(study)},
         trials=settings.search_trials,
         seed=settings.seed,
         progress=progress,

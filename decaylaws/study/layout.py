@@ -185,6 +185,23 @@ class Study:
             },
         )
 
+    def heldout_tokens(self) -> dict[str, int]:
+        """Held-out tokens of the prepared corpus by domain.
+
+        Raises:
+            StudyError: it has not been prepared.
+        """
+        return {name: source["heldout"]["tokens"] for name, source in self._manifest()["sources"].items()}
+
+    def repeated_paragraphs(self) -> dict[str, int]:
+        """Paragraphs by source that were dropped: the source, or an earlier one, had them already.
+
+        Raises:
+            StudyError: it has not been prepared.
+        """
+        sources = self._manifest()["sources"].items()
+        return {name: source["counts"].get("paragraphs_repeated", 0) for name, source in sources}
+
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
 

@@ -11,10 +11,12 @@ from decaylaws import __version__
 from decaylaws.configs import RunConfig
 from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError, StudyError
+from decaylaws.mixtures import Mixture
 from decaylaws.optimal_design import Noise
 from decaylaws.runs import LOSS, READ_OUT, START_LOSS, config_row, curves_table, runs_table, write_table
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.overlap import check_overlap
+from decaylaws.study.prepared import check_prepared
 
 
 def plan(study: Study) -> tuple[Design, bool]:
@@ -24,9 +26,13 @@ def plan(study: Study) -> tuple[Design, bool]:
         The design, and whether it is new.
 
     Raises:
-        StudyError: a source repeats too much of the held-out text.
+        StudyError: study.yaml asks for another corpus, or a source repeats too much of the held-out text.
+        DataError: a held-out part is shorter than one window.
+        InfeasibleError: no mixture meets the caps at a decay of the design, or at ``target.max_decay_tokens``.
     """
+    check_prepared(study)
     check_overlap(study)
+    proportional_mixture(study)
     wanted = _plan_inputs(study)
     if study.plan_file.is_file():
         stored = read_json(study.plan_file)
@@ -35,6 +41,16 @@ def plan(study: Study) -> tuple[Design, bool]:
     design = study.planner().sweep()
     write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
     return design, True
+
+
+def proportional_mixture(study: Study) -> Mixture:
+    """The token-proportional mixture within the caps of ``target.max_decay_tokens``.
+
+    Raises:
+        InfeasibleError: no mixture meets the caps at that length.
+    """
+    space = study.planner().space
+    return space.project(space.token_proportional(), study.settings.target.max_decay_tokens)
 
 
 def detectable_effect(study: Study) -> tuple[float, str]:

@@ -73,7 +73,7 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
 ) -> None:
     make_tiny_study(tmp_path)
     decaylaws("prepare", str(tmp_path))
-    assert "hours with" in decaylaws("plan", str(tmp_path))
+    assert "workers on this machine, as measured now" in decaylaws("plan", str(tmp_path))
     study = Study.open(tmp_path)
     speed = calibrate(study, workers=2)
     assert study.calibration_file.is_file()

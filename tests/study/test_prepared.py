@@ -1,0 +1,84 @@
+"""A study.yaml that changed after ``prepare``, and held-out parts that are short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
+from decaylaws.study import Study, sweep
+from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    make_tiny_study(root)
+    decaylaws("prepare", str(root))
+    return root
+
+
+def with_settings(root: Path, **changes: Any) -> Study:
+    (root / "study.yaml").write_text(
+        yaml.safe_dump({**TINY_SETTINGS, **changes}, sort_keys=False), encoding="utf-8"
+    )
+    return Study.open(root)
+
+
+def with_source(root: Path, name: str, **changes: Any) -> Study:
+    sources = TINY_SETTINGS["sources"]
+    return with_settings(root, sources={**sources, name: {**sources[name], **changes}})
+
+
+def test_a_plan_on_a_corpus_of_other_settings_is_refused(root: Path) -> None:
+    with pytest.raises(StudyError, match=r"'tokenizer\.vocab_size' .*changed.*decaylaws prepare"):
+        sweep.plan(with_settings(root, tokenizer={"vocab_size": 320}))
+    with pytest.raises(StudyError, match=r"'sources\.code\.heldout_fraction'"):
+        sweep.plan(with_source(root, "code", heldout_fraction=0.2))
+    more = {**TINY_SETTINGS["sources"], "more": TINY_SETTINGS["sources"]["code"]}
+    with pytest.raises(StudyError, match=r"'sources\.more'"):
+        sweep.plan(with_settings(root, sources=more))
+
+
+def test_what_does_not_decide_the_text_needs_no_new_corpus(root: Path) -> None:
+    sweep.plan(with_source(root, "code", max_epochs=3, upper=0.9))
+    sweep.plan(with_settings(root))
+
+
+def test_a_corpus_that_does_not_say_its_settings_is_told_by_its_sources(root: Path) -> None:
+    record = Study.open(root).shard_dir() / "settings.json"
+    text = record.read_text()
+    record.unlink()
+    try:
+        sweep.plan(with_settings(root))
+        more = {**TINY_SETTINGS["sources"], "more": TINY_SETTINGS["sources"]["code"]}
+        with pytest.raises(StudyError, match=r"'sources\.more'"):
+            sweep.plan(with_settings(root, sources=more))
+    finally:
+        record.write_text(text)
+
+
+def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_no_window(root: Path) -> None:
+    with_settings(root, evaluation={"tokens_per_domain": 1_000_000, "points": 1})
+    said = decaylaws("prepare", str(root))
+    assert "evaluation.tokens_per_domain = 1,000,000: web, maths, code" in said
+    with_settings(root)
+    assert "Fewer held-out tokens" not in decaylaws("prepare", str(root))
+    with pytest.raises(DataError, match=r"held-out part of 'sources\.web'.*seq_len \+ 1 = 1000001"):
+        sweep.plan(with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000))
+
+
+def test_a_budget_that_the_search_could_not_use_stops_the_plan_and_not_the_search(root: Path) -> None:
+    sources = {name: {**each, "max_epochs": 2} for name, each in TINY_SETTINGS["sources"].items()}
+    beyond = {"shape": "target", "max_decay_tokens": 100_000_000}
+    with pytest.raises(InfeasibleError, match=r"decay of 100,000,000 tokens.*shorten the decay"):
+        sweep.plan(with_settings(root, sources=sources, target=beyond))
+    with pytest.raises(InvalidValueError, match=r"'target\.max_decay_tokens' .*2048; got 1024"):
+        with_settings(root, target={"shape": "target", "max_decay_tokens": 1024})
+    with pytest.raises(
+        InvalidValueError, match=r"'objective\.guard_domains'.*got \['wbe'\].*web, maths, code"
+    ):
+        with_settings(root, objective={"weights": {"web": 1}, "guard_domains": ["wbe"]})
