@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import approx_fprime, least_squares
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.gauss_newton import Point, descend
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.threads import one_blas_thread
 
@@ -80,6 +81,7 @@ def solve(
     noise_sd: float = 1.0,
     max_evaluations: int = 300,
     polish: bool = True,
+    normal_equations: bool = False,
 ) -> Solution:
     """Minimise the objective of this module from several starts.
 
@@ -98,6 +100,8 @@ def solve(
         noise_sd: standard deviation of one residual; sets how much the prior weighs against the data.
         max_evaluations: limit of residual evaluations from each start.
         polish: finish the best start with Newton steps; bootstrap refits can do without.
+        normal_equations: descend by ``decaylaws.laws.gauss_newton`` instead of scipy's trust region: several times
+            faster with a hundred parameters, for problems that a prior on every parameter conditions well.
 
     Returns:
         The best parameters with their diagnosis. A fit that did not converge says so in ``report.status``.
@@ -110,7 +114,8 @@ def solve(
     problem = _with_prior(problem, prior_mean, prior_sd, noise_sd)
     points = np.clip(np.atleast_2d(np.asarray(starts, dtype=float)), problem.lower, problem.upper)
     _require_enough(problem, points)
-    ends = [_descend(problem, point, max_evaluations) for point in points]
+    descent = _damped if normal_equations else _trust_region
+    ends = [_descend(problem, point, max_evaluations, descent) for point in points]
     objectives = np.array([objective for _, objective, _ in ends])
     if not np.isfinite(objectives).any():
         raise InvalidValueError(
@@ -174,6 +179,18 @@ class _Problem:
         deltas = self.deltas(len(values))
         return self.slopes(theta).T @ np.clip(values, -deltas, deltas)
 
+    def point(self, theta: Array, free: NDArray[np.bool_]) -> Point:
+        """Objective, gradient and Gauss-Newton Hessian by the ``free`` parameters."""
+        values = self.values(theta)
+        if not np.isfinite(values).all():
+            return Point(theta[free], np.inf, np.zeros(0), np.zeros((0, 0)))
+        size, deltas = np.abs(values), self.deltas(len(values))
+        slopes, inside = self.slopes(theta)[:, free], size <= deltas
+        bent = slopes[inside]
+        return Point(
+            theta[free], self.objective(theta), slopes.T @ np.clip(values, -deltas, deltas), bent.T @ bent
+        )
+
 
 def _problem(
     residuals: VectorFunction,
@@ -235,20 +252,29 @@ def _require_enough(problem: _Problem, points: Array) -> None:
         )
 
 
-def _descend(problem: _Problem, start: Array, max_evaluations: int) -> tuple[Array, float, bool]:
-    """One trust-region descent; infinite objective where the start cannot be evaluated."""
+Descent = Callable[[_Problem, Array, NDArray[np.bool_], int], tuple[Array, float, bool]]
+
+
+def _descend(
+    problem: _Problem, start: Array, max_evaluations: int, descent: Descent
+) -> tuple[Array, float, bool]:
+    """One descent; infinite objective where the start cannot be evaluated."""
     free = problem.lower < problem.upper
     if not np.isfinite(problem.values(start)).all():
         return start, np.inf, False
     if not free.any():
         return start, problem.objective(start), True
+    return descent(problem, start, free, max_evaluations)
+
+
+def _trust_region(
+    problem: _Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
+) -> tuple[Array, float, bool]:
     low, high = problem.lower[free], problem.upper[free]
     inside = np.clip(start[free], *_interior(low, high))
 
     def complete(part: Array) -> Array:
-        theta = start.copy()
-        theta[free] = part
-        return theta
+        return _filled(start, free, part)
 
     found = least_squares(
         lambda part: problem.values(complete(part)),
@@ -264,6 +290,24 @@ def _descend(problem: _Problem, start: Array, max_evaluations: int) -> tuple[Arr
     )
     theta = complete(np.clip(found.x, low, high))
     return theta, problem.objective(theta), found.status > 0
+
+
+def _damped(
+    problem: _Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
+) -> tuple[Array, float, bool]:
+    def look(part: Array) -> Point:
+        return problem.point(_filled(start, free, part), free)
+
+    low, high = problem.lower[free], problem.upper[free]
+    inside = np.clip(start[free], *_interior(low, high))
+    part, objective, at_rest = descend(look, inside, low, high, max_evaluations)
+    return _filled(start, free, part), objective, at_rest
+
+
+def _filled(start: Array, free: NDArray[np.bool_], part: Array) -> Array:
+    theta = start.copy()
+    theta[free] = part
+    return theta
 
 
 def _interior(low: Array, high: Array) -> tuple[Array, Array]:

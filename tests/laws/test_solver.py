@@ -110,6 +110,30 @@ def test_bounds_hold_and_are_reported_by_name():
     assert "slope" in solution.report.sentence
 
 
+@pytest.mark.parametrize("upper", [np.inf, 5.0, 0.6])
+def test_normal_equations_end_where_scipy_does(upper):
+    rng = np.random.default_rng(4)
+    x = np.linspace(0, 3, 60)
+    y = 2 * np.exp(-0.9 * x) + 0.3 + 0.02 * rng.standard_t(2, size=60)
+    known = {
+        "jacobian": lambda t: np.column_stack([np.exp(-t[1] * x), -t[0] * x * np.exp(-t[1] * x), x**0]) / 0.02,
+        "lower": [-np.inf, 0.0, -1.0], "upper": [9.0, upper, 1.0], "huber_delta": 1.345,
+        "prior_mean": np.zeros(3), "prior_sd": np.full(3, 3.0), "polish": False,
+    }  # fmt: skip
+
+    def residuals(t):
+        return (t[0] * np.exp(-t[1] * x) + t[2] - y) / 0.02
+
+    scipys, ours = (
+        solve(residuals, [[0.5, 0.1, 0.9], [5.0, 0.5, 0.0]], normal_equations=which, **known)
+        for which in (False, True)
+    )
+    np.testing.assert_allclose(ours.theta, scipys.theta, rtol=1e-5)
+    assert ours.report.objective == pytest.approx(scipys.report.objective, rel=1e-9)
+    assert ours.report.at_bounds == scipys.report.at_bounds
+    assert ours.report.agreeing_share == 1.0
+
+
 def test_equal_bounds_fix_a_parameter():
     x = np.linspace(0, 1, 9)
     residuals, jacobian = _line(x, 1 + 5 * x)

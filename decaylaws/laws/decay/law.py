@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -201,17 +202,23 @@ class DecayLaw(DecaySlices):
         frame, (n, d) = self._frame, observed.shape
         unit = observed * self.noise_
 
+        @lru_cache(maxsize=1)
+        def looked(packed: bytes) -> tuple[Array, Array]:
+            # the solver asks for residuals and slopes at one place in turn; together they cost little more
+            losses, slopes = evaluate(np.frombuffer(packed), inputs, frame)
+            return ((losses - observed) / unit).ravel(), (slopes / unit[:, :, None]).reshape(n * d, -1)
+
         def residuals(theta: Array) -> Array:
-            return ((evaluate(theta, inputs, frame, slopes=False)[0] - observed) / unit).ravel()
+            return looked(theta.tobytes())[0]
 
         def jacobian(theta: Array) -> Array:
-            return (evaluate(theta, inputs, frame)[1] / unit[:, :, None]).reshape(n * d, -1)
+            return looked(theta.tobytes())[1]
 
         return solve(
             residuals, starts, jacobian=jacobian, lower=prior.lower, upper=prior.upper, huber_delta=_HUBER,
             weights=None if weights is None else np.repeat(weights, d),
             names=self._layout.names(self.domains_, self.sources_), prior_mean=prior.mean, prior_sd=prior.sd,
-            max_evaluations=max_evaluations, polish=False,
+            max_evaluations=max_evaluations, polish=False, normal_equations=True,
         )  # fmt: skip
 
     def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior) -> None:
