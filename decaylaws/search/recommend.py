@@ -248,7 +248,10 @@ def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
 
 def _verdict(rivals: Sequence[Rival], feasible: bool, beyond: Sequence[str]) -> str:
     if not feasible:
-        words = "No mixture within the limits keeps every guard; the least broken one is shown."
+        words = (
+            "No mixture within the limits keeps every guard, the law's held-out error counted; the least broken one "
+            "is shown. A larger objective.guard_nats leaves room, more microanneals make the error smaller."
+        )
     else:
         words = preferences(rivals)
     if beyond:
