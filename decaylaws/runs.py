@@ -136,10 +136,23 @@ def validate_runs(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in RUN_COLUMNS if column not in frame.columns]
     if missing:
         raise SchemaError("runs table", missing=missing)
+    _require_once(frame)
+    return frame
+
+
+def _require_once(frame: pd.DataFrame) -> None:
     doubled = frame.loc[frame["run_id"].duplicated(), "run_id"].astype(str).tolist()
     if doubled:
         raise SchemaError("runs table", unexpected=doubled, remedy="Each run_id may stand in the table once.")
-    return frame
+
+
+def _require_one_corpus(frame: pd.DataFrame) -> None:
+    corpora = sorted(frame["data_fingerprint"].dropna().astype(str).unique())
+    if len(corpora) > 1:
+        raise DataError(
+            f"The runs table mixes {len(corpora)} corpora (data_fingerprint {', '.join(corpora[:3])}): their losses "
+            "cannot be compared. Say which one the fit is about with data_fingerprint=."
+        )
 
 
 def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -195,7 +208,14 @@ def fit_ready(
 
     Returns:
         ``(kept, excluded)``; ``excluded`` has the columns ``run_id`` and ``reason``.
+
+    Raises:
+        SchemaError: a domain without a column, or a run that stands in the table twice.
+        DataError: the table mixes corpora and ``data_fingerprint`` does not say which one counts.
     """
+    _require_once(runs)
+    if data_fingerprint is None:
+        _require_one_corpus(runs)
     losses = values_by(runs, LOSS, domains)
     reasons = pd.Series("", index=runs.index, dtype=object)
     incomplete = ~np.isfinite(losses).all(axis=1)

@@ -87,6 +87,15 @@ def test_only_measured_losses_enter_a_fit() -> None:
     }
 
 
+def test_a_table_of_two_corpora_or_with_a_doubled_run_is_refused_by_the_gate() -> None:
+    mixed = runs_table([row("a", data_fingerprint="old"), row("b", data_fingerprint="new")])
+    with pytest.raises(DataError, match=r"2 corpora \(data_fingerprint new, old\).*data_fingerprint="):
+        fit_ready(mixed, ["web"])
+    twice = pd.concat([runs_table([row("a")])] * 2)
+    with pytest.raises(SchemaError, match=r"unexpected a.*once"):
+        fit_ready(twice, ["web"])
+
+
 def test_curves_are_ordered_and_survive_their_file(tmp_path: Path) -> None:
     points = [
         {"run_id": "b", "tokens": 10, "step": 1, "lr": 0.1, "domain": "web", "loss": 2.0},

@@ -42,6 +42,7 @@ from decaylaws.search.recommendation import Estimate, Rival, preferences
 Method = Literal["auto", "exact", "optuna", "regmix"]
 
 _SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
+_STEP = 1e-5  # above any difference step of the optimiser, below any share that matters
 _FOLDS = 5
 _ENDS = 300  # mixtures towards which they are tried
 _SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
@@ -174,8 +175,11 @@ class _Weighted:
     def frame(self, shares: Array) -> pd.DataFrame:
         """Shares as the regression reads them; a source that the space does not hold has none.
 
-        Rows are divided by their sum: an optimiser's difference step leaves the simplex by a millionth.
+        An optimiser's difference step leaves the simplex by a millionth: rows are divided by their sum, and a
+        source that no run held stays at nought.
         """
+        at_nought = np.isin(self.space.names, self.law.unseen_) & (shares < _STEP)
+        shares = np.where(at_nought, 0.0, shares)
         named = pd.DataFrame(shares / shares.sum(axis=1, keepdims=True), columns=list(self.space.names))
         return named.reindex(columns=list(self.law.sources_), fill_value=0.0)
 

@@ -73,6 +73,42 @@ def test_a_twin_is_not_beaten_and_a_poor_mixture_is() -> None:
     assert [rival.beaten for rival in again.rivals if rival.name == "maths"] == [True]
 
 
+def test_sources_that_do_the_same_are_told_apart_in_few_simulations() -> None:
+    """Only the sum of two twin sources matters: swapping their shares changes nothing but the seeds' noise."""
+    told_apart = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        shares = pd.DataFrame(rng.dirichlet(np.ones(3), 30), columns=["twin_a", "twin_b", "rest"])
+        own = np.column_stack([shares["twin_a"] + shares["twin_b"], shares["rest"]])
+        losses = (1.8 + 0.3 * (own + 0.02) ** -0.4) * np.exp(0.005 * rng.standard_normal((30, 2)))
+        table = (shares, pd.DataFrame(losses, columns=["web", "code"]))
+        space = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in shares.columns))
+        chosen = recommend_mixture(*table, space, WEIGHTS, law="inverse_sum").mixture
+        a, b, rest = chosen.array(space.names)
+        rivals = {
+            "swapped": Mixture({"twin_a": b, "twin_b": a, "rest": rest}),
+            "little_rest": Mixture({"twin_a": 0.45, "twin_b": 0.45, "rest": 0.1}),
+        }
+        found = recommend_mixture(*table, space, WEIGHTS, law="inverse_sum", rivals=rivals)
+        beaten = {rival.name: rival.beaten for rival in found.rivals}
+        assert beaten["little_rest"]
+        assert ("swapped" in found.verdict.partition("Not enough evidence")[2]) != beaten["swapped"]
+        told_apart += beaten["swapped"]
+    assert told_apart <= 2  # one in twenty beaten by chance: three of six once in 400 times
+
+
+def test_a_source_of_no_weight_and_one_that_no_run_held_are_named() -> None:
+    shares, losses = records(40, 8)
+    unseen = shares.assign(law=0.0)
+    wide = MixtureSpace((*SPACE.sources, SourceLimits("law", 10**9)))
+    found = recommend_mixture(unseen, losses, wide, WEIGHTS, law="inverse_sum", num_draws=4)
+    assert found.law.unseen_ == ("law",)
+    assert found.mixture.share("law") == 0.0
+    forced = MixtureSpace((*SPACE.sources, SourceLimits("law", 10**9, lower=0.1)))
+    with pytest.raises(InvalidValueError, match=r"shares\.law.*no run of the fit held it"):
+        recommend_mixture(unseen, losses, forced, WEIGHTS, law="inverse_sum")
+
+
 def test_caps_and_evidence_bound_the_choice() -> None:
     shares, losses = records(60, 4)
     scarce = MixtureSpace((SourceLimits("web", 10**6, 2.0), *SPACE.sources[1:]))
