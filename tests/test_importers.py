@@ -119,6 +119,17 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
         read_multi_power_law(write(tmp_path / "empty.csv", ""))
 
 
+def test_bad_exports_of_trackers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="missing Value"):
+        read_tensorboard(write(tmp_path / "tb.csv", "Wall time,Step\n1.0,5\n"), run_id="r", domain="web")
+    with pytest.raises(SchemaError, match="<run> - <metric>"):
+        read_wandb_curves(write(tmp_path / "chart.csv", "Step\n10\n"), domain="val")
+    with pytest.raises(SchemaError, match="missing val/loss"):
+        read_wandb_runs(
+            write(tmp_path / "runs.csv", "ID,web\nq,1.0\n"), {"loss:val": "val/loss", "mix:web": "web"}
+        )
+
+
 def test_shares_off_by_rounding_are_divided_by_their_sum() -> None:
     table = pd.DataFrame({"run_id": ["a"], "mix:web": [0.334], "mix:code": [0.667], "loss:web": [3.0]})
     runs = tidy_runs(table, {})
