@@ -16,6 +16,7 @@ from decaylaws.plots.decision import (
 )
 from decaylaws.plots.evidence import gain_data, plot_gains, plot_held_out
 from decaylaws.plots.outcome import plot_confirmation, plot_guards, plot_scales
+from decaylaws.plots.schedules import plot_loss_curves, plot_schedules, schedules_data
 from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, label, styled, to_svg
 
 __all__ = [
@@ -33,11 +34,14 @@ __all__ = [
     "plot_guards",
     "plot_held_out",
     "plot_lengths",
+    "plot_loss_curves",
     "plot_mixtures",
     "plot_scales",
     "plot_schedule",
+    "plot_schedules",
     "plot_shares",
     "schedule_data",
+    "schedules_data",
     "styled",
     "to_svg",
 ]

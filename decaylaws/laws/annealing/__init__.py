@@ -26,6 +26,7 @@ from decaylaws.laws.annealing.laws import (
     ReducibleMultiPowerLaw,
     TwoExponentialLaw,
 )
+from decaylaws.laws.annealing.table import prediction_table
 
 DEFAULT_LAW = ReducibleMultiPowerLaw
 
@@ -47,5 +48,6 @@ __all__ = [
     "held_out_folds",
     "knot_path",
     "lr_path",
+    "prediction_table",
     "warmup_tokens",
 ]
