@@ -29,6 +29,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     # cells call the command line of this environment, whether or not it is activated
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # what tqdm says where ipywidgets is missing belongs in no stored output
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     where = {"metadata": {"path": str(path.parent)}}
     return NotebookClient(notebook, timeout=CELL_TIMEOUT_SECONDS, resources=where).execute()
 

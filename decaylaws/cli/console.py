@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -12,6 +13,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 LINE_EVERY_SECONDS = 10.0
+
+
+def make_console() -> Console:
+    """The console of a verb: a pipe is no terminal, although Jupyter sets FORCE_COLOR for all that its cells start."""
+    return Console(force_terminal=None if sys.stdout.isatty() else False)
 
 
 class ConsoleProgress:

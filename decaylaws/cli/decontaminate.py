@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from decaylaws.cli.console import ConsoleProgress, frame_table
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console
 from decaylaws.decontamination import (
     EvaluationSet,
     MatchRules,
@@ -20,7 +19,7 @@ from decaylaws.decontamination import (
 from decaylaws.decontamination.deduplicate import deduplicate
 from decaylaws.errors import InvalidValueError
 
-console = Console()
+console = make_console()
 
 Output = Annotated[Path, typer.Argument(help="where records, report and filtered shards go")]
 Sources = Annotated[

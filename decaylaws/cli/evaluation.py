@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from decaylaws.cli.console import ConsoleProgress
+from decaylaws.cli.console import ConsoleProgress, make_console
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import BENCHMARKS, select
 from decaylaws.files import write_text
@@ -19,7 +18,7 @@ from decaylaws.files import write_text
 if TYPE_CHECKING:
     from proxy_runs.evaluation.task import Task
 
-console = Console()
+console = make_console()
 
 
 def evaluate(

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 
 from decaylaws.cli.calibrate import calibrate
-from decaylaws.cli.console import ConsoleProgress, frame_table, plain_table
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, plain_table
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
@@ -22,7 +21,7 @@ from decaylaws.study.slurm import slurm_script
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
 
-console = Console()
+console = make_console()
 
 
 def init(
