@@ -93,7 +93,8 @@ def test_weights_that_do_not_sum_to_one() -> None:
 def test_a_study_whose_caps_leave_no_mixture(settings: Settings) -> None:
     from decaylaws.designs import CorpusFacts, Planner
 
-    checked = parse_settings(changed(settings, "design.decay_tokens", [10**9]))
+    long = changed(settings, "design.decay_tokens", [10**9])
+    checked = parse_settings(changed(long, "target.max_decay_tokens", 10**9))
     facts = CorpusFacts("f", 4096, dict.fromkeys(checked.sources, 50_000))
     with pytest.raises(InfeasibleError) as caught:
         Planner(checked, facts).sweep()
