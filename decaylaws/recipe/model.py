@@ -18,6 +18,7 @@ from decaylaws.recipe.rope import RopeSettings
 
 EPOCHS_TOLERANCE = 1e-6
 HANDOVER_TOLERANCE = 1e-3
+GUARD_TOLERANCE = 1e-4  # nats: an optimum at a limit lies on it only as exactly as the optimiser stops
 
 
 class HandOver(Value):
@@ -118,7 +119,14 @@ class Guard(Value):
     limit: NonNegative
     predicted: Finite = Field(description="predicted loss of the recipe minus that of the control")
     upper: Finite | None = Field(default=None, description="upper end of the interval of that difference")
-    holds: bool
+    holds: bool = Field(description="whether that upper end keeps the limit")
+
+    @property
+    def verdict(self) -> str:
+        """``holds``; ``NOT SURE`` where only the prediction keeps the limit; ``BROKEN`` where it does not."""
+        if self.holds:
+            return "holds"
+        return "NOT SURE" if self.predicted <= self.limit + GUARD_TOLERANCE else "BROKEN"
 
 
 class LawRecord(Value):

@@ -84,8 +84,8 @@ def _guard(recipe: Recipe, name: str) -> str:
     guard = recipe.guards.get(name)
     if guard is None:
         return ""
-    verdict = "holds" if guard.holds else "BROKEN"
-    return f"  guard {guard.predicted:+.4f} of {guard.limit:+.4f}: {verdict}"
+    bound = "" if guard.upper is None else f" (at most {guard.upper:+.4f})"
+    return f"  guard {guard.predicted:+.4f}{bound} of {guard.limit:+.4f}: {guard.verdict}"
 
 
 def _provenance_lines(recipe: Recipe) -> list[str]:

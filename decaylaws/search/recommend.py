@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,8 @@ from decaylaws.search.recommendation import Estimate, Recommendation, Rival, pre
 if TYPE_CHECKING:
     import optuna
 
+    from decaylaws.search.explore import Explorer
+
 _POLISHED_PLANS = 4
 _STARTS_PER_PLAN = 3
 
@@ -51,7 +53,9 @@ def recommend(
 ) -> Recommendation:
     """Choose mixture, decay tokens, hand-over LR and shape.
 
-    Optuna searches all of them together; the best plans' mixtures are then optimised exactly (SLSQP).
+    Optuna searches all of them together; the best plans' mixtures are then optimised exactly (SLSQP). Where no
+    mixture keeps the guards with the goal's margins, it searches again with guards that hold by the prediction
+    alone, and says so (``feasible``, ``verdict``).
 
     Args:
         law: fitted decay law, with bootstrap draws and held-out errors.
@@ -76,15 +80,38 @@ def recommend(
 
     if within_evidence:
         space, choices = _within(law, space, goal, choices)
-    explorer = Explorer(law, space, target, goal, choices)
-    known = [goal.control, *(rivals or {}).values()]
-    table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
-    polished = [_polish(explorer.problem(plan), starts) for plan, starts in _best_plans(table, choices)]
-    problem, optimum = min(polished, key=lambda pair: (not pair[1].feasible, pair[1].value))
-    problem, optimum = _refine_lr(problem, optimum, choices)
-    return _describe(
-        problem, optimum, {"control": goal.control, **(rivals or {})}, _plan_table(polished), table, seed
-    )
+    named = {"control": goal.control, **(rivals or {})}
+
+    def search(goal: Goal) -> _Found:
+        explorer = Explorer(law, space, target, goal, choices)
+        known = list(named.values())
+        table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
+        return _Found.best(explorer, table, choices)
+
+    found = search(goal)
+    assured = found.optimum.feasible
+    if not assured and any(goal.guard_margins.values()):
+        # The mixture that breaks its margins least is close to the control and gains nothing.
+        found = search(replace(goal, guard_margins={}))
+    return _describe(found, named, assured, seed)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a search ended: its best plan and mixture, the best mixture of each plan, every trial."""
+
+    problem: DecayProblem
+    optimum: Optimum
+    by_plan: pd.DataFrame
+    trials: pd.DataFrame
+
+    @classmethod
+    def best(cls, explorer: Explorer, trials: pd.DataFrame, choices: Choices) -> _Found:
+        """Optimise the mixtures of the most promising plans exactly, and take the best."""
+        polished = [_polish(explorer.problem(plan), starts) for plan, starts in _best_plans(trials, choices)]
+        problem, optimum = min(polished, key=lambda pair: (not pair[1].feasible, pair[1].value))
+        problem, optimum = _refine_lr(problem, optimum, choices)
+        return cls(problem, optimum, _plan_table(polished), trials)
 
 
 def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) -> tuple[MixtureSpace, Choices]:
@@ -157,22 +184,16 @@ def _plan_table(polished: Sequence[tuple[DecayProblem, Optimum]]) -> pd.DataFram
     ])  # fmt: skip
 
 
-def _describe(
-    problem: DecayProblem,
-    optimum: Optimum,
-    rivals: Mapping[str, Mixture],
-    by_plan: pd.DataFrame,
-    trials: pd.DataFrame,
-    seed: int,
-) -> Recommendation:
+def _describe(found: _Found, rivals: Mapping[str, Mixture], assured: bool, seed: int) -> Recommendation:
+    problem, optimum = found.problem, found.optimum
     law, names = problem.law, problem.space.names
     mixture = Mixture.from_array(names, optimum.shares)
     row = problem.row(mixture)
-    found, weighted = law.predict(row, LEVEL), law.predict_objective(row, problem.goal.weights, LEVEL)
+    losses, weighted = law.predict(row, LEVEL), law.predict_objective(row, problem.goal.weights, LEVEL)
     measured = tuple(_rival(problem, optimum.shares, name, rival) for name, rival in rivals.items())
     spread = optimum_spread(problem, optimum.shares)
     noise = float(
-        np.sqrt(np.sum((law.noise_ * found.mean[0] * law.weight_vector(problem.goal.weights)) ** 2))
+        np.sqrt(np.sum((law.noise_ * losses.mean[0] * law.weight_vector(problem.goal.weights)) ** 2))
     )
     region = near_optimal_region(problem, optimum.shares, noise, seed=seed)
     free = _unconstrained(problem, optimum.shares)
@@ -181,16 +202,16 @@ def _describe(
         mixture=mixture,
         plan=problem.plan,
         predicted={
-            domain: Estimate(float(found.mean[0, k]), float(found.lower[0, k]), float(found.upper[0, k]))
+            domain: Estimate(float(losses.mean[0, k]), float(losses.lower[0, k]), float(losses.upper[0, k]))
             for k, domain in enumerate(law.domains_)
         },
         control=dict(zip(law.domains_, problem.control_losses.tolist())),
         objective=Estimate(float(weighted.mean[0]), float(weighted.lower[0]), float(weighted.upper[0])),
         rivals=measured,
         guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
-        feasible=optimum.feasible,
+        feasible=assured,
         forgetting={
-            domain: float(found.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]
+            domain: float(losses.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]
             for domain in problem.goal.guard_domains
         },
         binding=tuple(problem.space.binding(mixture, problem.plan.decay_tokens)),
@@ -207,9 +228,9 @@ def _describe(
         front=_front(problem, mixture),
         divergence=float(problem.divergence(optimum.shares[None])[0]),
         beyond_evidence=beyond,
-        verdict=_verdict(measured, optimum.feasible, beyond),
-        by_plan=by_plan,
-        trials=trials,
+        verdict=_verdict(measured, assured, optimum.feasible, beyond),
+        by_plan=found.by_plan,
+        trials=found.trials,
     )
 
 
@@ -246,14 +267,18 @@ def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
         return Optimum(chosen, float(problem.robust_aim(chosen[None])[0]), True)
 
 
-def _verdict(rivals: Sequence[Rival], feasible: bool, beyond: Sequence[str]) -> str:
-    if not feasible:
-        words = (
-            "No mixture within the limits keeps every guard, the law's held-out error counted; the least broken one "
-            "is shown. A larger objective.guard_nats leaves room, more microanneals make the error smaller."
+def _verdict(rivals: Sequence[Rival], assured: bool, predicted: bool, beyond: Sequence[str]) -> str:
+    words = preferences(rivals)
+    if not assured:
+        held = (
+            "The guards hold by the prediction alone, as likely to break as to hold where the mixture lies on a limit"
+            if predicted
+            else "No mixture within the limits keeps every guard even by the prediction; the least broken one is shown"
         )
-    else:
-        words = preferences(rivals)
+        words = (
+            f"{held}: the law's held-out error leaves no room below them. A larger objective.guard_nats leaves some, "
+            f"more microanneals make the error smaller. {words}"
+        )
     if beyond:
         words += f" Extrapolated: {'; '.join(beyond)}."
     return words.strip()

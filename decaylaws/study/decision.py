@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import decaylaws
 from decaylaws.errors import StudyError
 from decaylaws.exporters import ExportOptions, export_all
@@ -28,6 +30,7 @@ from decaylaws.recipe import (
     Stage,
 )
 from decaylaws.recipe.corpus_facts import read_corpus
+from decaylaws.recipe.model import GUARD_TOLERANCE
 from decaylaws.runs import START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target
@@ -37,12 +40,12 @@ from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import proportional_mixture, start_losses
 
-RECOMMENDATION_FORMAT = 2  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 3  # of laws/recommendation.json; an older file is searched anew
 LR_TOLERANCE = 1e-6
 LR_DIGITS = 3
 SHARE_DECIMALS = 3
 GUARD_CONFIDENCE = 0.95
-GUARD_TOLERANCE = 1e-4  # nats: an optimum at the limit lies on it only as exactly as the optimiser stops
+GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 
 
 def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:
@@ -105,13 +108,28 @@ def export(
 def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
     """Nats by which a guard's prediction must stay clear of its limit: what held-out runs would have needed.
 
-    The quantile is of the change against the matched control, the very thing that a guard limits: a law that
-    is right about losses can still be optimistic about their differences.
+    The errors are of the change against the matched control, the very thing that a guard limits: a law that is
+    right about losses can still be optimistic about their differences.
     """
+    objective = study.settings.objective
     return {
-        domain: max(_quantile(fit.guard_errors[domain], GUARD_CONFIDENCE), 0.0)
-        for domain in study.settings.objective.guard_domains
+        domain: margin_near(fit.guard_changes[fit.guard_changes["domain"] == domain], objective.guard_nats)
+        for domain in objective.guard_domains
     }
+
+
+def margin_near(changes: pd.DataFrame, limit: float) -> float:
+    """The 95 % quantile of observed minus predicted change, over the rows predicted nearest ``limit``, at least 0.
+
+    Rows far from the limit say little about a mixture that lies on it: the error grows with the change.
+
+    Args:
+        changes: of one domain, with ``predicted`` and ``observed``, nats per token.
+        limit: of the guard.
+    """
+    distance = (changes["predicted"] - limit).abs()
+    nearest = changes.loc[distance.sort_values(kind="stable").index[:GUARD_RUNS]]
+    return max(_quantile((nearest["observed"] - nearest["predicted"]).tolist(), GUARD_CONFIDENCE), 0.0)
 
 
 def _quantile(errors: Sequence[float], confidence: float) -> float:

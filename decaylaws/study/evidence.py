@@ -17,8 +17,9 @@ from decaylaws.runs import LOSS, MIX, fit_ready, names_with, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-FIT_FORMAT = 4  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 5  # of laws/fit.json; an older file is fitted anew
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
+GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
 
@@ -31,8 +32,8 @@ class Fit:
         errors: one row per law or baseline and kind of hold-out (nats per token), best first.
         held_out: predicted and observed loss of every held-out run and domain, each run predicted by a fit
             that saw no run of its mixture.
-        guard_errors: by domain, observed minus predicted change against the matched control, for every run
-            that has one; the run was held out. What a guard's margin is calibrated on.
+        guard_changes: change of every domain against the matched control (``predicted``, ``observed``), for
+            every run that has one; the run was held out. What a guard's margin is calibrated on.
         excluded: runs that the fit could not use, with the reason.
         notes: sentences for the reader.
     """
@@ -40,7 +41,7 @@ class Fit:
     member: str
     errors: pd.DataFrame
     held_out: pd.DataFrame
-    guard_errors: dict[str, list[float]]
+    guard_changes: pd.DataFrame
     excluded: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -111,7 +112,7 @@ def _fit(
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
     progress("fit", 4, 4)
     notes = _notes(errors, predictions, runs, excluded, law)
-    return Fit(member, errors, held_out, guard_errors(law, runs, held_out), excluded, notes), law
+    return Fit(member, errors, held_out, guard_changes(law, runs, held_out), excluded, notes), law
 
 
 def _best_first(errors: pd.DataFrame) -> pd.DataFrame:
@@ -148,8 +149,8 @@ def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
-def guard_errors(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, list[float]]:
-    """Observed minus predicted change against the matched control, by domain, over runs that have one.
+def guard_changes(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
+    """Predicted and observed change against the matched control, one row per run that has one and domain.
 
     Args:
         law: the fitted law, which predicts the controls.
@@ -157,20 +158,25 @@ def guard_errors(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> d
         held_out: predictions of every run by fits that saw no run of its mixture.
     """
     plan = ["start_run_id", "decay_tokens", "start_lr"]
-    losses = [LOSS + domain for domain in law.domains_]
-    controls = runs[runs["role"] == "control"].drop_duplicates(plan).set_index(plan)
-    surprise = pd.DataFrame(
-        controls[losses].to_numpy() - law.predict(controls.reset_index()),
-        index=controls.index,
-        columns=law.domains_,
+    controls = runs[runs["role"] == "control"].drop_duplicates(plan).reset_index(drop=True)
+    by_plan = pd.DataFrame(
+        {
+            **{name: np.repeat(controls[name].to_numpy(), len(law.domains_)) for name in plan},
+            "domain": np.tile(law.domains_, len(controls)),
+            "control_predicted": law.predict(controls).ravel(),
+            "control_observed": values_by(controls, LOSS, law.domains_).ravel(),
+        }
     )
-    errors: dict[str, list[float]] = {domain: [] for domain in law.domains_}
-    matched = runs[(runs["role"] != "control") & pd.MultiIndex.from_frame(runs[plan]).isin(controls.index)]
-    by_run = matched.set_index("run_id")
-    for row in held_out[held_out["run_id"].isin(by_run.index)].itertuples():
-        control = surprise.loc[tuple(by_run.loc[row.run_id, plan]), row.domain]
-        errors[row.domain].append(float(row.observed - row.predicted - control))
-    return errors
+    others = runs.loc[runs["role"] != "control", ["run_id", *plan]]
+    matched = held_out.merge(others, on="run_id").merge(by_plan, on=[*plan, "domain"])
+    return pd.DataFrame(
+        {
+            "run_id": matched["run_id"],
+            "domain": matched["domain"],
+            "predicted": matched["predicted"] - matched["control_predicted"],
+            "observed": matched["observed"] - matched["control_observed"],
+        }
+    )
 
 
 def _notes(
@@ -231,7 +237,7 @@ def _store(result: Fit) -> dict[str, Any]:
         "member": result.member,
         "errors": _records(result.errors),
         "held_out": _records(result.held_out),
-        "guard_errors": result.guard_errors,
+        "guard_changes": _records(result.guard_changes),
         "excluded": _records(result.excluded),
         "notes": list(result.notes),
     }
@@ -242,7 +248,7 @@ def _restore(stored: dict[str, Any]) -> Fit:
         member=stored["member"],
         errors=pd.DataFrame(stored["errors"]),
         held_out=pd.DataFrame(stored["held_out"]),
-        guard_errors=stored["guard_errors"],
+        guard_changes=pd.DataFrame(stored["guard_changes"], columns=GUARD_COLUMNS),
         excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
         notes=tuple(stored["notes"]),
     )

@@ -210,3 +210,18 @@ def test_show_and_diff(recipe_values: dict[str, Any]) -> None:
         "seed",
     ]
     assert diff_recipes(before, before) == []
+
+
+@pytest.mark.parametrize(
+    ("predicted", "upper", "holds", "words"),
+    [
+        (0.01, 0.018, True, "guard +0.0100 (at most +0.0180) of +0.0200: holds"),
+        (0.01, 0.03, False, "guard +0.0100 (at most +0.0300) of +0.0200: NOT SURE"),
+        (0.03, 0.05, False, "guard +0.0300 (at most +0.0500) of +0.0200: BROKEN"),
+    ],
+)
+def test_a_guard_tells_a_limit_at_risk_from_a_broken_one(
+    recipe_values: dict[str, Any], predicted: float, upper: float, holds: bool, words: str
+) -> None:
+    recipe_values["guards"]["web"] = {"limit": 0.02, "predicted": predicted, "upper": upper, "holds": holds}
+    assert words in show_recipe(Recipe.from_dict(recipe_values))

@@ -72,6 +72,22 @@ def test_guards_hold_and_forgetting_is_reported(found: Recommendation) -> None:
     assert set(found.forgetting) == {"web"}
 
 
+def test_margins_that_leave_no_room_are_given_up_and_said_so(law, control) -> None:
+    """Not a mixture beside the control: that breaks such margins least and gains nothing."""
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.1)
+    sure, unsure = (
+        recommend(law, space(), target=TARGET, goal=replace(wanted, guard_margins=margins), choices=CHOICES,
+                  trials=20, seed=1)
+        for margins in ({}, {"web": 0.5})
+    )  # fmt: skip
+    assert unsure.mixture == sure.mixture
+    assert sure.feasible
+    assert not unsure.feasible
+    assert unsure.guards["web"] >= -1e-6
+    assert "by the prediction alone" in unsure.verdict
+    assert "Better than control" in unsure.verdict
+
+
 def test_everything_about_certainty_is_there(found: Recommendation) -> None:
     assert 0 <= found.optimum_tv <= 1
     assert 0 <= found.expected_regret <= found.regret_upper + 1e-9

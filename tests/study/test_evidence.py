@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.study.evidence import seed_noise
+from decaylaws.study.evidence import guard_changes, seed_noise
 
 PLAN = {"start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear"}
 
@@ -27,3 +27,26 @@ def test_noise_is_pooled_over_plans_that_were_repeated() -> None:
 
 def test_without_a_repeated_plan_noise_is_unknown() -> None:
     assert np.isnan(seed_noise(pd.DataFrame([row(0.5, 3.0), row(0.1, 1.0)]), ["web"])["web"])
+
+
+class ControlLaw:
+    """Predicts 3.0 and 2.0 for every control."""
+
+    domains_ = ("web", "code")
+
+    def predict(self, runs: pd.DataFrame) -> np.ndarray:
+        return np.tile([3.0, 2.0], (len(runs), 1))
+
+
+def test_changes_are_measured_against_the_control_of_the_same_plan() -> None:
+    longer = {**row(1.0, 2.9), "decay_tokens": 2000}
+    runs = pd.DataFrame([row(1.0, 3.1), longer, row(0.5, 3.3), {**row(0.5, 3.2), "start_lr": 5e-4}])
+    runs = runs.assign(role=["control", "control", "simplex", "simplex"], run_id=["c", "d", "a", "unmatched"])
+    held_out = pd.DataFrame(
+        [("a", "web", 3.4, 3.3), ("a", "code", 2.3, 2.0), ("unmatched", "web", 3.0, 3.2)],
+        columns=["run_id", "domain", "predicted", "observed"],
+    )
+    found = guard_changes(ControlLaw(), runs, held_out).set_index(["run_id", "domain"])
+    assert found.loc[("a", "web")].tolist() == pytest.approx([0.4, 0.2])
+    assert found.loc[("a", "code")].tolist() == pytest.approx([0.3, 0.0])
+    assert len(found) == 2

@@ -91,7 +91,8 @@ def guards(material: Material) -> Section:
         "Guards and forgetting",
         "A guard limits the loss of the recommendation minus that of the control, decayed the same way. Its "
         "prediction has to stay clear of the limit by a margin: the 95 % quantile of the law's error in just this "
-        "difference, on held-out runs.",
+        "difference, on the held-out runs whose difference lies nearest the limit. Not sure: the prediction keeps the "
+        "limit, the margin does not.",
         pictures=[
             Picture.of(
                 plots.plot_guards(frame),
@@ -112,7 +113,7 @@ def _guard_table(material: Material, observed: dict[str, float]) -> pd.DataFrame
                 "against the control": nats(guard.predicted),
                 "limit": f"{guard.limit:g}",
                 "margin": f"{guard_margin(guard):.3f}",
-                "holds by the law": guard.holds,
+                "by the law": guard.verdict.lower(),
                 "observed": nats(observed.get(domain, np.nan)),
                 "holds, observed": observed[domain] <= guard.limit if domain in observed else None,
                 "predicted against the checkpoint": nats(forgetting.get(domain, np.nan)),
