@@ -33,12 +33,19 @@ class Rival:
         mixture: its shares.
         objective: its predicted objective.
         gain: what the recommendation gains over it; not certain where the interval holds 0.
+        guards_hold: whether it keeps the guards as the recommendation has to.
     """
 
     name: str
     mixture: Mixture
     objective: float
     gain: Estimate
+    guards_hold: bool = True
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether it is predicted to be better and not recommended for its guards alone."""
+        return self.gain.mean < 0 and not self.guards_hold
 
     @property
     def beaten(self) -> bool:
@@ -122,9 +129,15 @@ class Recommendation:
 def preferences(rivals: Sequence[Rival]) -> str:
     """Which rivals the recommendation is better than, and for which the evidence does not say."""
     sure = [rival.name for rival in rivals if rival.beaten]
-    unsure = [rival.name for rival in rivals if not rival.beaten]
+    passed_over = [rival.name for rival in rivals if rival.passed_over]
+    unsure = [rival.name for rival in rivals if not rival.beaten and not rival.passed_over]
     words = [f"Better than {', '.join(sure)} with 90 % confidence."] if sure else []
     words += [f"Not enough evidence to prefer it over {', '.join(unsure)}."] if unsure else []
+    if passed_over:
+        words.append(
+            f"Predicted to be better, but not sure to keep the guards: {', '.join(passed_over)}. "
+            "A larger guard_nats would let the search choose it."
+        )
     return " ".join(words)
 
 

@@ -88,6 +88,15 @@ def test_margins_that_leave_no_room_are_given_up_and_said_so(law, control) -> No
     assert "Better than control" in unsure.verdict
 
 
+def test_a_better_rival_that_may_break_a_guard_is_named(law, control) -> None:
+    free = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=1)
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.02)
+    held = recommend(law, space(), target=TARGET, goal=wanted, choices=CHOICES, trials=20, seed=1,
+                     rivals={"bold": free.mixture})  # fmt: skip
+    assert "Predicted to be better, but not sure to keep the guards: bold." in held.verdict
+    assert "prefer it over bold" not in held.verdict
+
+
 def test_everything_about_certainty_is_there(found: Recommendation) -> None:
     assert 0 <= found.optimum_tv <= 1
     assert 0 <= found.expected_regret <= found.regret_upper + 1e-9
