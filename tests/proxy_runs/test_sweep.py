@@ -192,38 +192,35 @@ def server() -> Iterator[postgres.Server]:
         yield running
 
 
-@pytest.mark.slow
-def test_workers_killed_on_postgresql_whose_server_restarts(
-    store: TokenStore,
-    runs: list[tuple[str, RunConfig]],
-    undisturbed: dict[str, dict[str, Any]],
-    tmp_path: Path,
-    server: postgres.Server,
-) -> None:
+@pytest.fixture
+def cut_off(
+    store: TokenStore, runs: list[tuple[str, RunConfig]], tmp_path: Path, server: postgres.Server
+) -> Sweep:
+    """A sweep in the middle of which its server was stopped."""
     sweep = Sweep(tmp_path, store, server.url, runs)
     sweep.wait_for(lambda: sweep.ended() >= 2)
     server.stop()
-    sweep.wait_for(lambda: any("no answer" in note for note in sweep.notes))
+    return sweep
+
+
+@pytest.mark.slow
+def test_workers_killed_on_postgresql_whose_server_restarts(
+    cut_off: Sweep, server: postgres.Server, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    cut_off.wait_for(lambda: any("no answer" in note for note in cut_off.notes))
     server.start()
-    killed = sweep.kill_some(KILLS if FULL else 1, random.Random(2))
-    sweep.join()
+    killed = cut_off.kill_some(KILLS if FULL else 1, random.Random(2))
+    cut_off.join()
     print(f"{killed} workers killed")
-    sweep.assert_equal(undisturbed)
+    cut_off.assert_equal(undisturbed)
 
 
 @pytest.mark.manual
 def test_a_storage_away_for_half_a_minute_is_waited_for(
-    store: TokenStore,
-    runs: list[tuple[str, RunConfig]],
-    undisturbed: dict[str, dict[str, Any]],
-    tmp_path: Path,
-    server: postgres.Server,
+    cut_off: Sweep, server: postgres.Server, undisturbed: dict[str, dict[str, Any]]
 ) -> None:
-    sweep = Sweep(tmp_path, store, server.url, runs)
-    sweep.wait_for(lambda: sweep.ended() >= 2)
-    server.stop()
     time.sleep(30.0)
     server.start()
-    sweep.join()
-    assert any("no answer" in note for note in sweep.notes)
-    sweep.assert_equal(undisturbed)
+    cut_off.join()
+    assert any("no answer" in note for note in cut_off.notes)
+    cut_off.assert_equal(undisturbed)
