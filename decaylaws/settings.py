@@ -23,7 +23,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-DecayShape = Literal["linear", "cosine", "1-sqrt", "exponential", "constant"]
+DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
 
 
 class _Settings(BaseModel):
@@ -145,7 +145,9 @@ class DesignSettings(_Settings):
     num_mixtures: Annotated[int, Field(ge=4)] = 24
     decay_tokens: Annotated[list[Count], Field(min_length=1)]
     start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = [1.0]
-    shapes: Annotated[list[DecayShape], Field(min_length=1)] = ["linear"]
+    shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
+        ["linear"], description="decays end at LR 0, which no exponential reaches; constant keeps its LR"
+    )
     num_replicates: Annotated[int, Field(ge=2)] = 3
     runs_at_other_sizes: Annotated[int, Field(ge=2)] = 8
     read_outs: Annotated[int, Field(ge=0)] = Field(

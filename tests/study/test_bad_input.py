@@ -50,6 +50,7 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
         ("sorces", {}, ["sorces", "not a known key"]),
         ("design.decay_tokens", [], ["design.decay_tokens"]),
         ("design.shapes", ["linaer"], ["design.shapes", "linaer"]),
+        ("design.shapes", ["exponential"], ["design.shapes", "exponential", "linear"]),
         ("proxy", "tiny", ["proxy", "tiny", "small"]),
         ("batch_tokens", 1000, ["batch_tokens", "1000", "seq_len"]),
         ("objective.weights", {"narrative": 0.0}, ["objective", "positive"]),
