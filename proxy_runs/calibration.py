@@ -6,7 +6,6 @@ tokens. Reading and evaluating come on top; both are small beside the steps.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,8 +23,6 @@ from proxy_runs.model import init_params
 MEASURE_SECONDS = 0.4
 PEAK_WIDTH = 1024
 CANDIDATE_SLOTS = (1, 2, 4)
-CLEAR_GAIN = 1.03
-"""More slots cost memory and hold more runs back when a worker dies: they must be faster by so much."""
 
 
 class SyntheticRun:
@@ -92,18 +89,6 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
     return float(np.median(times))
 
 
-def machine_key(backend: Backend) -> dict[str, str]:
-    """What a measurement holds for: another machine, torch or number format measures anew."""
-    return {
-        "host": platform.node(),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "device": backend.torch_device.type,
-        "precision": backend.precision,
-        "compiled": str(backend.compiled),
-    }
-
-
 def matmul_flops(backend: Backend) -> float:
     """FLOPs per second of a large float32 matmul on one thread, or on the GPU."""
     with _one_thread():
@@ -123,12 +108,6 @@ def tokens_per_second(
             step = synthetic_step(shape, batch_tokens // shape.seq_len, chosen)
             found[count] = count * batch_tokens / seconds_of(step, backend.torch_device)
     return found
-
-
-def best_slots(speeds: dict[int, float]) -> int:
-    """The fewest slots that no other number beats clearly."""
-    fastest = max(speeds.values())
-    return min(count for count, speed in speeds.items() if speed * CLEAR_GAIN >= fastest)
 
 
 class _one_thread:  # noqa: N801 - a context manager that reads as a word

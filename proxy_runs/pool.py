@@ -1,7 +1,8 @@
 """A pool of long-lived worker processes on this machine, and what it knows of their progress.
 
 Workers run one thread each: on a shared machine that is worth up to fifty times more than one process with
-many threads, and one-thread results do not depend on how many members share a stack (see DECISIONS.md).
+many threads, and one-thread results do not depend on how many members share a stack (see DECISIONS.md). The pool's
+own process never loads torch, so that the workers load theirs as soon as they can.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from proxy_runs.allocator import environment
 from proxy_runs.queue import RunQueue
-from proxy_runs.worker import EXIT_ERROR, STOP_PATIENCE_SECONDS
-from proxy_runs.workspace import WorkerEvent, Workspace
+from proxy_runs.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
 
 POLL_SECONDS = 0.2
 MAX_RESTARTS = 5
@@ -125,11 +125,6 @@ class PoolProgress:
 
     def _flops(self, tokens: Mapping[str, int]) -> int:
         return sum(count * self.flops_per_token.get(run_id, 0) for run_id, count in tokens.items())
-
-
-def default_workers() -> int:
-    """One worker per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_pool(

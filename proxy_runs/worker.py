@@ -27,12 +27,10 @@ from proxy_runs.queue import Claim, RunQueue
 from proxy_runs.readouts import checkpoint_tokens, forget, read_out
 from proxy_runs.shards import TokenStore
 from proxy_runs.storage import HEARTBEAT_SECONDS
-from proxy_runs.workspace import WorkerEvent, Workspace
+from proxy_runs.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
 
 IDLE_SECONDS = 0.5
 RECLAIM_SECONDS = 5.0
-STOP_PATIENCE_SECONDS = 30.0
-EXIT_ERROR = 2
 
 Say = Callable[[WorkerEvent], None]
 

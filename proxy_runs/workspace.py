@@ -1,4 +1,4 @@
-"""What a worker needs to know, as one value that crosses a process border."""
+"""What a worker and its pool must agree on: values that cross a process border."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.settings import EvaluationSettings
+
+STOP_PATIENCE_SECONDS = 30.0
+"""How long a worker that is to stop may take to save and to give its runs back."""
+EXIT_ERROR = 2
+"""Exit code of a worker that met an error of the whole study; starting it again would not help."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,8 +115,9 @@ def test_importing_the_library_is_light() -> None:
     assert output[1] == "False"
 
 
-def test_the_reading_verbs_do_not_load_torch() -> None:
-    code = "import decaylaws.cli, sys; print('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.pool", "proxy_runs.machine"])
+def test_what_does_not_train_does_not_load_torch(module: str) -> None:
+    code = f"import {module}, sys; print('torch' in sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()

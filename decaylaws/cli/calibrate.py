@@ -46,45 +46,60 @@ class Calibration:
 
     def slots(self, shape: ModelShape) -> int:
         """Members of a stack that train fastest."""
-        from proxy_runs.calibration import best_slots
+        from proxy_runs.machine import best_slots
 
         return best_slots(self.speeds[shape])
 
 
 def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
-    """Speed of this machine for the shapes of a study; measured once, then read from ``calibration.json``."""
-    from proxy_runs.calibration import CANDIDATE_SLOTS, machine_key, matmul_flops, tokens_per_second
-    from proxy_runs.pool import default_workers
+    """Speed of this machine for the shapes of a study; measured once, then read from ``calibration.json``.
 
-    backend = _backend(study)
-    key = machine_key(backend)
-    stored: dict[str, Any] = {}
-    if study.calibration_file.is_file():
-        stored = read_json(study.calibration_file)
-    if stored.get("machine") != key:
-        stored = {"machine": key, "matmul_flops": matmul_flops(backend), "speeds": {}}
+    Loads torch only to measure.
+    """
+    from proxy_runs.machine import default_workers
+
     planner, batch = study.planner(), study.settings.batch_tokens
-    shapes = {name: planner.shape(name) for name in study.settings.shapes}
-    small = _small_enough(list(shapes.values()), batch)
-    fresh = False
-    for name, shape in shapes.items():
-        shape_key = content_hash(vars(shape), batch)
-        if shape in small and shape_key not in stored["speeds"]:
-            slots = CANDIDATE_SLOTS if name == study.settings.proxy else (1,)
-            speeds = tokens_per_second(shape, batch, backend, slots)
-            stored["speeds"][shape_key] = {str(count): speed for count, speed in speeds.items()}
-            fresh = True
-    if fresh:
+    shapes = [planner.shape(name) for name in study.settings.shapes]
+    keys = {shape: content_hash(vars(shape), batch) for shape in shapes}
+    small = _small_enough(shapes, batch)
+    stored = _stored(study)
+    unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
+    if unknown:
+        stored |= _measure_matmul(study) if "matmul_flops" not in stored else {}
+        stored["speeds"] |= {keys[shape]: _measure(study, shape) for shape in unknown}
         write_json(study.calibration_file, stored)
     found = {
-        shape: {
-            int(count): speed for count, speed in stored["speeds"][content_hash(vars(shape), batch)].items()
-        }
+        shape: {int(count): speed for count, speed in stored["speeds"][keys[shape]].items()}
         for shape in small
     }
-    found |= {shape: _scaled(shape, found) for shape in shapes.values() if shape not in found}
+    found |= {shape: _scaled(shape, found) for shape in shapes if shape not in found}
     count = workers or study.settings.backend.workers or default_workers()
     return Calibration(stored["matmul_flops"], found, count)
+
+
+def _stored(study: Study) -> dict[str, Any]:
+    """What was measured before on this machine."""
+    from proxy_runs.machine import machine_key
+
+    key = machine_key(study.settings.backend.device)
+    stored = read_json(study.calibration_file) if study.calibration_file.is_file() else {}
+    return stored if stored.get("machine") == key else {"machine": key, "speeds": {}}
+
+
+def _measure_matmul(study: Study) -> dict[str, float]:
+    from proxy_runs.calibration import matmul_flops
+
+    return {"matmul_flops": matmul_flops(_backend(study))}
+
+
+def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
+    """Tokens per second by number of slots; only the proxy, which runs most, is tried with several."""
+    from proxy_runs.calibration import CANDIDATE_SLOTS, tokens_per_second
+
+    is_proxy = shape == study.planner().shape(study.settings.proxy)
+    slots = CANDIDATE_SLOTS if is_proxy else (1,)
+    speeds = tokens_per_second(shape, study.settings.batch_tokens, _backend(study), slots)
+    return {str(count): speed for count, speed in speeds.items()}
 
 
 def _small_enough(shapes: list[ModelShape], batch_tokens: int) -> list[ModelShape]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
 
@@ -72,6 +71,8 @@ class Polytope:
 
     def _require_feasible(self) -> None:
         """Raise unless some point meets box, simplex and slabs together (a linear programme)."""
+        from scipy.optimize import linprog  # as slow to import as all of this package; workers never need it
+
         normals = np.array([slab.normal for slab in self.slabs])
         lows, highs = np.array([(slab.low, slab.high) for slab in self.slabs]).T
         answer = linprog(

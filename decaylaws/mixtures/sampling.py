@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
-from scipy.stats import qmc
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures.geometry import Array, Polytope, hit_and_run, stick_breaking
@@ -93,6 +91,8 @@ def space_filling(polytope: Polytope, centre: Array, count: int, seed: int) -> A
 
 
 def _uniform_candidates(polytope: Polytope, centre: Array, count: int, seed: int) -> Array:
+    from scipy.stats import qmc  # slow to import, and only a plan needs it
+
     dims = len(centre)
     if dims == 1:
         return np.ones((count, 1))
@@ -109,6 +109,8 @@ def _uniform_candidates(polytope: Polytope, centre: Array, count: int, seed: int
 
 def farthest_first(candidates: Array, start: Array, count: int) -> Array:
     """Choose ``count`` of ``candidates``: each farthest from those before, the first from ``start``."""
+    from scipy.spatial.distance import cdist
+
     nearest = np.linalg.norm(candidates - start, axis=1)
     chosen = []
     for _ in range(count):

@@ -12,7 +12,7 @@ from decaylaws.cli import calibrate as calibrating
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.study import Study
-from proxy_runs.calibration import best_slots
+from proxy_runs.machine import best_slots
 from proxy_runs.pool import PoolProgress
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.workspace import WorkerEvent
@@ -78,6 +78,7 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     speed = calibrate(study, workers=2)
     assert study.calibration_file.is_file()
     before = study.calibration_file.read_bytes()
+    monkeypatch.setattr(calibrating, "_measure", lambda *_: pytest.fail("measured again"))
     assert calibrate(study, workers=2) == speed
     assert study.calibration_file.read_bytes() == before
     assert calibrate(study, workers=1).plan_hours(study.design()) == pytest.approx(

@@ -1,0 +1,34 @@
+"""What this machine is and what its measured speeds decide; told without loading torch, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+CLEAR_GAIN = 1.03
+"""More slots cost memory and hold more runs back when a worker dies: they must be faster by so much."""
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_key(device: str) -> dict[str, str]:
+    """What a measurement of speed holds for: another machine, torch, GPU or device setting measures anew."""
+    gpus = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    return {
+        "host": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "torch": version("torch"),
+        "device": device,
+        "gpus": f"{' '.join(gpus)} visible: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}",
+    }
+
+
+def best_slots(speeds: dict[int, float]) -> int:
+    """The fewest slots that no other number beats clearly, of tokens per second by number of slots."""
+    fastest = max(speeds.values())
+    return min(count for count, speed in speeds.items() if speed * CLEAR_GAIN >= fastest)
