@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
 import pandas as pd
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.rule import Rule
 from rich.table import Table
 
 LINE_EVERY_SECONDS = 10.0
+LOG_WIDTH = 160
+RULE_WIDTH = 80
 
 
 def make_console() -> Console:
-    """The console of a verb: a pipe is no terminal, although Jupyter sets FORCE_COLOR for all that its cells start."""
-    return Console(force_terminal=None if sys.stdout.isatty() else False)
+    """The console of a verb: a pipe is no terminal, although Jupyter sets FORCE_COLOR for all that its cells start.
+
+    A log has no width of its own (rich would take 80 columns and cut names), unless COLUMNS says so.
+    """
+    if sys.stdout.isatty():
+        return Console()
+    return Console(force_terminal=False, width=None if "COLUMNS" in os.environ else LOG_WIDTH)
+
+
+def heading(console: Console, title: str) -> None:
+    """A line across the terminal, and not much longer than its title in a log."""
+    console.print(Rule(title, align="left"), width=min(console.width, RULE_WIDTH))
 
 
 class ConsoleProgress:
@@ -74,17 +90,33 @@ class ConsoleProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def plain_table(*columns: str, title: str) -> Table:
-    """An empty table; every column but the first is right-aligned."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+def plain_table(*columns: str, title: str, left: Iterable[str] = ()) -> Table:
+    """An empty table whose cells are wrapped, never cut.
+
+    Args:
+        columns: headings; the first column keeps its words whole.
+        title: above the table.
+        left: columns that are left-aligned beside the first.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    to_the_left = {columns[0], *left}
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        justify: JustifyMethod = "left" if column in to_the_left else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=index == 0)
     return table
 
 
 def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
     """A DataFrame as a table, numbers to four digits."""
-    table = plain_table(*map(str, frame.columns), title=title)
+    words = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    table = plain_table(*map(str, frame.columns), title=title, left=words)
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     return table

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
-from rich.table import Table
 
-from decaylaws.cli.console import ConsoleProgress, make_console
+from decaylaws.cli.console import ConsoleProgress, make_console, plain_table
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import BENCHMARKS, select
 from decaylaws.files import write_text
@@ -86,9 +85,8 @@ def evaluate(
 
 def benchmarks() -> None:
     """List the benchmarks of mid-training by ability, with their lm-eval tasks."""
-    view = Table(title="benchmarks by ability")
-    for heading in ("ability", "benchmark", "lm-eval task", "note"):
-        view.add_column(heading)
+    columns = ("ability", "benchmark", "lm-eval task", "note")
+    view = plain_table(*columns, title="benchmarks by ability", left=columns)
     for entry in BENCHMARKS:
         note = "runs code; " * entry.runs_code + entry.note
         view.add_row(entry.ability, entry.name, entry.lm_eval or "none", note.removesuffix("; "))
@@ -103,9 +101,8 @@ def compare_evals(
 ) -> None:
     """Test two checkpoints on the documents that both were scored on."""
     table = compare_evaluations(first, second, level=level)
-    view = Table(title=f"{second} against {first}", show_lines=False)
-    for heading in ("task", "metric", "first", "second", "difference", "p (Holm)", "detectable", "verdict"):
-        view.add_column(heading)
+    columns = ("task", "metric", "first", "second", "difference", "p (Holm)", "detectable", "verdict")
+    view = plain_table(*columns, title=f"{second} against {first}", left=("metric", "verdict"))
     for row in table.itertuples():
         change = f"{row.difference:+.4f} [{row.lower:+.4f}, {row.upper:+.4f}]"
         view.add_row(
@@ -135,9 +132,8 @@ def compare_evals(
 def show(evaluation: Evaluation) -> None:
     """Print every estimate over whole tasks, and the notes."""
     table = evaluation.table()
-    view = Table(title=str(evaluation.checkpoint))
-    for heading in ("task", "ability", "metric", "value", "standard error", "documents"):
-        view.add_column(heading)
+    columns = ("task", "ability", "metric", "value", "standard error", "documents")
+    view = plain_table(*columns, title=str(evaluation.checkpoint), left=("ability", "metric"))
     for row in table[table["group"] == ""].itertuples():
         error = "" if pd.isna(row.standard_error) else f"{row.standard_error:.4f}"
         view.add_row(row.task, row.ability, row.metric, f"{row.value:.4f}", error, f"{row.num_documents:,}")

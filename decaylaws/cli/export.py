@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from decaylaws.errors import InvalidValueError
-from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export_all
+from decaylaws.cli.console import frame_table, make_console
+from decaylaws.errors import InvalidValueError, NotRepresentableError
+from decaylaws.exporters import (
+    EXPORTERS,
+    Export,
+    ExportOptions,
+    check_config,
+    export_all,
+    export_remarks,
+    export_table,
+)
 from decaylaws.recipe import Recipe
 from decaylaws.study import Study, decision
+
+console = make_console()
 
 
 class LrRule(StrEnum):
@@ -62,8 +74,18 @@ def export(
         local_batch_size=local_batch_size,
         model=model,
     )
-    for line in export_all(recipe, directory, target, options):
-        typer.echo(line)
+    print_exports(recipe, directory, export_all(recipe, directory, target, options))
+
+
+def print_exports(
+    recipe: Recipe, directory: Path, outcomes: Mapping[str, Export | NotRepresentableError]
+) -> None:
+    """A table of what was written, then only what needs doing."""
+    table = export_table(outcomes)
+    if not table.empty:
+        console.print(frame_table(table, title=f"written, a folder each with NOTES.md, in {directory}"))
+    for line in export_remarks(recipe, outcomes):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _recipe(source: Path, out: Path | None) -> tuple[Recipe, Path]:

@@ -9,7 +9,8 @@ import typer
 import yaml
 
 from decaylaws.cli.calibrate import calibrate
-from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, plain_table
+from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table
+from decaylaws.cli.export import print_exports
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
@@ -17,6 +18,7 @@ from decaylaws.study import confirm as confirming
 from decaylaws.study.prepared import short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
+from decaylaws.study.steps import next_verb, steps
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
@@ -70,7 +72,13 @@ def prepare(directory: StudyDir) -> None:
 
 
 def plan(directory: StudyDir) -> None:
-    """Plan the sweep and say what it costs."""
+    """Plan the sweep and say what it costs.
+
+    Reads study.yaml and the corpus, and measures this machine's speed.
+    Writes plan.json (every run: mixture, length, LR, seed); trains nothing.
+    Too expensive? Change 'design' in study.yaml and plan again.
+    Next: decaylaws run.
+    """
     study = Study.open(directory)
     design, new = sweep.plan(study)
     speed = calibrate(study)
@@ -97,8 +105,8 @@ def plan(directory: StudyDir) -> None:
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
     effect, unit = sweep.detectable_effect(study)
     console.print(
-        f"Smallest difference between two runs that it can detect: {effect:.3g} {unit} "
-        f"({study.settings.design.num_replicates} seed replicates, 80 % power).",
+        f"Two runs can be told apart where their objectives differ by {effect:.3g} {unit} "
+        f"({study.settings.design.num_replicates} seed replicates; t-test at 5 %, power 80 %).",
         highlight=False,
         soft_wrap=True,
     )
@@ -152,7 +160,14 @@ def run(
 
 
 def fit(directory: StudyDir) -> None:
-    """Fit the laws and print their held-out error beside the baselines."""
+    """Fit the laws and print their held-out error beside the baselines.
+
+    Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
+    The table says how far each law is off on runs that it did not see.
+    A baseline is better, or an aim is missed? More runs help: raise
+    design.num_mixtures in study.yaml, then plan and run again.
+    Next: decaylaws recommend.
+    """
     study = Study.open(directory)
     with ConsoleProgress(console) as progress:
         result, new = evidence.fit(study, progress=progress)
@@ -163,7 +178,13 @@ def fit(directory: StudyDir) -> None:
 
 
 def recommend(directory: StudyDir) -> None:
-    """Search mixture, decay tokens, LR and shape on the law; write recipe.yaml."""
+    """Search mixture, decay tokens, LR and shape on the law; write recipe.yaml.
+
+    Reads the fitted law, and objective, guards, caps and budget of study.yaml.
+    Writes recipe.yaml, the recommended run; trains nothing.
+    Until it has been run, it is only the law's opinion.
+    Next: decaylaws confirm.
+    """
     from decaylaws.cli.certainty import print_certainty
     from decaylaws.recipe import show_recipe
 
@@ -229,7 +250,13 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def report(directory: StudyDir) -> None:
-    """Write the decision report, one self-contained HTML file."""
+    """Write the decision report, one self-contained HTML file.
+
+    Reads all that the study holds: runs, laws, recipe, confirmation, launched run,
+    wherever they are there. Needs a recipe, no more.
+    Writes report.html, which opens from disk without a network.
+    Write it again after confirm and launch.
+    """
     from decaylaws.report import write_report
 
     study = Study.open(directory)
@@ -237,13 +264,14 @@ def report(directory: StudyDir) -> None:
 
 
 def status(directory: StudyDir) -> None:
-    """Say what is done, what is under way and what comes next."""
+    """Say what is done, what is under way and which command comes next."""
     from decaylaws.cli import training
 
     study = Study.open(directory)
-    table = plain_table("step", "state", title=str(study.root))
-    for step, path in _steps(study):
-        table.add_row(step, "done" if path.exists() else "-")
+    found = steps(study)
+    table = plain_table("step", "state", title=str(study.root), left=["state"])
+    for step in found:
+        table.add_row(step.verb, step.state)
     console.print(table)
     if study.plan_file.exists():
         counts = training.open_queue(study, console).counts()
@@ -251,6 +279,11 @@ def status(directory: StudyDir) -> None:
             f"runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
             f"{counts.diverged} diverged, {counts.failed} failed"
         )
+    verb = next_verb(found)
+    line = (
+        f"All is done. Read {study.report_file}" if verb is None else f"Next: decaylaws {verb} '{study.root}'"
+    )
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def demo(
@@ -271,13 +304,13 @@ def demo(
         ("9/9 report", lambda: report(directory)),
     )
     for title, step in steps:
-        console.rule(title, align="left")
+        heading(console, title)
         step()
 
 
 def _export(directory: Path) -> None:
-    for line in decision.export(Study.open(directory)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    study = Study.open(directory)
+    print_exports(decision.load_recipe(study), study.export_dir, decision.export(study))
 
 
 def print_confirmation(study: Study) -> None:
@@ -301,17 +334,3 @@ def print_confirmation(study: Study) -> None:
     console.print(table)
     for line in confirming.verdict(study):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _steps(study: Study) -> list[tuple[str, Path]]:
-    return [
-        ("prepare", study.corpus_dir / "manifest.json"),
-        ("plan", study.plan_file),
-        ("run", study.runs_file),
-        ("fit", study.law_file),
-        ("recommend", study.recipe_file),
-        ("confirm", study.confirm_file),
-        ("export", study.export_dir),
-        ("launch", study.launch_dir / "result.json"),
-        ("report", study.report_file),
-    ]

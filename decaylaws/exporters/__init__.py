@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import pandas as pd
+
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.check import ConfigCheck, check_config
@@ -27,6 +29,7 @@ from decaylaws.exporters.levanter import export_levanter
 from decaylaws.exporters.llm_foundry import export_llm_foundry
 from decaylaws.exporters.megatron import export_megatron
 from decaylaws.exporters.nanotron import export_nanotron
+from decaylaws.exporters.notes import to_do
 from decaylaws.exporters.olmo_core import export_olmo_core
 from decaylaws.exporters.torchtitan import export_torchtitan
 from decaylaws.recipe import Recipe
@@ -39,6 +42,8 @@ __all__ = [
     "check_config",
     "export",
     "export_all",
+    "export_remarks",
+    "export_table",
 ]
 
 Exporter = Callable[[Recipe, ExportOptions | None], Export]
@@ -72,8 +77,8 @@ def export_all(
     directory: Path,
     targets: Sequence[str] | None = None,
     options: ExportOptions | None = None,
-) -> list[str]:
-    """Write the recipe for several targets, a folder each; returns what a person should know of them.
+) -> dict[str, Export | NotRepresentableError]:
+    """Write the recipe for several targets, a folder each.
 
     Args:
         recipe: the recipe.
@@ -81,23 +86,54 @@ def export_all(
         targets: names of exporters; ``None`` writes for all that can express the recipe.
         options: for every target.
 
+    Returns:
+        By target, the export that was written, or the error that says why none was.
+
     Raises:
         NotRepresentableError: a target that was asked for by name cannot express the recipe.
     """
-    lines = []
+    outcomes: dict[str, Export | NotRepresentableError] = {}
     for target in targets or sorted(EXPORTERS):
         try:
             exported = export(recipe, target, options)
         except NotRepresentableError as error:
             if targets:
                 raise
-            lines.append(f"{target}: not written. {error}")
+            outcomes[target] = error
             continue
         exported.write(directory / target)
-        lines.append(
-            f"{target} {exported.target_version}: {', '.join(sorted(exported.files))} in {directory / target}; "
-            f"largest LR error {exported.max_abs_lr_error:.2e}."
-        )
-        lines += [f"  approximated: {told}" for told in exported.approximations]
-        lines += [f"  {note}" for note in exported.notes]
-    return lines
+        outcomes[target] = exported
+    return outcomes
+
+
+def export_table(outcomes: Mapping[str, Export | NotRepresentableError]) -> pd.DataFrame:
+    """What :func:`export_all` wrote.
+
+    Returns:
+        One row per target that was written: ``target``, ``version``, ``files``, ``largest LR error`` with its
+        share of the peak LR.
+    """
+    written = [exported for exported in outcomes.values() if isinstance(exported, Export)]
+    return pd.DataFrame(
+        [
+            {
+                "target": exported.target,
+                "version": exported.target_version,
+                "files": ", ".join(sorted(exported.files)),
+                "largest LR error": f"{error:.1e} ({error / (exported.step_lrs.max() or 1.0):.2%} of the peak)",
+            }
+            for exported in written
+            for error in [exported.max_abs_lr_error]
+        ]
+    )
+
+
+def export_remarks(recipe: Recipe, outcomes: Mapping[str, Export | NotRepresentableError]) -> list[str]:
+    """What needs a person's attention after :func:`export_all`: gaps, approximations, and what is to be filled in."""
+    lines = []
+    for target, outcome in outcomes.items():
+        if isinstance(outcome, Export):
+            lines += [f"{target}, approximated: {told}" for told in outcome.approximations]
+        else:
+            lines.append(f"{target}: not written. {outcome}")
+    return [*lines, *(to_do(recipe) if any(isinstance(o, Export) for o in outcomes.values()) else ())]

@@ -16,6 +16,7 @@ from decaylaws.files import write_text
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, Stage
 
+NOTES_FILE = "NOTES.md"
 LrRule = Literal["auto", "native", "exact"]
 Floats = npt.NDArray[np.float64]
 
@@ -85,11 +86,22 @@ class Export:
     notes: tuple[str, ...]
 
     def write(self, directory: str | Path) -> list[Path]:
-        """Write the files below ``directory``; returns their paths."""
+        """Write the files below ``directory``, and what to know of them as ``NOTES.md``; returns their paths."""
         root = Path(directory)
-        for name, text in self.files.items():
+        texts = {**self.files, NOTES_FILE: self.notes_text()}
+        for name, text in texts.items():
             write_text(root / name, text)
-        return [root / name for name in self.files]
+        return [root / name for name in texts]
+
+    def notes_text(self) -> str:
+        """What a person must know before launching, as Markdown."""
+        head = (
+            f"# Before launching with {self.target}\n\n"
+            f"Written for {self.target} {self.target_version}. The LR that it will use is at most "
+            f"{self.max_abs_lr_error:.3g} off the recipe's at any step.\n"
+        )
+        told = [*(f"Approximated: {text}" for text in self.approximations), *self.notes]
+        return head + "\n" + "".join(f"- {text}\n" for text in told)
 
 
 @dataclass(frozen=True)

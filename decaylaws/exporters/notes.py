@@ -35,14 +35,31 @@ def start_checkpoint(recipe: Recipe, folder: str = START_FOLDER) -> str | None:
 
 def open_ends(recipe: Recipe, data_format: str = "JSON Lines") -> tuple[str, ...]:
     """What the recipe leaves for a person to fill in; ``data_format`` is what the target reads."""
-    shares = recipe.shares()
-    missing = sorted(
-        name for name, share in shares.items() if share > 0 and recipe.sources[name].path is None
-    )
+    missing = _without_path(recipe)
     if not missing:
         return ()
     folders = ", ".join(f"data/{name}" for name in missing)
     return (f"The recipe names no folder for some sources; the export expects {data_format} in {folders}.",)
+
+
+def to_do(recipe: Recipe) -> tuple[str, ...]:
+    """What a person has to do before any target can train, in sentences; formats are in each target's notes."""
+    handover, missing, tasks = recipe.handover, _without_path(recipe), []
+    if missing:
+        tasks.append(
+            f"The recipe names no folder for {', '.join(missing)}: put their data into data/NAME where the trainer "
+            "starts, in the format that NOTES.md names."
+        )
+    if handover.checkpoint is None and handover.run_id is not None:
+        tasks.append(f"Put the checkpoint of run {handover.run_id} into '{START_FOLDER}' beside them.")
+    if handover.checkpoint is None and handover.run_id is None:
+        tasks.append("Name the checkpoint in the recipe: without one, training starts from random weights.")
+    return tuple(tasks)
+
+
+def _without_path(recipe: Recipe) -> list[str]:
+    shares = recipe.shares()
+    return sorted(name for name, share in shares.items() if share > 0 and recipe.sources[name].path is None)
 
 
 def state_notes(recipe: Recipe, checkpoint_format: str) -> tuple[str, ...]:

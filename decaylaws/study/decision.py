@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 import decaylaws
-from decaylaws.errors import StudyError
-from decaylaws.exporters import ExportOptions, export_all
+from decaylaws.errors import NotRepresentableError, StudyError
+from decaylaws.exporters import Export, ExportOptions, export_all
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
@@ -100,7 +100,7 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
 
 def export(
     study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
-) -> list[str]:
+) -> dict[str, Export | NotRepresentableError]:
     """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`."""
     return export_all(load_recipe(study), study.export_dir, targets, options)
 

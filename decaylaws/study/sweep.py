@@ -57,7 +57,7 @@ def detectable_effect(study: Study) -> tuple[float, str]:
     """Smallest true difference of the objective between two microanneals that the sweep's seeds tell from noise.
 
     A two-sided t-test at 5 %, power 80 %, with the noise of the seed replicates: in nats per token once they have
-    run, in standard deviations of that noise before.
+    run, in multiples of its standard deviation before.
 
     Returns:
         The difference, and its unit.
@@ -72,7 +72,9 @@ def detectable_effect(study: Study) -> tuple[float, str]:
         except InvalidValueError:
             pass  # no two replicates have finished: what the design promises is all there is to say
     degrees = study.settings.design.num_replicates - 1
-    return Noise(1.0, degrees).detectable_effect(), "standard deviations of the seeds' noise"
+    return Noise(
+        1.0, degrees
+    ).detectable_effect(), "times what one run varies between seeds (standard deviation)"
 
 
 def current_plan(study: Study) -> Design:

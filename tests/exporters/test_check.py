@@ -180,6 +180,10 @@ def test_command_line(make_recipe, tmp_path: Path) -> None:
     written = runner.invoke(app, ["export", path, "--target", "levanter", "--out", str(tmp_path / "out")])
     assert written.exit_code == 0
     assert "largest LR error" in written.output
+    assert "checkpoint of run" not in written.output  # the recipe names it: nothing is to be done
+    assert "takes the LR at the start of each step" not in written.output
+    notes = (tmp_path / "out" / "levanter" / "NOTES.md").read_text(encoding="utf-8")
+    assert "takes the LR at the start of each step" in notes
     config = tmp_path / "out" / "levanter" / "midtrain_levanter.yaml"
     command = ["export", path, "--target", "levanter", "--check", str(config)]
     assert runner.invoke(app, command).exit_code == 0

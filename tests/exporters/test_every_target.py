@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters import EXPORTERS, ExportOptions, export
+from decaylaws.exporters import EXPORTERS, ExportOptions, export, export_all, export_remarks, export_table
 
 FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
 TABLES = {"torchtitan", "huggingface"}
@@ -80,3 +80,26 @@ def test_a_mixture_that_changes(make_recipe, target: str) -> None:
     result = export(recipe, target, ExportOptions(on_inexpressible="approximate"))
     assert dict(result.realised_shares) == pytest.approx({"web": 0.6, "math": 0.4})
     assert "off by up to 10.0%" in result.approximations[0]
+
+
+def test_what_was_written_and_what_needs_doing(make_recipe, tmp_path) -> None:
+    handover = make_recipe("three-stage", 1000).handover.model_dump(exclude_none=True)
+    handover.pop("checkpoint", None)
+    recipe = make_recipe(
+        "three-stage",
+        1000,
+        sources=CLEAN_SOURCES | {"web": {}},
+        handover=handover | {"run_id": "ab12"},
+    )
+    outcomes = export_all(recipe, tmp_path)
+    table, remarks = export_table(outcomes), export_remarks(recipe, outcomes)
+    assert {"torchtitan", "olmo-core"} <= set(table["target"]) < set(EXPORTERS)
+    assert len(table) + sum("not written" in line for line in remarks) == len(EXPORTERS)
+    assert [line for line in remarks if "not written" not in line] == [
+        "The recipe names no folder for web: put their data into data/NAME where the trainer starts, in the format "
+        "that NOTES.md names.",
+        "Put the checkpoint of run ab12 into 'start' beside them.",
+    ]
+    for target in table["target"]:
+        notes = (tmp_path / target / "NOTES.md").read_text(encoding="utf-8")
+        assert all(note in notes for note in outcomes[target].notes)

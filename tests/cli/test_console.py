@@ -1,0 +1,52 @@
+"""What the command line prints is read on a terminal and in a log."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from decaylaws.cli import app
+from decaylaws.cli.console import frame_table, make_console
+
+CONFIRMATION = pd.DataFrame(
+    {
+        "candidate": ["recommended", "token_proportional"],
+        "scale": ["proxy", "target"],
+        "predicted": [5.28, 4.523],
+        "90 % interval": ["5.164 to 5.396", "4.435 to 4.611"],
+        "observed": [5.351, 4.502],
+        "gain": ["+0.087", "+0.936"],
+        "guards": ["hold", "broken"],
+        "won": ["", "won"],
+    }
+)
+
+
+def _printed(width: int) -> str:
+    out = StringIO()
+    Console(file=out, width=width).print(frame_table(CONFIRMATION, title="objective"))
+    return out.getvalue()
+
+
+def test_a_log_is_wide_enough_for_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rows = _printed(make_console().width).splitlines()
+    assert any("token_proportional" in row and "4.435 to 4.611" in row and "won" in row for row in rows)
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    narrow = _printed(80)
+    assert "token_proportional" in narrow
+    assert "\N{HORIZONTAL ELLIPSIS}" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", ["plan", "fit", "recommend", "report"])
+def test_help_says_what_is_read_written_and_next(verb: str) -> None:
+    page = CliRunner().invoke(app, [verb, "--help"]).output
+    for word in ("Reads", "Writes", "Write it again" if verb == "report" else "Next: decaylaws"):
+        assert word in page
