@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from decaylaws.errors import DecaylawsError, InvalidValueError, NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
+from decaylaws.exporters.base import NOTES_FILE
 from decaylaws.recipe import Recipe, files
 from tests.exporters.test_check import MAIN_FILES
 
@@ -100,7 +101,7 @@ def test_any_recipe(target: str, recipe: Recipe, approximate: bool, tmp_path_fac
     for name, text in result.files.items():
         _parses(name, text)
     folder = tmp_path_factory.mktemp("export")
-    assert [path.parent for path in result.write(folder)] == [folder] * len(result.files)
+    assert result.write(folder) == [folder / name for name in (*result.files, NOTES_FILE)]
     try:
         check = check_config(recipe, target, folder / MAIN_FILES[target])
     except DecaylawsError:

@@ -57,7 +57,7 @@ def test_torchtitan(make_recipe, form: str, steps: int, rule: str, tmp_path: Pat
         lr_rule=rule, tolerance=0.35, on_inexpressible="approximate", data_parallel_ranks=8
     )
     result = export(make_recipe(form, steps), "torchtitan", options)
-    (path,) = result.write(tmp_path)
+    path, _notes = result.write(tmp_path)
     module = _module(path)
     config = module.midtrain()
     assert (config.training.steps, config.training.global_batch_size) == (steps, SEQUENCES)

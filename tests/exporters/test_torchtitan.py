@@ -104,7 +104,10 @@ def test_hostile_names_stay_data(make_recipe, target: str, tmp_path: Path) -> No
             assert any(
                 hostile in str(value) for value in _leaves(files._StrictLoader(text).get_single_data())
             )
-    assert [path.read_text() for path in result.write(tmp_path)] == list(result.files.values())
+    assert [path.read_text() for path in result.write(tmp_path)] == [
+        *result.files.values(),
+        result.notes_text(),
+    ]
 
 
 def _leaves(value: object) -> list[object]:
