@@ -292,7 +292,7 @@ def demo(
 ) -> None:
     """All of it on text out of installed packages, small enough for a laptop."""
     init(directory, template="demo")
-    steps = (
+    parts = (
         ("1/9 prepare: real text out of installed packages", lambda: prepare(directory)),
         ("2/9 plan the sweep", lambda: plan(directory)),
         ("3/9 run trunks and microanneals", lambda: run(directory, workers)),
@@ -303,9 +303,9 @@ def demo(
         ("8/9 launch it with FSDP2", lambda: launch(directory)),
         ("9/9 report", lambda: report(directory)),
     )
-    for title, step in steps:
+    for title, part in parts:
         heading(console, title)
-        step()
+        part()
 
 
 def _export(directory: Path) -> None:

@@ -124,30 +124,24 @@ def recommend_mixture(
     weighted = _Weighted(fitted, space, _normalised(weights))
     how = _method(fitted, method)
     chosen = _optimum(weighted, how, decay_tokens, trials, seed)
-    around = _around(space, chosen, decay_tokens, seed)
     against = {
         "token_proportional": space.project(space.token_proportional(), decay_tokens),
         **(rivals or {}),
     }
-    points = np.vstack([around, *[mixture.array(space.names) for mixture in against.values()]])
-    drawn = weighted.draws(points, shares, losses, num_draws, seed)
-    values = weighted.value(points)
-    regrets = drawn[:, 0] - drawn.min(axis=1)
-    optima = points[drawn.argmin(axis=1)]
-    low, high = np.quantile(optima, [0.05, 0.95], axis=0)
-    measured = tuple(
-        _rival(name, mixture, values, drawn, len(around) + k)
-        for k, (name, mixture) in enumerate(against.items())
-    )
+    named = [mixture.array(space.names) for mixture in against.values()]
+    points = np.vstack([_around(space, chosen, decay_tokens, seed), *named])
+    drawn = _Drawn(points, weighted.value(points), weighted.draws(points, shares, losses, num_draws, seed))
+    low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
+    measured = drawn.rivals(against)
     found = fitted.predict_objective(weighted.frame(chosen[None]), weighted.weights, interval=LEVEL)
     mixture = Mixture.from_array(space.names, chosen)
     return MixtureChoice(
         mixture=mixture,
         objective=Estimate(float(found.mean[0]), float(found.lower[0]), float(found.upper[0])),
         rivals=measured,
-        optimum_tv=float(0.5 * np.abs(optima - chosen).sum(axis=1).mean()),
-        expected_regret=float(regrets.mean()),
-        regret_upper=float(np.quantile(regrets, LEVEL)),
+        optimum_tv=float(0.5 * np.abs(drawn.optima - chosen).sum(axis=1).mean()),
+        expected_regret=float(drawn.regrets.mean()),
+        regret_upper=float(np.quantile(drawn.regrets, LEVEL)),
         share_intervals={name: (float(low[k]), float(high[k])) for k, name in enumerate(space.names)},
         support=_support(shares, mixture),
         binding=tuple(space.binding(mixture, decay_tokens)),
@@ -197,6 +191,42 @@ class _Weighted:
             return self.law.posterior(at, num_draws=num_draws, seed=seed) @ vector
         refits = self.law.resampled(shares, losses, num_draws=num_draws, seed=seed)
         return np.array([refit.predict_objective(at, self.weights) for refit in refits])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Mixtures as a fit and its draws see them.
+
+    Attributes:
+        points: the chosen mixture first, others around it, its rivals last ``[n, m]``.
+        values: their weighted losses by the fit ``[n]``.
+        draws: the same under each draw of it ``[b, n]``.
+    """
+
+    points: Array
+    values: Array
+    draws: Array
+
+    @property
+    def regrets(self) -> Array:
+        """What the chosen mixture gives away in each draw ``[b]``."""
+        return np.asarray(self.draws[:, 0] - self.draws.min(axis=1))
+
+    @property
+    def optima(self) -> Array:
+        """The best mixture of each draw ``[b, m]``."""
+        return np.asarray(self.points[self.draws.argmin(axis=1)])
+
+    def rivals(self, against: Mapping[str, Mixture]) -> tuple[Rival, ...]:
+        """The rivals, in the order of the last points, with what the chosen mixture gains on them."""
+        first = len(self.points) - len(against)
+        return tuple(self._rival(*named, first + k) for k, named in enumerate(against.items()))
+
+    def _rival(self, name: str, mixture: Mixture, at: int) -> Rival:
+        gains, gain = self.draws[:, at] - self.draws[:, 0], float(self.values[at] - self.values[0])
+        spread = float(np.std(gains, ddof=1)) if len(gains) > 1 else np.inf
+        half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * spread
+        return Rival(name, mixture, float(self.values[at]), Estimate(gain, gain - half, gain + half))
 
 
 def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
@@ -252,13 +282,6 @@ def _around(space: MixtureSpace, chosen: Array, decay_tokens: float | None, seed
     corners = [space.project({name: 1.0}, decay_tokens).array(space.names) for name in space.names]
     directions = np.vstack([ends, corners]) - chosen
     return np.vstack([chosen[None], *[chosen + scale * directions for scale in _SCALES]])
-
-
-def _rival(name: str, mixture: Mixture, values: Array, drawn: Array, at: int) -> Rival:
-    """A rival at column ``at`` of the points, whose first column is the chosen mixture."""
-    gains, gain = drawn[:, at] - drawn[:, 0], float(values[at] - values[0])
-    half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * float(np.std(gains, ddof=1)) if len(gains) > 1 else np.inf
-    return Rival(name, mixture, float(values[at]), Estimate(gain, gain - half, gain + half))
 
 
 def _support(shares: pd.DataFrame, mixture: Mixture) -> dict[str, int]:

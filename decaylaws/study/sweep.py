@@ -72,9 +72,8 @@ def detectable_effect(study: Study) -> tuple[float, str]:
         except InvalidValueError:
             pass  # no two replicates have finished: what the design promises is all there is to say
     degrees = study.settings.design.num_replicates - 1
-    return Noise(
-        1.0, degrees
-    ).detectable_effect(), "times what one run varies between seeds (standard deviation)"
+    unit = "times what one run varies between seeds (standard deviation)"
+    return Noise(1.0, degrees).detectable_effect(), unit
 
 
 def current_plan(study: Study) -> Design:
