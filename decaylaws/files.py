@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all, whatever kills the process that writes them."""
+"""Files that exist whole or not at all, whatever kills the process that writes them, and reading them back checked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from decaylaws.errors import DataError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 
 
 @contextmanager
@@ -46,3 +51,24 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_write(path) as handle:
         handle.write(text.encode("utf-8"))
+
+
+def read_model(path: Path, model: type[Model], remedy: str) -> Model:
+    """A JSON file as a validated model.
+
+    Args:
+        path: a file that exists.
+        model: what it holds.
+        remedy: what to do about a damaged one, a sentence.
+
+    Raises:
+        DataError: the file is damaged; the message names the field.
+    """
+    from pydantic import ValidationError  # who only writes tables should not wait for pydantic
+
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise DataError(f"{path} is damaged ({field or 'JSON'}: {problem['msg']}). {remedy}") from None

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from decaylaws.errors import DataError
-from decaylaws.files import atomic_write
+from decaylaws.files import read_model, write_text
 
 MANIFEST_NAME = "manifest.json"
 
@@ -111,8 +111,7 @@ def corpus_fingerprint(tokenizer: FileEntry, sources: dict[str, SourceEntry]) ->
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Make ``manifest`` the manifest of ``directory`` in one step."""
-    with atomic_write(directory / MANIFEST_NAME) as handle:
-        handle.write((manifest.model_dump_json(indent=1) + "\n").encode())
+    write_text(directory / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -124,11 +123,4 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"There is no prepared corpus at {directory}. Run 'decaylaws prepare' first.")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise DataError(
-            f"{path} is damaged ({field or 'JSON'}: {problem['msg']}). Delete it and run 'decaylaws prepare'."
-        ) from None
+    return read_model(path, Manifest, "Delete it and run 'decaylaws prepare'.")

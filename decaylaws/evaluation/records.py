@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from decaylaws.errors import DataError
 from decaylaws.evaluation.estimates import Estimate, ratio_estimate
-from decaylaws.files import write_text
+from decaylaws.files import read_model, write_text
 
 FILE_NAME = "evaluation.json"
 FORMAT_VERSION = 1
@@ -191,14 +191,7 @@ def read_evaluation(directory: Path) -> Evaluation:
     path = directory / FILE_NAME
     if not path.is_file():
         raise DataError(f"{directory} holds no {FILE_NAME}. Run 'decaylaws evaluate ... --out {directory}'.")
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise DataError(
-            f"{path} is damaged ({field or 'JSON'}: {problem['msg']}). Delete it and evaluate again."
-        ) from None
+    return read_model(path, Evaluation, "Delete it and evaluate again.")
 
 
 def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
