@@ -270,15 +270,16 @@ def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
 
 def _verdict(rivals: Sequence[Rival], assured: bool, predicted: bool, beyond: Sequence[str]) -> str:
     words = preferences(rivals)
-    if not assured:
-        held = (
-            "The guards hold by the prediction alone, as likely to break as to hold where the mixture lies on a limit"
-            if predicted
-            else "No mixture within the limits keeps every guard even by the prediction; the least broken one is shown"
-        )
+    if not assured and predicted:
         words = (
-            f"{held}: the law's held-out error leaves no room below them. A larger objective.guard_nats leaves some, "
-            f"more microanneals make the error smaller. {words}"
+            "The guards hold by the prediction alone, as likely to break as to hold where the mixture lies on a limit: "
+            "the law's held-out error leaves no room below them. A larger objective.guard_nats leaves some, more "
+            f"microanneals make the error smaller. {words}"
+        )
+    elif not assured:
+        words = (
+            "No mixture within caps and bounds keeps every guard even by the prediction; the least broken one is shown. "
+            f"A larger objective.guard_nats or wider limits leave room. {words}"
         )
     if beyond:
         words += f" Extrapolated: {'; '.join(beyond)}."
