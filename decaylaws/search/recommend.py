@@ -278,8 +278,8 @@ def _verdict(rivals: Sequence[Rival], assured: bool, predicted: bool, beyond: Se
         )
     elif not assured:
         words = (
-            "No mixture within caps and bounds keeps every guard even by the prediction; the least broken one is shown. "
-            f"A larger objective.guard_nats or wider limits leave room. {words}"
+            "No mixture within caps and bounds keeps every guard even by the prediction; the least broken one is "
+            f"shown. A larger objective.guard_nats or wider limits leave room. {words}"
         )
     if beyond:
         words += f" Extrapolated: {'; '.join(beyond)}."
