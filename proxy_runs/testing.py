@@ -19,7 +19,6 @@ from proxy_runs.manifest import (
 )
 from proxy_runs.shards import TokenStore
 
-VOCAB_SIZE = 257
 EOS_ID = 256
 
 
@@ -30,8 +29,9 @@ def make_tiny_store(
     train_tokens: int = 20_000,
     heldout_tokens: int = 2_000,
     seed: int = 0,
+    eos_id: int = EOS_ID,
 ) -> TokenStore:
-    """Write a byte-level corpus (257 entries) whose sources differ and can be learnt, and open it.
+    """Write a byte-level corpus (257 entries by default) whose sources differ and can be learnt, and open it.
 
     Each source repeats words of its own small dictionary in random order, so that a model gains quickly on
     the sources that it sees and little on the others.
@@ -42,16 +42,18 @@ def make_tiny_store(
         train_tokens: tokens of each source's train split.
         heldout_tokens: tokens of each held-out domain.
         seed: of the text.
+        eos_id: ends documents; a byte that the text does not use (0) makes a vocabulary of 256.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(directory / "tokenizer.json")
-    np.array([1] * 256 + [0], dtype="<u2").tofile(directory / "token_bytes.bin")
+    vocab_size = max(256, eos_id + 1)
+    _write_tokenizer(directory / "tokenizer.json", eos_id)
+    (np.arange(vocab_size) != eos_id).astype("<u2").tofile(directory / "token_bytes.bin")
     entries = {}
     for number, name in enumerate(sources):
         rng = np.random.default_rng([seed, number])
         words = [bytes(rng.integers(97, 123, rng.integers(3, 8), dtype=np.uint8)) + b" " for _ in range(40)]
-        train = _write_split(directory, f"{name}.train.bin", words, train_tokens, rng)
-        heldout = _write_split(directory, f"{name}.heldout.bin", words, heldout_tokens, rng)
+        train = _write_split(directory, f"{name}.train.bin", words, train_tokens, eos_id, rng)
+        heldout = _write_split(directory, f"{name}.heldout.bin", words, heldout_tokens, eos_id, rng)
         entries[name] = SourceEntry(kind="generated", train=train, heldout=heldout)
     tokenizer = describe_file(directory / "tokenizer.json", directory)
     manifest = Manifest(
@@ -59,8 +61,8 @@ def make_tiny_store(
         fingerprint=corpus_fingerprint(tokenizer, entries),
         created="2000-01-01T00:00:00Z",
         dtype="<u2",
-        vocab_size=VOCAB_SIZE,
-        eos_id=EOS_ID,
+        vocab_size=vocab_size,
+        eos_id=eos_id,
         tokenizer=tokenizer,
         token_bytes=describe_file(directory / "token_bytes.bin", directory),
         sources=entries,
@@ -70,14 +72,19 @@ def make_tiny_store(
 
 
 def _write_split(
-    directory: Path, name: str, words: Sequence[bytes], num_tokens: int, rng: np.random.Generator
+    directory: Path,
+    name: str,
+    words: Sequence[bytes],
+    num_tokens: int,
+    eos_id: int,
+    rng: np.random.Generator,
 ) -> SplitEntry:
     tokens: list[int] = []
     documents = 0
     while len(tokens) < num_tokens:
         tokens += b"".join(words[k] for k in rng.integers(0, len(words), 50))
         tokens[num_tokens - 1 :] = []
-        tokens.append(EOS_ID)
+        tokens.append(eos_id)
         documents += 1
     path = directory / name
     np.array(tokens, dtype="<u2").tofile(path)
@@ -89,17 +96,17 @@ def _write_split(
     )
 
 
-def _write_tokenizer(path: Path) -> None:
-    """A tokenizer whose entries are the 256 bytes and the end of a document."""
+def _write_tokenizer(path: Path, eos_id: int) -> None:
+    """A tokenizer whose entries are the bytes and the end of a document, in place of a byte if need be."""
     alphabet = byte_alphabet()
-    vocabulary = {character: number for number, character in enumerate(alphabet)}
+    vocabulary = {character: number for number, character in enumerate(alphabet) if number != eos_id}
     content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
             {
-                "id": EOS_ID,
+                "id": eos_id,
                 "content": "<|endoftext|>",
                 "single_word": False,
                 "lstrip": False,
@@ -126,7 +133,7 @@ def _write_tokenizer(path: Path) -> None:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {**vocabulary, "<|endoftext|>": EOS_ID},
+            "vocab": {**vocabulary, "<|endoftext|>": eos_id},
             "merges": [],
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import multiprocessing
@@ -87,6 +88,29 @@ def test_fsdp_throughput(tmp_path: Path) -> None:
     assert found["mfu"]["loop"] / found["mfu"]["trainer"] == pytest.approx(
         found["tokens_per_second"]["loop"] / found["tokens_per_second"]["trainer"]
     )
+
+
+def test_throughput_measures_turns_and_whole_jobs(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(ANALYSIS / "throughput.py"), "--quick", "--json", str(out)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    found = json.loads(out.read_text())
+    assert found["gpu"] == "not run"
+    assert "GPU (loop_graph and all others on 4,096 tokens a member-step): not run." in printed
+    rows, jobs = found["shapes"]["50k"]["contestants"], found["shapes"]["50k"]["jobs"]
+    assert rows["loop"]["ratio"] == 1.0
+    assert rows["engine_1"]["from"] <= rows["engine_1"]["ratio"] <= rows["engine_1"]["to"]
+    assert 0 < rows["engine_1"]["peak_fraction"] < 2
+    assert jobs["engine_over_best"] == pytest.approx(
+        jobs["seconds"]["loop"][0] / jobs["seconds"]["engine"][0]
+    )
+
+
+def test_the_loops_import_torch_and_nothing_of_ours() -> None:
+    nodes = list(ast.walk(ast.parse((ANALYSIS / "_plain_loops.py").read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) == {"torch"}
 
 
 # GGUF -------------------------------------------------------------------------------------------------------

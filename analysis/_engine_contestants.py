@@ -1,0 +1,120 @@
+"""The engine in ``throughput.py``: a stack that takes turns, and a whole job, which is a small study.
+
+Run as a program with ``--task JSON`` it takes turns like ``_plain_loops.py``; with ``--job JSON`` it does what
+``decaylaws run`` does: runs in a queue in SQLite, a pool of workers, exact mixing from shards, held-out evaluation,
+checkpoints and records. None of the loops does any of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from decaylaws.configs import ModelShape, RunConfig
+from decaylaws.mixtures import Mixture
+from decaylaws.schedules import constant
+from decaylaws.settings import EvaluationSettings
+from proxy_runs.pool import run_pool
+from proxy_runs.queue import RunQueue
+from proxy_runs.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A study of equal runs.
+
+    Attributes:
+        directory: holds the prepared ``corpus``; queue, checkpoints and logs go there.
+        fingerprint: of the corpus.
+        sources: of the corpus; every run mixes them evenly.
+        shape: of every run, as a mapping.
+        batch_tokens: tokens of a run's step.
+        lr: constant.
+        runs: how many.
+        steps: optimiser steps of each.
+        slots: members of a worker's stack.
+        workers: worker processes.
+        evaluation_tokens: held-out tokens of each source that a run is scored on at its start and its end.
+    """
+
+    directory: str
+    fingerprint: str
+    sources: list[str]
+    shape: dict[str, int]
+    batch_tokens: int
+    lr: float
+    runs: int
+    steps: int
+    slots: int
+    workers: int
+    evaluation_tokens: int
+
+
+def run_study(job: Job) -> None:
+    """Queue the runs and train them."""
+    directory = Path(job.directory)
+    run = RunConfig(
+        kind="trunk",
+        shape=ModelShape(**job.shape),
+        schedule=constant(job.steps * job.batch_tokens, job.lr),
+        mixture=Mixture({name: 1 / len(job.sources) for name in job.sources}),
+        batch_tokens=job.batch_tokens,
+        seed=0,
+        data_fingerprint=job.fingerprint,
+    )
+    workspace = Workspace(
+        corpus=directory / "corpus",
+        checkpoints=directory / "checkpoints",
+        storage_url=f"sqlite:///{directory / 'storage.sqlite3'}",
+        study_name="study",
+        evaluation=EvaluationSettings(tokens_per_domain=job.evaluation_tokens, points=1),
+        objective=dict.fromkeys(job.sources, 1.0),
+        slots=job.slots,
+    )
+    queue = RunQueue(workspace.storage_url, workspace.study_name)
+    queue.enqueue([("trunk", run.with_changes(seed=seed)) for seed in range(job.runs)])
+    progress = run_pool(workspace, workers=job.workers, log_dir=directory / "logs")
+    if list(progress.ended.values()) != ["finished"] * job.runs:
+        sys.exit(f"the runs ended as {progress.ended}")
+
+
+def serve(text: str) -> None:
+    """Take turns with a stack; torch is loaded here, since the pool of a whole job needs none."""
+    import torch
+    from _plain_loops import Task, take_turns
+
+    from proxy_runs.calibration import synthetic_step
+    from proxy_runs.engine import Backend
+
+    torch.set_num_threads(1)
+    task = Task(**json.loads(text))
+    backend = Backend(
+        device=task.device, slots=task.members, precision=task.precision, compiled=task.compiled
+    )
+    take_turns(task, synthetic_step(ModelShape(**shape_of(task)), task.sequences, backend))
+
+
+def shape_of(task: object) -> dict[str, int]:
+    """The fields of ``ModelShape`` of a task."""
+    names = ("d_model", "num_layers", "num_heads", "d_ff", "vocab_size", "seq_len")
+    shape = {name: getattr(task, name) for name in names}
+    return {**shape, "num_kv_heads": shape["num_heads"]}
+
+
+def main() -> None:
+    """Be one process of the engine, or a whole study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task")
+    parser.add_argument("--job")
+    args = parser.parse_args()
+    if args.job:
+        run_study(Job(**json.loads(args.job)))
+    else:
+        serve(args.task)
+
+
+if __name__ == "__main__":
+    main()
