@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
-from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.readback import (
     ConfigSchedule,
@@ -49,7 +49,7 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     """
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    seen_steps = _seen_steps(job, path)
+    seen_steps = counted_before(job, path, "batches", job.stage.batch_tokens)
     block = _block_size(job, seen_steps)
     return job.export(
         {"midtrain_levanter.yaml": to_yaml(_config(job, path, seen_steps, block))},
@@ -71,19 +71,6 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
 def _replay(path: WarmupHoldDecay) -> Floats:
     return path.peak_lr * start_of_step_factors(path)
-
-
-def _seen_steps(job: Job, path: WarmupHoldDecay) -> int:
-    if not takes_optimizer(job.recipe):
-        return 0
-    if path.warmup_steps:
-        raise job.refuse(
-            "it counts on from the checkpoint's steps, so a new warm-up needs optimizer_state: fresh"
-        )
-    seen, rest = divmod(job.recipe.handover.tokens, job.stage.batch_tokens)
-    if rest:
-        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its batches")
-    return seen
 
 
 def _stage_starts(job: Job) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decaylaws.errors import DataError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
-from decaylaws.exporters.native import NativeScheduler, choose_native
+from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.readback import (
     ConfigSchedule,
@@ -48,7 +48,7 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     """
     job = Job.of(recipe, options, TARGET, VERSION)
     path, lr = choose_native(job, NativeScheduler(tuple(_WSD_STYLES), _replay))
-    seen = _seen_samples(job, path)
+    seen = counted_before(job, path, "sequences", job.stage.seq_len)
     flags = {**_lr_flags(path, job.sequences, seen), **_run_flags(job, seen), **_data_flags(job)}
     text = "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
     return job.export(
@@ -68,20 +68,6 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
 def _replay(path: WarmupHoldDecay) -> Floats:
     return path.peak_lr * start_of_step_factors(path, warmup_start=path.warmup_start_lr / path.peak_lr)
-
-
-def _seen_samples(job: Job, path: WarmupHoldDecay) -> int:
-    """Samples at which the run begins: with the optimiser's state Megatron takes its own counter over."""
-    if not takes_optimizer(job.recipe):
-        return 0
-    if path.warmup_steps:
-        raise job.refuse(
-            "it counts on from the checkpoint's samples, so a new warm-up needs optimizer_state: fresh"
-        )
-    seen, rest = divmod(job.recipe.handover.tokens, job.stage.seq_len)
-    if rest:
-        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its sequences")
-    return seen
 
 
 def _lr_flags(path: WarmupHoldDecay, sequences: int, seen: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters.base import Floats, Job, max_abs_error
+from decaylaws.exporters.notes import takes_optimizer
 from decaylaws.exporters.wsd import WarmupHoldDecay
 
 HOLD_GRID = 33
@@ -154,3 +155,27 @@ def _candidates(job: Job, scheduler: NativeScheduler) -> Iterator[WarmupHoldDeca
                     hold_steps=hold,
                     decay_steps=num_steps - warmup - hold,
                 )
+
+
+def counted_before(job: Job, path: WarmupHoldDecay, unit: str, unit_tokens: int) -> int:
+    """Units at which the run begins in a target that takes its own counter over with the optimiser's state.
+
+    Args:
+        job: the recipe on its way to the target.
+        path: the LR path that the target will follow from there.
+        unit: what the target counts, in the plural.
+        unit_tokens: tokens of one.
+
+    Raises:
+        NotRepresentableError: the path warms up anew, or the hand-over lies within a unit.
+    """
+    if not takes_optimizer(job.recipe):
+        return 0
+    if path.warmup_steps:
+        raise job.refuse(
+            f"it counts on from the checkpoint's {unit}, so a new warm-up needs optimizer_state: fresh"
+        )
+    seen, rest = divmod(job.recipe.handover.tokens, unit_tokens)
+    if rest:
+        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its {unit}")
+    return seen
