@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine with Python >= 3.11:
 #   make demo    the whole path on text from installed packages, to a launched recipe and a report
 #   make test    lint, types and every test
+# Either installs into .venv first; 'make install' does only that.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format docs notebooks clean
+.PHONY: install demo test lint format docs notebooks clean
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
@@ -14,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,datasets]'
 	touch $(STAMP)
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/decaylaws demo demo-study

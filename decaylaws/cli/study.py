@@ -29,14 +29,17 @@ console = make_console()
 def init(
     directory: StudyDir,
     template: Annotated[
-        str, typer.Option(help="'study' for your own sources, 'demo' for the demo's")
+        str,
+        typer.Option(
+            help="'study' or, for little text and a first look, 'quick': your sources; 'demo': the demo's"
+        ),
     ] = "study",
 ) -> None:
     """Make a study directory with an annotated study.yaml."""
     existed = (directory / "study.yaml").exists()
     study = Study.create(directory, template=template)
-    line = f"{study.root / 'study.yaml'} {'is there already' if existed else 'written'}."
-    if template == "study":
+    line = f"{study.root / 'study.yaml'} {'is there already and stays as it is' if existed else 'written'}."
+    if template != "demo":
         line += f" Name your sources in it, then run: decaylaws prepare '{study.root}'"
     console.print(line, highlight=False, soft_wrap=True)
 

@@ -19,7 +19,7 @@ from decaylaws.runs import read_curves, read_runs
 from decaylaws.settings import StudySettings, load_settings
 
 SETTINGS_NAME = "study.yaml"
-TEMPLATES = ("study", "demo")
+TEMPLATES = ("study", "quick", "demo")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Study:
         recipe.yaml      the recommendation
         confirm.json     what was predicted before the confirming runs started
         exports/  launch/  report.html  logs/
+        evaluations/NAME evaluations of checkpoints that the report shows
 
     Args:
         root: the directory.
@@ -133,6 +134,11 @@ class Study:
     def launch_dir(self) -> Path:
         """The launched run: checkpoints, metrics, Hugging Face export."""
         return self.root / "launch"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        """Evaluations of checkpoints, a folder each (``decaylaws evaluate --out``)."""
+        return self.root / "evaluations"
 
     @property
     def report_file(self) -> Path:
@@ -243,7 +249,7 @@ class Study:
 
 
 def template_text(name: str) -> str:
-    """Text of a bundled ``study.yaml``: ``study`` (one's own sources, annotated) or ``demo``.
+    """Text of a bundled ``study.yaml``: ``study`` (one's own sources, annotated), ``quick`` (small) or ``demo``.
 
     Raises:
         InvalidValueError: there is no such template.

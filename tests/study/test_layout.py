@@ -13,13 +13,26 @@ from decaylaws import plots
 from decaylaws.errors import InvalidValueError
 from decaylaws.report.page import PageTable, json_block
 from decaylaws.study import Study
+from decaylaws.study.layout import TEMPLATES
+from tests.study.tiny import decaylaws
 
 
 def test_an_unknown_template_is_named_and_makes_no_directory(tmp_path: Path) -> None:
     root = tmp_path / "new"
-    with pytest.raises(InvalidValueError, match=r"'template'.*study, demo.*nope"):
+    with pytest.raises(InvalidValueError, match=r"'template'.*study, quick, demo.*nope"):
         Study.create(root, template="nope")
     assert not root.exists()
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_is_a_study_and_is_never_written_over_another(tmp_path: Path, template: str) -> None:
+    made = decaylaws("init", str(tmp_path / "new"), "--template", template)
+    assert "written" in made
+    assert ("decaylaws prepare" in made) == (template != "demo")
+    before = Study.open(tmp_path / "new")
+    again = decaylaws("init", str(tmp_path / "new"), "--template", "study")
+    assert "is there already and stays as it is" in again
+    assert Study.open(tmp_path / "new") == before
 
 
 def test_a_small_learning_rate_is_not_shown_as_nothing() -> None:
