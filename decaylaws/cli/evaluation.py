@@ -11,7 +11,7 @@ import typer
 
 from decaylaws.cli.console import ConsoleProgress, make_console, plain_table
 from decaylaws.evaluation import Evaluation, compare_evaluations
-from decaylaws.evaluation.benchmarks import BENCHMARKS, select
+from decaylaws.evaluation.benchmarks import ABILITIES, BENCHMARKS, select
 from decaylaws.files import write_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="[NAME=]PATH of a question set (JSON Lines, docs/howto/evaluate.md)"),
+        typer.Option(help="[ABILITY:][NAME=]PATH of a question set (JSON Lines, docs/howto/evaluate.md)"),
     ] = None,
     retrieval: Annotated[
         list[int] | None, typer.Option(help="length in tokens of a long-context retrieval probe")
@@ -165,10 +165,12 @@ def _domain_tasks(given: list[str], text_field: str, max_documents: int | None) 
 def _question_tasks(given: list[str], max_documents: int | None) -> list[Task]:
     from proxy_runs.evaluation.answers import QuestionTask
 
-    return [
-        QuestionTask(name, path, max_documents=max_documents)
-        for name, path in (_named(entry) for entry in given)
-    ]
+    tasks: list[Task] = []
+    for entry in given:
+        first, _, rest = entry.partition(":")
+        ability, named = (first, rest) if first in ABILITIES else ("", entry)
+        tasks.append(QuestionTask(*_named(named), ability=ability, max_documents=max_documents))
+    return tasks
 
 
 def _retrieval_tasks(lengths: list[int], depths: list[float]) -> list[Task]:

@@ -15,7 +15,7 @@ from decaylaws.plots.decision import (
     schedule_data,
 )
 from decaylaws.plots.evidence import gain_data, plot_gains, plot_held_out
-from decaylaws.plots.outcome import plot_confirmation, plot_guards, plot_scales
+from decaylaws.plots.outcome import plot_confirmation, plot_evaluations, plot_guards, plot_scales
 from decaylaws.plots.schedules import plot_loss_curves, plot_schedules, schedules_data
 from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, label, styled, to_svg
 
@@ -28,6 +28,7 @@ __all__ = [
     "label",
     "mixture_data",
     "plot_confirmation",
+    "plot_evaluations",
     "plot_flatness",
     "plot_front",
     "plot_gains",

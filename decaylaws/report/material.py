@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from decaylaws.evaluation import Evaluation, read_evaluation
+from decaylaws.evaluation.records import FILE_NAME as EVALUATION_NAME
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Guard, Recipe
@@ -122,6 +124,12 @@ class Material:
         if not self.study.confirm_file.is_file():
             return pd.DataFrame(columns=["scale", "candidate", "observed"])
         return confirm.confirmation_table(self.study)
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Evaluations in the study's folder for them, by the name of their own folder, in its order."""
+        files = sorted(self.study.evaluation_dir.glob(f"*/{EVALUATION_NAME}"))
+        return {file.parent.name: read_evaluation(file.parent) for file in files}
 
     @cached_property
     def confirmed(self) -> bool:

@@ -70,8 +70,11 @@ def evaluate(
         before = evaluation.task(task.name)
         if before is not None and before.key == keys[task.name] and (out / before.documents).is_file():
             kept.append(task.name)
+            record = before.model_copy(update={"ability": task.ability})  # a label: decides no score
+        else:
+            record = _finish(task, keys[task.name], _run(task, load, settings, progress), out)
+        if record == before:
             continue
-        record = _finish(task, keys[task.name], _run(task, load, settings, progress), out)
         others = [other for other in evaluation.tasks if other.name != task.name]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         evaluation = evaluation.model_copy(update={"tasks": [*others, record], "created": now})

@@ -8,6 +8,7 @@ from decaylaws.report.material import Material
 from decaylaws.report.page import Section
 from decaylaws.report.sections.certainty import flatness, rejected
 from decaylaws.report.sections.decision import mixture, schedule
+from decaylaws.report.sections.evaluations import evaluations
 from decaylaws.report.sections.evidence import laws, microanneals
 from decaylaws.report.sections.explorer import explorer
 from decaylaws.report.sections.outcome import confirmation, front, guards, launch
@@ -36,6 +37,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading ord
     microanneals,
     read_outs,
     launch,
+    evaluations,
     provenance,
 )
 

@@ -1,0 +1,160 @@
+"""Checkpoints that were evaluated: their figures side by side, and what paired tests say of the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from decaylaws import plots
+from decaylaws.errors import DataError
+from decaylaws.evaluation import Verdict, compare_evaluations
+from decaylaws.report.material import Material
+from decaylaws.report.page import PageTable, Picture, Section
+from decaylaws.report.words import name
+
+_TITLE = "Checkpoints, evaluated"
+_BITS = ("bits_per_byte", "gold_bits_per_byte")
+_RIGHT = ("accuracy", "acc", "exact_match")  # ours, and lm-eval's names
+_ALTERNATIVES = {"nats_per_token"}  # bits per byte say the same, across tokenizers too
+
+
+def evaluations(material: Material) -> Section:
+    """Bits per byte, question sets and benchmarks of every checkpoint in the study's folder for evaluations."""
+    folder = material.study.evaluation_dir
+    if not material.evaluations:
+        return Section(
+            _TITLE,
+            "No checkpoint has been evaluated. This adds one: 'decaylaws evaluate CHECKPOINT --out "
+            f"{folder}/NAME --domains {material.study.corpus_dir} --tasks QUESTIONS.jsonl'.",
+        )
+    estimates = _estimates(material)
+    domains, answers = estimates[estimates["kind"] == "domain"], estimates[estimates["kind"] != "domain"]
+    tests, notes = _tests(material)
+    tables = [
+        _figures(
+            domains, ["task"], "Held-out text by domain: bits per byte (standard error); lower is better."
+        ),
+        _figures(
+            answers, ["ability", "task", "metric"], "Questions and benchmarks by ability (standard error)."
+        ),
+        tests,
+        _checkpoints(material),
+    ]
+    return Section(
+        _TITLE,
+        "Scored document by document, so that two checkpoints are compared on the same text. Standard errors are over "
+        "documents. They hold what documents differ by, which a paired test takes out: believe the tests, not whether "
+        "bars overlap.",
+        notes=notes,
+        pictures=_pictures(estimates),
+        tables=[table for table in tables if table is not None],
+    )
+
+
+def _estimates(material: Material) -> pd.DataFrame:
+    """One row per checkpoint, task and metric over all its documents."""
+    parts = [found.table().assign(checkpoint=key) for key, found in material.evaluations.items()]
+    table = pd.concat(parts, ignore_index=True)
+    table["standard_error"] = table["standard_error"].astype(float)
+    return table[(table["group"] == "") & ~table["metric"].isin(_ALTERNATIVES)].reset_index(drop=True)
+
+
+def _pictures(estimates: pd.DataFrame) -> list[Picture]:
+    """Two scales, two figures: bits per byte, and the share of right answers."""
+    kinds = {
+        "bits per byte": (_BITS, "Held-out text, and right answers to questions; lower is better."),
+        "share of right answers": (_RIGHT, "Questions answered rightly; higher is better."),
+    }
+    found = []
+    for xlabel, (metrics, words) in kinds.items():
+        rows = estimates[estimates["metric"].map(_stem).isin(metrics)]
+        if not rows.empty:
+            rows = rows.assign(task=[_row_label(row.task, row.metric) for row in rows.itertuples()])
+            caption = f"{words} Bars: 95 % intervals over documents. The tables below hold the figures."
+            found.append(Picture.of(plots.plot_evaluations(rows, xlabel=xlabel), caption))
+    return found
+
+
+def _stem(metric: str) -> str:
+    """A metric without the filter that lm-eval reports it for."""
+    return metric.split(".")[0]
+
+
+def _row_label(task: str, metric: str) -> str:
+    plain = {"bits_per_byte": task, "accuracy": task, "gold_bits_per_byte": f"{task}, right answer"}
+    return plain.get(metric, f"{task}, {metric}")
+
+
+def _figures(estimates: pd.DataFrame, keys: list[str], caption: str) -> PageTable | None:
+    """A row for each of ``keys``, a column for each checkpoint."""
+    if estimates.empty:
+        return None
+    cells = estimates.assign(
+        text=[
+            _with_error(value, error) for value, error in zip(estimates["value"], estimates["standard_error"])
+        ],
+        ability=estimates["ability"].replace("", "not stated").map(name),
+        task=estimates["task"].map(name),
+        metric=estimates["metric"].map(name),
+    )
+    shown = cells.pivot(index=keys, columns="checkpoint", values="text").fillna("-")
+    shown = shown[list(dict.fromkeys(cells["checkpoint"]))]
+    shown.insert(0, "documents scored", cells.groupby(keys)["num_documents"].max())
+    return PageTable.of(shown.reset_index(), caption)
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4f}" if pd.isna(error) else f"{value:.4f} ({error:.4f})"
+
+
+def _tests(material: Material) -> tuple[PageTable | None, list[str]]:
+    """Paired tests of every two checkpoints, and what could not be tested."""
+    parts, notes = [], []
+    for first, second in combinations(material.evaluations, 2):
+        folders = [material.study.evaluation_dir / key for key in (first, second)]
+        try:
+            found = compare_evaluations(*folders)
+        except DataError as error:
+            notes.append(f"{second} and {first} are not compared: {error}")
+            continue
+        found = found[~found["metric"].isin(_ALTERNATIVES)]
+        parts += [_test_row(first, second, row) for row in found.to_dict("records")]
+    if not parts:
+        return None, notes
+    caption = (
+        "Paired tests on the documents that two checkpoints share: difference (95 % bootstrap interval) and p-value of "
+        "sign flips, adjusted over a pair's rows (Holm). Detectable: the difference that so many documents would show "
+        "four times in five."
+    )
+    return PageTable.of(pd.DataFrame(parts), caption), notes
+
+
+def _test_row(first: str, second: str, row: Mapping[Hashable, Any]) -> dict[str, object]:
+    better = {Verdict.FIRST_BETTER: f"{first} is better", Verdict.SECOND_BETTER: f"{second} is better"}
+    return {
+        "pair": f"{second} minus {first}",
+        "task": name(row["task"]),
+        "metric": name(row["metric"]),
+        "difference": f"{row['difference']:+.4f} ({row['lower']:+.4f} to {row['upper']:+.4f})",
+        "p": f"{row['p_holm']:.3g}",
+        "detectable": f"{row['detectable']:.4f}",
+        "documents": row["num_documents"],
+        "verdict": better.get(row["verdict"], str(row["verdict"])),
+    }
+
+
+def _checkpoints(material: Material) -> PageTable:
+    rows = [
+        {
+            "evaluation": key,
+            "checkpoint": found.checkpoint,
+            "weights": found.fingerprint[:12],
+            "evaluated": found.created,
+            "notes": "; ".join(f"{task.name}: {note}" for task in found.tasks for note in task.notes) or "-",
+        }
+        for key, found in material.evaluations.items()
+    ]
+    return PageTable.of(pd.DataFrame(rows), "Which checkpoint is which.", folded=True)
