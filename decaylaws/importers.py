@@ -17,18 +17,16 @@ Runs tables keep every fixed column; what a source does not say stays empty. ``f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.runs import CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, names_with, runs_table
-
-ROUNDING = 0.02
-"""Shares may sum to this far from 1: the records round them to three decimals."""
+from decaylaws.errors import DataError, SchemaError
+from decaylaws.runs import BPB, CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, names_with, runs_table
+from decaylaws.tables import read_csv, with_numbers, with_unit_shares
 
 _REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"
 
@@ -44,10 +42,10 @@ def read_regmix(
         non_embedding_params: size of the model, which the files do not say.
         decay_tokens: tokens of each run, which they do not say either.
     """
-    table = _joined(mixtures, losses, "index")
-    renamed = table.rename(columns=_regmix_name)
+    pair = f"{mixtures} and {losses}"
+    table = _merged(_part(mixtures, _regmix_name), _part(losses, _regmix_name), pair)
     constants = {"non_embedding_params": non_embedding_params, "decay_tokens": decay_tokens}
-    return tidy_runs(renamed, {"run_id": "index"}, constants=constants)
+    return tidy_runs(table, {}, constants=constants, what=pair)
 
 
 def read_olmix(ratios: Path, metrics: Path, *, metric_prefix: str = LOSS) -> pd.DataFrame:
@@ -61,25 +59,22 @@ def read_olmix(ratios: Path, metrics: Path, *, metric_prefix: str = LOSS) -> pd.
         metrics: values by metric.
         metric_prefix: what metrics become: ``loss:`` (nats per token) or ``bpb:`` (bits per byte).
     """
-    shares, values = _read(ratios), _read(metrics)
-    key = "run" if "run" in shares.columns else "run_id"
-    labels = {key, "name", "index"}
-    shares = shares.rename(columns={c: MIX + c for c in shares.columns if c not in labels})
-    values = values.rename(columns={c: metric_prefix + c for c in values.columns if c not in labels})
-    values = values.drop(columns=[c for c in ("name", "index") if c in values.columns])
-    return tidy_runs(_merged(shares, values, key, f"{ratios} and {metrics}"), {"run_id": key})
+    pair = f"{ratios} and {metrics}"
+    shares, values = _part(ratios, _olmix_names(MIX)), _part(metrics, _olmix_names(metric_prefix))
+    values = values.drop(columns=["name", "index"], errors="ignore")
+    return tidy_runs(_merged(shares, values, pair), {}, what=pair)
 
 
 def read_multi_power_law(path: Path, *, run_id: str | None = None, tokens_per_step: int = 1) -> pd.DataFrame:
     """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``."""
-    table = _read(path)
-    _require(path, table, ["step", "lr", "loss"])
+    table = with_numbers(_read(path, ["step", "lr", "loss"]), ["step", "lr", "loss"], path)
     return _curve(run_id or path.stem, table["step"], table["loss"], "train", table["lr"], tokens_per_step)
 
 
 def read_wandb_runs(path: Path, columns: Mapping[str, str], **constants: Any) -> pd.DataFrame:
     """A runs table exported from Weights & Biases; ``columns`` maps our names to the export's."""
-    return tidy_runs(_read(path), {"run_id": "ID", **columns}, constants=constants)
+    table, mapped = _read(path), {"run_id": "ID", **columns}
+    return tidy_runs(table, mapped, constants=constants, what=str(path))
 
 
 def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
@@ -91,6 +86,7 @@ def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> p
     axis, runs = table.columns[0], [c for c in table.columns[1:] if not c.endswith(("__MIN", "__MAX"))]
     if not runs:
         raise SchemaError(str(path), missing=["<run> - <metric>"])
+    table = with_numbers(with_numbers(table, [axis], path), runs, path, empty=True)
     curves = []
     for column in runs:
         known = table[column].notna()
@@ -103,13 +99,16 @@ def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> p
 
 def read_tensorboard(path: Path, *, run_id: str, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
     """A scalar exported from TensorBoard (``Wall time,Step,Value``) as a curves table."""
-    table = _read(path)
-    _require(path, table, ["Step", "Value"])
+    table = with_numbers(_read(path, ["Step", "Value"]), ["Step", "Value"], path)
     return _curve(run_id, table["Step"], table["Value"], domain, None, tokens_per_step)
 
 
 def tidy_runs(
-    table: pd.DataFrame, columns: Mapping[str, str], *, constants: Mapping[str, Any] | None = None
+    table: pd.DataFrame,
+    columns: Mapping[str, str],
+    *,
+    constants: Mapping[str, Any] | None = None,
+    what: str = "records",
 ) -> pd.DataFrame:
     """Any table with one row per run as a runs table.
 
@@ -118,6 +117,7 @@ def tidy_runs(
         columns: our column name to the table's (``{"run_id": "name", "mix:web": "web_share"}``); columns that
             already bear our names need no entry.
         constants: values that hold for every row and stand in no column.
+        what: what the records are called in messages, such as the name of their file.
 
     Returns:
         A runs table. Shares are divided by their sum where that is within 0.02 of 1. ``reached_target`` is
@@ -126,21 +126,17 @@ def tidy_runs(
     Raises:
         SchemaError: a mapped column is missing, a run stands in the table twice, or there are no shares or
             losses.
-        InvalidValueError: shares that do not sum to 1.
+        InvalidValueError: a share or loss that is no number, or shares that do not sum to 1.
     """
     missing = sorted({theirs for theirs in columns.values() if theirs not in table.columns})
     if missing:
-        raise SchemaError(
-            "records", missing=missing, remedy=f"They hold {', '.join(map(str, table.columns))}."
-        )
+        raise SchemaError(what, missing=missing, remedy=f"They hold {', '.join(map(str, table.columns))}.")
     renamed = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     frame = renamed.assign(**{k: v for k, v in (constants or {}).items() if v is not None})
-    sources, domains = names_with(frame, MIX), [c for c in frame.columns if str(c).startswith((LOSS, "bpb:"))]
-    if not sources or not domains:
-        raise SchemaError(
-            "records", missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns."
-        )
-    frame = _with_unit_shares(frame, [MIX + source for source in sources])
+    shares, domains = _columns_with(frame, MIX), _columns_with(frame, LOSS, BPB)
+    if not shares or not domains:
+        raise SchemaError(what, missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns.")
+    frame = _checked(frame, shares, domains, what)
     if "reached_target" not in frame.columns:
         frame["reached_target"] = np.isfinite(frame[domains].to_numpy(dtype=float)).all(axis=1)
     if "kind" not in frame.columns:
@@ -153,19 +149,38 @@ def tidy_runs(
     return runs_table({str(name): value for name, value in row.items()} for row in rows)
 
 
-def _with_unit_shares(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    shares = frame[columns].to_numpy(dtype=float)
-    totals = shares.sum(axis=1)
-    wrong = ~(np.abs(totals - 1.0) <= ROUNDING) | (shares < 0).any(axis=1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InvalidValueError(
-            "mix", float(totals[row]), f"must be shares that sum to 1 (run {frame['run_id'].iloc[row]})"
+def _columns_with(table: pd.DataFrame, *prefixes: str) -> list[str]:
+    return [str(column) for column in table.columns if str(column).startswith(prefixes)]
+
+
+def _checked(table: pd.DataFrame, shares: list[str], measured: list[str], what: object) -> pd.DataFrame:
+    """The table with shares that sum to 1, where it has any, and with numbers for what was measured."""
+    table = with_unit_shares(table, shares, what) if shares else table
+    return with_numbers(table, measured, what, empty=True)
+
+
+def _part(path: Path, ours: Callable[[str], str]) -> pd.DataFrame:
+    """One file of a pair, checked under its own names and returned under ours."""
+    table = _read(path)
+    names = {str(column): ours(str(column)) for column in table.columns}
+    if "run_id" not in names.values():
+        raise SchemaError(
+            str(path), missing=["a column that names the run"], remedy=f"It holds {', '.join(names)}."
         )
-    return frame.assign(**dict(zip(columns, (shares / totals[:, None]).T)))
+    shares = [theirs for theirs, name in names.items() if name.startswith(MIX)]
+    measured = [theirs for theirs, name in names.items() if name.startswith((LOSS, BPB))]
+    return _checked(table, shares, measured, path).rename(columns=names)
+
+
+def _olmix_names(prefix: str) -> Callable[[str], str]:
+    """Our name of a column of olmix: ``prefix`` and the domain, but for those that say which run it is."""
+    labels = {"run": "run_id", "run_id": "run_id", "name": "name", "index": "index"}
+    return lambda column: labels.get(column, prefix + column)
 
 
 def _regmix_name(column: str) -> str:
+    if column == "index":
+        return "run_id"
     if column.startswith(_REGMIX_MIX):
         return MIX + column.removeprefix(_REGMIX_MIX)
     if column.startswith(_REGMIX_LOSS):
@@ -173,30 +188,24 @@ def _regmix_name(column: str) -> str:
     return column
 
 
-def _joined(left: Path, right: Path, key: str) -> pd.DataFrame:
-    first, second = _read(left), _read(right)
-    return _merged(first, second, key, f"{left} and {right}")
-
-
-def _merged(left: pd.DataFrame, right: pd.DataFrame, key: str, what: str) -> pd.DataFrame:
-    """Join one-to-one; a run that stands in one file only is an error, never a silent loss."""
+def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Join one-to-one by run; a run that stands in one file only is an error, never a silent loss."""
+    left, right = (table.assign(run_id=table["run_id"].astype(str)) for table in (left, right))
     for table in (left, right):
-        if key not in table.columns:
-            raise SchemaError(what, missing=[key])
-        doubled = table.loc[table[key].duplicated(), key].astype(str).tolist()
+        doubled = table.loc[table["run_id"].duplicated(), "run_id"].tolist()
         if doubled:
             raise SchemaError(what, unexpected=doubled[:5], remedy="Each run may stand once in each file.")
-    alone = sorted(set(left[key].astype(str)) ^ set(right[key].astype(str)))
+    alone = sorted(set(left["run_id"]) ^ set(right["run_id"]))
     if alone:
         raise SchemaError(what, missing=alone[:5], remedy="These runs stand in only one of the two files.")
-    return left.merge(right, on=key, validate="one_to_one")
+    return left.merge(right, on="run_id", validate="one_to_one")
 
 
 def _curve(
     run_id: str, steps: pd.Series, losses: pd.Series, domain: str, lr: pd.Series | None, tokens_per_step: int
 ) -> pd.DataFrame:
     if steps.duplicated().any():
-        raise DataError(f"The curve of run {run_id} holds step {steps[steps.duplicated()].iloc[0]} twice.")
+        raise DataError(f"The curve of run {run_id} holds step {steps[steps.duplicated()].iloc[0]:g} twice.")
     curve = pd.DataFrame({"step": steps.to_numpy(dtype=float), "loss": losses.to_numpy(dtype=float)})
     curve["run_id"], curve["domain"] = run_id, domain
     curve["tokens"] = curve["step"] * tokens_per_step
@@ -204,18 +213,10 @@ def _curve(
     return curve.sort_values("step", ignore_index=True)[list(CURVE_COLUMNS)]
 
 
-def _require(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
+def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV file that holds ``columns``, without the index that pandas may have written."""
+    table = read_csv(path)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise SchemaError(str(path), missing=missing)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.")
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV file: {error}") from None
-    unnamed = [column for column in table.columns if str(column).startswith("Unnamed:")]
-    return table.drop(columns=unnamed)
+    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]

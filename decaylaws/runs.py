@@ -34,6 +34,7 @@ import pandas as pd
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, SchemaError
 from decaylaws.files import atomic_write
+from decaylaws.tables import read_csv
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
 
@@ -181,7 +182,7 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
-    return pd.read_csv(path, dtype={"run_id": str, "start_run_id": str, "data_fingerprint": str})
+    return read_csv(path, dtype={"run_id": str, "start_run_id": str, "data_fingerprint": str})
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, SchemaError
 from decaylaws.importers import (
     read_multi_power_law,
     read_olmix,
@@ -71,6 +71,46 @@ def test_a_target_that_some_runs_lack_is_a_named_exclusion(tmp_path: Path) -> No
     assert excluded.to_dict("records") == [{"run_id": "b", "reason": "no finite loss for every domain"}]
 
 
+RATIOS, METRICS = (
+    "run,name,index,web,code\na,x,0,.6,.4\nb,y,1,.5,.5\n",
+    "run,name,index,arc\na,x,0,1.1\nb,y,1,1.2\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "metrics", "message"),
+    [
+        (RATIOS.replace(".6", "x"), METRICS, r"ratios\.csv: web of row 1' must be a finite number.*got 'x'"),
+        (RATIOS.replace(".6", ""), METRICS, r"ratios\.csv: web of row 1' .*got nan"),
+        (RATIOS.replace(".6,.4", "-.2,1.2"), METRICS, r"web of row 1' .*not negative; got -0\.2"),
+        (RATIOS.replace(".5,.5", ".5,.7"), METRICS, r"ratios\.csv: shares of row 2' must sum to 1; got 1\.2"),
+        (RATIOS, METRICS.replace("1.2", "oops"), r"metrics\.csv: arc of row 2' .*got 'oops'.*Leave it empty"),
+        (RATIOS.replace("run,", "id,", 1), METRICS, r"ratios\.csv: missing a column that names the run"),
+        (RATIOS, "run,name,index\na,x,0\nb,y,1\n", r"missing mix:<source>, loss:<domain>"),
+        (RATIOS, METRICS + "b,y,1,9\n", r"unexpected b.*once in each file"),
+        (RATIOS, METRICS.replace("a,x", "c,x"), r"missing a, c.*only one of the two files"),
+        ("", METRICS, r"ratios\.csv is not a CSV file"),
+        ('run,web\n"a,1\n', METRICS, r"ratios\.csv is not a CSV file"),
+    ],
+)
+def test_bad_pairs_of_olmix_name_file_column_and_row(
+    tmp_path: Path, ratios: str, metrics: str, message: str
+) -> None:
+    files = write(tmp_path / "ratios.csv", ratios), write(tmp_path / "metrics.csv", metrics)
+    with pytest.raises(DecaylawsError, match=message):
+        read_olmix(*files)
+
+
+def test_a_run_that_diverged_has_no_loss(tmp_path: Path) -> None:
+    files = (
+        write(tmp_path / "ratios.csv", RATIOS),
+        write(tmp_path / "metrics.csv", METRICS.replace("1.2", "inf")),
+    )
+    runs = read_olmix(*files)
+    assert runs["reached_target"].tolist() == [True, False]
+    assert runs["loss:arc"].isna().tolist() == [False, True]
+
+
 def test_two_fingerprints_in_one_table_are_told_apart() -> None:
     table = pd.DataFrame(
         {"run_id": ["a", "b"], "mix:web": 1.0, "loss:web": 3.0, "data_fingerprint": ["old", "new"]}
@@ -109,7 +149,7 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
         tidy_runs(good, {"run_id": "label"})
     with pytest.raises(SchemaError, match="missing mix:<source>"):
         tidy_runs(good.drop(columns="mix:web"), {"run_id": "name"})
-    with pytest.raises(InvalidValueError, match=r"must be shares that sum to 1 \(run a\)"):
+    with pytest.raises(InvalidValueError, match=r"shares of row 1' must sum to 1; got 0\.5"):
         tidy_runs(good.assign(**{"mix:web": 0.5}), {"run_id": "name"})
     with pytest.raises(SchemaError, match="unexpected a"):
         tidy_runs(pd.concat([good, good]), {"run_id": "name"})
