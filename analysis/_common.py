@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
+from decaylaws.tables import read_csv, require_filled
 from decaylaws.threads import one_blas_thread
 
 
@@ -44,20 +45,29 @@ def parse_args(description: str, argv: list[str] | None = None) -> Arguments:
 
 
 def read_table(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
-    """Read ``folder/name`` and check that it holds ``columns``.
+    """Read ``folder/name`` and check that it holds ``columns``, and ``use`` in every row where that is one.
 
     Raises:
-        DataError: no such file.
+        DataError: no such file, no CSV, no rows, or a row without ``use``.
         SchemaError: columns are missing.
     """
     path = folder / name
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give --data a folder that holds {name}.")
-    table = pd.read_csv(path)
+    table = read_csv(path)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise SchemaError(str(path), missing=missing)
+    if table.empty:
+        raise DataError(f"{path} holds no rows.")
+    require_filled(table, [column for column in columns if column == "use"], path)
     return table
+
+
+def without_copies(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Rows that differ in some column, and how many copies of others there were."""
+    kept = table.drop_duplicates(ignore_index=True)
+    return kept, len(table) - len(kept)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -5,20 +5,23 @@
 ``DIR`` holds ``continued_pretraining.csv`` (``run_tag``, ``step``, ``val_domain``, ``loss``, ``replay_share``,
 ``use``, perhaps ``model_size``) and ``valid_weights.csv``. Rows with ``use == "fit"`` are fitted, at the size with most
 of them; where there are no others, only the fit's own error and the critical share are reported. The law knows no
-size: errors at other sizes stand in ``by_size`` too. Rows without a finite loss are left out and counted, domains
-without a weight or without a row to fit are left out by name.
+size: errors at other sizes stand in ``by_size`` too. Rows without a finite loss and copies of rows are left out and
+counted, domains without a weight or without a row to fit are left out by name; shares and steps beyond the fit's
+stand in ``outside_fit``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import parse_args, read_table, run, write_json
+from _common import parse_args, read_table, run, without_copies, write_json
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import DataError
 from decaylaws.laws.decay.replay import ReplayLaw
+from decaylaws.tables import require_filled, with_numbers
 
 TARGET = "python"
 BASE = {"general": 2.8734, TARGET: 1.8381}  # losses before continued pre-training (README of the records)
@@ -28,14 +31,9 @@ ALTERNATIVES = {"d_cpt": ("d_cpt", "d_cpt"), "bimix": ("bimix", "bimix"), "log_s
 
 def main() -> None:
     given = parse_args(__doc__ or "")
-    rows = read_table(
-        given.data, "continued_pretraining.csv", ["step", "val_domain", "loss", "replay_share", "use"]
-    )
-    weights = read_table(given.data, "valid_weights.csv", ["val_domain", "valid_weight"])
-    weight = dict(zip(weights["val_domain"], weights["valid_weight"]))
-    rows = rows.rename(columns={"replay_share": "share", "step": "steps", "val_domain": "domain"})
-    rows["model_size"] = rows["model_size"].fillna("unnamed") if "model_size" in rows else "unnamed"
-    measured = np.isfinite(rows["loss"]) & (rows["loss"] > 0)
+    rows, copies = read_rows(given.data)
+    weight = read_weights(given.data)
+    measured = rows["loss"].notna()
     unmeasured, rows = int((~measured).sum()), rows[measured]
     fit, predict, excluded = split(rows, weight)
     law = fitted("log_share", "own_tokens", fit, weight)
@@ -47,9 +45,43 @@ def main() -> None:
     }
     report["predictions"] = predictions(law, predict)
     report["fit_size"] = str(fit["model_size"].iloc[0])
+    report["base_losses"] = BASE
     report["rows_without_loss"], report["excluded_domains"] = unmeasured, excluded
+    report["copied_rows"] = copies
+    report["outside_fit"] = {column: outside(fit[column], predict[column]) for column in ("share", "steps")}
     write_json(given.json, report)
     print(f"critical replay share {share:.3f}; mean absolute error on unseen rows {report['weighted_mae']}")
+
+
+def read_rows(folder: Path) -> tuple[pd.DataFrame, int]:
+    """The losses, one by size, domain, share and steps, and how many copies of others there were."""
+    path = folder / "continued_pretraining.csv"
+    columns = ["step", "val_domain", "loss", "replay_share", "use"]
+    rows, copies = without_copies(read_table(folder, path.name, columns))
+    require_filled(rows, ["val_domain"], path)
+    rows = with_numbers(rows, ["step"], path)
+    rows = with_numbers(rows, ["replay_share"], path, upper=1.0)
+    rows = with_numbers(rows, ["loss"], path, positive=True, empty=True)
+    rows["model_size"] = rows["model_size"].fillna("unnamed") if "model_size" in rows else "unnamed"
+    return rows.rename(columns={"replay_share": "share", "step": "steps", "val_domain": "domain"}), copies
+
+
+def read_weights(folder: Path) -> dict[str, float]:
+    """Weight of each old domain in the general loss."""
+    path = folder / "valid_weights.csv"
+    table, _ = without_copies(read_table(folder, path.name, ["val_domain", "valid_weight"]))
+    table = with_numbers(table, ["valid_weight"], path, empty=True)
+    twice = table["val_domain"].duplicated()
+    if twice.any():
+        raise DataError(
+            f"{path} weighs {table.loc[twice, 'val_domain'].iloc[0]} twice. Keep one of the rows."
+        )
+    return dict(zip(table["val_domain"], table["valid_weight"]))
+
+
+def outside(fit: pd.Series, predict: pd.Series) -> list[float]:
+    """Values to predict that lie beyond those of the fit: what is said there is extrapolated."""
+    return sorted(set(predict[(predict < fit.min()) | (predict > fit.max())].tolist()))
 
 
 def split(rows: pd.DataFrame, weight: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
@@ -59,9 +91,8 @@ def split(rows: pd.DataFrame, weight: dict[str, float]) -> tuple[pd.DataFrame, p
     fit = fit[fit["model_size"] == fit["model_size"].mode().iloc[0]] if len(fit) else fit
     for name, present in ((TARGET, fit["domain"] == TARGET), ("an old domain", fit["domain"] != TARGET)):
         if not present.any():
-            raise InvalidValueError(
-                "use", sorted(set(rows["use"].astype(str))), f"must mark rows of {name} to fit"
-            )
+            held = f"They hold {', '.join(sorted(set(fit['domain']))) or 'no domain'} of those in valid_weights.csv."
+            raise DataError(f"No row with use = fit and a loss is one of {name}. {held}")
     excluded = {
         str(name): "no row to fit" if name in known else "no positive valid_weight"
         for name in sorted(set(rows["domain"]) - set(fit["domain"]))

@@ -6,37 +6,36 @@
 name the targets) or ``redpajama.csv`` (one row by run, step and validation domain, which names the target; a step is
 about a million tokens). Rows with ``use == "fit"`` are fitted, the others predicted; errors are means over the
 predicted rows of a size. A loss that is missing leaves its row out for that target; a target that no fitted row has
-is left out by name.
+is left out by name; rows that copy another are counted and dropped.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import parse_args, read_table, run, write_json
+from _common import parse_args, read_table, run, without_copies, write_json
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.laws.decay.joint import FORMS, JointLaw
+from decaylaws.tables import require_filled, with_numbers, with_unit_shares
 
 DEFAULT = "stack"
+ROUNDING = 0.05  # the weights of RedPajama are inferred, and sum to 1 within 0.02 only
 TOKENS_PER_STEP = 1_000_000  # mixinglaws, README of the records
 EXCLUDED_FROM_MEAN = ("loss_openhermes",)  # looks mis-aligned at the largest size (README of the records)
 
 
 def main() -> None:
     given = parse_args(__doc__ or "")
-    rows, targets = read_records(given.data)
+    rows, targets, copies = read_records(given.data)
     fit, predict = rows[rows["use"] == "fit"], rows[rows["use"] != "fit"]
     if fit.empty or predict.empty:
-        raise InvalidValueError(
-            "use",
-            sorted(set(rows["use"].astype(str))),
-            "must mark rows of both kinds",
-            "Expected 'fit' and 'predict'.",
-        )
+        found = sorted(set(rows["use"].astype(str)))
+        raise InvalidValueError("use", found, "must mark rows of both kinds", "Expected 'fit' and 'predict'.")
     unmeasured = [name for name in targets if not np.isfinite(fit[name]).any()]
     targets = [name for name in targets if name not in unmeasured]
     if not targets:
@@ -44,41 +43,61 @@ def main() -> None:
             "No target has a loss in a row to fit. Give columns loss_<domain> or rows by val_domain."
         )
     laws = {name: evaluate(name, fit, predict, targets) for name in (*FORMS, DEFAULT)}
-    write_json(given.json, {"default": DEFAULT, "laws": laws, "excluded_targets": unmeasured})
+    write_json(
+        given.json,
+        {
+            "default": DEFAULT,
+            "laws": laws,
+            "excluded_targets": unmeasured,
+            "unseen_sources": [name for name in shares_of(fit) if not fit[name].any()],
+            "copied_rows": copies,
+            "rows_without_loss": {name: int(rows[name].isna().sum()) for name in targets},
+        },
+    )
     for name, result in laws.items():
         means = ", ".join(f"{size}: {values['mean']:.4f}" for size, values in result["sizes"].items())
         print(f"{name:13s} {result['num_parameters']:3d} parameters  {result['fit_seconds']:6.2f} s  {means}")
 
 
-def read_records(folder: Any) -> tuple[pd.DataFrame, list[str]]:
-    """Rows with ``params``, ``tokens``, shares ``w_*`` and one column by target; and the targets."""
-    if (folder / "runs.csv").is_file():
-        table = read_table(folder, "runs.csv", ["params", "tokens", "use"])
-        return checked(table), [name for name in table if name.startswith("loss_")]
-    if (folder / "redpajama.csv").is_file():
+def read_records(folder: Path) -> tuple[pd.DataFrame, list[str], int]:
+    """Rows with ``params``, ``tokens``, shares ``w_*`` and one column by target; the targets; copies dropped."""
+    if (path := folder / "runs.csv").is_file():
+        table, copies = without_copies(read_table(folder, path.name, ["params", "tokens", "use"]))
+        targets = [name for name in table if name.startswith("loss_")]
+        if not targets:
+            raise SchemaError(str(path), missing=["loss_<domain>"])
+        return checked(table, ["params", "tokens"], targets, path), targets, copies
+    if (path := folder / "redpajama.csv").is_file():
         columns = ["step", "val_domain", "loss", "non_embedding_params", "use"]
-        return wide(read_table(folder, "redpajama.csv", columns))
+        table, copies = without_copies(read_table(folder, path.name, columns))
+        require_filled(table, ["val_domain"], path)
+        return *wide(checked(table, ["step", "non_embedding_params"], ["loss"], path)), copies
     raise DataError(f"{folder} holds neither runs.csv nor redpajama.csv. Give the folder of one data set.")
 
 
+def checked(table: pd.DataFrame, scale: list[str], losses: list[str], path: Path) -> pd.DataFrame:
+    """Numbers where there must be some; shares renormalised, since published weights are rounded."""
+    shares = shares_of(table)
+    if not shares:
+        raise SchemaError(str(path), missing=["w_<source>"])
+    table = with_unit_shares(table, shares, path, rounding=ROUNDING)
+    table = with_numbers(table, scale, path, positive=True)
+    return with_numbers(table, losses, path, positive=True, empty=True)
+
+
+def shares_of(table: pd.DataFrame) -> list[str]:
+    return [name for name in table if name.startswith("w_")]
+
+
 def wide(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """One row by run and step from one by run, step and domain."""
-    shares = [name for name in table if name.startswith("w_")]
-    keys = ["step", "non_embedding_params", *shares, "use"]
+    """One row by run and step from one by run, step and domain; repeats of a run without a tag are averaged."""
+    keys = ["step", "non_embedding_params", *shares_of(table), "use"]
     keys += [name for name in ("model_size", "run_tag") if name in table]
     found = table.groupby([*keys, "val_domain"], dropna=False)["loss"].mean()
     rows = found.unstack("val_domain").reset_index()
     rows["params"] = rows["non_embedding_params"]
     rows["tokens"] = rows["step"] * TOKENS_PER_STEP
-    return checked(rows), sorted(table["val_domain"].unique())
-
-
-def checked(rows: pd.DataFrame) -> pd.DataFrame:
-    """Shares renormalised: published weights are rounded."""
-    shares = [name for name in rows if name.startswith("w_")]
-    rows = rows.copy()
-    rows[shares] = rows[shares].div(rows[shares].sum(axis=1), axis=0)
-    return rows
+    return rows, sorted(table["val_domain"].unique())
 
 
 def evaluate(name: str, fit: pd.DataFrame, predict: pd.DataFrame, targets: list[str]) -> dict[str, Any]:

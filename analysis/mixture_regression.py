@@ -8,7 +8,7 @@ rows: Spearman and Pearson correlation by target, relative error after an affine
 runs (drawn by seed, scored on the others), and the regret of the mixture with the best prediction. The
 learning curve fits the first 32, 64, ... rows. Where the fit rows hold several sizes, the one with most runs
 is fitted. Targets that too few fit rows hold, and regressions that cannot be fitted, are left out with the
-reason.
+reason; rows that copy another and losses that are missing are counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import parse_args, read_table, run, write_json
+from _common import parse_args, read_table, run, without_copies, write_json
 from scipy.stats import pearsonr, spearmanr
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
@@ -34,6 +34,7 @@ from decaylaws.laws.mixing import (
     shares_frame,
 )
 from decaylaws.laws.mixing.data import MIN_RUNS
+from decaylaws.tables import require_filled, with_numbers, with_unit_shares
 
 SHARE, LOSS = "w_", "loss_"
 CURVE_RUNS = (32, 64, 128, 256, 512)
@@ -44,24 +45,23 @@ PILE_CC = "loss_pile_cc"
 
 def main() -> None:
     arguments = parse_args(__doc__ or "")
-    table = load(arguments.data)
+    table, copies = without_copies(load(arguments.data))
     fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
     fit_size = fit_rows["model_size"].mode().iloc[0]
     fit_rows = fit_rows[fit_rows["model_size"] == fit_size]
     fit_rows, excluded = with_enough_losses(fit_rows)
-    predict_rows = predict_rows.drop(columns=list(excluded))
+    excluded |= other_uses(table)
+    predict_rows = predict_rows.drop(columns=list(excluded), errors="ignore")
     values: dict[str, Any] = {
         "default": DEFAULT_REGRESSION,
         "fit_size": fit_size,
         "num_fit_runs": len(fit_rows),
+        "copied_rows": copies,
+        "rows_without_loss": rows_without_loss(pd.concat([fit_rows, predict_rows])),
+        "unseen_sources": unseen_sources(fit_rows),
     }
-    values["regressions"] = {}
-    for name, make in REGRESSIONS.items():
-        try:
-            values["regressions"][name] = evaluate(make, fit_rows, predict_rows)
-        except DecaylawsError as error:
-            excluded[name] = str(error)
-    values["excluded"] = excluded
+    values["regressions"], failed = evaluate_all(fit_rows, predict_rows)
+    values["excluded"] = excluded | failed
     values["learning_curve"] = learning_curve(fit_rows, predict_rows)
     write_json(arguments.json, values)
     show(values)
@@ -71,27 +71,36 @@ def main() -> None:
 
 def load(folder: Path) -> pd.DataFrame:
     """Rows with shares divided by their sum (they are rounded to 3 decimals in the records)."""
-    table = read_table(folder, "runs.csv", ["model_size", "use"])
+    path = folder / "runs.csv"
+    table = read_table(folder, path.name, ["model_size", "use"])
+    require_filled(table, ["model_size"], path)
     shares = [column for column in table.columns if column.startswith(SHARE)]
-    losses = [column for column in table.columns if column.startswith(LOSS)]
+    losses = loss_columns(table)
     if not shares or not losses:
-        raise SchemaError(str(folder / "runs.csv"), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
-    for column in ("model_size", "use"):
-        if table[column].isna().any():
-            raise DataError(
-                f"{folder / 'runs.csv'}: {column} of row {int(table[column].isna().argmax())} is empty."
-            )
-    totals = table[shares].sum(axis=1, skipna=False)
-    if not totals.between(0.98, 1.02).all():
-        row = int(np.argmax(np.abs(totals.to_numpy() - 1)))
-        raise DataError(
-            f"{folder / 'runs.csv'}: the shares of row {row} sum to {totals.iloc[row]:.4g}, not 1."
-        )
-    table[shares] = table[shares].div(totals, axis=0)
+        raise SchemaError(str(path), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
+    table = with_numbers(with_unit_shares(table, shares, path), losses, path, positive=True, empty=True)
     for use in ("fit", "predict"):
         if not (table["use"] == use).any():
-            raise DataError(f"{folder / 'runs.csv'} holds no row with use = {use}.")
+            raise DataError(f"{path} holds no row with use = {use}.")
     return table
+
+
+def other_uses(table: pd.DataFrame) -> dict[str, str]:
+    """Rows that are neither fitted nor predicted, by their ``use``."""
+    counts = table.loc[~table["use"].isin(["fit", "predict"]), "use"].value_counts()
+    return {f"use = {use}": f"{count} rows, neither fit nor predict" for use, count in counts.items()}
+
+
+def rows_without_loss(table: pd.DataFrame) -> dict[str, int]:
+    """How many rows stay out of each target because it was not measured there."""
+    counts = table[loss_columns(table)].isna().sum()
+    return {str(target): int(count) for target, count in counts.items() if count}
+
+
+def unseen_sources(fit_rows: pd.DataFrame) -> list[str]:
+    """Sources that no fitted run holds: what a regression says of mixtures with them is a guess."""
+    shares = shares_frame(fit_rows, SHARE)
+    return [name for name in shares if not shares[name].any()]
 
 
 def with_enough_losses(fit_rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -101,6 +110,22 @@ def with_enough_losses(fit_rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, 
     if len(few) == len(counts):
         raise DataError(f"No target is measured in {MIN_RUNS} fit rows or more.")
     return fit_rows.drop(columns=list(few)), few
+
+
+def evaluate_all(
+    fit_rows: pd.DataFrame, predict_rows: pd.DataFrame
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Scores of every regression that could be fitted, and why the others could not."""
+    scores, failed = {}, {}
+    for name, make in REGRESSIONS.items():
+        try:
+            scores[name] = evaluate(make, fit_rows, predict_rows)
+        except DecaylawsError as error:
+            failed[name] = str(error)
+    if not scores:
+        name, reason = next(iter(failed.items()))
+        raise DataError(f"No regression could be fitted. {name}: {reason}")
+    return scores, failed
 
 
 def evaluate(

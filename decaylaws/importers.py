@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, SchemaError
-from decaylaws.runs import BPB, CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, names_with, runs_table
+from decaylaws.runs import BPB, CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, runs_table
 from decaylaws.tables import read_csv, with_numbers, with_unit_shares
 
 _REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, InvalidValueError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "analysis" / "mixture_regression.py"
 SOURCES = ("arxiv", "github", "pile_cc")
@@ -59,7 +59,7 @@ def test_a_bad_folder_fails_in_one_line(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "row 4" in done.stderr
+    assert "shares of row 5" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -93,5 +93,5 @@ def test_a_share_that_is_missing_is_an_error(script: ModuleType, tmp_path: Path)
     table = pd.concat([rows("1M", "fit", 10, 0), rows("1M", "predict", 10, 1)], ignore_index=True)
     table.loc[2, "w_arxiv"] = np.nan
     table.to_csv(tmp_path / "runs.csv", index=False)
-    with pytest.raises(DataError, match="row 2"):
+    with pytest.raises(InvalidValueError, match="w_arxiv of row 3"):
         script.load(tmp_path)

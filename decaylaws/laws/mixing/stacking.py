@@ -45,7 +45,9 @@ class StackModel:
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
-        logs = np.column_stack([np.log(member.predict(shares)) for member in self.members.values()])
+        logs = np.column_stack(
+            [np.log(member.predict(shares, allow_unseen=True)) for member in self.members.values()]
+        )
         return np.exp(logs @ self.weights)
 
     def spread(self, shares: Array) -> Array:

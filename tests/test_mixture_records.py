@@ -1,0 +1,239 @@
+"""The mixture scripts on perturbed records: an error in one line that names the cell, or a named exclusion."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.laws.mixing import BiMix
+
+ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
+Table = pd.DataFrame
+Change = Callable[[Table], Table]
+Run = Callable[..., dict[str, Any]]
+
+
+def regmix() -> Table:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(3), size=20)
+    table = Table(shares, columns=["w_web", "w_code", "w_books"])
+    for column, domain in enumerate(("web", "code")):
+        table[f"loss_{domain}"] = 3 + 0.4 * (shares[:, column] + 0.01) ** -0.3
+    return table.assign(model_size="1M", use=["fit"] * 12 + ["predict"] * 8, mixture_id=range(20))
+
+
+def joint() -> Table:
+    return regmix().assign(params=[1e6, 4e6] * 6 + [16e6] * 8, tokens=1e9).drop(columns="model_size")
+
+
+def redpajama() -> Table:
+    parts = [
+        joint().assign(val_domain=domain, loss=lambda rows, d=domain: rows[f"loss_{d}"], step=1000)
+        for domain in ("web", "code")
+    ]
+    long = pd.concat(parts, ignore_index=True).rename(columns={"params": "non_embedding_params"})
+    return long.drop(columns=["loss_web", "loss_code", "tokens", "mixture_id"])
+
+
+def continued() -> Table:
+    grid = pd.MultiIndex.from_product(
+        [["python", "web", "books"], [0.1, 0.3, 0.5], [1000, 2000, 4000]],
+        names=["val_domain", "replay_share", "step"],
+    )
+    rows = grid.to_frame(index=False)
+    rows["loss"] = 2.9 - 0.1 * rows["replay_share"] - 0.02 * rows["step"] / 4000
+    return rows.assign(use=np.where(rows["replay_share"] == 0.3, "predict", "fit"))
+
+
+RECORDS: dict[str, tuple[str, str, Callable[[], Table]]] = {
+    "regmix": ("mixture_regression", "runs.csv", regmix),
+    "joint": ("joint_law", "runs.csv", joint),
+    "redpajama": ("joint_law", "redpajama.csv", redpajama),
+    "continued": ("continued_pretraining", "continued_pretraining.csv", continued),
+}
+
+
+@pytest.fixture
+def analyse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Writes changed records and runs their script in this process; returns what it wrote."""
+
+    def analysed(kind: str, change: Change = lambda table: table, weights: str = "web,.7\nbooks,.3\n") -> Any:
+        script, name, make = RECORDS[kind]
+        change(make()).to_csv(tmp_path / name, index=False)
+        (tmp_path / "valid_weights.csv").write_text("val_domain,valid_weight\n" + weights, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(ANALYSIS))
+        out = tmp_path / "out.json"
+        monkeypatch.setattr(sys, "argv", [script, "--data", str(tmp_path), "--json", str(out)])
+        importlib.import_module("_common").run(importlib.import_module(script).main)
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return analysed
+
+
+def cell(column: str, value: object, row: int = 4) -> Change:
+    """Puts ``value`` into one cell; row 4 is the fifth."""
+
+    def change(table: Table) -> Table:
+        table = table.astype({column: object})
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+BAD_CELLS = [
+    ("regmix", cell("loss_web", "NA?"), "runs.csv: loss_web of row 5' must be a finite number, positive; got 'NA[?]'"),
+    ("regmix", cell("loss_web", -1), "loss_web of row 5'"),
+    ("regmix", cell("w_web", "half"), "runs.csv: w_web of row 5' must be a finite number"),
+    ("regmix", cell("w_web", None), "w_web of row 5' must be a finite number, not negative; got nan"),
+    ("regmix", cell("w_web", 1.5), "shares of row 5' must sum to 1"),
+    ("regmix", cell("model_size", None), "model_size of row 5 is empty"),
+    ("regmix", cell("use", None), "runs.csv: use of row 5 is empty"),
+    ("joint", cell("loss_code", "NA?"), "runs.csv: loss_code of row 5'"),
+    ("joint", cell("loss_code", 0), "loss_code of row 5' must be a finite number, positive; got 0"),
+    ("joint", cell("params", None), "params of row 5' must be a finite number, positive; got nan"),
+    ("joint", cell("params", "7B"), "params of row 5' must be a finite number, positive; got '7B'"),
+    ("joint", cell("tokens", 0), "tokens of row 5' must be a finite number, positive"),
+    ("redpajama", cell("loss", "diverged"), "redpajama.csv: loss of row 5'"),
+    ("redpajama", cell("step", -3), "redpajama.csv: step of row 5'"),
+    ("redpajama", cell("val_domain", None), "val_domain of row 5 is empty"),
+    ("continued", cell("loss", "diverged"), "continued_pretraining.csv: loss of row 5'"),
+    ("continued", cell("replay_share", "half"), "replay_share of row 5' .*at most 1; got 'half'"),
+    ("continued", cell("replay_share", None), "replay_share of row 5'"),
+    ("continued", cell("replay_share", 1.5), "replay_share of row 5' .*at most 1; got 1.5"),
+    ("continued", cell("step", "last"), "step of row 5'"),
+]  # fmt: skip
+BAD_TABLES = [
+    ("regmix", lambda t: t.iloc[:0], "runs.csv holds no rows"),
+    ("regmix", lambda t: t[t["use"] == "fit"], "holds no row with use = predict"),
+    ("regmix", lambda t: t.drop(columns=["w_web", "w_code", "w_books"]), "missing w_<source>"),
+    ("regmix", lambda t: t.iloc[8:], "No target is measured in 8 fit rows"),
+    ("joint", lambda t: t.iloc[:0], "runs.csv holds no rows"),
+    ("joint", lambda t: t.drop(columns=["w_web", "w_code", "w_books"]), "runs.csv: missing w_<source>"),
+    ("joint", lambda t: t.assign(w_web=t["w_web"] + 1), "runs.csv: shares of row 1' must sum to 1; got 2"),
+    ("joint", lambda t: t.drop(columns=["loss_web", "loss_code"]), "missing loss_<domain>"),
+    ("joint", lambda t: t[t["use"] == "fit"], "must mark rows of both kinds"),
+    ("redpajama", lambda t: t.drop(columns=["w_web", "w_code", "w_books"]), "missing w_<source>"),
+    ("continued", lambda t: t.iloc[:0], "continued_pretraining.csv holds no rows"),
+    ("continued", lambda t: t[t["val_domain"] != "python"], "No row with use = fit and a loss is one of python"),
+    ("continued", lambda t: t.replace({"web": "prose", "books": "verse"}), "one of an old domain.*hold python"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "change", "message"), BAD_CELLS + BAD_TABLES)
+def test_bad_records_fail_in_one_line(
+    analyse: Run, capsys: pytest.CaptureFixture[str], kind: str, change: Change, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        analyse(kind, change)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(said.splitlines()) == 1
+    assert said.startswith("error: ")
+    assert re.search(message, said), said
+
+
+def test_a_domain_weighed_twice_is_an_error(analyse: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        analyse("continued", weights="web,.7\nbooks,.3\nweb,.2\n")
+    assert "valid_weights.csv weighs web twice" in capsys.readouterr().err
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two regressions instead of ten: these tests are about the records."""
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    script = importlib.import_module("mixture_regression")
+    kept = {name: script.REGRESSIONS[name] for name in ("linear", "inverse_sum")}
+    monkeypatch.setattr(script, "REGRESSIONS", kept)
+    monkeypatch.setattr(script, "CURVE_REGRESSIONS", tuple(kept))
+
+
+@pytest.mark.usefixtures("quick")
+def test_mixture_records_that_are_less_than_whole_are_scored_and_say_so(analyse: Run) -> None:
+    def change(table: Table) -> Table:
+        table["w_books"] = np.where(table["use"] == "fit", 0.0, table["w_books"])
+        shares = ["w_web", "w_code", "w_books"]
+        table[shares] = table[shares].div(table[shares].sum(axis=1), axis=0)
+        table.loc[[2, 15], "loss_web"] = [np.nan, np.inf]
+        larger = table[table["use"] == "predict"].assign(model_size="1B", use="predict")
+        later = table.iloc[:3].assign(use="later")
+        return pd.concat([table, table.iloc[:5], larger, later]).assign(note="x")
+
+    values = analyse("regmix", change)
+    assert values["copied_rows"] == 5
+    assert values["num_fit_runs"] == 12
+    assert values["unseen_sources"] == ["books"]
+    assert values["rows_without_loss"] == {"loss_web": 3}
+    assert values["excluded"] == {"use = later": "3 rows, neither fit nor predict"}
+    for scores in values["regressions"].values():
+        assert set(scores["sizes"]) == {"1M", "1B"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_regression_at_all_is_an_error(
+    analyse: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = importlib.import_module("mixture_regression")
+    monkeypatch.setattr(script, "REGRESSIONS", {"bimix": BiMix})
+    with pytest.raises(SystemExit) as ended:
+        analyse("regmix", lambda table: table.rename(columns={"loss_web": "loss_a", "loss_code": "loss_b"}))
+    assert ended.value.code == 2
+    assert "No regression could be fitted. bimix: 'own.loss_a'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("joint", lambda t: t.assign(params=np.where(t["use"] == "fit", 1e6, 7e9), tokens=t["params"] * 1e3)),
+        ("redpajama", lambda t: t.assign(note="x").sample(frac=1, random_state=1)),
+    ],
+)  # fmt: skip
+def test_joint_records_of_other_sizes_tokens_and_sources(analyse: Run, kind: str, change: Change) -> None:
+    values = analyse(kind, change)
+    errors = values["laws"][values["default"]]["sizes"]
+    assert len(errors) == 1
+    assert all(np.isfinite(scores["mean"]) for scores in errors.values())
+    assert values["copied_rows"] == 0
+
+
+def test_joint_records_with_copies_gaps_and_a_source_never_sampled(analyse: Run) -> None:
+    values = analyse(
+        "joint",
+        lambda t: pd.concat([t, t.iloc[:4]]).assign(
+            w_new=0.0, loss_new=np.nan, loss_web=t["loss_web"].where(t.index != 3)
+        ),
+    )
+    assert values["copied_rows"] == 4
+    assert values["excluded_targets"] == ["loss_new"]
+    assert values["unseen_sources"] == ["w_new"]
+    assert values["rows_without_loss"] == {"loss_web": 1, "loss_code": 0}
+
+
+def test_replay_records_beyond_the_fit_are_named(analyse: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    script = importlib.import_module("continued_pretraining")
+    monkeypatch.setattr(script, "ALTERNATIVES", {"bimix": script.ALTERNATIVES["bimix"]})
+
+    def change(table: Table) -> Table:
+        table.loc[table["use"] == "predict", "replay_share"] = 0.0
+        late = table[table["use"] == "predict"].assign(step=9000, replay_share=1.0)
+        gap = table.iloc[[0]].assign(loss=np.inf, step=1500)
+        return pd.concat([table, late, gap, table.iloc[:2]])
+
+    values = analyse("continued", change)
+    assert values["outside_fit"] == {"share": [0.0, 1.0], "steps": [9000.0]}
+    assert values["copied_rows"] == 2
+    assert values["rows_without_loss"] == 1
+    assert set(values["by_share"]) == {"0.0", "1.0"}
+    assert np.isfinite(values["weighted_mae"])
+    assert values["fit_size"] == "unnamed"
