@@ -29,7 +29,7 @@ def _front(found: Mapping[str, Any]) -> Table:
             "" if row["label"] == "front" else row["label"],
             f"{row['general_change']:+.4f}",
             f"{row['specialised_change']:+.4f}",
-            "hold" if row["guards_hold"] else "broken",
+            row["guards"],
         )
     return table
 

@@ -132,7 +132,7 @@ def plot_lengths(trials: pd.DataFrame, plans: pd.DataFrame) -> Figure:
                             color=colour, markersize=8, markeredgecolor="white", label=shape)  # fmt: skip
         tips(dots, [
             f"{row.decay_tokens:,} tokens, {row.shape}, LR {row.start_lr:.3g}: {row.objective:.4f} nats"
-            + ("" if row.feasible else "; breaks a guard")
+            + ("" if row.feasible else "; guards not sure to hold")
             for row in best.itertuples()
         ])  # fmt: skip
     axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
@@ -185,9 +185,14 @@ def plot_front(front: pd.DataFrame) -> Figure:
     drawn, (axes,) = figure(height=3.2)
     line = front[front["label"] == "front"]
     axes.plot(line["general_change"], line["specialised_change"], color=FAINT, zorder=0)
-    for kept, marker in ((True, "o"), (False, "x")):
-        rows = line[line["guards_hold"] == kept]
-        words = "guards hold" if kept else "breaks a guard"
+    for guards, marker, words in (
+        ("hold", "o", "guards hold"),
+        ("not sure", "s", "guards not sure to hold"),
+        ("broken", "x", "breaks a guard"),
+    ):
+        rows = line[line["guards"] == guards]
+        if rows.empty:
+            continue
         (dots,) = axes.plot(rows["general_change"], rows["specialised_change"], marker, color=PALETTE[0],
                             markersize=6, linestyle="none", label=f"front, {words}")  # fmt: skip
         tips(dots, [f"general {row.general_change:+.4f}, specialised {row.specialised_change:+.4f} nats; {words}"

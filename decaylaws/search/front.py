@@ -15,7 +15,7 @@ from decaylaws.search.optimise import minimise_mixture
 from decaylaws.search.problem import DecayProblem
 
 _ITERATIONS = 40
-_SAME = 1e-6  # nats: points closer than this in both losses are one
+_SAME = 1e-6  # nats, or shares: what is closer than this is one
 
 Loss = Callable[[Array], Array]
 
@@ -43,7 +43,8 @@ def pareto_front(
     Returns:
         One row per mixture, the lowest general loss first: ``label`` (``front``, or one of ``also``), ``general``
         and ``specialised`` (nats per token), ``general_change`` and ``specialised_change`` against the control,
-        ``guards_hold``, and ``mix:<source>``.
+        ``guards`` (``hold`` with their margins, ``not sure`` where the prediction keeps every limit and a margin does
+        not, ``broken``), and ``mix:<source>``.
 
     Raises:
         InvalidValueError: an unknown domain, no specialised domain with a weight, or fewer than two points.
@@ -121,6 +122,14 @@ def _rows(problem: DecayProblem, both: tuple[Loss, Loss], label: str, shares: Ar
     return pd.DataFrame({
         "label": label, "general": general, "specialised": specialised,
         "general_change": general - both[0](control), "specialised_change": specialised - both[1](control),
-        "guards_hold": (problem.robust_slack(shares) >= -1e-6).all(axis=1),
+        "guards": _guards(problem, shares),
         **{MIX + name: shares[:, k] for k, name in enumerate(problem.space.names)},
     })  # fmt: skip
+
+
+def _guards(problem: DecayProblem, shares: Array) -> list[str]:
+    """What is known of the guards of each mixture ``[n, m]``; the control cannot lose against itself."""
+    is_control = np.abs(shares - problem.control_shares).max(axis=1) < _SAME
+    sure = (problem.robust_slack(shares) >= -_SAME).all(axis=1) | is_control
+    kept = (problem.guard_slack(shares) >= -_SAME).all(axis=1)
+    return np.select([sure, kept], ["hold", "not sure"], "broken").tolist()

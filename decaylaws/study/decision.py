@@ -40,7 +40,7 @@ from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import proportional_mixture, start_losses
 
-RECOMMENDATION_FORMAT = 3  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 4  # of laws/recommendation.json; an older file is searched anew
 LR_TOLERANCE = 1e-6
 LR_DIGITS = 3
 SHARE_DECIMALS = 3

@@ -47,9 +47,19 @@ def test_no_mixture_beats_the_front_in_both_losses(law, control) -> None:
         assert not better.any()
     own = table[table["label"] == "control"].iloc[0]
     assert own["general_change"] == own["specialised_change"] == 0
-    assert front["guards_hold"].iloc[0]
-    assert not front["guards_hold"].iloc[-1]
+    assert front["guards"].iloc[0] == "hold"
+    assert front["guards"].iloc[-1] == "broken"
     assert front[[f"mix:{name}" for name in SOURCES]].sum(axis=1).to_numpy() == pytest.approx(1.0)
+
+
+def test_a_margin_makes_guards_unsure_but_never_the_controls_own(law, control) -> None:
+    question = problem(law, control, guard_domains=("web",), guard_nats=0.02, guard_margins={"web": 0.03})
+    table = pareto_front(question, ["web"], also={"control": control}, num_points=12)
+    change = table["general_change"]
+    expected = np.select([change <= -0.01, change <= 0.02], ["hold", "not sure"], "broken")
+    expected[table["label"] == "control"] = "hold"
+    assert table["guards"].tolist() == expected.tolist()
+    assert set(expected) == {"hold", "not sure", "broken"}
 
 
 def test_a_front_needs_both_sides(law, control) -> None:

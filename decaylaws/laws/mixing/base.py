@@ -128,7 +128,9 @@ class MixtureRegression(Law):
         radii = [
             conformal_radius(_not_empty(model.errors), interval) * model.spread(shares) for model in models
         ]
-        with np.errstate(over="ignore"):  # without a prior nothing bounds what an unseen source does: infinity
+        with np.errstate(
+            over="ignore"
+        ):  # without a prior nothing bounds what an unseen source does: infinity
             factor = np.exp(np.column_stack(radii))
         lower, upper = self._shape(mean / factor), self._shape(mean * factor)
         return Prediction(self._shape(mean), lower, upper, interval)

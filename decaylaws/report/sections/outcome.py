@@ -132,7 +132,7 @@ def _observed_changes(study: Study) -> dict[str, float]:
 def front(material: Material) -> Section | None:
     """General against specialised loss, where the search traced it."""
     rows = material.found.get("front")
-    if not rows:
+    if not rows or "guards" not in rows[0]:
         return None
     return Section(
         "What general ability costs",
