@@ -40,6 +40,7 @@ for verb in (
 app.command()(recipe.doctor)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.compare_evals)
+app.command()(evaluation.to_hf)
 app.command()(evaluation.benchmarks)
 app.command("decontaminate")(decontaminate_verb)
 app.command("deduplicate")(deduplicate_verb)

@@ -10,6 +10,7 @@ import pandas as pd
 import typer
 
 from decaylaws.cli.console import ConsoleProgress, make_console, plain_table
+from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import ABILITIES, BENCHMARKS, select
 from decaylaws.files import write_text
@@ -81,6 +82,44 @@ def evaluate(
     if kept:
         console.print(f"Kept, since nothing about them has changed: {', '.join(kept)}.", soft_wrap=True)
     console.print(f"Written to {out}.", soft_wrap=True)
+
+
+def to_hf(
+    checkpoint: Annotated[Path, typer.Argument(help="STUDY/checkpoints/RUN.safetensors", show_default=False)],
+    corpus: Annotated[Path, typer.Option(help="prepared corpus, for its tokenizer, such as STUDY/corpus")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+) -> None:
+    """Write a trunk's or a microanneal's checkpoint as a Hugging Face folder, for 'evaluate' and other tools."""
+    from transformers.utils import logging as transformers_logging
+
+    from proxy_runs.checkpoints import load_checkpoint
+    from proxy_runs.hf import save_hf
+    from proxy_runs.shards import TokenStore
+
+    transformers_logging.disable_progress_bar()
+    if out.exists():
+        raise DataError(f"{out} exists already. Give another --out.")
+    state, store = load_checkpoint(checkpoint), TokenStore.open(corpus)
+    if state.shape.vocab_size != store.vocab_size:
+        raise InvalidValueError(
+            "corpus",
+            str(corpus),
+            f"has {store.vocab_size:,} tokens, the checkpoint {state.shape.vocab_size:,}",
+        )
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    save_hf(
+        state.params,
+        state.shape,
+        unfinished,
+        tokenizer_path=store.tokenizer_path,
+        eos_token_id=store.eos_id,
+    )
+    unfinished.rename(out)
+    console.print(
+        f"{out} written: run {state.run_id} after {state.tokens:,} tokens in all.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def benchmarks() -> None:

@@ -86,6 +86,11 @@ def require_checkpoint(directory: Path) -> None:
     Raises:
         DataError: as said.
     """
+    if directory.is_file():
+        raise DataError(
+            f"{directory} is a file; give the folder of a Hugging Face checkpoint. 'decaylaws to-hf' makes one of a "
+            "study's own checkpoint."
+        )
     if not (directory / "config.json").is_file():
         raise DataError(f"{directory} holds no config.json. Give the folder of a Hugging Face checkpoint.")
 

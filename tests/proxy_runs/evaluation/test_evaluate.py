@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +12,19 @@ import torch
 from typer.testing import CliRunner
 
 from decaylaws.cli import app
+from decaylaws.cli.evaluation import to_hf
 from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
 from decaylaws.evaluation.records import read_documents
+from proxy_runs.checkpoints import MemberState, save_checkpoint
 from proxy_runs.evaluation.answers import QuestionTask
-from proxy_runs.evaluation.checkpoint import Checkpoint
+from proxy_runs.evaluation.checkpoint import Checkpoint, fingerprints
 from proxy_runs.evaluation.domains import DomainTask, score_documents
 from proxy_runs.evaluation.evaluate import evaluate
 from proxy_runs.evaluation.sources import HeldOutPart, TextFiles
 from proxy_runs.evaluation.task import Task
-from proxy_runs.hf import save_hf
+from proxy_runs.hf import load_hf, save_hf
 from proxy_runs.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.evaluation.checkpoints import TEXTS, make_checkpoint
@@ -101,6 +104,15 @@ def test_a_second_start_keeps_what_is_finished(folder: Path, tmp_path: Path) -> 
     assert again == whole
 
 
+def test_another_ability_is_another_label_and_no_new_score(folder: Path, tmp_path: Path) -> None:
+    task = QuestionTask("quiz", folder / "quiz.jsonl")
+    before, _ = evaluate(folder / "a", [task], tmp_path)
+    after, kept = evaluate(folder / "a", [replace(task, ability="mathematics")], tmp_path)
+    assert kept == ["quiz"]
+    assert [record.ability for record in read_evaluation(tmp_path).tasks] == ["mathematics"]
+    assert after.tasks[0].estimates == before.tasks[0].estimates
+
+
 def test_changed_data_are_scored_again(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "words.jsonl"
     path.write_text((folder / "words.jsonl").read_text())
@@ -175,6 +187,27 @@ def test_a_saved_proxy_scores_as_the_stack_does(tmp_path: Path) -> None:
     assert (row["tokens"], row["bytes"]) == (16, 16)
 
 
+def test_a_checkpoint_of_a_study_becomes_a_folder_that_can_be_evaluated(tmp_path: Path) -> None:
+    store = make_tiny_store(tmp_path / "corpus", heldout_tokens=50)
+    shape = ModelShape(
+        d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=32, vocab_size=store.vocab_size, seq_len=16
+    )  # fmt: skip
+    params, path = init_params(shape, 0), tmp_path / "run.safetensors"
+    moments = [{name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2)]
+    state = MemberState(run_id="run", shape=shape, step=3, run_step=3, tokens=48, params=params,
+                        exp_avg=moments[0], exp_avg_sq=moments[1])  # fmt: skip
+    save_checkpoint(state, path)
+    with pytest.raises(DataError, match="to-hf"):
+        fingerprints(path)
+    to_hf(path, tmp_path / "corpus", tmp_path / "hf")
+    found, loaded = load_hf(tmp_path / "hf")
+    assert found == shape
+    assert all(torch.equal(loaded[name], value) for name, value in params.items())
+    assert fingerprints(tmp_path / "hf")
+    with pytest.raises(DataError, match="exists already"):
+        to_hf(path, tmp_path / "corpus", tmp_path / "hf")
+
+
 def test_two_checkpoints_are_tested_on_the_documents_that_they_share(
     folder: Path, evaluation: Evaluation, tmp_path: Path
 ) -> None:
@@ -216,12 +249,13 @@ def test_the_command_line_evaluates_and_compares(folder: Path, tmp_path: Path) -
             [
                 *("evaluate", str(folder / name), "--out", str(tmp_path / name), "--max-documents", "10"),
                 *("--domains", f"held={tmp_path / 'corpus'}", "--domains", str(folder / "words.jsonl")),
-                *("--tasks", f"quiz={folder / 'quiz.jsonl'}"),
+                *("--tasks", f"mathematics:quiz={folder / 'quiz.jsonl'}"),
             ],
         )
         assert found.exit_code == 0, found.output
     names = [task.name for task in read_evaluation(tmp_path / "a").tasks]
     assert names == ["held.general", "held.code", "held.maths", "words", "quiz"]
+    assert read_evaluation(tmp_path / "a").tasks[-1].ability == "mathematics"
     figures = tmp_path / "figures.json"
     found = runner.invoke(
         app, ["compare-evals", str(tmp_path / "a"), str(tmp_path / "b"), "--json", str(figures)]
