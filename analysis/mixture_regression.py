@@ -6,9 +6,9 @@
 ``w_<source>`` and losses ``loss_<domain>``. Regressions see the fit rows only. At each size of the predict
 rows: Spearman and Pearson correlation by target, relative error after an affine recalibration on 8 of its
 runs (drawn by seed, scored on the others), and the regret of the mixture with the best prediction. The
-learning curve fits the first 32, 64, ... rows. Where the fit rows hold several sizes, the one with most runs
-is fitted. Targets that too few fit rows hold, and regressions that cannot be fitted, are left out with the
-reason; rows that copy another and losses that are missing are counted.
+learning curves, of the mean over the targets and of Pile-CC, fit the first 32, 64, ... rows. Where the fit rows
+hold several sizes, the one with most runs is fitted. Targets that too few fit rows hold, and regressions that
+cannot be fitted, are left out with the reason; rows that copy another and losses that are missing are counted.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ CURVE_REGRESSIONS = ("blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log
 RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
 PILE_CC = "loss_pile_cc"
 
+Curve = dict[str, dict[str, dict[str, float]]]
+"""Spearman by regression, runs in the fit, and model size."""
+
 
 def main() -> None:
     arguments = parse_args(__doc__ or "")
@@ -62,7 +65,8 @@ def main() -> None:
     }
     values["regressions"], failed = evaluate_all(fit_rows, predict_rows)
     values["excluded"] = excluded | failed
-    values["learning_curve"] = learning_curve(fit_rows, predict_rows)
+    whole = {name: entry["sizes"] for name, entry in values["regressions"].items()}
+    values["learning_curve"], values["learning_curve_pile_cc"] = learning_curve(fit_rows, predict_rows, whole)
     write_json(arguments.json, values)
     show(values)
     if arguments.figure:
@@ -251,23 +255,40 @@ def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | Non
     )
 
 
-def learning_curve(fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean Spearman at each size after a fit on the first runs; counts that cannot be fitted are left out."""
+def learning_curve(
+    fit_rows: pd.DataFrame, rows: pd.DataFrame, whole: dict[str, dict[str, Any]]
+) -> tuple[Curve, Curve]:
+    """Spearman at each size after a fit on the first runs: the mean over the targets, and that of Pile-CC.
+
+    Counts that cannot be fitted are left out; the second curve is empty where the records hold no Pile-CC.
+
+    Args:
+        fit_rows: rows to fit.
+        rows: rows to predict.
+        whole: scores at each size of the fits on all rows, by regression.
+    """
     counts = [count for count in CURVE_RUNS if count <= len(fit_rows)] or [len(fit_rows)]
-    curve: dict[str, dict[str, dict[str, float]]] = {name: {} for name in CURVE_REGRESSIONS}
-    for name, by_count in curve.items():
+    mean: Curve = {}
+    pile_cc: Curve = {}
+    for name in CURVE_REGRESSIONS:
         for count in counts:
             with contextlib.suppress(DecaylawsError):
-                by_count[str(count)] = mean_spearmans(name, fit_rows.iloc[:count], rows)
-    return {name: by_count for name, by_count in curve.items() if by_count}
+                known = whole.get(name) if count == len(fit_rows) else None
+                scores = known or curve_scores(name, fit_rows.iloc[:count], rows)
+                points = {size: entry["mean_spearman"] for size, entry in scores.items()}
+                mean.setdefault(name, {})[str(count)] = points
+                if all(PILE_CC in entry["targets"] for entry in scores.values()):
+                    points = {size: entry["targets"][PILE_CC]["spearman"] for size, entry in scores.items()}
+                    pile_cc.setdefault(name, {})[str(count)] = points
+    return mean, pile_cc
 
 
-def mean_spearmans(name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
-    """Mean Spearman at each size, over the targets that enough of ``fit_rows`` hold."""
+def curve_scores(name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Scores at each size, over the targets that enough of ``fit_rows`` hold."""
     fit_rows, few = with_enough_losses(fit_rows)
     law = fitted(REGRESSIONS[name](), fit_rows)
     return {
-        str(size): score(law, group.drop(columns=list(few)))["mean_spearman"]
+        str(size): score(law, group.drop(columns=list(few)))
         for size, group in rows.groupby("model_size", sort=False)
     }
 
@@ -285,9 +306,16 @@ def show(values: dict[str, Any]) -> None:
             )
     for name, reason in values["excluded"].items():
         print(f"left out: {name}: {reason}")
+    for what, key in (("mean", "learning_curve"), ("Pile-CC", "learning_curve_pile_cc")):
+        for name, by_count in values[key].items():
+            points = "  ".join(
+                f"{count}: {' '.join(f'{100 * value:.2f}' for value in by_size.values())}"
+                for count, by_size in by_count.items()
+            )
+            print(f"{name:18s} Spearman by runs in the fit, {what}  {points}")
 
 
-def draw(curve: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+def draw(curve: Curve, path: Path) -> None:
     """Learning curves, one panel per size."""
     import matplotlib
 

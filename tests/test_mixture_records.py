@@ -171,6 +171,10 @@ def test_mixture_records_that_are_less_than_whole_are_scored_and_say_so(analyse:
 
     values = analyse("regmix", change)
     assert values["copied_rows"] == 5
+    assert (set(values["learning_curve"]), values["learning_curve_pile_cc"]) == (
+        {"linear", "inverse_sum"},
+        {},
+    )
     assert values["num_fit_runs"] == 12
     assert values["unseen_sources"] == ["books"]
     assert values["rows_without_loss"] == {"loss_web": 3}

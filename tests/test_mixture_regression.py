@@ -48,7 +48,9 @@ def test_the_script_scores_every_regression_at_every_size(tmp_path: Path) -> Non
         assert scores["recalibrated_mean_relative_error"] < 0.02
         assert set(scores["regret"]) == {"mean", "loss_pile_cc"}
         assert set(scores["targets"]) == {f"loss_{source}" for source in SOURCES}
-    assert set(values["learning_curve"][values["default"]]) == {"32"}
+    for curve in (values["learning_curve"], values["learning_curve_pile_cc"]):
+        assert set(curve[values["default"]]) == {"32"}
+        assert all(spearman > 0.95 for spearman in curve[values["default"]]["32"].values())
     assert {"lightgbm_regmix", "linear", "stack", "bimix"} <= set(values["regressions"])
 
 
