@@ -63,7 +63,7 @@ class ScalePair:
     @property
     def verdict(self) -> str:
         """One plain sentence; it says so where the interval leaves the question open."""
-        scales = f"From {self.small:.3g} to {self.large:.3g}"
+        scales = f"From {self.small:,.6g} to {self.large:,.6g}"
         numbers = f"Spearman {self.spearman}, decision accuracy {self.decision_accuracy}"
         if self.spearman.lower >= 0.8:
             return f"{scales} the ranking of mixtures holds: {numbers}."

@@ -136,6 +136,7 @@ def plot_lengths(trials: pd.DataFrame, plans: pd.DataFrame) -> Figure:
             for row in best.itertuples()
         ])  # fmt: skip
     axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.grid(axis="y")
     axes.set(title="Length and shape", xlabel="decay tokens", ylabel="objective, nats per token")
     axes.legend(fontsize=9)

@@ -8,6 +8,7 @@ from decaylaws.files import write_text
 from decaylaws.report.material import Material
 from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections
+from decaylaws.report.words import when
 from decaylaws.study import Study
 
 __all__ = ["write_report"]
@@ -20,7 +21,7 @@ def write_report(study: Study) -> Path:
         StudyError: there is no recommendation yet.
     """
     material = Material.of(study)
-    created = material.recipe.provenance.created or "at an unknown time"
+    created = when(material.recipe.provenance.created or "at an unknown time")
     page = render(
         "How to decay: mixture and schedule",
         f"Study '{study.settings.name}', recommended {created}",

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 
 import jinja2
@@ -15,6 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from decaylaws.plots import to_svg
+
+_WORD = re.compile(r"^[^\W\d_]|[^\W\d_]{3}")  # a letter first, or three of them in a row
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Whether the answer may be acted upon: a sentence, and its tone (``good``, ``bad`` or ``open``)."""
+
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True)
 class PageTable:
     """A table of text cells; a folded one is closed until it is asked for."""
 
@@ -59,6 +70,11 @@ class PageTable:
     rows: tuple[Row, ...]
     caption: str = ""
     folded: bool = False
+
+    @cached_property
+    def words(self) -> tuple[bool, ...]:
+        """Which columns hold words, and so read from the left; ``0.1 to 0.2`` is none."""
+        return tuple(any(_WORD.search(row.cells[k]) for row in self.rows) for k in range(len(self.columns)))
 
     @classmethod
     def of(
@@ -80,6 +96,7 @@ class Section:
     Attributes:
         title: heading, also in the contents.
         lead: first paragraph.
+        standing: whether the first paragraph may be acted upon.
         facts: figures that a reader should see first.
         notes: sentences, as a list.
         pictures: figures.
@@ -89,6 +106,7 @@ class Section:
 
     title: str
     lead: str = ""
+    standing: Standing | None = None
     facts: Sequence[Fact] = ()
     notes: Sequence[str] = field(default_factory=tuple)
     pictures: Sequence[Picture] = ()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import numpy as np
 
 from decaylaws.plots import label as name
 
-__all__ = ["listed", "mixture_words", "name", "nats", "percent", "span"]
+__all__ = ["listed", "mixture_words", "name", "nats", "percent", "plain", "span", "when"]
 
 
 def percent(share: float) -> str:
@@ -24,6 +25,21 @@ def nats(change: float) -> str:
 def span(low: float, high: float, *, digits: int = 4) -> str:
     """An interval."""
     return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def plain(text: str, keys: Iterable[str]) -> str:
+    """A sentence of the library with the names in it as people read them."""
+    for key in keys:
+        text = text.replace(f"'{key}'", name(key)).replace(key, name(key))
+    return text
+
+
+def when(stamp: str) -> str:
+    """A time in ISO 8601 (UTC) to the minute; any other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return stamp
 
 
 def listed(words: Sequence[str]) -> str:

@@ -75,11 +75,15 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
         low, high = law.evidence_["shares"][name]
         if share > high + 1e-6 or share < low - 1e-6:
             found.append(f"share of {name} is {share:.3f}; the runs span {low:.3f} to {high:.3f}")
-    for field, value in (("decay_tokens", plan.decay_tokens), ("start_lr", plan.start_lr),
-                         ("non_embedding_params", target.non_embedding_params)):  # fmt: skip
+    numbers = {
+        "decay_tokens": ("decay tokens are", plan.decay_tokens),
+        "start_lr": ("the hand-over LR is", plan.start_lr),
+        "non_embedding_params": ("non-embedding parameters are", target.non_embedding_params),
+    }
+    for field, (words, value) in numbers.items():
         low, high = law.evidence_[field]
         if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
-            found.append(f"{field} is {value:g}; the runs span {low:g} to {high:g}")
+            found.append(f"{words} {value:,.6g}; the runs span {low:,.6g} to {high:,.6g}")
     if plan.shape not in law.evidence_["shapes"]:
         found.append(f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}")
     return found

@@ -140,8 +140,8 @@ def test_extrapolation_is_refused_or_told(law, control) -> None:
         recommend(law, space(), target=TARGET, goal=goal(control), choices=far, trials=5)
     told = recommend(law, space(), target=replace(TARGET, non_embedding_params=400_000), goal=goal(control),
                      choices=far, trials=10, within_evidence=False)  # fmt: skip
-    assert any("decay_tokens" in sentence for sentence in told.beyond_evidence)
-    assert any("non_embedding_params" in sentence for sentence in told.beyond_evidence)
+    assert any("decay tokens are" in sentence for sentence in told.beyond_evidence)
+    assert any("non-embedding parameters are" in sentence for sentence in told.beyond_evidence)
     assert "Extrapolated" in told.verdict
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
-from decaylaws.report.page import PageTable, json_block
+from decaylaws.report.page import PageTable, Section, Standing, json_block, render
+from decaylaws.report.words import plain, when
 from decaylaws.study import Study
 from decaylaws.study.layout import TEMPLATES
 from tests.study.tiny import decaylaws
@@ -53,3 +54,27 @@ def test_marks_carry_their_texts_and_figures_share_no_id() -> None:
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, other)]
     assert ids[0]
     assert not ids[0] & ids[1]
+
+
+def test_columns_of_words_read_from_the_left_and_numbers_from_the_right() -> None:
+    row = {
+        "domain": "web", "share": "72 %", "interval": "-0.1 to 0.2", "none": "-", "mix": "7 % web", "won": True,
+    }  # fmt: skip
+    assert PageTable.of(pd.DataFrame([row])).words == (True, False, False, False, True, True)
+
+
+def test_names_and_times_are_written_for_people() -> None:
+    told = plain(
+        "'best_of_sweep' won; token_proportional broke a guard.", ["best_of_sweep", "token_proportional"]
+    )
+    assert told == "best of sweep won; token proportional broke a guard."
+    assert when("2026-11-25T09:08:25+00:00") == "2026-11-25 09:08 UTC"
+    assert when("at an unknown time") == "at an unknown time"
+
+
+def test_the_answer_and_whether_it_stands_come_before_the_contents() -> None:
+    answer = Section("The answer", "Decay on web.", Standing("Do not launch it as it is.", "bad"))
+    page = render("Report", "of nothing", [answer, Section("What was asked", "Which?")])
+    marks = ["Decay on web.", 'class="standing bad">Do not launch', "<nav", "Which?"]
+    assert [page.index(mark) for mark in marks] == sorted(page.index(mark) for mark in marks)
+    assert page.count("<nav") == 1

@@ -109,8 +109,9 @@ def rejected(material: Material) -> Section:
     broken = int((trials["slack"] < 0).sum())
     return Section(
         "Tried and rejected",
-        f"The search scored {len(trials)} candidates by the law; {broken} of them broke a guard. The best of every "
-        "plan were optimised exactly; rivals were measured under the recommended schedule.",
+        f"The search scored {len(trials)} candidates by the law; {broken} of them did not keep the guards with "
+        "their margins. The best of every plan were optimised exactly; rivals were measured under the recommended "
+        "schedule.",
         tables=[
             PageTable.of(pd.DataFrame(_rival_rows(material)), "Rivals and their verdicts, nats per token."),
             PageTable.of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
+from decaylaws.report.words import name
 from decaylaws.runs import LOSS, names_with
 from decaylaws.study.evidence import ERROR_COLUMNS
 from decaylaws.study.sweep import decays
@@ -36,7 +37,8 @@ def microanneals(material: Material) -> Section:
 def laws(material: Material) -> Section:
     """The law and its rivals on held-out runs."""
     fit = material.fit
-    columns = [name for name in ERROR_COLUMNS if name in fit.errors]
+    columns = [column for column in ERROR_COLUMNS if column in fit.errors]
+    errors = fit.errors[columns].assign(law=fit.errors["law"].map(name))
     return Section(
         "The laws, on runs that they did not see",
         "Each law and baseline was fitted without the held-out runs: other mixtures, the longest decays, the "
@@ -46,6 +48,6 @@ def laws(material: Material) -> Section:
                 plots.plot_held_out(fit.held_out), "Losses of held-out mixtures, predicted against observed."
             )
         ],
-        tables=[PageTable.of(fit.errors[columns], "Held-out errors, best first, nats per token.")],
+        tables=[PageTable.of(errors, "Held-out errors, best first, nats per token.")],
         notes=fit.notes,
     )

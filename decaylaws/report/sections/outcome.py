@@ -8,7 +8,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.report.material import Material, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import name, nats, span
+from decaylaws.report.words import name, nats, plain, span, when
 from decaylaws.study import Study, confirm
 from decaylaws.study.layout import read_json
 
@@ -36,8 +36,8 @@ def confirmation(material: Material) -> Section:
     )
     return Section(
         "Predicted against observed",
-        f"The predictions were stored at {stored}, before any of these runs started.",
-        notes=confirm.verdict(study),
+        f"The predictions were stored on {when(stored)}, before any of these runs started.",
+        notes=[plain(line, material.candidates) for line in confirm.verdict(study)],
         pictures=[
             Picture.of(
                 plots.plot_confirmation(table),

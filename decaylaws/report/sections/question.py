@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from decaylaws.report.material import Material
-from decaylaws.report.page import Fact, PageTable, Section
-from decaylaws.report.words import listed, name, percent
+from decaylaws.report.page import Fact, PageTable, Section, Standing
+from decaylaws.report.words import listed, name, percent, plain
 
 
 def answer(material: Material) -> Section:
@@ -29,7 +29,8 @@ def answer(material: Material) -> Section:
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
     lead = f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape})."
-    return Section("The answer", lead, facts=facts, notes=[_standing(material), found["verdict"]])
+    verdict = plain(found["verdict"], material.candidates)
+    return Section("The answer", lead, _standing(material), facts=facts, notes=[verdict])
 
 
 def _winners(material: Material) -> list[str]:
@@ -38,20 +39,28 @@ def _winners(material: Material) -> list[str]:
     return [name(candidate) for candidate in won]
 
 
-def _standing(material: Material) -> str:
+def _standing(material: Material) -> Standing:
     """What the confirming runs say about launching it."""
     if not material.confirmed:
-        return "Not confirmed: no run has tested this recommendation. Confirm it before you launch."
+        return Standing(
+            "Not confirmed: no run has tested this recommendation. Confirm it before you launch.", "open"
+        )
     if not material.confirmed_row("recommended", "target")["guards_hold"]:
-        return "Do not launch it as it is: at the target's scale it broke a guard."
+        return Standing("Do not launch it as it is: at the target's scale it broke a guard.", "bad")
     winners = _winners(material)
     if name("recommended") not in winners:
-        return f"Do not launch it as it is: at the target's scale {listed(winners)} did better."
-    if not material.confirmed_row("recommended", "proxy")["won"]:
-        return (
-            "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below."
+        return Standing(
+            f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad"
         )
-    return "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's."
+    if not material.confirmed_row("recommended", "proxy")["won"]:
+        return Standing(
+            "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below.",
+            "good",
+        )
+    return Standing(
+        "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's.",
+        "good",
+    )
 
 
 def asked(material: Material) -> Section:

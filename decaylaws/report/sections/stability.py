@@ -10,7 +10,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import mixture_words
+from decaylaws.report.words import mixture_words, name
 from decaylaws.runs import MIX, names_with
 from decaylaws.stability import MIN_MIXTURES, rank_stability, stability_data
 from decaylaws.study import confirm
@@ -35,7 +35,10 @@ def stability(material: Material) -> Section:
         found = rank_stability(runs, material.weights, by=_SIZE, noise_sd=_noise(material))
         notes += [pair.verdict for pair in found]
         tables.append(
-            PageTable.of(_table(stability_data(found)), "With 90 % intervals from resampled mixtures.")
+            PageTable.of(
+                _table(stability_data(found)),
+                "With 90 % intervals from resampled mixtures; regret in nats per token.",
+            )
         )
     else:
         notes.append(
@@ -109,5 +112,7 @@ def _table(data: pd.DataFrame) -> pd.DataFrame:
         sizes=[f"{small:,.0f} to {large:,.0f}" for small, large in zip(data["small"], data["large"])],
         text=[f"{row.value:.3f} ({row.lower:.3f} to {row.upper:.3f})" for row in data.itertuples()],
     )
-    table = shown.pivot(index="sizes", columns="figure", values="text")[list(dict.fromkeys(data["figure"]))]
-    return table.reset_index()
+    table = shown.pivot(index="figure", columns="sizes", values="text")
+    order = {column: list(dict.fromkeys(shown[column])) for column in ("figure", "sizes")}
+    table = table.loc[order["figure"], order["sizes"]].reset_index()
+    return table.assign(figure=table["figure"].map(name))
