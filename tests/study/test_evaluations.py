@@ -93,8 +93,9 @@ def test_figures_stand_by_domain_and_by_ability_with_their_errors(study: Study) 
     write_checkpoint(study.evaluation_dir / "1-before", gain=0.0)
     write_checkpoint(study.evaluation_dir / "2-after", gain=0.1)
     section = evaluations(material_of(study))
-    domains, answers = table_with(section, "by domain"), table_with(section, "by ability")
+    domains, answers = table_with(section, "Held-out text"), table_with(section, "by ability")
     expected = BITS_PER_BYTE.estimate(documents(120, 3, 0.1))
+    assert domains.loc[0, "domain"] == "web"
     assert domains.loc[0, "2-after"] == f"{expected.value:.4f} ({expected.standard_error:.4f})"
     assert list(answers["ability"]) == ["mathematics"] * 2
     right = ACCURACY.estimate(documents(120, 4, 0.0))

@@ -34,13 +34,13 @@ def evaluations(material: Material) -> Section:
     domains, answers = estimates[estimates["kind"] == "domain"], estimates[estimates["kind"] != "domain"]
     tests, notes = _tests(material)
     tables = [
-        _figures(
-            domains, ["task"], "Held-out text by domain: bits per byte (standard error); lower is better."
+        *_figures(domains, ["domain"], "Held-out text: bits per byte (standard error); lower is better."),
+        *_figures(
+            answers.sort_values("ability", kind="stable"),
+            ["ability", "task", "metric"],
+            "Questions and benchmarks by ability (standard error).",
         ),
-        _figures(
-            answers, ["ability", "task", "metric"], "Questions and benchmarks by ability (standard error)."
-        ),
-        tests,
+        *tests,
         _checkpoints(material),
     ]
     return Section(
@@ -50,7 +50,7 @@ def evaluations(material: Material) -> Section:
         "bars overlap.",
         notes=notes,
         pictures=_pictures(estimates),
-        tables=[table for table in tables if table is not None],
+        tables=tables,
     )
 
 
@@ -88,31 +88,34 @@ def _row_label(task: str, metric: str) -> str:
     return plain.get(metric, f"{task}, {metric}")
 
 
-def _figures(estimates: pd.DataFrame, keys: list[str], caption: str) -> PageTable | None:
-    """A row for each of ``keys``, a column for each checkpoint."""
+def _figures(estimates: pd.DataFrame, keys: list[str], caption: str) -> list[PageTable]:
+    """A row for each of ``keys``, a column for each checkpoint; no table without an estimate."""
     if estimates.empty:
-        return None
+        return []
+    texts = [
+        _with_error(value, error) for value, error in zip(estimates["value"], estimates["standard_error"])
+    ]
     cells = estimates.assign(
-        text=[
-            _with_error(value, error) for value, error in zip(estimates["value"], estimates["standard_error"])
-        ],
+        text=texts,
         ability=estimates["ability"].replace("", "not stated").map(name),
         task=estimates["task"].map(name),
+        domain=estimates["task"].map(name),
         metric=estimates["metric"].map(name),
     )
-    shown = cells.pivot(index=keys, columns="checkpoint", values="text").fillna("-")
-    shown = shown[list(dict.fromkeys(cells["checkpoint"]))]
-    shown.insert(0, "documents scored", cells.groupby(keys)["num_documents"].max())
-    return PageTable.of(shown.reset_index(), caption)
+    shown = cells.groupby(keys, sort=False)[["num_documents"]].max()
+    shown = shown.rename(columns={"num_documents": "documents scored"})
+    for checkpoint, own in cells.groupby("checkpoint", sort=False):
+        shown[checkpoint] = own.set_index(keys)["text"]
+    return [PageTable.of(shown.fillna("-").reset_index(), caption)]
 
 
 def _with_error(value: float, error: float) -> str:
     return f"{value:.4f}" if pd.isna(error) else f"{value:.4f} ({error:.4f})"
 
 
-def _tests(material: Material) -> tuple[PageTable | None, list[str]]:
-    """Paired tests of every two checkpoints, and what could not be tested."""
-    parts, notes = [], []
+def _tests(material: Material) -> tuple[list[PageTable], list[str]]:
+    """Paired tests of every two checkpoints, a table each, and what could not be tested."""
+    tables, notes = [], []
     for first, second in combinations(material.evaluations, 2):
         folders = [material.study.evaluation_dir / key for key in (first, second)]
         try:
@@ -120,29 +123,27 @@ def _tests(material: Material) -> tuple[PageTable | None, list[str]]:
         except DataError as error:
             notes.append(f"{second} and {first} are not compared: {error}")
             continue
-        found = found[~found["metric"].isin(_ALTERNATIVES)]
-        parts += [_test_row(first, second, row) for row in found.to_dict("records")]
-    if not parts:
-        return None, notes
-    caption = (
-        "Paired tests on the documents that two checkpoints share: difference (95 % bootstrap interval) and p-value of "
-        "sign flips, adjusted over a pair's rows (Holm). Detectable: the difference that so many documents would show "
-        "four times in five."
-    )
-    return PageTable.of(pd.DataFrame(parts), caption), notes
+        rows = found[~found["metric"].isin(_ALTERNATIVES)].to_dict("records")
+        cells = pd.DataFrame([_test_cells(first, second, row) for row in rows])
+        tables.append(PageTable.of(cells, f"Paired tests: {second} minus {first}, 95 % bootstrap intervals."))
+    if tables:
+        notes.append(
+            "Paired tests take the documents that two checkpoints share. p is of sign flips, adjusted over the rows of "
+            "a table (Holm); detectable is the difference that so many documents would show four times in five."
+        )
+    return tables, notes
 
 
-def _test_row(first: str, second: str, row: Mapping[Hashable, Any]) -> dict[str, object]:
+def _test_cells(first: str, second: str, row: Mapping[Hashable, Any]) -> dict[str, object]:
     better = {Verdict.FIRST_BETTER: f"{first} is better", Verdict.SECOND_BETTER: f"{second} is better"}
     return {
-        "pair": f"{second} minus {first}",
         "task": name(row["task"]),
         "metric": name(row["metric"]),
+        "verdict": better.get(row["verdict"], str(row["verdict"])),
         "difference": f"{row['difference']:+.4f} ({row['lower']:+.4f} to {row['upper']:+.4f})",
         "p": f"{row['p_holm']:.3g}",
         "detectable": f"{row['detectable']:.4f}",
         "documents": row["num_documents"],
-        "verdict": better.get(row["verdict"], str(row["verdict"])),
     }
 
 
