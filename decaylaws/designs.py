@@ -26,7 +26,7 @@ import pandas as pd
 
 from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.errors import InvalidValueError
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.runs import READ_OUT
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.settings import StudySettings
@@ -342,20 +342,7 @@ def mixture_space(settings: StudySettings, available_tokens: Mapping[str, int]) 
             )
             for name, source in settings.sources.items()
         ),
-        _bucket_groups(settings),
-    )
-
-
-def _bucket_groups(settings: StudySettings) -> tuple[SourceGroup, ...]:
-    """The buckets of one source share its bounds."""
-    members: dict[str, list[str]] = {}
-    for name, source in settings.sources.items():
-        if source.quality:
-            members.setdefault(source.quality.source, []).append(name)
-    bounds = {group: settings.sources[names[0]] for group, names in members.items()}
-    return tuple(
-        SourceGroup(group, tuple(names), lower=bounds[group].lower, upper=bounds[group].upper)
-        for group, names in members.items()
+        settings.source_groups,
     )
 
 

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from decaylaws.capabilities import Capability, objective_weights
 from decaylaws.configs import ModelShape, OptimizerConfig
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.groups import GroupSettings, source_groups
+from decaylaws.mixtures import SourceGroup
 from decaylaws.quality import QualitySettings, cut_sources
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -260,6 +262,9 @@ class StudySettings(_Settings):
 
     name: str
     sources: Annotated[dict[str, SourceSettings], Field(min_length=2)]
+    groups: dict[str, GroupSettings] = Field(
+        default_factory=dict, description="sources whose total is bounded, or whose proportions are fixed"
+    )
     tokenizer: TokenizerSettings = TokenizerSettings()
     seq_len: Count = 128
     batch_tokens: Count = 1024
@@ -282,6 +287,16 @@ class StudySettings(_Settings):
     @classmethod
     def _cut_by_quality(cls, sources: Any) -> Any:
         return cut_sources(sources) if isinstance(sources, Mapping) else sources
+
+    @field_validator("batch_tokens", mode="before")
+    @classmethod
+    def _one_batch_size(cls, batch_tokens: Any) -> Any:
+        if isinstance(batch_tokens, list):
+            raise InvalidValueError(
+                "batch_tokens", batch_tokens, "must be one number: no law here tells what another batch size does",
+                "Make a study for each batch size and compare their confirmed losses.",
+            )  # fmt: skip
+        return batch_tokens
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -315,12 +330,18 @@ class StudySettings(_Settings):
                     key, unknown, "names what is no source", f"The sources are {', '.join(self.sources)}."
                 )
         _ = self.objective_weights  # groups without a source, and domains that count twice
+        _ = self.source_groups  # members that are not there, proportions that are fixed twice
 
     @property
     def objective_weights(self) -> dict[str, float]:
         """Weight of every domain that counts in the objective, from ``objective.weights`` and ``.capabilities``."""
         capabilities = {name: source.capability for name, source in self.sources.items()}
         return objective_weights(self.objective.capabilities, capabilities, self.objective.weights)
+
+    @property
+    def source_groups(self) -> tuple[SourceGroup, ...]:
+        """The buckets of each source that is cut by quality, and ``groups``."""
+        return source_groups(self.groups, self.sources)
 
     @property
     def general_sources(self) -> list[str]:

@@ -105,6 +105,8 @@ def plan(directory: StudyDir) -> None:
             f"{speed.params_hours(params, rows['tokens'].sum()):.3g}",
         )
     console.print(table)
+    for group in study.settings.source_groups:
+        console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
     effect, unit = sweep.detectable_effect(study)
     console.print(

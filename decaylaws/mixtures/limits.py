@@ -92,6 +92,15 @@ class SourceGroup:
             )
         _check_bounds(field, self.lower, self.upper)
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether its total share is limited."""
+        return self.lower > 0.0 or self.upper < 1.0
+
+    def __str__(self) -> str:
+        inside = f"{self.inner}, kept so" if self.inner else f"{', '.join(self.members)}, free"
+        return f"{self.name} ({inside}) in [{self.lower:.4g}, {self.upper:.4g}]"
+
 
 @dataclass(frozen=True)
 class SourceUse:

@@ -234,6 +234,15 @@ class MixtureSpace:
         free = [{name: 1.0} for name in self.names if name not in taken]
         return np.array([[block.get(name, 0.0) for name in self.names] for block in [*free, *frozen]])
 
+    def block_shares(self, mixture: Mixture) -> Array:
+        """Total of each block ``[blocks]``; a mixture that keeps frozen groups is ``block_shares @ blocks``."""
+        return self._membership @ mixture.array(self.names)
+
+    def keeps_frozen(self, mixture: Mixture) -> bool:
+        """Whether every frozen group has its fixed proportions."""
+        off = self.block_shares(mixture) @ self.blocks - mixture.array(self.names)
+        return bool(np.max(np.abs(off)) <= BINDING_TOLERANCE)
+
     @cached_property
     def _membership(self) -> Array:
         """Which block each source belongs to, as 0 and 1 [blocks, sources]."""
@@ -267,7 +276,7 @@ class MixtureSpace:
             child = self._group(member)
             if group.inner is not None and child is not None and child.inner is None:
                 raise InvalidValueError(
-                    f"groups.{name}.inner", member, "must hold only sources and frozen groups"
+                    f"groups.{name}", member, "must fix the proportions of sources and of fixed groups only"
                 )
             weight = group.inner.share(member) if group.inner else 1.0 / len(group.members)
             for source, share in self._resolve(member, (*path, name)).items():
@@ -289,7 +298,7 @@ class MixtureSpace:
             )
         slabs = []
         for group in self.groups:
-            if group.lower > 0 or group.upper < 1:
+            if group.is_bounded:
                 inside = np.isin(self.names, list(self._resolve(group.name, ())))
                 slabs.append(Slab(blocks @ inside.astype(float), group.lower, group.upper))
         return Polytope(
@@ -311,6 +320,8 @@ class MixtureSpace:
         listed = ", ".join(
             f"{source.name} in [{source.lower:.4g}, {caps[source.name]:.4g}]" for source in self.sources
         )
+        if self.groups:
+            listed += f"; groups {', '.join(str(group) for group in self.groups)}"
         remedy = "Raise max_epochs or upper, lower a lower bound, or add a source."
         if decay_tokens is not None and self._feasible(None):
             remedy = (
@@ -343,8 +354,7 @@ class MixtureSpace:
                 found.append(
                     f"Group '{group.name}' has share {total:.4g}, not in [{group.lower}, {group.upper}]."
                 )
-        shares = mixture.array(self.names)
-        if np.max(np.abs((self._membership @ shares) @ self.blocks - shares)) > 1e-6:
+        if not self.keeps_frozen(mixture):
             found.append("A frozen group does not have its fixed proportions; project() restores them.")
         return found
 

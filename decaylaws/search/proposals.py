@@ -2,7 +2,8 @@
 
 The design spreads runs so that laws can be fitted; a sampler spends further runs where they promise most. Its
 trials live in a study of their own beside the study of the runs, in the same storage, so that a sweep that
-stopped goes on and several machines may ask. A trial's parameters are log-ratio coordinates of the mixture and,
+stopped goes on and several machines may ask. A trial's parameters are log-ratio coordinates of the mixture (a group
+of fixed proportions counts as one source) and,
 where the design leaves a choice, decay tokens, the factor on the LR and the shape; the run is a pure function
 of them, so a crash between asking and queuing loses nothing.
 
@@ -13,11 +14,13 @@ another run from the trunk, not the shorter one continued, since its LR falls mo
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -27,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from decaylaws.configs import RunConfig
 from decaylaws.designs import PlannedRun, Planner
+from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
 from decaylaws.runs import objective_value
 from decaylaws.settings import SamplerSettings
@@ -65,7 +69,7 @@ class Proposals:
         key = planner.trunk(planner.settings.proxy).config.run_id
         self.study = optuna.create_study(
             storage=storage,
-            study_name=f"{name}/{sampler.kind}/{key}",
+            study_name=f"{name}/{sampler.kind}/{key}{_frozen_key(planner.space)}",
             directions=["minimize"] * (2 if self.has_two_goals else 1),
             pruner=optuna.pruners.SuccessiveHalvingPruner(
                 min_resource=1, reduction_factor=sampler.promote or 2
@@ -82,7 +86,7 @@ class Proposals:
         design, bound = self.planner.settings.design, LOG_RATIO_BOUND
         space: dict[str, BaseDistribution] = {
             f"log_ratio_{index}": FloatDistribution(-bound, bound)
-            for index in range(1, len(self.planner.space.names))
+            for index in range(1, len(self.planner.space.blocks))
         }
         if len(self.lengths) > 1 and self.sampler.promote is None:
             space[_LENGTH] = CategoricalDistribution(self.lengths)
@@ -126,13 +130,14 @@ class Proposals:
         """The run of a proposal at the length that it has come to."""
         design, params = self.planner.settings.design, trial.params
         length = int(params.get(_LENGTH, self.lengths[self._rung(trial)]))
-        shares = from_log_ratios([params[f"log_ratio_{k}"] for k in range(1, len(self.planner.space.names))])
+        space = self.planner.space
+        blocks = from_log_ratios([params[f"log_ratio_{k}"] for k in range(1, len(space.blocks))])
         schedule = self.planner.decay_schedule(
             length,
             params.get(_FACTOR, design.start_lr_factors[0]),
             params.get(_SHAPE, design.shapes[0]),
         )
-        mixture = self.planner.space.project(shares, length)
+        mixture = space.project(blocks @ space.blocks, length)
         proxy = self.planner.settings.proxy
         return self.planner.microanneal(self.sampler.kind, proxy, schedule, mixture, seed=design.seed)
 
@@ -214,9 +219,10 @@ class Proposals:
         length, shape = config.tokens, schedule.segments[0].shape
         factor = schedule.start_lr / self.planner.settings.trunk.peak_lr
         lengths = self.lengths[-1:] if self.sampler.promote else self.lengths
-        ratios = to_log_ratios(config.mixture.array(self.planner.space.names))
+        ratios = to_log_ratios(self.planner.space.block_shares(config.mixture))
         if (
             config.start_run_id != trunk.run_id
+            or not self.planner.space.keeps_frozen(config.mixture)
             or len(schedule.segments) != 1
             or length not in lengths
             or shape not in design.shapes
@@ -260,6 +266,13 @@ class Proposals:
 
     def _shares(self, trial: FrozenTrial) -> dict[str, float]:
         return dict(self._run(trial).config.mixture.weights)
+
+
+def _frozen_key(space: MixtureSpace) -> str:
+    """What tells trials apart whose coordinates stand for other fixed proportions; empty where nothing is fixed."""
+    if np.array_equal(space.blocks, np.eye(len(space.names))):
+        return ""
+    return f"/{hashlib.sha256(space.blocks.round(9).tobytes()).hexdigest()[:8]}"
 
 
 def _sampler(kind: str, seed: int, batch: int) -> BaseSampler:

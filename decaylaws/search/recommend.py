@@ -255,13 +255,17 @@ def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> R
 
 
 def _unconstrained(problem: DecayProblem, chosen: Array) -> Optimum:
-    """The optimum without caps, bounds and guards, inside the shares that the runs span."""
+    """The optimum without caps, bounds and guards, inside the shares that the runs span.
+
+    Fixed proportions stay: no run but the control says what others would do.
+    """
     seen = problem.law.evidence_["shares"]
     sources = tuple(
         replace(source, max_epochs=None, lower=0.0, upper=min(max(seen[source.name][1], 1e-6), 1.0))
         for source in problem.space.sources
     )
-    open_space = MixtureSpace(sources)
+    groups = tuple(replace(group, lower=0.0, upper=1.0) for group in problem.space.groups)
+    open_space = MixtureSpace(sources, groups)
     try:
         return minimise_mixture(problem.robust_aim, open_space, problem.plan.decay_tokens, [chosen])
     except InfeasibleError:

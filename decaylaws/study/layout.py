@@ -217,6 +217,8 @@ class Study:
         for source in settings["sources"].values():
             if source["quality"] is None:  # as it was before sources could be cut: stored results stay valid
                 del source["quality"]
+        if not settings["groups"]:
+            del settings["groups"]
         return settings
 
     def planner(self) -> Planner:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Recommendation, Target, recommend
 from decaylaws.search.evidence import beyond_evidence
 from decaylaws.search.optimise import minimise_mixture
@@ -180,3 +180,20 @@ def test_an_unknown_source_or_domain_is_named(law, control) -> None:
             choices=CHOICES,
             trials=2,
         )
+
+
+def test_fixed_proportions_hold_in_all_that_is_recommended(law, control) -> None:
+    old = SourceGroup("old", ("code", "maths"), Mixture({"code": 0.75, "maths": 0.25}), upper=0.4)
+    grouped = MixtureSpace(space().sources, (old,))
+    found = recommend(law, grouped, target=TARGET, goal=replace(goal(control), general_domains=["web"]),
+                      choices=CHOICES, trials=20, seed=0)  # fmt: skip
+    free = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=0)
+    front = found.front[found.front["label"] == "front"]
+    chosen = [found.mixture, found.unconstrained, *(candidate.mixture for candidate in found.candidates)]
+    for mixture in chosen:
+        assert mixture.share("code") == pytest.approx(3 * mixture.share("maths"), abs=1e-6)
+    np.testing.assert_allclose(front["mix:code"], 3 * front["mix:maths"], atol=1e-6)
+    assert "old" in found.binding
+    assert found.mixture.share("code") + found.mixture.share("maths") == pytest.approx(0.4, abs=1e-6)
+    assert found.unconstrained.share("web") < 0.6
+    assert found.objective.mean > free.objective.mean

@@ -7,6 +7,7 @@ import pandas as pd
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Section, Standing
 from decaylaws.report.words import listed, name, percent, plain
+from decaylaws.settings import StudySettings
 
 
 def answer(material: Material) -> Section:
@@ -87,4 +88,22 @@ def asked(material: Material) -> Section:
         f"than {settings.objective.guard_nats:g} nats per token against the matched control (the trunk's own "
         "mixture, decayed the same way)?"
     )
-    return Section("What was asked", lead, tables=[PageTable.of(frame, "Domains and their sources.")])
+    tables = [PageTable.of(frame, "Domains and their sources.")]
+    if settings.source_groups:
+        tables.append(PageTable.of(_groups(settings), "Groups of sources."))
+    return Section("What was asked", lead, tables=tables)
+
+
+def _groups(settings: StudySettings) -> pd.DataFrame:
+    """Members of every group, their proportions and the bounds of their total."""
+    return pd.DataFrame(
+        [
+            {
+                "group": name(group.name),
+                "members": listed([name(member) for member in group.members]),
+                "proportions": "free" if group.inner is None else f"kept: {group.inner}",
+                "total share": f"{percent(group.lower)} to {percent(group.upper)}",
+            }
+            for group in settings.source_groups
+        ]
+    )
