@@ -9,6 +9,9 @@ import numpy as np
 
 from decaylaws.errors import InvalidValueError
 
+SMALLEST_LR, LARGEST_LR = 1e-100, 1e6
+"""Far beyond what any optimiser takes; between them every shape stays inside floating-point numbers."""
+
 
 def _is_finite_number(value: Any) -> bool:
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
@@ -31,7 +34,24 @@ def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
 
 
 def valid_lr(field: str, value: Any) -> float:
-    """``value`` as a learning rate.
+    """``value`` as a learning rate that someone chose: 0, or from 1e-100 to 1e6.
+
+    Raises:
+        InvalidValueError: not a finite number, negative, or absurdly small or large.
+    """
+    lr = finite_lr(field, value)
+    if lr > LARGEST_LR or 0.0 < lr < SMALLEST_LR:
+        raise InvalidValueError(
+            field,
+            value,
+            f"must be 0 or lie between {SMALLEST_LR:g} and {LARGEST_LR:g}",
+            "Check its exponent.",
+        )
+    return lr
+
+
+def finite_lr(field: str, value: Any) -> float:
+    """``value`` as a learning rate, however small: a curve that falls to 0 passes through any.
 
     Raises:
         InvalidValueError: not a finite number, or negative.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.schedules.checks import valid_lr, whole_tokens
+from decaylaws.schedules.checks import LARGEST_LR, finite_lr, valid_lr, whole_tokens
 from decaylaws.schedules.shapes import Array, Stretch, shape_named
 
 # A power law over a factor of e^600 in its argument overflows, and is a jump for all that training sees.
@@ -60,8 +60,9 @@ class Segment:
         shape = shape_named(self.shape)
         object.__setattr__(self, "shape", shape.name)
         object.__setattr__(self, "tokens", whole_tokens("tokens", self.tokens))
-        object.__setattr__(self, "start_lr", valid_lr("start_lr", self.start_lr))
-        object.__setattr__(self, "end_lr", valid_lr("end_lr", self.end_lr))
+        checked = valid_lr if self.piece_of is None else finite_lr
+        object.__setattr__(self, "start_lr", checked("start_lr", self.start_lr))
+        object.__setattr__(self, "end_lr", checked("end_lr", self.end_lr))
         self._check_note()
         if self.piece_of is not None:
             self._check_piece(self.piece_of)
@@ -142,9 +143,10 @@ class Segment:
             raise InvalidValueError("knots", self.knots, "must be (tokens, LR) pairs, two or more")
         points = np.asarray(self.knots, dtype=np.float64)
         wrong = ~np.isfinite(points).all(axis=1) | (points < 0).any(axis=1) | (points[:, 0] % 1 != 0)
+        wrong |= points[:, 1] > LARGEST_LR
         if wrong.any():
             bad = tuple(points[np.argmax(wrong)].tolist())
-            raise InvalidValueError("knots", bad, "must hold whole tokens and finite LRs, none negative")
+            raise InvalidValueError("knots", bad, "must hold whole tokens and LRs from 0 to 1e6")
         positions = points[:, 0]
         if positions[0] != 0 or positions[-1] != self.tokens:
             raise InvalidValueError(

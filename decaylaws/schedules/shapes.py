@@ -113,12 +113,12 @@ def _mean_power(a: Array, b: Array, p: float) -> Array:
     high, low = np.maximum(a, b), np.minimum(a, b)
     safe_high = np.where(high > 0.0, high, 1.0)
     shrink = (low - safe_high) / safe_high
-    # -1: the low end is zero, or so near it that it does not count.
-    is_inner = (shrink > -1.0) & (shrink < 0.0)
+    # A ratio of 0: the low end is zero, or so near it that it does not count.
+    is_inner = (low / safe_high > 0.0) & (shrink < 0.0)
     inner = np.where(is_inner, shrink, -0.5)
     # Near 1 the ratio is known by its distance from 1, near 0 by itself.
     ratio = np.where(is_inner, low / safe_high, 0.5)
-    log_ratio = np.where(inner > -0.5, np.log1p(inner), np.log(ratio))
+    log_ratio = np.where(inner > -0.5, np.log1p(np.maximum(inner, -0.5)), np.log(ratio))
     mean = _expm1_ratio((p + 1.0) * log_ratio) * log_ratio / inner
     at_edge = np.where(high == low, 1.0, 1.0 / (p + 1.0) if p > -1.0 else np.inf)
     return np.where(high > 0.0, safe_high**p * np.where(is_inner, mean, at_edge), 0.0)

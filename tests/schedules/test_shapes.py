@@ -137,3 +137,30 @@ def test_a_segment_that_cannot_be_is_an_error_that_names_the_field(
 def test_whole_floats_are_taken_as_the_counts_that_they_are() -> None:
     assert Segment(2e9, 1e-3, 0.0) == Segment(2_000_000_000, 1e-3, 0.0)
     assert isinstance(Segment(2e9, 1e-3, 0.0).tokens, int)
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sampled"}))
+@pytest.mark.parametrize("ends", [(1e300, 1e-3), (1e-3, 1e300), (5e-324, 5e-324), (1e-3, 1e-101)])
+def test_an_absurd_learning_rate_is_one_error_in_every_shape(shape: str, ends: tuple[float, float]) -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"'(start|end)_lr' must be 0 or lie between 1e-100 and 1e\+06"
+    ):
+        Segment(1000, *ends, shape, EXPONENTS.get(shape))
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"sampled", "constant"}))
+def test_every_shape_is_finite_between_the_largest_and_the_smallest_learning_rate(shape: str) -> None:
+    exponent = {"power": -2.0}.get(shape, EXPONENTS.get(shape))
+    falling = Segment(1000, 1e6, 1e-100, shape, exponent)
+    lrs = falling.lr(np.arange(1001))
+    assert np.isfinite(lrs).all()
+    assert (lrs[0], lrs[-1]) == (pytest.approx(1e6), pytest.approx(1e-100))
+    assert (np.diff(lrs) <= 0).all()
+    assert np.isfinite(falling.mean_lr(np.arange(1000), np.arange(1, 1001))).all()
+
+
+def test_a_curve_that_falls_to_zero_may_be_cut_where_it_is_below_any_chosen_rate() -> None:
+    last = Segment(10**12, 1e-3, 0.0, "polynomial", 24.0).cut(10**12 - 1, 10**12)
+    assert 0.0 <= last.start_lr < 1e-200
+    with pytest.raises(InvalidValueError, match="LRs from 0 to 1e6"):
+        Segment(4, 0.0, 0.0, "sampled", knots=((0, 0.0), (2, 1e300), (4, 0.0)))
