@@ -37,6 +37,11 @@ from decaylaws.files import atomic_write
 from decaylaws.tables import read_csv
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
+AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
+"""Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
+
+AVERAGED_SHARE = 0.1
+"""The last stretch of a trunk over which its weights are averaged, as a share of its steps."""
 
 READ_OUT = "read_out"
 """Role of a constant-LR run whose checkpoints are merged to emulate decays."""
@@ -121,7 +126,9 @@ def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=list(RUN_COLUMNS))
     prefixed = [
-        prefix + name for prefix in (MIX, EPOCHS, START_LOSS, LOSS, BPB) for name in names_with(frame, prefix)
+        prefix + name
+        for prefix in (MIX, EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, BPB)
+        for name in names_with(frame, prefix)
     ]
     known = [column for column in RUN_COLUMNS if column in frame.columns]
     rest = [column for column in frame.columns if column not in known and column not in prefixed]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ def start_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
     """The checkpoint of a trunk at ``tokens``: one kept on the way, else its last."""
     kept = kept_checkpoint(directory, run_id, tokens)
     return kept if kept.is_file() else final_checkpoint(directory, run_id)
+
+
+def forget_kept(directory: Path, run_id: str, tokens: Iterable[int]) -> None:
+    """Delete what a run kept on its way, where it is still there."""
+    for each in tokens:
+        kept_checkpoint(directory, run_id, each).unlink(missing_ok=True)
 
 
 def resume_checkpoint(directory: Path, run_id: str) -> Path:

@@ -55,9 +55,3 @@ def read_out(
             states, decay(config.tokens, config.schedule.start_lr, shape=shape), evaluation
         ).items()
     ]
-
-
-def forget(config: RunConfig, directory: Path, *, keep_last: bool) -> None:
-    """Delete the checkpoints of a read-out run once it has been read, but for the last where that is kept."""
-    for tokens in checkpoint_tokens(config)[: -1 if keep_last else None]:
-        kept_checkpoint(directory, config.run_id, tokens).unlink(missing_ok=True)

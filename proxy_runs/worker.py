@@ -21,10 +21,11 @@ from typing import Any
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.runs import READ_OUT, objective_value
-from proxy_runs.checkpoints import final_checkpoint
+from proxy_runs.averaging import averaged_losses, averaged_tokens
+from proxy_runs.checkpoints import final_checkpoint, forget_kept
 from proxy_runs.engine import RunResult, train
 from proxy_runs.queue import Claim, RunQueue
-from proxy_runs.readouts import checkpoint_tokens, forget, read_out
+from proxy_runs.readouts import checkpoint_tokens, read_out
 from proxy_runs.shards import TokenStore
 from proxy_runs.storage import HEARTBEAT_SECONDS
 from proxy_runs.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
@@ -136,11 +137,11 @@ class Worker:
 
         def on_result(result: RunResult) -> None:
             claim = claims[result.run_id]
-            row = {**result.row, "role": claim.role}
+            row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result)}
             read_outs = self._read_outs(claim, result)
             self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
-            if read_outs:
-                forget(claim.config, where.checkpoints, keep_last=where.keep_checkpoints)
+            staying = [claim.config.tokens] if where.keep_checkpoints else []
+            forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
 
         def on_progress(stage: str, done: float, total: float, note: str = "") -> None:
             self._say(
@@ -172,6 +173,8 @@ class Worker:
         config = claim.config
         if claim.role == READ_OUT:
             return checkpoint_tokens(config)
+        if config.kind == "trunk":
+            return averaged_tokens(config)
         return [config.tokens] if self._workspace.keep_checkpoints and config.kind == "decay" else []
 
     def _read_outs(self, claim: Claim, result: RunResult) -> dict[str, Any]:
@@ -180,6 +183,13 @@ class Worker:
             return {}
         where = self._workspace
         return {"read_outs": read_out(claim.config, self._store, where.checkpoints, where.evaluation)}
+
+    def _averaged_losses(self, claim: Claim, result: RunResult) -> dict[str, float]:
+        """Losses of the mean of a trunk's last weights; nothing for other runs."""
+        if not (averaged_tokens(claim.config) and result.row["reached_target"]):
+            return {}
+        where = self._workspace
+        return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation)
 
     def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]

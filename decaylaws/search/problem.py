@@ -15,7 +15,7 @@ from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import DecayInputs, effective_epochs
 from decaylaws.mixtures import Mixture, MixtureSpace
-from decaylaws.runs import MIX, START_LOSS
+from decaylaws.runs import AVERAGED_START_LOSS, MIX, START_LOSS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,15 @@ class Target:
         start_tokens: tokens that its trunk has seen.
         batch_tokens: tokens of an optimiser step in the decay.
         start_loss: measured loss of every domain at the checkpoint, nats per token.
+        averaged_start_loss: the same of the mean of the last weights before it (``decaylaws.runs.AVERAGED_SHARE``);
+            needed by a law whose runs have it.
     """
 
     non_embedding_params: int
     start_tokens: int
     batch_tokens: int
     start_loss: Mapping[str, float]
+    averaged_start_loss: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +207,7 @@ class DecayProblem:
         effective = (shares * np.where(epochs > 0, worth, 1.0)) @ self._to_law
         one, count = self._template, len(shares)
         repeated = {
-            name: np.repeat(getattr(one, name), count, axis=0)
-            for name in ("params", "start_tokens", "decay_tokens", "intrinsic", "drops", "ages", "start_loss")
+            name: np.repeat(getattr(one, name), count, axis=0) for name in vars(one) if name != "shares"
         }
         return replace(one, shares=effective, **repeated)
 
@@ -218,6 +220,7 @@ class DecayProblem:
             **{MIX + name: mixture.share(name) for name in self.law.sources_},
             **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},
             **{START_LOSS + name: value for name, value in self.target.start_loss.items()},
+            **{AVERAGED_START_LOSS + name: value for name, value in self.target.averaged_start_loss.items()},
         }])  # fmt: skip
 
     @cached_property

@@ -31,7 +31,7 @@ from decaylaws.recipe import (
 )
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.recipe.model import GUARD_TOLERANCE
-from decaylaws.runs import START_LOSS
+from decaylaws.runs import AVERAGED_START_LOSS, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target
 from decaylaws.search import recommend as search
@@ -161,8 +161,13 @@ def decay_target(study: Study) -> Target:
         non_embedding_params=trunk.shape.non_embedding_params,
         start_tokens=trunk.tokens,
         batch_tokens=trunk.batch_tokens,
-        start_loss={name.removeprefix(START_LOSS): loss for name, loss in measured.items()},
+        start_loss=_by_domain(measured, START_LOSS),
+        averaged_start_loss=_by_domain(measured, AVERAGED_START_LOSS),
     )
+
+
+def _by_domain(row: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
 
 
 def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
@@ -13,7 +14,18 @@ from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
 from decaylaws.optimal_design import Noise
-from decaylaws.runs import LOSS, READ_OUT, START_LOSS, config_row, curves_table, runs_table, write_table
+from decaylaws.runs import (
+    AVERAGED_LOSS,
+    AVERAGED_START_LOSS,
+    LOSS,
+    READ_OUT,
+    START_LOSS,
+    config_row,
+    curves_table,
+    names_with,
+    runs_table,
+    write_table,
+)
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.prepared import check_prepared
@@ -98,13 +110,29 @@ def _plan_inputs(study: Study) -> str:
 
 def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Write the runs and curves tables from the results in the storage; returns the runs table."""
-    runs = runs_table(result["row"] for result in results)
+    runs = with_averaged_starts(runs_table(result["row"] for result in results))
     write_table(runs, study.runs_file)
     write_table(curves_table(point for result in results for point in result["curve"]), study.curves_file)
     read_outs = [row for result in results for row in result.get("read_outs", [])]
     if read_outs:
         write_table(pd.DataFrame(read_outs), study.read_outs_file)
     return runs
+
+
+def with_averaged_starts(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``averaged_start_loss:<domain>`` of every run that starts at the end of a trunk which has one."""
+    if runs.empty:
+        return runs
+    starts = runs["start_run_id"]
+    trunks = runs.set_index("run_id")
+    forks_at_end = trunks["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
+    columns = {
+        AVERAGED_START_LOSS + domain: np.where(
+            forks_at_end, trunks[AVERAGED_LOSS + domain].reindex(starts).to_numpy(), np.nan
+        )
+        for domain in names_with(runs, AVERAGED_LOSS)
+    }
+    return runs.assign(**columns)
 
 
 def decays(runs: pd.DataFrame) -> pd.DataFrame:
@@ -125,13 +153,17 @@ def planned_rows(study: Study, configs: Sequence[RunConfig], runs: pd.DataFrame)
 
 
 def start_losses(config: RunConfig, runs: pd.DataFrame) -> dict[str, float]:
-    """``start_loss:<domain>`` of a decay: the final losses of the trunk from which it forks."""
+    """Losses from which a decay starts, as columns: those at the end of the trunk from which it forks.
+
+    ``start_loss:<domain>`` and, where the trunk's weights were averaged, ``averaged_start_loss:<domain>``.
+    """
     trunk = runs[runs["run_id"] == config.start_run_id]
     if len(trunk) != 1:
         raise StudyError(f"The trunk {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
     row = trunk.iloc[0]
     return {
-        column.replace(LOSS, START_LOSS, 1): float(row[column])
-        for column in runs.columns
-        if column.startswith(LOSS) and pd.notna(row[column])
+        to + domain: float(row[of + domain])
+        for of, to in ((LOSS, START_LOSS), (AVERAGED_LOSS, AVERAGED_START_LOSS))
+        for domain in names_with(runs, of)
+        if pd.notna(row[of + domain])
     }

@@ -34,7 +34,7 @@ TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
 NOISE = 0.003
 
 
-def planted_loss(row: dict, domain: str) -> float:
+def planted_loss(row: dict, domain: str, full_gain: float = 0.12) -> float:
     """A truth of another form than the family's: own-token power law, transient forgetting, memory of 60 steps."""
     own = {"web": 0, "code": 1, "maths": 2}[domain]
     shares = np.array([row[f"mix:{name}"] for name in SOURCES])
@@ -52,7 +52,7 @@ def planted_loss(row: dict, domain: str) -> float:
         if row["decay_shape"] == "constant"
         else 1 - 60 / steps * (1 - np.exp(-steps / 60))
     )
-    gain = 0.12 * (1e-3 - row["end_lr"]) / 1e-3 * held
+    gain = full_gain * (1e-3 - row["end_lr"]) / 1e-3 * held
     return float(row[f"start_loss:{domain}"] + mixture + progress - gain)
 
 
@@ -67,7 +67,12 @@ def planned(shares: np.ndarray, **changes: object) -> dict:
 
 
 def simulated(
-    count: int = 40, *, seed: int = 0, noise: float = NOISE, sizes: tuple[int, ...] = (100_000, 200_000)
+    count: int = 40,
+    *,
+    seed: int = 0,
+    noise: float = NOISE,
+    sizes: tuple[int, ...] = (100_000, 200_000),
+    gain: dict[int, float] | None = None,
 ):
     """A sweep like a study's: mixtures, three lengths, two shapes, controls, a drop-and-hold, a second size."""
     rng = np.random.default_rng(seed)
@@ -85,13 +90,39 @@ def simulated(
             )
         )
     trunk = np.array(list(TRUNK.values()))
-    rows += [planned(trunk, decay_tokens=length, role="control") for length in (50_000, 100_000, 200_000)]
-    hold = {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
+    one = {"non_embedding_params": sizes[0]}
+    rows += [
+        planned(trunk, decay_tokens=length, role="control", **one) for length in (50_000, 100_000, 200_000)
+    ]
+    hold = one | {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
     rows += [planned(trunk, **hold), planned(trunk, decay_tokens=200_000, **hold)]
     for row in rows:
+        full = 0.12 if gain is None else gain[row["non_embedding_params"]]
         for name in SOURCES:
-            row[f"loss:{name}"] = planted_loss(row, name) + rng.normal(0, noise)
+            row[f"loss:{name}"] = planted_loss(row, name, full) + rng.normal(0, noise)
     return pd.DataFrame(rows)
+
+
+def with_averages(runs: pd.DataFrame, gain: object) -> pd.DataFrame:
+    """The table with averaged losses that lie so much below those at the start."""
+    return runs.assign(
+        **{f"averaged_start_loss:{name}": runs[f"start_loss:{name}"] - gain for name in SOURCES}
+    )
+
+
+def jumping(sizes: tuple[int, ...], *, seed: int) -> pd.DataFrame:
+    """Decays from checkpoints whose loss was measured on a jump, and whose gain follows no power of the size."""
+    rng = np.random.default_rng(seed)
+    gain = {size: 0.12 + rng.uniform(-0.06, 0.06) for size in sizes}
+    jump = {size: rng.normal(0, 0.03) for size in sizes}
+    runs = simulated(24, seed=seed, sizes=sizes, gain=gain)
+    at = runs["non_embedding_params"]
+    averaged = with_averages(
+        runs, at.map(gain) * (1 - 0.6 * (1 - np.exp(-100 / 60)))
+    )  # of 100 steps, as a decay's
+    return averaged.assign(
+        **{f"start_loss:{name}": runs[f"start_loss:{name}"] + at.map(jump) for name in SOURCES}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +130,11 @@ def fitted() -> DecayLaw:
     return DecayLaw(TRUNK, num_draws=16, num_folds=5).fit(simulated())
 
 
+@pytest.mark.parametrize("measured", [False, True])
 @pytest.mark.parametrize("member", list(MEMBERS))
-def test_derivatives_are_those_of_the_value(member: str) -> None:
-    runs = simulated(5)
-    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
+def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None:
+    runs = with_averages(simulated(5), 0.05)
+    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3, measured=measured)
     checkpoints = np.array([[100_000, 1e6], [400_000, 1e6]])  # rows of 200,000 start from an unknown one
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, checkpoints)
     theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3, 2).size)
@@ -234,6 +266,38 @@ def test_intervals_at_an_unseen_size_hold_what_they_promise() -> None:
     assert 0.8 <= np.mean(inside) <= 0.99
 
 
+def test_measured_gains_carry_to_a_size_without_decays() -> None:
+    """Neither a jump of the anchor nor a gain that follows no power of the size can be known from other sizes."""
+    runs = jumping((100_000, 200_000), seed=1)
+    law = DecayLaw(TRUNK, num_draws=0, num_folds=5).fit(runs)
+    plain = [column for column in runs if not column.startswith("averaged")]
+    without = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs[plain])
+    assert law.is_measured_
+    assert not without.is_measured_
+    unseen = pd.concat([jumping((800_000,), seed=seed) for seed in range(10, 16)], ignore_index=True)
+    observed = unseen[[f"loss:{name}" for name in SOURCES]].to_numpy()
+    error, before = (np.abs(each.predict(unseen) - observed).mean() for each in (law, without))
+    assert error < 0.5 * before
+    assert coverage(law.predict(unseen, interval=0.9), observed) > 0.75
+
+
+def test_a_law_with_measured_gains_asks_for_them() -> None:
+    runs = with_averages(simulated(12), 0.1)
+    law = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs)
+    back = Law.from_dict(json.loads(json.dumps(law.to_dict())))
+    np.testing.assert_allclose(back.predict(runs), law.predict(runs))
+    with pytest.raises(SchemaError, match="averaged_start_loss:web"):
+        law.predict(simulated(4))
+    with pytest.raises(InvalidValueError, match="averaged_start_loss:web"):
+        law.predict(runs.assign(**{"averaged_start_loss:web": np.nan}))
+
+
+def test_gains_are_measured_only_where_every_average_is_below_its_start() -> None:
+    runs = with_averages(simulated(12), 0.1)
+    runs.loc[3, "averaged_start_loss:code"] = runs.loc[3, "start_loss:code"] + 0.01
+    assert not DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs).is_measured_
+
+
 def test_the_staged_fit_alone_is_near_the_truth() -> None:
     runs = simulated(30, noise=1e-3)
     law = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs)
@@ -349,8 +413,10 @@ def test_a_member_whose_progress_follows_the_mixture_has_no_plain_form() -> None
 
 
 @pytest.mark.parametrize("member", [name for name, member in MEMBERS.items() if not member.own_progress])
-def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str) -> None:
-    inputs = decay_inputs(simulated(40), sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool) -> None:
+    runs = with_averages(simulated(40), 0.05)
+    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3, measured=measured)
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))
     theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3, 1).size)
     theta[4] = np.log(40)

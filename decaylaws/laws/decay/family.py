@@ -26,6 +26,17 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
   forgetting is a transient.
 
 Both forms stand beside each other because they fit different data; held-out error chooses (``members``).
+
+Where the loss :math:`\bar L_{d,c}` of the mean of the trunk's last weights is known at every checkpoint, the annealing
+gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the place of :math:`n^{u_d}`, and
+:math:`R_\tau` counts relative to a linear decay over the steps of that mean,
+
+.. math::
+
+    B_d n^{s_B} G_{d,c} \rho_d^a R_\tau / [1 - \tau / w (1 - e^{-w / \tau})],
+
+with :math:`B_d` near 1 and :math:`s_B` near 0. What the one measured loss jumped by then drops out of every decay that
+takes the LR to zero, and other sizes and checkpoints need no extrapolation of the gain.
 """
 
 from __future__ import annotations
@@ -158,14 +169,15 @@ def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = 
     if frame.member.mixing != "none":
         by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
         change = change + by_mixture
+    scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
+    change = scale * change
+    slope.scaled(scale, by_exponent=np.log(size)[:, None] * change)
     if frame.member.annealing:
         change = change - _anneal(
             shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None
         )
-    scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
-    slope.scaled(scale, by_exponent=np.log(size)[:, None] * scale * change)
     slope.offsets(from_checkpoint)
-    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + scale * change, slope.values
+    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.values
 
 
 class _Slopes:
@@ -385,6 +397,19 @@ def _add_transient(slope: _Slopes, by_reached: Array, transient: _Transient) -> 
     slope.shared("log_b", by_reached * transient.by_b)
 
 
+def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array]:
+    """Fall of the LR that the model has followed by the end ``[n]``, and its slope by log tau.
+
+    Where the gain was measured: relative to that of a linear decay over the steps that the measured mean goes over.
+    """
+    memory = np.exp(-inputs.ages / tau)
+    fall = np.sum(inputs.drops * (1.0 - memory), axis=1)
+    fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
+    part, left = tau / inputs.averaged_steps, np.exp(-inputs.averaged_steps / tau)
+    whole, whole_tau = 1.0 - part * (1.0 - left), left - part * (1.0 - left)
+    return fall / whole, (fall_tau - fall * whole_tau / whole) / whole
+
+
 def _anneal(
     shared: dict[str, float],
     own: dict[str, Array],
@@ -394,17 +419,17 @@ def _anneal(
     ratio: tuple[Array, _Slopes] | None,
 ) -> Array:
     """Gain by the fall of the LR, ``[n, d]``."""
-    tau = np.exp(shared["log_tau"])
-    memory = np.exp(-inputs.ages / tau)
-    fall = np.sum(inputs.drops * (1.0 - memory), axis=1)
-    fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
-    amplitude = np.exp(own["log_anneal"])[None, :] * (size ** shared["size_anneal"])[:, None]
+    fall, fall_tau = annealed(inputs, np.exp(shared["log_tau"]))
+    exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
+    amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent)
     if ratio is not None:
         amplitude = amplitude * np.exp(shared["gain_follows"] * ratio[0])
     gain = amplitude * fall[:, None]
     if slope.wanted:
         slope.shared("log_tau", -amplitude * fall_tau[:, None])
         slope.shared("size_anneal", -gain * np.log(size)[:, None])
+        if not inputs.is_measured:
+            slope.own("size", -gain * np.log(size)[:, None])
         slope.own("log_anneal", -gain)
         if ratio is not None:
             slope.shared("gain_follows", -gain * ratio[0])

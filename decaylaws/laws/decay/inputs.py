@@ -11,7 +11,16 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array
-from decaylaws.runs import EPOCHS, LOSS, MIX, START_LOSS, names_with, values_by
+from decaylaws.runs import (
+    AVERAGED_SHARE,
+    AVERAGED_START_LOSS,
+    EPOCHS,
+    LOSS,
+    MIX,
+    START_LOSS,
+    names_with,
+    values_by,
+)
 from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
@@ -33,6 +42,9 @@ class DecayInputs:
         ages: steps between each fall and the end, ``[n, 1 + PATH_NODES]``.
         shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
         start_loss: loss of every domain at the checkpoint, nats per token, ``[n, d]``.
+        measured_gain: how much lower the loss of the mean of the trunk's last weights is, nats per token, ``[n, d]``;
+            1 where the law does without.
+        averaged_steps: steps of the trunk over which that mean goes, ``[n]``; infinite where the law does without.
     """
 
     params: Array
@@ -43,6 +55,13 @@ class DecayInputs:
     ages: Array
     shares: Array
     start_loss: Array
+    measured_gain: Array
+    averaged_steps: Array
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the annealing gain of every checkpoint was measured."""
+        return bool(np.isfinite(self.averaged_steps).all())
 
     def __len__(self) -> int:
         return len(self.params)
@@ -59,7 +78,12 @@ def effective_epochs(epochs: Array) -> Array:
 
 
 def decay_inputs(
-    runs: pd.DataFrame, *, sources: Sequence[str], domains: Sequence[str], reference_lr: float
+    runs: pd.DataFrame,
+    *,
+    sources: Sequence[str],
+    domains: Sequence[str],
+    reference_lr: float,
+    measured: bool = False,
 ) -> DecayInputs:
     """Read the inputs of a decay law out of a runs table (or a table of plans with the same columns).
 
@@ -69,6 +93,7 @@ def decay_inputs(
         sources: order of the sources; a source that the table does not hold has share 0.
         domains: order of the domains.
         reference_lr: LR of the trunk at the hand-over; a decay that starts lower falls there at once.
+        measured: whether to take the annealing gain of every checkpoint from ``averaged_start_loss:<domain>``.
 
     Raises:
         SchemaError: a column is missing.
@@ -83,15 +108,32 @@ def decay_inputs(
             f"Known sources: {', '.join(sources)}.",
         )  # fmt: skip
     paths = [_path(*plan, reference_lr) for plan in _plans(runs)]
+    start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
+    start_tokens = _positive(runs, "start_tokens")
+    gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
+    if measured:
+        gain = start_loss - _averaged_losses(runs, domains)
+        steps = AVERAGED_SHARE * start_tokens / _positive(runs, "batch_tokens")
     return DecayInputs(
         params=_positive(runs, "non_embedding_params"),
-        start_tokens=_positive(runs, "start_tokens"),
+        start_tokens=start_tokens,
         decay_tokens=_positive(runs, "decay_tokens"),
         intrinsic=np.array([path[0] for path in paths]),
         drops=np.array([path[1] for path in paths]).reshape(len(runs), -1),
         ages=np.array([path[2] for path in paths]).reshape(len(runs), -1),
         shares=_effective_shares(runs, sources),
-        start_loss=_finite(values_by(runs, START_LOSS, domains), START_LOSS, domains),
+        start_loss=start_loss,
+        measured_gain=gain,
+        averaged_steps=steps,
+    )
+
+
+def has_measured_gains(runs: pd.DataFrame, domains: Sequence[str]) -> bool:
+    """Whether every row tells by ``averaged_start_loss:<domain>`` what a decay gains from its checkpoint."""
+    columns = [(START_LOSS + name, AVERAGED_START_LOSS + name) for name in domains]
+    return all(
+        averaged in runs and start in runs and bool((runs[averaged] < runs[start]).all())
+        for start, averaged in columns
     )
 
 
@@ -165,6 +207,21 @@ def _positive(runs: pd.DataFrame, column: str) -> Array:
     values = runs[column].to_numpy(dtype=float)
     if not (np.isfinite(values) & (values > 0)).all():
         raise InvalidValueError(column, values.tolist(), "must be finite and positive in every row")
+    return values
+
+
+def _averaged_losses(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
+    """Losses of the mean of the last weights before the checkpoint, ``[n, d]``."""
+    remedy = "Measure that mean at this checkpoint too, or fit the law on runs without these columns."
+    missing = [AVERAGED_START_LOSS + name for name in domains if AVERAGED_START_LOSS + name not in runs]
+    if missing:
+        raise SchemaError("plan for a law with measured gains", missing=missing, remedy=remedy)
+    values = values_by(runs, AVERAGED_START_LOSS, domains)
+    if not (np.isfinite(values) & (values > 0)).all():
+        column = AVERAGED_START_LOSS + domains[int(np.argwhere(~(values > 0))[0, 1])]
+        raise InvalidValueError(
+            column, runs[column].tolist(), "must be a finite positive loss in every row", remedy
+        )
     return values
 
 

@@ -13,7 +13,13 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.decay.family import Frame, Layout, evaluate
-from decaylaws.laws.decay.inputs import DecayInputs, check_columns, decay_inputs, final_losses
+from decaylaws.laws.decay.inputs import (
+    DecayInputs,
+    check_columns,
+    decay_inputs,
+    final_losses,
+    has_measured_gains,
+)
 from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, normal_radius, spread
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
@@ -51,6 +57,7 @@ class DecayLaw(DecaySlices):
         noise_: relative noise of one loss by domain, ``[d]``.
         draws_: parameters of the bootstrap refits, ``[num_draws, p]``.
         evidence_: ranges of the fitted rows: shares, tokens, LR, sizes.
+        is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
     draws_: Array
@@ -174,6 +181,7 @@ class DecayLaw(DecaySlices):
             "params": float(np.exp(np.log(runs["non_embedding_params"].to_numpy(dtype=float)).mean())),
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
+        self.is_measured_ = has_measured_gains(runs, self.domains_)
         starts = runs[["non_embedding_params", "start_tokens"]].to_numpy(dtype=float)
         self._seen = Seen(np.unique(starts, axis=0), float(runs["decay_tokens"].max()))
         self.evidence_ = _evidence(runs, self.sources_)
@@ -192,8 +200,9 @@ class DecayLaw(DecaySlices):
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
-            runs, sources=self.sources_, domains=self.domains_, reference_lr=self._reference["lr"]
-        )
+            runs, sources=self.sources_, domains=self.domains_, reference_lr=self._reference["lr"],
+            measured=self.is_measured_,
+        )  # fmt: skip
 
     def _solve(
         self, inputs: DecayInputs, observed: Array, prior: Prior, starts: Array,
@@ -341,6 +350,7 @@ class DecayLaw(DecaySlices):
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
+            "is_measured": self.is_measured_,
             "covariance": self._parameter_covariance, "sd": self._sd, "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
         }  # fmt: skip
@@ -350,6 +360,7 @@ class DecayLaw(DecaySlices):
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
         self._seen = Seen(np.array(state["seen"]["checkpoints"], dtype=float), state["seen"]["longest"])
+        self.is_measured_ = bool(state["is_measured"])
         self._theta = np.array(list(self.params_.values()))
         self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)

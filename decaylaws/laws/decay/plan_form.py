@@ -20,7 +20,7 @@ import numpy as np
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import EPSILON, Frame, Layout
+from decaylaws.laws.decay.family import EPSILON, Frame, Layout, annealed
 from decaylaws.laws.decay.inputs import DecayInputs
 
 POWER_FLOOR = 1e-9  # of the power law's shares, as in the family
@@ -127,7 +127,7 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         here=mixture_value(member.mixing, strengths, exponents, floor, trunk[None, None, :])[0],
         base=start + all_terms * _progress(shared, own, inputs, frame, size),
         weight=all_terms * (scale if relax_shares else scale * reached),
-        gain=all_terms * _gain(shared, own, inputs, size) if member.annealing else np.zeros_like(reached),
+        gain=_gain(shared, own, inputs, size) if member.annealing else np.zeros_like(reached),
         follows=shared["gain_follows"] if member.gain_follows and member.mixing != "none" else 0.0,
     )
 
@@ -154,6 +154,6 @@ def _progress(
 
 def _gain(shared: Mapping[str, float], own: Mapping[str, Array], inputs: DecayInputs, size: float) -> Array:
     """Annealing gain at the trunk's mixture, ``[d]``."""
-    memory = np.exp(-inputs.ages[0] / np.exp(shared["log_tau"]))
-    fall = float(np.sum(inputs.drops[0] * (1.0 - memory)))
-    return np.exp(own["log_anneal"]) * size ** shared["size_anneal"] * fall
+    fall = annealed(inputs, np.exp(shared["log_tau"]))[0][0]
+    exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
+    return inputs.measured_gain[0] * np.exp(own["log_anneal"] + np.log(size) * exponent) * fall

@@ -37,6 +37,10 @@ _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "size": (0.0, 0.1, -0.6, 0.6),
 }
 _OFFSET_SD = 3e-3  # of a checkpoint's measured loss, relative
+# where the gain was measured at every checkpoint, a decay as long as the measured mean gains just that
+_MEASURED_LOG_ANNEAL = (0.0, 0.25, -2.0, 2.0)
+_MEASURED_SIZE_ANNEAL = (0.0, 0.05, -0.5, 0.5)
+_MEASURED_OFFSET_SD = 1e-3
 _HIERARCHY_WEIGHT = 4.0  # parameters that the first guess of a hierarchical deviation counts for
 _COEFFICIENT_SD = {"none": 1.0, "power": 1.5, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
 
@@ -56,11 +60,15 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     """The prior for a runs table's inputs; parameters of absent terms are fixed at their means."""
     member, trunk_shares = frame.member, frame.trunk_shares
     layout = Layout(len(domains), len(sources), len(frame.checkpoints))
-    offset_sd = np.tile(_OFFSET_SD * inputs.start_loss.mean(axis=0), len(frame.checkpoints))
+    relative_sd = _MEASURED_OFFSET_SD if inputs.is_measured else _OFFSET_SD
+    offset_sd = np.tile(relative_sd * inputs.start_loss.mean(axis=0), len(frame.checkpoints))
     memory = np.log(max(float(inputs.ages.max()) / 5.0, 1.0))
     shared = {**_SHARED_PRIOR, "log_tau": (memory, _MEMORY_SD, memory - 4.0, memory + 3.0)}
+    own_prior = dict(_OWN_PRIOR)
+    if inputs.is_measured:
+        shared["size_anneal"], own_prior["log_anneal"] = _MEASURED_SIZE_ANNEAL, _MEASURED_LOG_ANNEAL
     table = np.array([shared[name] for name in SHARED])
-    own = np.array([_OWN_PRIOR[kind] for kind in OWN for _ in domains])
+    own = np.array([own_prior[kind] for kind in OWN for _ in domains])
     coefficients = _coefficients(member, domains, sources, trunk_shares).ravel()
     coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])
     mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd])
