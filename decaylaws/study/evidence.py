@@ -185,6 +185,9 @@ def _notes(
     notes = [
         f"Member '{law.member}' of the decay family has the smallest held-out error.",
         law.report_.status.sentence,
+        "The annealing gain of every checkpoint was measured, by the mean of its trunk's last weights."
+        if law.is_measured_
+        else "The annealing gain at other sizes is extrapolated: a trunk's mean weights are missing or no better.",
         *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
     inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
