@@ -43,13 +43,18 @@ def averaged_losses(
 ) -> dict[str, float]:
     """``averaged_loss:<domain>`` of a trunk whose checkpoints lie in ``directory``, nats per token.
 
+    Empty where there is no mean to take: ``averaged_tokens`` is empty, or a checkpoint is gone, as when a worker that
+    was thought dead has finished the same run and cleared up.
+
     Args:
-        config: the trunk; ``averaged_tokens`` of it must not be empty.
+        config: the trunk.
         store: the prepared corpus.
         directory: of the checkpoints.
         settings: held-out evaluation.
     """
     kept = [kept_checkpoint(directory, config.run_id, tokens) for tokens in averaged_tokens(config)]
+    if not kept or not all(path.is_file() for path in kept):
+        return {}
     paths = [*kept, final_checkpoint(directory, config.run_id)]
     states = [load_checkpoint(path, shape=config.shape) for path in paths]
     evaluation = EvaluationSet.build(

@@ -186,7 +186,7 @@ class Worker:
 
     def _averaged_losses(self, claim: Claim, result: RunResult) -> dict[str, float]:
         """Losses of the mean of a trunk's last weights; nothing for other runs."""
-        if not (averaged_tokens(claim.config) and result.row["reached_target"]):
+        if claim.config.kind != "trunk" or not result.row["reached_target"]:
             return {}
         where = self._workspace
         return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation)

@@ -107,6 +107,8 @@ def test_the_mean_of_weights_is_that_of_the_last_tenth(tmp_path: Path) -> None:
     (wanted,) = evaluation.losses(StackedLlama(trunk.shape), stack_params([mean]))
     found = averaged_losses(trunk, store, tmp_path, settings)
     assert found == pytest.approx({f"averaged_loss:{name}": loss for name, loss in wanted.items()}, rel=1e-6)
+    paths[1].unlink()
+    assert averaged_losses(trunk, store, tmp_path, settings) == {}
 
 
 @pytest.mark.parametrize("end_lr", [0.0, 2e-3])
