@@ -90,11 +90,8 @@ def simulated(
             )
         )
     trunk = np.array(list(TRUNK.values()))
-    one = {"non_embedding_params": sizes[0]}
-    rows += [
-        planned(trunk, decay_tokens=length, role="control", **one) for length in (50_000, 100_000, 200_000)
-    ]
-    hold = one | {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
+    rows += [planned(trunk, decay_tokens=length, role="control") for length in (50_000, 100_000, 200_000)]
+    hold = {"start_lr": 1e-4, "end_lr": 1e-4, "decay_shape": "constant", "role": "drop_and_hold"}
     rows += [planned(trunk, **hold), planned(trunk, decay_tokens=200_000, **hold)]
     for row in rows:
         full = 0.12 if gain is None else gain[row["non_embedding_params"]]
@@ -113,14 +110,13 @@ def with_averages(runs: pd.DataFrame, gain: object) -> pd.DataFrame:
 def jumping(sizes: tuple[int, ...], *, seed: int) -> pd.DataFrame:
     """Decays from checkpoints whose loss was measured on a jump, and whose gain follows no power of the size."""
     rng = np.random.default_rng(seed)
-    gain = {size: 0.12 + rng.uniform(-0.06, 0.06) for size in sizes}
+    gain = {size: 0.12 + rng.uniform(-0.06, 0.06) for size in sorted({*sizes, 100_000})}
     jump = {size: rng.normal(0, 0.03) for size in sizes}
     runs = simulated(24, seed=seed, sizes=sizes, gain=gain)
+    runs = runs[runs["non_embedding_params"].isin(sizes)].reset_index(drop=True)
     at = runs["non_embedding_params"]
-    averaged = with_averages(
-        runs, at.map(gain) * (1 - 0.6 * (1 - np.exp(-100 / 60)))
-    )  # of 100 steps, as a decay's
-    return averaged.assign(
+    held = 1 - 0.6 * (1 - np.exp(-100 / 60))  # of a decay as long as the mean
+    return with_averages(runs, at.map(gain) * held).assign(
         **{f"start_loss:{name}": runs[f"start_loss:{name}"] + at.map(jump) for name in SOURCES}
     )
 
