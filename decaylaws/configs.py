@@ -122,6 +122,32 @@ class OptimizerConfig:
             raise InvalidValueError("optimizer.weight_decay", self.weight_decay, "must not be negative")
 
 
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """How a proxy computes where that moves its last digits; equal configs must give equal losses.
+
+    Attributes:
+        precision: of the matmuls, ``float32`` or ``bfloat16``; weights and moments are float32.
+        compiled: whether ``torch.compile`` fuses the decoder blocks, which rounds differently.
+    """
+
+    precision: str = "float32"
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InvalidValueError(
+                "arithmetic.precision", self.precision, f"must be one of {', '.join(PRECISIONS)}"
+            )
+
+
+EXACT = Arithmetic()
+"""Eager float32: the same bits however runs are grouped."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One planned run.
@@ -139,6 +165,7 @@ class RunConfig:
         start_tokens: tokens that the trunk had seen at the fork.
         pool_tokens: the run sees only the first so many tokens of each source, so that a short proxy repeats
             its data as often as the long run that it stands for; ``None`` means all.
+        arithmetic: number format and compiler.
     """
 
     kind: str
@@ -152,6 +179,7 @@ class RunConfig:
     start_run_id: str | None = None
     start_tokens: int = 0
     pool_tokens: Mapping[str, int] | None = None
+    arithmetic: Arithmetic = EXACT
 
     def __post_init__(self) -> None:
         if self.kind not in RUN_KINDS:
@@ -202,7 +230,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` is its inverse."""
-        return {
+        values = {
             "kind": self.kind,
             "shape": asdict(self.shape),
             "schedule": self.schedule.to_dict(),
@@ -215,6 +243,9 @@ class RunConfig:
             "start_tokens": self.start_tokens,
             "pool_tokens": None if self.pool_tokens is None else dict(self.pool_tokens),
         }
+        if self.arithmetic != EXACT:  # not written otherwise: runs of earlier versions keep their identity
+            values["arithmetic"] = asdict(self.arithmetic)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -224,4 +255,5 @@ class RunConfig:
         content["schedule"] = Schedule.from_dict(content["schedule"])
         content["mixture"] = Mixture.from_dict(content["mixture"])
         content["optimizer"] = OptimizerConfig(**content["optimizer"])
+        content["arithmetic"] = Arithmetic(**content.get("arithmetic", {}))
         return cls(**content)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.configs import ModelShape, RunConfig
+from decaylaws.configs import EXACT, Arithmetic, ModelShape, RunConfig
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.runs import READ_OUT
@@ -126,11 +126,13 @@ class Planner:
     Args:
         settings: the study's settings.
         corpus: what was prepared.
+        arithmetic: of every run.
     """
 
-    def __init__(self, settings: StudySettings, corpus: CorpusFacts) -> None:
+    def __init__(self, settings: StudySettings, corpus: CorpusFacts, arithmetic: Arithmetic = EXACT) -> None:
         self.settings = settings
         self.corpus = corpus
+        self.arithmetic = arithmetic
         self.space = mixture_space(settings, corpus.available_tokens)
 
     def shape(self, name: str) -> ModelShape:
@@ -156,6 +158,7 @@ class Planner:
                 optimizer=self.settings.optimizer.config(),
                 seed=trunk.seed,
                 data_fingerprint=self.corpus.fingerprint,
+                arithmetic=self.arithmetic,
             ),
         )
 
@@ -183,6 +186,7 @@ class Planner:
                 start_run_id=trunk.run_id,
                 start_tokens=trunk.tokens,
                 pool_tokens=self.pool_tokens(),
+                arithmetic=self.arithmetic,
             ),
         )
 

@@ -225,6 +225,19 @@ class DecontaminationSettings(_Settings):
     on_overlap: Literal["refuse", "allow"] = "refuse"
 
 
+class TrainSettings(_Settings):
+    """How proxies compute; part of the identity of every run, unlike ``backend``."""
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the matmuls; bfloat16 pays where the processor has instructions for it"
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="torch.compile for the decoder blocks; auto measures when a long sweep is first planned "
+        "and keeps the answer",
+    )
+
+
 class BackendSettings(_Settings):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
@@ -278,6 +291,7 @@ class StudySettings(_Settings):
     target: TargetSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     decontamination: DecontaminationSettings = DecontaminationSettings()
+    train: TrainSettings = TrainSettings()
     backend: BackendSettings = BackendSettings()
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = 400

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,13 +99,16 @@ def matmul_flops(backend: Backend) -> float:
 def tokens_per_second(
     shape: ModelShape, batch_tokens: int, backend: Backend, slots: Sequence[int] = CANDIDATE_SLOTS
 ) -> dict[int, float]:
-    """Training tokens per second of one worker, all members together, by number of slots."""
+    """Training tokens per second of one worker, all members together, by number of slots.
+
+    Numbers of slots that a stack never has are left out (see ``Backend.slots_for``).
+    """
     found = {}
     with _one_thread():
         for count in slots:
-            chosen = Backend(
-                device=backend.device, slots=count, precision=backend.precision, compiled=backend.compiled
-            )
+            chosen = replace(backend, slots=count)
+            if chosen.slots_for(count) != count:
+                continue
             step = synthetic_step(shape, batch_tokens // shape.seq_len, chosen)
             found[count] = count * batch_tokens / seconds_of(step, backend.torch_device)
     return found

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ Params = dict[str, Tensor]
 
 # from here on [T, T] scores leave the cache and torch's blockwise attention wins
 LONG_SEQUENCE = 512
+MAX_COMPILED_SHAPES = 64
 
 
 def param_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -117,7 +118,7 @@ class StackedLlama:
         self.shape = shape
         self.dtype = dtype
         self._ops = formulas if compiled else kernels
-        self._blocks = torch.compile(self._run_blocks, dynamic=False) if compiled else self._run_blocks
+        self._blocks = _compiled(self._run_blocks) if compiled else self._run_blocks
         # float64 until the last moment: the angle of the last position keeps all digits of float32
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
         angles = torch.outer(torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents)
@@ -196,6 +197,17 @@ class StackedLlama:
             mask = self._mask[:length, :length].repeat(heads // kv_heads, 1)
             mixed = self._ops.attention(split, cos, sin, mask, heads)
         return mixed.view(*qkv.shape[:2], -1)
+
+
+def _compiled(blocks: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``blocks`` compiled for every shape that it meets; models of one shape share the code.
+
+    By default the compiler goes back to eager code at the ninth shape with no more than a warning, and its losses would
+    round differently. The limit is higher here, and ``fullgraph`` makes reaching it an error.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MAX_COMPILED_SHAPES)
+    return torch.compile(blocks, dynamic=False, fullgraph=True)
 
 
 _LAYER_PARAMS = ("attn_norm", "qkv", "attn_out", "mlp_norm", "gate_up", "down")

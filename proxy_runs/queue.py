@@ -300,12 +300,8 @@ def _owed(trial: FrozenTrial) -> bool:
 
 
 def _stackable(first: RunConfig, other: RunConfig) -> bool:
-    return (first.shape, first.optimizer, first.batch_tokens, first.kind) == (
-        other.shape,
-        other.optimizer,
-        other.batch_tokens,
-        other.kind,
-    )
+    names = ("shape", "optimizer", "batch_tokens", "kind", "arithmetic")
+    return all(getattr(first, name) == getattr(other, name) for name in names)
 
 
 def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from decaylaws.configs import ModelShape, OptimizerConfig, RunConfig
+from decaylaws.configs import Arithmetic, ModelShape, OptimizerConfig, RunConfig
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs import config_row
@@ -31,6 +31,9 @@ def config(**changes: object) -> RunConfig:
 def test_a_config_survives_json() -> None:
     assert RunConfig.from_dict(config().to_dict()) == config()
     assert RunConfig.from_dict(config().to_dict()).run_id == config().run_id
+    rough = config(arithmetic=Arithmetic(precision="bfloat16"))
+    assert RunConfig.from_dict(rough.to_dict()) == rough
+    assert "arithmetic" not in config().to_dict()  # runs of earlier versions keep their identity
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,8 @@ def test_a_config_survives_json() -> None:
         {"data_fingerprint": "g"},
         {"optimizer": OptimizerConfig(weight_decay=0.0)},
         {"pool_tokens": {"web": 640}},
+        {"arithmetic": Arithmetic(compiled=True)},
+        {"arithmetic": Arithmetic(precision="bfloat16")},
         {"schedule": warmup_stable_decay(1024, 2e-3, warmup_tokens=128, decay_tokens=0)},
     ],
 )

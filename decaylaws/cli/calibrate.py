@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from decaylaws.configs import ModelShape
+from decaylaws.configs import EXACT, Arithmetic, ModelShape
 from decaylaws.designs import Design
 from decaylaws.study import Study
 from decaylaws.study.layout import content_hash, read_json, write_json
@@ -60,7 +60,8 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
 
     planner, batch = study.planner(), study.settings.batch_tokens
     shapes = [planner.shape(name) for name in study.settings.shapes]
-    keys = {shape: content_hash(vars(shape), batch) for shape in shapes}
+    arithmetic = study.arithmetic()
+    keys = {shape: _key(shape, batch, arithmetic) for shape in shapes}
     small = _small_enough(shapes, batch)
     stored = _stored(study)
     unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
@@ -75,6 +76,12 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     found |= {shape: _scaled(shape, found) for shape in shapes if shape not in found}
     count = workers or study.settings.backend.workers or default_workers()
     return Calibration(stored["matmul_flops"], found, count)
+
+
+def _key(shape: ModelShape, batch_tokens: int, arithmetic: Arithmetic) -> str:
+    """Under which a speed is stored."""
+    changes = [] if arithmetic == EXACT else [vars(arithmetic)]
+    return content_hash(vars(shape), batch_tokens, *changes)
 
 
 def _stored(study: Study) -> dict[str, Any]:
@@ -122,4 +129,4 @@ def _scaled(shape: ModelShape, found: dict[ModelShape, dict[int, float]]) -> dic
 def _backend(study: Study) -> Backend:
     from proxy_runs.engine import Backend
 
-    return Backend(device=study.settings.backend.device)
+    return Backend(device=study.settings.backend.device, **vars(study.arithmetic()))

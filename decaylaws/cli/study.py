@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from decaylaws.cli.arithmetic import settle_arithmetic
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table
 from decaylaws.cli.export import print_exports
@@ -84,6 +85,8 @@ def plan(directory: StudyDir) -> None:
     """
     study = Study.open(directory)
     design, new = sweep.plan(study)
+    if settle_arithmetic(study, design, console):
+        design, new = sweep.plan(study)
     speed = calibrate(study)
     by_role = design.table().groupby(["role", "non_embedding_params"], sort=False)
     table = plain_table(

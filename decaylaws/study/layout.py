@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from decaylaws.configs import EXACT, Arithmetic
 from decaylaws.designs import CorpusFacts, Design, Planner
 from decaylaws.errors import DataError, InvalidValueError, StudyError
 from decaylaws.files import write_text
@@ -84,6 +85,11 @@ class Study:
     def calibration_file(self) -> Path:
         """Measured speed of the machine that planned last."""
         return self.root / "calibration.json"
+
+    @property
+    def arithmetic_file(self) -> Path:
+        """What ``train.compile: auto`` came to when the sweep was first planned."""
+        return self.root / "arithmetic.json"
 
     @property
     def runs_file(self) -> Path:
@@ -214,16 +220,28 @@ class Study:
         What decontamination decides is in the corpus, whose fingerprint is compared beside these settings.
         """
         settings = self.settings.model_dump(mode="json", exclude={"backend", "storage", "decontamination"})
+        # defaults that older studies did not have are left out: their stored results stay valid
         for source in settings["sources"].values():
-            if source["quality"] is None:  # as it was before sources could be cut: stored results stay valid
+            if source["quality"] is None:
                 del source["quality"]
         if not settings["groups"]:
             del settings["groups"]
+        settings["train"] = asdict(self.arithmetic())
+        if self.arithmetic() == EXACT:
+            del settings["train"]
         return settings
+
+    def arithmetic(self) -> Arithmetic:
+        """How proxies compute: what study.yaml says, and what ``auto`` came to; until then nothing is compiled."""
+        train = self.settings.train
+        compiled = train.compile
+        if compiled == "auto":
+            compiled = self.arithmetic_file.is_file() and read_json(self.arithmetic_file)["compiled"]
+        return Arithmetic(precision=train.precision, compiled=bool(compiled))
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""
-        return Planner(self.settings, self.corpus())
+        return Planner(self.settings, self.corpus(), self.arithmetic())
 
     def design(self) -> Design:
         """The planned sweep.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +20,16 @@ class Backend:
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto``, which takes the GPU where torch sees one.
-        slots: members that train as one stack.
+        slots: members that train as one stack, at most.
         precision: ``float32``, or ``bfloat16`` matmuls on float32 weights: up to twice as fast where the CPU
             has such instructions, and different from float32 by less than the noise between seeds.
-        compiled: let ``torch.compile`` fuse the decoder blocks. Repays its half minute for each new number of
-            slots in runs of many minutes; slots without a run then stay in the stack.
+        compiled: let ``torch.compile`` fuse the decoder blocks, which repays its half minute in sweeps of many
+            minutes.
 
-    With ``float32`` and not compiled, a run on one CPU thread gives the same bits whatever ``slots``.
+    In ``float32`` a run on one CPU thread gives the same bits whatever ``slots``.
+
+    Raises:
+        InvalidValueError: a value is out of range, or this machine lacks the GPU or the compiler.
     """
 
     device: str = "auto"
@@ -43,6 +48,13 @@ class Backend:
             )
         if self.precision not in DTYPES:
             raise InvalidValueError("precision", self.precision, f"must be one of {', '.join(DTYPES)}")
+        if self.compiled and not can_compile(self.torch_device):
+            raise InvalidValueError(
+                "compiled",
+                True,
+                "needs a C++ compiler on this machine",
+                "Install g++, name one in CXX, or set train.compile to false and plan again.",
+            )
 
     @property
     def torch_device(self) -> torch.device:
@@ -56,7 +68,22 @@ class Backend:
         """What the matmuls compute in."""
         return DTYPES[self.precision]
 
+    def slots_for(self, runs: int) -> int:
+        """Slots of a stack for so many runs.
+
+        Code compiled for another number of slots rounds differently. On a CPU, where stacking gains nothing, a
+        compiled stack has one, so that a run's numbers depend on no neighbour; on a GPU it keeps its full size.
+        """
+        if not self.compiled:
+            return min(self.slots, runs)
+        return 1 if self.torch_device.type == "cpu" else self.slots
+
     @property
     def is_exact(self) -> bool:
         """Whether training computes exactly what evaluation does."""
         return self.precision == "float32" and not self.compiled
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` has what it needs: on a CPU a C++ compiler, on a GPU the one that torch brings."""
+    return device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None

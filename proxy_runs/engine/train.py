@@ -44,8 +44,6 @@ def train(
     keep_at: Mapping[str, Sequence[int]] | None = None,
     slots: int = 1,
     device: str = "auto",
-    precision: str = "float32",
-    compiled: bool = False,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool] = lambda *_: False,
@@ -64,10 +62,8 @@ def train(
         on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
         start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
         keep_at: by ``run_id``, own tokens (whole steps) at which a checkpoint is kept.
-        slots: members of a stack; with ``device``, ``precision`` and ``compiled`` see ``Backend``.
+        slots: members of a stack at most; see ``Backend``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        precision: ``float32`` or ``bfloat16``.
-        compiled: whether to use ``torch.compile``.
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, all states are saved and the call returns.
         should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
@@ -77,13 +73,13 @@ def train(
         InvalidValueError, InfeasibleError: a plan that cannot be run on this corpus.
         DataError: a checkpoint or shard is missing, damaged or belongs to something else.
     """
-    backend = Backend(device=device, slots=slots, precision=precision, compiled=compiled)
     groups: dict[Any, list[RunConfig]] = {}
     for config in configs:
-        groups.setdefault((config.shape, config.batch_tokens), []).append(config)
+        groups.setdefault((config.shape, config.batch_tokens, config.arithmetic), []).append(config)
     where = _Where(checkpoint_dir, dict(start_checkpoints or {}), dict(keep_at or {}))
     hooks = _Hooks(on_result, progress, should_stop, should_prune)
     for group in groups.values():
+        backend = Backend(device=device, slots=slots, **vars(group[0].arithmetic))
         session = _Session(group, store, evaluation, where, hooks, backend)
         session.work(_Pace(save_seconds))
         if should_stop():
@@ -162,7 +158,7 @@ class _Session:
             tokens_per_domain=evaluation.tokens_per_domain,
             device=backend.torch_device,
         )
-        self._stack = Stack(shape, min(backend.slots, len(configs)), backend)
+        self._stack = Stack(shape, backend.slots_for(len(configs)), backend)
 
     def work(self, pace: _Pace) -> None:
         """Run until every run has ended or the caller wants to stop."""

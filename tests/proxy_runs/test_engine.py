@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from decaylaws.configs import ModelShape, OptimizerConfig, RunConfig
+from decaylaws.configs import Arithmetic, ModelShape, OptimizerConfig, RunConfig
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs import curves_table, fit_ready, runs_table
@@ -87,15 +87,16 @@ def fork(
     )
 
 
-def forks(trunk: RunConfig) -> list[RunConfig]:
+def forks(trunk: RunConfig, **arithmetic: Any) -> list[RunConfig]:
     """Different lengths, mixtures, LRs and seeds; one ends in a partial step."""
-    return [
+    configs = [
         fork(trunk, BATCH * 12, seed=1),
         fork(trunk, BATCH * 5 + SEQ_LEN, maths=0.2, seed=2),
         fork(trunk, BATCH * 20, lr=PEAK_LR / 2, seed=3),
         fork(trunk, BATCH * 7, maths=1.0, seed=4),
         fork(trunk, BATCH * 3, seed=5),
     ]
+    return [config.with_changes(arithmetic=Arithmetic(**arithmetic)) for config in configs]
 
 
 def run(store: TokenStore, configs: Sequence[RunConfig], directory: Path, **options: Any) -> Results:
@@ -255,27 +256,37 @@ def test_a_pruned_run_leaves_its_neighbours_alone(
 
 def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, trunk_dir: Path) -> None:
     exact = run(store, forks(trunk), trunk_dir, slots=3)
-    rough = run(store, forks(trunk), trunk_dir, slots=3, precision="bfloat16")
-    for run_id, result in exact.items():
+    rough = run(store, forks(trunk, precision="bfloat16"), trunk_dir, slots=3)
+    for config, other in zip(forks(trunk), forks(trunk, precision="bfloat16")):
         for domain in store.names:
             key = f"loss:{domain}"
-            assert rough[run_id].row[key] == pytest.approx(result.row[key], abs=5e-3)
-            assert rough[run_id].row[key] != result.row[key]
+            assert rough[other.run_id].row[key] == pytest.approx(exact[config.run_id].row[key], abs=5e-3)
+            assert rough[other.run_id].row[key] != exact[config.run_id].row[key]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at gradients of inner tensors
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_stack_keeps_its_size_and_agrees_closely(
+def test_compiled_runs_depend_on_no_neighbour_and_agree_closely(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path
 ) -> None:
+    configs = forks(trunk, compiled=True)
     exact = run(store, forks(trunk), trunk_dir, slots=2)
-    compiled = run(store, forks(trunk), trunk_dir, slots=2, compiled=True)
-    assert compiled.keys() == exact.keys()
-    for run_id, result in exact.items():
+    compiled = run(store, configs, trunk_dir, slots=2)
+    for config, eager in zip(configs, forks(trunk)):
         for domain in store.names:
             key = f"loss:{domain}"
-            assert compiled[run_id].row[key] == pytest.approx(result.row[key], abs=1e-4)
+            assert compiled[config.run_id].row[key] == pytest.approx(exact[eager.run_id].row[key], abs=1e-4)
+    assert run(store, configs[:1], trunk_dir, slots=3, should_stop=stop_after(5)) == {}  # the state is saved
+    assert run(store, configs[:1], trunk_dir) == {configs[0].run_id: compiled[configs[0].run_id]}
+
+
+def test_a_machine_without_a_compiler_says_so(
+    store: TokenStore, trunk: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InvalidValueError, match=r"C\+\+ compiler"):
+        run(store, [trunk.with_changes(arithmetic=Arithmetic(compiled=True))], tmp_path)
 
 
 def test_runs_of_several_shapes_and_batches_may_be_given_together(
@@ -424,4 +435,4 @@ def test_plans_that_do_not_fit_the_corpus_are_refused(
     with pytest.raises(InvalidValueError, match="device"):
         run(store, [trunk], tmp_path, device="tpu")
     with pytest.raises(InvalidValueError, match="precision"):
-        run(store, [trunk], tmp_path, precision="float8")
+        forks(trunk, precision="float8")

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from decaylaws.cli import arithmetic
 from decaylaws.cli import calibrate as calibrating
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
+from decaylaws.configs import EXACT, Arithmetic
 from decaylaws.study import Study
 from proxy_runs.machine import best_slots
 from proxy_runs.pool import PoolProgress
@@ -96,3 +98,55 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
 def test_more_slots_must_be_clearly_faster() -> None:
     assert best_slots({1: 100.0, 2: 102.0, 4: 90.0}) == 1
     assert best_slots({1: 100.0, 2: 110.0, 4: 112.0}) == 2
+
+
+def test_a_long_sweep_is_compiled_where_that_pays_and_the_answer_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_study(tmp_path)
+    decaylaws("prepare", str(tmp_path))
+    monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
+    assert "train.compile" not in decaylaws("plan", str(tmp_path))  # too short to be tried
+    study = Study.open(tmp_path)
+    assert study.arithmetic() == EXACT
+    eager, settings = {run.config.run_id for run in study.design()}, study.decisive_settings()
+    assert "train" not in settings
+
+    study.arithmetic_file.unlink()
+    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0)
+    monkeypatch.setattr(arithmetic, "MIN_GAIN", 0.0)  # nothing can repay a compilation here
+    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: 2e9)
+    printed = decaylaws("plan", str(tmp_path))
+    assert "train.compile: on; the proxy trains 2.00 times as fast" in printed
+    assert study.arithmetic() == Arithmetic(compiled=True)
+    assert {run.config.arithmetic for run in study.design()} == {Arithmetic(compiled=True)}
+    assert not eager & {run.config.run_id for run in study.design()}
+
+    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: pytest.fail("decided again"))
+    assert "train.compile" not in decaylaws("plan", str(tmp_path))
+    assert study.decisive_settings() == {**settings, "train": {"precision": "float32", "compiled": True}}
+
+
+def test_a_sweep_that_has_begun_or_gains_nothing_is_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_study(tmp_path)
+    decaylaws("prepare", str(tmp_path))
+    monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
+    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0)
+    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: 5e8)
+    assert "train.compile: off; the proxy trains 0.50 times as fast" in decaylaws("plan", str(tmp_path))
+    study = Study.open(tmp_path)
+    assert study.arithmetic() == EXACT
+
+    def fail(study: Study) -> float:
+        raise RuntimeError("g++: internal compiler error\nmore")
+
+    study.arithmetic_file.unlink()
+    monkeypatch.setattr(arithmetic, "_compiled_speed", fail)
+    assert "train.compile: off; g++: internal compiler error" in decaylaws("plan", str(tmp_path))
+
+    study.arithmetic_file.unlink()
+    study.checkpoint_dir.mkdir()
+    assert "train.compile" not in decaylaws("plan", str(tmp_path))
+    assert study.arithmetic() == EXACT
