@@ -221,14 +221,14 @@ def test_a_diverged_run_is_closed_with_a_reason_and_its_neighbours_go_on_bit_for
     store: TokenStore, trunk: RunConfig, trunk_dir: Path
 ) -> None:
     healthy = forks(trunk)
-    broken = fork(trunk, BATCH * 9, lr=1e30)
+    broken = fork(trunk, BATCH * 9).with_changes(optimizer=OptimizerConfig(weight_decay=3e37))
     results = run(store, [healthy[0], broken, *healthy[1:]], trunk_dir, slots=3)
     result = results.pop(broken.run_id)
     assert results == run(store, healthy, trunk_dir, slots=3)
     assert (result.status, result.row["reached_target"]) == ("diverged", False)
-    assert result.reason.startswith("diverged at step 2: loss ")
+    assert result.reason.startswith("diverged at step 3: loss ")
     assert "loss:maths" not in result.row
-    assert result.row["train_flops"] == BATCH * trunk.shape.train_flops_per_token
+    assert result.row["train_flops"] == 2 * BATCH * trunk.shape.train_flops_per_token
     table = runs_table({**r.row, "role": "grid"} for r in [result, *results.values()])
     assert len(fit_ready(table, store.names)[0]) == len(healthy)
 
