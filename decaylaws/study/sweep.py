@@ -120,19 +120,22 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
 
 
 def with_averaged_starts(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``averaged_start_loss:<domain>`` of every run that starts at the end of a trunk which has one."""
+    """The table with ``averaged_start_loss:<domain>`` of every run that starts at the end of a trunk.
+
+    Left out where one trunk has no average: a law fitted on the others could say nothing about its decays.
+    """
     if runs.empty:
         return runs
+    trunks = runs[(runs["kind"] == "trunk") & runs["reached_target"].astype(bool)].set_index("run_id")
     starts = runs["start_run_id"]
-    trunks = runs.set_index("run_id")
-    forks_at_end = trunks["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
-    columns = {
-        AVERAGED_START_LOSS + domain: np.where(
-            forks_at_end, trunks[AVERAGED_LOSS + domain].reindex(starts).to_numpy(), np.nan
-        )
-        for domain in names_with(runs, AVERAGED_LOSS)
-    }
-    return runs.assign(**columns)
+    at_end = trunks["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
+    return runs.assign(
+        **{
+            AVERAGED_START_LOSS + domain: np.where(at_end, averages.reindex(starts).to_numpy(), np.nan)
+            for domain in names_with(runs, AVERAGED_LOSS)
+            if (averages := trunks[AVERAGED_LOSS + domain]).notna().all()
+        }
+    )
 
 
 def decays(runs: pd.DataFrame) -> pd.DataFrame:

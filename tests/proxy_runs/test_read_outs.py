@@ -86,6 +86,10 @@ def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
     assert runs.at[fork.run_id, "averaged_start_loss:general"] == averaged
     assert pd.isna(runs.at[trunk.run_id, "averaged_start_loss:general"])
     assert pd.isna(runs.at[fork.run_id, "averaged_loss:general"])
+    rows = [result["row"] for result in results]
+    other = {name: value for name, value in rows[0].items() if not name.startswith("averaged")}
+    with_another = with_averaged_starts(runs_table([*rows, other | {"kind": "trunk", "run_id": "another"}]))
+    assert "averaged_start_loss:general" not in with_another
     assert len(averaged_tokens(trunk)) == 10
     assert sorted(path.name for path in workspace.checkpoints.iterdir()) == [f"{trunk.run_id}.safetensors"]
 
