@@ -142,7 +142,7 @@ def test_the_table_prices_every_run(design: Design) -> None:
 def test_a_plan_says_what_it_can_detect_before_it_runs(tmp_path: Path, settings: StudySettings) -> None:
     study = Study(tmp_path, settings)
     effect, unit = detectable_effect(study)
-    assert unit == "times what one run varies between seeds (standard deviation)"
+    assert unit == "standard deviations of one run between seeds"
     assert effect == pytest.approx(Noise(1.0, settings.design.num_replicates - 1).detectable_effect())
     column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}
     constant = dict.fromkeys(RUN_COLUMNS, 1) | {"kind": "decay", "role": "replicate", "reached_target": True}

@@ -15,6 +15,7 @@ from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.mixtures.geometry import stick_breaking
 from decaylaws.progress import Progress
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
+from decaylaws.search.quiet import quiet_optuna
 
 _STAGE = "search"
 
@@ -144,10 +145,5 @@ def _tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:
 def _quiet_study(
     storage: optuna.storages.BaseStorage | str | None, sampler: optuna.samplers.BaseSampler
 ) -> optuna.Study:
-    """A new study without Optuna's line about it: progress has its own channel."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with quiet_optuna():
         return optuna.create_study(storage=storage, sampler=sampler)
-    finally:
-        optuna.logging.set_verbosity(verbosity)

@@ -33,6 +33,7 @@ from decaylaws.designs import PlannedRun, Planner
 from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
 from decaylaws.runs import objective_value
+from decaylaws.search.quiet import quiet_optuna
 from decaylaws.settings import SamplerSettings
 
 LOG_RATIO_BOUND = 3.5
@@ -67,15 +68,16 @@ class Proposals:
         self.lengths = sorted(planner.settings.design.decay_tokens)
         self._space = self._search_space()
         key = planner.trunk(planner.settings.proxy).config.run_id
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=f"{name}/{sampler.kind}/{key}{_frozen_key(planner.space)}",
-            directions=["minimize"] * (2 if self.has_two_goals else 1),
-            pruner=optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=1, reduction_factor=sampler.promote or 2
-            ),
-            load_if_exists=True,
-        )
+        with quiet_optuna():
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=f"{name}/{sampler.kind}/{key}{_frozen_key(planner.space)}",
+                directions=["minimize"] * (2 if self.has_two_goals else 1),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(
+                    min_resource=1, reduction_factor=sampler.promote or 2
+                ),
+                load_if_exists=True,
+            )
 
     @property
     def has_two_goals(self) -> bool:

@@ -84,7 +84,7 @@ def detectable_effect(study: Study) -> tuple[float, str]:
         except InvalidValueError:
             pass  # no two replicates have finished: what the design promises is all there is to say
     degrees = study.settings.design.num_replicates - 1
-    unit = "times what one run varies between seeds (standard deviation)"
+    unit = "standard deviations of one run between seeds"
     return Noise(1.0, degrees).detectable_effect(), unit
 
 

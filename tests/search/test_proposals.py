@@ -85,6 +85,16 @@ def test_a_sampler_does_better_than_chance_and_counts_its_proposals(storage: Bas
         found.planner.space.check(run.config.mixture, run.config.tokens)
 
 
+def test_opening_a_sampler_says_nothing(storage: BaseStorage, caplog: pytest.LogCaptureFixture) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.create_study(storage=storage)
+    assert "A new study created" in caplog.text
+    caplog.clear()
+    proposals(storage, kind="tpe", trials=4, batch=4)
+    assert caplog.text == ""
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
 def test_a_batch_is_open_at_once_and_survives_its_asker(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'storage.sqlite3'}"
     first = proposals(storage, kind="tpe", trials=6, batch=4)

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column
+from decaylaws.laws.drawn import DrawnLaw
 from decaylaws.laws.scaling.families import Family, PowerSum
 from decaylaws.laws.scaling.law import SizeTokenLaw
-from decaylaws.laws.scaling.objective import widened
 from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
@@ -80,7 +80,7 @@ class AccuracySizeTokenLaw(SizeTokenLaw):
         return _accuracy(super().predict(X, interval), self.chance)
 
 
-class AccuracyComputeLaw(Law):
+class AccuracyComputeLaw(DrawnLaw):
     """``-log q = A C^-alpha`` for runs of one ratio of tokens to parameters.
 
     ``X`` has the column ``flops``; ``y`` is the accuracy, the column ``accuracy`` without it.
@@ -103,10 +103,6 @@ class AccuracyComputeLaw(Law):
     """
 
     center_: float
-    theta_: Array
-    draws_: Array
-    residuals_: Array
-    extrapolation_error_: float | None
 
     def __init__(
         self, *, huber_delta: float = 1e-2, num_draws: int = 200, seed: int = 0, chance: float = 0.0
@@ -144,12 +140,7 @@ class AccuracyComputeLaw(Law):
         mean = np.exp(design @ self.theta_)
         if interval is None:
             return _accuracy(mean, self.chance)
-        rng = np.random.default_rng(self.seed)
-        noise = rng.choice(
-            widened(self.residuals_, len(self.theta_), self.extrapolation_error_),
-            size=(len(self.draws_), len(mean)),
-        )
-        draws = np.exp(self.draws_ @ design.T - noise)
+        draws = np.exp(self.draws_ @ design.T - self._scatter((len(self.draws_), len(mean))))
         return _accuracy(quantile_interval(mean, draws, interval), self.chance)
 
     def _solve(self, design: Array, target: Array) -> Solution:
@@ -175,22 +166,11 @@ class AccuracyComputeLaw(Law):
         return np.stack([np.ones_like(flops), -np.log(flops / self.center_)], axis=1)
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "params": self.params_,
-            "center": self.center_,
-            "theta": self.theta_,
-            "draws": self.draws_,
-            "residuals": self.residuals_,
-            "extrapolation_error": self.extrapolation_error_,
-        }
+        return {**super()._state(), "center": self.center_}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.params_ = state["params"]
+        super()._restore(state)
         self.center_ = float(state["center"])
-        self.theta_ = np.array(state["theta"], dtype=float)
-        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(_POWER_NAMES))
-        self.residuals_ = np.array(state["residuals"], dtype=float)
-        self.extrapolation_error_ = state["extrapolation_error"]
 
 
 def _surprise(accuracy: Array, chance: float) -> Array:

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column, runs_of
-from decaylaws.laws.scaling.objective import widened
+from decaylaws.laws.drawn import DrawnLaw
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
 
@@ -21,7 +21,7 @@ _SLOPE_STARTS = (1.0, 3.0, 10.0)
 _HELD_SHARE = 0.25  # of the rows, those with the lowest loss, in the extrapolation test
 
 
-class SigmoidLink(Law):
+class SigmoidLink(DrawnLaw):
     """``accuracy = floor + (ceiling - floor) / (1 + exp(slope (loss - midpoint)))`` (the OLMo ladder's step 2).
 
     ``X`` has the column ``loss``: the task's own, best the gold answer's bits per byte; ``run`` marks the
@@ -45,11 +45,6 @@ class SigmoidLink(Law):
         extrapolation_error_: mean absolute error on the quarter of the rows with the lowest loss, predicted
             from the others; None where these cannot be fitted. Intervals are at least as wide.
     """
-
-    theta_: Array
-    draws_: Array
-    residuals_: Array
-    extrapolation_error_: float | None
 
     def __init__(
         self,
@@ -102,12 +97,8 @@ class SigmoidLink(Law):
             raise InvalidValueError(
                 "interval", type(self).__name__, "needs at least two runs and num_draws > 0"
             )
-        rng = np.random.default_rng(self.seed)
-        noise = rng.choice(
-            widened(self.residuals_, len(self.theta_), self.extrapolation_error_), size=losses.shape
-        )
         values = np.array([_value(theta, row) for theta, row in zip(self.draws_, losses)])
-        return np.clip(values - noise, 0.0, 1.0)
+        return np.clip(values - self._scatter(losses.shape), 0.0, 1.0)
 
     def _interval(self, loss: Array, mean: Array, level: float) -> Prediction:
         return quantile_interval(mean, self.draws_at(np.tile(loss, (len(self.draws_), 1))), level)
@@ -154,22 +145,6 @@ class SigmoidLink(Law):
             return None
         theta = self._solve(loss[~held], accuracy[~held], self.theta_[None]).theta
         return float(np.mean(np.abs(_value(theta, loss[held]) - accuracy[held])))
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "params": self.params_,
-            "theta": self.theta_,
-            "draws": self.draws_,
-            "residuals": self.residuals_,
-            "extrapolation_error": self.extrapolation_error_,
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.params_ = state["params"]
-        self.theta_ = np.array(state["theta"], dtype=float)
-        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(_NAMES))
-        self.residuals_ = np.array(state["residuals"], dtype=float)
-        self.extrapolation_error_ = state["extrapolation_error"]
 
 
 def _public(theta: Array) -> list[float]:

@@ -22,8 +22,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.scaling.objective import widened
+from decaylaws.laws.base import Array, Prediction
+from decaylaws.laws.drawn import DrawnLaw
 from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
@@ -55,7 +55,7 @@ class _Pairs:
         return _Pairs(self.log_params[rows], self.log_tokens[rows], self.begin[rows], self.end[rows])
 
 
-class DecayGain(Law):
+class DecayGain(DrawnLaw):
     """Gain of decaying to zero, nats per token, as progress plus annealing.
 
     ``X`` has the columns ``params``, ``tokens_begin`` and ``tokens_end``; ``gain`` (or ``y``) is the loss
@@ -75,12 +75,8 @@ class DecayGain(Law):
             predicted from the others; None where those are too few.
     """
 
-    theta_: Array
     progress_: Array
     center_: tuple[float, float]
-    draws_: Array
-    residuals_: Array
-    extrapolation_error_: float | None
 
     def __init__(self, *, num_draws: int = 200, seed: int = 0) -> None:
         self.num_draws = num_draws
@@ -141,9 +137,7 @@ class DecayGain(Law):
 
     def _interval(self, pairs: _Pairs, mean: Array, level: float) -> Prediction:
         """Spread of the annealing part's parameters and scatter of measured gains."""
-        scatter = widened(self.residuals_, len(self.theta_), self.extrapolation_error_)
-        rng = np.random.default_rng(self.seed)
-        noise = rng.choice(scatter, size=(len(self.draws_), len(mean)))
+        noise = self._scatter((len(self.draws_), len(mean)))
         gains = np.array([self._value(theta, pairs) for theta in self.draws_]) * np.exp(-noise)
         return quantile_interval(mean, gains, level)
 
@@ -187,23 +181,14 @@ class DecayGain(Law):
         }
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "params": self.params_,
-            "center": self.center_,
-            "draws": self.draws_,
-            "residuals": self.residuals_,
-            "extrapolation_error": self.extrapolation_error_,
-        }
+        return {**super()._state(), "center": self.center_}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.params_ = p = state["params"]
-        self.theta_ = np.array([np.log(p["G"]), p["gamma"], p["delta"]])
+        super()._restore(state)
+        p = self.params_
         log_b = np.log(p["B"]) if p["B"] > 0 else -np.inf
         self.progress_ = np.array([log_b, p["pi"], np.log(p["beta"])])
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
-        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self.theta_))
-        self.residuals_ = np.array(state["residuals"], dtype=float)
-        self.extrapolation_error_ = state["extrapolation_error"]
 
 
 def _progress(progress: Array, pairs: _Pairs) -> Array:

@@ -10,16 +10,17 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.base import Array, Prediction
+from decaylaws.laws.drawn import DrawnLaw
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.laws.scaling.families import Family, Inputs
-from decaylaws.laws.scaling.objective import Objective, widened
+from decaylaws.laws.scaling.objective import Objective
 from decaylaws.laws.scaling.tables import positive, require_spread, size_token_columns
 from decaylaws.laws.solver import Solution
 from decaylaws.laws.uncertainty import bootstrap, quantile_interval
 
 
-class SizeTokenLaw(Law):
+class SizeTokenLaw(DrawnLaw):
     """A law ``L(N, D)`` of size and tokens; subclasses name the shape.
 
     The objective is the *sum* of Huber losses of ``log(predicted) - log(observed)``, Hoffmann et al.'s
@@ -50,11 +51,7 @@ class SizeTokenLaw(Law):
             predicted from the others; None where those cannot be fitted. Intervals are at least as wide.
     """
 
-    theta_: Array
     center_: tuple[float, float]
-    draws_: Array
-    residuals_: Array
-    extrapolation_error_: float | None
 
     def __init__(
         self,
@@ -164,11 +161,7 @@ class SizeTokenLaw(Law):
 
     def _draws_at(self, inputs: Inputs) -> Array:
         draws = self._require_draws()
-        rng = np.random.default_rng(self.seed)
-        noise = rng.choice(
-            widened(self.residuals_, len(self.theta_), self.extrapolation_error_),
-            size=(len(draws), len(inputs.log_params)),
-        )
+        noise = self._scatter((len(draws), len(inputs.log_params)))
         return np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
 
     def _require_draws(self) -> Array:
@@ -180,22 +173,11 @@ class SizeTokenLaw(Law):
         return self.draws_
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "params": self.params_,
-            "theta": self.theta_,
-            "center": self.center_,
-            "draws": self.draws_,
-            "residuals": self.residuals_,
-            "extrapolation_error": self.extrapolation_error_,
-        }
+        return {**super()._state(), "center": self.center_}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.params_ = state["params"]
-        self.theta_ = np.array(state["theta"], dtype=float)
+        super()._restore(state)
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
-        self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self.theta_))
-        self.residuals_ = np.array(state["residuals"], dtype=float)
-        self.extrapolation_error_ = state["extrapolation_error"]
 
 
 def _inputs(params: Array, tokens: Array, unique: Array, center: tuple[float, float]) -> Inputs:

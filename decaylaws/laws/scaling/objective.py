@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.laws.base import Array
+from decaylaws.laws.drawn import degrees_factor
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.solver import Solution, solve
 
@@ -154,21 +155,6 @@ def huber_variance(spread: float, delta: float) -> float:
     inside = 2 * norm.cdf(cut) - 1
     score = inside - 2 * cut * norm.pdf(cut) + 2 * cut**2 * norm.sf(cut)
     return float(spread**2 * score / inside**2)
-
-
-def degrees_factor(num_rows: int, num_params: int) -> float:
-    """Variance inflation of residuals for the parameters that were fitted to them, at most fourfold."""
-    return num_rows / max(num_rows - num_params, num_rows / 4)
-
-
-def widened(residuals: Array, num_params: int, extrapolation_error: float | None) -> Array:
-    """Residuals ``[n]`` as the scatter of new runs: inflated for the fitted parameters, or until their mean size
-    is the extrapolation error if that is more."""
-    inflation = float(np.sqrt(degrees_factor(len(residuals), num_params)))
-    size = float(np.mean(np.abs(residuals)))
-    if extrapolation_error is not None and size > 0:
-        inflation = max(inflation, extrapolation_error / size)
-    return inflation * residuals
 
 
 class _Latest:
