@@ -17,36 +17,42 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="decaylaws",
-    help="Plan the decay of a language model: microanneals, decay laws, mixture search, confirmed recipes.",
+    help="Plan the decay of a language model: microanneals, decay laws, mixture search, confirmed recipes.\n\n"
+    "Begin with 'decaylaws demo', or on your own text with 'decaylaws init my-study --template quick'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (
-    study.init,
-    study.prepare,
-    study.plan,
-    study.run,
-    study.fit,
-    study.recommend,
-    study.confirm,
-    export.export,
-    study.launch,
-    study.report,
-    study.status,
-    study.demo,
-):
-    app.command()(verb)
-app.command()(recipe.doctor)
-app.command()(evaluation.evaluate)
-app.command()(evaluation.compare_evals)
-app.command()(evaluation.to_hf)
-app.command()(evaluation.benchmarks)
-app.command("decontaminate")(decontaminate_verb)
-app.command("deduplicate")(deduplicate_verb)
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(context.app, name="context")
+PANELS = {
+    "A study, verb by verb": (
+        study.init,
+        study.prepare,
+        study.plan,
+        study.run,
+        study.fit,
+        study.recommend,
+        study.confirm,
+        export.export,
+        study.launch,
+        study.report,
+        study.status,
+        study.demo,
+    ),
+    "Checkpoints": (
+        recipe.doctor,
+        evaluation.evaluate,
+        evaluation.compare_evals,
+        evaluation.to_hf,
+        evaluation.benchmarks,
+    ),
+    "Text": (decontaminate_verb, deduplicate_verb),
+}
+NAMES = {decontaminate_verb: "decontaminate", deduplicate_verb: "deduplicate"}
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
+for name, group in (("schedule", schedule.app), ("recipe", recipe.app), ("context", context.app)):
+    app.add_typer(group, name=name, rich_help_panel="Schedules and recipes")
 
 
 def main() -> None:

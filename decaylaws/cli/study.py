@@ -32,11 +32,15 @@ def init(
     template: Annotated[
         str,
         typer.Option(
-            help="'study' or, for little text and a first look, 'quick': your sources; 'demo': the demo's"
+            help="'study': your sources; 'quick': yours, sized for a first look; 'demo': the demo's"
         ),
     ] = "study",
 ) -> None:
-    """Make a study directory with an annotated study.yaml."""
+    """Make a study directory with an annotated study.yaml.
+
+    A study.yaml that is there already stays as it is.
+    Next: name your sources in it, then decaylaws prepare.
+    """
     existed = (directory / "study.yaml").exists()
     study = Study.create(directory, template=template)
     line = f"{study.root / 'study.yaml'} {'is there already and stays as it is' if existed else 'written'}."
@@ -46,7 +50,12 @@ def init(
 
 
 def prepare(directory: StudyDir) -> None:
-    """Read, deduplicate, split and tokenise the sources."""
+    """Read, deduplicate, split and tokenise the sources.
+
+    Reads study.yaml and the files that it names.
+    Writes corpus/: train and held-out tokens of every source, and the tokenizer.
+    Next: decaylaws plan.
+    """
     from decaylaws.cli import training
 
     study = Study.open(directory)
@@ -139,7 +148,12 @@ def run(
     tasks: Annotated[int, typer.Option(help="machines of the Slurm job", min=1)] = 4,
     time_limit: Annotated[str, typer.Option(help="time limit of each, HH:MM:SS")] = "04:00:00",
 ) -> None:
-    """Train the trunks and microanneals of the plan that are not finished yet."""
+    """Train the trunks and microanneals of the plan that are not finished yet.
+
+    Reads plan.json and the corpus. Writes runs.csv and curves.csv.
+    Ctrl-C at any time: the same command goes on where it was.
+    Next: decaylaws fit.
+    """
     from decaylaws.cli import training
 
     study = Study.open(directory)
@@ -205,7 +219,12 @@ def recommend(directory: StudyDir) -> None:
 
 
 def confirm(directory: StudyDir, workers: Workers = None) -> None:
-    """Store predictions, then run the recipe and its rivals at the proxy's and at the target's scale."""
+    """Store predictions, then run the recipe and its rivals at the proxy's and at the target's scale.
+
+    Reads recipe.yaml and the law. Writes confirm.json (the predictions, before any
+    run starts), then trains four mixtures at both scales and says who won.
+    Next: decaylaws export, launch or report.
+    """
     from decaylaws.cli import training
 
     study = Study.open(directory)
@@ -232,7 +251,12 @@ def launch(
     slurm_gpus: Annotated[int, typer.Option(help="GPUs of a node", min=1)] = 8,
     slurm_hours: Annotated[float, typer.Option(help="time limit of a job; it is requeued")] = 24.0,
 ) -> None:
-    """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint."""
+    """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint.
+
+    Reads recipe.yaml, the corpus and the trunk's checkpoint.
+    Writes launch/: checkpoints, metrics, result.json and hf/; started again, it goes on.
+    Next: decaylaws report, or evaluate launch/hf.
+    """
     from decaylaws.cli import training
 
     study = Study.open(directory)
@@ -261,9 +285,9 @@ def report(directory: StudyDir) -> None:
     """Write the decision report, one self-contained HTML file.
 
     Reads all that the study holds: runs, laws, recipe, confirmation, launched run,
-    wherever they are there. Needs a recipe, no more.
+    evaluations, wherever they are there. Needs a recipe, no more.
     Writes report.html, which opens from disk without a network.
-    Write it again after confirm and launch.
+    Write it again after confirm, launch and evaluate.
     """
     from decaylaws.report import write_report
 
@@ -298,7 +322,11 @@ def demo(
     directory: Annotated[Path, typer.Argument(help="where the demo's study goes")] = Path("demo-study"),
     workers: Workers = None,
 ) -> None:
-    """All of it on text out of installed packages, small enough for a laptop."""
+    """All of it on text out of installed packages, small enough for a laptop.
+
+    Every verb from init to report, in about a quarter of an hour on two cores.
+    Ctrl-C at any time: the same command goes on where it was.
+    """
     init(directory, template="demo")
     parts = (
         ("1/9 prepare: real text out of installed packages", lambda: prepare(directory)),
