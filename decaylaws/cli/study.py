@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.table import Table
 
 from decaylaws.cli.arithmetic import settle_arithmetic
-from decaylaws.cli.calibrate import calibrate
+from decaylaws.cli.calibrate import Calibration, calibrate
 from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table
 from decaylaws.cli.export import print_exports
+from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
@@ -97,26 +99,9 @@ def plan(directory: StudyDir) -> None:
     if settle_arithmetic(study, design, console):
         design, new = sweep.plan(study)
     speed = calibrate(study)
-    by_role = design.table().groupby(["role", "non_embedding_params"], sort=False)
-    table = plain_table(
-        "role",
-        "N (non-embedding)",
-        "runs",
-        "tokens",
-        "FLOPs",
-        "hours",
-        title="plan" if new else "plan (kept)",
-    )
-    for (role, params), rows in by_role:
-        table.add_row(
-            role,
-            f"{params:,}",
-            str(len(rows)),
-            f"{rows['tokens'].sum():,}",
-            f"{rows['train_flops'].sum():.3g}",
-            f"{speed.params_hours(params, rows['tokens'].sum()):.3g}",
-        )
-    console.print(table)
+    hours = speed.plan_hours(design)
+    clock, per_hour = ("hours", 1) if hours >= 1 else ("minutes", 60)
+    console.print(_cost_table(design, speed, clock, per_hour, title="plan" if new else "plan (kept)"))
     for group in study.settings.source_groups:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
@@ -128,14 +113,26 @@ def plan(directory: StudyDir) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"About {_duration(speed.plan_hours(design))} with {speed.workers} workers on this machine, as measured now "
+        f"About {per_hour * hours:.2g} {clock} with {speed.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",
         highlight=False,
     )
 
 
-def _duration(hours: float) -> str:
-    return f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+def _cost_table(design: Design, speed: Calibration, clock: str, per_hour: int, *, title: str) -> Table:
+    """Runs of each role and size, and how long they take in units of which an hour has ``per_hour``."""
+    table = plain_table("role", "N (non-embedding)", "runs", "tokens", "FLOPs", clock, title=title)
+    for (role, params), rows in design.table().groupby(["role", "non_embedding_params"], sort=False):
+        tokens = int(rows["tokens"].sum())
+        table.add_row(
+            role,
+            f"{params:,}",
+            str(len(rows)),
+            f"{tokens:,}",
+            f"{rows['train_flops'].sum():.3g}",
+            f"{per_hour * speed.params_hours(params, tokens):.3g}",
+        )
+    return table
 
 
 def run(
