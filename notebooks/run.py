@@ -32,7 +32,13 @@ def execute(path: Path) -> nbformat.NotebookNode:
     # what tqdm says where ipywidgets is missing belongs in no stored output
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     where = {"metadata": {"path": str(path.parent)}}
-    return NotebookClient(notebook, timeout=CELL_TIMEOUT_SECONDS, resources=where).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT_SECONDS,
+        resources=where,
+        coalesce_streams=True,  # what a command prints is one text, however it was flushed
+    )
+    return client.execute()
 
 
 def code_stamp(notebook: nbformat.NotebookNode) -> str:
