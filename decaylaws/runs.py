@@ -31,45 +31,51 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, SchemaError
 from decaylaws.files import atomic_write
+from decaylaws.rows import (
+    AVERAGED_LOSS,
+    AVERAGED_SHARE,
+    AVERAGED_START_LOSS,
+    BPB,
+    CURVE_COLUMNS,
+    EPOCHS,
+    LOSS,
+    MIX,
+    READ_OUT,
+    READ_OUT_SHAPES,
+    RUN_COLUMNS,
+    START_LOSS,
+    config_row,
+    objective_value,
+)
 from decaylaws.tables import read_csv
 
-MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
-AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
-"""Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
-
-AVERAGED_SHARE = 0.1
-"""The last stretch of a trunk over which its weights are averaged, as a share of its steps."""
-
-READ_OUT = "read_out"
-"""Role of a constant-LR run whose checkpoints are merged to emulate decays."""
-
-READ_OUT_SHAPES = ("linear", "cosine", "1-sqrt")
-"""Shapes of decay to zero that a read-out emulates."""
-
-RUN_COLUMNS = (
-    "run_id",
-    "kind",
-    "role",
-    "status",
-    "reason",
-    "reached_target",
-    "non_embedding_params",
-    "total_params",
-    "start_run_id",
-    "start_tokens",
-    "decay_tokens",
-    "start_lr",
-    "end_lr",
-    "decay_shape",
-    "batch_tokens",
-    "seed",
-    "train_flops",
-    "data_fingerprint",
-)
-CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss")
+__all__ = [
+    "AVERAGED_LOSS",
+    "AVERAGED_SHARE",
+    "AVERAGED_START_LOSS",
+    "BPB",
+    "CURVE_COLUMNS",
+    "EPOCHS",
+    "LOSS",
+    "MIX",
+    "READ_OUT",
+    "READ_OUT_SHAPES",
+    "RUN_COLUMNS",
+    "START_LOSS",
+    "config_row",
+    "curves_table",
+    "fit_ready",
+    "names_with",
+    "objective_value",
+    "read_curves",
+    "read_runs",
+    "runs_table",
+    "validate_runs",
+    "values_by",
+    "write_table",
+]
 
 
 def names_with(frame: pd.DataFrame, prefix: str) -> list[str]:
@@ -84,40 +90,6 @@ def values_by(frame: pd.DataFrame, prefix: str, names: Sequence[str]) -> np.ndar
     if missing:
         raise SchemaError("runs table", missing=missing, remedy=f"It holds {names_with(frame, prefix)}.")
     return frame[columns].to_numpy(dtype=float)
-
-
-def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The columns of a runs-table row that a config alone determines, before anything has run.
-
-    Args:
-        config: the run.
-        available_tokens: train tokens by source, for ``epochs:<source>``; left out where not given.
-    """
-    schedule, shape = config.schedule, config.shape
-    row: dict[str, Any] = {
-        "run_id": config.run_id,
-        "kind": config.kind,
-        "non_embedding_params": shape.non_embedding_params,
-        "total_params": shape.total_params,
-        "start_run_id": config.start_run_id,
-        "start_tokens": config.start_tokens,
-        "decay_tokens": config.tokens,
-        "start_lr": schedule.start_lr,
-        "end_lr": schedule.end_lr,
-        "decay_shape": schedule.segments[-1].shape,
-        "batch_tokens": config.batch_tokens,
-        "seed": config.seed,
-        "train_flops": config.train_flops,
-        "data_fingerprint": config.data_fingerprint,
-    }
-    row |= {MIX + name: share for name, share in config.mixture.weights.items()}
-    if available_tokens is not None:
-        pools = {**available_tokens, **(config.pool_tokens or {})}
-        row |= {
-            EPOCHS + name: share * config.tokens / min(pools[name], available_tokens[name])
-            for name, share in config.mixture.weights.items()
-        }
-    return row
 
 
 def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -235,8 +207,3 @@ def fit_ready(
         reasons[other & (reasons == "")] = "measured on another corpus (data_fingerprint)"
     excluded = pd.DataFrame({"run_id": runs["run_id"], "reason": reasons})
     return runs[reasons == ""], excluded[reasons != ""]
-
-
-def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
-    return sum(weight * row[LOSS + domain] for domain, weight in weights.items()) / sum(weights.values())

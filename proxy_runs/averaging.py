@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from decaylaws.configs import RunConfig
-from decaylaws.runs import AVERAGED_LOSS, AVERAGED_SHARE
+from decaylaws.rows import AVERAGED_LOSS, AVERAGED_SHARE
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint
 from proxy_runs.evaluate import EvaluationSet

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.configs import RunConfig
-from decaylaws.runs import READ_OUT_SHAPES
+from decaylaws.rows import READ_OUT_SHAPES
 from decaylaws.schedules import decay
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.checkpoints import kept_checkpoint, load_checkpoint, start_checkpoint

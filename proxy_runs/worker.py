@@ -20,7 +20,7 @@ from typing import Any
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.runs import READ_OUT, objective_value
+from decaylaws.rows import READ_OUT, objective_value
 from proxy_runs.averaging import averaged_losses, averaged_tokens
 from proxy_runs.checkpoints import final_checkpoint, forget_kept
 from proxy_runs.engine import RunResult, train

@@ -24,6 +24,7 @@ LEVELS = {
     "configs": 2,
     "groups": 2,
     "quality": 1,
+    "rows": 3,
     "runs": 3,
     "settings": 3,
     "importers": 4,
@@ -52,6 +53,7 @@ PROXY_MAY_IMPORT = {
     "schedules",
     "mixtures",
     "configs",
+    "rows",
     "runs",
     "settings",
     "recipe",
@@ -89,7 +91,7 @@ def test_a_level_imports_only_lower_levels(path: Path) -> None:
     too_high = {
         name for name in imported(path, "decaylaws") - {own, "__version__"} if LEVELS[name] >= LEVELS[own]
     }
-    siblings = {("settings", "runs"), ("errors", "progress")}
+    siblings = {("settings", "runs"), ("runs", "rows"), ("errors", "progress")}
     assert not {name for name in too_high if (own, name) not in siblings}
 
 
@@ -124,3 +126,9 @@ def test_what_does_not_train_does_not_load_torch(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert output == "False"
+
+
+def test_workers_do_not_load_what_only_tables_need() -> None:
+    code = "import proxy_runs.worker, sys; print({'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "set()"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.runs import BPB, EPOCHS, LOSS, MIX, START_LOSS, config_row
+from decaylaws.rows import BPB, EPOCHS, LOSS, MIX, START_LOSS, config_row
 from proxy_runs.checkpoints import MemberState
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import init_params
