@@ -26,6 +26,7 @@ from decaylaws.study.sweep import decays, planned_rows
 
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
 SCALES = ("proxy", "target")
+TOLD_APART = 2 * np.sqrt(2)  # standard deviations between seeds by which two single runs must differ, at 95 %
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,13 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
     best, rest = kept.iloc[0], kept.iloc[1:]
     lines = [f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token."]
     if len(rest):
-        margin = rest.iloc[0]["observed"] - best["observed"]
-        by_chance = "could" if margin < 2 * np.sqrt(2) * noise else "do not"
+        # the question is the recommendation: a winner is measured against it, and it against the next best
+        asked = rest[rest["candidate"] == "recommended"]
+        rival = asked.iloc[0] if len(asked) else rest.iloc[0]
+        margin = rival["observed"] - best["observed"]
+        by_chance = "could" if margin < TOLD_APART * noise else "do not"
         lines[0] += (
-            f" It is {margin:.4f} ahead of '{rest.iloc[0]['candidate']}'; seeds alone {by_chance} explain that "
+            f" It is {margin:.4f} ahead of '{rival['candidate']}'; seeds alone {by_chance} explain that "
             f"(standard deviation {noise:.4f})."
         )
     if len(broken):

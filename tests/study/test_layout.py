@@ -12,6 +12,7 @@ import pytest
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
 from decaylaws.report.page import PageTable, Section, Standing, json_block, render
+from decaylaws.report.sections.question import lost
 from decaylaws.report.words import plain, when
 from decaylaws.study import Study
 from decaylaws.study.layout import TEMPLATES
@@ -78,3 +79,11 @@ def test_the_answer_and_whether_it_stands_come_before_the_contents() -> None:
     marks = ["Decay on web.", 'class="standing bad">Do not launch', "<nav", "Which?"]
     assert [page.index(mark) for mark in marks] == sorted(page.index(mark) for mark in marks)
     assert page.count("<nav") == 1
+
+
+def test_a_rival_ahead_by_what_seeds_explain_leaves_the_question_open() -> None:
+    near, far = (lost(behind, ["best of sweep"], noise_sd=0.01) for behind in (0.02, 0.04))
+    assert (near.tone, far.tone) == ("open", "bad")
+    assert "best of sweep did better by 0.0200 nats, which seeds alone could explain" in near.text
+    assert far.text.startswith("Do not launch it as it is")
+    assert lost(0.001, ["control"], noise_sd=float("nan")).tone == "bad"  # no noise was measured

@@ -146,7 +146,7 @@ def _rival_cells(material: Material, key: str, gain: dict[str, float] | None) ->
 def _rival_verdict(
     material: Material, key: str, gain: dict[str, float] | None, observed: dict[str, float]
 ) -> str:
-    target, noise = observed["target"], 2 * np.sqrt(2) * material.noise_sd
+    target, noise = observed["target"], confirm.TOLD_APART * material.noise_sd
     if np.isfinite(target):
         if not material.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Section, Standing
 from decaylaws.report.words import listed, name, percent, plain
 from decaylaws.settings import StudySettings
+from decaylaws.study import confirm
 
 
 def answer(material: Material) -> Section:
@@ -26,7 +29,9 @@ def answer(material: Material) -> Section:
     if material.confirmed:
         row = material.confirmed_row("recommended", "target")
         facts.append(Fact(f"{row['gain_observed']:+.3f} nats", "observed gain on the control, target scale"))
-        facts.append(Fact(listed(_winners(material)) or "none", "won at the target's scale"))
+        facts.append(
+            Fact(listed([name(key) for key in _winners(material)]) or "none", "won at the target's scale")
+        )
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
     lead = f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape})."
@@ -37,7 +42,7 @@ def answer(material: Material) -> Section:
 def _winners(material: Material) -> list[str]:
     table = material.confirmation
     won = table[table["won"] & (table["scale"] == "target")]["candidate"]
-    return [name(candidate) for candidate in won]
+    return list(won)
 
 
 def _standing(material: Material) -> Standing:
@@ -49,10 +54,9 @@ def _standing(material: Material) -> Standing:
     if not material.confirmed_row("recommended", "target")["guards_hold"]:
         return Standing("Do not launch it as it is: at the target's scale it broke a guard.", "bad")
     winners = _winners(material)
-    if name("recommended") not in winners:
-        return Standing(
-            f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad"
-        )
+    if "recommended" not in winners:
+        behind = -material.observed_gain_over(winners[0], "target")
+        return lost(behind, [name(key) for key in winners], material.noise_sd)
     if not material.confirmed_row("recommended", "proxy")["won"]:
         return Standing(
             "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below.",
@@ -62,6 +66,17 @@ def _standing(material: Material) -> Standing:
         "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's.",
         "good",
     )
+
+
+def lost(behind: float, winners: Sequence[str], noise_sd: float) -> Standing:
+    """What to make of rivals that did better by ``behind`` nats, one run each; seeds differ by ``noise_sd``."""
+    if behind < confirm.TOLD_APART * noise_sd:
+        return Standing(
+            f"Open: at the target's scale {listed(winners)} did better by {behind:.4f} nats, which seeds alone could "
+            "explain. Take either, by cost or caution, or run both under another seed.",
+            "open",
+        )
+    return Standing(f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad")
 
 
 def asked(material: Material) -> Section:

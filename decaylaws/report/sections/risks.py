@@ -51,7 +51,7 @@ def _confirmation(material: Material) -> Iterator[str]:
 
 
 def _close_rivals(material: Material) -> Iterator[str]:
-    noise = 2 * np.sqrt(2) * material.noise_sd
+    noise = confirm.TOLD_APART * material.noise_sd
     close = [
         name(key)
         for key in material.candidates

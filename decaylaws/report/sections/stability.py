@@ -95,7 +95,7 @@ def _count_words(pairs: pd.DataFrame, noise: float) -> str:
     alike = told = 0
     for a, b in combinations(pairs.itertuples(), 2):
         gap = b.large_objective - a.large_objective
-        if abs(gap) > 2 * np.sqrt(2) * noise:
+        if abs(gap) > confirm.TOLD_APART * noise:
             told += 1
             alike += bool((b.small_objective - a.small_objective) * gap > 0)
     if not told:
