@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
-from decaylaws.tables import read_csv, require_filled
+from decaylaws.tables import read_csv, require_filled, without_text
 from decaylaws.threads import one_blas_thread
 
 
@@ -44,12 +44,21 @@ def parse_args(description: str, argv: list[str] | None = None) -> Arguments:
     return Arguments(given.data, given.json, given.figure)
 
 
-def read_table(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
+def read_table(
+    folder: Path, name: str, columns: list[str], labels: Iterable[str] | None = None
+) -> pd.DataFrame:
     """Read ``folder/name`` and check that it holds ``columns``, and ``use`` in every row where that is one.
+
+    Args:
+        folder: where it lies.
+        name: of the file.
+        columns: that it must hold.
+        labels: those among them that may hold text; the others are numbers. None checks no cell.
 
     Raises:
         DataError: no such file, no CSV, no rows, or a row without ``use``.
         SchemaError: columns are missing.
+        InvalidValueError: text where a number belongs.
     """
     path = folder / name
     if not path.is_file():
@@ -61,7 +70,7 @@ def read_table(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path} holds no rows.")
     require_filled(table, [column for column in columns if column == "use"], path)
-    return table
+    return table if labels is None else without_text(table, sorted(set(columns) - set(labels)), path)
 
 
 def without_copies(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:

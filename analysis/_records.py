@@ -17,6 +17,7 @@ from decaylaws.schedules import Schedule, cosine, multi_step, warmup_stable_deca
 # predict depends on it.
 STEP_TOKENS = 1000
 
+LABELS = ("model_size", "run", "schedule", "use")
 CURVE_COLUMNS = ["model_size", "run", "step", "loss", "use"]
 RUN_COLUMNS = [
     "model_size",
@@ -33,8 +34,8 @@ RUN_COLUMNS = [
 
 def read_schedule_curves(folder: Path) -> dict[str, list[LossCurve]]:
     """Curves in the format of multipowerlaw: ``{"fit": [...], "predict": [...]}``."""
-    runs = read_table(folder, "runs.csv", RUN_COLUMNS)
-    curves = read_table(folder, "curves.csv", CURVE_COLUMNS)
+    runs = read_table(folder, "runs.csv", RUN_COLUMNS, LABELS)
+    curves = read_table(folder, "curves.csv", CURVE_COLUMNS, LABELS)
     found: dict[str, list[LossCurve]] = {"fit": [], "predict": []}
     points = dict(list(curves.groupby(["model_size", "run"], sort=False)))
     for run in runs.itertuples():

@@ -26,13 +26,15 @@ from decaylaws.laws.scaling import DecayGain
 from decaylaws.laws.uncertainty import coverage
 
 PAIR_COLUMNS = ["params", "tokens_begin", "tokens_end", "gain", "use"]
+POINT_COLUMNS = ["model", "params", "tokens", "val_loss", "phase", "use"]
+LABELS = ("model", "phase", "use")
 
 
 def main() -> None:
     """Fit, predict, score."""
     args = parse_args("What a decay gains, predicted from size and tokens")
     folder = folder_of_pairs(args.data)
-    pairs = read_table(folder, "cooldown_pairs.csv", PAIR_COLUMNS)
+    pairs = read_table(folder, "cooldown_pairs.csv", PAIR_COLUMNS, LABELS)
     fit, rest = pairs[pairs["use"] == "fit"], pairs[pairs["use"] != "fit"]
     if rest.empty:
         raise DataError(f"{args.data} has no rows to predict: every 'use' is fit.")
@@ -69,7 +71,7 @@ def undecayed(folder: Path) -> pd.DataFrame | None:
     """Undecayed points that a fit may see, or None where the folder has no such table."""
     if not (folder / "points.csv").is_file():
         return None
-    points = read_table(folder, "points.csv", ["model", "params", "tokens", "val_loss", "phase", "use"])
+    points = read_table(folder, "points.csv", POINT_COLUMNS, LABELS)
     hot = points[(points["use"] == "fit") & (points["phase"] == "hot")]
     return hot.rename(columns={"model": "run", "val_loss": "loss"})
 

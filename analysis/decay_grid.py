@@ -41,6 +41,7 @@ RUN_COLUMNS = [
     "final_val_loss",
     "use",
 ]
+LABELS = ("run_id", "dataset", "scheduler", "decay_type", "use")
 FIT_USES = ("fit", "size_fit")
 WARMUP_START = 0.01  # of the peak, as the logged LRs show
 COSINE_FLOOR = 0.1  # of the peak, where cos_final_lr does not say
@@ -85,8 +86,8 @@ class Fitted:
 
 def main() -> None:
     arguments = parse_args(__doc__ or "")
-    runs = read_table(arguments.data, "runs.csv", RUN_COLUMNS)
-    curves = read_table(arguments.data, "curves.csv", ["run_id", "step", "val_loss"])
+    runs = read_table(arguments.data, "runs.csv", RUN_COLUMNS, LABELS)
+    curves = read_table(arguments.data, "curves.csv", ["run_id", "step", "val_loss"], LABELS)
     _check(runs)
     points = dict(list(curves.groupby("run_id", sort=False)))
     fit_rows = runs[runs["use"].isin(FIT_USES)]

@@ -36,8 +36,10 @@ from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.laws.base import Law, Prediction
 from decaylaws.laws.downstream import AccuracyComputeLaw, AccuracySizeTokenLaw, SigmoidLink, TaskLadder
 from decaylaws.laws.uncertainty import coverage
+from decaylaws.tables import without_text
 
 COLUMNS = ["model_size", "run", "params_nonemb", "tokens", "lr", "peak_lr", "use"]
+LABELS = ("model_size", "run", "use")
 UNFINISHED_LR = 0.2  # of the peak: a cosine to 10 % that stands above this has not ended
 DROPPED_SHARE = 0.1  # of a run's points, the first ones (the ladder's own rule)
 AVERAGED_POINTS = 5
@@ -79,16 +81,21 @@ def methods_of(task: str) -> dict[str, Law]:
 def main() -> None:
     """Fit and score every method on every task."""
     args = parse_args("Accuracy of larger models from smaller ones")
-    curves = read_table(args.data, "curves.csv", COLUMNS)
+    curves = read_table(args.data, "curves.csv", COLUMNS, LABELS)
     tasks = [name.removeprefix("acc_rc_") for name in curves if name.startswith("acc_rc_")]
     tasks = [task for task in tasks if f"bpb_{task}" in curves]
     if not tasks:
         raise DataError(f"{args.data}/curves.csv has no pair of columns bpb_<task> and acc_rc_<task>.")
-    curves = curves.assign(
-        run=curves["model_size"].astype(str) + " " + curves["run"],
-        params=curves["params_nonemb"],
-        flops=6.0 * curves["params_nonemb"] * curves["tokens"],
-    ).sort_values(["run", "tokens"], kind="stable")
+    measured = [column for task in tasks for column in (f"bpb_{task}", f"acc_rc_{task}")]
+    curves = (
+        without_text(curves, measured, args.data / "curves.csv")
+        .assign(
+            run=curves["model_size"].astype(str) + " " + curves["run"],
+            params=curves["params_nonemb"],
+            flops=6.0 * curves["params_nonemb"] * curves["tokens"],
+        )
+        .sort_values(["run", "tokens"], kind="stable")
+    )
     if not {"fit"} < set(curves["use"]):
         raise DataError("curves.csv needs rows with use = fit and others to predict.")
     results = {task: score_task(task, task_table(curves, task)) for task in tasks}

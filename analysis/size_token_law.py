@@ -49,6 +49,7 @@ from decaylaws.laws.scaling import (
 )
 from decaylaws.laws.scaling.tables import positive
 from decaylaws.laws.uncertainty import coverage
+from decaylaws.tables import read_csv, without_text
 
 LAWS: dict[str, type[SizeTokenLaw]] = {
     "chinchilla": Chinchilla,
@@ -71,6 +72,20 @@ EPOCH_INTERVALS = {
     "alpha": [0.317, 0.373],
     "beta": [0.331, 0.415],
 }
+NUMBERS = frozenset(
+    [
+        "params",
+        "tokens",
+        "loss",
+        "unique_tokens",
+        "val_loss",
+        "params_nonemb",
+        "smooth_loss",
+        "batch_seqs",
+        "lr",
+        "peak_lr",
+    ]
+)
 Frame = pd.DataFrame
 
 
@@ -223,9 +238,10 @@ def recognised(folder: Path) -> list[tuple[Format, Frame]]:
     for form in FORMATS:
         path = folder / form.file
         if path.is_file():
-            raw = pd.read_csv(path)
+            raw = read_csv(path)
             if form.columns <= set(raw.columns):
-                found.append((form, raw))
+                numbers = [column for column in raw if column in NUMBERS or column.startswith("ce_")]
+                found.append((form, without_text(raw, numbers, path)))
     return found
 
 

@@ -57,6 +57,15 @@ def with_numbers(
     })  # fmt: skip
 
 
+def without_text(table: pd.DataFrame, columns: Sequence[str], what: object) -> pd.DataFrame:
+    """``table`` with these columns as numbers of any kind, NaN where a cell is empty.
+
+    Raises:
+        InvalidValueError: a cell holds text; names file, column, row and value.
+    """
+    return table.assign(**{column: _parsed(table[column], f"{what}: {column}") for column in columns})
+
+
 def with_unit_shares(
     table: pd.DataFrame, columns: Sequence[str], what: object, *, rounding: float = ROUNDING
 ) -> pd.DataFrame:
@@ -91,21 +100,31 @@ def require_filled(table: pd.DataFrame, columns: Sequence[str], what: object) ->
             raise DataError(f"{what}: {column} of row {rows[0] + 1} is empty. Fill it or drop the row.")
 
 
+def _parsed(column: pd.Series, field: str) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce")
+    rows = np.flatnonzero(numbers.isna() & column.notna())
+    if len(rows):
+        raise _bad_cell(
+            field, column, int(rows[0]), "must be a number", "Leave it empty if it was not measured."
+        )
+    return numbers
+
+
 def _numbers(column: pd.Series, field: str, positive: bool, upper: float, empty: bool) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    text = numbers.isna() & column.notna()
+    numbers = _parsed(column, field).astype(float)
     if empty:
         numbers = numbers.mask(np.isposinf(numbers))
     too_small = numbers <= 0 if positive else numbers < 0
     missing = ~np.isfinite(numbers) & (not empty)
-    rows = np.flatnonzero(text | missing | too_small | (numbers > upper))
+    rows = np.flatnonzero(missing | too_small | (numbers > upper))
     if len(rows):
         least = "positive" if positive else "not negative"
         most = "" if math.isinf(upper) else f" and at most {upper:g}"
-        raise InvalidValueError(
-            f"{field} of row {rows[0] + 1}",
-            column.astype(object).iloc[rows[0]],
-            f"must be a finite number, {least}{most}",
-            "Leave it empty if it was not measured." if empty else "Correct it or drop the row.",
-        )
+        remedy = "Leave it empty if it was not measured." if empty else "Correct it or drop the row."
+        raise _bad_cell(field, column, int(rows[0]), f"must be a finite number, {least}{most}", remedy)
     return numbers
+
+
+def _bad_cell(field: str, column: pd.Series, row: int, constraint: str, remedy: str) -> InvalidValueError:
+    value = column.astype(object).iloc[row]
+    return InvalidValueError(f"{field} of row {row + 1}", value, constraint, remedy)

@@ -91,9 +91,9 @@ def cell(column: str, value: object, row: int = 4) -> Change:
 
 
 BAD_CELLS = [
-    ("regmix", cell("loss_web", "NA?"), "runs.csv: loss_web of row 5' must be a finite number, positive; got 'NA[?]'"),
+    ("regmix", cell("loss_web", "NA?"), "runs.csv: loss_web of row 5' must be a number; got 'NA[?]'"),
     ("regmix", cell("loss_web", -1), "loss_web of row 5'"),
-    ("regmix", cell("w_web", "half"), "runs.csv: w_web of row 5' must be a finite number"),
+    ("regmix", cell("w_web", "half"), "runs.csv: w_web of row 5' must be a number; got 'half'"),
     ("regmix", cell("w_web", None), "w_web of row 5' must be a finite number, not negative; got nan"),
     ("regmix", cell("w_web", 1.5), "shares of row 5' must sum to 1"),
     ("regmix", cell("model_size", None), "model_size of row 5 is empty"),
@@ -101,13 +101,13 @@ BAD_CELLS = [
     ("joint", cell("loss_code", "NA?"), "runs.csv: loss_code of row 5'"),
     ("joint", cell("loss_code", 0), "loss_code of row 5' must be a finite number, positive; got 0"),
     ("joint", cell("params", None), "params of row 5' must be a finite number, positive; got nan"),
-    ("joint", cell("params", "7B"), "params of row 5' must be a finite number, positive; got '7B'"),
+    ("joint", cell("params", "7B"), "params of row 5' must be a number; got '7B'"),
     ("joint", cell("tokens", 0), "tokens of row 5' must be a finite number, positive"),
     ("redpajama", cell("loss", "diverged"), "redpajama.csv: loss of row 5'"),
     ("redpajama", cell("step", -3), "redpajama.csv: step of row 5'"),
     ("redpajama", cell("val_domain", None), "val_domain of row 5 is empty"),
     ("continued", cell("loss", "diverged"), "continued_pretraining.csv: loss of row 5'"),
-    ("continued", cell("replay_share", "half"), "replay_share of row 5' .*at most 1; got 'half'"),
+    ("continued", cell("replay_share", "half"), "replay_share of row 5' must be a number; got 'half'"),
     ("continued", cell("replay_share", None), "replay_share of row 5'"),
     ("continued", cell("replay_share", 1.5), "replay_share of row 5' .*at most 1; got 1.5"),
     ("continued", cell("step", "last"), "step of row 5'"),
@@ -241,3 +241,36 @@ def test_replay_records_beyond_the_fit_are_named(analyse: Run, monkeypatch: pyte
     assert set(values["by_share"]) == {"0.0", "1.0"}
     assert np.isfinite(values["weighted_mae"])
     assert values["fit_size"] == "unnamed"
+
+
+@pytest.mark.parametrize(
+    ("script", "files", "said"),
+    [
+        ("decay_gain", {"cooldown_pairs.csv": "params,tokens_begin,tokens_end,gain,use\n1e8,1e9,none,.1,fit\n"},
+         "cooldown_pairs.csv: tokens_end of row 1' must be a number; got 'none'"),
+        ("downstream", {"curves.csv": "model_size,run,params_nonemb,tokens,lr,peak_lr,use,bpb_arc,acc_rc_arc\n"
+                                      "1B,a,1e9,1e9,1e-4,1e-3,fit,1.0,high\n"},
+         "curves.csv: acc_rc_arc of row 1' must be a number; got 'high'"),
+        ("schedule_laws", {"runs.csv": "model_size,run,schedule,total_steps,warmup_steps,peak_lr,end_lr,"
+                                       "decay_start_step,use\n25M,a,cosine,24k,100,3e-4,3e-5,,fit\n",
+                           "curves.csv": "model_size,run,step,loss,use\n25M,a,1,3.0,fit\n"},
+         "runs.csv: total_steps of row 1' must be a number; got '24k'"),
+        ("decay_grid", {"runs.csv": "run_id,dataset,params,tokens_per_step,peak_lr,scheduler,decay_type,decay_frac,"
+                                    "cos_final_lr,warmup_steps,total_steps,final_val_loss,use\n"
+                                    "1,s,1e8,1e5,5e-4,wsd,linear,.2,,300,1000,diverged,fit\n"},
+         "runs.csv: final_val_loss of row 1' must be a number; got 'diverged'"),
+        ("size_token_law", {"points.csv": "params,tokens,loss,use\n1e9,2e10,2.5,fit\n1e9,1e11,2.4 nats,fit\n"},
+         "points.csv: loss of row 2' must be a number; got '2.4 nats'"),
+    ],
+)  # fmt: skip
+def test_text_among_numbers_is_named_by_every_script(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    script: str, files: dict[str, str], said: str,
+) -> None:  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    monkeypatch.setattr(sys, "argv", [script, "--data", str(tmp_path), "--json", str(tmp_path / "out.json")])
+    with pytest.raises(SystemExit):
+        importlib.import_module("_common").run(importlib.import_module(script).main)
+    assert said in capsys.readouterr().err
