@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.schedules.checks import valid_factor, whole_tokens
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.checks import check_keys, valid_factor, whole_tokens
 
 Int64 = npt.NDArray[np.int64]
 
@@ -53,6 +53,7 @@ class BatchSchedule:
         stages = tuple(self.stages)
         if not stages or not all(isinstance(stage, BatchStage) for stage in stages):
             raise InvalidValueError("stages", self.stages, "must be one BatchStage or more")
+        whole_tokens("tokens", sum(stage.tokens for stage in stages))
         object.__setattr__(self, "stages", _joined(stages))
 
     def __iter__(self) -> Iterator[BatchStage]:
@@ -170,9 +171,11 @@ class BatchSchedule:
             SchemaError: a key is missing or unknown.
             InvalidValueError: a value that cannot be.
         """
-        _check_keys("batch schedule", data, {"stages"})
+        check_keys("batch schedule", data, {"stages"})
+        if not isinstance(data["stages"], list | tuple):
+            raise InvalidValueError("stages", data["stages"], "must be a list of stages")
         for stage in data["stages"]:
-            _check_keys("batch stage", stage, {"tokens", "batch_tokens"})
+            check_keys("batch stage", stage, {"tokens", "batch_tokens"})
         return cls(tuple(BatchStage(**stage) for stage in data["stages"]))
 
 
@@ -195,7 +198,7 @@ def batch_ramp(tokens: int, *, start: int, end: int, increment: int, ramp_tokens
     Raises:
         InvalidValueError: ``end`` is not reached in whole increments, or not within ``tokens``.
     """
-    whole_tokens("increment", increment)
+    whole_tokens("start", start), whole_tokens("end", end), whole_tokens("increment", increment)
     if end <= start or (end - start) % increment:
         raise InvalidValueError("increment", increment, f"must divide the way from {start} to {end}")
     sizes = range(start, end, increment)
@@ -205,9 +208,3 @@ def batch_ramp(tokens: int, *, start: int, end: int, increment: int, ramp_tokens
     if rest <= 0:
         raise InvalidValueError("ramp_tokens", ramp_tokens, f"must end before the run does ({tokens} tokens)")
     return BatchSchedule((*stages, BatchStage(rest, end)))
-
-
-def _check_keys(what: str, data: Mapping[str, Any], expected: set[str]) -> None:
-    missing, unexpected = expected - set(data), set(data) - expected
-    if missing or unexpected:
-        raise SchemaError(what, missing=sorted(missing), unexpected=sorted(unexpected))

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, SchemaError
 
 SMALLEST_LR, LARGEST_LR = 1e-100, 1e6
 """Far beyond what any optimiser takes; between them every shape stays inside floating-point numbers."""
+LARGEST_TOKENS = 10**18
+"""A million times the longest training; up to here positions are 64-bit integers."""
 
 
-def _is_finite_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def is_finite_number(value: Any) -> TypeGuard[float]:
+    """Whether ``value`` is an integer or a finite float, of Python or numpy."""
+    if isinstance(value, int | np.integer):
+        return not isinstance(value, bool)
+    return isinstance(value, float | np.floating) and math.isfinite(value)
 
 
 def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
     """``value`` as a count of tokens; 2e9 is one, 0.5 is not.
 
     Raises:
-        InvalidValueError: not a whole number, or below ``minimum``.
+        InvalidValueError: not a whole number, below ``minimum``, or beyond anything that is ever trained.
     """
-    if not _is_finite_number(value) or int(value) != value:
+    if not is_finite_number(value) or int(value) != value:
         raise InvalidValueError(field, value, "must be a whole number of tokens")
     if value < minimum:
         raise InvalidValueError(
             field, value, f"must be at least {minimum} token{'s' if minimum != 1 else ''}"
+        )
+    if value > LARGEST_TOKENS:
+        raise InvalidValueError(
+            field, f"{value:.3g}", f"must be at most {LARGEST_TOKENS:g} tokens", "Check its unit."
         )
     return int(value)
 
@@ -56,7 +65,7 @@ def finite_lr(field: str, value: Any) -> float:
     Raises:
         InvalidValueError: not a finite number, or negative.
     """
-    if not _is_finite_number(value):
+    if not is_finite_number(value):
         raise InvalidValueError(field, value, "must be a finite learning rate")
     if value < 0.0:
         raise InvalidValueError(field, value, "must not be negative", "A learning rate is zero or above.")
@@ -69,6 +78,20 @@ def valid_factor(field: str, value: Any) -> float:
     Raises:
         InvalidValueError: not a finite number above zero.
     """
-    if not _is_finite_number(value) or value <= 0.0:
+    if not is_finite_number(value) or value <= 0.0:
         raise InvalidValueError(field, value, "must be a factor above zero")
     return float(value)
+
+
+def check_keys(what: str, data: Any, expected: set[str], optional: set[str] | None = None) -> None:
+    """Refuse what is no mapping, lacks one of the keys ``expected``, or has one that is not ``optional`` either.
+
+    Raises:
+        InvalidValueError: no mapping.
+        SchemaError: keys that are missing or unknown.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidValueError(what, data, f"must be a mapping with {', '.join(sorted(expected))}")
+    missing, unexpected = expected - set(data), set(data) - expected - (optional or set())
+    if missing or unexpected:
+        raise SchemaError(what, missing=sorted(missing), unexpected=sorted(map(str, unexpected)))

@@ -87,7 +87,7 @@ def warmup_stable_decay(
 
 def cosine(tokens: int, peak_lr: float, *, warmup_tokens: int = 0, end_lr: float = 0.0) -> Schedule:
     """Warm-up, then half a cosine down to ``end_lr`` (Loshchilov and Hutter 2017)."""
-    fall = whole_tokens("tokens", tokens) - warmup_tokens
+    fall = _after_warmup(tokens, warmup_tokens)
     return warmup_stable_decay(
         tokens, peak_lr, warmup_tokens=warmup_tokens, decay_tokens=fall, end_lr=end_lr, shape="cosine"
     )
@@ -95,8 +95,16 @@ def cosine(tokens: int, peak_lr: float, *, warmup_tokens: int = 0, end_lr: float
 
 def linear_to_zero(tokens: int, peak_lr: float, *, warmup_tokens: int = 0) -> Schedule:
     """Warm-up, then a straight line to zero (D2Z: Bergsma et al. 2025)."""
-    fall = whole_tokens("tokens", tokens) - warmup_tokens
+    fall = _after_warmup(tokens, warmup_tokens)
     return warmup_stable_decay(tokens, peak_lr, warmup_tokens=warmup_tokens, decay_tokens=fall)
+
+
+def _after_warmup(tokens: int, warmup_tokens: int) -> int:
+    total = whole_tokens("tokens", tokens)
+    rise = whole_tokens("warmup_tokens", warmup_tokens, minimum=0)
+    if rise > total:
+        raise InvalidValueError("warmup_tokens", rise, f"must be at most the {total} tokens of the schedule")
+    return total - rise
 
 
 def wsd_s(
@@ -138,7 +146,7 @@ def wsd_s(
 
 
 def _one_per_period(field: str, value: float | Sequence[float], periods: int) -> list[float]:
-    values = list(value) if isinstance(value, Sequence) else [value] * periods
+    values = list(value) if isinstance(value, Sequence | np.ndarray) else [value] * periods
     if len(values) != periods or not periods:
         raise InvalidValueError(field, value, f"must be one value, or one for each of the {periods} periods")
     return values
@@ -192,14 +200,21 @@ def power(
         end_lr: of the final decay; must be above zero for ``exponential``.
         shape: of the final decay.
     """
-    if not coefficient > 0.0 or not exponent < 0.0 or not max_lr > 0.0:
+    if not 0.0 < coefficient < np.inf or not -np.inf < exponent < 0.0 or not 0.0 < max_lr < np.inf:
         given = (max_lr, coefficient, exponent)
         raise InvalidValueError(
-            "max_lr, coefficient, exponent", given, "must be above zero, above zero and below zero"
+            "max_lr, coefficient, exponent", given, "must be finite: above zero, above zero and below zero"
         )
-    last = whole_tokens("tokens", tokens) - decay_tokens
-    # Beyond the knee the power law lies below max_lr.
-    knee = max(warmup_tokens, min(last, int(np.ceil((max_lr / coefficient) ** (1.0 / exponent)))))
+    last = _after_warmup(tokens, warmup_tokens) + warmup_tokens
+    last -= whole_tokens("decay_tokens", decay_tokens, minimum=0)
+    if last < max(warmup_tokens, 1):
+        raise InvalidValueError(
+            "decay_tokens", decay_tokens, f"must leave room for the warm-up and a token in {tokens} tokens"
+        )
+    # Beyond the knee the power law lies below max_lr; the logarithm, since the knee may lie beyond any number.
+    log_knee = np.log(max_lr / coefficient) / exponent
+    knee = int(np.ceil(np.exp(log_knee))) if log_knee < np.log(last) else last
+    knee = max(warmup_tokens, min(last, knee))
     knee_lr = min(max_lr, coefficient * knee**exponent) if knee else max_lr
     last_lr = min(knee_lr, coefficient * last**exponent)
     peak_lr = max_lr if knee > warmup_tokens else knee_lr
@@ -224,7 +239,9 @@ def inverse_sqrt(
         warmup_tokens: linear, from 0.
         timescale_tokens: over which the LR falls by sqrt(2); the warm-up's length if None.
     """
-    fall = whole_tokens("tokens", tokens) - whole_tokens("warmup_tokens", warmup_tokens)
+    fall = _after_warmup(tokens, whole_tokens("warmup_tokens", warmup_tokens))
+    if not fall:
+        raise InvalidValueError("warmup_tokens", warmup_tokens, f"must be below the {tokens} tokens in all")
     timescale = whole_tokens(
         "timescale_tokens", warmup_tokens if timescale_tokens is None else timescale_tokens
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from decaylaws.schedules.batch import BatchSchedule
+from decaylaws.schedules.checks import whole_tokens
 from decaylaws.schedules.quantities import round_lr, round_tokens
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
@@ -127,4 +128,6 @@ def _short_stages(schedule: Schedule, batch_tokens: int | BatchSchedule) -> list
 
 
 def _step_at(tokens: int, batch_tokens: int | BatchSchedule) -> int:
-    return int(batch_tokens.batch_tokens(tokens)) if isinstance(batch_tokens, BatchSchedule) else batch_tokens
+    if isinstance(batch_tokens, BatchSchedule):
+        return int(batch_tokens.batch_tokens(tokens))
+    return whole_tokens("batch_tokens", batch_tokens)

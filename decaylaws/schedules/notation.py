@@ -102,13 +102,16 @@ def _parse_stage(text: str) -> Stage:
 
 def _stage_of(kind: str, arguments: str, note: str, piece: tuple[int, int] | None) -> Stage:
     parts = [part.strip() for part in arguments.split(",") if part.strip()]
-    named = dict(part.split("=", 1) for part in parts if "=" in part)
-    named = {key.strip(): value.strip() for key, value in named.items()}
+    pairs = [part.split("=", 1) for part in parts if "=" in part]
+    named = {key.strip(): value.strip() for key, value in pairs}
     positional = [part for part in parts if "=" not in part]
-    unknown = set(named) - _KEYWORDS
-    if len(positional) > 2 or unknown:
+    unknown, twice = set(named) - _KEYWORDS, len(named) < len(pairs)
+    if len(positional) > 2 or unknown or twice:
         raise InvalidValueError(
-            kind.capitalize(), arguments, "takes (LR, tokens), then start= and exponent=", "See the notation."
+            kind.capitalize(),
+            arguments,
+            "takes (LR, tokens), then start= and exponent=, each once",
+            "See the notation.",
         )
     lr, tokens = (None if part in _GAPS else part for part in [*positional, UNSTATED, UNSTATED][:2])
     return Stage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def summarize(schedule: Schedule, batch_tokens: int | BatchSchedule | None = Non
     """The figures of a schedule; steps only if a batch size is given."""
     integral = schedule.integral()
     steps = None if batch_tokens is None else len(schedule.step_edges(batch_tokens)) - 1
-    falling = sum(segment.tokens for segment in schedule if segment.end_lr < segment.start_lr)
+    falling = sum(_falling_tokens(segment) for segment in schedule)
     return ScheduleSummary(
         tokens=schedule.tokens,
         peak_lr=schedule.peak_lr,
@@ -52,6 +53,13 @@ def summarize(schedule: Schedule, batch_tokens: int | BatchSchedule | None = Non
         falling_tokens=falling,
         num_steps=steps,
     )
+
+
+def _falling_tokens(segment: Segment) -> int:
+    """Tokens on which a segment falls; between its corners it runs one way."""
+    edges = [0, *segment.breakpoints().tolist(), segment.tokens]
+    ends = zip(segment.lr(edges[:-1]).tolist(), map(segment.arrival_lr, edges[1:]))
+    return sum(b - a for (a, b), (start, end) in zip(pairwise(edges), ends) if end < start)
 
 
 def curve_data(schedule: Schedule, points: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,10 @@ def parse_tokens(text: str, field: str = "tokens") -> int:
     match = _TOKENS.fullmatch(text.strip().replace("_", "").replace(",", ""))
     if match is None:
         raise InvalidValueError(field, text, "is no count of tokens", "Write 2B, 4.86T, 500M or 40000.")
-    tokens = Decimal(match[1]).scaleb(_UNITS[match[2].upper()])
+    number, power = Decimal(match[1]), _UNITS[match[2].upper()]
+    if number.adjusted() + power > 18:
+        raise InvalidValueError(field, text, "is more than is ever trained", "Check its exponent and unit.")
+    tokens = number.scaleb(power)
     if tokens != tokens.to_integral_value():
         raise InvalidValueError(field, text, "is no whole number of tokens")
     return whole_tokens(field, int(tokens))
@@ -134,7 +137,10 @@ def _parse_named(text: str) -> Named | None:
     match = _NAME.fullmatch(text.strip().replace("\N{GREEK SMALL LETTER ETA}", "eta"))
     if match is None:
         return None
-    return Named(match[2], Fraction(int(match[1] or 1), int(match[3] or 1)))
+    above, below = int(match[1] or 1), int(match[3] or 1)
+    if above == 0 or below == 0:
+        raise InvalidValueError(match[2], text, "must be multiplied and divided by numbers above zero")
+    return Named(match[2], Fraction(above, below))
 
 
 def _plain(number: Decimal) -> str:

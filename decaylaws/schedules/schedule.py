@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import InvalidValueError
 from decaylaws.schedules.batch import BatchSchedule
-from decaylaws.schedules.checks import valid_factor, whole_tokens
+from decaylaws.schedules.checks import check_keys, valid_factor, whole_tokens
 from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import Array
 
@@ -54,6 +54,7 @@ class Schedule:
         segments = tuple(self.segments)
         if not segments or not all(isinstance(segment, Segment) for segment in segments):
             raise InvalidValueError("segments", self.segments, "must be one Segment or more")
+        whole_tokens("tokens", sum(segment.tokens for segment in segments))
         object.__setattr__(self, "segments", _joined(segments))
 
     def __iter__(self) -> Iterator[Segment]:
@@ -211,10 +212,7 @@ class Schedule:
             SchemaError: a key is missing or unknown.
             InvalidValueError: a value that cannot be.
         """
-        unexpected = set(data) - {"segments"}
-        if "segments" not in data or unexpected:
-            missing = {"segments"} - set(data)
-            raise SchemaError("schedule", missing=missing, unexpected=sorted(unexpected))
+        check_keys("schedule", data, {"segments"})
         if not isinstance(data["segments"], Sequence) or isinstance(data["segments"], str):
             raise InvalidValueError("segments", data["segments"], "must be a list of segments")
         return cls(tuple(Segment.from_dict(segment) for segment in data["segments"]))

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.schedules.checks import LARGEST_LR, finite_lr, valid_lr, whole_tokens
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.checks import (
+    LARGEST_LR,
+    check_keys,
+    finite_lr,
+    is_finite_number,
+    valid_lr,
+    whole_tokens,
+)
 from decaylaws.schedules.shapes import Array, Stretch, shape_named
 
 # A power law over a factor of e^600 in its argument overflows, and is a jump for all that training sees.
@@ -74,7 +81,7 @@ class Segment:
         self._check_knots()
 
     def _check_note(self) -> None:
-        if set(self.note) & _NOT_IN_NOTES or self.note != self.note.strip():
+        if not isinstance(self.note, str) or set(self.note) & _NOT_IN_NOTES or self.note != self.note.strip():
             raise InvalidValueError(
                 "note",
                 self.note,
@@ -117,8 +124,10 @@ class Segment:
             if self.exponent is not None:
                 raise InvalidValueError("exponent", self.exponent, f"has no meaning for shape '{self.shape}'")
             return
-        if self.exponent is None or not math.isfinite(self.exponent) or self.exponent == 0.0:
-            raise InvalidValueError("exponent", self.exponent, f"must be given for shape '{self.shape}'")
+        if not is_finite_number(self.exponent) or self.exponent == 0.0:
+            raise InvalidValueError(
+                "exponent", self.exponent, f"must be a number other than 0 for shape '{self.shape}'"
+            )
         if self.shape == "polynomial" and self.exponent < 0.0:
             raise InvalidValueError("exponent", self.exponent, "must be above zero for shape 'polynomial'")
         if self.shape == "power":
@@ -287,15 +296,18 @@ class Segment:
             SchemaError: a key is missing or unknown.
             InvalidValueError: a value that cannot be.
         """
-        if not isinstance(data, Mapping):
-            raise InvalidValueError("segment", data, "must be a mapping of fields")
-        missing = {"tokens", "start_lr", "end_lr"} - set(data)
-        unexpected = set(data) - set(cls.__dataclass_fields__)
-        if missing or unexpected:
-            raise SchemaError("schedule segment", missing=sorted(missing), unexpected=sorted(unexpected))
+        required = {"tokens", "start_lr", "end_lr"}
+        check_keys("schedule segment", data, required, set(cls.__dataclass_fields__) - required)
         fields = dict(data)
         if "knots" in fields:
-            fields["knots"] = tuple(map(tuple, fields["knots"]))
+            fields["knots"] = _pairs(fields["knots"])
         if fields.get("piece_of") is not None:
             fields["piece_of"] = cls.from_dict(fields["piece_of"])
         return cls(**fields)
+
+
+def _pairs(knots: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(map(tuple, knots))
+    except TypeError:
+        raise InvalidValueError("knots", knots, "must be a list of (tokens, LR) pairs") from None

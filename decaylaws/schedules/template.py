@@ -178,7 +178,7 @@ def _rate(rate: Rate, values: Mapping[str, float | str]) -> float:
     value = values[rate.name]
     try:
         number = float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InvalidValueError(rate.name, value, "must be a learning rate") from None
     return valid_lr(rate.name, number) * rate.factor.numerator / rate.factor.denominator
 

@@ -24,7 +24,15 @@ from decaylaws.laws.base import Law
 from decaylaws.laws.compare import compare
 from decaylaws.laws.report import FitStatus
 from decaylaws.laws.uncertainty import coverage
-from decaylaws.schedules import constant, decay, parse_schedule, warmup, warmup_stable_decay
+from decaylaws.schedules import (
+    constant,
+    decay,
+    from_points,
+    from_steps,
+    parse_schedule,
+    warmup,
+    warmup_stable_decay,
+)
 from tests.laws.curves import (
     LATE,
     LONG,
@@ -73,6 +81,13 @@ def test_a_warm_up_is_progress_and_no_drop():
     assert path.progress[0] == pytest.approx(0.5 * WARMUP * PEAK)
     assert warmup_tokens(SCHEDULES["constant"]) == WARMUP
     assert warmup_tokens(constant(5, 1e-3)) == 0
+
+
+def test_a_logged_lr_has_the_warm_up_of_the_schedule_behind_it():
+    schedule = warmup_stable_decay(10_000, 1e-3, warmup_tokens=500, decay_tokens=2_000, end_lr=1e-4)
+    assert warmup_tokens(schedule) == 500
+    assert warmup_tokens(from_steps(schedule.step_lrs(100), 100)) == 500
+    assert warmup_tokens(from_points([0, 500, 8_000, 10_000], [0.0, 1e-3, 1e-3, 1e-4])) == 500
 
 
 def test_a_later_rise_is_a_negative_drop():

@@ -41,9 +41,11 @@ def test_warmup_stable_decay_refuses_a_decay_that_does_not_fit() -> None:
 
 
 def test_cosine_and_linear_refuse_a_warmup_longer_than_the_run() -> None:
-    for build in (cosine, linear_to_zero):
-        with pytest.raises(InvalidValueError):
+    for build in (cosine, linear_to_zero, inverse_sqrt):
+        with pytest.raises(InvalidValueError, match="warmup_tokens"):
             build(100, 1e-3, warmup_tokens=101)
+    with pytest.raises(InvalidValueError, match="warmup_tokens"):
+        inverse_sqrt(100, 1e-3, warmup_tokens=100)
 
 
 def test_wsd_s_ends_every_period_at_the_floor_and_starts_the_next_at_the_peak() -> None:
@@ -61,6 +63,12 @@ def test_wsd_s_with_its_own_peaks_and_a_second_warmup() -> None:
         wsd_s([100, 100], [1e-3], decay_tokens=10)
     with pytest.raises(InvalidValueError):
         wsd_s([], 1e-3, decay_tokens=10)
+
+
+def test_wsd_s_takes_arrays() -> None:
+    peaks = [1e-3, 2e-3]
+    schedule = wsd_s([100, 100], np.array(peaks), decay_tokens=np.array([10, 20]))
+    assert schedule == wsd_s([100, 100], peaks, decay_tokens=[10, 20])
 
 
 def test_multi_step_is_constant_between_milestones() -> None:
@@ -92,6 +100,18 @@ def test_power_follows_the_power_law_below_its_bound() -> None:
 def test_power_that_is_bounded_throughout_is_constant() -> None:
     schedule = power(1_000, max_lr=1e-3, coefficient=10.0, exponent=-0.5, warmup_tokens=100)
     assert [segment.shape for segment in schedule] == ["linear", "constant"]
+
+
+@pytest.mark.parametrize("decay_tokens", [1_000, 1_500, 950])
+def test_power_refuses_a_decay_that_leaves_no_power_law(decay_tokens: int) -> None:
+    with pytest.raises(InvalidValueError, match="decay_tokens"):
+        power(
+            1_000, max_lr=1e-3, coefficient=1.0, exponent=-0.51, warmup_tokens=100, decay_tokens=decay_tokens
+        )
+
+
+def test_power_whose_knee_lies_beyond_any_number_is_constant() -> None:
+    assert power(1_000, max_lr=1e-3, coefficient=1.0, exponent=-1e-3).peak_lr == 1e-3
 
 
 def test_power_that_starts_below_its_bound_warms_up_to_the_power_law() -> None:

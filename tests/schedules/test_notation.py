@@ -143,6 +143,10 @@ def test_case_spacing_and_arrows_do_not_matter() -> None:
         ("Polynomial(0, 1T, start=1, exponent=two)", "'exponent' must be a number"),
         ("Sampled(0 1e-3)", "takes points"),
         ("Sampled(0: 1e-3, 5: 0)[3:9]", "'first, last' must be in order"),
+        ("Warmup(3e-4, 1e99T)", "'tokens' is more than is ever trained"),
+        ("Warmup(3e-4, 1e999999)", "'tokens' is more than is ever trained"),
+        ("Warmup(eta_max/0, 2B)", "'eta_max' must be multiplied and divided by numbers above zero"),
+        ("Linear(0, 5B, start=1e-3, start=1e-2)", "each once"),
         ("Warmup(eta_max, 2B)", "missing eta_max"),
         ("Warmup(3e-4)", "missing warmup_tokens"),
     ],
@@ -157,6 +161,7 @@ def test_what_cannot_be_read_says_why(text: str, message: str) -> None:
     [
         ({"eta_max": -1.0, "warmup_tokens": 5}, "eta_max"),
         ({"eta_max": "high", "warmup_tokens": 5}, "eta_max"),
+        ({"eta_max": None, "warmup_tokens": 5}, "eta_max"),
         ({"eta_max": 1e-3, "warmup_tokens": 2.5}, "warmup_tokens"),
         ({"eta_max": 1e-3, "warmup_tokens": "soon"}, "warmup_tokens"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.schedules import constant, constant_batch, cosine, decay, warmup_stable_decay
+from decaylaws.schedules import constant, constant_batch, cosine, decay, from_points, warmup_stable_decay
 from decaylaws.schedules.preview import curve_data, save_png, stage_table, summarize, text_plot
 
 WSD = warmup_stable_decay(1_000, 1e-3, warmup_tokens=100, decay_tokens=200)
@@ -23,6 +23,12 @@ def test_summary() -> None:
     assert summary.mean_lr == pytest.approx(8.5e-4)
     assert summary.falling_tokens == 200
     assert summarize(WSD).num_steps is None
+
+
+def test_a_curve_through_points_falls_where_it_falls() -> None:
+    for first_lr in (0.0, 6e-4):
+        schedule = from_points([0, 10, 60, 100], [first_lr, 1e-3, 1e-3, 5e-4])
+        assert summarize(schedule).falling_tokens == 40
 
 
 def test_curve_shows_both_sides_of_a_jump() -> None:

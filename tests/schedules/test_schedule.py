@@ -135,6 +135,8 @@ def test_step_count_is_the_ceiling() -> None:
         lambda: WSD.scale(tokens=0.0),
         lambda: WSD.scale(tokens=1e-6),
         lambda: WSD.segments[0].cut(5, 200),
+        lambda: constant(2**63, 1e-3),
+        lambda: constant(10**18, 1e-3).extend(1),
     ],
 )
 def test_what_cannot_be_asked_is_an_error(call) -> None:
@@ -165,11 +167,23 @@ def test_a_dict_with_other_keys_is_an_error(data: dict) -> None:
         [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "sampled", "knots": [[0, 1.0], [5]]}],
         [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "sampled", "knots": [[0, 1.0], [2.5, 1.0]]}],
         [{"tokens": "5", "start_lr": 1.0, "end_lr": 0.0}],
+        [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "sampled", "knots": 3}],
+        [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "note": 3}],
+        [{"tokens": 5, "start_lr": 1.0, "end_lr": 0.0, "shape": "polynomial", "exponent": "2"}],
     ],
 )
 def test_a_dict_with_other_values_is_an_error(segments: object) -> None:
     with pytest.raises(InvalidValueError):
         Schedule.from_dict({"segments": segments})
+
+
+@pytest.mark.parametrize("data", [None, 5, [1]])
+def test_what_is_no_mapping_is_an_error(data: object) -> None:
+    for kind in (Schedule, BatchSchedule):
+        with pytest.raises(InvalidValueError, match="must be a mapping with"):
+            kind.from_dict(data)
+    with pytest.raises(InvalidValueError):
+        BatchSchedule.from_dict({"stages": data})
 
 
 def test_errors_name_the_field_and_the_value() -> None:
@@ -238,6 +252,7 @@ def test_batch_schedules_scale_only_to_whole_batches() -> None:
         lambda: batch_ramp(1_000, start=10, end=45, increment=10, ramp_tokens=100),
         lambda: batch_ramp(1_000, start=50, end=10, increment=10, ramp_tokens=100),
         lambda: batch_ramp(100, start=10, end=40, increment=10, ramp_tokens=100),
+        lambda: batch_ramp(1_000, start=0, end=40, increment=10, ramp_tokens=100),
     ],
 )
 def test_what_cannot_be_asked_of_batches_is_an_error(call) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
-from decaylaws.schedules import Schedule
+from decaylaws.schedules import Schedule, Segment
 
 _CELLS = 64  # uniform cells of a segment; the error of the response is of second order in their width
 _HALVINGS = 24  # geometric cells towards an evaluation: response times of 1e-7 segments are still resolved
@@ -138,10 +138,19 @@ def warmup_tokens(schedule: Schedule) -> int:
     """Tokens until the LR stops rising for the first time."""
     done, previous = 0, 0.0
     for segment in schedule:
-        if segment.start_lr < previous or segment.end_lr <= segment.start_lr:
+        rising = 0 if segment.start_lr < previous else _rising_tokens(segment)
+        done, previous = done + rising, segment.end_lr
+        if rising < segment.tokens:
             return done
-        done, previous = done + segment.tokens, segment.end_lr
     return done
+
+
+def _rising_tokens(segment: Segment) -> int:
+    """Tokens from a segment's start to the highest LR before it first falls; a logged LR rises step by step."""
+    at = np.concatenate([[0], segment.breakpoints(), [segment.tokens]])
+    lrs = np.append(segment.lr(at[:-1]), segment.end_lr)
+    falls = np.flatnonzero(np.diff(lrs) < 0)
+    return int(at[np.argmax(lrs[: falls[0] + 1] if len(falls) else lrs)])
 
 
 def lr_path(
