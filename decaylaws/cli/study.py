@@ -18,7 +18,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
-from decaylaws.study.prepared import short_heldout
+from decaylaws.study.prepared import check_prepared, short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
 from decaylaws.study.steps import next_verb, steps
@@ -84,6 +84,7 @@ def prepare(directory: StudyDir) -> None:
     leaks = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
     if not leaks.empty:
         console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
+    check_prepared(study)
 
 
 def plan(directory: StudyDir) -> None:

@@ -67,8 +67,10 @@ def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_n
     assert "evaluation.tokens_per_domain = 1,000,000: web, maths, code" in said
     with_settings(root)
     assert "Fewer held-out tokens" not in decaylaws("prepare", str(root))
-    with pytest.raises(DataError, match=r"held-out part of 'sources\.web'.*seq_len \+ 1 = 1000001"):
-        sweep.plan(with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000))
+    study = with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000)
+    for refuse in (sweep.plan, lambda study: decaylaws("prepare", str(study.root))):
+        with pytest.raises(DataError, match=r"held-out part of 'sources\.web'.*seq_len \+ 1 = 1000001"):
+            refuse(study)
 
 
 def test_a_budget_that_the_search_could_not_use_stops_the_plan_and_not_the_search(root: Path) -> None:
