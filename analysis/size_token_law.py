@@ -72,20 +72,8 @@ EPOCH_INTERVALS = {
     "alpha": [0.317, 0.373],
     "beta": [0.331, 0.415],
 }
-NUMBERS = frozenset(
-    [
-        "params",
-        "tokens",
-        "loss",
-        "unique_tokens",
-        "val_loss",
-        "params_nonemb",
-        "smooth_loss",
-        "batch_seqs",
-        "lr",
-        "peak_lr",
-    ]
-)
+NUMBERS = ("params", "tokens", "loss", "unique_tokens", "val_loss", "params_nonemb", "smooth_loss", "batch_seqs",
+           "lr", "peak_lr")  # fmt: skip
 Frame = pd.DataFrame
 
 
