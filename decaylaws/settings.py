@@ -307,7 +307,7 @@ class StudySettings(_Settings):
     def _one_batch_size(cls, batch_tokens: Any) -> Any:
         if isinstance(batch_tokens, list):
             raise InvalidValueError(
-                "batch_tokens", batch_tokens, "must be one number: no law here tells what another batch size does",
+                "batch_tokens", batch_tokens, "must be one number: the decay law does not know what another batch size does",
                 "Make a study for each batch size and compare their confirmed losses.",
             )  # fmt: skip
         return batch_tokens
