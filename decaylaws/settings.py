@@ -306,10 +306,9 @@ class StudySettings(_Settings):
     @classmethod
     def _one_batch_size(cls, batch_tokens: Any) -> Any:
         if isinstance(batch_tokens, list):
-            raise InvalidValueError(
-                "batch_tokens", batch_tokens, "must be one number: the decay law does not know what another batch size does",
-                "Make a study for each batch size and compare their confirmed losses.",
-            )  # fmt: skip
+            constraint = "must be one number: the decay law does not know what another batch size does"
+            remedy = "Make a study for each batch size and compare their confirmed losses."
+            raise InvalidValueError("batch_tokens", batch_tokens, constraint, remedy)
         return batch_tokens
 
     @model_validator(mode="after")
