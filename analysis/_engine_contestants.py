@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from decaylaws.configs import ModelShape, RunConfig
+from decaylaws.configs import Arithmetic, ModelShape, RunConfig
 from decaylaws.mixtures import Mixture
 from decaylaws.schedules import constant
 from decaylaws.settings import EvaluationSettings
@@ -37,6 +37,7 @@ class Job:
         steps: optimiser steps of each.
         slots: members of a worker's stack.
         workers: worker processes.
+        compiled: whether the runs are compiled.
         evaluation_tokens: held-out tokens of each source that a run is scored on at its start and its end.
     """
 
@@ -50,6 +51,7 @@ class Job:
     steps: int
     slots: int
     workers: int
+    compiled: bool
     evaluation_tokens: int
 
 
@@ -64,6 +66,7 @@ def run_study(job: Job) -> None:
         batch_tokens=job.batch_tokens,
         seed=0,
         data_fingerprint=job.fingerprint,
+        arithmetic=Arithmetic(compiled=job.compiled),
     )
     workspace = Workspace(
         corpus=directory / "corpus",

@@ -33,36 +33,36 @@ def whole_jobs(plain: Task, rows: dict[str, dict[str, float]], args: argparse.Na
     slots = best_slots(
         {k: rows[f"engine_{k}"]["ktok_per_s"] for k in args.members if k == 1 or k <= members // workers}
     )
+    compiled = replace(plain, compiled=True)
     jobs: dict[str, Callable[[], float]] = {
         "loop": lambda: loop_seconds(plain, 1, members, steps),
+        "loop_compiled": lambda: loop_seconds(compiled, 1, members, steps),
+        "loop_pool": lambda: loop_seconds(plain, workers, members, steps),
         "engine": lambda: study_seconds(plain, slots, steps, args),
+        "engine_compiled": lambda: study_seconds(compiled, 1, steps, args),
     }
-    if workers > 1:
-        jobs["loop_pool"] = lambda: loop_seconds(plain, workers, members, steps)
-    if args.compile:
-        jobs["loop_compiled"] = lambda: loop_seconds(replace(plain, compiled=True), 1, members, steps)
-    seconds = rounds_of(jobs, args.job_rounds)
-    best = min(
-        (name for name in seconds if name != "engine"), key=lambda name: float(np.median(seconds[name]))
-    )
-    ratios = np.divide(seconds[best], seconds["engine"])
+    seconds = rounds_of({name: jobs[name] for name in args.jobs}, args.job_rounds)
+    best = min((name for name in seconds if name.startswith("loop")), key=lambda name: min(seconds[name]))
+    engines = [name for name in seconds if name.startswith("engine")]
+    ratios = {name: np.divide(seconds[best], seconds[name]) for name in engines}
     return {
         "members": members,
         "steps_of_a_member": steps,
         "slots": slots,
         "seconds": seconds,
         "best": best,
-        "engine_over_best": float(np.median(ratios)),
-        "from": float(ratios.min()),
-        "to": float(ratios.max()),
+        "over_best": {
+            name: {"median": float(np.median(found)), "from": found.min(), "to": found.max()}
+            for name, found in ratios.items()
+        },
     }
 
 
 def rounds_of(jobs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the jobs by round, every second round in the opposite order; the clearly beaten run once."""
+    """Seconds of the jobs by round, every second round in the opposite order; loops clearly beaten run once."""
     seconds = {name: [job()] for name, job in jobs.items()}
     limit = SITS_OUT * min(first for (first,) in seconds.values())
-    left = [name for name in jobs if seconds[name][0] <= limit or name == "engine"]
+    left = [name for name in jobs if seconds[name][0] <= limit or name.startswith("engine")]
     for number in range(1, rounds):
         for name in left[::-1] if number % 2 else left:
             seconds[name].append(jobs[name]())
@@ -97,6 +97,7 @@ def study_seconds(plain: Task, slots: int, steps: int, args: argparse.Namespace)
             steps=steps,
             slots=slots,
             workers=args.workers,
+            compiled=plain.compiled,
             evaluation_tokens=heldout,
         )
         return seconds_of_all([["_engine_contestants.py", "--job", json.dumps(asdict(job))]])

@@ -25,7 +25,8 @@ steps and compilation count. The engine's job is a study (``_engine_contestants.
 claim, exact mixing from shards, evaluation at the start and the end, checkpoints and records come on top, none of
 which the loops do. Its slots are picked from the speeds above as ``decaylaws plan`` picks them. What takes over 1.25
 times the best's seconds in the first round sits out the others. ``engine / best``: the seconds of the best of (a),
-(b), (c) over those of the engine.
+(b), (c) over those of the engine. ``--jobs`` names the jobs. ``engine_compiled`` is the study with ``train.compile``,
+which comes on by itself in long sweeps: leave the slow loops out and give ``--job-seconds`` minutes then.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ GPU_SHAPES = {  # 4,096 tokens of a member's step
     "200k": shape(64, 4, 192, 2, 8, 4096, 512),
     "1M": shape(128, 5, 352, 4, 8, 8192, 512),
 }
+
+JOBS = ("loop", "loop_compiled", "loop_pool", "engine", "engine_compiled")
 
 # Turns -----------------------------------------------------------------------------------------------------
 
@@ -174,11 +177,12 @@ def show(name: str, found: dict[str, Any]) -> None:
         print(f"whole job, {jobs['members']} members of {jobs['steps_of_a_member']} steps, seconds by round:")
         for contestant, seconds in jobs["seconds"].items():
             print(f"  {contestant:20}" + "".join(f"{value:9.1f}" for value in seconds))
-        print(
-            f"  engine ({jobs['slots']} slots) / best ({jobs['best']}): {jobs['engine_over_best']:.2f}, "
-            f"{jobs['from']:.2f} to {jobs['to']:.2f}",
-            flush=True,
-        )
+        for contestant, ratio in jobs["over_best"].items():
+            print(
+                f"  {contestant} / best ({jobs['best']}): {ratio['median']:.2f}, "
+                f"{ratio['from']:.2f} to {ratio['to']:.2f}",
+                flush=True,
+            )
 
 
 def processor(device: str) -> str:
@@ -200,8 +204,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=default_workers(), help="of (c) and of the study")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, help="all but engine_compiled by default")
     parser.add_argument("--job-members", type=int, default=8)
-    parser.add_argument("--job-seconds", type=float, default=20.0, help="steps of job (c), without its start")
+    parser.add_argument("--job-seconds", type=float, default=40.0, help="steps of job (c), without its start")
     parser.add_argument("--job-rounds", type=int, default=3, help="0 leaves the jobs out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled contestants out")
     parser.add_argument(
@@ -221,6 +226,13 @@ def parse_args() -> argparse.Namespace:
             1,
         )
     args.compile = can_compile(args.device) and not args.no_compile
+    args.jobs = args.jobs or [
+        name
+        for name in JOBS
+        if name != "engine_compiled"
+        and (args.compile or name != "loop_compiled")
+        and (args.workers > 1 or name != "loop_pool")
+    ]
     if args.bf16 is None:
         args.bf16 = has_bfloat16(args.device)
     return args
