@@ -22,12 +22,12 @@ from optuna.trial import TrialState
 
 from decaylaws.configs import RunConfig
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.engine import RunResult, train
 from proxy_runs.pool import PoolProgress, run_pool
 from proxy_runs.queue import RunQueue
 from proxy_runs.shards import TokenStore
 from proxy_runs.storage import open_storage
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.worker import Worker
 from proxy_runs.workspace import Workspace
 from tests.proxy_runs import postgres
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
@@ -60,26 +60,26 @@ def runs(store: TokenStore) -> list[tuple[str, RunConfig]]:
 def undisturbed(
     store: TokenStore, runs: list[tuple[str, RunConfig]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """Rows of the same runs, trained in this process without a queue."""
+    """Rows of the same runs, trained by one worker in this process."""
     torch.set_num_threads(1)
-    rows: dict[str, dict[str, Any]] = {}
-    roles = {config.run_id: role for role, config in runs}
+    root = tmp_path_factory.mktemp("undisturbed")
+    workspace = workspace_of(root, store, f"sqlite:///{root / 'storage.sqlite3'}", slots=4)
+    queue = RunQueue(workspace.storage_url, workspace.study_name)
+    queue.enqueue(runs)
+    Worker(workspace, lambda event: None, lambda: False).run()
+    return {result["row"]["run_id"]: result["row"] for result in queue.results()}
 
-    def note(result: RunResult) -> None:
-        rows[result.run_id] = {**result.row, "role": roles[result.run_id]}
 
-    directory = tmp_path_factory.mktemp("undisturbed")
-    for part in (runs[:1], runs[1:]):
-        train(
-            [config for _, config in part],
-            store,
-            checkpoint_dir=directory,
-            evaluation=EVALUATION,
-            on_result=note,
-            slots=4,
-            device="cpu",
-        )
-    return rows
+def workspace_of(root: Path, store: TokenStore, url: str, *, slots: int) -> Workspace:
+    return Workspace(
+        corpus=store.directory,
+        checkpoints=root / "checkpoints",
+        storage_url=url,
+        study_name="study",
+        evaluation=EVALUATION,
+        objective={"maths": 1.0},
+        slots=slots,
+    )
 
 
 class Sweep:
@@ -93,15 +93,7 @@ class Sweep:
         self.runs = runs
         self.queue.enqueue(runs)
         self._url = url
-        self._workspace = Workspace(
-            corpus=store.directory,
-            checkpoints=root / "checkpoints",
-            storage_url=url,
-            study_name="study",
-            evaluation=EVALUATION,
-            objective={"maths": 1.0},
-            slots=2,
-        )
+        self._workspace = workspace_of(root, store, url, slots=2)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
