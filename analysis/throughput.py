@@ -244,21 +244,21 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InvalidValueError("--device", "cuda", "needs a GPU that torch can use", "Nothing was measured.")
     shapes = GPU_SHAPES if args.device == "cuda" else SHAPES
-    found = {}
+    gpu = "this run" if args.device == "cuda" else "not run"
+    settings = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "device": processor(args.device),
+        "torch": torch.__version__,
+        "gpu": gpu,
+    }
+    found: dict[str, Any] = {}
     for name in args.shapes or shapes:
         found[name] = measure(replace(shapes[name], device=args.device), args)
         show(name, found[name])
-    gpu = "this run" if args.device == "cuda" else "not run"
+        if args.json:  # after every shape: nothing that was measured is lost
+            write_json(args.json, {**settings, "shapes": found})
     print(f"\nGPU (loop_graph and all others on 4,096 tokens a member-step): {gpu}.")
-    if args.json:
-        settings = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv),
-            "device": processor(args.device),
-            "torch": torch.__version__,
-            "gpu": gpu,
-        }
-        write_json(args.json, {**settings, "shapes": found})
 
 
 if __name__ == "__main__":
