@@ -172,10 +172,11 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
         # the question is the recommendation: a winner is measured against it, and it against the next best
         asked = rest[rest["candidate"] == "recommended"]
         rival = asked.iloc[0] if len(asked) else rest.iloc[0]
+        words = "the recommendation" if len(asked) else f"'{rival['candidate']}'"
         margin = rival["observed"] - best["observed"]
         by_chance = "could" if margin < TOLD_APART * noise else "do not"
         lines[0] += (
-            f" It is {margin:.4f} ahead of '{rival['candidate']}'; seeds alone {by_chance} explain that "
+            f" It is {margin:.4f} ahead of {words}; seeds alone {by_chance} explain that "
             f"(standard deviation {noise:.4f})."
         )
     if len(broken):
