@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, NotFittedError, SchemaError
+from decaylaws.files import write_text
 from decaylaws.laws.report import FitReport
 
 Array = NDArray[np.float64]
@@ -116,14 +117,25 @@ class Law(ABC):
         law.report_ = FitReport.from_dict(values["report"])
         return law
 
-    def save(self, path: Path) -> None:
-        """Write the fitted law as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+    def save(self, path: str | Path) -> None:
+        """Write the fitted law as JSON; the file appears whole or not at all."""
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1))
 
     @staticmethod
-    def load(path: Path) -> Law:
-        """Read a law that :meth:`save` wrote."""
-        return Law.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    def load(path: str | Path) -> Law:
+        """Read a law that :meth:`save` wrote.
+
+        Raises:
+            DataError: the file cannot be read, or is damaged.
+        """
+        try:
+            return Law.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, DecaylawsError):
+                raise
+            raise DataError(
+                f"{path} is no law that can be read ({error!r}). Fit it and save it again."
+            ) from error
 
     def _state(self) -> dict[str, Any]:
         """Fitted state beyond the report; a law with more than ``params_`` adds to it."""

@@ -108,9 +108,17 @@ def one_step_draws(
 
 
 def quantile_interval(mean: ArrayLike, draws: ArrayLike, level: float) -> Prediction:
-    """Central interval of prediction draws ``[num_draws, n]`` around the point predictions ``[n]``."""
-    tail = 0.5 * (1 - _checked(level))
-    lower, upper = np.quantile(np.asarray(draws), [tail, 1 - tail], axis=0)
+    """Central interval of prediction draws ``[num_draws, n]`` around the point predictions ``[n]``.
+
+    Raises:
+        InvalidValueError: the level is no probability, or there are no draws.
+    """
+    tail, values = 0.5 * (1 - _checked(level)), np.asarray(draws)
+    if len(values) == 0:
+        raise InvalidValueError(
+            "num_draws", 0, "must be above zero for intervals", "Fit the law again with draws."
+        )
+    lower, upper = np.quantile(values, [tail, 1 - tail], axis=0)
     centre = np.asarray(mean, dtype=float)
     return Prediction(centre, np.minimum(lower, centre), np.maximum(upper, centre), level)
 

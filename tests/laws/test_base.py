@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, NotFittedError, SchemaError
 from decaylaws.laws.base import Law
 from decaylaws.laws.compare import Fold, compare
 from decaylaws.laws.solver import solve
@@ -53,6 +53,19 @@ def test_json_round_trip_predicts_the_same(tmp_path):
     assert again.slope_limit == 3.0
     assert again.report_ == law.report_
     np.testing.assert_array_equal(again.predict(X), law.predict(X))
+
+
+def test_a_damaged_file_is_named_and_a_path_may_be_text(tmp_path):
+    path = f"{tmp_path}/laws/line.json"
+    law = StraightLine().fit(X, X)
+    law.save(path)
+    assert isinstance(Law.load(path), StraightLine)
+    for text in ("{", "[]", '{"law": 5}'):
+        (tmp_path / "damaged.json").write_text(text)
+        with pytest.raises((DataError, SchemaError)):
+            Law.load(tmp_path / "damaged.json")
+    with pytest.raises(DataError, match="no law that can be read"):
+        Law.load(tmp_path / "absent.json")
 
 
 def test_damaged_json_is_named():

@@ -134,6 +134,21 @@ def test_impossible_tables_are_named() -> None:
         SigmoidLink().fit(table.assign(run="one")).predict(table, interval=0.9)
 
 
+@pytest.mark.parametrize("final", [np.nan, "False", 2])
+def test_a_run_is_finished_or_not(final: object) -> None:
+    with pytest.raises(InvalidValueError, match="must be true or false"):
+        TaskLadder().fit(runs([1e8, 3e8, 1e9]).assign(final=final))
+
+
+@pytest.mark.parametrize(
+    ("ends", "field"),
+    [({"floor": 25.0}, "floor"), ({"floor": 0.9, "ceiling": 0.2}, "floor"), ({"ceiling": -1}, "ceiling")],
+)
+def test_ends_of_the_sigmoid_that_cannot_be_are_named(ends: dict[str, float], field: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"'{field}'"):
+        SigmoidLink(**ends).fit(runs([1e8, 3e8]))
+
+
 def test_the_script_scores_every_method_on_a_folder_of_the_same_format(tmp_path: Path) -> None:
     table = runs([1e8, 3e8, 9e8], noise=0.004)
     questions = 400

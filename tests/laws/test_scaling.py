@@ -124,6 +124,37 @@ class TestFamilies:
         skaling = Skaling.from_params({**PUBLISHED["chinchilla_epoch"], "k": 1.0})
         np.testing.assert_allclose(skaling.predict(grid()), TRUTH.predict(grid()), rtol=1e-12)
 
+    def test_over_training_is_the_published_formula(self) -> None:
+        eta, a, b = 0.12, 90.0, 250.0
+        law = OverTraining.from_params(
+            {"E": 1.8, "A": a * 6**-eta, "B": b * 6**-eta, "alpha": 2 * eta, "beta": 2 * eta}
+        )
+        n, d = 3e8, 9e10
+        multiplier, flops = d / n, 6 * n * d
+        expected = 1.8 + (a * multiplier**eta + b * multiplier**-eta) * flops**-eta
+        assert law.predict(pd.DataFrame({"params": [n], "tokens": [d]}))[0] == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("kind", "changed", "named"),
+        [
+            (Chinchilla, {"k": 0.5}, "'k' must be 1 in Chinchilla"),
+            (Chinchilla, {"A": -1.0}, "'A' must be finite and above zero"),
+            (OverTraining, {}, "'beta' must be 0.3478 in OverTraining"),
+            (Kaplan, {"k": 0.1, "beta": 1.0}, "'E' must be 0 in Kaplan"),
+            (Chinchilla, {"gamma": 0.1}, "unexpected gamma"),
+            (Skaling, {}, "missing k"),
+        ],
+    )
+    def test_given_parameters_that_the_law_cannot_have_are_named(
+        self, kind: type[SizeTokenLaw], changed: dict[str, float], named: str
+    ) -> None:
+        with pytest.raises((InvalidValueError, SchemaError), match=named):
+            kind.from_params({**PUBLISHED["chinchilla_epoch"], **changed})
+
+    def test_a_missing_level_is_not_taken_for_zero(self) -> None:
+        with pytest.raises(SchemaError, match="missing E"):
+            Chinchilla.from_params({"A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3})
+
     def test_kaplan_is_the_published_formula(self) -> None:
         a_n, a_d, n_c, d_c = 0.076, 0.095, 8.8e13, 5.4e13
         law = Kaplan.from_params(
@@ -328,6 +359,15 @@ class TestBadInput:
     def test_no_rows(self) -> None:
         with pytest.raises(InvalidValueError, match="params"):
             Chinchilla().fit(grid().iloc[:0], [])
+
+    def test_text_among_numbers_and_settings_that_cannot_be(self) -> None:
+        table = grid(3, 3)
+        table["loss"] = TRUTH.predict(table)
+        with pytest.raises(InvalidValueError, match="'params' must hold numbers only"):
+            Chinchilla().fit(table.assign(params="7B"))
+        for setting in ({"huber_delta": -1.0}, {"max_starts": 0}, {"num_draws": -1}):
+            with pytest.raises(InvalidValueError, match=next(iter(setting))):
+                Chinchilla(**setting).fit(table)
 
     def test_as_many_losses_as_rows(self) -> None:
         with pytest.raises(InvalidValueError, match="one loss for each"):

@@ -97,8 +97,22 @@ def test_bad_input() -> None:
     broken.loc[4, "gain"] = -0.01
     with pytest.raises(InvalidValueError, match=r"gain\[4\]"):
         DecayGain().fit(broken)
-    with pytest.raises(InvalidValueError, match="observations"):
+    with pytest.raises(InvalidValueError, match="at least 3 decays"):
         DecayGain().fit(table.iloc[:2])
+
+
+def test_decays_that_do_not_make_a_law_are_named() -> None:
+    table = decays(SMALL, BEGINS, 0)
+    with pytest.raises(InvalidValueError, match="one gain for each of the 32 rows"):
+        DecayGain().fit(table, [0.1])
+    with pytest.raises(SchemaError, match="missing gain"):
+        DecayGain().fit(table.drop(columns="gain"))
+    with pytest.raises(SchemaError, match="missing params"):
+        DecayGain().fit(table.drop(columns="params"))
+    with pytest.raises(InvalidValueError, match="at least two values"):
+        DecayGain().fit(decays(SMALL[:1], BEGINS, 0))
+    with pytest.raises(InvalidValueError, match="num_draws"):
+        DecayGain(num_draws=0).fit(table).predict(table, interval=0.9)
 
 
 def test_gemstones(shared_data: Path) -> None:

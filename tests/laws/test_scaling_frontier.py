@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
 from decaylaws.laws.base import Law
 from decaylaws.laws.scaling import (
     PUBLISHED,
@@ -69,6 +69,12 @@ class TestOptimalAllocation:
         assert scarce["loss"] > free["loss"]
         assert scarce["tokens"] > free["tokens"]  # epochs of scarce data pay better than parameters for them
 
+    def test_a_budget_in_another_unit_is_refused(self) -> None:
+        with pytest.raises(InvalidValueError, match="Check its unit"):
+            optimal_allocation(TRUTH, 1e3)
+        with pytest.raises(NotFittedError):
+            optimal_allocation(Chinchilla(), 1e20)
+
     def test_interval_holds_the_point(self) -> None:
         runs = isoflop_runs(0)
         table = optimal_allocation(Chinchilla().fit(runs), [1e20, 1e22], interval=0.9)
@@ -107,6 +113,16 @@ class TestIsoFlop:
         small = runs[runs["params"] < 0.5 * np.array([best_size(c) for c in runs["flops"]])]
         with pytest.raises(InvalidValueError, match="budgets"):
             IsoFlopFrontier().fit(small)
+
+    def test_bad_input_is_named(self) -> None:
+        table = isoflop_runs(0)
+        with pytest.raises(InvalidValueError, match="one loss for each of the 54 rows"):
+            IsoFlopFrontier().fit(table, [2.0])
+        law = IsoFlopFrontier(num_draws=0).fit(table)
+        with pytest.raises(SchemaError, match="missing flops"):
+            law.predict(table[["params"]])
+        with pytest.raises(InvalidValueError, match="num_draws"):
+            law.predict(table, interval=0.9)
 
     def test_json_round_trip(self) -> None:
         law, budgets = IsoFlopFrontier(num_draws=20).fit(isoflop_runs(0)), pd.DataFrame({"flops": [1e22]})

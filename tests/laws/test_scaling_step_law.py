@@ -84,6 +84,17 @@ def test_bad_input() -> None:
         StepLaw().fit(broken)
 
 
+def test_losses_columns_and_draws_that_are_missing_are_named() -> None:
+    table = sweep(0)
+    with pytest.raises(InvalidValueError, match="one loss for each"):
+        StepLaw().fit(table, [2.0])
+    law = StepLaw(num_draws=0).fit(table)
+    with pytest.raises(SchemaError, match="missing tokens"):
+        law.optimum(table[["params"]])
+    with pytest.raises(InvalidValueError, match="num_draws"):
+        law.optimum(table)
+
+
 def test_regret_on_a_size_that_was_not_fitted(shared_data: Path) -> None:
     """The run nearest to the predicted optimum of a larger size loses less than a tenth of a per cent."""
     raw = pd.read_csv(shared_data / "steplaw" / "runs.csv").drop(columns="loss")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Law
 from decaylaws.laws.downstream.sigmoid import SigmoidLink
-from decaylaws.laws.downstream.tables import accuracies
+from decaylaws.laws.downstream.tables import accuracies, finished
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import Chinchilla, Skaling
 from decaylaws.laws.uncertainty import quantile_interval
@@ -76,9 +76,7 @@ class TaskLadder(Law):
         if "loss" not in X:
             raise SchemaError("runs", missing=["loss"])
         table = X.assign(accuracy=accuracies(X, y))
-        final = table[table["final"].astype(bool)] if "final" in table else table
-        if final.empty:
-            raise InvalidValueError("final", 0, "must be true for the rows of finished runs")
+        final = finished(table)
         kind = _LOSS_LAWS[self.loss_law]
         self.loss_law_ = kind(prior=self.prior, num_draws=self.num_draws, seed=self.seed).fit(final)
         self.link_ = SigmoidLink(

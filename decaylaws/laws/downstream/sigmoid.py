@@ -66,9 +66,10 @@ class SigmoidLink(DrawnLaw):
 
         Raises:
             SchemaError: a column is missing.
-            InvalidValueError: an accuracy does not lie from 0 to 1, the loss takes one value only, or there
-                are fewer rows than parameters.
+            InvalidValueError: an accuracy, floor or ceiling does not lie from 0 to 1, the loss takes one value
+                only, or there are fewer rows than parameters.
         """
+        self._check_ends()
         loss, accuracy, groups = column(X, "loss"), accuracies(X, y), runs_of(X)
         if len(np.unique(loss)) < 2:
             raise InvalidValueError("loss", loss[:1].tolist(), "must take at least two values")
@@ -79,6 +80,13 @@ class SigmoidLink(DrawnLaw):
         self.extrapolation_error_ = self._extrapolation_error(loss, accuracy)
         self.draws_ = self._draw(solution, groups, float(loss.max()))
         return self
+
+    def _check_ends(self) -> None:
+        for name, value in (("floor", self.floor), ("ceiling", self.ceiling)):
+            if value is not None and not 0 <= value <= 1:
+                raise InvalidValueError(name, value, "must be an accuracy from 0 to 1", "For 25 % give 0.25.")
+        if self.floor is not None and self.ceiling is not None and not self.floor < self.ceiling:
+            raise InvalidValueError("floor", self.floor, f"must be below the ceiling ({self.ceiling})")
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Accuracy at every loss; with ``interval`` the range of a measured accuracy."""

@@ -21,9 +21,9 @@ def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:
         raise SchemaError(
             "runs", missing=["accuracy"], remedy="Give accuracies as y or as the column 'accuracy'."
         )
-    values = np.asarray(X["accuracy"] if y is None else y, dtype=float)
-    if len(values) != len(X):
-        raise InvalidValueError("y", len(values), f"must have one accuracy for each of the {len(X)} rows")
+    values = _numbers("accuracy", X["accuracy"] if y is None else y)
+    if values.shape != (len(X),):
+        raise InvalidValueError("y", values.shape, f"must have one accuracy for each of the {len(X)} rows")
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -40,7 +40,7 @@ def column(X: pd.DataFrame, name: str) -> Array:
     """
     if name not in X:
         raise SchemaError("runs", missing=[name])
-    values = np.asarray(X[name], dtype=float)
+    values = _numbers(name, X[name])
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise InvalidValueError(f"{name}[{row}]", float(values[row]), "must be finite")
@@ -50,3 +50,29 @@ def column(X: pd.DataFrame, name: str) -> Array:
 def runs_of(X: pd.DataFrame) -> Array:
     """The run of every row; every row its own where there is no column ``run``."""
     return X["run"].to_numpy() if "run" in X else np.arange(len(X), dtype=float)
+
+
+def finished(X: pd.DataFrame) -> pd.DataFrame:
+    """The rows of finished runs: those whose ``final`` is true, or all without that column.
+
+    Raises:
+        InvalidValueError: a value is neither true nor false, or none is true.
+    """
+    if "final" not in X:
+        return X
+    for row, value in enumerate(X["final"]):
+        if not isinstance(value, bool | np.bool_ | int | float) or value not in (0, 1):
+            raise InvalidValueError(
+                f"final[{row}]", value, "must be true or false", "Fill it in for every row."
+            )
+    chosen = X[X["final"].astype(bool)]
+    if chosen.empty:
+        raise InvalidValueError("final", 0, "must be true for the rows of finished runs")
+    return chosen
+
+
+def _numbers(field: str, values: ArrayLike) -> Array:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None

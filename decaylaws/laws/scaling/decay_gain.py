@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.drawn import DrawnLaw
-from decaylaws.laws.scaling.tables import positive
+from decaylaws.laws.scaling.tables import columns, positive, target
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
 
@@ -34,6 +34,7 @@ _TRANSIENT = 0.5  # undecayed points before this share of the earliest decay's t
 _HELD_SHARE = 0.25  # of the rows, by compute, in the extrapolation test
 _PROGRESS_NAMES = ("log_B", "pi", "log_beta")
 _PROGRESS_LOWER, _PROGRESS_UPPER = (-12.0, -1.0, -3.0), (6.0, 1.0, 1.0)
+_COLUMNS = ("params", "tokens_begin", "tokens_end")
 _POWER_NAMES = ("log_G", "gamma", "delta")
 
 
@@ -95,10 +96,21 @@ class DecayGain(DrawnLaw):
             SchemaError: a column is missing.
             InvalidValueError: a value is not finite and positive, or there are fewer decays than parameters.
         """
-        gain = positive("gain", X["gain"] if y is None and "gain" in X else y)
-        params, begin = positive("params", X["params"]), positive("tokens_begin", X["tokens_begin"])
+        gain = target(X, y, "gain")
+        params, begin, _ = columns(X, _COLUMNS, what="decays")
+        if len(gain) < len(_POWER_NAMES):
+            raise InvalidValueError(
+                "gain", len(gain), f"must be known of at least {len(_POWER_NAMES)} decays"
+            )
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(begin).mean())))
         pairs = self._pairs(X)
+        if np.linalg.matrix_rank(pairs.design) < len(_POWER_NAMES):
+            raise InvalidValueError(
+                "params, tokens_begin",
+                (float(params[0]), float(begin[0])),
+                "must each take at least two values, not in step with one another",
+                "Add decays of another size and from another checkpoint.",
+            )
         self.progress_ = self._fit_progress(curves, _TRANSIENT * float(begin.min()))
         annealing = _annealing(X, gain, _progress(self.progress_, pairs))
         solution = _fit_power(pairs, annealing)
@@ -119,12 +131,8 @@ class DecayGain(DrawnLaw):
         return mean if interval is None else self._interval(pairs, mean, interval)
 
     def _pairs(self, X: pd.DataFrame) -> _Pairs:
-        missing = [name for name in ("params", "tokens_begin", "tokens_end") if name not in X]
-        if missing:
-            raise SchemaError("decays", missing=missing)
-        params = positive("params", X["params"]) / self.center_[0]
-        begin = positive("tokens_begin", X["tokens_begin"]) / self.center_[1]
-        end = positive("tokens_end", X["tokens_end"]) / self.center_[1]
+        params, begin, end = columns(X, _COLUMNS, what="decays")
+        params, begin, end = params / self.center_[0], begin / self.center_[1], end / self.center_[1]
         if (end <= begin).any():
             row = int(np.flatnonzero(end <= begin)[0])
             raise InvalidValueError(
@@ -137,9 +145,8 @@ class DecayGain(DrawnLaw):
 
     def _interval(self, pairs: _Pairs, mean: Array, level: float) -> Prediction:
         """Spread of the annealing part's parameters and scatter of measured gains."""
-        noise = self._scatter((len(self.draws_), len(mean)))
-        gains = np.array([self._value(theta, pairs) for theta in self.draws_]) * np.exp(-noise)
-        return quantile_interval(mean, gains, level)
+        gains = np.array([self._value(theta, pairs) for theta in self.draws_]).reshape(-1, len(mean))
+        return quantile_interval(mean, gains * np.exp(-self._scatter(gains.shape)), level)
 
     def _extrapolation_error(self, pairs: _Pairs, annealing: Array, gain: Array) -> float | None:
         compute = pairs.log_params + pairs.log_tokens
@@ -155,9 +162,9 @@ class DecayGain(DrawnLaw):
         none = np.array([-np.inf, 0.0, 0.0])
         if curves is None:
             return none
-        missing = [name for name in ("run", "params", "tokens", "loss") if name not in curves]
-        if missing:
-            raise SchemaError("curves", missing=missing)
+        if "run" not in curves:
+            raise SchemaError("curves", missing=["run"])
+        columns(curves, ("params", "tokens", "loss"), what="curves")
         late = curves[curves["tokens"] >= least_tokens]
         if len(late) < 2 * late["run"].nunique() + len(_PROGRESS_NAMES):
             return none

@@ -181,7 +181,7 @@ class PowerSum:
         full = {f"log_{name}": np.log(params[name]) for name in ("alpha", "beta", "k") if name in params}
         full["log_A"] = np.log(params["A"]) - params["alpha"] * np.log(center[0])
         full["log_B"] = np.log(params["B"]) - params["beta"] * np.log(center[1])
-        full["E"] = params.get("E", 0.0)
+        full["E"] = params["E"] if "E" in self.names else 0.0
         return np.array([full[name] for name in self.names])
 
     @cached_property

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Law
 from decaylaws.laws.scaling.law import SizeTokenLaw
-from decaylaws.laws.scaling.tables import positive
+from decaylaws.laws.scaling.tables import columns, positive, target
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import quantile_interval
 
@@ -52,9 +52,16 @@ def optimal_allocation(
     Returns:
         One row per budget: ``flops``, ``params``, ``tokens``, ``loss``, ``tokens_per_param``, and with
         ``interval`` ``params_lower``, ``params_upper``, ``tokens_lower``, ``tokens_upper``.
+
+    Raises:
+        NotFittedError: before ``fit``.
+        InvalidValueError: a budget is not positive, or its best size lies outside 1e4 to 1e15 parameters.
     """
+    law._require_fitted()
     budgets = positive("flops", np.atleast_1d(np.asarray(flops, dtype=float)))
+    positive("flops_per_param_token", [flops_per_param_token])
     params = _best_params(law, law.theta_, budgets, unique_tokens, flops_per_param_token)
+    _require_inside(params, budgets)
     table = pd.DataFrame(
         {"flops": budgets, "params": params, "tokens": budgets / (flops_per_param_token * params)}
     )
@@ -62,8 +69,6 @@ def optimal_allocation(
     table["tokens_per_param"] = table["tokens"] / table["params"]
     if interval is None:
         return table
-    if len(law.draws_) == 0:
-        raise InvalidValueError("interval", interval, "needs a law with draws", "Fit it with num_draws > 0.")
     draws = [_best_params(law, theta, budgets, unique_tokens, flops_per_param_token) for theta in law.draws_]
     return _bounded(table, params, np.array(draws), interval, flops_per_param_token)
 
@@ -114,13 +119,13 @@ class _Frontier(Law):
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> pd.DataFrame:
         """Best ``params`` and ``tokens`` for every row of ``flops``; bounds with ``interval``."""
         self._require_fitted()
-        budgets = positive("flops", X["flops"])
+        (budgets,) = columns(X, ("flops",))
         params = self._size(self.theta_, budgets)
         table = pd.DataFrame({"flops": budgets, "params": params})
         table["tokens"] = budgets / (self.flops_per_param_token_ * params)
         if interval is None:
             return table
-        draws = np.array([self._size(theta, budgets) for theta in self.draws_])
+        draws = np.array([self._size(theta, budgets) for theta in self.draws_]).reshape(-1, len(budgets))
         return _bounded(table, params, draws, interval, self.flops_per_param_token_)
 
     def exponent_interval(self, level: float = 0.9) -> tuple[float, float]:
@@ -296,11 +301,10 @@ def _vertex(group: pd.DataFrame) -> dict[str, float] | None:
 
 
 def _runs(X: pd.DataFrame, y: ArrayLike | None) -> pd.DataFrame:
-    missing = [name for name in ("params", "tokens") if name not in X]
-    if missing:
-        raise SchemaError("runs", missing=missing)
-    params, tokens = positive("params", X["params"]), positive("tokens", X["tokens"])
-    loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
+    params, tokens = columns(X, ("params", "tokens"))
+    loss = target(X, y)
+    if len(loss) == 0:
+        raise InvalidValueError("runs", 0, "must hold at least one row")
     flops = positive("flops", X["flops"]) if "flops" in X else FLOPS_PER_PARAM_TOKEN * params * tokens
     table = pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
     return table.assign(run=X["run"].to_numpy()) if "run" in X else table
@@ -321,8 +325,21 @@ def _best_params(
         lowest = int(np.clip(np.argmin(losses), 1, len(grid) - 2))
         before, here, after = losses[lowest - 1 : lowest + 2]
         bend = before - 2 * here + after
-        best[row] = grid[lowest] + (0.5 * step * (before - after) / bend if bend > 0 else 0.0)
+        # between the neighbours of the lowest point lies the minimum; at an end of the grid there is none
+        shift = 0.5 * (before - after) / bend if bend > 0 else float(np.sign(before - after))
+        best[row] = grid[lowest] + step * np.clip(shift, -1.0, 1.0)
     return np.exp(best)
+
+
+def _require_inside(params: Array, budgets: Array) -> None:
+    outside = ~((params > 1.001 * _PARAM_RANGE[0]) & (params < 0.999 * _PARAM_RANGE[1]))
+    if outside.any():
+        raise InvalidValueError(
+            "flops",
+            float(budgets[outside][0]),
+            f"must have its best size between {_PARAM_RANGE[0]:g} and {_PARAM_RANGE[1]:g} parameters",
+            "Check its unit (FLOPs, not PFLOPs or FLOP/s), and the law's exponents.",
+        )
 
 
 def _with_unique(table: pd.DataFrame, unique_tokens: float | None) -> pd.DataFrame:

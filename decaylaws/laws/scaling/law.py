@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.drawn import DrawnLaw
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
-from decaylaws.laws.scaling.tables import positive, require_spread, size_token_columns
+from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target
 from decaylaws.laws.solver import Solution
 from decaylaws.laws.uncertainty import bootstrap, quantile_interval
 
@@ -83,10 +83,9 @@ class SizeTokenLaw(DrawnLaw):
             InvalidValueError: a value is not finite and positive, there are more unique
                 tokens than tokens, N or D takes one value only, or there are fewer runs than parameters.
         """
-        loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
+        self._check_settings()
+        loss = target(X, y)
         params, tokens, unique = size_token_columns(X)
-        if len(loss) != len(params):
-            raise InvalidValueError("y", len(loss), f"must have one loss for each of the {len(params)} rows")
         require_spread(params, tokens)
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(tokens).mean())))
         inputs = _inputs(params, tokens, unique, self.center_)
@@ -98,6 +97,14 @@ class SizeTokenLaw(DrawnLaw):
         self.extrapolation_error_ = objective.extrapolation_error(self.theta_)
         self.draws_ = self._draw(objective, solution, _groups(X))
         return self
+
+    def _check_settings(self) -> None:
+        if not self.huber_delta > 0:
+            raise InvalidValueError("huber_delta", self.huber_delta, "must be above zero")
+        if self.max_starts is not None and self.max_starts < 1:
+            raise InvalidValueError("max_starts", self.max_starts, "must be at least 1, or None for all")
+        if self.num_draws < 0:
+            raise InvalidValueError("num_draws", self.num_draws, "must not be negative")
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Loss of every row, nats per token; with ``interval`` the range of a new run at that level."""
@@ -124,11 +131,16 @@ class SizeTokenLaw(DrawnLaw):
         """A law with given parameters, such as published ones; it predicts, but knows no intervals.
 
         Its report counts no observations and no starts.
+
+        Raises:
+            SchemaError: a parameter is missing, or the law has none of that name.
+            InvalidValueError: a value that the law cannot have, such as an exponent that it ties or fixes.
         """
         law = cls(**settings)
         law.center_ = (1.0, 1.0)
-        law.theta_ = law.family.from_public(params, law.center_)
+        law.theta_ = _internal(law.family, params, cls.__name__)
         law.params_ = law.family.to_public(law.theta_, law.center_)
+        _require_same(params, law.params_, cls.__name__)
         law.draws_, law.residuals_ = np.empty((0, len(law.theta_))), np.empty(0)
         law.extrapolation_error_ = None
         law.report_ = FitReport(FitStatus.CONVERGED, 0.0, 0, 0.0, (), 1.0, 0.0, 0, len(law.theta_), 0.0)
@@ -178,6 +190,34 @@ class SizeTokenLaw(DrawnLaw):
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
+
+
+def _internal(family: Family, params: Mapping[str, float], law: str) -> Array:
+    """Internal parameters ``[p]`` of published ones, at the centre (1, 1)."""
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            theta = family.from_public(params, (1.0, 1.0))
+    except KeyError as error:
+        raise SchemaError(f"parameters of {law}", missing=[str(error.args[0]).removeprefix("log_")]) from None
+    if not np.isfinite(theta).all():
+        wrong = next((name for name, value in params.items() if not value > 0), "params")
+        raise InvalidValueError(wrong, params.get(wrong, dict(params)), "must be finite and above zero")
+    return theta
+
+
+def _require_same(given: Mapping[str, float], kept: Mapping[str, float], law: str) -> None:
+    """Refuse parameters that the law does not have, or that it fixes at or ties to another value."""
+    unexpected = sorted(set(given) - set(kept))
+    if unexpected:
+        raise SchemaError(f"parameters of {law}", unexpected=unexpected, remedy=f"It has {', '.join(kept)}.")
+    for name, value in given.items():
+        if not np.isclose(value, kept[name], rtol=1e-9, atol=0.0):
+            raise InvalidValueError(
+                name,
+                value,
+                f"must be {kept[name]:.6g} in {law}, which does not let it differ",
+                "Take another law.",
+            )
 
 
 def _inputs(params: Array, tokens: Array, unique: Array, center: tuple[float, float]) -> Inputs:

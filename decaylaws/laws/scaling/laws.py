@@ -54,7 +54,7 @@ class Chinchilla(SizeTokenLaw):
 class OverTraining(SizeTokenLaw):
     """Gadre et al. 2024: ``L = E + (a M^eta + b M^-eta) C^-eta`` with ``M = D / N`` and ``C = 6 N D``.
 
-    That is Chinchilla with equal exponents: ``alpha = beta = 2 eta``, ``A = b 6^-eta``, ``B = a 6^-eta``.
+    That is Chinchilla with equal exponents: ``alpha = beta = 2 eta``, ``A = a 6^-eta``, ``B = b 6^-eta``.
     """
 
     @property

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law
-from decaylaws.laws.scaling.tables import positive
+from decaylaws.laws.scaling.tables import columns, target
 from decaylaws.laws.solver import solve
 from decaylaws.laws.uncertainty import quantile_interval
 
@@ -81,8 +81,8 @@ class StepLaw(Law):
         """
         if not self.window > 0:
             raise InvalidValueError("window", self.window, "must be positive", "0.01 keeps runs within 1 %.")
-        loss = positive("loss", X["loss"] if y is None and "loss" in X else y)
-        params, tokens, lr, batch = _columns(X)
+        loss = target(X, y)
+        params, tokens, lr, batch = columns(X, _COLUMNS)
         groups = pd.Series(zip(params, tokens))
         near = loss <= (1 + self.window) * pd.Series(loss).groupby(groups).transform("min").to_numpy()
         level = np.unique(groups[near], return_inverse=True)[1]
@@ -93,7 +93,7 @@ class StepLaw(Law):
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Relative excess of every row's loss over the optimum of its (N, D); 0.01 is one per cent."""
         self._require_fitted()
-        logs = self._logs(*_columns(X))
+        logs = self._logs(*columns(X, _COLUMNS))
         mean = np.expm1(_excess(self.theta_, logs)[0])
         if interval is None:
             return mean
@@ -107,9 +107,9 @@ class StepLaw(Law):
             ``batch_tokens_upper``: the point and the interval of the parameters at the level ``interval``.
         """
         self._require_fitted()
-        log_n = np.log(positive("params", X["params"]) / self.center_[0])
-        log_d = np.log(positive("tokens", X["tokens"]) / self.center_[1])
-        draws = np.array([_centres(theta, log_n, log_d) for theta in self.draws_])
+        params, tokens = columns(X, ("params", "tokens"))
+        log_n, log_d = np.log(params / self.center_[0]), np.log(tokens / self.center_[1])
+        draws = np.array([_centres(theta, log_n, log_d) for theta in self.draws_]).reshape(-1, 2, len(X))
         table = {}
         for column, name in enumerate(("lr", "batch_tokens")):
             best = _centres(self.theta_, log_n, log_d)[column]
@@ -183,17 +183,9 @@ class StepLaw(Law):
 def published_optimum(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's best ``lr`` and ``batch_tokens`` for every row of ``params`` and ``tokens``."""
     p = PUBLISHED_STEP_LAW
-    n, d = positive("params", table["params"]), positive("tokens", table["tokens"])
+    n, d = columns(table, ("params", "tokens"))
     best = {"lr": p["c"] * n ** p["a"] * d ** p["b"], "batch_tokens": p["d"] * d ** p["e"]}
     return pd.DataFrame(best, index=table.index)
-
-
-def _columns(table: pd.DataFrame) -> tuple[Array, Array, Array, Array]:
-    missing = [name for name in _COLUMNS if name not in table]
-    if missing:
-        raise SchemaError("runs", missing=missing, remedy=f"Columns: {', '.join(_COLUMNS)}.")
-    params, tokens, lr, batch = (positive(name, table[name]) for name in _COLUMNS)
-    return params, tokens, lr, batch
 
 
 def _centres(theta: Array, log_n: Array, log_d: Array) -> tuple[Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -14,12 +16,8 @@ _ROUNDING = 1e-3  # relative: published token counts carry three digits
 
 def size_token_columns(table: pd.DataFrame) -> tuple[Array, Array, Array]:
     """N, D and unique tokens of every row; unique tokens may exceed D by rounding only."""
-    missing = [name for name in ("params", "tokens") if name not in table]
-    if missing:
-        raise SchemaError(
-            "runs", missing=missing, remedy="Columns: params, tokens, optionally unique_tokens, run."
-        )
-    params, tokens = positive("params", table["params"]), positive("tokens", table["tokens"])
+    remedy = "Columns: params, tokens, optionally unique_tokens, run."
+    params, tokens = columns(table, ("params", "tokens"), remedy=remedy)
     if "unique_tokens" not in table:
         return params, tokens, tokens
     unique = positive("unique_tokens", table["unique_tokens"])
@@ -32,16 +30,52 @@ def size_token_columns(table: pd.DataFrame) -> tuple[Array, Array, Array]:
     return params, tokens, np.minimum(unique, tokens)
 
 
-def positive(field: str, values: ArrayLike | None) -> Array:
-    """The values of a column, which must be finite and positive."""
-    if values is None:
-        raise SchemaError("runs", missing=["loss"], remedy="Give the losses as y or as the column 'loss'.")
-    array = np.asarray(values, dtype=float)
+def columns(
+    table: pd.DataFrame, names: Sequence[str], *, what: str = "runs", remedy: str = ""
+) -> list[Array]:
+    """Columns of finite, positive values, each ``[n]``.
+
+    Raises:
+        SchemaError: one is missing.
+        InvalidValueError: a value is not finite and positive.
+    """
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise SchemaError(what, missing=missing, remedy=remedy or f"Columns: {', '.join(names)}.")
+    return [positive(name, table[name]) for name in names]
+
+
+def target(table: pd.DataFrame, y: ArrayLike | None, name: str = "loss") -> Array:
+    """What is fitted, ``[n]``: ``y``, or the column ``name`` without it; finite and positive, one for every row.
+
+    Raises:
+        SchemaError: there is neither.
+        InvalidValueError: a value is not finite and positive, or their number is wrong.
+    """
+    if y is None and name not in table:
+        raise SchemaError("runs", missing=[name], remedy=f"Give it as y or as the column '{name}'.")
+    values = positive(name, table[name] if y is None else y)
+    if values.shape != (len(table),):
+        raise InvalidValueError(
+            "y", values.shape, f"must have one {name} for each of the {len(table)} rows, and no more"
+        )
+    return values
+
+
+def positive(field: str, values: ArrayLike) -> Array:
+    """The values as numbers, which must be finite and positive."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
     wrong = ~(np.isfinite(array) & (array > 0))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise InvalidValueError(
-            f"{field}[{row}]", float(array[row]), "must be finite and positive", "Drop or repair the row."
+            f"{field}[{row}]",
+            float(array.flat[row]),
+            "must be finite and positive",
+            "Drop or repair the row.",
         )
     return array
 
