@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import optuna
+import pandas as pd
 import pytest
 import yaml
 
+from decaylaws.report.material import Material
+from decaylaws.report.page import render
+from decaylaws.report.sections.read_outs import read_outs
 from decaylaws.study import Study
 from decaylaws.study.read_outs import read_out_errors
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
+
+
+def assert_shown(errors: pd.DataFrame, study: Study) -> None:
+    """The report shows these errors of the read-outs, and no section where there are none."""
+    section = read_outs(cast(Material, SimpleNamespace(study=study)))
+    assert section is not None
+    page = render("tiny", "", [section])
+    body = page[page.index("<tbody") : page.index("</tbody>")]
+    cells = [
+        re.sub(r"<[^>]*>", "", each).strip() for each in re.findall(r"<t[hd].*?</t[hd]>", body, re.DOTALL)
+    ]
+    expected = errors.iloc[0]
+    assert cells[:2] == [expected["decay_shape"], "3"]
+    assert [float(each) for each in cells[2:]] == pytest.approx(
+        [float(expected[name]) for name in ("mean_error", "mae", "spearman")], abs=5e-5
+    )
+    assert "no law and no recommendation rests on them" in page
+    kept = study.read_outs_file.read_bytes()
+    study.read_outs_file.unlink()
+    assert read_outs(cast(Material, SimpleNamespace(study=study))) is None
+    study.read_outs_file.write_bytes(kept)
 
 
 @pytest.mark.slow
@@ -29,7 +56,9 @@ def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
     assert "best after 4 proposals of tpe" in said
     runs = Study.open(tmp_path).runs()
     assert (runs["role"] == "read_out").sum() == 3
-    assert read_out_errors(Study.open(tmp_path))["decays"].tolist() == [3]
+    errors = read_out_errors(Study.open(tmp_path))
+    assert errors["decays"].tolist() == [3]
+    assert_shown(errors, Study.open(tmp_path))
     assert 4 <= (runs["role"] == "tpe").sum() <= 8
     assert runs["reached_target"].all()
     url = Study.open(tmp_path).storage_url
