@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from optuna.storages import InMemoryStorage
 
 from decaylaws.designs import CorpusFacts, Planner
 from decaylaws.errors import InfeasibleError, InvalidValueError
+from decaylaws.report.explorer import _groups as explorer_groups
+from decaylaws.report.page import asset
 from decaylaws.report.sections.question import _groups
 from decaylaws.search.proposals import Proposals
 from decaylaws.settings import SamplerSettings, StudySettings, parse_settings
 from decaylaws.study import Study
+from tests.study.browser import evaluate
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 Groups = dict[str, Any]
@@ -150,6 +154,22 @@ def test_proposals_move_a_fixed_group_as_one_source_and_learn_from_its_like() ->
     ]
     learnt = found.learn(runs)
     assert 5 <= learnt <= sum(fixed.space.keeps_frozen(config.mixture) for config, _ in runs) < len(runs)
+
+
+def test_the_explorer_tells_mixtures_that_leave_a_group(tmp_path: Path) -> None:
+    model = {"groups": explorer_groups(planner({**OLD, **BOUNDED}).space)}
+    mixtures = {
+        "kept": [0.6, 0.2, 0.2],
+        "other": [0.5, 0.3, 0.2],
+        "lean": [0.3, 0.1, 0.6],
+        "rich": [0.63, 0.21, 0.16],
+    }
+    calls = (
+        f"{json.dumps(list(mixtures.values()))}.map((shares) => strayedGroups({json.dumps(model)}, shares))"
+    )
+    assert dict(zip(mixtures, evaluate(asset("law.js"), calls, tmp_path))) == {
+        "kept": [], "other": ["old"], "lean": ["reasoning"], "rich": ["old"],
+    }  # fmt: skip
 
 
 def test_the_plan_of_a_study_shows_its_groups(tmp_path: Path) -> None:

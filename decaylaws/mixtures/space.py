@@ -238,6 +238,10 @@ class MixtureSpace:
         """Total of each block ``[blocks]``; a mixture that keeps frozen groups is ``block_shares @ blocks``."""
         return self._membership @ mixture.array(self.names)
 
+    def composition(self, group: SourceGroup) -> dict[str, float]:
+        """Shares of the sources of a group, summing to 1: fixed proportions, equal parts where members are free."""
+        return self._resolve(group.name, ())
+
     def keeps_frozen(self, mixture: Mixture) -> bool:
         """Whether every frozen group has its fixed proportions."""
         off = self.block_shares(mixture) @ self.blocks - mixture.array(self.names)

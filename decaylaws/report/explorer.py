@@ -13,7 +13,7 @@ import numpy as np
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import REPEAT_SCALE
-from decaylaws.mixtures import Mixture
+from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.material import Material
 from decaylaws.search import DecayProblem
 
@@ -31,6 +31,7 @@ def explorer_data(material: Material) -> dict[str, Any]:
         "repeat_scale": REPEAT_SCALE,
         "law_sources": law.sources_,
         "sources": _sources(material),
+        "groups": _groups(problem.space),
         "domains": _domains(material),
         "form": law.at_plan(problem.inputs(problem.control_shares[None])).to_dict(),
         "runs": runs.tolist(),
@@ -58,6 +59,23 @@ def _sources(material: Material) -> list[dict[str, Any]]:
         }
         for source, cap in zip(space.sources, caps)
     ]
+
+
+def _groups(space: MixtureSpace) -> list[dict[str, Any]]:
+    """Members (by number), bounds and fixed proportions of every group."""
+    found = []
+    for group in space.groups:
+        shares = space.composition(group)
+        found.append(
+            {
+                "name": group.name,
+                "members": [space.names.index(name) for name in shares],
+                "lower": group.lower,
+                "upper": group.upper,
+                "fixed": None if group.inner is None else list(shares.values()),
+            }
+        )
+    return found
 
 
 def _domains(material: Material) -> list[dict[str, Any]]:

@@ -63,10 +63,14 @@
   function verdict(losses, guards) {
     const sentences = [];
     const outside = model.sources.filter((source, k) => shares[k] > source.cap + 1e-9 || shares[k] < source.lower - 1e-9);
+    const strayed = strayedGroups(model, shares);
     const broken = model.domains.filter((domain, d) => guards[d] && !guards[d].holds);
     if (outside.length) sentences.push(["bad", `Not feasible: ${outside.map((s) => words(s.name)).join(", ")} out of bounds.`]);
+    if (strayed.length) {
+      sentences.push(["bad", `Not feasible: group ${strayed.map(words).join(", ")} out of its bounds or fixed proportions.`]);
+    }
     if (broken.length) sentences.push(["bad", `Guards not safe: ${broken.map((d) => words(d.name)).join(", ")}.`]);
-    if (!outside.length && !broken.length) sentences.push(["good", "Feasible: caps and guards hold by the law."]);
+    if (!outside.length && !strayed.length && !broken.length) sentences.push(["good", "Feasible: caps and guards hold by the law."]);
     const change = objective(model, losses) - objective(model, recommended);
     const against = Math.abs(change) <= model.noise
       ? `within the noise of one run (${model.noise.toFixed(4)} nats) of the recommendation: not to be told apart`

@@ -42,6 +42,15 @@ function objective(model, losses) {
   return losses.reduce((total, loss, d) => total + model.domains[d].weight * loss, 0);
 }
 
+// Names of the groups whose total is out of bounds, or whose fixed proportions are not kept (to half a slider's step).
+function strayedGroups(model, shares) {
+  return model.groups.filter((group) => {
+    const total = group.members.reduce((sum, k) => sum + shares[k], 0);
+    const off = group.members.map((k, j) => (group.fixed ? Math.abs(shares[k] - group.fixed[j] * total) : 0));
+    return total < group.lower - 1e-6 || total > group.upper + 1e-6 || Math.max(...off) > 5e-4;
+  }).map((group) => group.name);
+}
+
 // Largest relative difference from the library's own losses at the mixtures that the file carries.
 function largestDifference(model) {
   let largest = 0;
