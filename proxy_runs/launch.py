@@ -21,7 +21,7 @@ from decaylaws.files import write_text
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from proxy_runs.allocator import environment
-from proxy_runs.fsdp.metrics import read_metrics
+from proxy_runs.fsdp.metrics import last_step
 from proxy_runs.fsdp.plan import TrainPlan
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.shards import TokenStore
@@ -107,6 +107,7 @@ def _check(settings: TrainSettings) -> int:
     plan = TrainPlan(Recipe.load(settings.recipe), TokenStore.open(settings.corpus, verify=False))
     if not settings.start.exists():
         raise DataError(f"There is no checkpoint at {settings.start}. Run its trunk first ('decaylaws run').")
+    plan.first_averaged_step(settings.average_last_steps)
     return plan.num_steps
 
 
@@ -165,9 +166,8 @@ def _wait(process: subprocess.Popen[bytes], metrics: Path, num_steps: int, progr
 
 
 def _report(metrics: Path, num_steps: int, progress: Progress) -> None:
-    steps = [line for line in read_metrics(metrics) if "loss" in line]
-    if steps:
-        last = steps[-1]
+    last = last_step(metrics)
+    if last is not None:
         note = "" if last["loss"] is None else f"loss {last['loss']:.4f}"
         progress("launch", last["step"], num_steps, note)
 
@@ -212,15 +212,36 @@ def slurm_script(
     partition: str | None = None,
     max_restarts: int = 3,
 ) -> str:
-    """A batch script: torchrun on every node, SIGTERM two minutes before the time is up, requeued."""
-    minutes = max(1, round(hours * 60))
+    """A batch script: torchrun on every node; two minutes before the time is up it saves and is queued again.
+
+    ``--requeue`` alone brings a job back after a dead node or a preemption, not after its time limit: the script
+    forwards the signal to the ranks, waits until they have saved, and asks for its own return.
+
+    Args:
+        settings_file: the trainer's settings, as the nodes see them.
+        nodes: machines.
+        ranks_per_node: GPUs, hence processes, of each.
+        hours: time limit of one job, at least the five minutes in which a run can load and save.
+        job_name: as the queue shows it.
+        partition: of the cluster; its default without one.
+        max_restarts: how often torchrun restarts ranks that died.
+
+    Raises:
+        InvalidValueError: no node, no rank, or too little time.
+    """
+    for name, value in (("nodes", nodes), ("ranks_per_node", ranks_per_node)):
+        if value < 1:
+            raise InvalidValueError(f"slurm.{name}", value, "must be at least 1")
+    if not 1 / 12 <= hours < float("inf"):
+        raise InvalidValueError("slurm.hours", hours, "must be at least 1/12 (five minutes)")
+    minutes = round(hours * 60)
     options = [
         f"--job-name={job_name}",
         f"--nodes={nodes}",
         "--ntasks-per-node=1",
         f"--gpus-per-node={ranks_per_node}",
         f"--time={minutes}",
-        "--signal=TERM@120",
+        "--signal=B:TERM@120",
         "--requeue",
         *([f"--partition={partition}"] if partition else []),
     ]
@@ -233,5 +254,15 @@ head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun \\
   --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head_node:29500" \\
-  -m proxy_runs.fsdp {shlex.quote(str(settings_file))}
+  -m proxy_runs.fsdp {shlex.quote(str(settings_file))} &
+training=$! stopped=0 code=0
+trap 'stopped=1; kill -TERM "$training"' TERM
+wait "$training" || code=$?
+if [ "$stopped" = 1 ]; then
+  # the signal ended the first wait; the ranks are saving
+  code=0
+  wait "$training" || code=$?
+  if [ "$code" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+fi
+exit "$code"
 """

@@ -247,7 +247,9 @@ def launch(
         typer.Option(help="write a Slurm script for so many nodes instead of training here", min=1),
     ] = None,
     slurm_gpus: Annotated[int, typer.Option(help="GPUs of a node", min=1)] = 8,
-    slurm_hours: Annotated[float, typer.Option(help="time limit of a job; it is requeued")] = 24.0,
+    slurm_hours: Annotated[
+        float, typer.Option(help="time limit of a job, which then saves and is queued again")
+    ] = 24.0,
 ) -> None:
     """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint.
 

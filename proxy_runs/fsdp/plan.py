@@ -62,6 +62,20 @@ class TrainPlan:
         """Steps of the run."""
         return len(self._lrs)
 
+    def first_averaged_step(self, last_steps: int) -> int:
+        """The first step, counted from 1, of the last ``last_steps``.
+
+        Raises:
+            InvalidValueError: the run has fewer steps, and the mean would hold the weights that it starts from.
+        """
+        if last_steps > self.num_steps:
+            raise InvalidValueError(
+                "launch.average_last_steps",
+                last_steps,
+                f"must be at most the {self.num_steps} steps of the run",
+            )
+        return self.num_steps - last_steps + 1
+
     def step(self, index: int) -> Step:
         """Step ``index`` of the run."""
         number = int(np.searchsorted(self._first_steps, index, side="right")) - 1

@@ -80,5 +80,9 @@ def _from_folder(path: Path) -> Start:
         moments = load_file(path / OPTIMIZER_FILE) if (path / OPTIMIZER_FILE).is_file() else None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"The checkpoint in {path} cannot be read: {error}") from error
+    if moments and "step" not in moments:
+        raise DataError(
+            f"{path / OPTIMIZER_FILE} does not say its step. Save it again, with a tensor 'step'."
+        )
     step = int(moments.pop("step").item()) if moments else 0
     return Start(model, moments, step)

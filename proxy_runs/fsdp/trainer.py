@@ -64,7 +64,7 @@ class Trainer:
         self.module = shard_model(start.model, settings, world)
         parameters = named_parameters(self.module)
         self.average = (
-            TailAverage(parameters, first_step=self.plan.num_steps - settings.average_last_steps + 1)
+            TailAverage(parameters, first_step=self.plan.first_averaged_step(settings.average_last_steps))
             if settings.average_last_steps
             else None
         )

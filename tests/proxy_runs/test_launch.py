@@ -20,7 +20,7 @@ from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.recipe import Recipe
 from proxy_runs.checkpoints import MemberState, save_checkpoint
 from proxy_runs.fsdp.__main__ import main
-from proxy_runs.fsdp.metrics import read_metrics
+from proxy_runs.fsdp.metrics import last_step, read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.launch import _alone_in, launch, slurm_script, torchrun_command, write_slurm_job
 from proxy_runs.model import init_params
@@ -219,3 +219,58 @@ def test_slurm_script_is_valid_shell(tmp_path: Path) -> None:
     assert "'a folder/settings.json'" in script
     (tmp_path / "job.sh").write_text(script)
     subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"nodes": 0}, "nodes"),
+        ({"ranks_per_node": 0}, "ranks_per_node"),
+        ({"hours": 0.0}, "hours"),
+        ({"hours": float("nan")}, "hours"),
+    ],
+)
+def test_a_job_that_cannot_be_is_named(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"slurm.{field}"):
+        slurm_script(Path("settings.json"), **{"nodes": 1, "ranks_per_node": 1, "hours": 1.0, **wrong})
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(2, True), (0, False)])
+def test_a_job_whose_time_is_up_saves_and_comes_back(tmp_path: Path, code: int, requeued: bool) -> None:
+    programs = {
+        "srun": f"trap 'echo saved > saved; exit {code}' TERM; echo > started; for i in $(seq 200); do sleep 0.1; done",
+        "scontrol": 'echo "$@" >> scontrol.log',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(slurm_script(Path("s.json"), nodes=1, ranks_per_node=1, hours=1))
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "node1",
+    }
+    job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment)
+    for _ in range(300):
+        if (tmp_path / "started").exists():
+            break
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == code
+    assert (tmp_path / "saved").exists()
+    assert ("requeue 17" in (tmp_path / "scontrol.log").read_text()) == requeued
+
+
+def test_a_mean_over_more_steps_than_the_run_has_is_refused(settings: TrainSettings) -> None:
+    with pytest.raises(InvalidValueError, match="average_last_steps"):
+        launch(settings.model_copy(update={"average_last_steps": STEPS + 1}))
+
+
+def test_the_last_step_is_found_at_the_end_of_a_long_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_step(path) is None
+    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1)}) for step in range(20_000)]
+    path.write_text(
+        "\n".join([*lines, json.dumps({"step": 20_000, "heldout": {"a": 1.0}}), '{"step": 20001, "lo'])
+    )
+    assert last_step(path) == {"step": 19_999, "loss": 1.0 / 20_000}
