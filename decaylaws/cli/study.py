@@ -268,7 +268,8 @@ def launch(
     result = training.launch(study, console, processes=processes, changes=settings)
     table = confirming.launch_table(study, result["losses"])
     console.print(frame_table(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
-    console.print(f"Checkpoints and Hugging Face folder: {study.launch_dir}", highlight=False, soft_wrap=True)
+    folder = settings.get("output", study.launch_dir)
+    console.print(f"Checkpoints and Hugging Face folder: {folder}", highlight=False, soft_wrap=True)
 
 
 def _setting(text: str) -> tuple[str, object]:
