@@ -51,9 +51,8 @@ def main() -> None:
     table, copies = without_copies(load(arguments.data))
     fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
     fit_size = fit_rows["model_size"].mode().iloc[0]
-    fit_rows = fit_rows[fit_rows["model_size"] == fit_size]
-    fit_rows, excluded = with_enough_losses(fit_rows)
-    excluded |= other_uses(table)
+    fit_rows, excluded = with_enough_losses(fit_rows[fit_rows["model_size"] == fit_size])
+    excluded |= rows_left_out(table, fit_size)
     predict_rows = predict_rows.drop(columns=list(excluded), errors="ignore")
     values: dict[str, Any] = {
         "default": DEFAULT_REGRESSION,
@@ -89,10 +88,19 @@ def load(folder: Path) -> pd.DataFrame:
     return table
 
 
-def other_uses(table: pd.DataFrame) -> dict[str, str]:
-    """Rows that are neither fitted nor predicted, by their ``use``."""
-    counts = table.loc[~table["use"].isin(["fit", "predict"]), "use"].value_counts()
-    return {f"use = {use}": f"{count} rows, neither fit nor predict" for use, count in counts.items()}
+def rows_left_out(table: pd.DataFrame, fit_size: object) -> dict[str, str]:
+    """Rows that are neither fitted nor predicted, by their ``use`` or by their size."""
+    uses = table.loc[~table["use"].isin(["fit", "predict"]), "use"].value_counts()
+    sizes = table.loc[
+        (table["use"] == "fit") & (table["model_size"] != fit_size), "model_size"
+    ].value_counts()
+    return {
+        **{f"use = {use}": f"{count} rows, neither fit nor predict" for use, count in uses.items()},
+        **{
+            f"model_size = {size}": f"{count} fit rows beside those of {fit_size}"
+            for size, count in sizes.items()
+        },
+    }
 
 
 def rows_without_loss(table: pd.DataFrame) -> dict[str, int]:
@@ -183,12 +191,16 @@ def correlations(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float
     known = np.isfinite(observed)
     if known.sum() < 3:
         return {"spearman": math.nan, "pearson": math.nan}
-    if np.ptp(predicted[known]) == 0 or np.ptp(observed[known]) == 0:
+    if is_constant(predicted[known]) or is_constant(observed[known]):
         return {"spearman": 0.0, "pearson": 0.0}
     return {
         "spearman": float(spearmanr(predicted[known], observed[known]).statistic),
         "pearson": float(pearsonr(predicted[known], observed[known]).statistic),
     }
+
+
+def is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def mean_of_measured(values: Iterable[float]) -> float:

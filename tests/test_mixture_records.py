@@ -167,7 +167,8 @@ def test_mixture_records_that_are_less_than_whole_are_scored_and_say_so(analyse:
         table.loc[[2, 15], "loss_web"] = [np.nan, np.inf]
         larger = table[table["use"] == "predict"].assign(model_size="1B", use="predict")
         later = table.iloc[:3].assign(use="later")
-        return pd.concat([table, table.iloc[:5], larger, later]).assign(note="x")
+        few = table.iloc[:3].assign(model_size="7B")
+        return pd.concat([table, table.iloc[:5], larger, later, few]).assign(note="x")
 
     values = analyse("regmix", change)
     assert values["copied_rows"] == 5
@@ -178,7 +179,10 @@ def test_mixture_records_that_are_less_than_whole_are_scored_and_say_so(analyse:
     assert values["num_fit_runs"] == 12
     assert values["unseen_sources"] == ["books"]
     assert values["rows_without_loss"] == {"loss_web": 3}
-    assert values["excluded"] == {"use = later": "3 rows, neither fit nor predict"}
+    assert values["excluded"] == {
+        "use = later": "3 rows, neither fit nor predict",
+        "model_size = 7B": "3 fit rows beside those of 1M",
+    }
     for scores in values["regressions"].values():
         assert set(scores["sizes"]) == {"1M", "1B"}
 

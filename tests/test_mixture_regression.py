@@ -88,6 +88,8 @@ def test_a_target_that_no_run_of_a_size_holds_counts_nowhere(script: ModuleType)
     best_first = observed.to_numpy(dtype=float)
     assert script.regrets(best_first, observed) == {"mean": 0.0, "loss_pile_cc": 0.0}
     assert script.regrets(best_first, observed * np.nan) == {"mean": None, "loss_pile_cc": None}
+    same = np.full(12, 0.1) + np.arange(12) * 1e-17
+    assert script.correlations(same * 3, best_first[:, 0]) == {"spearman": 0.0, "pearson": 0.0}
     assert np.isnan(script.correlations(best_first[:, 1], best_first[:, 1])["spearman"])
 
 
