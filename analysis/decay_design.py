@@ -47,6 +47,7 @@ from decaylaws.study.sweep import decays
 TRUNK_TOKENS, LATER_TOKENS = 1_310_720, 1_638_400
 SHORT, MIDDLE, LONG = 131_072, 262_144, 524_288  # 10, 20 and 40 % of the trunk
 PEAK_LR, WARMUP_TOKENS = 5.0e-3, 65_536
+BATCH, LARGE_BATCH = 1024, 4096
 GENERAL = {"narrative": 1 / 3, "reference": 2 / 3}
 SPECIAL = "code"
 TRUNK_SHARE, BEST_SHARE = 0.1, 0.3  # of the specialised source, in the trunk and in a good decay
@@ -65,7 +66,7 @@ SETTINGS: dict[str, Any] = {
     },
     "tokenizer": {"vocab_size": 1024},
     "seq_len": 128,
-    "batch_tokens": 1024,
+    "batch_tokens": BATCH,
     "shapes": {
         "tiny": {"d_model": 20, "num_layers": 2, "num_heads": 2, "d_ff": 52},
         "little": {"d_model": 28, "num_layers": 2, "num_heads": 2, "d_ff": 72},
@@ -96,7 +97,17 @@ def planned_runs(planner: Planner) -> list[tuple[str, RunConfig]]:
         *(("trunk", config) for config in (trunks[0], later, *trunks[1:])),
         *_fitted(planner),
         *_held_out(planner, later),
+        *_other_batches(planner),
     ]
+
+
+def _other_batches(planner: Planner) -> Iterator[tuple[str, RunConfig]]:
+    """Decays at another batch than the trunk's: two that a second fit may see, and three that no fit sees."""
+    for share in (TRUNK_SHARE, 0.6):
+        yield _microanneal(planner, "batch", share, _to_zero(SHORT), batch_tokens=LARGE_BATCH)
+    yield _microanneal(planner, "unseen:batch", BEST_SHARE, _to_zero(SHORT), batch_tokens=LARGE_BATCH)
+    yield _microanneal(planner, "unseen:batch", BEST_SHARE, _to_zero(SHORT), batch_tokens=LARGE_BATCH // 2)
+    yield _microanneal(planner, "unseen:batch", 0.6, _to_zero(LONG), batch_tokens=LARGE_BATCH)
 
 
 def _fitted(planner: Planner) -> Iterator[tuple[str, RunConfig]]:
@@ -133,10 +144,20 @@ def _held_out(planner: Planner, later: RunConfig) -> Iterator[tuple[str, RunConf
 
 
 def _microanneal(
-    planner: Planner, role: str, share: float, schedule: Schedule, *, shape: str = "proxy", seed: int = 0
+    planner: Planner,
+    role: str,
+    share: float,
+    schedule: Schedule,
+    *,
+    shape: str = "proxy",
+    seed: int = 0,
+    batch_tokens: int | None = None,
 ) -> tuple[str, RunConfig]:
     weights = {name: (1 - share) * part for name, part in GENERAL.items()} | {SPECIAL: share}
-    return role, planner.microanneal(role, shape, schedule, Mixture(weights), seed=seed).config
+    planned = planner.microanneal(
+        role, shape, schedule, Mixture(weights), seed=seed, batch_tokens=batch_tokens
+    )
+    return role, planned.config
 
 
 def _to_zero(tokens: int, shape: str = "linear") -> Schedule:
@@ -149,11 +170,13 @@ def _hold() -> Schedule:
 
 def report(runs: pd.DataFrame) -> dict[str, Any]:
     """Choose and fit the law on the fitted rows; score it, its rivals and its intervals on the unseen ones."""
+    other_batches = runs[runs["batch_tokens"] != BATCH]
+    runs = runs[runs["batch_tokens"] == BATCH]
     unseen = runs["role"].astype(str).str.startswith("unseen:")
     fit, test = runs[~unseen].reset_index(drop=True), runs[unseen].reset_index(drop=True)
     trunk_mixture = SETTINGS["trunk"]["mixture"]
     member, _ = select_member(trunk_mixture, fit, MEMBERS_TRIED)
-    law = DecayLaw(trunk_mixture, member, reference_lr=PEAK_LR).fit(fit)
+    law = DecayLaw(trunk_mixture, member, reference_lr=PEAK_LR, reference_batch_tokens=BATCH).fit(fit)
     rivals = decay_predictors(trunk_mixture, []) | literature_predictors(trunk_mixture)
     predicted = {name: make().fit(fit).predict(test) for name, make in rivals.items()}
     found = law.predict(test, interval=LEVEL)
@@ -173,6 +196,27 @@ def report(runs: pd.DataFrame) -> dict[str, Any]:
         "slice_scores": law.slice_scores_,
         "forgetting": _forgetting(law, test),
         "critical_share": vars(_critical(law, fit)),
+        "batch": _batch_question(law, fit, other_batches),
+    }
+
+
+def _batch_question(law: DecayLaw, fit: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any]:
+    """Unseen decays at other batch sizes, from fits without such rows and with two of them."""
+    test, seen = others[others["role"] == "unseen:batch"], others[others["role"] == "batch"]
+    both = DecayLaw(law.trunk_mixture, law.member, reference_lr=PEAK_LR, reference_batch_tokens=BATCH)
+    both.fit(pd.concat([fit, seen], ignore_index=True))
+    observed = final_losses(test, law.domains_)
+    found = {
+        "one_batch": law.predict(test, interval=LEVEL),
+        "two_batches": both.predict(test, interval=LEVEL),
+    }
+    trunk_batch = law.predict(test.assign(batch_tokens=BATCH))  # what a law without batch sizes would say
+    return {
+        "exponent": both.params_["batch"],
+        "runs": len(test),
+        "blind_mae": float(np.abs(trunk_batch - observed).mean()),
+        **{f"{name}_mae": float(np.abs(each.mean - observed).mean()) for name, each in found.items()},
+        **{f"{name}_coverage": coverage(each, observed) for name, each in found.items()},
     }
 
 
@@ -241,6 +285,12 @@ def _print(console: Console, result: dict[str, Any]) -> None:
             f"{score['coverage']:.2f}", *(f"{score['rivals'][name]:.3f}" for name in shown),
         )  # fmt: skip
     console.print(table)
+    batch = result["batch"]
+    console.print(
+        f"Other batch sizes ({batch['runs']} unseen decays): MAE {batch['blind_mae']:.4f} as if at the trunk's batch, "
+        f"{batch['one_batch_mae']:.4f} by the prior, {batch['two_batches_mae']:.4f} with two such runs in the fit "
+        f"(exponent {batch['exponent']:.2f}; 90 % intervals hold {100 * batch['two_batches_coverage']:.0f} %)."
+    )
     floor = result["questions"]["all"]["noise_floor_mae"]
     console.print(
         f"Seeds alone: a perfect law errs by {floor:.4f} on a new seed; a target below that cannot be met."

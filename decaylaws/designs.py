@@ -101,6 +101,7 @@ class Design:
                 "tokens": run.config.tokens,
                 "start_lr": run.config.schedule.start_lr,
                 "end_lr": run.config.schedule.end_lr,
+                "batch_tokens": run.config.batch_tokens,
                 "shape": run.config.schedule.segments[-1].shape,
                 "seed": run.config.seed,
                 "train_flops": run.config.train_flops,
@@ -167,10 +168,22 @@ class Planner:
         """The trunk's own mixture: what an anneal without new data would see."""
         return Mixture({name: self.settings.trunk.mixture.get(name, 0.0) for name in self.settings.sources})
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes of the decays to choose from, in tokens; the trunk's alone unless the design names others."""
+        return self.settings.design.batch_tokens or [self.settings.batch_tokens]
+
     def microanneal(
-        self, role: str, shape_name: str, schedule: Schedule, mixture: Mixture, *, seed: int
+        self,
+        role: str,
+        shape_name: str,
+        schedule: Schedule,
+        mixture: Mixture,
+        *,
+        seed: int,
+        batch_tokens: int | None = None,
     ) -> PlannedRun:
-        """A decay forked from the end of the trunk of ``shape_name``."""
+        """A decay forked from the end of the trunk of ``shape_name``, at the first of ``batch_sizes`` by default."""
         trunk = self.trunk(shape_name).config
         return PlannedRun(
             role,
@@ -179,7 +192,7 @@ class Planner:
                 shape=trunk.shape,
                 schedule=schedule,
                 mixture=mixture,
-                batch_tokens=self.settings.batch_tokens,
+                batch_tokens=batch_tokens or self.batch_sizes[0],
                 optimizer=trunk.optimizer,
                 seed=seed,
                 data_fingerprint=self.corpus.fingerprint,
@@ -215,9 +228,9 @@ class Planner:
         ]
         return Design(tuple(_unique([*trunks, *decays])))
 
-    def _factor_levels(self) -> list[tuple[int, float, str]]:
+    def _factor_levels(self) -> list[Level]:
         design = self.settings.design
-        return list(product(design.decay_tokens, design.start_lr_factors, design.shapes))
+        return list(product(design.decay_tokens, design.start_lr_factors, design.shapes, self.batch_sizes))
 
     def decay_schedule(self, decay_tokens: int, start_lr_factor: float, shape: str) -> Schedule:
         """A decay to zero from ``start_lr_factor`` times the trunk's LR."""
@@ -227,7 +240,7 @@ class Planner:
 
     def _controls(self) -> list[PlannedRun]:
         design, proxy = self.settings.design, self.settings.proxy
-        levels = product(design.decay_tokens, design.start_lr_factors)
+        levels = product(design.decay_tokens, design.start_lr_factors, self.batch_sizes)
         return [
             self.microanneal(
                 "control",
@@ -235,8 +248,9 @@ class Planner:
                 self.decay_schedule(tokens, factor, design.shapes[0]),
                 self.control_mixture,
                 seed=design.seed,
+                batch_tokens=batch,
             )
-            for tokens, factor in levels
+            for tokens, factor, batch in levels
         ]
 
     def _replicates(self) -> list[PlannedRun]:
@@ -301,10 +315,12 @@ class Planner:
         design = self.settings.design
         levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
         runs = []
-        mixtures = self._mixtures([tokens for tokens, _, _ in levels])
-        for (tokens, factor, shape), mixture in list(zip(levels, mixtures))[:count]:
+        mixtures = self._mixtures([tokens for tokens, *_ in levels])
+        for (tokens, factor, shape, batch), mixture in list(zip(levels, mixtures))[:count]:
             schedule = self.decay_schedule(tokens, factor, shape)
-            runs.append(self.microanneal(role, shape_name, schedule, mixture, seed=design.seed))
+            runs.append(
+                self.microanneal(role, shape_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
+            )
         return runs
 
     def _mixtures(self, decay_tokens: Sequence[int]) -> list[Mixture]:
@@ -359,9 +375,11 @@ def pool_tokens(
     return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
 
 
-def balanced_levels(
-    levels: Sequence[tuple[int, float, str]], count: int, *, seed: int
-) -> list[tuple[int, float, str]]:
+Level = tuple[int, float, str, int]
+"""Decay tokens, factor on the trunk's LR, shape and batch tokens of a decay."""
+
+
+def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:
     """``count`` factor levels, each as often as any other (give or take one), in seeded random order."""
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(levels)) for _ in range(-(-count // len(levels)))]

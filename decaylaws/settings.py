@@ -150,6 +150,9 @@ class DesignSettings(_Settings):
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
         ["linear"], description="decays end at LR 0, which no exponential reaches; constant keeps its LR"
     )
+    batch_tokens: list[Count] = Field(
+        default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
+    )
     num_replicates: Annotated[int, Field(ge=2)] = 3
     runs_at_other_sizes: Annotated[int, Field(ge=2)] = 8
     read_outs: Annotated[int, Field(ge=0)] = Field(
@@ -306,8 +309,7 @@ class StudySettings(_Settings):
     @classmethod
     def _one_batch_size(cls, batch_tokens: Any) -> Any:
         if isinstance(batch_tokens, list):
-            constraint = "must be one number: the decay law does not know what another batch size does"
-            remedy = "Make a study for each batch size and compare their confirmed losses."
+            constraint, remedy = "must be one number, the trunk's", "List those of the decays in design.batch_tokens."
             raise InvalidValueError("batch_tokens", batch_tokens, constraint, remedy)
         return batch_tokens
 
@@ -317,8 +319,10 @@ class StudySettings(_Settings):
         for key, name in (("proxy", self.proxy), ("target.shape", self.target.shape)):
             if name not in self.shapes:
                 raise ValueError(f"{key}={name!r} must be one of the shapes {sorted(self.shapes)}")
-        if self.batch_tokens % self.seq_len:
-            raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
+        for key, sizes in (("", [self.batch_tokens]), ("design.", self.design.batch_tokens)):
+            for size in sizes:
+                if size % self.seq_len:
+                    raise ValueError(f"{key}batch_tokens={size} must be a multiple of seq_len={self.seq_len}")
         if min(self.design.decay_tokens) > self.target.max_decay_tokens:
             raise InvalidValueError(
                 "target.max_decay_tokens",

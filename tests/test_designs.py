@@ -116,8 +116,34 @@ def test_an_edited_design_is_refused(design: Design) -> None:
         Design.from_dict(stored)
 
 
+def test_batch_sizes_are_crossed_with_the_other_choices(settings: StudySettings, planner: Planner) -> None:
+    sizes = [settings.batch_tokens, 4 * settings.batch_tokens]
+    changed = settings.model_copy(
+        update={"design": settings.design.model_copy(update={"batch_tokens": sizes})}
+    )
+    runs = list(Planner(changed, planner.corpus).sweep())
+    trunks = {run.config.batch_tokens for run in runs if run.role == "trunk"}
+    assert trunks == {settings.batch_tokens}
+    drawn = [run.config.batch_tokens for run in runs if run.role == "simplex"]
+    assert abs(drawn.count(sizes[0]) - drawn.count(sizes[1])) <= 1
+    controls = {(run.config.tokens, run.config.schedule.start_lr) for run in runs if run.role == "control"}
+    for size in sizes:
+        own = [run for run in runs if run.role == "control" and run.config.batch_tokens == size]
+        assert {(run.config.tokens, run.config.schedule.start_lr) for run in own} == controls
+    assert planner.microanneal(
+        "x", settings.proxy, planner.decay_schedule(4096, 1.0, "linear"), planner.control_mixture, seed=0
+    ).config.batch_tokens == settings.batch_tokens  # fmt: skip
+
+
+def test_a_batch_of_part_of_a_sequence_is_refused(settings: StudySettings) -> None:
+    given = settings.model_dump(mode="json")
+    given["design"]["batch_tokens"] = [settings.seq_len + 1]
+    with pytest.raises(ValueError, match=r"design\.batch_tokens=.* must be a multiple of seq_len"):
+        StudySettings.model_validate(given)
+
+
 def test_levels_are_balanced() -> None:
-    levels = [(1, 1.0, "linear"), (2, 1.0, "linear"), (3, 1.0, "linear")]
+    levels = [(1, 1.0, "linear", 8), (2, 1.0, "linear", 8), (3, 1.0, "linear", 8)]
     drawn = balanced_levels(levels, 10, seed=0)
     counts = [drawn.count(level) for level in levels]
     assert sum(counts) == 10

@@ -123,9 +123,7 @@ def test_a_group_that_cannot_be_met_is_named() -> None:
 
 
 def test_a_list_of_batch_sizes_is_refused_by_name() -> None:
-    with pytest.raises(
-        InvalidValueError, match=r"'batch_tokens' must be one number.*study for each batch size"
-    ):
+    with pytest.raises(InvalidValueError, match=r"'batch_tokens' must be one number.*in design.batch_tokens"):
         settings({}, batch_tokens=[256, 512])
 
 

@@ -117,7 +117,7 @@ def plot_lengths(trials: pd.DataFrame, plans: pd.DataFrame) -> Figure:
     """Predicted objective against decay length: candidates of the search (faint) and the best of each plan.
 
     Both hold ``decay_tokens``, ``shape`` and ``objective``; ``trials`` also ``slack`` (nats left by the tightest
-    guard) and ``plans`` also ``start_lr`` and ``feasible``.
+    guard) and ``plans`` also ``start_lr``, ``batch_tokens`` and ``feasible``.
     """
     drawn, (axes,) = figure(height=3.0)
     lengths = sorted({*trials["decay_tokens"], *plans["decay_tokens"]})
@@ -131,7 +131,8 @@ def plot_lengths(trials: pd.DataFrame, plans: pd.DataFrame) -> Figure:
         (dots,) = axes.plot(best["decay_tokens"].map(lengths.index) + shift, best["objective"], "D",
                             color=colour, markersize=8, markeredgecolor="white", label=shape)  # fmt: skip
         tips(dots, [
-            f"{row.decay_tokens:,} tokens, {row.shape}, LR {row.start_lr:.3g}: {row.objective:.4f} nats"
+            f"{row.decay_tokens:,} tokens, {row.shape}, LR {row.start_lr:.3g}, batch {row.batch_tokens:,}: "
+            f"{row.objective:.4f} nats"
             + ("" if row.feasible else "; guards not sure to hold")
             for row in best.itertuples()
         ])  # fmt: skip

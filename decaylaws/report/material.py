@@ -101,6 +101,7 @@ class Material:
                 start_lr=stage.lr.start_lr,
                 end_lr=stage.lr.end_lr,
                 shape=stage.lr.segments[-1].shape,
+                batch_tokens=stage.batch_tokens,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""The outer search: Optuna over mixture, decay tokens, hand-over LR and shape together."""
+"""The outer search: Optuna over mixture, decay tokens, hand-over LR, shape and batch size together."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Explorer:
             progress: called after every trial.
 
         Returns:
-            One row per trial: ``decay_tokens``, ``start_lr``, ``shape``, ``objective``, ``slack`` (smallest
-            guard slack, infinite without guards), ``shares`` (array in the space's order).
+            One row per trial: ``decay_tokens``, ``start_lr``, ``shape``, ``batch_tokens``, ``objective``, ``slack``
+            (smallest guard slack, infinite without guards), ``shares`` (array in the space's order).
         """
         study = _quiet_study(storage, sampler or _tpe(trials, seed))
         rows = [self._tried(mixture) for mixture in known]
@@ -79,6 +79,9 @@ class Explorer:
             start_lr=trial.suggest_float("start_lr", *choices.start_lr, log=True),
             end_lr=choices.end_lr,
             shape=trial.suggest_categorical("shape", list(choices.shapes)),
+            batch_tokens=trial.suggest_categorical("batch_tokens", list(choices.batch_tokens))
+            if choices.batch_tokens
+            else self.target.batch_tokens,
         )
         polytope = self.space.polytope(plan.decay_tokens)
         unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
@@ -87,9 +90,13 @@ class Explorer:
 
     def _tried(self, mixture: Mixture) -> dict[str, Any]:
         choices = self.choices
-        plan = Plan(decay_tokens=max(choices.decay_tokens), start_lr=choices.start_lr[1],
-        end_lr=choices.end_lr,
-                    shape=choices.shapes[0])  # fmt: skip
+        plan = Plan(
+            decay_tokens=max(choices.decay_tokens),
+            start_lr=choices.start_lr[1],
+            end_lr=choices.end_lr,
+            shape=choices.shapes[0],
+            batch_tokens=choices.batch_tokens[0] if choices.batch_tokens else self.target.batch_tokens,
+        )
         nearest = self.space.project(mixture, plan.decay_tokens)
         return self._row(plan, nearest.array(self.space.names), self.problem(plan))
 
@@ -97,6 +104,7 @@ class Explorer:
         slack = problem.robust_slack(shares[None])
         return {
             "decay_tokens": plan.decay_tokens, "start_lr": plan.start_lr, "shape": plan.shape,
+            "batch_tokens": plan.batch_tokens,
             "objective": float(problem.objective(shares[None])[0]),
             "slack": float(slack.min()) if slack.size else float("inf"), "shares": shares,
         }  # fmt: skip

@@ -25,7 +25,7 @@ class Target:
     Attributes:
         non_embedding_params: size of the model.
         start_tokens: tokens that its trunk has seen.
-        batch_tokens: tokens of an optimiser step in the decay.
+        batch_tokens: tokens of an optimiser step in the trunk.
         start_loss: measured loss of every domain at the checkpoint, nats per token.
         averaged_start_loss: the same of the mean of the last weights before it (``decaylaws.runs.AVERAGED_SHARE``);
             needed by a law whose runs have it.
@@ -40,12 +40,13 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Length and LR path of one decay."""
+    """Length, LR path and batch size of one decay; without ``batch_tokens`` the trunk's."""
 
     decay_tokens: int
     start_lr: float
     end_lr: float = 0.0
     shape: str = "linear"
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,14 @@ class Choices:
         start_lr: lowest and highest LR at the hand-over.
         shapes: shapes of the decay (``decaylaws.schedules.SHAPES``).
         end_lr: LR at the end.
+        batch_tokens: batch sizes to choose from; the trunk's where there are none.
     """
 
     decay_tokens: tuple[int, ...]
     start_lr: tuple[float, float]
     shapes: tuple[str, ...] = ("linear",)
     end_lr: float = 0.0
+    batch_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.decay_tokens or min(self.decay_tokens) <= 0:
@@ -74,6 +77,8 @@ class Choices:
             raise InvalidValueError("start_lr", self.start_lr, "must be a positive range, lowest first")
         if not self.shapes:
             raise InvalidValueError("shapes", self.shapes, "must name at least one shape")
+        if any(size <= 0 for size in self.batch_tokens):
+            raise InvalidValueError("batch_tokens", self.batch_tokens, "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +220,7 @@ class DecayProblem:
         """A plan of the runs table's form, for predictions with intervals."""
         return pd.DataFrame([{
             "non_embedding_params": self.target.non_embedding_params, "start_tokens": self.target.start_tokens,
-            "batch_tokens": self.target.batch_tokens, "decay_tokens": self.plan.decay_tokens,
+            "batch_tokens": self.plan.batch_tokens or self.target.batch_tokens, "decay_tokens": self.plan.decay_tokens,
             "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,
             **{MIX + name: mixture.share(name) for name in self.law.sources_},
             **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},

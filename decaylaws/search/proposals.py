@@ -3,9 +3,8 @@
 The design spreads runs so that laws can be fitted; a sampler spends further runs where they promise most. Its
 trials live in a study of their own beside the study of the runs, in the same storage, so that a sweep that
 stopped goes on and several machines may ask. A trial's parameters are log-ratio coordinates of the mixture (a group
-of fixed proportions counts as one source) and,
-where the design leaves a choice, decay tokens, the factor on the LR and the shape; the run is a pure function
-of them, so a crash between asking and queuing loses nothing.
+of fixed proportions counts as one source) and, where the design leaves a choice, decay tokens, the factor on the LR,
+the shape and the batch size; the run is a pure function of them, so a crash between asking and queuing loses nothing.
 
 With ``promote``, every proposal runs the shortest decay first; of those that came as far, the best one in
 ``promote`` goes on to the next length (successive halving: Li et al. 2018, arXiv:1810.05934). A longer decay is
@@ -42,7 +41,7 @@ LOG_RATIO_BOUND = 3.5
 HALF_ASKED_SECONDS = 600.0
 
 _RUN_ID = "run_id"
-_LENGTH, _FACTOR, _SHAPE = "decay_tokens", "start_lr_factor", "shape"
+_LENGTH, _FACTOR, _SHAPE, _BATCH = "decay_tokens", "start_lr_factor", "shape", "batch_tokens"
 
 Row = Mapping[str, Any]
 
@@ -97,6 +96,8 @@ class Proposals:
             space[_FACTOR] = FloatDistribution(low, high, log=True)
         if len(design.shapes) > 1:
             space[_SHAPE] = CategoricalDistribution(design.shapes)
+        if len(design.batch_tokens) > 1:
+            space[_BATCH] = CategoricalDistribution(design.batch_tokens)
         return space
 
     # Asking ------------------------------------------------------------------------------------------------
@@ -141,7 +142,9 @@ class Proposals:
         )
         mixture = space.project(blocks @ space.blocks, length)
         proxy = self.planner.settings.proxy
-        return self.planner.microanneal(self.sampler.kind, proxy, schedule, mixture, seed=design.seed)
+        return self.planner.microanneal(
+            self.sampler.kind, proxy, schedule, mixture, seed=design.seed, batch_tokens=params.get(_BATCH)
+        )
 
     def _rung(self, trial: FrozenTrial) -> int:
         if self.sampler.promote is None or trial.state == TrialState.COMPLETE:
@@ -228,12 +231,13 @@ class Proposals:
             or len(schedule.segments) != 1
             or length not in lengths
             or shape not in design.shapes
+            or config.batch_tokens not in self.planner.batch_sizes
             or not min(design.start_lr_factors) <= factor <= max(design.start_lr_factors)
             or max(abs(ratios)) > LOG_RATIO_BOUND
         ):
             return None
         every: dict[str, Any] = {f"log_ratio_{k}": float(ratio) for k, ratio in enumerate(ratios, start=1)}
-        every |= {_LENGTH: length, _FACTOR: factor, _SHAPE: shape}
+        every |= {_LENGTH: length, _FACTOR: factor, _SHAPE: shape, _BATCH: config.batch_tokens}
         return {name: every[name] for name in self._space}
 
     # Values ------------------------------------------------------------------------------------------------

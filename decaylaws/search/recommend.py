@@ -127,31 +127,36 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
     slow, fast = evidence["start_lr"]
     rates = (max(choices.start_lr[0], slow), min(choices.start_lr[1], fast))
     shapes = tuple(shape for shape in choices.shapes if shape in evidence["shapes"])
+    small, large = evidence["batch_tokens"]
+    sizes = tuple(size for size in choices.batch_tokens if small <= size <= large)
     for name, kept, asked, seen in (
         ("decay_tokens", lengths, choices.decay_tokens, (low, high)),
         ("shapes", shapes, choices.shapes, evidence["shapes"]),
         ("start_lr", rates[0] <= rates[1], choices.start_lr, (slow, fast)),
+        ("batch_tokens", sizes or not choices.batch_tokens, choices.batch_tokens, (small, large)),
     ):
         if not kept:
             raise InvalidValueError(
                 name, asked, f"must overlap with what the runs span, {seen}", "Or give within_evidence=False."
             )
     return replace(space, sources=tuple(sources)), replace(
-        choices, decay_tokens=lengths, start_lr=rates, shapes=shapes
+        choices, decay_tokens=lengths, start_lr=rates, shapes=shapes, batch_tokens=sizes
     )
 
 
 def _best_plans(table: pd.DataFrame, choices: Choices) -> list[tuple[Plan, list[Array]]]:
-    """The most promising lengths and shapes, each at its best LR with its best mixtures as starts."""
+    """The most promising lengths, shapes and batch sizes, each at its best LR with its best mixtures as starts."""
     ranked = table.assign(broken=np.maximum(-table["slack"], 0.0)).sort_values(["broken", "objective"])
     found = []
-    for (tokens, shape), group in ranked.groupby(["decay_tokens", "shape"], sort=False):
+    kinds = ["decay_tokens", "shape", "batch_tokens"]
+    for (tokens, shape, batch), group in ranked.groupby(kinds, sort=False):
         best = group.iloc[0]
         plan = Plan(
             decay_tokens=int(tokens),
             start_lr=float(best["start_lr"]),
             end_lr=choices.end_lr,
             shape=str(shape),
+            batch_tokens=int(batch),
         )
         found.append((plan, list(group["shares"].head(_STARTS_PER_PLAN))))
     return found[:_POLISHED_PLANS]

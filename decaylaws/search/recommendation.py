@@ -82,7 +82,7 @@ class Recommendation:
         divergence: KL divergence of the mixture from the goal's prior, nats; 0 without a prior.
         beyond_evidence: sentences on everything that was extrapolated.
         verdict: in words; may be that there is not enough evidence.
-        by_plan: best feasible objective for each length and shape.
+        by_plan: best feasible objective for each length, shape and batch size.
         trials: every candidate of the outer search.
     """
 

@@ -222,7 +222,12 @@ def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str
             candidate,
             scale,
             planner.microanneal(
-                "confirm", shapes[scale], stage.lr, mixtures[candidate], seed=recipe.seed
+                "confirm",
+                shapes[scale],
+                stage.lr,
+                mixtures[candidate],
+                seed=recipe.seed,
+                batch_tokens=stage.batch_tokens,
             ).config,
         )
         for scale in SCALES
@@ -255,11 +260,14 @@ def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mi
 
 
 def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
-    """Whether each run of the sweep kept every guard against the control of its tokens and LR, [runs]."""
+    """Whether each run of the sweep kept every guard against the control of its tokens, LR and batch, [runs]."""
     objective = study.settings.objective
-    columns = [LOSS + domain for domain in objective.guard_domains]
-    controls = tried[tried["role"] == "control"].set_index(["decay_tokens", "start_lr"])[columns]
-    matched = controls.reindex(pd.MultiIndex.from_frame(tried[["decay_tokens", "start_lr"]])).to_numpy()
+    columns, plan = (
+        [LOSS + domain for domain in objective.guard_domains],
+        ["decay_tokens", "start_lr", "batch_tokens"],
+    )
+    controls = tried[tried["role"] == "control"].set_index(plan)[columns]
+    matched = controls.reindex(pd.MultiIndex.from_frame(tried[plan])).to_numpy()
     # a run without a matched control (the drop-and-hold run) can not be shown to keep a guard
     return (tried[columns].to_numpy() - matched <= objective.guard_nats).all(axis=1)
 

@@ -40,7 +40,7 @@ from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import proportional_mixture, start_losses
 
-RECOMMENDATION_FORMAT = 4  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 5  # of laws/recommendation.json; an older file is searched anew
 LR_TOLERANCE = 1e-6
 LR_DIGITS = 3
 SHARE_DECIMALS = 3
@@ -192,6 +192,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
             shapes=tuple(shape for shape in settings.design.shapes if shape != "constant"),
+            batch_tokens=tuple(settings.design.batch_tokens),
         ),
         rivals={"token_proportional": proportional_mixture(study)},
         trials=settings.search_trials,
@@ -228,7 +229,7 @@ def _recipe(
                 name="decay",
                 lr=decay(plan.decay_tokens, start_lr, plan.end_lr, plan.shape),
                 mixture=_readable(study, found),
-                batch_tokens=settings.batch_tokens,
+                batch_tokens=plan.batch_tokens or settings.batch_tokens,
                 seq_len=settings.seq_len,
             ),
         ),

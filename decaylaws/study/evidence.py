@@ -17,7 +17,7 @@ from decaylaws.runs import LOSS, MIX, fit_ready, names_with, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-FIT_FORMAT = 6  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 7  # of laws/fit.json; an older file is fitted anew
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
@@ -100,13 +100,22 @@ def _fit(
     study: Study, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress
 ) -> tuple[Fit, DecayLaw]:
     trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
+    trunk_batch = study.settings.batch_tokens
     progress("fit", 0, 4, "comparing the members of the decay family on held-out runs")
-    member, members = select_member(trunk_mixture, runs, seed=seed)
+    member, members = select_member(trunk_mixture, runs, reference_batch_tokens=trunk_batch, seed=seed)
     progress("fit", 1, 4, f"scoring '{member}' beside regressions and baselines")
-    baselines = held_out_report(decay_predictors(trunk_mixture, []), runs, seed=seed)
+    baselines = held_out_report(
+        decay_predictors(trunk_mixture, [], reference_batch_tokens=trunk_batch), runs, seed=seed
+    )
     errors = _best_first(pd.concat([members[members["law"] == f"decay:{member}"], baselines]))
     progress("fit", 2, 4, "fitting the law and its bootstrap")
-    law = DecayLaw(trunk_mixture, member, reference_lr=study.settings.trunk.peak_lr, seed=seed).fit(runs)
+    law = DecayLaw(
+        trunk_mixture,
+        member,
+        reference_lr=study.settings.trunk.peak_lr,
+        reference_batch_tokens=trunk_batch,
+        seed=seed,
+    ).fit(runs)
     progress("fit", 3, 4, "predicting held-out mixtures")
     predictions = held_out_predictions(study, member, runs)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
@@ -128,7 +137,13 @@ def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.Da
     parts = []
     for split in splits(runs, seed=seed):
         law = DecayLaw(
-            study.settings.trunk.mixture, member, domains=domains, num_draws=0, num_folds=4, seed=seed
+            study.settings.trunk.mixture,
+            member,
+            domains=domains,
+            reference_batch_tokens=study.settings.batch_tokens,
+            num_draws=0,
+            num_folds=4,
+            seed=seed,
         )
         test = runs[split.test]
         found = law.fit(runs[~split.test]).predict(test, interval=0.9)
@@ -157,7 +172,7 @@ def guard_changes(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> 
         runs: the fitted rows.
         held_out: predictions of every run by fits that saw no run of its mixture.
     """
-    plan = ["start_run_id", "decay_tokens", "start_lr"]
+    plan = ["start_run_id", "decay_tokens", "start_lr", "batch_tokens"]
     controls = runs[runs["role"] == "control"].drop_duplicates(plan).reset_index(drop=True)
     by_plan = pd.DataFrame(
         {
@@ -224,7 +239,7 @@ def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
 
 def seed_noise(runs: pd.DataFrame, domains: Sequence[str]) -> dict[str, float]:
     """Standard deviation of the final loss over seeds by domain (nats), over replicated plans; NaN without any."""
-    plan = ["start_run_id", "decay_tokens", "start_lr", "end_lr", "decay_shape"]
+    plan = ["start_run_id", "decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens"]
     shares = runs[[MIX + name for name in names_with(runs, MIX)]].round(9)
     groups = runs.assign(**shares).groupby([*plan, *shares.columns])
     degrees = groups.size() - 1

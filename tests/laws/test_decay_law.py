@@ -22,8 +22,8 @@ from decaylaws.laws.decay import (
     select_member,
     splits,
 )
-from decaylaws.laws.decay.family import Frame, Layout, evaluate
-from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, effective_epochs
+from decaylaws.laws.decay.family import Frame, Layout, annealed, evaluate
+from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
 from decaylaws.laws.decay.literature import FORMS
 from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.decay.priors import decay_prior
@@ -130,7 +130,15 @@ def fitted() -> DecayLaw:
 @pytest.mark.parametrize("member", list(MEMBERS))
 def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None:
     runs = with_averages(simulated(5), 0.05)
-    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3, measured=measured)
+    runs.loc[[1, 3], "batch_tokens"] = (4000, 500)
+    inputs = decay_inputs(
+        runs,
+        sources=SOURCES,
+        domains=SOURCES,
+        reference_lr=1e-3,
+        reference_batch_tokens=1000,
+        measured=measured,
+    )
     checkpoints = np.array([[100_000, 1e6], [400_000, 1e6]])  # rows of 200,000 start from an unknown one
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, checkpoints)
     theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3, 2).size)
@@ -260,6 +268,63 @@ def test_intervals_at_an_unseen_size_hold_what_they_promise() -> None:
         found = law.predict(target, interval=0.9)
         inside.append(coverage(found, target[[f"loss:{name}" for name in SOURCES]].to_numpy()))
     assert 0.8 <= np.mean(inside) <= 0.99
+
+
+def batches(sizes: tuple[int, ...], *, seed: int, exponent: float = 0.7) -> pd.DataFrame:
+    """Decays of several batch sizes, each like one of the trunk's 1000 at LR over ``(size / 1000)**exponent``."""
+    runs = simulated(36, seed=seed, sizes=(100_000,))
+    rng = np.random.default_rng(seed)
+    runs["batch_tokens"] = np.resize(sizes, len(runs))
+    for index, row in runs.iterrows():
+        inputs = decay_inputs(
+            runs.loc[[index]],
+            sources=SOURCES,
+            domains=SOURCES,
+            reference_lr=1e-3,
+            reference_batch_tokens=1000,
+        )
+        for name in SOURCES:
+            runs.at[index, f"loss:{name}"] = _at_equivalent_lr(row.to_dict(), name, inputs, exponent)
+            runs.at[index, f"loss:{name}"] += rng.normal(0, NOISE)
+    return runs
+
+
+def _at_equivalent_lr(row: dict, domain: str, inputs: DecayInputs, exponent: float) -> float:
+    """The planted loss with its LR integral and its followed fall of the LR as the reference batch would see them."""
+    seen = at_reference_batch(inputs, exponent)
+    fall = float(annealed(seen, 60.0)[0][0])
+    flat = row | {
+        "decay_shape": "constant",
+        "start_lr": 1e-3,
+        "end_lr": 1e-3,
+        "decay_tokens": float(seen.intrinsic[0]),
+    }
+    return planted_loss(flat, domain) - 0.12 * fall
+
+
+def test_the_worth_of_a_batch_size_is_found_and_carries_to_others() -> None:
+    law = DecayLaw(TRUNK, reference_batch_tokens=1000, num_draws=0, num_folds=5).fit(
+        batches((1000, 4000), seed=0)
+    )
+    assert law.params_["batch"] == pytest.approx(0.7, abs=0.1)
+    unseen = batches((2000, 8000), seed=1)
+    observed = unseen[[f"loss:{name}" for name in SOURCES]].to_numpy()
+    blind = DecayLaw(TRUNK, reference_batch_tokens=1000, num_draws=0, num_folds=0).fit(
+        batches((1000,), seed=0)
+    )
+    error, before = (np.abs(each.predict(unseen) - observed).mean() for each in (law, blind))
+    assert error < 2.5 * NOISE
+    assert error < before
+    assert law.evidence_["batch_tokens"] == [1000.0, 4000.0]
+
+
+def test_one_batch_size_leaves_its_worth_to_the_prior() -> None:
+    runs = simulated(20)
+    law = DecayLaw(TRUNK, num_draws=0, num_folds=5).fit(runs)
+    assert law.params_["batch"] == pytest.approx(0.5)
+    other = runs.head(4).assign(batch_tokens=8000)
+    here, there = law.predict(runs.head(4), interval=0.9), law.predict(other, interval=0.9)
+    assert (there.upper - there.lower).mean() > 1.2 * (here.upper - here.lower).mean()
 
 
 def test_measured_gains_carry_to_a_size_without_decays() -> None:
@@ -412,7 +477,15 @@ def test_a_member_whose_progress_follows_the_mixture_has_no_plain_form() -> None
 @pytest.mark.parametrize("measured", [False, True])
 def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool) -> None:
     runs = with_averages(simulated(40), 0.05)
-    inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3, measured=measured)
+    runs.loc[7, "batch_tokens"] = 4000
+    inputs = decay_inputs(
+        runs,
+        sources=SOURCES,
+        domains=SOURCES,
+        reference_lr=1e-3,
+        reference_batch_tokens=1000,
+        measured=measured,
+    )
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))
     theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3, 1).size)
     theta[4] = np.log(40)

@@ -145,6 +145,33 @@ def test_extrapolation_is_refused_or_told(law, control) -> None:
     assert "Extrapolated" in told.verdict
 
 
+def test_the_batch_size_is_chosen_among_those_that_the_runs_span(law, control) -> None:
+    both = replace(CHOICES, batch_tokens=(1000, 4000))
+    inside = recommend(law, space(), target=TARGET, goal=goal(control), choices=both, trials=10, seed=0)
+    assert inside.plan.batch_tokens == 1000
+    assert set(inside.trials["batch_tokens"]) == {1000}
+    free = recommend(
+        law,
+        space(),
+        target=TARGET,
+        goal=goal(control),
+        choices=both,
+        trials=20,
+        seed=0,
+        within_evidence=False,
+    )
+    assert set(free.trials["batch_tokens"]) == {1000, 4000}
+    # fewer steps for the same tokens learn less: the law's prior, since no run says otherwise
+    best = free.by_plan.groupby("batch_tokens")["objective"].min()
+    assert best[1000] < best[4000]
+    large = replace(CHOICES, batch_tokens=(4000,))
+    with pytest.raises(InvalidValueError, match="batch_tokens"):
+        recommend(law, space(), target=TARGET, goal=goal(control), choices=large, trials=10)
+    plan = Plan(decay_tokens=200_000, start_lr=1e-3, batch_tokens=4000)
+    problem = DecayProblem(law, space(), TARGET, goal(control), plan)
+    assert any("batch tokens are 4,000" in line for line in beyond_evidence(problem, control.array(SOURCES)))
+
+
 def test_inside_the_evidence_nothing_is_reported(law, control) -> None:
     problem = DecayProblem(law, space(), TARGET, goal(control), Plan(decay_tokens=100_000, start_lr=1e-3))
     assert beyond_evidence(problem, np.array([0.4, 0.3, 0.3])) == []

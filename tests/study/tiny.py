@@ -42,6 +42,7 @@ TINY_SETTINGS: dict[str, Any] = {
         "decay_tokens": [2048, 4096],
         "start_lr_factors": [1.0, 0.5],
         "shapes": ["linear"],
+        "batch_tokens": [256, 512],
         "num_replicates": 2,
         "runs_at_other_sizes": 3,
     },

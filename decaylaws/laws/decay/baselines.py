@@ -65,10 +65,11 @@ class _Baseline:
         return decay_inputs(runs, sources=self.sources_, domains=self.domains_, reference_lr=lr)
 
     def _features(self, runs: pd.DataFrame) -> Array:
-        """Shares, log size, log decay tokens, log intrinsic tokens and the relative LR at the end, ``[n, m + 4]``."""
+        """Shares, logs of size, decay tokens, intrinsic tokens and batch, relative fall of the LR: ``[n, m + 5]``."""
         inputs = self._inputs(runs)
         plan = np.column_stack([
             np.log(inputs.params), np.log(inputs.decay_tokens), np.log(inputs.intrinsic), inputs.drops.sum(axis=1),
+            np.log(runs["batch_tokens"].to_numpy(dtype=float)),
         ])  # fmt: skip
         return np.hstack([plain_shares(runs, self.sources_), plan])
 
@@ -81,7 +82,7 @@ class ConstantChange(_Baseline):
 
 
 class NearestRun(_Baseline):
-    """The change of the most similar run: nearest mixture (total variation), size, tokens and LR (log ratios)."""
+    """The change of the most similar run: nearest mixture (total variation), size, tokens, LR, batch (log ratios)."""
 
     def _learn(self) -> None:
         self._known = self._scaled(self._runs)
@@ -97,7 +98,7 @@ class NearestRun(_Baseline):
 
 
 class ControlChange(NearestRun):
-    """The change of the matched control nearest in size, tokens and LR, whatever the mixture.
+    """The change of the matched control nearest in size, tokens, LR and batch, whatever the mixture.
 
     A control is a run on the table's most frequent ``role == "control"`` rows; without any it is the constant.
     """

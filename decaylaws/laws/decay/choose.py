@@ -23,7 +23,10 @@ CANDIDATES = ("effective_gain", "effective_saturating", "relaxed_gain", "saturat
 
 
 def decay_predictors(
-    trunk_mixture: Mapping[str, float], members: Sequence[str] = ("effective_gain",)
+    trunk_mixture: Mapping[str, float],
+    members: Sequence[str] = ("effective_gain",),
+    *,
+    reference_batch_tokens: int | None = None,
 ) -> dict[str, Callable[[], DecayPredictor]]:
     """Decay-law members beside the regressions and baselines, ready for ``held_out_report``.
 
@@ -32,7 +35,14 @@ def decay_predictors(
     """
 
     def law(member: str) -> Callable[[], DecayPredictor]:
-        return lambda: DecayLaw(trunk_mixture, member, num_draws=0, num_folds=0)
+        return functools.partial(
+            DecayLaw,
+            trunk_mixture,
+            member,
+            reference_batch_tokens=reference_batch_tokens,
+            num_draws=0,
+            num_folds=0,
+        )
 
     return {
         **{f"decay:{member}": law(member) for member in members},
@@ -54,17 +64,15 @@ def select_member(
     runs: pd.DataFrame,
     members: Sequence[str] = CANDIDATES,
     *,
+    reference_batch_tokens: int | None = None,
     seed: int = 0,
 ) -> tuple[str, pd.DataFrame]:
     """The member with the smallest mean held-out error over the kinds of hold-out, and the whole report.
 
     Errors are averaged as logs, so that a kind in which every member errs much does not decide alone.
     """
-    found = {
-        name: make
-        for name, make in decay_predictors(trunk_mixture, members).items()
-        if name.startswith("decay:")
-    }
+    every = decay_predictors(trunk_mixture, members, reference_batch_tokens=reference_batch_tokens)
+    found = {name: make for name, make in every.items() if name.startswith("decay:")}
     report = held_out_report(found, runs, seed=seed)
     rank = report.assign(log_mae=np.log(report["mae"].clip(lower=1e-4))).groupby("law")["log_mae"].mean()
     return str(rank.idxmin()).removeprefix("decay:"), report

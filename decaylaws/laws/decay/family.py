@@ -27,6 +27,9 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 
 Both forms stand beside each other because they fit different data; held-out error chooses (``members``).
 
+A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
+(``inputs.at_reference_batch``).
+
 Where the loss :math:`\bar L_{d,c}` of the mean of the trunk's last weights is known at every checkpoint, the annealing
 gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the place of :math:`n^{u_d}`, and
 :math:`R_\tau` counts relative to a linear decay over the steps of that mean,
@@ -49,7 +52,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 
 EPSILON = 1e-3  # the smallest share that makes a difference
 
@@ -57,7 +60,7 @@ Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
 Relaxing = Literal["shares", "loss", "none"]
 
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
-          "gain_follows", "log_concavity")  # fmt: skip
+          "gain_follows", "log_concavity", "batch")  # fmt: skip
 
 OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
 
@@ -163,7 +166,8 @@ def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = 
     layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
-    slope = _Slopes(layout, len(inputs), slopes)
+    inputs = at_reference_batch(inputs, shared["batch"])
+    slope = _Slopes(layout, inputs.log_batch, slopes)
     change = _progress(shared, own, coefficients, inputs, frame, size, slope)
     ratio = None
     if frame.member.mixing != "none":
@@ -183,18 +187,22 @@ def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = 
 class _Slopes:
     """Derivatives ``[n, d, p]`` under construction; empty, and every call free, where they are not wanted."""
 
-    def __init__(self, layout: Layout, num_rows: int, wanted: bool) -> None:
-        self.layout, self.wanted = layout, wanted
-        shape = (num_rows, layout.num_domains, layout.size)
+    def __init__(self, layout: Layout, log_batch: Array, wanted: bool) -> None:
+        self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
+        shape = (len(log_batch), layout.num_domains, layout.size)
         self.values: Array = np.zeros(shape) if wanted else np.empty(0)
 
     def like(self) -> _Slopes:
         """Further derivatives of the same shape, at zero."""
-        return _Slopes(self.layout, len(self.values), self.wanted)
+        return _Slopes(self.layout, self.log_batch, self.wanted)
 
     def shared(self, name: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by a shared parameter."""
         self.values[:, :, SHARED.index(name)] += slope
+
+    def path(self, slope: Array) -> None:
+        """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
+        self.shared("batch", -self.log_batch[:, None] * slope)
 
     def own(self, kind: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by each domain's own parameter."""
@@ -258,6 +266,7 @@ def _progress(
     amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
     change = amplitude * (fallen - 1.0)
     if slope.wanted:
+        slope.path(-beta * amplitude * fallen * -np.expm1(-log_growth))
         slope.shared("log_beta", amplitude * (-beta * log_growth * fallen))
         slope.shared("size_progress", change * np.log(size)[:, None])
         slope.own("log_progress", change)
@@ -392,13 +401,14 @@ def _add_mixture(
 
 
 def _add_transient(slope: _Slopes, by_reached: Array, transient: _Transient) -> None:
+    slope.path(by_reached * transient.by_kappa)  # kappa stands beside the LR integral
     slope.shared("log_kappa", by_reached * transient.by_kappa)
     slope.own("kappa", by_reached * transient.by_kappa)
     slope.shared("log_b", by_reached * transient.by_b)
 
 
-def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array]:
-    """Fall of the LR that the model has followed by the end ``[n]``, and its slope by log tau.
+def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
+    """Fall of the LR that the model has followed by the end ``[n]``, its slopes by log tau and by a log factor on LRs.
 
     Where the gain was measured: relative to that of a linear decay over the steps that the measured mean goes over.
     """
@@ -407,7 +417,8 @@ def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array]:
     fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
     part, left = tau / inputs.averaged_steps, np.exp(-inputs.averaged_steps / tau)
     whole, whole_tau = 1.0 - part * (1.0 - left), left - part * (1.0 - left)
-    return fall / whole, (fall_tau - fall * whole_tau / whole) / whole
+    fall_path = fall - (1.0 - memory[:, 0]) - fall_tau
+    return fall / whole, (fall_tau - fall * whole_tau / whole) / whole, fall_path / whole
 
 
 def _anneal(
@@ -419,13 +430,14 @@ def _anneal(
     ratio: tuple[Array, _Slopes] | None,
 ) -> Array:
     """Gain by the fall of the LR, ``[n, d]``."""
-    fall, fall_tau = annealed(inputs, np.exp(shared["log_tau"]))
+    fall, fall_tau, fall_path = annealed(inputs, np.exp(shared["log_tau"]))
     exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
     amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent)
     if ratio is not None:
         amplitude = amplitude * np.exp(shared["gain_follows"] * ratio[0])
     gain = amplitude * fall[:, None]
     if slope.wanted:
+        slope.path(-amplitude * fall_path[:, None])
         slope.shared("log_tau", -amplitude * fall_tau[:, None])
         slope.shared("size_anneal", -gain * np.log(size)[:, None])
         if not inputs.is_measured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -39,12 +39,13 @@ class DecayInputs:
         decay_tokens: tokens of the decay, ``[n]``.
         intrinsic: LR integral of the decay over the reference LR, in tokens, ``[n]``.
         drops: falls of the LR along the path over the reference LR, hand-over first, ``[n, 1 + PATH_NODES]``.
-        ages: steps between each fall and the end, ``[n, 1 + PATH_NODES]``.
+        ages: steps of the reference batch between each fall and the end, ``[n, 1 + PATH_NODES]``.
         shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
         start_loss: loss of every domain at the checkpoint, nats per token, ``[n, d]``.
         measured_gain: how much lower the loss of the mean of the trunk's last weights is, nats per token, ``[n, d]``;
             1 where the law does without.
         averaged_steps: steps of the trunk over which that mean goes, ``[n]``; infinite where the law does without.
+        log_batch: log of the batch size over the reference, ``[n]``.
     """
 
     params: Array
@@ -57,6 +58,7 @@ class DecayInputs:
     start_loss: Array
     measured_gain: Array
     averaged_steps: Array
+    log_batch: Array
 
     @property
     def is_measured(self) -> bool:
@@ -83,6 +85,7 @@ def decay_inputs(
     sources: Sequence[str],
     domains: Sequence[str],
     reference_lr: float,
+    reference_batch_tokens: int | None = None,
     measured: bool = False,
 ) -> DecayInputs:
     """Read the inputs of a decay law out of a runs table (or a table of plans with the same columns).
@@ -93,6 +96,7 @@ def decay_inputs(
         sources: order of the sources; a source that the table does not hold has share 0.
         domains: order of the domains.
         reference_lr: LR of the trunk at the hand-over; a decay that starts lower falls there at once.
+        reference_batch_tokens: tokens of a step of the trunk; without it every decay counts as at the trunk's.
         measured: whether to take the annealing gain of every checkpoint from ``averaged_start_loss:<domain>``.
 
     Raises:
@@ -107,13 +111,15 @@ def decay_inputs(
             f"mix:{unknown[0]}", float(runs[MIX + unknown[0]].max()), "is a source that the law was not fitted on",
             f"Known sources: {', '.join(sources)}.",
         )  # fmt: skip
-    paths = [_path(*plan, reference_lr) for plan in _plans(runs)]
+    batch = _positive(runs, "batch_tokens")
+    trunk_batch = batch if reference_batch_tokens is None else np.full(len(runs), reference_batch_tokens)
+    paths = [_path(*plan, int(steps), reference_lr) for plan, steps in zip(_plans(runs), trunk_batch)]
     start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
     start_tokens = _positive(runs, "start_tokens")
     gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
     if measured:
         gain = start_loss - _averaged_losses(runs, domains)
-        steps = AVERAGED_SHARE * start_tokens / _positive(runs, "batch_tokens")
+        steps = AVERAGED_SHARE * start_tokens / trunk_batch
     return DecayInputs(
         params=_positive(runs, "non_embedding_params"),
         start_tokens=start_tokens,
@@ -125,6 +131,7 @@ def decay_inputs(
         start_loss=start_loss,
         measured_gain=gain,
         averaged_steps=steps,
+        log_batch=np.log(batch / trunk_batch),
     )
 
 
@@ -177,22 +184,40 @@ def check_columns(runs: pd.DataFrame) -> None:
         raise SchemaError("runs table", missing=missing)
 
 
-def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str, int]]:
-    tokens, batch = _positive(runs, "decay_tokens"), _positive(runs, "batch_tokens")
+def at_reference_batch(inputs: DecayInputs, exponent: float) -> DecayInputs:
+    """The same decays as the reference batch would see them.
+
+    Token for token, steps of b times its size at LR eta count like LR ``eta * b**-exponent`` at that size.
+
+    With Adam the exponent is 1/2 where the noise of the gradients rules (square-root scaling: Malladi et al. 2022,
+    arXiv:2205.10287) and 1 where it does not, since a step then moves by its LR whatever it averages over.
+    """
+    if not inputs.log_batch.any():
+        return inputs
+    factor = np.exp(-exponent * inputs.log_batch)[:, None]
+    handover, falls = inputs.drops[:, :1], inputs.drops[:, 1:]
+    return replace(
+        inputs,
+        intrinsic=inputs.intrinsic * factor[:, 0],
+        drops=np.hstack([1.0 - (1.0 - handover) * factor, falls * factor]),
+        ages=inputs.ages * factor,
+    )
+
+
+def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str]]:
+    tokens = _positive(runs, "decay_tokens")
     start, end = _positive(runs, "start_lr"), runs["end_lr"].to_numpy(dtype=float)
     if not (np.isfinite(end) & (end >= 0)).all():
         raise InvalidValueError("end_lr", end.tolist(), "must be finite and not negative")
     shapes = runs["decay_shape"].astype(str)
-    return [
-        (int(t), float(a), float(b), s, int(k)) for t, a, b, s, k in zip(tokens, start, end, shapes, batch)
-    ]
+    return [(int(t), float(a), float(b), s) for t, a, b, s in zip(tokens, start, end, shapes)]
 
 
 @lru_cache(maxsize=4096)
 def _path(
     tokens: int, start_lr: float, end_lr: float, shape: str, batch_tokens: int, reference_lr: float
 ) -> tuple[float, Array, Array]:
-    """Intrinsic tokens, relative LR drops and their ages in steps; a sweep repeats few paths often."""
+    """Intrinsic tokens, relative LR drops and their ages in steps of ``batch_tokens``; a sweep repeats few paths."""
     schedule = decay(tokens, start_lr, end_lr, shape)
     edges = np.linspace(0.0, tokens, PATH_NODES + 1)
     rates = np.asarray(schedule.lr(np.minimum(edges, np.nextafter(tokens, 0))), dtype=float)

@@ -47,6 +47,7 @@ class DecayLaw(DecaySlices):
         member: name of a member of the family (``decaylaws.laws.decay.members.MEMBERS``).
         domains: domains to predict; by default every ``loss:<domain>`` of the table.
         reference_lr: LR of the trunk at the hand-over; by default the largest start LR of the fit.
+        reference_batch_tokens: tokens of a step of the trunk; by default the most common batch of the fit.
         num_draws: refits of the bootstrap over runs, for the spread of an optimum; intervals do without.
         num_folds: folds over mixtures of the hold-outs that calibrate the intervals.
         seed: seed of draws and folds.
@@ -71,6 +72,7 @@ class DecayLaw(DecaySlices):
         *,
         domains: Sequence[str] | None = None,
         reference_lr: float | None = None,
+        reference_batch_tokens: int | None = None,
         num_draws: int = 32,
         num_folds: int = 8,
         seed: int = 0,
@@ -79,6 +81,7 @@ class DecayLaw(DecaySlices):
         self.member = member
         self.domains = domains
         self.reference_lr = reference_lr
+        self.reference_batch_tokens = reference_batch_tokens
         self.num_draws = num_draws
         self.num_folds = num_folds
         self.seed = seed
@@ -176,8 +179,10 @@ class DecayLaw(DecaySlices):
         self.domains_ = list(self.domains) if self.domains is not None else names_with(runs, LOSS)
         self.sources_ = list(dict.fromkeys([*self.trunk_mixture, *names_with(runs, MIX)]))
         lr = float(runs["start_lr"].max()) if self.reference_lr is None else self.reference_lr
+        common = int(runs["batch_tokens"].mode().iloc[0])
         self._reference = {
             "lr": lr,
+            "batch_tokens": common if self.reference_batch_tokens is None else self.reference_batch_tokens,
             "params": float(np.exp(np.log(runs["non_embedding_params"].to_numpy(dtype=float)).mean())),
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
@@ -201,7 +206,7 @@ class DecayLaw(DecaySlices):
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
             runs, sources=self.sources_, domains=self.domains_, reference_lr=self._reference["lr"],
-            measured=self.is_measured_,
+            reference_batch_tokens=int(self._reference["batch_tokens"]), measured=self.is_measured_,
         )  # fmt: skip
 
     def _solve(
@@ -409,7 +414,14 @@ def _noise(solution: Solution, noise: Array) -> Array:
 
 def _evidence(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     """Ranges that the fitted rows span."""
-    columns = ("non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr")
+    columns = (
+        "non_embedding_params",
+        "start_tokens",
+        "decay_tokens",
+        "start_lr",
+        "end_lr",
+        "batch_tokens",
+    )
     ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
     values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
     return {

@@ -21,7 +21,7 @@ import numpy as np
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay.family import EPSILON, Frame, Layout, annealed
-from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 
 POWER_FLOOR = 1e-9  # of the power law's shares, as in the family
 _RATIO_FLOOR = 1e-12
@@ -106,6 +106,7 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         )
     layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
+    inputs = at_reference_batch(inputs, shared["batch"])
     member, size = frame.member, float(inputs.params[0]) / frame.reference_params
     start = inputs.start_loss[0] + frame.checkpoint_of(inputs)[0] @ layout.offsets(theta)
     all_terms = size ** own["size"]

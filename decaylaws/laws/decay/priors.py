@@ -27,6 +27,7 @@ _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "size_mixture": (0.0, 0.2, -1.0, 1.0),
     "gain_follows": (0.5, 0.5, -2.0, 3.0),
     "log_concavity": (0.0, 0.3, -1.5, 0.2),
+    "batch": (0.5, 0.25, 0.0, 1.5),
 }
 _MEMORY_SD = 1.0
 _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound

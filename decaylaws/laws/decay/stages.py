@@ -23,7 +23,7 @@ from decaylaws.laws.decay.priors import Prior
 Solve = Callable[[Prior, Array, Array], Array]  # prior, start and row weights to parameters
 
 _STAGES = {
-    "annealing": (("log_beta", "log_tau"), ("log_progress", "log_anneal")),
+    "annealing": (("log_beta", "log_tau", "batch"), ("log_progress", "log_anneal")),
     "mixture": (
         ("log_kappa", "log_b", "log_gamma", "gain_follows", "log_concavity"),
         ("log_progress", "log_anneal", "kappa", "gamma", "mixture"),

@@ -151,6 +151,7 @@ def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:
             "decay tokens": plans["decay_tokens"],
             "shape": plans["shape"],
             "start LR": [f"{rate:.3g}" for rate in plans["start_lr"]],
+            "batch tokens": plans["batch_tokens"],
             "objective": plans["objective"],
             "above the best": plans["objective"] - best,
             "guards hold": plans["feasible"],

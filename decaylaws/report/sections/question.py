@@ -21,6 +21,11 @@ def answer(material: Material) -> Section:
     facts = [
         Fact(f"{stage.tokens:,}", "decay tokens"),
         Fact(f"{stage.lr.start_lr:.2g} to {stage.lr.end_lr:.2g}", f"LR, {shape}"),
+        *(
+            [Fact(f"{stage.batch_tokens:,}", "batch tokens")]
+            if material.study.settings.design.batch_tokens
+            else []
+        ),
         Fact(
             f"{gain['mean']:+.3f} nats",
             f"predicted gain on the control ({gain['lower']:+.3f} to {gain['upper']:+.3f})",

@@ -16,7 +16,7 @@ from decaylaws.stability import MIN_MIXTURES, rank_stability, stability_data
 from decaylaws.study import confirm
 
 _SIZE = "non_embedding_params"
-_PLAN = ["decay_tokens", "start_lr", "end_lr", "decay_shape", "seed"]
+_PLAN = ["decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens", "seed"]
 
 
 def stability(material: Material) -> Section:
