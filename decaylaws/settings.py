@@ -309,7 +309,10 @@ class StudySettings(_Settings):
     @classmethod
     def _one_batch_size(cls, batch_tokens: Any) -> Any:
         if isinstance(batch_tokens, list):
-            constraint, remedy = "must be one number, the trunk's", "List those of the decays in design.batch_tokens."
+            constraint, remedy = (
+                "must be one number, the trunk's",
+                "List those of the decays in design.batch_tokens.",
+            )
             raise InvalidValueError("batch_tokens", batch_tokens, constraint, remedy)
         return batch_tokens
 
