@@ -133,6 +133,7 @@ def small_study(root: Path, change: Callable[[Settings], None] = lambda settings
     }
     settings["objective"]["weights"] = {"web": 1, "code": 1}
     settings["tokenizer"] = {"vocab_size": 300}
+    settings["train"] = {"compile": False}  # the template's sweep is long enough to be tried compiled
     change(settings)
     (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return root
