@@ -8,7 +8,10 @@ import pytest
 
 from decaylaws.study.evidence import guard_changes, seed_noise
 
-PLAN = {"start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear"}
+PLAN = {
+    "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
+    "batch_tokens": 10,
+}  # fmt: skip
 
 
 def row(share: float, loss: float) -> dict[str, object]:
