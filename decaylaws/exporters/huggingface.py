@@ -30,6 +30,13 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 
 TARGET, VERSION = "huggingface", "5.23.0"
+_SCHEDULER_KWARGS: dict[str, tuple[str, ...]] = {
+    "warmup_stable_decay": (
+        "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio",
+    ),
+    "polynomial": ("power", "lr_end"),
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+}  # fmt: skip
 DECAY_SHAPES = ("linear", "cosine", "1-sqrt")  # transformers has our names
 
 
@@ -160,6 +167,11 @@ def read_huggingface(path: Path, recipe: Recipe) -> ConfigSchedule:
 def _transformers_lrs(fields: Fields, lr: float, steps: int) -> Floats:
     kinds = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "cosine_with_min_lr")
     kind = fields.choice("lr_scheduler_type", (*kinds, "warmup_stable_decay"), "linear")
+    fields.only("lr_scheduler_kwargs", _SCHEDULER_KWARGS.get(kind, ()))
+    if fields.get("warmup_ratio"):
+        ratio = fields.get("warmup_ratio")
+        raise InvalidValueError("warmup_ratio", ratio, "is no argument any more", "Give warmup_steps.")
+    fields.choice("lr_scheduler_kwargs.warmup_type", ("linear",), "linear")
     warmup = fields.number("warmup_steps", 0.0)
     warmup = warmup if warmup >= 1 else -(-steps * warmup // 1)
     if kind == "warmup_stable_decay":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
@@ -179,7 +180,13 @@ def read_levanter(path: Path, recipe: Recipe) -> ConfigSchedule:
     fields = Fields.read(path)
     total, batch = fields.count("trainer.num_train_steps"), fields.count("trainer.train_batch_size")
     cycles = fields.get("optimizer.cycles")
-    seen = cycles[0] if isinstance(cycles, list) and len(cycles) == 2 and isinstance(cycles[0], int) else 0
+    two = isinstance(cycles, list) and len(cycles) == 2 and isinstance(cycles[0], int)
+    for name in ("optimizer.cycle_length", "optimizer.haps", *(() if two else ("optimizer.cycles",))):
+        if fields.get(name) is not None:
+            raise InvalidValueError(
+                f"{path.name}: {name}", fields.get(name), "is a setting of the LR that is not read"
+            )
+    seen = cycles[0] if two else 0
     steps = whole_steps(path, total - seen)
     peak = fields.number("optimizer.learning_rate", 6e-4)
 

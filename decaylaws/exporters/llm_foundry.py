@@ -23,6 +23,12 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
 TARGET, VERSION = "llm-foundry", "0.22.0"
+_SCHEDULER_SETTINGS: dict[str, tuple[str, ...]] = {
+    "constant_with_warmup": ("alpha",),
+    "linear_decay_with_warmup": ("alpha_i", "alpha_f"),
+    "cosine_with_warmup": ("alpha_f",),
+    "inv_sqrt_with_warmup": ("t_scale", "t_cooldown", "alpha_f_decay", "alpha_f_cooldown"),
+}
 
 
 def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -131,12 +137,14 @@ def read_llm_foundry(path: Path, recipe: Recipe) -> ConfigSchedule:
     batch = fields.count("global_train_batch_size")
     batch_tokens = batch * fields.count("max_seq_len", recipe.stages[0].seq_len)
     steps = whole_steps(path, _batches(fields, "max_duration", batch_tokens, None))
-    name = fields.choice(
-        "scheduler.name",
-        ("constant_with_warmup", "linear_decay_with_warmup", "cosine_with_warmup", "inv_sqrt_with_warmup"),
-    )
+    name = fields.choice("scheduler.name", tuple(_SCHEDULER_SETTINGS))
+    fields.only("scheduler", ("name", "t_warmup", "t_max", *_SCHEDULER_SETTINGS[name]))
     peak, warmup = fields.number("optimizer.lr"), _batches(fields, "scheduler.t_warmup", batch_tokens, steps)
-    decay, floor = steps - warmup, fields.number("scheduler.alpha_f", 0.0)
+    end = float(steps)
+    if fields.get("scheduler.t_max") is not None:
+        end = _batches(fields, "scheduler.t_max", batch_tokens, steps)
+    decay, floor = end - warmup, fields.number("scheduler.alpha_f", 0.0)
+    after_warmup = fields.number("scheduler.alpha", fields.number("scheduler.alpha_i", 1.0))
     if name == "constant_with_warmup":
         decay = 0.0
     elif name == "inv_sqrt_with_warmup":
@@ -148,9 +156,9 @@ def read_llm_foundry(path: Path, recipe: Recipe) -> ConfigSchedule:
         floor = fields.number("scheduler.alpha_f_cooldown", 0.0)
     lrs = warmup_hold_decay_lrs(
         steps,
-        peak_lr=peak,
+        peak_lr=peak * after_warmup,
         warmup=warmup,
-        hold=max(0.0, steps - warmup - decay),
+        hold=max(0.0, end - warmup - decay),
         decay=decay,
         decay_shape="cosine" if name == "cosine_with_warmup" else "linear",
         floor_lr=peak * floor,

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
@@ -131,11 +131,18 @@ def read_megatron(path: Path, recipe: Recipe) -> ConfigSchedule:
             return fields.number(f"{name}-samples") / batch
         return fields.number(f"{name}-iters", default)
 
+    for flag in ("rampup-batch-size", "use-checkpoint-opt_param-scheduler", "decoupled-lr"):
+        if flag in flags:
+            raise InvalidValueError(
+                f"{path.name}: {flag}", flags[flag], "is a setting of the LR that is not read"
+            )
     # with the checkpoint's counters, the run starts where the checkpoint stands
     counts_on = "load" in flags and "finetune" not in flags
     seen = seen_steps(recipe) if counts_on else 0
     total = in_steps("train")
     decay_end, warmup = in_steps("lr-decay", total), in_steps("lr-warmup", 0.0)
+    if "lr-warmup-fraction" in flags:
+        warmup = fields.number("lr-warmup-fraction") * decay_end
     style = fields.choice("lr-decay-style", ("constant", "linear", "cosine", "WSD"), "linear")
     wsd = in_steps("lr-wsd-decay") if style == "WSD" else decay_end - warmup
     our_shapes = {theirs: ours for ours, theirs in _WSD_STYLES.items()} | {"constant": "constant"}

@@ -115,16 +115,21 @@ def read_nanotron(path: Path, recipe: Recipe) -> ConfigSchedule:
     """The YAML of nanotron's main; what it leaves out gets nanotron's defaults, which may end a decay early."""
     fields = Fields.read(path)
     prefix = "optimizer.learning_rate_scheduler"
+    styles = ("learning_rate", "lr_warmup_style", "lr_decay_style", "min_decay_lr")
+    fields.only(prefix, (*styles, "lr_warmup_steps", "lr_decay_steps", "lr_decay_starting_step"))
     peak = fields.number(f"{prefix}.learning_rate")
     warmup = fields.number(f"{prefix}.lr_warmup_steps", 0.0)
     resumed = fields.get("checkpoints.resume_checkpoint_path") is not None
     seen = seen_steps(recipe) if resumed else 0
+    # True if left out: the schedule then goes on at the checkpoint's step
+    goes_on = resumed and fields.get("checkpoints.load_lr_scheduler") is not False
     total = fields.count("tokens.train_steps")
     start = fields.number(f"{prefix}.lr_decay_starting_step", warmup)
     shape = fields.choice(f"{prefix}.lr_decay_style", DECAY_SHAPES, "linear")
     style = fields.choice(f"{prefix}.lr_warmup_style", ("linear", "constant"), "linear")
     lrs = warmup_hold_decay_lrs(
         whole_steps(path, total - seen),
+        first=seen if goes_on else 0,
         peak_lr=peak,
         warmup=warmup if style == "linear" else 0.0,
         hold=start - (warmup if style == "linear" else 0.0),
@@ -134,9 +139,10 @@ def read_nanotron(path: Path, recipe: Recipe) -> ConfigSchedule:
         # left out: the LR itself, so no decay at all
         floor_lr=fields.number(f"{prefix}.min_decay_lr", peak),
     )
-    if style == "linear" and warmup == 0 and len(lrs):
+    if style == "linear" and warmup == 0 and not (goes_on and seen):
         lrs[0] = 0.0
-    return ConfigSchedule(lrs, _nanotron_shares(fields, recipe))
+    told = f"Its schedule goes on at step {seen:,} (checkpoints.load_lr_scheduler)."
+    return ConfigSchedule(lrs, _nanotron_shares(fields, recipe), notes=(told,) if goes_on else ())
 
 
 def _nanotron_shares(fields: Fields, recipe: Recipe) -> dict[str, float]:

@@ -138,7 +138,7 @@ def read_olmo_core(path: Path, recipe: Recipe) -> ConfigSchedule:
     tokens = [call.get("0") for call in module.calls("Duration.tokens")]
     total = module.number("Duration.tokens", tokens[-1] if tokens else None)
     steps = whole_steps(path, total / batch)
-    stages = module.calls("ComposableSchedulerStage")
+    stages = module.schedulers("ComposableSchedulerStage")
     mixture = path.with_name("source_mixture.yaml")
     return ConfigSchedule(
         composable_lrs([_composable(path, stage) for stage in stages], int(batch), steps)
@@ -160,28 +160,33 @@ def _composable(path: Path, stage: Mapping[str, Any]) -> dict[str, float]:
 def _olmo_lrs(path: Path, module: PythonConfig, steps: int, batch: float) -> Floats:
     lr = module.number("lr", module.argument("lr"))
     for name in ("WSD", "LinearWithWarmup", "CosWithWarmup"):
-        for call in module.calls(name):
+        for call in module.schedulers(name):
             return _olmo_native(Fields(call, path), name, lr, steps, batch)
     raise DataError(f"{path} makes no scheduler with literal values: composable, WSD, linear or cosine.")
 
 
 def _olmo_native(fields: Fields, name: str, lr: float, steps: int, batch: float) -> Floats:
+    known = ("units", "warmup", "warmup_fraction", "warmup_min_lr", "lr_field", "initial_lr_field")
+    own = ("decay", "decay_fraction", "decay_min_lr") if name == "WSD" else ("alpha_f", "t_max")
+    fields.only("", (*known, *own))
     tokens_per_unit = batch if fields.choice("units", ("steps", "tokens"), "steps") == "tokens" else 1.0
 
     def in_steps(key: str, fraction: str, default: float) -> float:
         if fields.get(key) is None:
-            return round(steps * fields.number(fraction, default))
+            return round(end * fields.number(fraction, default))
         return fields.number(key) / tokens_per_unit
 
+    # a t_max of its own stands for the trainer's duration
+    end = float(steps) if fields.get("t_max") is None else fields.number("t_max") / tokens_per_unit
     warmup = in_steps("warmup", "warmup_fraction", 0.0)
     wsd = name == "WSD"
-    decay = in_steps("decay", "decay_fraction", 0.1) if wsd else steps - warmup
+    decay = in_steps("decay", "decay_fraction", 0.1) if wsd else end - warmup
     return warmup_hold_decay_lrs(
         steps,
         first=1,
         peak_lr=lr,
         warmup=warmup,
-        hold=max(0.0, steps - warmup - decay),
+        hold=max(0.0, end - warmup - decay),
         decay=decay,
         decay_shape="cosine" if name == "CosWithWarmup" else "linear",
         floor_lr=fields.number("decay_min_lr", 0.0) if wsd else lr * fields.number("alpha_f", 0.1),

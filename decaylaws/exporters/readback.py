@@ -102,6 +102,23 @@ class Fields:
             raise self._wrong(name, value, f"must be one of {', '.join(known)}")
         return str(value)
 
+    def only(self, name: str, known: tuple[str, ...]) -> None:
+        """Refuse settings at ``name`` that would be passed over: the schedule that is read would not be theirs.
+
+        Args:
+            name: dotted path of a mapping; empty for the whole of it.
+            known: keys that are read, or do not touch the LR.
+
+        Raises:
+            InvalidValueError: another key has a value.
+        """
+        values = self.get(name) if name else self._values
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if key not in known and value is not None:
+                raise self._wrong(
+                    f"{name}.{key}" if name else key, value, "is a setting of the LR that is not read"
+                )
+
     def _wrong(self, name: str, value: object, constraint: str) -> InvalidValueError:
         return InvalidValueError(f"{self._source.name}: {name}", value, constraint)
 
@@ -159,14 +176,34 @@ class PythonConfig:
         pairs = sources.items() if isinstance(sources, dict) else ()
         return {name: value[1] for name, value in pairs if isinstance(value, tuple) and len(value) == 2}
 
+    def schedulers(self, *endings: str) -> list[dict[str, Any]]:
+        """As :meth:`calls`, where a value that cannot be read would be taken for the trainer's default.
+
+        Raises:
+            DataError: a keyword has a value that is no literal.
+        """
+        found = [call for ending in endings for call in self._called(ending)]
+        for call in found:
+            for keyword in call.keywords:
+                if keyword.arg is None or self._value(keyword.value) is UNREADABLE:
+                    name = "its keywords" if keyword.arg is None else f"{keyword.arg!r}"
+                    raise DataError(
+                        f"{self.path} (line {call.lineno}) sets {name} of a schedule to what is no literal value. "
+                        "Write the number."
+                    )
+        return self.calls(*endings)
+
     def calls(self, *endings: str) -> list[dict[str, Any]]:
         """Literal keyword arguments of each call whose function has one of these names, in order."""
-        calls = [node for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
+        calls = [call for ending in endings for call in self._called(ending)]
         return [
-            self._keywords(call)
-            for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset))
-            if any(_dotted(call.func) == end or _dotted(call.func).endswith(f".{end}") for end in endings)
+            self._keywords(call) for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset))
         ]
+
+    def _called(self, ending: str) -> list[ast.Call]:
+        calls = [node for node in ast.walk(self._tree) if isinstance(node, ast.Call)]
+        names = [(call, _dotted(call.func)) for call in calls]
+        return [call for call, name in names if name == ending or name.endswith(f".{ending}")]
 
     def argument(self, name: str) -> Any:
         """The one literal value that ``name`` has in keywords and dictionaries of the file; ``None`` without one.

@@ -149,10 +149,11 @@ def read_torchtitan(path: Path, recipe: Recipe) -> ConfigSchedule:
 
 
 def _torchtitan_lrs(path: Path, module: PythonConfig, lr: float, steps: int) -> Floats:
-    configs = module.calls("LRSchedulersContainer.Config")
+    configs = module.schedulers("LRSchedulersContainer.Config")
     if not configs:
         raise DataError(f"{path} sets no LRSchedulersContainer.Config with literal values.")
     fields = Fields(configs[-1], path)
+    fields.only("", ("warmup_steps", "total_steps", "decay_ratio", "decay_type", "min_lr_factor"))
     our_shapes = {theirs: ours for ours, theirs in _DECAY_TYPES.items()}
     total, ratio = fields.get("total_steps"), fields.get("decay_ratio")
     return lr * torchtitan_factors(

@@ -116,6 +116,79 @@ def test_configurations_of_others(make_recipe, tmp_path: Path, target: str) -> N
     assert not check.agrees
 
 
+NANOTRON = (
+    "optimizer: {learning_rate_scheduler: {learning_rate: 1.0, lr_warmup_style: constant, lr_decay_style: linear, "
+    "lr_decay_starting_step: 12, lr_decay_steps: 8, min_decay_lr: 0.0EXTRA}}\ntokens: {train_steps: 20}\n"
+    "checkpoints: {resume_checkpoint_path: /ckptLOAD}\n"
+)
+ANEW = NANOTRON.replace("LOAD", ", load_lr_scheduler: false")
+MEGATRON = "pretrain_gpt.py --lr 1.0 --global-batch-size 8 --lr-decay-style linear --train-iters 10"
+FOUNDRY = "max_duration: 10ba\nglobal_train_batch_size: 256\noptimizer: {lr: 1.0}\nscheduler: {name: KIND}\n"
+OLMO = GOLDEN["olmo-core"][1].replace(
+    "WSD(units=SchedulerUnits.steps, warmup=0, decay=10, decay_fraction=None", "LinearWithWarmup("
+)
+BENT = {
+    # the checkpoint's count of the schedule is taken over unless the file says otherwise
+    "on": ("nanotron", NANOTRON.replace("EXTRA", "").replace("LOAD", ""), [1, 1, 1, *(1 - k / 8 for k in range(1, 8))]),
+    "anew": ("nanotron", ANEW.replace("EXTRA", ""), [1] * 10),
+    "share": ("megatron", f"{MEGATRON} --lr-warmup-fraction 0.5", [0, 0.2, 0.4, 0.6, 0.8, 1, 0.8, 0.6, 0.4, 0.2]),
+    "t_max": (
+        "llm-foundry",
+        FOUNDRY.replace("KIND", "linear_decay_with_warmup, t_warmup: 0ba, alpha_i: 0.5, t_max: 20ba"),
+        [0.5 - k / 40 for k in range(10)],
+    ),
+    "alpha": ("llm-foundry", FOUNDRY.replace("KIND", "constant_with_warmup, t_warmup: 0ba, alpha: 0.5"), [0.5] * 10),
+    "longer": (
+        "olmo-core",
+        OLMO.replace("Warmup(", "Warmup(alpha_f=0.0, warmup=0, t_max=40"),
+        [1 - k / 40 for k in range(1, 21)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(BENT))
+def test_settings_that_bend_a_schedule_are_read(make_recipe, tmp_path: Path, case: str) -> None:
+    target, text, expected = BENT[case]
+    path = tmp_path / GOLDEN[target][0]
+    path.write_text(text)
+    behind = {"lr": LR, "checkpoint": "/ckpt", "tokens": 10 * BATCH_TOKENS}
+    recipe = make_recipe("linear", len(expected), handover=behind)
+    assert check_config(recipe, target, path).schedule.step_lrs == pytest.approx(expected)
+
+
+WSD_JSON, LEVANTER, TITAN = (GOLDEN[target][1] for target in ("huggingface", "levanter", "torchtitan"))
+UNREAD = [
+    (
+        "huggingface",
+        '{"learning_rate": 1, "max_steps": 9, "lr_scheduler_kwargs": {"num_cycles": 2}}',
+        "num_cycles",
+    ),
+    ("huggingface", WSD_JSON.replace('"decay_type"', '"warmup_type": "cosine", "decay_type"'), "warmup_type"),
+    ("nanotron", ANEW.replace("EXTRA", ", lr_restarts: 3"), "lr_restarts"),
+    ("megatron", f"{MEGATRON} --rampup-batch-size 8 8 1000", "rampup-batch-size"),
+    (
+        "llm-foundry",
+        FOUNDRY.replace("KIND", "cosine_with_warmup, t_warmup: 0ba, scale_warmup: true"),
+        "scale_warmup",
+    ),
+    ("levanter", LEVANTER.replace("decay: 5", "decay: 5, cycle_length: 5"), "cycle_length"),
+    ("levanter", LEVANTER.replace("decay: 5", "decay: 5, cycles: 3"), "cycles"),
+    ("torchtitan", TITAN.replace("decay_ratio=0.5", "decay_ratio=share()"), "decay_ratio"),
+    ("torchtitan", TITAN.replace("decay_ratio=0.5", "**more"), "keywords"),
+    ("olmo-core", OLMO.replace("Warmup(", "Warmup(warmup=HALF"), "warmup"),
+]
+
+
+@pytest.mark.parametrize(("target", "text", "setting"), UNREAD)
+def test_settings_of_the_lr_that_are_not_read_are_refused(
+    make_recipe, tmp_path: Path, target: str, text: str, setting: str
+) -> None:
+    path = tmp_path / GOLDEN[target][0]
+    path.write_text(text)
+    with pytest.raises((InvalidValueError, DataError), match=setting):
+        check_config(make_recipe("linear", 10), target, path)
+
+
 def test_transformers_agrees_with_what_is_read(make_recipe, tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     for kind, kwargs in (
