@@ -16,6 +16,8 @@ from torch import Tensor
 
 # 2**19 float32 logits are 2 MiB: a chunk of the head then stays in a core's cache between its passes
 HEAD_CHUNK_LOGITS = {"cpu": 2**19, "cuda": 2**27}
+# as many attention scores as stay in the cache between the passes over them: 1 MiB in float32
+CHUNK_SCORES = 2**18
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -85,11 +87,15 @@ class _Attention(torch.autograd.Function):
         query = turned[:, :heads].reshape(sequences * kv_heads, -1, width)
         key = turned[:, heads:].reshape(sequences * kv_heads, length, width)
         value = by_head[:, heads + kv_heads :].reshape(sequences * kv_heads, length, width)
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=width**-0.5)
-        probs = scores.softmax(-1)
+        probs, mixed = query.new_empty(*query.shape[:2], length), torch.empty_like(query)
+        for part in _score_chunks(probs):
+            scores = probs[part]
+            torch.baddbmm(mask, query[part], key[part].transpose(1, 2), alpha=width**-0.5, out=scores)
+            torch.softmax(scores, -1, out=scores)
+            torch.bmm(scores, value[part], out=mixed[part])
         ctx.save_for_backward(query, key, value, probs, cos, sin)
         ctx.heads = heads
-        mixed = torch.bmm(probs, value).view(sequences, heads, length, width)
+        mixed = mixed.view(sequences, heads, length, width)
         return mixed.transpose(1, 2).reshape(sequences, length, heads * width)
 
     @staticmethod
@@ -98,17 +104,28 @@ class _Attention(torch.autograd.Function):
         heads, (sequences, length, _), width = ctx.heads, grad.shape, query.shape[-1]
         kv_heads = query.shape[0] // sequences
         grad = grad.view(sequences, length, heads, width).transpose(1, 2).reshape(query.shape)
-        grad_value = torch.bmm(probs.transpose(1, 2), grad)
-        grad_probs = torch.bmm(grad, value.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype).mul_(width**-0.5)
+        grad_query, grad_key, grad_value = (torch.empty_like(each) for each in (query, key, value))
+        for part in _score_chunks(probs):
+            torch.bmm(probs[part].transpose(1, 2), grad[part], out=grad_value[part])
+            scores = torch.bmm(grad[part], value[part].transpose(1, 2))
+            torch._softmax_backward_data(scores, probs[part], -1, probs.dtype, grad_input=scores)
+            scores.mul_(width**-0.5)
+            torch.bmm(scores, key[part], out=grad_query[part])
+            torch.bmm(scores.transpose(1, 2), query[part], out=grad_key[part])
         grad_qkv = query.new_empty(sequences, length, heads + 2 * kv_heads, width)
         parts = grad_qkv.transpose(1, 2)
-        grad_query = torch.bmm(grad_scores, key).view(sequences, heads, length, width)
-        grad_key = torch.bmm(grad_scores.transpose(1, 2), query).view(sequences, kv_heads, length, width)
-        rotate(grad_query, cos, sin, parts[:, :heads], sign=-1.0)
-        rotate(grad_key, cos, sin, parts[:, heads : heads + kv_heads], sign=-1.0)
-        parts[:, heads + kv_heads :].copy_(grad_value.view(sequences, kv_heads, length, width))
+        by_head = (sequences, -1, length, width)
+        rotate(grad_query.view(by_head), cos, sin, parts[:, :heads], sign=-1.0)
+        rotate(grad_key.view(by_head), cos, sin, parts[:, heads : heads + kv_heads], sign=-1.0)
+        parts[:, heads + kv_heads :].copy_(grad_value.view(by_head))
         return grad_qkv, None, None, None, None
+
+
+def _score_chunks(probs: Tensor) -> Iterator[slice]:
+    """Rows of ``probs [sequences * kv_heads, N, T]`` that are worked on together; each gives what it gives alone."""
+    size = max(1, CHUNK_SCORES // probs[0].numel())
+    for first in range(0, len(probs), size):
+        yield slice(first, first + size)
 
 
 def attention(qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, heads: int) -> Tensor:
