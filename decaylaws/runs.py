@@ -17,7 +17,9 @@ A *runs table* is a plain DataFrame, one row per run. Fixed columns:
 ======================  ======================================================================
 
 and by source ``mix:<source>`` (share of tokens), ``epochs:<source>``; by domain ``start_loss:<domain>`` and
-``loss:<domain>`` (nats per token, before and after), ``bpb:<domain>`` (bits per byte, after).
+``loss:<domain>`` (nats per token, before and after), ``bpb:<domain>`` (bits per byte, after). Where trunks were
+averaged, ``averaged_loss:<domain>`` of a trunk and ``averaged_start_loss:<domain>`` of its decays hold the loss of the
+mean of the trunk's weights over its last tenth.
 
 A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss``.
 """
