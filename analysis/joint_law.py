@@ -49,7 +49,7 @@ def main() -> None:
             "default": DEFAULT,
             "laws": laws,
             "excluded_targets": unmeasured,
-            "unseen_sources": [name for name in shares_of(fit) if not fit[name].any()],
+            "unseen_sources": [name.removeprefix("w_") for name in shares_of(fit) if not fit[name].any()],
             "copied_rows": copies,
             "rows_without_loss": {name: int(rows[name].isna().sum()) for name in targets},
         },

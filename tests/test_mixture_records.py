@@ -223,7 +223,7 @@ def test_joint_records_with_copies_gaps_and_a_source_never_sampled(analyse: Run)
     )
     assert values["copied_rows"] == 4
     assert values["excluded_targets"] == ["loss_new"]
-    assert values["unseen_sources"] == ["w_new"]
+    assert values["unseen_sources"] == ["new"]
     assert values["rows_without_loss"] == {"loss_web": 1, "loss_code": 0}
 
 
