@@ -94,27 +94,21 @@ def plot_scales(data: pd.DataFrame) -> Figure:
 def plot_evaluations(data: pd.DataFrame, *, xlabel: str) -> Figure:
     """Estimates of several checkpoints, a line of dots per task.
 
-    Columns ``checkpoint``, ``task``, ``value``, ``lower``, ``upper`` (NaN or None where a single cluster leaves the
-    interval open) and ``num_documents``. Markers differ as colours do, for readers who see no colours.
+    Columns ``checkpoint``, ``task``, ``value``, ``lower``, ``upper`` (NaN where a single cluster leaves the interval
+    open) and ``num_documents``. Markers differ as colours do, for readers who see no colours.
     """
     tasks, checkpoints = list(dict.fromkeys(data["task"])), list(dict.fromkeys(data["checkpoint"]))
     drawn, (axes,) = figure(height=(0.3 + 0.2 * len(checkpoints)) * len(tasks) + 1.3)
     for index, (checkpoint, colour) in enumerate(colours(checkpoints).items()):
         rows = data[data["checkpoint"] == checkpoint]
         at = rows["task"].map(tasks.index) + 0.2 * (index - (len(checkpoints) - 1) / 2)
-        axes.hlines(
-            at,
-            rows["lower"].astype(float),
-            rows["upper"].astype(float),
-            color=colour,
-            linewidth=5,
-            alpha=0.35,
-        )
+        axes.hlines(at, rows["lower"], rows["upper"], color=colour, linewidth=5, alpha=0.35)
         (dots,) = axes.plot(rows["value"], at, _MARKERS[index % len(_MARKERS)], color=colour, markersize=7,
                             markeredgecolor="white", label=label(checkpoint))  # fmt: skip
         tips(dots, [
-            f"{label(row.task)}, {label(checkpoint)}: {row.value:.4f}, 95 % {row.lower:.4f} to {row.upper:.4f}, "
-            f"{row.num_documents:,} documents"
+            f"{label(row.task)}, {label(checkpoint)}: {row.value:.4f}"
+            + (f", 95 % {row.lower:.4f} to {row.upper:.4f}" if np.isfinite(row.lower) else "")
+            + f"; documents: {row.num_documents:,}"
             for row in rows.itertuples()
         ])  # fmt: skip
     axes.set_yticks(range(len(tasks)), [label(task) for task in tasks])

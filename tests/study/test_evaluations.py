@@ -47,13 +47,15 @@ def documents(count: int, seed: int, gain: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def write_checkpoint(folder: Path, *, gain: float, tasks: tuple[str, ...] = ("web", "quiz")) -> None:
+def write_checkpoint(
+    folder: Path, *, gain: float, tasks: tuple[str, ...] = ("web", "quiz"), count: int = 120
+) -> None:
     """An evaluation of made-up scores: a domain and a question set on mathematics."""
     records = []
     for task in tasks:
         domain = task == "web"
         metrics = [NATS_PER_TOKEN, BITS_PER_BYTE] if domain else [GOLD_BITS_PER_BYTE, ACCURACY]
-        table = documents(120, len(task), gain)
+        table = documents(count, len(task), gain)
         write_documents(table, folder / f"documents/{task}.jsonl")
         records.append(
             TaskRecord(
@@ -134,3 +136,11 @@ def test_the_section_can_be_read_without_eyes_or_pointer(study: Study) -> None:
     assert page.count("<figure>") == 2
     assert "a<b" not in page
     assert 'data-tip="web, c: ' in page
+
+
+def test_a_single_document_has_a_figure_and_no_error(study: Study) -> None:
+    write_checkpoint(study.evaluation_dir / "one", gain=0.0, tasks=("web",), count=1)
+    section = evaluations(material_of(study))
+    value = BITS_PER_BYTE.estimate(documents(1, 3, 0.0)).value
+    assert table_with(section, "Held-out text").loc[0, "one"] == f"{value:.4f}"
+    assert f"web, one: {value:.4f}; documents: 1" in section.pictures[0].svg

@@ -58,7 +58,8 @@ def _estimates(material: Material) -> pd.DataFrame:
     """One row per checkpoint, task and metric over all its documents."""
     parts = [found.table().assign(checkpoint=key) for key, found in material.evaluations.items()]
     table = pd.concat(parts, ignore_index=True)
-    table["standard_error"] = table["standard_error"].astype(float)
+    errors = ["standard_error", "lower", "upper"]  # null where a single cluster leaves them open
+    table[errors] = table[errors].astype(float)
     return table[(table["group"] == "") & ~table["metric"].isin(_ALTERNATIVES)].reset_index(drop=True)
 
 
