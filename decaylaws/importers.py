@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.runs import BPB, CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, runs_table
 from decaylaws.tables import read_csv, with_numbers, with_unit_shares
 
@@ -87,10 +87,15 @@ def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> p
     if not runs:
         raise SchemaError(str(path), missing=["<run> - <metric>"])
     table = with_numbers(with_numbers(table, [axis], path), runs, path, empty=True)
+    names = [column.rsplit(" - ", 1)[0] for column in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SchemaError(
+            str(path), unexpected=twice, remedy="Export one metric at a time: a run has several here."
+        )
     curves = []
-    for column in runs:
+    for name, column in zip(names, runs):
         known = table[column].notna()
-        name = column.rsplit(" - ", 1)[0]
         curves.append(
             _curve(name, table.loc[known, axis], table.loc[known, column], domain, None, tokens_per_step)
         )
@@ -124,15 +129,15 @@ def tidy_runs(
         whether every loss is finite, unless the table says so itself.
 
     Raises:
-        SchemaError: a mapped column is missing, a run stands in the table twice, or there are no shares or
-            losses.
+        SchemaError: a mapped column is missing, two columns or a column and a constant have one name, a run
+            stands in the table twice, or there are no runs' names, shares or losses.
         InvalidValueError: a share or loss that is no number, or shares that do not sum to 1.
     """
     missing = sorted({theirs for theirs in columns.values() if theirs not in table.columns})
     if missing:
         raise SchemaError(what, missing=missing, remedy=f"They hold {', '.join(map(str, table.columns))}.")
-    renamed = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
-    frame = renamed.assign(**{k: v for k, v in (constants or {}).items() if v is not None})
+    given = {name: value for name, value in (constants or {}).items() if value is not None}
+    frame = _renamed(table, columns, given, what).assign(**given)
     shares, domains = _columns_with(frame, MIX), _columns_with(frame, LOSS, BPB)
     if not shares or not domains:
         raise SchemaError(what, missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns.")
@@ -147,6 +152,26 @@ def tidy_runs(
             frame[column] = None
     rows = frame.to_dict(orient="records")
     return runs_table({str(name): value for name, value in row.items()} for row in rows)
+
+
+def _renamed(
+    table: pd.DataFrame, columns: Mapping[str, str], constants: Mapping[str, Any], what: object
+) -> pd.DataFrame:
+    """The table under our names, each of which may come from one place only."""
+    renamed = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    # a column that is mapped twice is renamed once
+    lost = [name for name in columns if name not in renamed.columns]
+    doubled = renamed.columns[renamed.columns.duplicated()].tolist() + lost
+    doubled += [name for name in constants if name in renamed.columns]
+    if doubled:
+        raise SchemaError(
+            str(what),
+            unexpected=map(str, doubled),
+            remedy="Each name may come from one column or constant only.",
+        )
+    if "run_id" not in renamed.columns:
+        raise SchemaError(str(what), missing=["run_id"], remedy="Map the column that names the run.")
+    return renamed
 
 
 def _columns_with(table: pd.DataFrame, *prefixes: str) -> list[str]:
@@ -204,6 +229,8 @@ def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
 def _curve(
     run_id: str, steps: pd.Series, losses: pd.Series, domain: str, lr: pd.Series | None, tokens_per_step: int
 ) -> pd.DataFrame:
+    if not tokens_per_step >= 1:
+        raise InvalidValueError("tokens_per_step", tokens_per_step, "must be at least 1")
     if steps.duplicated().any():
         raise DataError(f"The curve of run {run_id} holds step {steps[steps.duplicated()].iloc[0]:g} twice.")
     curve = pd.DataFrame({"step": steps.to_numpy(dtype=float), "loss": losses.to_numpy(dtype=float)})

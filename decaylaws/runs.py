@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.files import atomic_write
 from decaylaws.rows import (
     AVERAGED_LOSS,
@@ -194,6 +194,7 @@ def fit_ready(
     Raises:
         SchemaError: a domain without a column, or a run that stands in the table twice.
         DataError: the table mixes corpora and ``data_fingerprint`` does not say which one counts.
+        InvalidValueError: a value of ``reached_target`` is neither true nor false.
     """
     _require_once(runs)
     if data_fingerprint is None:
@@ -202,10 +203,25 @@ def fit_ready(
     reasons = pd.Series("", index=runs.index, dtype=object)
     incomplete = ~np.isfinite(losses).all(axis=1)
     reasons[incomplete] = "no finite loss for every domain"
-    short = ~runs["reached_target"].fillna(False).astype(bool)
+    short = ~_reached(runs["reached_target"])
     reasons[short & (reasons == "")] = "stopped before its last planned token"
     if data_fingerprint is not None:
         other = runs["data_fingerprint"].astype(str) != data_fingerprint
         reasons[other & (reasons == "")] = "measured on another corpus (data_fingerprint)"
     excluded = pd.DataFrame({"run_id": runs["run_id"], "reason": reasons})
     return runs[reasons == ""], excluded[reasons != ""]
+
+
+def _reached(column: pd.Series) -> pd.Series:
+    """The column as booleans, false where a cell is empty; a word such as "no" would count as true."""
+    filled = column.astype(object).where(column.notna(), False)
+    wrong = [
+        row
+        for row, value in enumerate(filled)
+        if not isinstance(value, bool | np.bool_) and value not in (0, 1)
+    ]
+    if wrong:
+        raise InvalidValueError(
+            f"reached_target of row {wrong[0] + 1}", filled.iloc[wrong[0]], "must be true, false or empty"
+        )
+    return filled.astype(bool)

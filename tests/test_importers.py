@@ -174,3 +174,31 @@ def test_shares_off_by_rounding_are_divided_by_their_sum() -> None:
     table = pd.DataFrame({"run_id": ["a"], "mix:web": [0.334], "mix:code": [0.667], "loss:web": [3.0]})
     runs = tidy_runs(table, {})
     assert np.isclose(runs[["mix:web", "mix:code"]].sum(axis=1), 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "constants", "named"),
+    [
+        ({"run_id": "ID"}, {}, "unexpected run_id"),
+        ({"mix:a": "x", "mix:b": "x"}, {}, "unexpected mix:a"),
+        ({"mix:a": "x"}, {"seed": 3}, "unexpected seed"),
+    ],
+)
+def test_a_name_comes_from_one_place(columns: dict[str, str], constants: dict[str, int], named: str) -> None:
+    table = pd.DataFrame({"ID": ["i"], "run_id": ["r"], "x": [1.0], "seed": [7], "loss:a": [2.0]})
+    with pytest.raises(SchemaError, match=named):
+        tidy_runs(table, columns, constants=constants)
+
+
+def test_records_without_names_of_runs_are_named() -> None:
+    with pytest.raises(SchemaError, match="missing run_id"):
+        tidy_runs(pd.DataFrame({"mix:a": [1.0], "loss:a": [2.0]}), {})
+
+
+def test_a_chart_of_two_metrics_or_steps_without_tokens_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chart.csv").write_text("Step,r1 - loss,r1 - accuracy\n1,3,0.1\n")
+    with pytest.raises(SchemaError, match=r"unexpected r1\. Export one metric"):
+        read_wandb_curves(tmp_path / "chart.csv", domain="web")
+    (tmp_path / "chart.csv").write_text("Step,r1 - loss\n1,3\n")
+    with pytest.raises(InvalidValueError, match="tokens_per_step"):
+        read_wandb_curves(tmp_path / "chart.csv", domain="web", tokens_per_step=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.errors import DataError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.runs import (
     RUN_COLUMNS,
     curves_table,
@@ -85,6 +85,16 @@ def test_only_measured_losses_enter_a_fit() -> None:
         "nan": "no finite loss for every domain",
         "other": "measured on another corpus (data_fingerprint)",
     }
+
+
+def test_a_word_is_no_sign_that_a_run_reached_its_target() -> None:
+    table = runs_table([row("a", reached_target="no"), row("b")])
+    with pytest.raises(
+        InvalidValueError, match="reached_target of row 1' must be true, false or empty; got 'no'"
+    ):
+        fit_ready(table, ["web"])
+    kept, _ = fit_ready(runs_table([row("a", reached_target=None), row("b", reached_target=1)]), ["web"])
+    assert list(kept["run_id"]) == ["b"]
 
 
 def test_a_table_of_two_corpora_or_with_a_doubled_run_is_refused_by_the_gate() -> None:

@@ -92,12 +92,17 @@ def paired_test(
         seed: of both.
 
     Raises:
-        InvalidValueError: lengths differ, there is no document, or a figure is not finite.
+        InvalidValueError: lengths differ, there is no document, a figure is not finite, or the denominator sums
+            to nothing.
     """
     a, b = finite("first", first), finite("second", second)
     y = np.ones_like(a) if denominator is None else finite("denominator", denominator)
     if len(a) == 0 or not len(a) == len(b) == len(y):
         raise InvalidValueError("second", len(b), f"must score the same documents as 'first' ({len(a)})")
+    if not y.sum() > 0:
+        raise InvalidValueError("denominator", float(y.sum()), "must have a positive sum over the documents")
+    if num_resamples < 1:
+        raise InvalidValueError("num_resamples", num_resamples, "must be at least 1")
     checked_level(level)
     change, weight = cluster_sums(b - a, clusters), cluster_sums(y, clusters)
     total = float(weight.sum())

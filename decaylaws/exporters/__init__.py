@@ -74,7 +74,7 @@ def export(recipe: Recipe, target: str, options: ExportOptions | None = None) ->
 
 def export_all(
     recipe: Recipe,
-    directory: Path,
+    directory: str | Path,
     targets: Sequence[str] | None = None,
     options: ExportOptions | None = None,
 ) -> dict[str, Export | NotRepresentableError]:
@@ -101,7 +101,7 @@ def export_all(
                 raise
             outcomes[target] = error
             continue
-        exported.write(directory / target)
+        exported.write(Path(directory) / target)
         outcomes[target] = exported
     return outcomes
 

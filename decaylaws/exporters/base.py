@@ -57,8 +57,9 @@ class ExportOptions:
         if not 0.0 <= self.tolerance <= 1.0:
             raise InvalidValueError("tolerance", self.tolerance, "must be between 0 and 1")
         for name in ("data_parallel_ranks", "local_batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(name, getattr(self, name), "must be at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidValueError(name, value, "must be a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

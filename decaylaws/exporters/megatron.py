@@ -47,7 +47,7 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
             path holds a blank, which its data arguments cannot.
     """
     job = Job.of(recipe, options, TARGET, VERSION)
-    path, lr = choose_native(job, NativeScheduler(tuple(_WSD_STYLES), _replay))
+    path, lr = choose_native(job, NativeScheduler(tuple(_WSD_STYLES), _replay, _accepts))
     seen = counted_before(job, path, "sequences", job.stage.seq_len)
     flags = {**_lr_flags(path, job.sequences, seen), **_run_flags(job, seen), **_data_flags(job)}
     text = "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
@@ -64,6 +64,11 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
         ),
         approximations=lr.approximations,
     )
+
+
+def _accepts(path: WarmupHoldDecay) -> bool:
+    # OptimizerParamScheduler asserts lr_warmup_steps < lr_decay_steps
+    return path.warmup_steps < path.num_steps
 
 
 def _replay(path: WarmupHoldDecay) -> Floats:

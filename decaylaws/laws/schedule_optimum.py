@@ -105,6 +105,8 @@ def best_decay(
         shapes: names of the decay shapes to choose from.
         level: level of the intervals.
     """
+    if not shapes:
+        raise InvalidValueError("shapes", shapes, "must name at least one decay shape")
     began = time.perf_counter()
     found = [_best_fraction(law, budget, shape) for shape in shapes]
     fraction, _, near, shape = min(found, key=lambda entry: entry[1])
@@ -123,6 +125,8 @@ def best_peak(
         shape: shape of the decay.
         level: level of the intervals.
     """
+    if len(peaks) == 0:
+        raise InvalidValueError("peaks", peaks, "must hold at least one peak LR")
     began = time.perf_counter()
     entries = []
     for peak in peaks:

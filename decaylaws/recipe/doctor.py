@@ -141,9 +141,10 @@ def _epochs(recipe: Recipe, corpus: PreparedCorpus | None) -> Iterator[Finding]:
     asked = recipe.source_tokens()
     for name, source in recipe.sources.items():
         left = source.available_tokens
-        if corpus is not None and left is not None:
+        if corpus is not None:
+            now = corpus.available_tokens.get(name, 0)
             # the recipe may use a part of a source only: its pool matches the target's repetition
-            left = min(left, corpus.available_tokens.get(name, 0))
+            left = now if left is None else min(left, now)
         if source.max_epochs is None or left is None or asked[name] == 0:
             continue
         if asked[name] <= source.max_epochs * left * (1 + TOKENS_TOLERANCE):

@@ -88,6 +88,8 @@ def migrate(data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidValueError: the schema is unknown, most often because a newer decaylaws wrote the file.
     """
+    if not isinstance(data, dict):
+        raise InvalidValueError("recipe", type(data).__name__, "must be a mapping of fields")
     schema = data.get("schema")
     while schema != SCHEMA:
         if not isinstance(schema, str) or schema not in _MIGRATIONS:

@@ -78,6 +78,13 @@ def test_impossible_figures_are_named() -> None:
         paired_test([1.0, 2.0], [1.0])
 
 
+def test_a_paired_test_of_nothing_is_named() -> None:
+    with pytest.raises(InvalidValueError, match="positive sum"):
+        paired_test([1.0, 2.0], [1.0, 3.0], [0.0, 0.0])
+    with pytest.raises(InvalidValueError, match="num_resamples"):
+        paired_test([1.0, 2.0], [1.0, 3.0], num_resamples=0)
+
+
 def test_pairing_sees_a_difference_that_separate_errors_hide() -> None:
     nats, tokens = documents()
     rng = np.random.default_rng(2)

@@ -7,6 +7,8 @@ import pytest
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, export, export_all, export_remarks, export_table
+from decaylaws.schedules import warmup
+from tests.exporters.conftest import BATCH_TOKENS
 
 FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
 TABLES = {"torchtitan", "huggingface"}
@@ -66,6 +68,14 @@ def test_the_nearest_path_beats_naive_ones(make_recipe) -> None:
     linear = make_recipe("linear", 1000, sources=CLEAN_SOURCES).step_lrs()
     found = export(recipe, "llm-foundry", ExportOptions(on_inexpressible="approximate"))
     assert found.max_abs_lr_error <= np.abs(linear - recipe.step_lrs()).max() + 1e-9
+
+
+def test_megatron_refuses_a_run_that_only_warms_up(make_recipe) -> None:
+    tokens = 1000 * BATCH_TOKENS
+    recipe = make_recipe("linear", 1000, handover={"lr": 0.0})
+    rise = recipe.stages[0].model_copy(update={"lr": warmup(tokens, 1e-3)})
+    with pytest.raises(NotRepresentableError, match="no LR path"):
+        export(recipe.model_copy(update={"stages": (rise,)}), "megatron")
 
 
 @pytest.mark.parametrize("target", sorted(set(EXPORTERS) - {"levanter"}))

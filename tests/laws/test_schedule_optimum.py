@@ -68,6 +68,14 @@ def test_the_best_peak_is_one_of_the_candidates(law):
     assert found.schedule.peak_lr in (0.5 * PEAK, PEAK)
 
 
+def test_nothing_to_choose_from_is_named(law):
+    budget = Budget(10**9, 1e-3)
+    with pytest.raises(InvalidValueError, match="shapes"):
+        best_decay(law, budget, shapes=[])
+    with pytest.raises(InvalidValueError, match="peaks"):
+        best_peak(law, budget, peaks=[])
+
+
 def test_impossible_budgets_are_named(law):
     with pytest.raises(InvalidValueError, match="warmup_tokens"):
         Budget(10, 1e-3, 10)

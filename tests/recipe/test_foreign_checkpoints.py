@@ -203,6 +203,11 @@ def test_doctor_looks_at_the_corpus(titan: Path, tmp_path: Path) -> None:
     command = ["doctor", str(path), str(titan), "--corpus", str(tmp_path / "corpus")]
     assert CliRunner().invoke(app, command).exit_code == 0
 
+    # a cap counts also where the recipe leaves out how much there is
+    values["sources"]["web"] = {"max_epochs": 0.5}
+    capped = {item.check: item.verdict for item in examine(Recipe.from_dict(values), titan, corpus=corpus)}
+    assert capped["epochs.web"] == "wrong"
+
     (tmp_path / "corpus" / "web.bin").write_bytes(b"13")  # same size: only hashing tells
     assert CliRunner().invoke(app, command).exit_code == 0
     result = CliRunner().invoke(app, [*command, "--hash-shards"])

@@ -101,6 +101,12 @@ def test_bad_values_name_their_field(recipe_values: dict[str, Any], change, mess
         Recipe.from_dict(recipe_values)
 
 
+@pytest.mark.parametrize("data", [None, [], "recipe"])
+def test_what_is_no_mapping_is_no_recipe(data: Any) -> None:
+    with pytest.raises(InvalidValueError, match="must be a mapping"):
+        Recipe.from_dict(data)
+
+
 def test_a_jump_can_be_meant(recipe_values: dict[str, Any]) -> None:
     recipe_values["handover"] |= {"lr": 3e-4, "lr_jump": True}
     assert Recipe.from_dict(recipe_values).handover.lr_jump

@@ -102,6 +102,10 @@ class ScheduleLaw(Law):
             raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
         if self.num_draws < 1:
             raise InvalidValueError("num_draws", self.num_draws, "must be at least 1")
+        if self.max_points < 1:
+            raise InvalidValueError("max_points", self.max_points, "must be at least 1")
+        if not self.run_sd >= 0:
+            raise InvalidValueError("run_sd", self.run_sd, "must not be negative")
         curves = check_curves(X)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
@@ -170,6 +174,7 @@ class ScheduleLaw(Law):
         self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
     ) -> Array:
         """Loss under a schedule, at its end or at ``tokens`` ``[n]``; of the last fitted model by default."""
+        self._require_fitted()
         at = schedule.tokens if tokens is None else tokens
         question = LossCurve(
             "question", schedule, np.asarray(at, dtype=float), model=model or self.models_[-1]
