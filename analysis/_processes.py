@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -88,15 +89,34 @@ def in_turns(tasks: dict[str, tuple[Task, int]], *, rounds: int, seconds: float)
             contestant.close()
 
 
-def seconds_of_all(commands: Sequence[Sequence[str]]) -> float:
-    """Seconds from the start of the first process to the end of the last; nothing is compiled before."""
+@dataclass(frozen=True)
+class Spent:
+    """What a whole job took.
+
+    Attributes:
+        wall: seconds from the start of the first process to the end of the last.
+        cpu: CPU-seconds of all its processes, which a busy machine stretches less.
+    """
+
+    wall: float
+    cpu: float
+
+
+def spent_by_all(commands: Sequence[Sequence[str]]) -> Spent:
+    """Run the processes of a job together; nothing is compiled before."""
     with tempfile.TemporaryDirectory() as cache:
         settings = {"TORCHINDUCTOR_CACHE_DIR": cache}
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), _children_cpu()
         processes = [
             _start([str(HERE / script), *rest], env=settings, stderr=subprocess.DEVNULL)
             for script, *rest in commands
         ]
         if any(process.wait() for process in processes):
             raise StudyError(f"A job did not end well. Run it alone: {' '.join(commands[0])}")
-        return time.perf_counter() - started
+        return Spent(time.perf_counter() - started, _children_cpu() - cpu)
+
+
+def _children_cpu() -> float:
+    """CPU-seconds of all processes that this one and its children have waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

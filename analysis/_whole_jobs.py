@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from _engine_contestants import Job, shape_of
 from _plain_loops import LR, Task
-from _processes import seconds_of_all
+from _processes import Spent, spent_by_all
+from numpy.typing import NDArray
 
 from proxy_runs.machine import best_slots
 from proxy_runs.testing import make_tiny_store
@@ -34,50 +35,64 @@ def whole_jobs(plain: Task, rows: dict[str, dict[str, float]], args: argparse.Na
         {k: rows[f"engine_{k}"]["ktok_per_s"] for k in args.members if k == 1 or k <= members // workers}
     )
     compiled = replace(plain, compiled=True)
-    jobs: dict[str, Callable[[], float]] = {
-        "loop": lambda: loop_seconds(plain, 1, members, steps),
-        "loop_compiled": lambda: loop_seconds(compiled, 1, members, steps),
-        "loop_pool": lambda: loop_seconds(plain, workers, members, steps),
-        "engine": lambda: study_seconds(plain, slots, steps, args),
-        "engine_compiled": lambda: study_seconds(compiled, 1, steps, args),
+    jobs: dict[str, Callable[[], Spent]] = {
+        "loop": lambda: loop_job(plain, 1, members, steps),
+        "loop_compiled": lambda: loop_job(compiled, 1, members, steps),
+        "loop_pool": lambda: loop_job(plain, workers, members, steps),
+        "engine": lambda: study_job(plain, slots, steps, args),
+        "engine_compiled": lambda: study_job(compiled, 1, steps, args),
     }
-    seconds = rounds_of({name: jobs[name] for name in args.jobs}, args.job_rounds)
-    best = min((name for name in seconds if name.startswith("loop")), key=lambda name: min(seconds[name]))
-    engines = [name for name in seconds if name.startswith("engine")]
-    ratios = {name: np.divide(seconds[best], seconds[name]) for name in engines}
+    spent = rounds_of({name: jobs[name] for name in args.jobs}, args.job_rounds)
+    best = min((name for name in spent if name.startswith("loop")), key=lambda name: wall(spent[name]).min())
+    engines = [name for name in spent if name.startswith("engine")]
     return {
         "members": members,
         "steps_of_a_member": steps,
         "slots": slots,
-        "seconds": seconds,
+        "seconds": {name: [each.wall for each in rounds] for name, rounds in spent.items()},
+        "cpu_seconds": {name: [each.cpu for each in rounds] for name, rounds in spent.items()},
         "best": best,
-        "over_best": {
-            name: {"median": float(np.median(found)), "from": found.min(), "to": found.max()}
-            for name, found in ratios.items()
-        },
+        "over_best": {name: ratio(wall(spent[best]), wall(spent[name])) for name in engines},
+        "over_best_per_cpu": {name: ratio(cpu(spent[best]), cpu(spent[name])) for name in engines},
     }
 
 
-def rounds_of(jobs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the jobs by round, every second round in the opposite order; loops clearly beaten run once."""
-    seconds = {name: [job()] for name, job in jobs.items()}
-    limit = SITS_OUT * min(first for (first,) in seconds.values())
-    left = [name for name in jobs if seconds[name][0] <= limit or name.startswith("engine")]
+def wall(rounds: list[Spent]) -> NDArray[np.float64]:
+    """Seconds by round."""
+    return np.array([each.wall for each in rounds])
+
+
+def cpu(rounds: list[Spent]) -> NDArray[np.float64]:
+    """CPU-seconds by round."""
+    return np.array([each.cpu for each in rounds])
+
+
+def ratio(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> dict[str, float]:
+    """How many times as long they took, over rounds."""
+    found = theirs / ours
+    return {"median": float(np.median(found)), "from": float(found.min()), "to": float(found.max())}
+
+
+def rounds_of(jobs: dict[str, Callable[[], Spent]], rounds: int) -> dict[str, list[Spent]]:
+    """What the jobs took by round, every second round in the opposite order; loops clearly beaten run once."""
+    spent = {name: [job()] for name, job in jobs.items()}
+    limit = SITS_OUT * min(first.wall for (first,) in spent.values())
+    left = [name for name in jobs if spent[name][0].wall <= limit or name.startswith("engine")]
     for number in range(1, rounds):
         for name in left[::-1] if number % 2 else left:
-            seconds[name].append(jobs[name]())
-    return seconds
+            spent[name].append(jobs[name]())
+    return spent
 
 
-def loop_seconds(task: Task, processes: int, members: int, steps: int) -> float:
-    """Seconds of a job of plain loops that share the models evenly."""
+def loop_job(task: Task, processes: int, members: int, steps: int) -> Spent:
+    """A job of plain loops that share the models evenly."""
     models = str(-(-members // processes))
     part = ["_plain_loops.py", "--task", json.dumps(asdict(task)), "--work", models, str(steps)]
-    return seconds_of_all([part] * processes)
+    return spent_by_all([part] * processes)
 
 
-def study_seconds(plain: Task, slots: int, steps: int, args: argparse.Namespace) -> float:
-    """Seconds of the same job as a study; its corpus is prepared before."""
+def study_job(plain: Task, slots: int, steps: int, args: argparse.Namespace) -> Spent:
+    """The same job as a study; its corpus is prepared before."""
     with tempfile.TemporaryDirectory() as folder:
         # a forward pass is a third of a training step; the runs are scored twice
         heldout = int(EVALUATION_SHARE * 3 * steps * plain.member_tokens / 2 / len(SOURCES))
@@ -100,4 +115,4 @@ def study_seconds(plain: Task, slots: int, steps: int, args: argparse.Namespace)
             compiled=plain.compiled,
             evaluation_tokens=heldout,
         )
-        return seconds_of_all([["_engine_contestants.py", "--job", json.dumps(asdict(job))]])
+        return spent_by_all([["_engine_contestants.py", "--job", json.dumps(asdict(job))]])

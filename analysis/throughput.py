@@ -174,13 +174,16 @@ def show(name: str, found: dict[str, Any]) -> None:
         )
     if "jobs" in found:
         jobs = found["jobs"]
-        print(f"whole job, {jobs['members']} members of {jobs['steps_of_a_member']} steps, seconds by round:")
+        print(
+            f"whole job, {jobs['members']} members of {jobs['steps_of_a_member']} steps, seconds (CPU) by round:"
+        )
         for contestant, seconds in jobs["seconds"].items():
-            print(f"  {contestant:20}" + "".join(f"{value:9.1f}" for value in seconds))
+            both = zip(seconds, jobs["cpu_seconds"][contestant])
+            print(f"  {contestant:20}" + "".join(f"{value:9.1f} ({cpu:.1f})" for value, cpu in both))
         for contestant, ratio in jobs["over_best"].items():
             print(
-                f"  {contestant} / best ({jobs['best']}): {ratio['median']:.2f}, "
-                f"{ratio['from']:.2f} to {ratio['to']:.2f}",
+                f"  {contestant} / best ({jobs['best']}): {ratio['median']:.2f}, {ratio['from']:.2f} to "
+                f"{ratio['to']:.2f}; per CPU-second {jobs['over_best_per_cpu'][contestant]['median']:.2f}",
                 flush=True,
             )
 
