@@ -270,6 +270,32 @@ def test_bad_input_is_named(change: object, message: str) -> None:
         InverseSum().fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], "one weight for each of the 12 runs"),
+        ([-1.0] * 12, "sample_weight\\[0\\]"),
+        ([np.nan] * 12, "sample_weight\\[0\\]"),
+        ([0.0] * 12, "above zero"),
+    ],
+)
+def test_weights_that_cannot_be_are_named(weights: list[float], message: str) -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    with pytest.raises(InvalidValueError, match=message):
+        LogLinear().fit(shares, 2 + shares[:, 0], sample_weight=weights)
+
+
+def test_columns_of_one_name_and_losses_of_another_shape_are_refused() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    with pytest.raises(SchemaError, match="unexpected a"):
+        LogLinear().fit(pd.DataFrame(shares, columns=["a", "a", "b"]), 2 + shares[:, 0])
+    with pytest.raises(SchemaError, match="unexpected web"):
+        LogLinear().fit(shares, pd.DataFrame(2 + shares[:, :2], columns=["web", "web"]))
+    for losses in (2.0, np.full((12, 2, 2), 2.0)):
+        with pytest.raises(InvalidValueError, match=r"must have shape \[runs\]"):
+            LogLinear().fit(shares, losses)
+
+
 def test_prediction_before_fit_and_unknown_names_are_clear() -> None:
     with pytest.raises(NotFittedError):
         InverseSum().predict(draw_shares(1, seed=0))

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.mixing.data import MIN_RUNS, grouped_folds, mixture_groups, read_losses, read_shares
+from decaylaws.laws.mixing.data import (
+    MIN_RUNS,
+    grouped_folds,
+    mixture_groups,
+    read_losses,
+    read_shares,
+    read_weights,
+)
 from decaylaws.laws.report import FitReport, FitStatus
 from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
 
@@ -84,11 +91,13 @@ class MixtureRegression(Law):
             sample_weight: weight of each run [runs], such as a bootstrap's multiplicities.
 
         Raises:
-            InvalidValueError: a row is not on the simplex, a loss is not positive, or too few runs.
+            InvalidValueError: a row is not on the simplex, a loss is not positive, a weight negative, or too few
+                runs.
+            SchemaError: two columns have one name.
         """
         shares, self.sources_ = read_shares(X)
         losses, self.targets_, self._single = read_losses(y, len(shares))
-        weights = np.ones(len(shares)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+        weights = read_weights(sample_weight, len(shares))
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
         self.models_, excluded = {}, []
         self._errors = np.full(losses.shape, np.nan)

@@ -31,7 +31,7 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
         InvalidValueError: a row is not on the simplex.
     """
     if isinstance(X, pd.DataFrame):
-        names = tuple(str(column) for column in X.columns)
+        names = _distinct("shares", X)
         if sources is not None:
             X = _in_order(X.set_axis(list(names), axis=1), sources)
             names = tuple(sources)
@@ -79,7 +79,9 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
         InvalidValueError: a wrong length, or a loss that is infinite or not positive.
     """
     if isinstance(y, pd.DataFrame):
-        losses, names = _floats("losses", y), tuple(str(column) for column in y.columns)
+        losses, names = _floats("losses", y), _distinct("losses", y)
+    elif np.ndim(y) not in (1, 2):
+        raise InvalidValueError("losses", np.shape(y), "must have shape [runs] or [runs, targets]")
     else:
         name = str(y.name) if isinstance(y, pd.Series) and y.name is not None else "loss"
         losses = _floats("losses", y)
@@ -95,6 +97,39 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
             f"losses.{names[column]}", losses[row, column], f"must be positive and finite (row {row})"
         )
     return losses, names, single
+
+
+def read_weights(sample_weight: Any, num_runs: int) -> Array:
+    """Weight of every run [runs], ones where none are given.
+
+    Raises:
+        InvalidValueError: a wrong length, or a weight that is not finite or negative.
+    """
+    if sample_weight is None:
+        return np.ones(num_runs)
+    weights = _floats("sample_weight", sample_weight)
+    if weights.shape != (num_runs,):
+        raise InvalidValueError(
+            "sample_weight", weights.shape, f"must have one weight for each of the {num_runs} runs"
+        )
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InvalidValueError(
+            f"sample_weight[{row}]", float(weights[row]), "must be finite and not negative"
+        )
+    if not weights.any():
+        raise InvalidValueError("sample_weight", "all zero", "must be above zero for some run")
+    return weights
+
+
+def _distinct(field: str, table: pd.DataFrame) -> tuple[str, ...]:
+    """Names of the columns, which must differ: parameters and predictions go by them."""
+    names = tuple(str(column) for column in table.columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SchemaError(field, unexpected=twice, remedy="Each column must have a name of its own.")
+    return names
 
 
 def _floats(field: str, values: Any) -> Array:
