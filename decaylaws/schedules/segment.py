@@ -189,6 +189,15 @@ class Segment:
         inner = {at - self.offset_tokens for at, _ in self._curve.knots}
         return np.array(sorted(at for at in inner if 0 < at < self.tokens), dtype=np.int64)
 
+    def drops(self, least: float) -> npt.NDArray[np.int64]:
+        """Inner positions at which the LR jumps down by more than ``least``; only a ``sampled`` curve has any."""
+        if self.shape != "sampled":
+            return np.empty(0, dtype=np.int64)
+        positions, values = self._curve._knot_arrays
+        falls = (np.diff(positions) == 0) & (-np.diff(values) > least)
+        at = positions[:-1][falls].astype(np.int64) - self.offset_tokens
+        return at[(at > 0) & (at < self.tokens)]
+
     def lr(self, at: npt.ArrayLike) -> Array:
         """LR at positions ``at`` (tokens from the segment's start); at a jump, the LR after it."""
         positions = np.asarray(at, dtype=np.float64)

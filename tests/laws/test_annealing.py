@@ -90,6 +90,15 @@ def test_a_logged_lr_has_the_warm_up_of_the_schedule_behind_it():
     assert warmup_tokens(from_points([0, 500, 8_000, 10_000], [0.0, 1e-3, 1e-3, 1e-4])) == 500
 
 
+def test_a_logged_drop_falls_at_once():
+    held = constant(80_000, 1e-3) + constant(20_000, 1e-4)
+    at = np.array([80_100.0, 80_500.0, 100_000.0])
+    own, logged = (lr_path(s, at) for s in (held, from_steps(held.step_lrs(100), 100)))
+    for time_tokens in (300.0, 3_000.0):
+        arrived = [(1 - np.exp(-path.elapsed / time_tokens)) @ path.drops for path in (own, logged)]
+        np.testing.assert_allclose(arrived[1], arrived[0], rtol=1e-9)
+
+
 def test_a_later_rise_is_a_negative_drop():
     schedule = constant(100, 1e-3) + decay(100, 1e-3, 1e-4) + constant(100, 1e-3)
     path = lr_path(schedule, [300])

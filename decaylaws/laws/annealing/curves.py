@@ -8,8 +8,9 @@ the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from decaylaws.laws.base import Array
 from decaylaws.schedules import Schedule, Segment
 
 _CELLS = 64  # uniform cells of a segment; the error of the response is of second order in their width
+_DROP = 0.01  # of the peak LR: a smaller fall between two logged steps is part of a slope
 _HALVINGS = 24  # geometric cells towards an evaluation: response times of 1e-7 segments are still resolved
 _MAX_GRADED = 8  # evaluations that get geometric cells; more of them cut the segment finely enough themselves
 
@@ -215,10 +217,10 @@ def _cells(schedule: Schedule, at: Array) -> tuple[Array, Array, Array, Array]:
     """Position, length, fall and LR of every cell in which the LR changes, in order."""
     cells: list[Array] = []
     previous = schedule.start_lr
-    for start, segment in zip(schedule.boundaries[:-1].tolist(), schedule):
+    for start, segment in _without_drops_inside(schedule):
         if segment.start_lr != previous:
             cells.append(np.array([[start, 0.0, previous - segment.start_lr, segment.start_lr]]))
-        if segment.shape != "constant":
+        if not _is_flat(segment):
             edges = _edges(segment.tokens, at - start)
             values = np.append(segment.lr(edges[:-1]), segment.end_lr)
             middle = start + 0.5 * (edges[:-1] + edges[1:])
@@ -227,6 +229,23 @@ def _cells(schedule: Schedule, at: Array) -> tuple[Array, Array, Array, Array]:
         previous = segment.end_lr
     position, width, drops, lr = np.concatenate(cells).T if cells else np.empty((4, 0))
     return position, width, drops, lr
+
+
+def _without_drops_inside(schedule: Schedule) -> Iterator[tuple[int, Segment]]:
+    """Where each segment begins, and the segment; logged LRs are cut where they drop, for a cell would smear it."""
+    least = _DROP * schedule.peak_lr
+    for start, segment in zip(schedule.boundaries[:-1].tolist(), schedule):
+        cuts = segment.drops(least)
+        if len(cuts) > _CELLS:
+            cuts = cuts[:0]  # a staircase of so many steps is a slope
+        for first, last in pairwise([0, *cuts.tolist(), segment.tokens]):
+            yield start + first, segment.cut(first, last)
+
+
+def _is_flat(segment: Segment) -> bool:
+    return segment.shape == "constant" or (
+        segment.shape == "sampled" and segment.start_lr == segment.end_lr and not len(segment.breakpoints())
+    )
 
 
 def _edges(length: int, at: Array) -> Array:
