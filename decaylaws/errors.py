@@ -39,11 +39,21 @@ class InvalidValueError(DecaylawsError, ValueError):
         self.value = value
         self.constraint = constraint
         self.remedy = remedy
-        message = f"'{field}' {constraint}; got {value!r}."
+        message = f"'{field}' {constraint}; got {_as_written(value)!r}."
         super().__init__(f"{message} {remedy}".strip())
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.field, self.value, self.constraint, self.remedy)
+
+
+def _as_written(value: object) -> object:
+    """A numpy number as the plain one that a user would write; numpy itself is not imported for it."""
+    if type(value) is tuple:
+        return tuple(map(_as_written, value))
+    if type(value) is list:
+        return list(map(_as_written, value))
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if is_scalar else value  # type: ignore[attr-defined]
 
 
 class SchemaError(DecaylawsError, ValueError):

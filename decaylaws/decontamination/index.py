@@ -52,8 +52,8 @@ class MatchRules:
     min_common: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.ngram < MIN_WORDS:
-            raise InvalidValueError("ngram", self.ngram, f"must be at least {MIN_WORDS}")
+        if not isinstance(self.ngram, int) or self.ngram < MIN_WORDS:
+            raise InvalidValueError("ngram", self.ngram, f"must be a whole number of at least {MIN_WORDS}")
         for field, value in (("min_coverage", self.min_coverage), ("min_common", self.min_common)):
             if not 0 <= value <= 1:
                 raise InvalidValueError(field, value, "must lie in [0, 1]")

@@ -263,6 +263,11 @@ def test_bad_settings_are_named_by_fit(name, value):
         MomentumLaw(**{name: value}).fit(fit_curves())
 
 
+def test_a_horizon_without_steps_is_named():
+    with pytest.raises(InvalidValueError, match="horizon_steps"):
+        ForwardMomentumLaw(horizon_steps=0).fit(fit_curves())
+
+
 def test_too_little_evidence_is_named():
     curves = fit_curves()
     with pytest.raises(InvalidValueError, match="at least 2"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.estimator import ScheduleLaw
 from decaylaws.laws.annealing.family import Family
 from decaylaws.laws.annealing.kernels import (
@@ -89,4 +90,6 @@ class ForwardMomentumLaw(ScheduleLaw):
         self.horizon_steps = horizon_steps
 
     def _family(self) -> Family:
+        if not self.horizon_steps >= 1:
+            raise InvalidValueError("horizon_steps", self.horizon_steps, "must be at least 1")
         return Family(forward_momentum(self.horizon_steps), linear=True)
