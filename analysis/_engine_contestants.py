@@ -15,7 +15,7 @@ from pathlib import Path
 
 from decaylaws.configs import Arithmetic, ModelShape, RunConfig
 from decaylaws.mixtures import Mixture
-from decaylaws.schedules import constant
+from decaylaws.schedules import constant, decay
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.pool import run_pool
 from proxy_runs.queue import RunQueue
@@ -24,15 +24,15 @@ from proxy_runs.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A study of equal runs.
+    """Equal decays from one trunk.
 
     Attributes:
-        directory: holds the prepared ``corpus``; queue, checkpoints and logs go there.
+        directory: holds the prepared ``corpus`` and the trunk's checkpoint; queue and logs go there.
         fingerprint: of the corpus.
         sources: of the corpus; every run mixes them evenly.
         shape: of every run, as a mapping.
         batch_tokens: tokens of a run's step.
-        lr: constant.
+        lr: at the start of the decay.
         runs: how many.
         steps: optimiser steps of each.
         slots: members of a worker's stack.
@@ -55,18 +55,29 @@ class Job:
     evaluation_tokens: int
 
 
-def run_study(job: Job) -> None:
-    """Queue the runs and train them."""
-    directory = Path(job.directory)
-    run = RunConfig(
+def trunk_of(job: Job) -> RunConfig:
+    """The trunk of which the runs are decays; its checkpoint must lie in ``checkpoints``."""
+    return RunConfig(
         kind="trunk",
         shape=ModelShape(**job.shape),
-        schedule=constant(job.steps * job.batch_tokens, job.lr),
+        schedule=constant(job.batch_tokens, job.lr),
         mixture=Mixture({name: 1 / len(job.sources) for name in job.sources}),
         batch_tokens=job.batch_tokens,
         seed=0,
         data_fingerprint=job.fingerprint,
         arithmetic=Arithmetic(compiled=job.compiled),
+    )
+
+
+def run_study(job: Job) -> None:
+    """Queue the runs and train them."""
+    directory = Path(job.directory)
+    trunk = trunk_of(job)
+    run = trunk.with_changes(
+        kind="decay",
+        schedule=decay(job.steps * job.batch_tokens, job.lr),
+        start_run_id=trunk.run_id,
+        start_tokens=trunk.tokens,
     )
     workspace = Workspace(
         corpus=directory / "corpus",
@@ -78,7 +89,7 @@ def run_study(job: Job) -> None:
         slots=job.slots,
     )
     queue = RunQueue(workspace.storage_url, workspace.study_name)
-    queue.enqueue([("trunk", run.with_changes(seed=seed)) for seed in range(job.runs)])
+    queue.enqueue([("grid", run.with_changes(seed=seed)) for seed in range(job.runs)])
     progress = run_pool(workspace, workers=job.workers, log_dir=directory / "logs")
     if list(progress.ended.values()) != ["finished"] * job.runs:
         sys.exit(f"the runs ended as {progress.ended}")

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _engine_contestants import Job, shape_of
+import torch
+from _engine_contestants import Job, shape_of, trunk_of
 from _plain_loops import LR, Task
 from _processes import Spent, spent_by_all
 from numpy.typing import NDArray
 
+from proxy_runs.checkpoints import MemberState, final_checkpoint, save_checkpoint
 from proxy_runs.machine import best_slots
+from proxy_runs.model import init_params
 from proxy_runs.testing import make_tiny_store
 
 SOURCES = ("general", "code", "maths")
@@ -92,7 +95,7 @@ def loop_job(task: Task, processes: int, members: int, steps: int) -> Spent:
 
 
 def study_job(plain: Task, slots: int, steps: int, args: argparse.Namespace) -> Spent:
-    """The same job as a study; its corpus is prepared before."""
+    """The same job as a study; its corpus and trunk lie there before."""
     with tempfile.TemporaryDirectory() as folder:
         # a forward pass is a third of a training step; the runs are scored twice
         heldout = int(EVALUATION_SHARE * 3 * steps * plain.member_tokens / 2 / len(SOURCES))
@@ -115,4 +118,24 @@ def study_job(plain: Task, slots: int, steps: int, args: argparse.Namespace) -> 
             compiled=plain.compiled,
             evaluation_tokens=heldout,
         )
+        save_trunk(job)
         return spent_by_all([["_engine_contestants.py", "--job", json.dumps(asdict(job))]])
+
+
+def save_trunk(job: Job) -> None:
+    """A checkpoint with the weights of a start, as if the trunk had been trained."""
+    trunk = trunk_of(job)
+    params = init_params(trunk.shape, trunk.seed)
+    first, second = ({name: torch.zeros_like(each) for name, each in params.items()} for _ in range(2))
+    state = MemberState(
+        run_id=trunk.run_id,
+        shape=trunk.shape,
+        step=trunk.num_steps,
+        run_step=trunk.num_steps,
+        tokens=trunk.tokens,
+        params=params,
+        exp_avg=first,
+        exp_avg_sq=second,
+        notes={"losses": {}},
+    )
+    save_checkpoint(state, final_checkpoint(Path(job.directory) / "checkpoints", trunk.run_id))
