@@ -22,7 +22,8 @@ from decaylaws.laws.decay import (
     select_member,
     splits,
 )
-from decaylaws.laws.decay.family import Frame, Layout, annealed, evaluate
+from decaylaws.laws.decay.family import annealed, evaluate
+from decaylaws.laws.decay.frame import Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
 from decaylaws.laws.decay.literature import FORMS
 from decaylaws.laws.decay.plan_form import plan_form

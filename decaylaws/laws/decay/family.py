@@ -44,121 +44,16 @@ takes the LR to zero, and other sizes and checkpoints need no extrapolation of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.base import Array
+from decaylaws.laws.decay.frame import SHARED, Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
-
-EPSILON = 1e-3  # the smallest share that makes a difference
-
-Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
-Relaxing = Literal["shares", "loss", "none"]
-
-SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
-          "gain_follows", "log_concavity", "batch")  # fmt: skip
-
-OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of the family: which terms it has.
-
-    Attributes:
-        name: what reports call it.
-        mixing: form of the mixture law; ``none`` leaves the mixture out.
-        relaxing: whether the trunk's shares or its loss relax towards the new mixture; ``none``: at once.
-        progress: whether further tokens bring a gain; without it, every decay brings the same.
-        own_progress: whether that gain counts a domain's own tokens (weighted as the power law weights sources)
-            rather than tokens of the trunk's mixture: learning is then a slow power law in own tokens beside a quick
-            transient in own shares. For ``power`` mixing only.
-        annealing: whether the fall of the LR brings a gain.
-        gain_follows: whether the annealing gain follows the reducible loss of the mixture.
-    """
-
-    name: str
-    mixing: Mixing = "inverse_sum"
-    relaxing: Relaxing = "shares"
-    progress: bool = True
-    own_progress: bool = False
-    annealing: bool = True
-    gain_follows: bool = False
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each parameter stands in the vector: shared ones, then those of every domain by kind.
-
-    Of a domain's own: ``log_progress``, ``log_anneal``, its deviations ``kappa`` and ``gamma`` from the shared
-    logs and ``size`` from the shared exponents, the coefficients of its mixture law, and its offsets by checkpoint.
-    """
-
-    num_domains: int
-    num_sources: int
-    num_checkpoints: int = 0
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources + self.num_checkpoints)
-
-    def columns(self, kind: str) -> slice:
-        """Columns of one kind of a domain's own parameters, of the ``mixture`` coefficients or the ``offsets``."""
-        d = self.num_domains
-        offsets = self.size - d * self.num_checkpoints
-        if kind == "offsets":
-            return slice(offsets, self.size)
-        if kind == "mixture":
-            return slice(len(SHARED) + len(OWN) * d, offsets)
-        first = len(SHARED) + OWN.index(kind) * d
-        return slice(first, first + d)
-
-    def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
-        """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
-        shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
-        own = {kind: theta[self.columns(kind)] for kind in OWN}
-        return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
-
-    def offsets(self, theta: Array) -> Array:
-        """Offsets by checkpoint and domain ``[c, d]``."""
-        return theta[self.columns("offsets")].reshape(self.num_checkpoints, self.num_domains)
-
-    def names(self, domains: list[str], sources: list[str]) -> list[str]:
-        """A name for every parameter."""
-        own = [f"{kind}:{domain}" for kind in OWN for domain in domains]
-        pairs = [f"mixture:{domain}:{source}" for domain in domains for source in sources]
-        offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
-        return [*SHARED, *own, *pairs, *offsets]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The constants that a family is evaluated in.
-
-    Attributes:
-        member: which terms are present.
-        trunk_shares: the trunk's mixture, shape ``[m]``.
-        reference_params: :math:`N_{ref}`.
-        reference_tokens: :math:`S_{ref}`.
-        checkpoints: size and trunk tokens of every checkpoint with an offset of its own, ``[c, 2]``.
-    """
-
-    member: Member
-    trunk_shares: Array
-    reference_params: float
-    reference_tokens: float
-    checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
-
-    def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
-        """Which of the checkpoints each row starts from ``[n, c]``; nowhere true for another one."""
-        starts = np.column_stack([inputs.params, inputs.start_tokens])
-        same: NDArray[np.bool_] = (starts[:, None, :] == self.checkpoints[None]).all(axis=2)
-        return same
+from decaylaws.laws.decay.mixture_law import MixtureValue, bend, log_ratio, mixture_law
 
 
 def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True) -> tuple[Array, Array]:
@@ -312,82 +207,33 @@ def _mixture(
     step = (new - trunk)[:, None, :]
     shares = trunk + (transient.reached[:, :, None] * step if relax_shares else step)
     gamma = np.exp(shared["log_gamma"] + own["gamma"])
-    there = _mixture_law(mixing, coefficients, shares, gamma)
-    here = _mixture_law(mixing, coefficients, trunk[None, None, :], gamma)
+    there = mixture_law(mixing, coefficients, shares, gamma)
+    here = mixture_law(mixing, coefficients, trunk[None, None, :], gamma)
     scale = (size ** shared["size_mixture"])[:, None]
     weight = scale if relax_shares else scale * transient.reached
     change = weight * (there.value - here.value)
-    log_ratio, ratio = _log_ratio(mixing, there, here), slope.like()
+    by_ratio, ratio = log_ratio(mixing, there, here), slope.like()
     if slope.wanted:
         along = np.sum(there.by_share * step, axis=2)
         by_reached = scale * (along if relax_shares else there.value - here.value)
         _add_mixture(slope, weight, there, here, 1.0, 1.0)
         _add_transient(slope, by_reached, transient)
         slope.shared("size_mixture", change * np.log(size)[:, None])
-        bent = _bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
+        bent = bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
         slope.shared("log_concavity", weight * (bent[0] - bent[1]))
         over, under = (1.0, 1.0) if mixing == "log" else (1.0 / there.value, 1.0 / here.value)
         _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
         ratio.shared("log_concavity", over * bent[0] - under * bent[1])
         if relax_shares:
             _add_transient(ratio, over * along, transient)
-    return change, (log_ratio, ratio)
-
-
-def _bend(
-    there: _MixtureValue, here: _MixtureValue, reached: Array | float, trunk: Array, new: Array
-) -> tuple[Array, Array]:
-    """Slopes ``[n, d]`` of the mixture law there and here by the log of the shares' concavity."""
-    old, fresh = xlogy(trunk, trunk), xlogy(new, new)
-    mixed = old + np.asarray(reached)[..., None] * (fresh - old)[:, None, :]
-    return np.sum(there.by_share * mixed, axis=2), np.sum(here.by_share * old, axis=2)
-
-
-@dataclass(frozen=True)
-class _MixtureValue:
-    """A mixture law ``[n, d]`` and its slopes: by coefficients and shares ``[n, d, m]``, by log gamma ``[n, d]``."""
-
-    value: Array
-    by_coefficient: Array
-    by_share: Array
-    by_gamma: Array
-
-
-def _mixture_law(mixing: Mixing, c: Array, q: Array, gamma: Array) -> _MixtureValue:
-    """Evaluate a mixture law with coefficients ``[d, m]`` and exponents ``[d]`` at shares ``[n, d or 1, m]``."""
-    if mixing == "exponential":
-        value = np.exp(np.sum(q * c, axis=2))
-        return _MixtureValue(value, value[:, :, None] * q, value[:, :, None] * c, np.zeros_like(value))
-    log_q = np.log(q + EPSILON)
-    if mixing == "log":
-        terms = -np.exp(c) * log_q
-        value = terms.sum(axis=2)
-        return _MixtureValue(value, terms, -np.exp(c) / (q + EPSILON), np.zeros_like(value))
-    if mixing == "power":
-        weighted = np.exp(c) * (q + 1e-9)  # what the trunk transfers keeps the sum away from 0
-        total = weighted.sum(axis=2)
-        value = total**-gamma
-        by_c = -(gamma * value / total)[:, :, None] * weighted
-        return _MixtureValue(value, by_c, by_c / (q + 1e-9), -gamma * value * np.log(total))
-    terms = np.exp(c + gamma[:, None] * log_q)
-    value = 1.0 / terms.sum(axis=2)
-    by_c = -(value**2)[:, :, None] * terms
-    by_gamma = np.sum(by_c * log_q, axis=2) * gamma
-    return _MixtureValue(value, by_c, by_c * gamma[:, None] / (q + EPSILON), by_gamma)
-
-
-def _log_ratio(mixing: Mixing, there: _MixtureValue, here: _MixtureValue) -> Array:
-    """log(m / m0); for the logarithmic law, whose value has no sign, the difference."""
-    if mixing == "log":
-        return there.value - here.value
-    return np.log(np.maximum(there.value, 1e-12) / np.maximum(here.value, 1e-12))
+    return change, (by_ratio, ratio)
 
 
 def _add_mixture(
     slope: _Slopes,
     weight: Array,
-    there: _MixtureValue,
-    here: _MixtureValue,
+    there: MixtureValue,
+    here: MixtureValue,
     over: Array | float,
     under: Array | float,
 ) -> None:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Prediction
-from decaylaws.laws.decay.family import Frame, Layout, evaluate
+from decaylaws.laws.decay.curvature import by_rows, covariance_of, noise_of
+from decaylaws.laws.decay.family import evaluate
+from decaylaws.laws.decay.frame import Frame, Layout
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     check_columns,
@@ -101,13 +103,13 @@ class DecayLaw(DecaySlices):
         starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
         rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
         for _ in range(_SCALE_ROUNDS):
-            self.noise_ = _noise(solution, self.noise_)
+            self.noise_ = noise_of(solution, self.noise_)
             solution = self._solve(inputs, observed, prior, solution.theta)
-            covariance = _covariance(solution, prior, np.ones(len(X)))
+            covariance = covariance_of(solution, prior, np.ones(len(X)))
             prior = hierarchical(first, solution.theta, covariance, self._layout)
         solution = self._solve(inputs, observed, prior, solution.theta)
         self._theta, self._sd = solution.theta, prior.sd
-        self._parameter_covariance = _covariance(solution, prior, np.ones(len(X)))
+        self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
         self.report_ = replace(
             solution.report,
             num_starts=rough.report.num_starts,
@@ -282,7 +284,7 @@ class DecayLaw(DecaySlices):
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
                 errors.append((self.loss(inputs, theta) - observed)[rows])
-                spreads.append(_by_rows(slopes[rows], _covariance(solution, prior, kept)))
+                spreads.append(by_rows(slopes[rows], covariance_of(solution, prior, kept)))
             noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks])
             num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks])))
             self._held_out[kind] = HeldOut(
@@ -347,8 +349,7 @@ class DecayLaw(DecaySlices):
         unknown = self._frame.checkpoint_of(inputs).sum(axis=1) == 0
         offset_sd = self._sd[self._layout.columns("offsets")][: len(self.domains_)]
         return (
-            _by_rows(slopes, self._parameter_covariance)
-            + unknown[:, None, None] * np.diag(offset_sd**2)[None]
+            by_rows(slopes, self._parameter_covariance) + unknown[:, None, None] * np.diag(offset_sd**2)[None]
         )
 
     def _state(self) -> dict[str, Any]:
@@ -379,37 +380,6 @@ def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     columns = [MIX + name for name in sources if MIX + name in runs]
     shares = runs[columns].to_numpy(dtype=float).round(6)
     return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
-
-
-def _covariance(solution: Solution, prior: Prior, weights: Array) -> Array:
-    """Gauss-Newton covariance of the parameters ``[p, p]`` with row weights ``[n]``; the residuals' noise is 1."""
-    free = prior.lower < prior.upper
-    slopes = solution.jacobian[:, free]
-    by_residual = np.repeat(weights, len(slopes) // len(weights))
-    information = slopes.T @ (by_residual[:, None] * slopes) + np.diag(prior.sd[free] ** -2.0)
-    covariance = np.zeros((len(free), len(free)))
-    covariance[np.ix_(free, free)] = np.linalg.inv(information)
-    return covariance
-
-
-def _by_rows(slopes: Array, covariance: Array) -> Array:
-    """Covariance of predictions ``[n, d, d]`` from their slopes ``[n, d, p]`` and the parameters' covariance."""
-    return np.einsum("ndp,nep->nde", slopes @ covariance, slopes)
-
-
-def _noise(solution: Solution, noise: Array) -> Array:
-    """Relative noise of one loss by domain, ``[d]``, from the residuals of a fit in units of ``noise``.
-
-    The degrees of freedom that the fit used are those that the prior left it; a domain's own estimate is drawn half
-    way (in logs) to the median domain's, since it rests on few runs.
-    """
-    gram = solution.jacobian.T @ solution.jacobian
-    used = np.trace(np.linalg.pinv(gram + np.diag(solution.prior_precision)) @ gram)
-    count = len(solution.residuals)
-    left = max(count - used, 0.25 * count)
-    sizes = np.abs(solution.residuals).reshape(-1, len(noise))
-    own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
-    return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
 
 
 def _evidence(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:

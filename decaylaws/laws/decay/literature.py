@@ -33,7 +33,7 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Law
-from decaylaws.laws.decay.family import EPSILON
+from decaylaws.laws.decay.frame import EPSILON
 from decaylaws.laws.decay.inputs import decay_inputs, final_losses, plain_shares
 from decaylaws.laws.report import FitReport
 from decaylaws.laws.solver import solve

@@ -20,7 +20,8 @@ import numpy as np
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import EPSILON, Frame, Layout, annealed
+from decaylaws.laws.decay.family import annealed
+from decaylaws.laws.decay.frame import EPSILON, Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 
 POWER_FLOOR = 1e-9  # of the power law's shares, as in the family

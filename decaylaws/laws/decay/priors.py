@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import EPSILON, OWN, SHARED, Frame, Layout, Member
+from decaylaws.laws.decay.frame import EPSILON, OWN, SHARED, Frame, Layout, Member
 from decaylaws.laws.decay.inputs import DecayInputs
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound

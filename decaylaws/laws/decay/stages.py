@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import SHARED, Frame, Layout
+from decaylaws.laws.decay.frame import SHARED, Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.priors import Prior
 
