@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, NotFittedError, SchemaError
 from decaylaws.files import write_text
@@ -161,6 +161,18 @@ class Law(ABC):
             if defaults[name].default is inspect.Parameter.empty or defaults[name].default != value
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def floats(field: str, values: ArrayLike) -> Array:
+    """``values`` as floating-point numbers.
+
+    Raises:
+        InvalidValueError: one of them is no number.
+    """
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
 
 
 def _plain(value: Any) -> Any:

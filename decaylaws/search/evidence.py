@@ -78,7 +78,7 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
     numbers = {
         "decay_tokens": ("decay tokens are", plan.decay_tokens),
         "start_lr": ("the hand-over LR is", plan.start_lr),
-        "batch_tokens": ("batch tokens are", plan.batch_tokens or target.batch_tokens),
+        "batch_tokens": ("batch tokens are", problem.batch_tokens),
         "non_embedding_params": ("non-embedding parameters are", target.non_embedding_params),
     }
     for field, (words, value) in numbers.items():

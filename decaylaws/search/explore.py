@@ -32,6 +32,7 @@ class Explorer:
         self, law: DecayLaw, space: MixtureSpace, target: Target, goal: Goal, choices: Choices
     ) -> None:
         self.law, self.space, self.target, self.goal, self.choices = law, space, target, goal, choices
+        self.batch_sizes = choices.batch_tokens or (target.batch_tokens,)
 
     def problem(self, plan: Plan) -> DecayProblem:
         """The problem of one plan."""
@@ -79,9 +80,7 @@ class Explorer:
             start_lr=trial.suggest_float("start_lr", *choices.start_lr, log=True),
             end_lr=choices.end_lr,
             shape=trial.suggest_categorical("shape", list(choices.shapes)),
-            batch_tokens=trial.suggest_categorical("batch_tokens", list(choices.batch_tokens))
-            if choices.batch_tokens
-            else self.target.batch_tokens,
+            batch_tokens=trial.suggest_categorical("batch_tokens", list(self.batch_sizes)),
         )
         polytope = self.space.polytope(plan.decay_tokens)
         unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
@@ -95,7 +94,7 @@ class Explorer:
             start_lr=choices.start_lr[1],
             end_lr=choices.end_lr,
             shape=choices.shapes[0],
-            batch_tokens=choices.batch_tokens[0] if choices.batch_tokens else self.target.batch_tokens,
+            batch_tokens=self.batch_sizes[0],
         )
         nearest = self.space.project(mixture, plan.decay_tokens)
         return self._row(plan, nearest.array(self.space.names), self.problem(plan))

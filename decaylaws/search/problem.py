@@ -139,6 +139,11 @@ class DecayProblem:
     plan: Plan
     num_risk_draws: int = field(default=12)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step: the plan's, or the trunk's where it names none."""
+        return self.plan.batch_tokens or self.target.batch_tokens
+
     def losses(self, shares: Array, theta: Array | None = None) -> Array:
         """Predicted final losses ``[k, d]`` of mixtures ``[k, m]``, at the fit or at one of its draws."""
         return self.law.loss(self.inputs(shares), theta)
@@ -220,7 +225,7 @@ class DecayProblem:
         """A plan of the runs table's form, for predictions with intervals."""
         return pd.DataFrame([{
             "non_embedding_params": self.target.non_embedding_params, "start_tokens": self.target.start_tokens,
-            "batch_tokens": self.plan.batch_tokens or self.target.batch_tokens, "decay_tokens": self.plan.decay_tokens,
+            "batch_tokens": self.batch_tokens, "decay_tokens": self.plan.decay_tokens,
             "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,
             **{MIX + name: mixture.share(name) for name in self.law.sources_},
             **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},

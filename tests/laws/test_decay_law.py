@@ -101,6 +101,18 @@ def simulated(
     return pd.DataFrame(rows)
 
 
+def inputs_of(runs: pd.DataFrame, *, measured: bool = False) -> DecayInputs:
+    """What a law of the planted trunk sees: LR 1e-3, batches of 1000 tokens."""
+    return decay_inputs(
+        runs,
+        sources=SOURCES,
+        domains=SOURCES,
+        reference_lr=1e-3,
+        reference_batch_tokens=1000,
+        measured=measured,
+    )
+
+
 def with_averages(runs: pd.DataFrame, gain: object) -> pd.DataFrame:
     """The table with averaged losses that lie so much below those at the start."""
     return runs.assign(
@@ -132,14 +144,7 @@ def fitted() -> DecayLaw:
 def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None:
     runs = with_averages(simulated(5), 0.05)
     runs.loc[[1, 3], "batch_tokens"] = (4000, 500)
-    inputs = decay_inputs(
-        runs,
-        sources=SOURCES,
-        domains=SOURCES,
-        reference_lr=1e-3,
-        reference_batch_tokens=1000,
-        measured=measured,
-    )
+    inputs = inputs_of(runs, measured=measured)
     checkpoints = np.array([[100_000, 1e6], [400_000, 1e6]])  # rows of 200,000 start from an unknown one
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, checkpoints)
     theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3, 2).size)
@@ -277,13 +282,7 @@ def batches(sizes: tuple[int, ...], *, seed: int, exponent: float = 0.7) -> pd.D
     rng = np.random.default_rng(seed)
     runs["batch_tokens"] = np.resize(sizes, len(runs))
     for index, row in runs.iterrows():
-        inputs = decay_inputs(
-            runs.loc[[index]],
-            sources=SOURCES,
-            domains=SOURCES,
-            reference_lr=1e-3,
-            reference_batch_tokens=1000,
-        )
+        inputs = inputs_of(runs.loc[[index]])
         for name in SOURCES:
             runs.at[index, f"loss:{name}"] = _at_equivalent_lr(row.to_dict(), name, inputs, exponent)
             runs.at[index, f"loss:{name}"] += rng.normal(0, NOISE)
@@ -479,14 +478,7 @@ def test_a_member_whose_progress_follows_the_mixture_has_no_plain_form() -> None
 def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool) -> None:
     runs = with_averages(simulated(40), 0.05)
     runs.loc[7, "batch_tokens"] = 4000
-    inputs = decay_inputs(
-        runs,
-        sources=SOURCES,
-        domains=SOURCES,
-        reference_lr=1e-3,
-        reference_batch_tokens=1000,
-        measured=measured,
-    )
+    inputs = inputs_of(runs, measured=measured)
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))
     theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3, 1).size)
     theta[4] = np.log(40)

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array
+from decaylaws.laws.base import Array, floats
 
 
 def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:
@@ -21,7 +21,7 @@ def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:
         raise SchemaError(
             "runs", missing=["accuracy"], remedy="Give accuracies as y or as the column 'accuracy'."
         )
-    values = _numbers("accuracy", X["accuracy"] if y is None else y)
+    values = floats("accuracy", X["accuracy"] if y is None else y)
     if values.shape != (len(X),):
         raise InvalidValueError("y", values.shape, f"must have one accuracy for each of the {len(X)} rows")
     wrong = ~((values >= 0) & (values <= 1))
@@ -40,7 +40,7 @@ def column(X: pd.DataFrame, name: str) -> Array:
     """
     if name not in X:
         raise SchemaError("runs", missing=[name])
-    values = _numbers(name, X[name])
+    values = floats(name, X[name])
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise InvalidValueError(f"{name}[{row}]", float(values[row]), "must be finite")
@@ -69,10 +69,3 @@ def finished(X: pd.DataFrame) -> pd.DataFrame:
     if chosen.empty:
         raise InvalidValueError("final", 0, "must be true for the rows of finished runs")
     return chosen
-
-
-def _numbers(field: str, values: ArrayLike) -> Array:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None

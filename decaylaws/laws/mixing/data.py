@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array
+from decaylaws.laws.base import Array, floats
 
 MIN_RUNS = 8
 
@@ -35,9 +35,9 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
         if sources is not None:
             X = _in_order(X.set_axis(list(names), axis=1), sources)
             names = tuple(sources)
-        shares = _floats("shares", X)
+        shares = floats("shares", X)
     else:
-        shares = np.atleast_2d(_floats("shares", X))
+        shares = np.atleast_2d(floats("shares", X))
         names = tuple(sources) if sources is not None else tuple(str(i) for i in range(shares.shape[1]))
     if shares.ndim != 2 or shares.shape[1] != len(names):
         raise InvalidValueError("shares", shares.shape, f"must have shape [runs, {len(names)}]")
@@ -79,12 +79,12 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
         InvalidValueError: a wrong length, or a loss that is infinite or not positive.
     """
     if isinstance(y, pd.DataFrame):
-        losses, names = _floats("losses", y), _distinct("losses", y)
+        losses, names = floats("losses", y), _distinct("losses", y)
     elif np.ndim(y) not in (1, 2):
         raise InvalidValueError("losses", np.shape(y), "must have shape [runs] or [runs, targets]")
     else:
         name = str(y.name) if isinstance(y, pd.Series) and y.name is not None else "loss"
-        losses = _floats("losses", y)
+        losses = floats("losses", y)
         names = (name,) if losses.ndim == 1 else tuple(str(i) for i in range(losses.shape[1]))
     single = losses.ndim == 1
     losses = losses.reshape(len(losses), -1)
@@ -107,7 +107,7 @@ def read_weights(sample_weight: Any, num_runs: int) -> Array:
     """
     if sample_weight is None:
         return np.ones(num_runs)
-    weights = _floats("sample_weight", sample_weight)
+    weights = floats("sample_weight", sample_weight)
     if weights.shape != (num_runs,):
         raise InvalidValueError(
             "sample_weight", weights.shape, f"must have one weight for each of the {num_runs} runs"
@@ -130,14 +130,6 @@ def _distinct(field: str, table: pd.DataFrame) -> tuple[str, ...]:
     if twice:
         raise SchemaError(field, unexpected=twice, remedy="Each column must have a name of its own.")
     return names
-
-
-def _floats(field: str, values: Any) -> Array:
-    """``values`` as floating-point numbers; what is none is named."""
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
 
 
 def mixture_groups(shares: Array) -> Indices:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array
+from decaylaws.laws.base import Array, floats
 
 _ROUNDING = 1e-3  # relative: published token counts carry three digits
 
@@ -64,10 +64,7 @@ def target(table: pd.DataFrame, y: ArrayLike | None, name: str = "loss") -> Arra
 
 def positive(field: str, values: ArrayLike) -> Array:
     """The values as numbers, which must be finite and positive."""
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
+    array = floats(field, values)
     wrong = ~(np.isfinite(array) & (array > 0))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
