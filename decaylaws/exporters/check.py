@@ -71,6 +71,7 @@ class ConfigCheck:
             _drawn(ours, peak),
             f"largest LR error {error:.3g}, {error / (ours.max() or 1.0):.2%} of the peak",
             *self.schedule.notes,
+            *([] if self.schedule.shares else ["It states no shares of sources: they are not compared."]),
             *(f"differs: {line}" for line in self.differences),
         ]
         return "\n".join(parts) + "\n"

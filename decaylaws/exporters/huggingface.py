@@ -157,10 +157,10 @@ def read_huggingface(path: Path, recipe: Recipe) -> ConfigSchedule:
     script = path.with_name("train.py")
     module = PythonConfig(script) if script.is_file() else None
     factors = module and module.constant("LR_FACTORS")
-    shares = module.table_of_shares() if module else {}
+    weights = module.table_of_shares() if module else {}
     lrs = table_lrs(path, factors, lr, steps) if factors is not None else _transformers_lrs(fields, lr, steps)
     return ConfigSchedule(
-        lrs, normalised_shares(shares), notes=("The batch depends on the number of ranks.",)
+        lrs, normalised_shares(script, weights.items()), notes=("The batch depends on the number of ranks.",)
     )
 
 

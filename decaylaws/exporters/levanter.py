@@ -208,25 +208,28 @@ def read_levanter(path: Path, recipe: Recipe) -> ConfigSchedule:
             decay_shape="linear" if schedule == "constant" else schedule,
             floor_lr=peak * fields.number("optimizer.min_lr_ratio", 0.1),
         ),
-        _levanter_shares(fields, seen, total),
+        _levanter_shares(path, fields, seen, total),
         batch,
     )
 
 
-def _levanter_shares(fields: Fields, seen: int, total: int) -> dict[str, float]:
+def _levanter_shares(path: Path, fields: Fields, seen: int, total: int) -> dict[str, float]:
     """Mean shares over the steps that will be trained."""
     weights = fields.get("data.train_weights")
-    if not isinstance(weights, list):
-        return normalised_shares(weights)
-    stages = [
-        entry
-        for entry in weights
-        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], int)
-    ]
-    means: dict[str, float] = {}
-    for number, (start, mixture) in enumerate(stages):
-        end = stages[number + 1][0] if number + 1 < len(stages) else total
-        length = max(0, min(end, total) - max(start, seen))
-        for name, share in normalised_shares(mixture).items():
-            means[name] = means.get(name, 0.0) + share * length
-    return normalised_shares(means)
+    if isinstance(weights, dict):
+        return normalised_shares(path, weights.items())
+    stages = weights if isinstance(weights, list) else []
+    for stage in stages:
+        if not (isinstance(stage, list) and list(map(type, stage)) == [int, dict]):
+            raise InvalidValueError(
+                f"{path.name}: data.train_weights", stage, "must be [step, {source: weight}]"
+            )
+    ends = [*(start for start, _ in stages[1:]), total]
+    return normalised_shares(
+        path,
+        [
+            (name, share * max(0, min(end, total) - max(start, seen)))
+            for (start, mixture), end in zip(stages, ends)
+            for name, share in normalised_shares(path, mixture.items()).items()
+        ],
+    )

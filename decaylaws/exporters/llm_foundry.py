@@ -165,8 +165,9 @@ def read_llm_foundry(path: Path, recipe: Recipe) -> ConfigSchedule:
     )
     streams = fields.get("train_loader.dataset.streams")
     streams = streams if isinstance(streams, dict) else {}
-    weights = {key: value.get("proportion") for key, value in streams.items() if isinstance(value, dict)}
-    return ConfigSchedule(lrs, normalised_shares(weights), batch)
+    weights = [(key, value.get("proportion")) for key, value in streams.items() if isinstance(value, dict)]
+    stated = any(weight is not None for _, weight in weights)  # streams may be weighed in other ways
+    return ConfigSchedule(lrs, normalised_shares(path, weights if stated else ()), batch)
 
 
 def _batches(fields: Fields, name: str, batch_tokens: int, whole: int | None) -> float:

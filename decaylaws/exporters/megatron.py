@@ -152,7 +152,6 @@ def read_megatron(path: Path, recipe: Recipe) -> ConfigSchedule:
     wsd = in_steps("lr-wsd-decay") if style == "WSD" else decay_end - warmup
     our_shapes = {theirs: ours for ours, theirs in _WSD_STYLES.items()} | {"constant": "constant"}
     shape = fields.choice("lr-wsd-decay-style", tuple(our_shapes), "exponential") if style == "WSD" else style
-    blend = flags.get("data-path", [])
     return ConfigSchedule(
         warmup_hold_decay_lrs(
             whole_steps(path, total - seen),
@@ -165,10 +164,16 @@ def read_megatron(path: Path, recipe: Recipe) -> ConfigSchedule:
             floor_lr=fields.number("min-lr", 0.0),
             warmup_start_lr=fields.number("lr-warmup-init", 0.0),
         ),
-        shares_of_paths(zip(blend[::2], blend[1::2]), recipe),
+        _megatron_shares(path, flags.get("data-path", []), recipe),
         batch,
         (f"Read as going on after {seen:,} steps of the checkpoint.",) if seen else (),
     )
+
+
+def _megatron_shares(path: Path, blend: list[str], recipe: Recipe) -> dict[str, float]:
+    """Shares of a blend: weight, prefix, weight, prefix; prefixes alone are weighed by their size."""
+    weighted = bool(blend) and re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", blend[0])
+    return shares_of_paths(path, blend[1::2], blend[::2], recipe) if weighted else {}
 
 
 def _flags(path: Path) -> dict[str, list[str]]:

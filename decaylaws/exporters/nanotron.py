@@ -142,14 +142,14 @@ def read_nanotron(path: Path, recipe: Recipe) -> ConfigSchedule:
     if style == "linear" and warmup == 0 and not (goes_on and seen):
         lrs[0] = 0.0
     told = f"Its schedule goes on at step {seen:,} (checkpoints.load_lr_scheduler)."
-    return ConfigSchedule(lrs, _nanotron_shares(fields, recipe), notes=(told,) if goes_on else ())
+    return ConfigSchedule(lrs, _nanotron_shares(path, fields, recipe), notes=(told,) if goes_on else ())
 
 
-def _nanotron_shares(fields: Fields, recipe: Recipe) -> dict[str, float]:
+def _nanotron_shares(path: Path, fields: Fields, recipe: Recipe) -> dict[str, float]:
     stages = fields.get("data_stages")
     last = stages[-1] if isinstance(stages, list) and stages and isinstance(stages[-1], dict) else {}
-    dataset = Fields(last, Path())
+    dataset = Fields(last, path)
     folders, weights = dataset.get("data.dataset.dataset_folder"), dataset.get("data.dataset.dataset_weights")
     if not isinstance(folders, list) or not isinstance(weights, list):
         return {}
-    return shares_of_paths(zip(weights, folders), recipe)
+    return shares_of_paths(path, folders, weights, recipe)

@@ -138,7 +138,7 @@ def read_olmo_core(path: Path, recipe: Recipe) -> ConfigSchedule:
     tokens = [call.get("0") for call in module.calls("Duration.tokens")]
     total = module.number("Duration.tokens", tokens[-1] if tokens else None)
     steps = whole_steps(path, total / batch)
-    stages = module.schedulers("ComposableSchedulerStage")
+    stages = module.literal_calls("ComposableSchedulerStage")
     mixture = path.with_name("source_mixture.yaml")
     return ConfigSchedule(
         composable_lrs([_composable(path, stage) for stage in stages], int(batch), steps)
@@ -160,7 +160,7 @@ def _composable(path: Path, stage: Mapping[str, Any]) -> dict[str, float]:
 def _olmo_lrs(path: Path, module: PythonConfig, steps: int, batch: float) -> Floats:
     lr = module.number("lr", module.argument("lr"))
     for name in ("WSD", "LinearWithWarmup", "CosWithWarmup"):
-        for call in module.schedulers(name):
+        for call in module.literal_calls(name):
             return _olmo_native(Fields(call, path), name, lr, steps, batch)
     raise DataError(f"{path} makes no scheduler with literal values: composable, WSD, linear or cosine.")
 
@@ -198,4 +198,6 @@ def _olmo_shares(path: Path) -> dict[str, float]:
     fields = Fields.read(path)
     sources = fields.get("sources")
     entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
-    return normalised_shares({entry.get("source_name"): entry.get("target_ratio") for entry in entries})
+    return normalised_shares(
+        path, [(entry.get("source_name"), entry.get("target_ratio")) for entry in entries]
+    )

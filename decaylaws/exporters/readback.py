@@ -7,7 +7,7 @@ them are used.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,21 +176,23 @@ class PythonConfig:
         pairs = sources.items() if isinstance(sources, dict) else ()
         return {name: value[1] for name, value in pairs if isinstance(value, tuple) and len(value) == 2}
 
-    def schedulers(self, *endings: str) -> list[dict[str, Any]]:
+    def literal_calls(self, *endings: str) -> list[dict[str, Any]]:
         """As :meth:`calls`, where a value that cannot be read would be taken for the trainer's default.
 
         Raises:
-            DataError: a keyword has a value that is no literal.
+            DataError: an argument has a value that is no literal.
         """
-        found = [call for ending in endings for call in self._called(ending)]
-        for call in found:
-            for keyword in call.keywords:
-                if keyword.arg is None or self._value(keyword.value) is UNREADABLE:
-                    name = "its keywords" if keyword.arg is None else f"{keyword.arg!r}"
-                    raise DataError(
-                        f"{self.path} (line {call.lineno}) sets {name} of a schedule to what is no literal value. "
-                        "Write the number."
-                    )
+        for call in (call for ending in endings for call in self._called(ending)):
+            nodes: dict[str | None, ast.expr] = {
+                f"argument {at}": node for at, node in enumerate(call.args, start=1)
+            }
+            nodes |= {keyword.arg: keyword.value for keyword in call.keywords}
+            unread = [name for name, node in nodes.items() if name is None or self._value(node) is UNREADABLE]
+            if unread:
+                raise DataError(
+                    f"{self.path} (line {call.lineno}) gives {unread[0] or 'its keywords'} of {_dotted(call.func)} a "
+                    "value that is no literal. Write the value itself."
+                )
         return self.calls(*endings)
 
     def calls(self, *endings: str) -> list[dict[str, Any]]:
@@ -328,26 +330,31 @@ def seen_steps(recipe: Recipe) -> int:
     return recipe.handover.tokens // recipe.stages[0].batch_tokens
 
 
-def shares_of_paths(pairs: Iterable[tuple[object, object]], recipe: Recipe) -> dict[str, float]:
-    """Shares from (weight, path) pairs; a path goes by the name of the source whose path it is."""
+def shares_of_paths(
+    file: Path, paths: Sequence[object], weights: Sequence[object], recipe: Recipe
+) -> dict[str, float]:
+    """Shares from the weights of paths; a path goes by the name of the source whose path it is.
+
+    Raises:
+        DataError: there are more of one than of the other.
+        InvalidValueError: a weight is no number, zero or above.
+    """
+    if len(paths) != len(weights):
+        raise DataError(f"{file} gives {len(weights)} weights for {len(paths)} paths of data.")
     names = {source.path or f"data/{name}": name for name, source in recipe.sources.items()}
-    weights = {}
-    for weight, path in pairs:
-        try:
-            weights[names.get(str(path), str(path))] = float(str(weight))
-        except ValueError:
-            return {}
-    return normalised_shares(weights)
+    return normalised_shares(
+        file, [(names.get(str(path), str(path)), weight) for path, weight in zip(paths, weights)]
+    )
 
 
-def normalised_shares(weights: object) -> dict[str, float]:
-    """Weights divided by their sum; empty where they are no mapping of numbers."""
-    if not isinstance(weights, Mapping):
-        return {}
-    numbers = {
-        str(name): float(value)
-        for name, value in weights.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
-    }
-    total = sum(numbers.values())
-    return {name: value / total for name, value in numbers.items() if value > 0} if total > 0 else {}
+def normalised_shares(file: Path, weights: Iterable[tuple[object, object]]) -> dict[str, float]:
+    """Weights of sources divided by their sum; empty where there are none. A source that stands twice has both.
+
+    Raises:
+        InvalidValueError: a weight is no number, zero or above.
+    """
+    totals: dict[str, float] = {}
+    for name, weight in weights:
+        totals[str(name)] = totals.get(str(name), 0.0) + _checked_number(file, f"weight of {name}", weight)
+    total = sum(totals.values())
+    return {name: value / total for name, value in totals.items() if value > 0} if total > 0 else {}

@@ -135,21 +135,26 @@ def read_torchtitan(path: Path, recipe: Recipe) -> ConfigSchedule:
     steps = whole_steps(path, module.number("training.steps", module.assigned("training.steps")))
     lr = module.number("lr", module.argument("lr"))
     factors = module.constant("LR_FACTORS")
-    named = {
-        call.get("dataset", call.get("0")): call.get("weight", 1.0) for call in module.calls("HFDataSource")
-    }
     batch = module.assigned("training.global_batch_size")
     return ConfigSchedule(
         table_lrs(path, factors, lr, steps)
         if factors is not None
         else _torchtitan_lrs(path, module, lr, steps),
-        normalised_shares(module.table_of_shares() or named),
+        normalised_shares(path, _torchtitan_weights(module)),
         batch if isinstance(batch, int) else None,
     )
 
 
+def _torchtitan_weights(module: PythonConfig) -> list[tuple[object, object]]:
+    """Sources and their weights: those of our own table, or of literal ``HFDataSource`` calls."""
+    if table := module.table_of_shares():
+        return list(table.items())
+    calls = module.literal_calls("HFDataSource")
+    return [(call.get("dataset", call.get("0")), call.get("weight", 1.0)) for call in calls]
+
+
 def _torchtitan_lrs(path: Path, module: PythonConfig, lr: float, steps: int) -> Floats:
-    configs = module.schedulers("LRSchedulersContainer.Config")
+    configs = module.literal_calls("LRSchedulersContainer.Config")
     if not configs:
         raise DataError(f"{path} sets no LRSchedulersContainer.Config with literal values.")
     fields = Fields(configs[-1], path)

@@ -189,6 +189,46 @@ def test_settings_of_the_lr_that_are_not_read_are_refused(
         check_config(make_recipe("linear", 10), target, path)
 
 
+SOURCE_CALLS = "x = [HFDataSource(dataset='web', weight=WEB), HFDataSource('math', weight=1)]\n"
+UNREAD_SHARES = [
+    ("torchtitan", TITAN + SOURCE_CALLS.replace("WEB", "share()"), "weight of HFDataSource"),
+    (
+        "torchtitan",
+        TITAN + SOURCE_CALLS.replace("'math'", "name").replace("WEB", "1"),
+        "argument 1 of HFDataSource",
+    ),
+    ("torchtitan", TITAN + "SOURCES = {'web': ('/data/web', 'much')}\n", "weight of web"),
+    ("levanter", LEVANTER + "data: {train_weights: {web: much, math: 1}}\n", "weight of web"),
+    ("levanter", LEVANTER + "data: {train_weights: [[0, {web: 1}], {math: 1}]}\n", "train_weights"),
+    ("megatron", f"{MEGATRON} --data-path 0.5 /data/web 0.5", "2 weights for 1 paths"),
+    ("megatron", f"{MEGATRON} --data-path 0.5 /data/web /data/math 0.5", "weight of 0.5"),
+]
+
+
+@pytest.mark.parametrize(("target", "text", "named"), UNREAD_SHARES)
+def test_shares_that_cannot_be_read_are_refused(
+    make_recipe, tmp_path, target: str, text: str, named: str
+) -> None:
+    path = tmp_path / GOLDEN[target][0]
+    path.write_text(text)
+    with pytest.raises((InvalidValueError, DataError), match=named):
+        check_config(make_recipe("linear", 10), target, path)
+
+
+def test_literal_sources_of_torchtitan_are_read(make_recipe, tmp_path: Path) -> None:
+    (tmp_path / "t.py").write_text(TITAN + SOURCE_CALLS.replace("WEB", "3.0"))
+    check = check_config(make_recipe("linear", 10), "torchtitan", tmp_path / "t.py")
+    assert check.schedule.shares == {"web": 0.75, "math": 0.25}
+    assert "no shares" not in check.describe()
+
+
+def test_a_check_says_that_it_compared_no_shares(make_recipe, tmp_path: Path) -> None:
+    for blend in ("", "--data-path /data/web /data/math"):  # prefixes alone are weighed by their size
+        (tmp_path / "run.sh").write_text(f"{MEGATRON} {blend}")
+        check = check_config(make_recipe("linear", 10), "megatron", tmp_path / "run.sh")
+        assert "It states no shares of sources: they are not compared." in check.describe()
+
+
 def test_transformers_agrees_with_what_is_read(make_recipe, tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     for kind, kwargs in (
