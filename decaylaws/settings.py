@@ -20,6 +20,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.groups import GroupSettings, source_groups
 from decaylaws.mixtures import SourceGroup
 from decaylaws.quality import QualitySettings, cut_sources
+from decaylaws.yamlfiles import UniqueKeyLoader, yaml_reason
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -276,7 +277,7 @@ class SamplerSettings(_Settings):
 class StudySettings(_Settings):
     """The whole of ``study.yaml``."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     sources: Annotated[dict[str, SourceSettings], Field(min_length=2)]
     groups: dict[str, GroupSettings] = Field(
         default_factory=dict, description="sources whose total is bounded, or whose proportions are fixed"
@@ -319,22 +320,32 @@ class StudySettings(_Settings):
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         self._check_sources()
-        for key, name in (("proxy", self.proxy), ("target.shape", self.target.shape)):
-            if name not in self.shapes:
-                raise ValueError(f"{key}={name!r} must be one of the shapes {sorted(self.shapes)}")
-        for key, sizes in (("", [self.batch_tokens]), ("design.", self.design.batch_tokens)):
+        self._check_shapes()
+        for key, sizes in (
+            ("batch_tokens", [self.batch_tokens]),
+            ("design.batch_tokens", self.design.batch_tokens),
+        ):
             for size in sizes:
                 if size % self.seq_len:
-                    raise ValueError(f"{key}batch_tokens={size} must be a multiple of seq_len={self.seq_len}")
+                    raise InvalidValueError(key, size, f"must be a multiple of seq_len={self.seq_len}")
         if min(self.design.decay_tokens) > self.target.max_decay_tokens:
             raise InvalidValueError(
                 "target.max_decay_tokens",
                 self.target.max_decay_tokens,
                 f"must reach the shortest of design.decay_tokens, {min(self.design.decay_tokens)}",
             )
-        for shape in self.shapes.values():
-            shape.shape(vocab_size=self.tokenizer.vocab_size, seq_len=self.seq_len)
         return self
+
+    def _check_shapes(self) -> None:
+        for key, name in (("proxy", self.proxy), ("target.shape", self.target.shape)):
+            if name not in self.shapes:
+                raise InvalidValueError(key, name, f"must be one of the shapes {', '.join(self.shapes)}")
+        for name, shape in self.shapes.items():
+            try:
+                shape.shape(vocab_size=self.tokenizer.vocab_size, seq_len=self.seq_len)
+            except InvalidValueError as error:
+                field = f"shapes.{name}.{error.field.removeprefix('shape.')}"
+                raise InvalidValueError(field, error.value, error.constraint, error.remedy) from None
 
     def _check_sources(self) -> None:
         named = {
@@ -379,11 +390,12 @@ def load_settings(path: Path) -> StudySettings:
     if not path.is_file():
         raise DataError(f"There is no study.yaml at {path}. Run 'decaylaws init DIR' first.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} is not readable YAML: {yaml_reason(error)}.") from None
     if not isinstance(content, Mapping):
-        raise DataError(f"{path} must hold a mapping of settings; it holds {type(content).__name__}.")
+        holds = "nothing" if content is None else type(content).__name__
+        raise DataError(f"{path} must hold a mapping of settings; it holds {holds}.")
     return parse_settings(content)
 
 
@@ -398,7 +410,7 @@ def parse_settings(content: Mapping[str, Any]) -> StudySettings:
 def _check_mixture(field: str, mixture: Mapping[str, float]) -> None:
     total = sum(mixture.values())
     if abs(total - 1.0) > 1e-6:
-        raise ValueError(f"the weights of {field} must sum to one; they sum to {total:.6g}")
+        raise InvalidValueError(field, dict(mixture), f"must sum to one; the weights sum to {total:.6g}")
 
 
 def _first_problem(error: ValidationError) -> InvalidValueError:

@@ -138,7 +138,7 @@ def test_batch_sizes_are_crossed_with_the_other_choices(settings: StudySettings,
 def test_a_batch_of_part_of_a_sequence_is_refused(settings: StudySettings) -> None:
     given = settings.model_dump(mode="json")
     given["design"]["batch_tokens"] = [settings.seq_len + 1]
-    with pytest.raises(ValueError, match=r"design\.batch_tokens=.* must be a multiple of seq_len"):
+    with pytest.raises(ValueError, match=r"'design\.batch_tokens' must be a multiple of seq_len"):
         StudySettings.model_validate(given)
 
 

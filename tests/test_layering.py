@@ -18,6 +18,7 @@ LEVELS = {
     "progress": 0,
     "threads": 0,
     "textfiles": 1,
+    "yamlfiles": 1,
     "tables": 1,
     "schedules": 1,
     "mixtures": 1,

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.yamlfiles import UniqueKeyLoader, yaml_reason
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 64
@@ -25,8 +26,8 @@ _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """``SafeLoader`` without aliases, duplicate keys and YAML 1.1's surprises (octal, yes and no)."""
+class _StrictLoader(UniqueKeyLoader):
+    """Without aliases either, nor YAML 1.1's surprises (octal, yes and no)."""
 
     depth = 0
 
@@ -46,17 +47,11 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
                     None, None, "a key must be a plain word or number", key.start_mark
                 )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} twice", key.start_mark
-                )
-            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -110,7 +105,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     text = read_text(path)
     data = _parse(path, text)
     if not isinstance(data, dict):
-        raise InvalidValueError(str(path), type(data).__name__, "must hold a mapping at its top level")
+        holds = "nothing" if data is None else type(data).__name__
+        raise InvalidValueError(str(path), holds, "must hold a mapping at its top level")
     return data
 
 
@@ -163,14 +159,7 @@ def _parse_yaml(path: Path, text: str) -> object:
     try:
         return _StrictLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid YAML: {_yaml_reason(error)}.") from error
-
-
-def _yaml_reason(error: Exception) -> str:
-    problem = getattr(error, "problem", None) or str(error)
-    mark = getattr(error, "problem_mark", None)
-    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-    return f"{problem}{place}"
+        raise DataError(f"{path} is not valid YAML: {yaml_reason(error)}.") from error
 
 
 def to_yaml(data: dict[str, Any]) -> str:

@@ -44,21 +44,22 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
     [
         ("trunk.peak_lr", -1e-3, ["trunk.peak_lr", "-0.001", "greater than 0"]),
         ("trunk.peak_lr", float("nan"), ["trunk.peak_lr"]),
-        ("trunk.mixture", {"narrative": 0.4, "reference": 0.5}, ["trunk", "sum to one", "0.9"]),
+        ("trunk.mixture", {"narrative": 0.4, "reference": 0.5}, ["trunk.mixture", "sum to one", "0.9"]),
         ("trunk.mixture", {"narative": 1.0}, ["trunk.mixture", "narative", "sources"]),
         ("trunk.peek_lr", 1e-3, ["trunk.peek_lr", "not a known key"]),
         ("sorces", {}, ["sorces", "not a known key"]),
         ("design.decay_tokens", [], ["design.decay_tokens"]),
         ("design.shapes", ["linaer"], ["design.shapes", "linaer"]),
         ("design.shapes", ["exponential"], ["design.shapes", "exponential", "linear"]),
-        ("proxy", "tiny", ["proxy", "tiny", "small"]),
+        ("proxy", "tiny", ["'proxy'", "'tiny'", "small"]),
+        ("name", "", ["'name'", "at least 1"]),
         ("batch_tokens", 1000, ["batch_tokens", "1000", "seq_len"]),
         ("objective.weights", {"narrative": 0.0}, ["objective", "positive"]),
         ("objective.guard_nats", -1, ["objective.guard_nats", "-1"]),
         ("sources.code.upper", 1.5, ["sources.code.upper", "1.5"]),
         ("sources.code.lower", 0.9, ["sources.code", "upper"]),
         ("sources.code.format", "jsonl", ["sources.code", "path"]),
-        ("shapes.small.num_heads", 5, ["num_heads", "5", "d_model"]),
+        ("shapes.small.num_heads", 5, ["shapes.small.num_heads", "5", "d_model"]),
         ("target.max_decay_tokens", 0, ["target.max_decay_tokens", "0"]),
     ],
 )
@@ -84,6 +85,26 @@ def test_what_is_no_mapping_is_no_study(tmp_path: Path, text: str) -> None:
     with pytest.raises((DataError, InvalidValueError)) as caught:
         load_settings(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "twice", ["seed: 1\nseed: 2\n", "sources:\n  web: {format: text}\n  web: {format: jsonl}\n"]
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, twice: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(twice, encoding="utf-8")
+    with pytest.raises(DataError, match=r"key '(seed|web)' twice \(line [23], column [13]\)"):
+        load_settings(path)
+
+
+def test_anchors_and_merged_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    twin = (
+        "  twin: &twin {d_model: 32, num_layers: 2, num_heads: 2, d_ff: 64}\n  other: {<<: *twin, d_ff: 96}\n"
+    )
+    text = template_text("demo").replace("proxy:", f"{twin}proxy:")
+    path.write_text(text, encoding="utf-8")
+    assert load_settings(path).shapes["other"].d_ff == 96
 
 
 def test_weights_that_do_not_sum_to_one() -> None:
