@@ -79,6 +79,11 @@ class Backend:
         return 1 if self.torch_device.type == "cpu" else self.slots
 
     @property
+    def is_stackwise(self) -> bool:
+        """Whether a step is one sequence of kernels for the whole stack, or ends member by member."""
+        return self.torch_device.type == "cuda"
+
+    @property
     def is_exact(self) -> bool:
         """Whether training computes exactly what evaluation does."""
         return self.precision == "float32" and not self.compiled

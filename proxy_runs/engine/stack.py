@@ -14,9 +14,10 @@ from decaylaws.configs import ModelShape
 from proxy_runs.checkpoints import MemberState
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.run import Run
+from proxy_runs.engine.step import MemberwiseStep, StackwiseStep
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import Params, StackedLlama, param_shapes
-from proxy_runs.optim import StackedAdamW
+from proxy_runs.optim import MemberStep
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Stack:
         self._model = StackedLlama(shape, device=self.device, dtype=backend.dtype, compiled=backend.compiled)
         # losses are measured in float32 and without the compiler, whatever the training does
         self._gauge = self._model if backend.is_exact else StackedLlama(shape, device=self.device)
-        self._resizable = not backend.compiled
+        self._backend = backend
         self.data_seconds = self.step_seconds = 0.0
         self._allocate(slots)
 
@@ -62,7 +63,12 @@ class Stack:
             name: torch.zeros((slots, *size), device=self.device, requires_grad=True)
             for name, size in param_shapes(self.shape).items()
         }
-        self.optimizer = StackedAdamW(self.params)
+        self._step: MemberwiseStep | StackwiseStep
+        if self._backend.is_stackwise:
+            self._step = StackwiseStep(self._model, self.params, compiled=self._backend.compiled)
+        else:
+            self._step = MemberwiseStep(self._model, self.params)
+        self.optimizer = self._step.optimizer
 
     def load(self, slot: int, run: Run, state: MemberState) -> None:
         """Put a run into a slot, in place: nothing is compiled or allocated anew."""
@@ -112,9 +118,9 @@ class Stack:
     def shrink(self) -> None:
         """Give the empty slots up; the other members keep their numbers to the last bit.
 
-        A compiled stack keeps its size: a smaller one would have to be compiled first.
+        A stack that was compiled or recorded keeps its size: a smaller one would have to be made anew first.
         """
-        if not self._resizable:
+        if self._backend.compiled or self._backend.is_stackwise:
             return
         kept = [(run, self.state(slot)) for slot, run in self.active()]
         self.runs = [None] * len(kept)
@@ -127,25 +133,14 @@ class Stack:
         started = time.perf_counter()
         windows, weights = self._batches()
         self.data_seconds += time.perf_counter() - started
-        losses = self._model.loss(self.params, windows, weights)
-        losses.sum().backward()
-        grads = {name: tensor.grad for name, tensor in self.params.items() if tensor.grad is not None}
-        values: Sequence[float] = losses.detach().tolist()
+        members = self.active()
+        due = [MemberStep(slot, run.lr, run.history_step + 1, run.config.optimizer) for slot, run in members]
         outcomes = []
-        for slot, run in self.active():
-            norm = self.optimizer.step(
-                slot,
-                grads=grads,
-                lr=run.lr,
-                step=run.history_step + 1,
-                config=run.config.optimizer,
-            )
-            outcome = StepOutcome(values[slot], norm)
+        for (slot, run), found in zip(members, self._step(windows, weights, due)):
+            outcome = StepOutcome(*found)
             if outcome.is_finite:
                 run.advance()
             outcomes.append((slot, run, outcome))
-        for tensor in self.params.values():
-            tensor.grad = None
         self.step_seconds += time.perf_counter() - started
         return outcomes
 
@@ -155,14 +150,14 @@ class Stack:
         return self.data_seconds / max(self.step_seconds, 1e-9)
 
     def _batches(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows ``[K, B, T + 1]`` and weights ``[K, B]`` of the next step; an empty slot weighs nothing."""
+        """Windows ``[K, B, T + 1]`` and weights ``[K, B]`` of the next step on the host; empty slots weigh nothing."""
         batches = [(slot, run.batch()) for slot, run in self.active()]
         first_windows, first_weights = batches[0][1]
         windows = np.zeros((len(self.runs), *first_windows.shape), dtype=np.int64)
         weights = np.zeros((len(self.runs), *first_weights.shape), dtype=np.float32)
         for slot, (window, weight) in batches:
             windows[slot], weights[slot] = window, weight
-        return torch.from_numpy(windows).to(self.device), torch.from_numpy(weights).to(self.device)
+        return torch.from_numpy(windows), torch.from_numpy(weights)
 
     def losses(self, slots: Sequence[int], evaluation: EvaluationSet) -> list[dict[str, float]]:
         """Held-out losses by domain of the runs in ``slots``, evaluated as one stack."""

@@ -20,7 +20,7 @@ from decaylaws.runs import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint, resume_checkpoint
-from proxy_runs.engine import RunResult, train
+from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.hf import from_hf_weights, to_hf_model
 from proxy_runs.model import StackedLlama, init_params, stack_params
@@ -252,6 +252,41 @@ def test_a_pruned_run_leaves_its_neighbours_alone(
     assert (pruned.status, pruned.reason) == ("pruned", "pruned at step 10")
     assert pruned.curve == [entry for entry in expected_curve if entry["step"] <= 10]
     assert sorted(asked) == sorted(BATCH * -(-config.num_steps // 2) for config in forks(trunk))
+
+
+def check_close(found: Results, expected: Results, store: TokenStore) -> None:
+    assert found.keys() == expected.keys()
+    for run_id, result in expected.items():
+        for domain in store.names:
+            key = f"loss:{domain}"
+            assert found[run_id].row[key] == pytest.approx(result.row[key], abs=1e-4)
+
+
+def test_a_stack_that_steps_as_a_whole_agrees_and_keeps_its_members_apart(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU, here without recording: slots are refilled and left empty, one member diverges."""
+    memberwise = run(store, forks(trunk), trunk_dir, slots=3)
+    monkeypatch.setattr(Backend, "is_stackwise", True)
+    stackwise = run(store, forks(trunk), trunk_dir, slots=3)
+    check_close(stackwise, memberwise, store)
+    assert stackwise != memberwise, "the same arithmetic in another order"
+    broken = fork(trunk, BATCH * 9).with_changes(optimizer=OptimizerConfig(weight_decay=3e37))
+    results = run(store, [forks(trunk)[0], broken, *forks(trunk)[1:]], trunk_dir, slots=3)
+    assert results.pop(broken.run_id).status == "diverged"
+    assert results == stackwise
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("arithmetic", [{}, {"compiled": True}], ids=["eager", "compiled"])
+def test_a_recorded_step_on_a_gpu_agrees_with_the_cpu(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, arithmetic: dict[str, bool]
+) -> None:
+    expected = run(store, forks(trunk), trunk_dir, slots=3)
+    found = run(store, forks(trunk, **arithmetic), trunk_dir, slots=3, device="cuda")
+    ours = [config.run_id for config in forks(trunk, **arithmetic)]
+    renamed = {config.run_id: found[run_id] for config, run_id in zip(forks(trunk), ours)}
+    check_close(renamed, expected, store)
 
 
 def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, trunk_dir: Path) -> None:

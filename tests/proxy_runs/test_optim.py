@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 
 from decaylaws.configs import OptimizerConfig
 from proxy_runs.model import Params
-from proxy_runs.optim import StackedAdamW
+from proxy_runs.optim import MemberStep, MemberwiseAdamW, Moments, StackwiseAdamW
 
 SIZES = {"embed": (6, 4), "layers.0.attn_norm": (4,), "layers.0.qkv": (4, 5)}
 
@@ -27,8 +30,30 @@ def torch_adamw(params: Params, config: OptimizerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
 
 
+Update = Callable[[Params, Sequence[MemberStep]], list[float]]
+
+
+def memberwise(stack: Params) -> tuple[Moments, Update]:
+    optimizer = MemberwiseAdamW(stack)
+    return optimizer, lambda grads, due: [optimizer.step(grads, each) for each in due]
+
+
+def stackwise(stack: Params) -> tuple[Moments, Update]:
+    optimizer = StackwiseAdamW(stack)
+
+    def update(grads: Params, due: Sequence[MemberStep]) -> list[float]:
+        norms = optimizer.step(grads, optimizer.table(due)).tolist()
+        return [norms[each.slot] for each in due]
+
+    return optimizer, update
+
+
+both = pytest.mark.parametrize("optimizer_of", [memberwise, stackwise])
+
+
+@both
 @pytest.mark.parametrize("clip_norm", [0.5, 1e6])
-def test_each_member_follows_torch_with_its_own_lr_and_settings(clip_norm: float) -> None:
+def test_each_member_follows_torch_with_its_own_lr_and_settings(clip_norm: float, optimizer_of: Any) -> None:
     configs = [
         OptimizerConfig(clip_norm=clip_norm),
         OptimizerConfig(clip_norm=clip_norm, beta1=0.8, weight_decay=0.0),
@@ -38,34 +63,36 @@ def test_each_member_follows_torch_with_its_own_lr_and_settings(clip_norm: float
         {name: tensor[k].clone().requires_grad_() for name, tensor in stack.items()} for k in range(2)
     ]
     theirs = [torch_adamw(params, config) for params, config in zip(references, configs)]
-    ours = StackedAdamW(stack)
+    _, update = optimizer_of(stack)
     for step in range(1, 21):
         grads = random_stack(2, seed=step)
-        lrs = (0.1 / step, 0.02)
+        due = [MemberStep(k, lr, step, configs[k]) for k, lr in enumerate((0.1 / step, 0.02))]
+        expected = []
         for k, reference in enumerate(references):
             for name, tensor in reference.items():
                 tensor.grad = grads[name][k].clone()
-            expected_norm = torch.nn.utils.clip_grad_norm_(reference.values(), clip_norm)
+            expected.append(float(torch.nn.utils.clip_grad_norm_(reference.values(), clip_norm)))
             for group in theirs[k].param_groups:
-                group["lr"] = lrs[k]
+                group["lr"] = due[k].lr
             theirs[k].step()
-            norm = ours.step(k, grads=grads, lr=lrs[k], step=step, config=configs[k])
-            assert norm == pytest.approx(float(expected_norm), rel=1e-6)
+        assert update(grads, due) == pytest.approx(expected, rel=1e-6)
     for k, reference in enumerate(references):
         for name, tensor in reference.items():
             torch.testing.assert_close(stack[name][k], tensor.detach(), atol=2e-6, rtol=2e-6)
 
 
+@both
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
-    stack, grads = random_stack(2, seed=0), random_stack(2, seed=1)
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, optimizer_of: Any) -> None:
+    stack, grads = random_stack(3, seed=0), random_stack(3, seed=1)
     grads["layers.0.qkv"][1, 0, 0] = bad
     before = {name: tensor.clone() for name, tensor in stack.items()}
-    optimizer = StackedAdamW(stack)
-    norm = optimizer.step(1, grads=grads, lr=0.1, step=1, config=OptimizerConfig())
-    assert not torch.tensor(norm).isfinite()
-    assert all(torch.equal(stack[name], before[name]) for name in stack)
-    assert not any(tensor.any() for tensor in optimizer.exp_avg.values())
-    optimizer.step(0, grads=grads, lr=0.1, step=1, config=OptimizerConfig())
-    assert all(torch.equal(stack[name][1], before[name][1]) for name in stack)
-    assert not any(torch.equal(stack[name][0], before[name][0]) for name in stack)
+    optimizer, update = optimizer_of(stack)
+    config = OptimizerConfig()
+    norms = update(grads, [MemberStep(0, 0.1, 1, config), MemberStep(1, 0.1, 1, config)])
+    assert torch.tensor(norms).isfinite().tolist() == [True, False]
+    for name, tensor in stack.items():
+        assert not torch.equal(tensor[0], before[name][0])
+        assert torch.equal(tensor[1:], before[name][1:]), "one is broken, for the other no step is due"
+        assert not optimizer.exp_avg[name][1:].any()
+        assert not optimizer.exp_avg_sq[name][1:].any()
