@@ -17,7 +17,8 @@ from _plain_loops import LR, Task
 from _processes import Spent, spent_by_all
 from numpy.typing import NDArray
 
-from proxy_runs.checkpoints import MemberState, final_checkpoint, save_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint
+from proxy_runs.checkpoints import MemberState, save_checkpoint
 from proxy_runs.machine import best_slots
 from proxy_runs.model import init_params
 from proxy_runs.testing import make_tiny_store

@@ -30,7 +30,7 @@ from decaylaws.recipe import Recipe, RopeSettings
 from decaylaws.schedules import Schedule, constant, warmup
 from decaylaws.settings import EvaluationSettings, SourceSettings, TokenizerSettings
 from proxy_runs import engine
-from proxy_runs.checkpoints import final_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.metrics import read_metrics

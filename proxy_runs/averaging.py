@@ -15,7 +15,8 @@ import numpy as np
 from decaylaws.configs import RunConfig
 from decaylaws.rows import AVERAGED_LOSS, AVERAGED_SHARE
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint
+from proxy_runs.checkpoints import load_checkpoint
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.merging import merge
 from proxy_runs.model import StackedLlama, stack_params

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,33 +59,6 @@ class MemberState:
         """All tensors under the names that the file gives them."""
         groups = zip(STATE_KINDS, (self.params, self.exp_avg, self.exp_avg_sq))
         return {f"{kind}.{name}": tensor for kind, group in groups for name, tensor in group.items()}
-
-
-def final_checkpoint(directory: Path, run_id: str) -> Path:
-    """Where a trunk leaves its last state for its forks."""
-    return directory / f"{run_id}.safetensors"
-
-
-def kept_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
-    """Where the state of a run after ``tokens`` of its own tokens is kept on request."""
-    return directory / f"{run_id}-{tokens}.safetensors"
-
-
-def start_checkpoint(directory: Path, run_id: str, tokens: int) -> Path:
-    """The checkpoint of a trunk at ``tokens``: one kept on the way, else its last."""
-    kept = kept_checkpoint(directory, run_id, tokens)
-    return kept if kept.is_file() else final_checkpoint(directory, run_id)
-
-
-def forget_kept(directory: Path, run_id: str, tokens: Iterable[int]) -> None:
-    """Delete what a run kept on its way, where it is still there."""
-    for each in tokens:
-        kept_checkpoint(directory, run_id, each).unlink(missing_ok=True)
-
-
-def resume_checkpoint(directory: Path, run_id: str) -> Path:
-    """Where an unfinished run keeps its latest state."""
-    return directory / f"{run_id}.resume.safetensors"
 
 
 def save_checkpoint(state: MemberState, path: Path) -> None:
@@ -138,7 +111,9 @@ def load_checkpoint(path: Path, *, shape: ModelShape | None = None) -> MemberSta
 def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise DataError(f"There is no checkpoint at {path}. Run its trunk first ('decaylaws run').")
-    damaged = DataError(f"The checkpoint {path} is damaged. Delete it and run its trunk again.")
+    damaged = DataError(
+        f"The checkpoint {path} is damaged. Delete it; 'decaylaws run' trains its trunk again."
+    )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

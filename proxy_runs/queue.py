@@ -17,7 +17,7 @@ import os
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,10 +193,20 @@ class RunQueue:
 
     def retry_failed(self) -> int:
         """Queue again every run whose last attempt failed; returns how many."""
-        failed = self._latest(TrialState.FAIL)
-        for trial in failed:
+        return self._repeat(self._latest(TrialState.FAIL))
+
+    def repeat(self, run_ids: Collection[str]) -> int:
+        """Queue finished runs again, whose checkpoints are gone; returns how many.
+
+        Their results stay; the new ones, which equal them, take their place.
+        """
+        finished = self._latest(TrialState.COMPLETE)
+        return self._repeat([trial for trial in finished if trial.user_attrs[_RUN_ID] in run_ids])
+
+    def _repeat(self, trials: Sequence[FrozenTrial]) -> int:
+        for trial in trials:
             self._add(_waiting_trial(trial.user_attrs[_ROLE], RunConfig.from_dict(trial.user_attrs[_CONFIG])))
-        return len(failed)
+        return len(trials)
 
     def results(self) -> list[dict[str, Any]]:
         """``{"row", "curve", "role"}`` of every recorded run, each run once, in order of their ids."""

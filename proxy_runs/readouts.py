@@ -13,7 +13,8 @@ from decaylaws.configs import RunConfig
 from decaylaws.rows import READ_OUT_SHAPES
 from decaylaws.schedules import decay
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoints import kept_checkpoint, load_checkpoint, start_checkpoint
+from proxy_runs.checkpoint_files import kept_checkpoint, start_checkpoint
+from proxy_runs.checkpoints import load_checkpoint
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.merging import emulated_losses
 from proxy_runs.shards import TokenStore

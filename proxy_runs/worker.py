@@ -22,7 +22,7 @@ from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.rows import READ_OUT, objective_value
 from proxy_runs.averaging import averaged_losses, averaged_tokens
-from proxy_runs.checkpoints import final_checkpoint, forget_kept
+from proxy_runs.checkpoint_files import final_checkpoint, forget_kept
 from proxy_runs.engine import RunResult, train
 from proxy_runs.queue import Claim, RunQueue
 from proxy_runs.readouts import checkpoint_tokens, read_out

@@ -70,7 +70,7 @@ def run(
     """
     queue = open_queue(study, console)
     work_off(study, queue, runs, console, workers=workers)
-    if proposals is not None:
+    if proposals is not None and not queue.counts().waiting:
         _follow(study, queue, proposals, runs, console, workers=workers)
     table = write_results(study, queue.results())
     _raise_if_unfinished(study, queue)
@@ -90,6 +90,11 @@ def work_off(
     from proxy_runs.pool import run_pool
 
     queue.enqueue(runs)
+    repeated = queue.repeat(_lost_trunks(study, queue, runs))
+    if repeated:
+        console.print(
+            f"Trunks to train again, since their checkpoints are gone: {repeated}.", highlight=False
+        )
     speed = calibrate(study, workers=workers)
     slots = study.settings.backend.slots or speed.slots(study.planner().shape(study.settings.proxy))
     with SweepDisplay(console, speed.workers * speed.matmul_flops) as display:
@@ -103,6 +108,15 @@ def work_off(
             )
             if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
                 return
+
+
+def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunConfig]]) -> set[str]:
+    """Trunks without a checkpoint among the planned runs and those from which open runs start."""
+    from proxy_runs.checkpoint_files import final_checkpoint
+
+    planned = {config.run_id for _, config in runs if config.kind == "trunk"}
+    needed = planned | {config.start_run_id for config in queue.open_runs() if config.start_run_id}
+    return {run_id for run_id in needed if not final_checkpoint(study.checkpoint_dir, run_id).is_file()}
 
 
 def _follow(
@@ -144,7 +158,7 @@ def _raise_if_unfinished(study: Study, queue: RunQueue) -> None:
     counts = queue.counts()
     if counts.waiting:
         raise StudyError(
-            f"{counts.waiting} runs wait for a trunk that did not finish ({counts.diverged} runs diverged). "
+            f"{counts.waiting} runs wait for a trunk that diverged ({counts.diverged} runs diverged). "
             "Lower trunk.peak_lr in study.yaml, then plan and run again."
         )
 
@@ -174,7 +188,7 @@ def write_job(study: Study, changes: Mapping[str, object], *, nodes: int, gpus: 
 
 
 def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettings:
-    from proxy_runs.checkpoints import final_checkpoint
+    from proxy_runs.checkpoint_files import final_checkpoint
     from proxy_runs.fsdp.settings import TrainSettings
 
     recipe = decision.load_recipe(study)

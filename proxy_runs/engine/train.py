@@ -14,15 +14,8 @@ from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoints import (
-    MemberState,
-    final_checkpoint,
-    kept_checkpoint,
-    load_checkpoint,
-    resume_checkpoint,
-    save_checkpoint,
-    start_checkpoint,
-)
+from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint, start_checkpoint
+from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.run import DIVERGED, FINISHED, PRUNED, Run, RunResult
 from proxy_runs.engine.stack import Stack, StepOutcome

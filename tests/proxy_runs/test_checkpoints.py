@@ -9,7 +9,8 @@ import torch
 
 from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
-from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint, start_checkpoint
+from proxy_runs.checkpoint_files import start_checkpoint
+from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.model import init_params
 
 SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=12, vocab_size=20, seq_len=8)

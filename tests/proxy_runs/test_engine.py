@@ -19,7 +19,8 @@ from decaylaws.mixtures import Mixture
 from decaylaws.runs import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint, resume_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint
+from proxy_runs.checkpoints import load_checkpoint
 from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.hf import from_hf_weights, to_hf_model

@@ -16,7 +16,8 @@ from decaylaws.recipe import HandOver, Recipe, Source, Stage
 from decaylaws.schedules import decay
 from decaylaws.settings import EvaluationSettings
 from proxy_runs import engine
-from proxy_runs.checkpoints import MemberState, final_checkpoint, load_checkpoint, save_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint
+from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.plan import TrainPlan

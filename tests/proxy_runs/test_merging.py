@@ -16,7 +16,8 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoints import MemberState, final_checkpoint, kept_checkpoint, load_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint
+from proxy_runs.checkpoints import MemberState, load_checkpoint
 from proxy_runs.engine import RunResult, train
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.merging import emulated_losses, merge, merge_weights

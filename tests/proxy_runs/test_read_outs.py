@@ -14,7 +14,8 @@ from decaylaws.settings import EvaluationSettings
 from decaylaws.study.read_outs import compare, emulated_runs
 from decaylaws.study.sweep import with_averaged_starts
 from proxy_runs.averaging import averaged_losses, averaged_tokens
-from proxy_runs.checkpoints import final_checkpoint, kept_checkpoint, load_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint
+from proxy_runs.checkpoints import load_checkpoint
 from proxy_runs.engine import train
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import StackedLlama, stack_params

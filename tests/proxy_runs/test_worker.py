@@ -15,7 +15,7 @@ from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, StudyError
 from decaylaws.settings import EvaluationSettings
 from proxy_runs import storage as storage_module
-from proxy_runs.checkpoints import final_checkpoint
+from proxy_runs.checkpoint_files import final_checkpoint
 from proxy_runs.queue import QueueCounts, RunQueue
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
@@ -83,9 +83,21 @@ def test_a_trunk_checkpoint_with_a_flipped_byte(
     workspace: Workspace, queue: RunQueue, trunk: RunConfig
 ) -> None:
     flip_a_byte(final_checkpoint(workspace.checkpoints, trunk.run_id))
-    with pytest.raises(DataError, match=r"checkpoint .* is damaged. Delete it"):
+    with pytest.raises(DataError, match=r"checkpoint .* is damaged. Delete it; 'decaylaws run' trains"):
         work(workspace)
     assert_only_the_trunk_is_recorded(queue, trunk)
+
+
+def test_a_trunk_whose_checkpoint_is_gone_is_trained_again(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    (before,) = queue.results()
+    final_checkpoint(workspace.checkpoints, trunk.run_id).unlink()
+    assert queue.repeat([trunk.run_id]) == 1
+    assert queue.results() == [before]
+    work(workspace)
+    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=3, diverged=0, failed=0)
+    assert before in queue.results()
 
 
 def test_a_shard_changed_after_it_was_prepared(

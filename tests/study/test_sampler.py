@@ -65,5 +65,7 @@ def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
     (name,) = (each for each in optuna.get_all_study_names(url) if "/tpe/" in each)
     assert all(trial.state.is_finished() for trial in optuna.load_study(study_name=name, storage=url).trials)
     table = Study.open(tmp_path).runs_file.read_bytes()
-    decaylaws("run", str(tmp_path))
+    assert "train again" not in decaylaws("run", str(tmp_path))
+    next(Study.open(tmp_path).checkpoint_dir.iterdir()).unlink()
+    assert "checkpoints are gone: 1" in decaylaws("run", str(tmp_path))
     assert Study.open(tmp_path).runs_file.read_bytes() == table
