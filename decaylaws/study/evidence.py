@@ -17,7 +17,7 @@ from decaylaws.runs import LOSS, MIX, fit_ready, names_with, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-FIT_FORMAT = 7  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 8  # of laws/fit.json; an older file is fitted anew
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")

@@ -3,14 +3,14 @@
 Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays longer
 than any kept one (``tokens``), and a model size left out with its checkpoint (``size``). Each error is measured in the
 spread that the fit *without* its row predicts for it, so that a thin design, whose every hold-out is an extrapolation,
-does not look worse than it is. An interval takes the radius of ``ratio``, and those of ``tokens`` and ``size`` where it
-lies beyond the fitted rows in that respect.
+does not look worse than it is; to that spread comes the misfit of the law's form (module ``misfit``), which grows with
+the distance from the fitted runs. An interval takes the radius of each kind in which it lies beyond the fitted rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +19,13 @@ from scipy.stats import norm
 
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
 from decaylaws.laws.uncertainty import conformal_radius
 
 KINDS = ("ratio", "tokens", "size")
-_NORMAL_WEIGHT = 4.0  # held-out groups that the normal distribution's own radius counts for
+_ARRAYS = ("errors", "covariance", "noise", "misfit")
+_FIRST_WEIGHT = 4.0  # held-out groups that a radius known before counts for
+_SAME_MIXTURE = 1e-3  # total-variation distance
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,20 @@ class HeldOut:
         errors: predicted minus observed, nats, ``[n, d]``.
         covariance: covariance of the domains' predictions by the fit without the row, ``[n, d, d]``.
         noise: standard deviation of one loss, nats, ``[n, d]``.
+        misfit: standard deviation of what the law's form is off by, nats, ``[n, d]``.
         num_groups: mixtures, lengths or sizes that were held out: errors inside one are not independent.
     """
 
     errors: Array
     covariance: Array
     noise: Array
+    misfit: Array
     num_groups: int
 
-    def scores(self, weights: Array) -> Array:
+    def scores(self, weights: Array, *, with_misfit: bool = True) -> Array:
         """Absolute errors of weighted losses ``[n, k]`` in standard deviations, for weights ``[d, k]``."""
-        return np.abs(self.errors @ weights) / spread(self.covariance, self.noise, weights)
-
-    def radius(self, weights: Array, level: float) -> Array:
-        """Half width of an interval in standard deviations ``[k]``: conformal, drawn to the normal radius.
-
-        A quantile of few groups says little; the spread itself, which knows the prior, is then the better guide.
-        """
-        normal = normal_radius(level)
-        found = np.array([conformal_radius(column, level) for column in self.scores(weights).T])
-        total = _NORMAL_WEIGHT + self.num_groups
-        return np.sqrt((_NORMAL_WEIGHT * normal**2 + self.num_groups * found**2) / total)
+        own = np.hypot(self.noise, self.misfit) if with_misfit else self.noise
+        return np.abs(self.errors @ weights) / spread(self.covariance, own, weights)
 
     def summary(self) -> dict[str, float]:
         """``num_runs``, ``mae``, ``bias`` and ``worst``, nats per token over runs and domains."""
@@ -68,7 +64,7 @@ class HeldOut:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from ``to_dict``, whose arrays may have become lists."""
-        arrays = {name: np.array(values[name], dtype=float) for name in ("errors", "covariance", "noise")}
+        arrays = {name: np.array(values[name], dtype=float) for name in _ARRAYS}
         return cls(**arrays, num_groups=int(values["num_groups"]))
 
 
@@ -78,11 +74,23 @@ class Seen:
 
     Attributes:
         checkpoints: size and trunk tokens of every checkpoint, ``[c, 2]``.
-        longest: tokens of the longest decay.
+        shares: effective shares of every row, ``[n, m]``.
+        decay_tokens: of every row, ``[n]``.
     """
 
     checkpoints: Array
-    longest: float
+    shares: Array
+    decay_tokens: Array
+
+    @classmethod
+    def by(cls, inputs: DecayInputs) -> Self:
+        """What a fit on these rows has seen."""
+        starts = np.column_stack([inputs.params, inputs.start_tokens])
+        return cls(np.unique(starts, axis=0), inputs.shares, inputs.decay_tokens)
+
+    def distances(self, inputs: DecayInputs) -> Distances:
+        """From planned decays to the fitted rows."""
+        return Distances.between(inputs, self.shares, self.decay_tokens)
 
     def beyond(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
         """Rows ``[n]`` of planned decays to which the radius of each kind applies.
@@ -91,10 +99,76 @@ class Seen:
         """
         starts = np.column_stack([inputs.params, inputs.start_tokens])
         return {
-            "ratio": np.ones(len(inputs), dtype=bool),
-            "tokens": inputs.decay_tokens > self.longest,
+            "ratio": self.distances(inputs).mixture.min(axis=1) > _SAME_MIXTURE,
+            "tokens": inputs.decay_tokens > self.decay_tokens.max(),
             "size": ~(starts[:, None] == self.checkpoints[None]).all(axis=2).any(axis=1),
         }
+
+
+def with_misfit(
+    held_out: Mapping[str, HeldOut],
+    masks: Mapping[str, Sequence[NDArray[np.bool_]]],
+    slopes: Array,
+    distances: Distances,
+) -> tuple[Misfit, dict[str, HeldOut]]:
+    """The misfit that held-out mixtures and lengths show, and the hold-outs with it.
+
+    A mixture's error counts where it exceeds the spread of the fit without it. A length's counts whole: a fit that has
+    lost its longest decays has few runs left and a wide spread, which would excuse what the form does beyond them.
+
+    Args:
+        held_out: errors by kind, without a misfit.
+        masks: by kind, the rows that were held out together, in the order of the errors.
+        slopes: of the fitted rows' losses by log tokens, ``[n, d]``.
+        distances: between the fitted rows, ``[n, n]``.
+    """
+    errors = {}
+    for kind, each in held_out.items():
+        known = 0.0 if kind == "tokens" else np.einsum("ndd->nd", each.covariance)
+        rows = np.concatenate([np.flatnonzero(mask) for mask in masks[kind]])
+        errors[kind] = Errors(each.errors, known + each.noise**2, slopes[rows], distances.hiding(masks[kind]))
+    misfit = estimate([each for kind, each in errors.items() if kind != "size"])
+    found = {
+        kind: replace(each, misfit=misfit.of(errors[kind].slopes, errors[kind].distances))
+        for kind, each in held_out.items()
+    }
+    return misfit, found
+
+
+def radii(
+    held_out: Mapping[str, HeldOut], beyond: Mapping[str, NDArray[np.bool_]], weights: Array, level: float
+) -> Array:
+    """Half widths of intervals in standard deviations, ``[n]``, for rows that lie ``beyond`` the fit in some kinds.
+
+    Conformal over the rows and the weighted losses together, since a quantile of few says little. A kind's radius is
+    drawn to that of all kinds, and this one to the normal distribution's: the spread, which knows the prior, is the
+    better guide where few groups were held out. A kind that could not be tested takes the widest radius of the others.
+
+    Args:
+        held_out: errors by kind.
+        beyond: by kind, the rows to which it applies, ``[n]``.
+        weights: of the domains, ``[d, k]``.
+        level: probability that the intervals are to hold.
+    """
+    scores = {kind: each.scores(weights).ravel() for kind, each in held_out.items()}
+    common = normal_radius(level)
+    if scores:
+        total = sum(each.num_groups for each in held_out.values())
+        common = _drawn(conformal_radius(np.concatenate(list(scores.values())), level), total, common)
+    own = {
+        kind: _drawn(conformal_radius(values, level), held_out[kind].num_groups, common)
+        for kind, values in scores.items()
+    }
+    widest = max([common, *own.values()])
+    found = np.zeros(len(next(iter(beyond.values()))))
+    for kind, rows in beyond.items():
+        found[rows] = np.maximum(found[rows], own.get(kind, widest))
+    return np.where(found > 0, found, common)
+
+
+def _drawn(radius: float, num_groups: int, known: float) -> float:
+    total = _FIRST_WEIGHT + num_groups
+    return float(np.sqrt((_FIRST_WEIGHT * known**2 + num_groups * radius**2) / total))
 
 
 def normal_radius(level: float) -> float:

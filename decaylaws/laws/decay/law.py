@@ -22,8 +22,9 @@ from decaylaws.laws.decay.inputs import (
     final_losses,
     has_measured_gains,
 )
-from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, normal_radius, spread
+from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, radii, spread, with_misfit
 from decaylaws.laws.decay.members import MEMBERS
+from decaylaws.laws.decay.misfit import Misfit, token_slopes
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
 from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
 from decaylaws.laws.decay.slices import DecaySlices
@@ -60,12 +61,15 @@ class DecayLaw(DecaySlices):
         noise_: relative noise of one loss by domain, ``[d]``.
         draws_: parameters of the bootstrap refits, ``[num_draws, p]``.
         evidence_: ranges of the fitted rows: shares, tokens, LR, sizes.
+        misfit_: how far the form of the law is off away from the fitted runs, as held-out runs show.
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
     draws_: Array
     noise_: Array
     evidence_: dict[str, Any]
+    misfit_: Misfit
+    _held_out: dict[str, HeldOut]
 
     def __init__(
         self,
@@ -189,8 +193,7 @@ class DecayLaw(DecaySlices):
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
-        starts = runs[["non_embedding_params", "start_tokens"]].to_numpy(dtype=float)
-        self._seen = Seen(np.unique(starts, axis=0), float(runs["decay_tokens"].max()))
+        self._seen = Seen.by(self._inputs(runs))
         self.evidence_ = _evidence(runs, self.sources_)
 
     @property
@@ -270,29 +273,27 @@ class DecayLaw(DecaySlices):
     def _calibrate(
         self, inputs: DecayInputs, observed: Array, prior: Prior, solution: Solution, groups: Array
     ) -> None:
-        """Held-out errors beside the spread that the fit without those rows predicts for them."""
-        self._held_out: dict[str, HeldOut] = {}
+        """Held-out errors beside the spread that the fit without those rows predicts for them, and the misfit."""
+        self._held_out, self.misfit_ = {}, Misfit()
         if self.num_folds < 2:
             return
-        slopes = evaluate(self._theta, inputs, self._frame)[1]
-        found = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
-        for kind, masks in found.items():
-            if not masks:
-                continue
+        masks = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
+        slopes, found = evaluate(self._theta, inputs, self._frame)[1], {}
+        for kind in (kind for kind, each in masks.items() if each):
             errors, spreads = [], []
-            for rows in masks:
+            for rows in masks[kind]:
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
                 errors.append((self.loss(inputs, theta) - observed)[rows])
                 spreads.append(by_rows(slopes[rows], covariance_of(solution, prior, kept)))
-            noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks])
-            num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks])))
-            self._held_out[kind] = HeldOut(
-                np.vstack(errors),
-                np.concatenate(spreads),
-                noise,
-                num_groups if kind == "ratio" else len(masks),
-            )
+            noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks[kind]])
+            num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks[kind]])))
+            found[kind] = HeldOut(
+                np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise),
+                num_groups if kind == "ratio" else len(masks[kind]),
+            )  # fmt: skip
+        by_tokens = token_slopes(self._theta, inputs, self._frame)
+        self.misfit_, self._held_out = with_misfit(found, masks, by_tokens, self._seen.distances(inputs))
 
     @property
     def slice_scores_(self) -> dict[str, dict[str, float]]:
@@ -312,19 +313,16 @@ class DecayLaw(DecaySlices):
             return mean
         if self.num_folds < 2:
             raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
-        radius = np.zeros_like(mean)
-        for kind, rows in self._seen.beyond(inputs).items():
-            if kind in self._held_out:
-                needed = self._held_out[kind].radius(weights, interval)
-                radius[rows] = np.maximum(radius[rows], needed)
-        radius[radius == 0] = normal_radius(interval)  # too few runs to hold any out: the spread stands alone
-        half = radius * spread(self._covariance(inputs), self.noise_ * losses, weights)
+        misfit = self.misfit_.of(token_slopes(self._theta, inputs, self._frame), self._seen.distances(inputs))
+        own = np.hypot(self.noise_ * losses, misfit)
+        radius = radii(self._held_out, self._seen.beyond(inputs), weights, interval)
+        half = radius[:, None] * spread(self._covariance(inputs), own, weights)
         return Prediction(mean, mean - half, mean + half, interval)
 
     def held_out_scores(self, weights: Mapping[str, float]) -> Array:
-        """Errors of a weighted loss on held-out mixtures, in standard deviations predicted for them, ``[n]``."""
+        """Errors of a weighted loss on held-out mixtures, in standard deviations of fit and noise, ``[n]``."""
         self._require_fitted()
-        return self._held_out_mixtures().scores(self.weight_vector(weights)[:, None])[:, 0]
+        return self._held_out_mixtures().scores(self.weight_vector(weights)[:, None], with_misfit=False)[:, 0]
 
     def draw_scale(self, weights: Mapping[str, float]) -> float:
         """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""
@@ -356,6 +354,7 @@ class DecayLaw(DecaySlices):
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
+            "misfit": vars(self.misfit_),
             "is_measured": self.is_measured_,
             "covariance": self._parameter_covariance, "sd": self._sd, "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
@@ -365,7 +364,8 @@ class DecayLaw(DecaySlices):
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
-        self._seen = Seen(np.array(state["seen"]["checkpoints"], dtype=float), state["seen"]["longest"])
+        self._seen = Seen(**{name: np.array(values, dtype=float) for name, values in state["seen"].items()})
+        self.misfit_ = Misfit(**state["misfit"])
         self.is_measured_ = bool(state["is_measured"])
         self._theta = np.array(list(self.params_.values()))
         self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])

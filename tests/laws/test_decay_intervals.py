@@ -1,0 +1,128 @@
+"""Intervals of the decay law away from its runs: the misfit of its form, and radii by kind of extrapolation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.laws.base import Law
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.decay.intervals import HeldOut, normal_radius, radii
+from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
+from decaylaws.laws.uncertainty import coverage
+from tests.laws.test_decay_law import SOURCES, TRUNK, planned
+
+LENGTHS = (50_000, 100_000)
+
+
+def sudden_loss(row: dict, domain: str) -> float:
+    """A truth outside the family: a new domain is learnt by a logistic curve in the log of its own tokens."""
+    own = SOURCES.index(domain)
+    shares = [row[f"mix:{name}"] for name in SOURCES]
+    tokens = row["decay_tokens"] * {"linear": 0.5, "1-sqrt": 1 / 3}[row["decay_shape"]] / row["start_tokens"]
+    if own == 0:
+        return row[f"start_loss:{domain}"] - 0.05 + 0.3 * (1 - np.exp(-8 * tokens)) * (1 - shares[0])
+    return row[f"start_loss:{domain}"] - 0.05 - 1.5 / (1 + 0.02 / (tokens * (shares[own] + 0.02)))
+
+
+def sudden(count: int, lengths: tuple[int, ...], seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = [
+        planned(
+            rng.dirichlet([1.2, 0.8, 0.8]),
+            decay_tokens=lengths[index % len(lengths)],
+            decay_shape=("linear", "1-sqrt")[(index // 3) % 2],
+        )
+        for index in range(count)
+    ]
+    rows += [planned(np.array(list(TRUNK.values())), decay_tokens=each, role="control") for each in lengths]
+    for row in rows:
+        row.update({f"loss:{name}": sudden_loss(row, name) + rng.normal(0, 0.01) for name in SOURCES})
+    return pd.DataFrame(rows)
+
+
+def losses(runs: pd.DataFrame) -> np.ndarray:
+    return runs[[f"loss:{name}" for name in SOURCES]].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def misfitting() -> DecayLaw:
+    return DecayLaw(TRUNK, num_draws=0, num_folds=5).fit(sudden(30, LENGTHS, seed=0))
+
+
+def test_intervals_hold_on_longer_decays_of_a_truth_outside_the_family(misfitting: DecayLaw) -> None:
+    other = DecayLaw(TRUNK, num_draws=0, num_folds=5).fit(sudden(30, LENGTHS, seed=1))
+    longer = sudden(12, (2 * LENGTHS[-1],), seed=70)
+    inside = [coverage(law.predict(longer, interval=0.9), losses(longer)) for law in (misfitting, other)]
+    assert 0.78 <= np.mean(inside) <= 0.98  # 0.65 by the spread of the parameters alone
+
+
+def test_an_interval_widens_with_every_doubling_and_away_from_seen_mixtures(misfitting: DecayLaw) -> None:
+    runs = sudden(30, LENGTHS, seed=0)
+    row = runs[runs["decay_tokens"] == LENGTHS[-1]].iloc[[0]]
+    lengths = [
+        misfitting.predict(row.assign(decay_tokens=n * LENGTHS[-1]), interval=0.9) for n in (1, 2, 4, 8)
+    ]
+    assert misfitting.misfit_.by_length > 0.05
+    widths = [float((each.upper - each.lower).mean()) for each in lengths]
+    assert widths == sorted(widths)
+    assert widths[1] > 1.3 * widths[0]
+    corner = misfitting.predict(
+        row.assign(**{"mix:web": 0.0, "mix:code": 1.0, "mix:maths": 0.0}), interval=0.9
+    )
+    assert (corner.upper - corner.lower).mean() > 1.3 * widths[0]
+
+
+def test_the_misfit_survives_json(misfitting: DecayLaw) -> None:
+    again = Law.from_dict(json.loads(json.dumps(misfitting.to_dict(), default=lambda value: value.tolist())))
+    assert isinstance(again, DecayLaw)
+    assert again.misfit_ == misfitting.misfit_
+    runs = sudden(4, (3 * LENGTHS[-1],), seed=5)
+    np.testing.assert_array_equal(again.predict(runs, 0.9).upper, misfitting.predict(runs, 0.9).upper)
+
+
+def test_a_planted_misfit_is_estimated_and_none_is_found_where_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    distances = Distances(rng.uniform(0.1, 0.6, (150, 4)), rng.choice([0.0, 1.0, 2.0], (150, 4)))
+    slopes, truth = rng.uniform(0.2, 1.0, (150, 3)), Misfit(by_mixture=0.5, by_length=0.2)
+    noise = rng.normal(0, 0.01, (150, 3))
+    errors = noise + truth.of(slopes, distances) * rng.normal(size=(150, 3))
+    found = estimate([Errors(errors, np.full((150, 3), 1e-4), slopes, distances)])
+    assert found.by_mixture == pytest.approx(truth.by_mixture, rel=0.4)
+    assert found.by_length == pytest.approx(truth.by_length, rel=0.5)
+    none = estimate([Errors(noise, np.full((150, 3), 1e-4), slopes, distances)])
+    assert max(none.by_mixture, none.by_length) <= 0.03
+
+
+def test_the_nearest_run_decides_and_held_out_runs_are_out_of_reach() -> None:
+    distances = Distances(
+        np.array([[0.0, 0.4], [0.4, 0.0]]),
+        np.array([[0.0, -1.0], [1.0, 0.0]]),
+    )
+    slopes, misfit = np.array([[1.0], [-2.0]]), Misfit(by_mixture=0.5, by_length=0.1)
+    np.testing.assert_array_equal(misfit.of(slopes, distances), 0.0)
+    alone = distances.hiding([np.array([True, False]), np.array([False, True])])
+    expected = np.hypot(0.5 * 0.4, 0.1)
+    np.testing.assert_allclose(misfit.of(slopes, alone), [[expected], [2 * expected]])
+
+
+def held_out(size: float, num_groups: int) -> HeldOut:
+    ones = np.ones((40, 1))
+    return HeldOut(size * ones, np.zeros((40, 1, 1)), ones, 0 * ones, num_groups)
+
+
+def test_a_kind_that_was_not_tested_takes_the_widest_radius() -> None:
+    beyond = {
+        "ratio": np.array([False, True, False, False]),
+        "tokens": np.array([False, False, True, False]),
+        "size": np.array([False, False, False, True]),
+    }
+    weights = np.eye(1)
+    found = radii({"ratio": held_out(3.0, 40), "tokens": held_out(1.0, 1)}, beyond, weights, 0.9)
+    inside, ratio, tokens, size = found
+    assert 1.0 < tokens < inside < ratio < 3.0
+    assert size == ratio
+    np.testing.assert_array_equal(radii({}, beyond, weights, 0.9), normal_radius(0.9))
