@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
 from decaylaws.errors import DataError, StudyError
-from decaylaws.laws.decay import DecayLaw, decay_predictors, held_out_report, select_member, splits
+from decaylaws.laws.decay import (
+    DecayLaw,
+    best_member,
+    decay_predictors,
+    held_out_fits,
+    held_out_table,
+)
+from decaylaws.laws.decay.choose import CANDIDATES
+from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs import LOSS, MIX, fit_ready, names_with, values_by
 from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
 FIT_FORMAT = 8  # of laws/fit.json; an older file is fitted anew
+HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
@@ -101,14 +110,15 @@ def _fit(
 ) -> tuple[Fit, DecayLaw]:
     trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
     trunk_batch = study.settings.batch_tokens
-    progress("fit", 0, 4, "comparing the members of the decay family on held-out runs")
-    member, members = select_member(trunk_mixture, runs, reference_batch_tokens=trunk_batch, seed=seed)
-    progress("fit", 1, 4, f"scoring '{member}' beside regressions and baselines")
-    baselines = held_out_report(
-        decay_predictors(trunk_mixture, [], reference_batch_tokens=trunk_batch), runs, seed=seed
+    progress(
+        "fit", 0, 3, "scoring the members of the decay family, regressions and baselines on held-out runs"
     )
-    errors = _best_first(pd.concat([members[members["law"] == f"decay:{member}"], baselines]))
-    progress("fit", 2, 4, "fitting the law and its bootstrap")
+    every = decay_predictors(trunk_mixture, CANDIDATES, reference_batch_tokens=trunk_batch)
+    fits = held_out_fits(every, runs, seed=seed)
+    table = held_out_table(fits, runs)
+    member = best_member(table)
+    errors = table[~table["law"].isin({f"decay:{name}" for name in CANDIDATES if name != member})]
+    progress("fit", 1, 3, f"fitting '{member}' and its bootstrap")
     law = DecayLaw(
         trunk_mixture,
         member,
@@ -116,48 +126,31 @@ def _fit(
         reference_batch_tokens=trunk_batch,
         seed=seed,
     ).fit(runs)
-    progress("fit", 3, 4, "predicting held-out mixtures")
-    predictions = held_out_predictions(study, member, runs)
+    progress("fit", 2, 3, "calibrating the intervals of held-out runs")
+    predictions = held_out_predictions([each for each in fits if each.law == f"decay:{member}"], runs)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
-    progress("fit", 4, 4)
+    progress("fit", 3, 3)
     notes = _notes(errors, predictions, runs, excluded, law)
-    return Fit(member, errors, held_out, guard_changes(law, runs, held_out), excluded, notes), law
+    found = guard_changes(law, runs, held_out)
+    return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes), law
 
 
-def _best_first(errors: pd.DataFrame) -> pd.DataFrame:
-    """Rows by kind of hold-out in the order of their appearance, the smallest error first."""
-    order = {kind: index for index, kind in enumerate(dict.fromkeys(errors["held_out"]))}
-    ranks = errors.assign(kind=errors["held_out"].map(order))
-    return ranks.sort_values(["kind", "mae"], kind="stable").drop(columns="kind").reset_index(drop=True)
-
-
-def held_out_predictions(study: Study, member: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """Held-out runs predicted with a 90 % interval, by kind (``held_out``); every run by a fit without its mixture."""
-    domains, seed = list(study.settings.sources), study.settings.seed
+def held_out_predictions(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFrame:
+    """Held-out runs predicted with a 90 % interval by one member's fits without them, by kind (``held_out``)."""
     parts = []
-    for split in splits(runs, seed=seed):
-        law = DecayLaw(
-            study.settings.trunk.mixture,
-            member,
-            domains=domains,
-            reference_batch_tokens=study.settings.batch_tokens,
-            num_draws=0,
-            num_folds=4,
-            seed=seed,
-        )
-        test = runs[split.test]
-        found = law.fit(runs[~split.test]).predict(test, interval=0.9)
-        observed = values_by(test, LOSS, domains)
+    for kind, test, fitted in ((e.kind, test, law) for e in fits for test, law in zip(e.tests, e.fitted)):
+        law = cast(DecayLaw, fitted).with_intervals(HELD_OUT_FOLDS)
+        found, rows = law.predict(runs[test], interval=0.9), runs[test]
         parts.append(
             pd.DataFrame(
                 {
-                    "held_out": split.name,
-                    "run_id": np.repeat(test["run_id"].to_numpy(), len(domains)),
-                    "domain": np.tile(domains, len(test)),
+                    "held_out": kind,
+                    "run_id": np.repeat(rows["run_id"].to_numpy(), len(law.domains_)),
+                    "domain": np.tile(law.domains_, len(rows)),
                     "predicted": found.mean.ravel(),
                     "lower": found.lower.ravel(),
                     "upper": found.upper.ravel(),
-                    "observed": observed.ravel(),
+                    "observed": values_by(rows, LOSS, law.domains_).ravel(),
                 }
             )
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Law
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.intervals import HeldOut, normal_radius, radii
@@ -82,6 +83,19 @@ def test_the_misfit_survives_json(misfitting: DecayLaw) -> None:
     assert again.misfit_ == misfitting.misfit_
     runs = sudden(4, (3 * LENGTHS[-1],), seed=5)
     np.testing.assert_array_equal(again.predict(runs, 0.9).upper, misfitting.predict(runs, 0.9).upper)
+
+
+def test_intervals_can_be_had_later_and_are_the_same(misfitting: DecayLaw) -> None:
+    plain = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(sudden(30, LENGTHS, seed=0))
+    later, unseen = plain.with_intervals(5), sudden(4, (3 * LENGTHS[-1],), seed=5)
+    np.testing.assert_array_equal(later.predict(unseen, 0.9).upper, misfitting.predict(unseen, 0.9).upper)
+    with pytest.raises(InvalidValueError, match="num_folds"):
+        plain.predict(unseen, 0.9)
+    stored = json.loads(json.dumps(plain.to_dict(), default=lambda value: value.tolist()))
+    read = Law.from_dict(stored)
+    assert isinstance(read, DecayLaw)
+    with pytest.raises(InvalidValueError, match="read from a file"):
+        read.with_intervals(5)
 
 
 def test_a_planted_misfit_is_estimated_and_none_is_found_where_there_is_none() -> None:

@@ -10,8 +10,8 @@
 """
 
 from decaylaws.laws.decay.baselines import BoostedTrees, ConstantChange, ControlChange, NearestRun
-from decaylaws.laws.decay.choose import decay_predictors, literature_predictors, select_member
-from decaylaws.laws.decay.heldout import held_out_report, splits
+from decaylaws.laws.decay.choose import best_member, decay_predictors, literature_predictors, select_member
+from decaylaws.laws.decay.heldout import held_out_fits, held_out_report, held_out_table, splits
 from decaylaws.laws.decay.joint import JointLaw
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.literature import LiteratureLaw
@@ -30,8 +30,11 @@ __all__ = [
     "LiteratureLaw",
     "NearestRun",
     "ReplayLaw",
+    "best_member",
     "decay_predictors",
+    "held_out_fits",
     "held_out_report",
+    "held_out_table",
     "literature_predictors",
     "select_member",
     "splits",

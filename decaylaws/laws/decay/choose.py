@@ -19,6 +19,7 @@ from decaylaws.laws.decay.heldout import held_out_report
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.literature import FORMS, LiteratureLaw
 
+_LAW = "decay:"  # how reports name the decay law, before its member
 CANDIDATES = ("effective_gain", "effective_saturating", "relaxed_gain", "saturating")
 
 
@@ -45,7 +46,7 @@ def decay_predictors(
         )
 
     return {
-        **{f"decay:{member}": law(member) for member in members},
+        **{_LAW + member: law(member) for member in members},
         "regmix": BoostedTrees,
         "inverse_sum": law("inverse_sum"),
         "nearest_run": NearestRun,
@@ -72,7 +73,13 @@ def select_member(
     Errors are averaged as logs, so that a kind in which every member errs much does not decide alone.
     """
     every = decay_predictors(trunk_mixture, members, reference_batch_tokens=reference_batch_tokens)
-    found = {name: make for name, make in every.items() if name.startswith("decay:")}
+    found = {name: make for name, make in every.items() if name.startswith(_LAW)}
     report = held_out_report(found, runs, seed=seed)
-    rank = report.assign(log_mae=np.log(report["mae"].clip(lower=1e-4))).groupby("law")["log_mae"].mean()
-    return str(rank.idxmin()).removeprefix("decay:"), report
+    return best_member(report), report
+
+
+def best_member(report: pd.DataFrame) -> str:
+    """The member of the decay law that does best in a held-out report, baselines left out."""
+    laws = report[report["law"].str.startswith(_LAW)]
+    rank = laws.assign(log_mae=np.log(laws["mae"].clip(lower=1e-4))).groupby("law")["log_mae"].mean()
+    return str(rank.idxmin()).removeprefix(_LAW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,20 +52,54 @@ def splits(runs: pd.DataFrame, *, num_folds: int = 5, seed: int = 0) -> list[Spl
     return [split for split in found if split.test.any() and (~split.test).sum() >= enough]
 
 
-def held_out_report(
+@dataclass(frozen=True)
+class HeldOutFits:
+    """What one predictor made of one kind of hold-out.
+
+    Attributes:
+        law: name of the predictor.
+        kind: what was unseen, the name of the splits.
+        tests: masks of the predicted rows ``[n]``.
+        fitted: the predictor without each of them; empty where a fit failed.
+        seconds: wall-clock time.
+        note: why a fit failed, else empty.
+    """
+
+    law: str
+    kind: str
+    tests: list[BoolArray]
+    fitted: list[DecayPredictor]
+    seconds: float
+    note: str = ""
+
+
+def held_out_fits(
     predictors: Mapping[str, Callable[[], DecayPredictor]],
     runs: pd.DataFrame,
     *,
     num_folds: int = 5,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Fit every predictor without the held-out rows and score it on them.
+) -> list[HeldOutFits]:
+    """Every predictor fitted without the held-out rows: what :func:`held_out_table` scores, for further use.
 
     Args:
         predictors: by name, a function that makes an unfitted predictor.
         runs: finished decays.
         num_folds: folds over mixtures.
         seed: seed of the folds.
+    """
+    if not predictors:
+        raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")
+    by_kind = list(_by_kind(splits(runs, num_folds=num_folds, seed=seed)))
+    return [
+        _without(name, make, runs, kind, tests)
+        for name, make in predictors.items()
+        for kind, tests in by_kind
+    ]
+
+
+def held_out_table(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFrame:
+    """Errors of the fits on the rows that they did not see.
 
     Returns:
         One row per predictor and kind of hold-out, best first within a kind: ``law``, ``held_out``,
@@ -73,16 +107,21 @@ def held_out_report(
         (mean over domains of the rank correlation over runs; NaN under 4 runs), ``seconds``, ``note`` (why
         a fit failed, else empty), and ``mae:<domain>``.
     """
-    if not predictors:
-        raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")
-    rows = []
-    for name, make in predictors.items():
-        for kind, tests in _by_kind(splits(runs, num_folds=num_folds, seed=seed)):
-            rows.append(_score(name, make, runs, kind, tests))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_score(each, runs) for each in fits])
     order = {kind: index for index, kind in enumerate(("mixture", "tokens", "size", "corner"))}
     table["_order"] = table["held_out"].map(order)
     return table.sort_values(["_order", "mae"], kind="stable").drop(columns="_order").reset_index(drop=True)
+
+
+def held_out_report(
+    predictors: Mapping[str, Callable[[], DecayPredictor]],
+    runs: pd.DataFrame,
+    *,
+    num_folds: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Fit every predictor without the held-out rows (:func:`held_out_fits`) and score it (:func:`held_out_table`)."""
+    return held_out_table(held_out_fits(predictors, runs, num_folds=num_folds, seed=seed), runs)
 
 
 def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
@@ -90,33 +129,37 @@ def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
         yield kind, [split.test for split in found if split.name == kind]
 
 
-def _score(
+def _without(
     name: str, make: Callable[[], DecayPredictor], runs: pd.DataFrame, kind: str, tests: list[BoolArray]
-) -> dict[str, object]:
-    domains = names_with(runs, LOSS)
+) -> HeldOutFits:
     began = time.perf_counter()
     try:
-        predicted = np.vstack([make().fit(runs[~test]).predict(runs[test]) for test in tests])
+        fitted = [make().fit(runs[~test]) for test in tests]
     except DecaylawsError as error:
+        return HeldOutFits(name, kind, tests, [], float("nan"), str(error))
+    return HeldOutFits(name, kind, tests, fitted, time.perf_counter() - began)
+
+
+def _score(fits: HeldOutFits, runs: pd.DataFrame) -> dict[str, object]:
+    row = {"law": fits.law, "held_out": fits.kind, "num_runs": int(sum(test.sum() for test in fits.tests))}
+    domains, note = names_with(runs, LOSS), fits.note
+    if not note:
+        try:
+            predicted = np.vstack([law.predict(runs[test]) for law, test in zip(fits.fitted, fits.tests)])
+        except DecaylawsError as error:
+            note = str(error)
+    if note:
         empty = {"mae": np.inf, "worst": np.inf, "bias": np.nan, "spearman": np.nan, "seconds": np.nan}
-        return {
-            "law": name,
-            "held_out": kind,
-            "num_runs": int(sum(t.sum() for t in tests)),
-            **empty,
-            "note": str(error),
-        }
-    observed = np.vstack([final_losses(runs[test], domains) for test in tests])
+        return {**row, **empty, "note": note}
+    observed = np.vstack([final_losses(runs[test], domains) for test in fits.tests])
     errors = predicted - observed
     return {
-        "law": name,
-        "held_out": kind,
-        "num_runs": len(errors),
+        **row,
         "mae": float(np.abs(errors).mean()),
         "worst": float(np.abs(errors).max()),
         "bias": float(errors.mean()),
         "spearman": _rank_agreement(predicted, observed),
-        "seconds": time.perf_counter() - began,
+        "seconds": fits.seconds,
         "note": "",
         **{f"mae:{domain}": float(np.abs(errors[:, k]).mean()) for k, domain in enumerate(domains)},
     }

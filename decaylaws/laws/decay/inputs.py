@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,34 @@ def plain_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
             "must be shares that sum to one",
         )
     return shares / totals[:, None]
+
+
+def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+    """A number for every distinct mixture, ``[n]``: replicates and other lengths of one mixture share it."""
+    columns = [MIX + name for name in sources if MIX + name in runs]
+    shares = runs[columns].to_numpy(dtype=float).round(6)
+    return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
+
+
+def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
+    """Ranges that the fitted rows span."""
+    columns = (
+        "non_embedding_params",
+        "start_tokens",
+        "decay_tokens",
+        "start_lr",
+        "end_lr",
+        "batch_tokens",
+    )
+    ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
+    values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
+    return {
+        "num_runs": len(runs),
+        "shapes": sorted(set(runs["decay_shape"].astype(str))),
+        "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
+        "share_values": values,
+        **ranges,
+    }
 
 
 def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:

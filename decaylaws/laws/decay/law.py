@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Self
@@ -19,8 +20,10 @@ from decaylaws.laws.decay.inputs import (
     DecayInputs,
     check_columns,
     decay_inputs,
+    evidence_of,
     final_losses,
     has_measured_gains,
+    mixture_groups,
 )
 from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, radii, spread, with_misfit
 from decaylaws.laws.decay.members import MEMBERS
@@ -70,6 +73,7 @@ class DecayLaw(DecaySlices):
     evidence_: dict[str, Any]
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
+    _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
     def __init__(
         self,
@@ -122,8 +126,23 @@ class DecayLaw(DecaySlices):
         )
         self.params_ = dict(zip(self._layout.names(self.domains_, self.sources_), self._theta.tolist()))
         self._bootstrap(inputs, observed, prior)
-        self._calibrate(inputs, observed, prior, solution, mixture_groups(X, self.sources_))
+        self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
+        self._calibrate(*self._fitted_on)
         return self
+
+    @one_blas_thread()
+    def with_intervals(self, num_folds: int) -> Self:
+        """The same fit with ``num_folds``, for a law that was fitted without: only the hold-outs are fitted.
+
+        Raises:
+            InvalidValueError: the law comes out of a file, which does not hold the rows that it was fitted on.
+        """
+        self._require_fitted()
+        if self._fitted_on is None:
+            raise InvalidValueError("law", "read from a file", "must have been fitted here", "Fit it again.")
+        law = copy(self).set_params(num_folds=num_folds)
+        law._calibrate(*self._fitted_on)
+        return law
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Losses after planned decays, nats per token, ``[n, d]``; with ``interval`` a ``Prediction`` of that shape."""
@@ -194,7 +213,7 @@ class DecayLaw(DecaySlices):
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
         self._seen = Seen.by(self._inputs(runs))
-        self.evidence_ = _evidence(runs, self.sources_)
+        self.evidence_ = evidence_of(runs, self.sources_)
 
     @property
     def _frame(self) -> Frame:
@@ -361,6 +380,7 @@ class DecayLaw(DecaySlices):
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
+        self._fitted_on = None
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
@@ -373,31 +393,3 @@ class DecayLaw(DecaySlices):
         self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
         self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
-
-
-def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
-    """A number for every distinct mixture, ``[n]``: replicates and other lengths of one mixture share it."""
-    columns = [MIX + name for name in sources if MIX + name in runs]
-    shares = runs[columns].to_numpy(dtype=float).round(6)
-    return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
-
-
-def _evidence(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
-    """Ranges that the fitted rows span."""
-    columns = (
-        "non_embedding_params",
-        "start_tokens",
-        "decay_tokens",
-        "start_lr",
-        "end_lr",
-        "batch_tokens",
-    )
-    ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
-    values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
-    return {
-        "num_runs": len(runs),
-        "shapes": sorted(set(runs["decay_shape"].astype(str))),
-        "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
-        "share_values": values,
-        **ranges,
-    }
