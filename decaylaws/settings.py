@@ -245,7 +245,7 @@ class TrainSettings(_Settings):
 class BackendSettings(_Settings):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
-    workers: Count | None = Field(None, description="processes; None takes one per core")
+    workers: Count | None = Field(None, description="processes; None takes one per core, and one for a GPU")
     slots: Count | None = Field(
         None, description="members that train as one stack in a worker; None takes what measures fastest"
     )

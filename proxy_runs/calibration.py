@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from proxy_runs.model import init_params
 
 MEASURE_SECONDS = 0.4
 PEAK_WIDTH = 1024
-CANDIDATE_SLOTS = (1, 2, 4)
+CANDIDATE_SLOTS = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
+MAX_STACK_TOKENS = 2**17
+"""Tokens of a stack's step that are tried on a GPU: more fill no gap that half of them leave, and cost memory."""
 
 
 class SyntheticRun:
@@ -97,21 +100,36 @@ def matmul_flops(backend: Backend) -> float:
 
 
 def tokens_per_second(
-    shape: ModelShape, batch_tokens: int, backend: Backend, slots: Sequence[int] = CANDIDATE_SLOTS
+    shape: ModelShape, batch_tokens: int, backend: Backend, slots: Sequence[int]
 ) -> dict[int, float]:
-    """Training tokens per second of one worker, all members together, by number of slots.
-
-    Numbers of slots that a stack never has are left out (see ``Backend.slots_for``).
-    """
+    """Training tokens per second of one worker, all members together, by number of slots; those that fit the memory."""
     found = {}
     with _one_thread():
         for count in slots:
-            chosen = replace(backend, slots=count)
-            if chosen.slots_for(count) != count:
-                continue
-            step = synthetic_step(shape, batch_tokens // shape.seq_len, chosen)
-            found[count] = count * batch_tokens / seconds_of(step, backend.torch_device)
+            step_of = partial(
+                synthetic_step, shape, batch_tokens // shape.seq_len, replace(backend, slots=count)
+            )
+            try:
+                found[count] = count * batch_tokens / seconds_of(step_of(), backend.torch_device)
+            except torch.OutOfMemoryError:
+                if not found:
+                    raise
+                break
     return found
+
+
+def candidate_slots(batch_tokens: int, backend: Backend) -> list[int]:
+    """Numbers of slots that are worth a try, from one upwards.
+
+    Those that a stack never has (see ``Backend.slots_for``) are not, nor are stacks that a GPU has long been full with.
+    """
+    device = backend.torch_device.type
+    counts = [
+        count for count in CANDIDATE_SLOTS[device] if replace(backend, slots=count).slots_for(count) == count
+    ]
+    if device == "cpu":
+        return counts
+    return [count for count in counts if count == 1 or count * batch_tokens <= MAX_STACK_TOKENS]
 
 
 class _one_thread:  # noqa: N801 - a context manager that reads as a word

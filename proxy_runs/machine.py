@@ -11,21 +11,31 @@ CLEAR_GAIN = 1.03
 """More slots cost memory and hold more runs back when a worker dies: they must be faster by so much."""
 
 
-def default_workers() -> int:
-    """One worker per core that this process may use."""
+def default_workers(device: str = "cpu") -> int:
+    """One worker per core that this process may use; on a GPU one, whose stack of members fills it.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``auto``.
+    """
+    if device == "cuda" or (device == "auto" and _gpus() and "+cpu" not in version("torch")):
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_key(device: str) -> dict[str, str]:
     """What a measurement of speed holds for: another machine, torch, GPU or device setting measures anew."""
-    gpus = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     return {
         "host": platform.node(),
         "processor": platform.processor() or platform.machine(),
         "torch": version("torch"),
         "device": device,
-        "gpus": f"{' '.join(gpus)} visible: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}",
+        "gpus": f"{' '.join(_gpus())} visible: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}",
     }
+
+
+def _gpus() -> list[str]:
+    """GPUs of this machine, by the names of their devices."""
+    return sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def best_slots(speeds: dict[int, float]) -> int:

@@ -57,10 +57,10 @@ def _try(study: Study, seconds: float) -> tuple[bool, str]:
 
 def _compiled_speed(study: Study) -> float:
     """Tokens per second of the proxy's shape, compiled; what was compiled stays in the compiler's cache."""
-    from proxy_runs.calibration import CANDIDATE_SLOTS, tokens_per_second
+    from proxy_runs.calibration import candidate_slots, tokens_per_second
     from proxy_runs.engine import Backend
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, precision=settings.train.precision, compiled=True)
-    shape = study.planner().shape(settings.proxy)
-    return max(tokens_per_second(shape, settings.batch_tokens, backend, CANDIDATE_SLOTS).values())
+    shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
+    return max(tokens_per_second(shape, batch, backend, candidate_slots(batch, backend)).values())

@@ -74,7 +74,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
         for shape in small
     }
     found |= {shape: _scaled(shape, found) for shape in shapes if shape not in found}
-    count = workers or study.settings.backend.workers or default_workers()
+    count = workers or study.settings.backend.workers or default_workers(study.settings.backend.device)
     return Calibration(stored["matmul_flops"], found, count)
 
 
@@ -100,12 +100,13 @@ def _measure_matmul(study: Study) -> dict[str, float]:
 
 
 def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
-    """Tokens per second by number of slots; only the proxy, which runs most, is tried with several."""
-    from proxy_runs.calibration import CANDIDATE_SLOTS, tokens_per_second
+    """Tokens per second by number of slots; on a CPU only the proxy, which runs most, is tried with several."""
+    from proxy_runs.calibration import candidate_slots, tokens_per_second
 
-    is_proxy = shape == study.planner().shape(study.settings.proxy)
-    slots = CANDIDATE_SLOTS if is_proxy else (1,)
-    speeds = tokens_per_second(shape, study.settings.batch_tokens, _backend(study), slots)
+    backend, batch = _backend(study), study.settings.batch_tokens
+    has_several = backend.is_stackwise or shape == study.planner().shape(study.settings.proxy)
+    slots = candidate_slots(batch, backend) if has_several else [1]
+    speeds = tokens_per_second(shape, batch, backend, slots)
     return {str(count): speed for count, speed in speeds.items()}
 
 

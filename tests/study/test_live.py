@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.configs import EXACT, Arithmetic
 from decaylaws.study import Study
-from proxy_runs.machine import best_slots
+from proxy_runs import machine
+from proxy_runs.calibration import candidate_slots
+from proxy_runs.engine import Backend
+from proxy_runs.machine import best_slots, default_workers
 from proxy_runs.pool import PoolProgress
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.workspace import WorkerEvent
@@ -98,6 +102,31 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
 def test_more_slots_must_be_clearly_faster() -> None:
     assert best_slots({1: 100.0, 2: 102.0, 4: 90.0}) == 1
     assert best_slots({1: 100.0, 2: 110.0, 4: 112.0}) == 2
+
+
+def test_slots_worth_a_try_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert candidate_slots(1024, Backend(device="cpu")) == [1, 2, 4]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    gpu = Backend(device="cuda")
+    assert candidate_slots(1024, gpu) == [1, 4, 16, 64]
+    assert candidate_slots(4096, gpu) == [1, 4, 16]
+    assert candidate_slots(2**20, gpu) == [1]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_stack_on_a_cpu_is_tried_with_one_slot() -> None:
+    assert candidate_slots(1024, Backend(device="cpu", compiled=True)) == [1]
+
+
+def test_a_gpu_has_one_worker_and_a_torch_without_cuda_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = default_workers()
+    assert default_workers("cuda") == 1
+    monkeypatch.setattr(machine, "_gpus", lambda: ["nvidia0"])
+    monkeypatch.setattr(machine, "version", lambda _: "2.13.0+cu130")
+    assert default_workers("auto") == 1
+    assert default_workers("cpu") == cores
+    monkeypatch.setattr(machine, "version", lambda _: "2.13.0+cpu")
+    assert default_workers("auto") == cores
 
 
 def test_a_long_sweep_is_compiled_where_that_pays_and_the_answer_stays(
