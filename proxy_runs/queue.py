@@ -97,18 +97,21 @@ class RunQueue:
             self._add(_waiting_trial(role, config))
         return len(new)
 
-    def claim(self, count: int, ready: Callable[[RunConfig], bool]) -> list[Claim]:
-        """Claim up to ``count`` waiting runs that share one model shape and are ``ready``, in queue order."""
+    def claim(
+        self, count: int, ready: Callable[[RunConfig], bool], *, like: RunConfig | None = None
+    ) -> list[Claim]:
+        """Claim up to ``count`` waiting runs, ready and stackable with each other and ``like``, in order."""
         claims: list[Claim] = []
         for trial in self._trials(TrialState.WAITING):
             if len(claims) == count:
                 break
             config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
-            if not ready(config) or (claims and not _stackable(claims[0].config, config)):
+            if not ready(config) or (like is not None and not _stackable(like, config)):
                 continue
             claim = self._claim_one(trial)
             if claim is not None:
                 claims.append(claim)
+                like = config
         return claims
 
     def open_runs(self) -> list[RunConfig]:

@@ -55,6 +55,10 @@ class Heart:
         self._stop.set()
         self._thread.join()
 
+    def add(self, claim: Claim) -> None:
+        """Beat for one more run."""
+        self._claims[claim.config.run_id] = claim
+
     def drop(self, run_id: str) -> Claim:
         """Stop beating for a run that has ended."""
         return self._claims.pop(run_id)
@@ -116,9 +120,7 @@ class Worker:
 
     def _work(self, claims: list[Claim]) -> None:
         with Heart(self._queue, claims) as heart:
-            for claim in claims:
-                if claim.result is not None:  # its worker died between recording and closing
-                    self._record(heart.drop(claim.config.run_id), claim.result)
+            self._record_the_recorded(heart)
             try:
                 self._train(heart)
             except (DecaylawsError, OSError):
@@ -129,11 +131,28 @@ class Worker:
                 self._fail(heart, traceback.format_exc())
             self._return(heart)
 
+    def _record_the_recorded(self, heart: Heart) -> None:
+        """Close claims whose last worker died between recording and closing."""
+        for claim in heart.held:
+            if claim.result is not None:
+                self._record(heart.drop(claim.config.run_id), claim.result)
+
     def _train(self, heart: Heart) -> None:
-        configs = [claim.config for claim in heart.held]
-        if not configs:
-            return
         claims, where = {claim.config.run_id: claim for claim in heart.held}, self._workspace
+        if not claims:
+            return
+
+        def more(like: RunConfig, count: int) -> list[RunConfig]:
+            if self._should_stop():
+                return []
+            found = {
+                claim.config.run_id: claim for claim in self._queue.claim(count, self._is_ready, like=like)
+            }
+            claims.update(found)
+            for claim in found.values():
+                heart.add(claim)
+            self._record_the_recorded(heart)
+            return [claim.config for claim in heart.held if claim.config.run_id in found]
 
         def on_result(result: RunResult) -> None:
             claim = claims[result.run_id]
@@ -156,13 +175,14 @@ class Worker:
             )
 
         train(
-            configs,
+            [claim.config for claim in claims.values()],
             self._store,
             checkpoint_dir=self._workspace.checkpoints,
             slots=self._workspace.slots,
             device=self._workspace.device,
             evaluation=self._workspace.evaluation,
-            keep_at={claim.config.run_id: self._kept(claim) for claim in heart.held},
+            keep_at=lambda config: self._kept(claims[config.run_id]),
+            more=more,
             on_result=on_result,
             progress=on_progress,
             should_stop=self._should_stop,

@@ -34,7 +34,8 @@ def train(
     evaluation: EvaluationSettings,
     on_result: Callable[[RunResult], None],
     start_checkpoints: Mapping[str, Path] | None = None,
-    keep_at: Mapping[str, Sequence[int]] | None = None,
+    keep_at: Callable[[RunConfig], Sequence[int]] = lambda _: (),
+    more: Callable[[RunConfig, int], Sequence[RunConfig]] = lambda *_: (),
     slots: int = 1,
     device: str = "auto",
     progress: Progress = silent,
@@ -54,7 +55,9 @@ def train(
         evaluation: held-out tokens per domain, and how often a run is evaluated.
         on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
         start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
-        keep_at: by ``run_id``, own tokens (whole steps) at which a checkpoint is kept.
+        keep_at: own tokens (whole steps) of a run at which a checkpoint is kept.
+        more: asked, when members end while others of their stack go on, for at most so many runs that stack with
+            the given one, so that no slot stays empty.
         slots: members of a stack at most; see ``Backend``.
         device: ``cpu``, ``cuda`` or ``auto``.
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
@@ -69,8 +72,8 @@ def train(
     groups: dict[Any, list[RunConfig]] = {}
     for config in configs:
         groups.setdefault((config.shape, config.batch_tokens, config.arithmetic), []).append(config)
-    where = _Where(checkpoint_dir, dict(start_checkpoints or {}), dict(keep_at or {}))
-    hooks = _Hooks(on_result, progress, should_stop, should_prune)
+    where = _Where(checkpoint_dir, dict(start_checkpoints or {}), keep_at)
+    hooks = _Hooks(on_result, more, progress, should_stop, should_prune)
     for group in groups.values():
         backend = Backend(device=device, slots=slots, **vars(group[0].arithmetic))
         session = _Session(group, store, evaluation, where, hooks, backend)
@@ -85,7 +88,7 @@ class _Where:
 
     directory: Path
     starts: dict[str, Path]
-    keep_at: dict[str, Sequence[int]]
+    keep_at: Callable[[RunConfig], Sequence[int]]
 
     def start(self, config: RunConfig) -> Path:
         trunk = str(config.start_run_id)
@@ -93,7 +96,7 @@ class _Where:
         return given or start_checkpoint(self.directory, trunk, config.start_tokens)
 
     def keeps(self, config: RunConfig, tokens: int) -> bool:
-        return tokens in self.keep_at.get(config.run_id, ())
+        return tokens in self.keep_at(config)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class _Hooks:
     """What the caller wants to be told and asked."""
 
     on_result: Callable[[RunResult], None]
+    more: Callable[[RunConfig, int], Sequence[RunConfig]]
     progress: Progress
     should_stop: Callable[[], bool]
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool]
@@ -139,8 +143,9 @@ class _Session:
         hooks: _Hooks,
         backend: Backend,
     ) -> None:
-        shape = configs[0].shape
+        self._like, shape = configs[0], configs[0].shape
         self._pending = deque(configs)
+        self._has_closed = False
         self._store = store
         self._points = evaluation.points
         self._where = where
@@ -189,6 +194,7 @@ class _Session:
 
     def _refill(self) -> None:
         """Fill empty slots with pending runs; give up those for which none is left."""
+        self._ask_for_more()
         fresh = []
         for slot, run in enumerate(self._stack.runs):
             if run is None and self._pending:
@@ -199,6 +205,13 @@ class _Session:
             self._evaluate(unmeasured)
         if None in self._stack.runs and self._stack.active():
             self._stack.shrink()
+
+    def _ask_for_more(self) -> None:
+        """Ask once for every time that members ended: the answer may come from far away, and mostly there is none."""
+        free = self._stack.runs.count(None) - len(self._pending)
+        if self._has_closed and free > 0 and self._stack.active():
+            self._pending.extend(self._hooks.more(self._like, free))
+        self._has_closed = False
 
     def _load(self, slot: int, config: RunConfig) -> None:
         run = Run(config, self._store, points=self._points)
@@ -291,5 +304,6 @@ class _Session:
     def _close(self, slot: int, status: str, reason: str) -> None:
         run = self._stack.run(slot)
         self._stack.runs[slot] = None
+        self._has_closed = True
         self._hooks.on_result(run.result(status, reason, self._evaluation))
         resume_checkpoint(self._where.directory, run.config.run_id).unlink(missing_ok=True)

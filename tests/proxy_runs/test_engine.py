@@ -218,6 +218,24 @@ def test_slots_change_nothing(store: TokenStore, trunk: RunConfig, trunk_dir: Pa
     assert run(store, forks(trunk)[::-1], trunk_dir, slots=slots) == alone
 
 
+def test_free_slots_are_filled_with_runs_that_are_asked_for(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+) -> None:
+    first, second, *others = forks(trunk)  # of 12 and 6 steps; of 20, 7 and 3
+    asked: list[int] = []
+
+    def more(like: RunConfig, count: int) -> list[RunConfig]:
+        assert like == first
+        asked.append(count)
+        return [others.pop() for _ in range(min(count, len(others)))]
+
+    found = run(store, [first, second], trunk_dir, slots=2, more=more)
+    assert found == run(store, forks(trunk), trunk_dir)
+    assert asked == [1, 1, 1, 1], (
+        "at the ends of the second, the fifth, the first and the fourth, not after the last"
+    )
+
+
 def test_a_diverged_run_is_closed_with_a_reason_and_its_neighbours_go_on_bit_for_bit(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path
 ) -> None:
@@ -412,7 +430,7 @@ def test_a_state_measured_otherwise_is_not_resumed(
 
 def test_forks_from_the_middle_of_a_trunk(store: TokenStore, trunk: RunConfig, tmp_path: Path) -> None:
     middle = BATCH * 25
-    run(store, [trunk], tmp_path, keep_at={trunk.run_id: [middle]})
+    run(store, [trunk], tmp_path, keep_at=lambda _: [middle])
     state = load_checkpoint(kept_checkpoint(tmp_path, trunk.run_id, middle))
     assert (state.step, state.tokens) == (25, middle)
     early = fork(trunk, BATCH * 4).with_changes(start_tokens=middle)

@@ -119,7 +119,7 @@ def test_a_merged_read_out_comes_close_to_the_decay_that_was_run(tmp_path: Path)
             checkpoint_dir=tmp_path,
             evaluation=settings,
             on_result=lambda result: results.__setitem__(result.run_id, result),
-            keep_at={constant.run_id: kept},
+            keep_at=lambda _: kept,
             slots=2,
             device="cpu",
         )

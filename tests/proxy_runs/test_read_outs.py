@@ -101,9 +101,13 @@ def test_the_mean_of_weights_is_that_of_the_last_tenth(tmp_path: Path) -> None:
     trunk = tiny_trunk(store)
     assert averaged_tokens(trunk) == [BATCH * step for step in (27, 28, 29)]
     settings = EvaluationSettings(tokens_per_domain=512, points=1)
-    kept = {trunk.run_id: averaged_tokens(trunk)}
     train(
-        [trunk], store, checkpoint_dir=tmp_path, evaluation=settings, on_result=lambda _: None, keep_at=kept
+        [trunk],
+        store,
+        checkpoint_dir=tmp_path,
+        evaluation=settings,
+        on_result=lambda _: None,
+        keep_at=averaged_tokens,
     )
     paths = [kept_checkpoint(tmp_path, trunk.run_id, tokens) for tokens in averaged_tokens(trunk)]
     states = [load_checkpoint(path) for path in (*paths, final_checkpoint(tmp_path, trunk.run_id))]

@@ -165,3 +165,15 @@ def test_a_study_that_cannot_be_written_is_refused_at_once(
     with pytest.raises(StudyError, match=r"readonly database\. Give write access"):
         read_only.claim(1, lambda config: True)
     assert_only_the_trunk_is_recorded(queue, trunk)
+
+
+def test_a_slot_that_gets_free_takes_the_next_run_from_the_queue(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    lengths = {3: 4, 4: 9, 5: 3, 6: 6}
+    forks = {seed: tiny_fork(trunk, maths=0.2, steps=steps, seed=seed) for seed, steps in lengths.items()}
+    queue.enqueue([("simplex", config) for config in forks.values()])
+    ended = [event.run_id for event in work(workspace) if event.kind == "finished"]
+    assert queue.counts().finished == 7
+    beside_the_longest = [forks[seed].run_id for seed in (3, 5, 4, 6)]
+    assert ended[2:] == beside_the_longest, "pair after pair it would have been 3, 4, 5, 6"
