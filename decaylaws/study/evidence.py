@@ -204,6 +204,7 @@ def _notes(
         notes.append(
             f"90 % intervals hold {100 * held.mean():.0f} % of the losses on held-out {kind}{outside}."
         )
+    notes += size_notes(errors, runs["non_embedding_params"].unique())
     for kind, rows in errors.groupby("held_out", sort=False):
         best = rows.iloc[0]
         if not str(best["law"]).startswith("decay:"):
@@ -228,6 +229,29 @@ def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
             f"on a new seed no law errs by less than {0.8 * noise:.4f}."
         )
     return notes
+
+
+def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
+    """What the runs cannot say about other sizes, and where the law errs at a held-out one to one side.
+
+    Args:
+        errors: of the decay law and others, by kind of hold-out.
+        sizes: non-embedding parameters of the fitted runs, each once.
+    """
+    if len(sizes) == 1:
+        return [
+            f"All microanneals have {int(sizes[0]):,} parameters: the law knows other sizes by its prior alone, "
+            "and its intervals there are as wide as that."
+        ]
+    own = errors[errors["law"].str.startswith("decay:") & (errors["held_out"] == "size")]
+    if own.empty or not abs(own["bias"].iloc[0]) > 0.5 * own["mae"].iloc[0]:
+        return []
+    bias, smaller = float(own["bias"].iloc[0]), len(sizes) - 1
+    return [
+        f"At the largest size, predicted from {smaller} smaller one{'s' if smaller > 1 else ''}, the law is "
+        f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average: "
+        "so few sizes hardly say how fast a larger model learns a new mixture. Its intervals allow for that."
+    ]
 
 
 def seed_noise(runs: pd.DataFrame, domains: Sequence[str]) -> dict[str, float]:

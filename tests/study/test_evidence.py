@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.study.evidence import guard_changes, seed_noise
+from decaylaws.study.evidence import guard_changes, seed_noise, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
@@ -53,3 +53,23 @@ def test_changes_are_measured_against_the_control_of_the_same_plan() -> None:
     assert found.loc[("a", "web")].tolist() == pytest.approx([0.4, 0.2])
     assert found.loc[("a", "code")].tolist() == pytest.approx([0.3, 0.0])
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("bias", "sizes", "expected"),
+    [
+        (0.117, [50_000, 150_000], "predicted from 1 smaller one, the law is 0.117 nats too pessimistic"),
+        (-0.1, [1, 2, 3], "predicted from 2 smaller ones, the law is 0.100 nats too optimistic"),
+        (0.0, [50_000], "All microanneals have 50,000 parameters"),
+    ],
+)
+def test_errors_to_one_side_at_another_size_are_said(bias: float, sizes: list[int], expected: str) -> None:
+    rows = [
+        ("decay:effective", "size", 0.12, bias),
+        ("regmix", "size", 0.1, 0.09),
+        ("decay:effective", "mixture", 0.1, 0.1),
+    ]
+    errors = pd.DataFrame(rows, columns=["law", "held_out", "mae", "bias"])
+    (note,) = size_notes(errors, sizes)
+    assert expected in note
+    assert size_notes(errors.assign(bias=0.01), [1, 2]) == []

@@ -80,9 +80,11 @@ def _distance_to_target(material: Material) -> Iterator[str]:
     problem = material.problem
     target, largest = problem.target.non_embedding_params, problem.law.evidence_["non_embedding_params"][1]
     if target > 1.5 * largest:
-        yield (
-            f"The target has {target / largest:.1f} times the parameters of the largest microanneal; "
+        tested = bool((material.fit.errors["held_out"] == "size").any())
+        yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal; " + (
             "the hold-out 'size' below is the law's error at an unseen size, over a smaller step."
+            if tested
+            else "the runs do not test the law at an unseen size."
         )
 
 
