@@ -46,6 +46,9 @@ class SyntheticRun:
         """The windows and the weight of each."""
         return self._windows, self._weights
 
+    def read_ahead(self) -> None:
+        """Nothing: the batch is always ready."""
+
     def advance(self) -> None:
         """Count the step."""
         self.history_step += 1

@@ -19,6 +19,7 @@ from proxy_runs.model import init_params
 from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.shards import TokenStore
 
+Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
 FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 
 
@@ -63,6 +64,7 @@ class Run:
         self.history_step = 0
         self.start_losses: dict[str, float] = {}
         self.curve: list[dict[str, Any]] = []
+        self._ahead: tuple[int, Batch] | None = None
         self._lrs = config.schedule.step_lrs(config.batch_tokens)
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
         sampler = MixtureSampler(
@@ -93,14 +95,24 @@ class Run:
         """Whether the plan evaluates it where it stands."""
         return self.step in self._eval_steps
 
-    def batch(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def batch(self) -> Batch:
         """Windows ``[sequences, seq_len + 1]`` of the next step and the weight of each ``[sequences]``.
 
         A last partial step repeats its first window with weight zero in the places that it does not fill.
         """
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead and ahead[0] == self.step else self._read(self.step)
+
+    def read_ahead(self) -> None:
+        """Read the batch after the next already, while something else computes."""
+        if self.step + 1 < self.config.num_steps:
+            self._ahead = self.step + 1, self._read(self.step + 1)
+
+    def _read(self, step: int) -> Batch:
         length = self.config.shape.seq_len
-        count = min(self.sequences, (self.config.tokens - self.tokens) // length)
-        windows = self._reader.batch(self.step * self.sequences, count)
+        left = self.config.tokens - step * self.config.batch_tokens
+        count = min(self.sequences, left // length)
+        windows = self._reader.batch(step * self.sequences, count)
         weights = np.zeros(self.sequences, dtype=np.float32)
         weights[:count] = 1.0 / count
         if count < self.sequences:

@@ -135,8 +135,12 @@ class Stack:
         self.data_seconds += time.perf_counter() - started
         members = self.active()
         due = [MemberStep(slot, run.lr, run.history_step + 1, run.config.optimizer) for slot, run in members]
+        self._step.launch(windows, weights, due)
+        if self._backend.is_stackwise:  # a GPU computes by itself
+            for _, run in members:
+                run.read_ahead()
         outcomes = []
-        for (slot, run), found in zip(members, self._step(windows, weights, due)):
+        for (slot, run), found in zip(members, self._step.results()):
             outcome = StepOutcome(*found)
             if outcome.is_finite:
                 run.advance()

@@ -25,25 +25,25 @@ class MemberwiseStep:
     def __init__(self, model: StackedLlama, params: Params) -> None:
         self._model = model
         self.optimizer = MemberwiseAdamW(params)
+        self._results: list[tuple[float, float]] = []
 
-    def __call__(
-        self, windows: Tensor, weights: Tensor, due: Sequence[MemberStep]
-    ) -> list[tuple[float, float]]:
+    def launch(self, windows: Tensor, weights: Tensor, due: Sequence[MemberStep]) -> None:
         """Do the steps that are due.
 
         Args:
             windows: int64 ``[K, B, T + 1]``, on the host.
             weights: float32 ``[K, B]``, on the host.
             due: members to update; those left out stay as they are.
-
-        Returns:
-            Loss in nats per token and gradient norm of each member in ``due``.
         """
         params = self.optimizer.params
         losses = self._model.loss(params, windows, weights)
         grads = _gradients(losses, params)
         values = losses.tolist()
-        return [(values[each.slot], self.optimizer.step(grads, each)) for each in due]
+        self._results = [(values[each.slot], self.optimizer.step(grads, each)) for each in due]
+
+    def results(self) -> list[tuple[float, float]]:
+        """Loss in nats per token and gradient norm of each member whose step was due."""
+        return self._results
 
 
 class StackwiseStep:
@@ -66,11 +66,11 @@ class StackwiseStep:
         self._inputs: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results = torch.empty(0)
+        self._due: Sequence[MemberStep] = ()
 
-    def __call__(
-        self, windows: Tensor, weights: Tensor, due: Sequence[MemberStep]
-    ) -> list[tuple[float, float]]:
-        """See ``MemberwiseStep``."""
+    def launch(self, windows: Tensor, weights: Tensor, due: Sequence[MemberStep]) -> None:
+        """Start the steps that are due; see ``MemberwiseStep.launch``. A GPU is still at it when this returns."""
+        self._due = due
         given = (windows, weights, self.optimizer.table(due))
         if not self._inputs:
             self._inputs = [torch.zeros_like(each, device=self._device) for each in given]
@@ -82,8 +82,11 @@ class StackwiseStep:
             self._graph.replay()
         else:
             self._results = self._compute()
+
+    def results(self) -> list[tuple[float, float]]:
+        """Wait for the steps; see ``MemberwiseStep.results``."""
         results = self._results.tolist()
-        return [tuple(results[each.slot]) for each in due]
+        return [tuple(results[each.slot]) for each in self._due]
 
     def _compute(self) -> Tensor:
         """Losses and gradient norms ``[K, 2]`` of a step on the inputs."""
