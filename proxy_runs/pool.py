@@ -21,6 +21,7 @@ from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from proxy_runs.allocator import environment
 from proxy_runs.queue import RunQueue
+from proxy_runs.shards import TokenStore
 from proxy_runs.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
 
 POLL_SECONDS = 0.2
@@ -91,6 +92,11 @@ class PoolProgress:
         """A worker is gone: nothing of its is being trained."""
         self.members = {run_id: held for run_id, held in self.members.items() if held[0] != worker}
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every expected run has ended here, and nothing else is being trained."""
+        return not self.members and self.flops_per_token.keys() <= self.ended.keys()
+
     def member_tokens_per_second(self, run_id: str) -> float:
         """Speed of a run since its present worker first told of it; 0 before a second event."""
         seen, tokens = self.first_seen[run_id]
@@ -150,12 +156,14 @@ def run_pool(
         How the runs ended.
 
     Raises:
+        DataError: the corpus is not what was prepared.
         StudyError: a worker met an error that concerns the whole study, or kept dying.
     """
     pool = _Pool(workspace, workers, log_dir)
     progress = pool.progress()
     if progress.total_runs == 0:
         return progress
+    TokenStore.open(workspace.corpus, verify=True)  # once for all workers: a second for each gigabyte
     seen = 0
     try:
         pool.start()
@@ -168,6 +176,8 @@ def run_pool(
             if len(progress.ended) > seen:
                 seen = len(progress.ended)
                 progress.expect(refill())
+            if progress.is_done:
+                break  # workers without work would look into the queue once more before they leave
     finally:
         pool.stop()
     if pool.error:

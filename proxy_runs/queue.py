@@ -48,6 +48,7 @@ class Claim:
     role: str
     config: RunConfig
     result: dict[str, Any] | None
+    is_retried: bool
 
 
 @dataclass(frozen=True)
@@ -85,33 +86,51 @@ class RunQueue:
         self._study = self._patiently(lambda: _load_or_create(self._storage, name))
         self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
 
-    def enqueue(self, runs: Sequence[tuple[str, RunConfig]]) -> int:
+    def enqueue(self, runs: Sequence[tuple[str, RunConfig]], *, progress: Progress = silent) -> int:
         """Queue the runs that the study does not hold yet, and those that a crash took out of the queue.
+
+        Args:
+            runs: role and config of each.
+            progress: told how many are queued; a storage takes some 30 ms for each.
 
         Returns:
             How many were queued.
         """
         held = {trial.user_attrs[_RUN_ID] for trial in self._latest() if not _owed(trial)}
         new = [(role, config) for role, config in runs if config.run_id not in held]
-        for role, config in new:
+        for done, (role, config) in enumerate(new, start=1):
             self._add(_waiting_trial(role, config))
+            progress("queue", done, len(new))
         return len(new)
 
     def claim(
         self, count: int, ready: Callable[[RunConfig], bool], *, like: RunConfig | None = None
     ) -> list[Claim]:
-        """Claim up to ``count`` waiting runs, ready and stackable with each other and ``like``, in order."""
+        """Claim up to ``count`` waiting runs that can train as one stack and are ``ready``, in queue order.
+
+        A run that raised before is claimed alone: should it raise again, it takes no other with it.
+
+        Args:
+            count: how many at most.
+            ready: whether a run could start now.
+            like: a run that is in training, whose stack they are to join; none are claimed where the next one cannot.
+        """
         claims: list[Claim] = []
-        for trial in self._trials(TrialState.WAITING):
-            if len(claims) == count:
+        first = like
+        for trial in self._in_state(TrialState.WAITING):
+            if len(claims) == count or (claims and claims[0].is_retried):
                 break
             config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
-            if not ready(config) or (like is not None and not _stackable(like, config)):
+            if not ready(config):
+                continue
+            if first is not None and not _fits(first, config, trial):
+                if like is not None:
+                    break  # a stack that is always refilled must not hold back what was queued before
                 continue
             claim = self._claim_one(trial)
             if claim is not None:
                 claims.append(claim)
-                like = config
+                first = first or config
         return claims
 
     def open_runs(self) -> list[RunConfig]:
@@ -122,7 +141,7 @@ class RunQueue:
     def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
         """Whether any waiting run is ``ready``."""
         return any(
-            ready(RunConfig.from_dict(t.user_attrs[_CONFIG])) for t in self._trials(TrialState.WAITING)
+            ready(RunConfig.from_dict(t.user_attrs[_CONFIG])) for t in self._in_state(TrialState.WAITING)
         )
 
     def _claim_one(self, trial: FrozenTrial) -> Claim | None:
@@ -185,14 +204,14 @@ class RunQueue:
 
     def reclaim(self) -> int:
         """Return the runs of dead workers to the queue; returns how many there were."""
-        before = len(self._trials(TrialState.RUNNING))
-        for trial in self._trials(TrialState.RUNNING):
+        held = self._in_state(TrialState.RUNNING)
+        for trial in held:
             if _is_dead_here(trial.user_attrs.get(_WORKER, "")):
                 self.give_back(_claim(trial, self._trial_id(trial.number)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
-        return before - len(self._trials(TrialState.RUNNING))
+        return len(held) - len(self._in_state(TrialState.RUNNING))
 
     def retry_failed(self) -> int:
         """Queue again every run whose last attempt failed; returns how many."""
@@ -241,9 +260,17 @@ class RunQueue:
         by_run = {trial.user_attrs[_RUN_ID]: trial for trial in self._trials()}
         return [trial for trial in by_run.values() if state is None or trial.state == state]
 
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        trials = self._patiently(lambda: self._study.get_trials(deepcopy=False, states=states or None))
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials, attempts that were given back included; ended ones come out of a cache."""
+        trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
         return [trial for trial in trials if _RUN_ID in trial.user_attrs]
+
+    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
+        """Trials in one state; asked of the storage itself: the cache reads every trial that has not ended."""
+        read = functools.partial(
+            self._storage.get_all_trials, self._study_id, deepcopy=False, states=(state,)
+        )
+        return [trial for trial in self._patiently(read) if _RUN_ID in trial.user_attrs]
 
     def _trial_id(self, number: int) -> int:
         return self._patiently(
@@ -302,7 +329,7 @@ def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
 def _claim(trial: FrozenTrial, trial_id: int) -> Claim:
     attrs = trial.user_attrs
     config = RunConfig.from_dict(attrs[_CONFIG])
-    return Claim(trial.number, trial_id, attrs[_ROLE], config, attrs.get(_RESULT))
+    return Claim(trial.number, trial_id, attrs[_ROLE], config, attrs.get(_RESULT), _is_retried(trial))
 
 
 def _owed(trial: FrozenTrial) -> bool:
@@ -312,9 +339,14 @@ def _owed(trial: FrozenTrial) -> bool:
     return _LOG not in trial.user_attrs or int(trial.user_attrs[_ATTEMPT]) < MAX_ATTEMPTS
 
 
-def _stackable(first: RunConfig, other: RunConfig) -> bool:
+def _is_retried(trial: FrozenTrial) -> bool:
+    return int(trial.user_attrs[_ATTEMPT]) > 1
+
+
+def _fits(first: RunConfig, other: RunConfig, trial: FrozenTrial) -> bool:
+    """Whether ``other``, the run of ``trial``, may train in one stack with ``first``."""
     names = ("shape", "optimizer", "batch_tokens", "kind", "arithmetic")
-    return all(getattr(first, name) == getattr(other, name) for name in names)
+    return not _is_retried(trial) and all(getattr(first, name) == getattr(other, name) for name in names)
 
 
 def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:

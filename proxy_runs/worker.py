@@ -8,6 +8,8 @@ stop: then it saves a checkpoint, gives its runs back and leaves.
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
 import signal
 import sys
@@ -41,7 +43,8 @@ class Heart:
 
     def __init__(self, queue: RunQueue, claims: Sequence[Claim]) -> None:
         self._queue = queue
-        self._claims = {claim.config.run_id: claim for claim in claims}
+        self._claims: dict[str, Claim] = {}
+        self.hold(claims)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -55,9 +58,13 @@ class Heart:
         self._stop.set()
         self._thread.join()
 
-    def add(self, claim: Claim) -> None:
-        """Beat for one more run."""
-        self._claims[claim.config.run_id] = claim
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """Beat for further claims too."""
+        self._claims |= {claim.config.run_id: claim for claim in claims}
+
+    def claim(self, run_id: str) -> Claim:
+        """The claim of a run that has not ended."""
+        return self._claims[run_id]
 
     def drop(self, run_id: str) -> Claim:
         """Stop beating for a run that has ended."""
@@ -78,22 +85,23 @@ class Worker:
     """Works a queue off.
 
     Args:
-        workspace: data, queue and settings.
+        workspace: data, queue and settings; who started the worker has verified the corpus.
         say: told what happens.
-        should_stop: asked between optimiser steps.
+        stop: looked at between optimiser steps, and ends a pause at once.
     """
 
-    def __init__(self, workspace: Workspace, say: Say, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, workspace: Workspace, say: Say, stop: threading.Event) -> None:
         self._workspace = workspace
         self._say = say
-        self._should_stop = should_stop
+        self._stop = stop
         self._queue = RunQueue(workspace.storage_url, workspace.study_name, progress=self._storage_waits)
-        self._store = TokenStore.open(workspace.corpus, verify=True)
+        self._store = TokenStore.open(workspace.corpus, verify=False)
         self._last_reclaim = 0.0
 
     def run(self) -> None:
         """Claim and train until nothing is left that this worker could do."""
-        while not self._should_stop():
+        while not self._stop.is_set():
+            asked = time.monotonic()
             self._reclaim_now_and_then()
             claims = self._queue.claim(self._workspace.slots, self._is_ready)
             if claims:
@@ -102,7 +110,8 @@ class Worker:
                 return
             else:
                 self._say(WorkerEvent(kind="waiting"))
-                time.sleep(IDLE_SECONDS)
+                # reading a long queue takes a second: who idles leaves the storage to the others most of the time
+                self._stop.wait(max(IDLE_SECONDS, 9 * (time.monotonic() - asked)))
 
     def _nothing_to_wait_for(self) -> bool:
         """True when no run is in flight: what still waits then waits for a trunk that failed."""
@@ -120,7 +129,6 @@ class Worker:
 
     def _work(self, claims: list[Claim]) -> None:
         with Heart(self._queue, claims) as heart:
-            self._record_the_recorded(heart)
             try:
                 self._train(heart)
             except (DecaylawsError, OSError):
@@ -131,62 +139,50 @@ class Worker:
                 self._fail(heart, traceback.format_exc())
             self._return(heart)
 
-    def _record_the_recorded(self, heart: Heart) -> None:
-        """Close claims whose last worker died between recording and closing."""
-        for claim in heart.held:
-            if claim.result is not None:
-                self._record(heart.drop(claim.config.run_id), claim.result)
-
     def _train(self, heart: Heart) -> None:
-        claims, where = {claim.config.run_id: claim for claim in heart.held}, self._workspace
-        if not claims:
-            return
+        where = self._workspace
+        is_alone = any(claim.is_retried for claim in heart.held)
 
         def more(like: RunConfig, count: int) -> list[RunConfig]:
-            if self._should_stop():
+            if is_alone or self._stop.is_set():
                 return []
-            found = {
-                claim.config.run_id: claim for claim in self._queue.claim(count, self._is_ready, like=like)
-            }
-            claims.update(found)
-            for claim in found.values():
-                heart.add(claim)
-            self._record_the_recorded(heart)
-            return [claim.config for claim in heart.held if claim.config.run_id in found]
+            self._reclaim_now_and_then()
+            claims = self._queue.claim(count, self._is_ready, like=like)
+            heart.hold(claims)
+            return self._untrained(heart, claims)
 
-        def on_result(result: RunResult) -> None:
-            claim = claims[result.run_id]
-            row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result)}
-            read_outs = self._read_outs(claim, result)
-            self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
-            staying = [claim.config.tokens] if where.keep_checkpoints else []
-            forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
-
-        def on_progress(stage: str, done: float, total: float, note: str = "") -> None:
-            self._say(
-                WorkerEvent(
-                    kind="training",
-                    run_id=stage,
-                    role=claims[stage].role,
-                    done_tokens=int(done),
-                    total_tokens=int(total),
-                    note=note,
-                )
-            )
+        def tell(stage: str, done: float, total: float, note: str = "") -> None:
+            self._say(self._event("training", heart.claim(stage), note, done_tokens=int(done)))
 
         train(
-            [claim.config for claim in claims.values()],
+            self._untrained(heart, heart.held),
             self._store,
-            checkpoint_dir=self._workspace.checkpoints,
-            slots=self._workspace.slots,
-            device=self._workspace.device,
-            evaluation=self._workspace.evaluation,
-            keep_at=lambda config: self._kept(claims[config.run_id]),
+            checkpoint_dir=where.checkpoints,
+            slots=where.slots,
+            device=where.device,
+            evaluation=where.evaluation,
+            keep_at=lambda config: self._kept(heart.claim(config.run_id)),
             more=more,
-            on_result=on_result,
-            progress=on_progress,
-            should_stop=self._should_stop,
+            on_result=functools.partial(self._end, heart),
+            progress=tell,
+            should_stop=self._stop.is_set,
         )
+
+    def _untrained(self, heart: Heart, claims: list[Claim]) -> list[RunConfig]:
+        """The runs of ``claims`` without a result; what a worker recorded before it died is closed."""
+        for claim in claims:
+            if claim.result is not None:
+                self._record(heart.drop(claim.config.run_id), claim.result)
+        return [claim.config for claim in claims if claim.result is None]
+
+    def _end(self, heart: Heart, result: RunResult) -> None:
+        """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
+        claim, where = heart.claim(result.run_id), self._workspace
+        row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result)}
+        read_outs = self._read_outs(claim, result)
+        self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
+        staying = [claim.config.tokens] if where.keep_checkpoints else []
+        forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
 
     def _kept(self, claim: Claim) -> list[int]:
         """Own tokens at which a run keeps a checkpoint."""
@@ -268,13 +264,15 @@ def main(arguments: Sequence[str]) -> int:
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
-        Worker(Workspace.from_json(arguments[0]), _say, stop.is_set).run()
+        Worker(Workspace.from_json(arguments[0]), _say, stop).run()
     except DecaylawsError as error:
         _say(WorkerEvent(kind="error", note=str(error)))
         return EXIT_ERROR
     except OSError as error:
         _say(WorkerEvent(kind="error", note=f"{error.strerror}: {error.filename or 'the study'}"))
         return EXIT_ERROR
+    finally:
+        gc.freeze()  # else the interpreter looks for garbage in all of torch before it ends: half a second
     return 0
 
 

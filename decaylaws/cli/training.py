@@ -89,7 +89,8 @@ def work_off(
     """Queue what the queue does not hold and train until nothing is left of it."""
     from proxy_runs.pool import run_pool
 
-    queue.enqueue(runs)
+    with ConsoleProgress(console) as progress:
+        queue.enqueue(runs, progress=progress)
     repeated = queue.repeat(_lost_trunks(study, queue, runs))
     if repeated:
         console.print(

@@ -24,6 +24,8 @@ from proxy_runs.shards import TokenStore
 
 SAVE_SECONDS = 30.0
 REPORT_SECONDS = 0.5
+NOTABLE_WAIT = 0.01
+"""Share of the time waiting for data from which on it is told."""
 
 
 def train(
@@ -186,8 +188,10 @@ class _Session:
             self._save_all()
 
     def _report(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
+        share = self._stack.data_share
+        waiting = f", {share:.0%} of the time waiting for data" if share > NOTABLE_WAIT else ""
         for _, run, outcome in outcomes:
-            note = f"loss {outcome.loss:.3f}, {self._stack.data_share:.1%} of the time waiting for data"
+            note = f"loss {outcome.loss:.3f}{waiting}"
             self._hooks.progress(run.config.run_id, run.tokens, run.config.tokens, note)
 
     # Into the slots ----------------------------------------------------------------------------------------

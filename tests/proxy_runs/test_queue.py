@@ -76,6 +76,28 @@ def test_claims_are_ready_stackable_and_in_order(queue: RunQueue) -> None:
     assert [claim.role for claim in queue.claim(3, ready=always)] == ["trunk"]
 
 
+def test_runs_that_join_a_stack_come_in_queue_order_or_not_at_all(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1)), ("b", fork(2)), ("c", fork(3, OTHER)), ("d", fork(4))])
+    assert queue.claim(4, always, like=fork(9, OTHER)) == []
+    assert [claim.role for claim in queue.claim(1, always, like=fork(9))] == ["a"]
+    assert [claim.role for claim in queue.claim(4, always, like=fork(9))] == ["b"]
+    assert queue.claim(4, always, like=fork(9)) == []
+    assert [claim.role for claim in queue.claim(4, always)] == ["c"]
+
+
+def test_a_run_that_raised_is_claimed_alone(queue: RunQueue) -> None:
+    queue.enqueue([("a", fork(1)), ("b", fork(2))])
+    for claim in queue.claim(2, always):
+        assert queue.fail(claim, "first")
+    queue.enqueue([("c", fork(3))])
+    assert queue.claim(2, always, like=fork(9)) == []
+    (alone,) = queue.claim(2, always)
+    assert (alone.role, alone.is_retried) == ("a", True)
+    (alone,) = queue.claim(2, always)
+    assert (alone.role, alone.is_retried) == ("b", True)
+    assert [claim.role for claim in queue.claim(2, always)] == ["c"]
+
+
 def test_a_claimed_run_is_not_claimed_again(queue: RunQueue, url: str) -> None:
     queue.enqueue([("a", fork(1))])
     assert queue.claim(1, always)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +52,7 @@ def test_read_outs_are_recorded_and_come_close_to_real_decays(tmp_path: Path, ke
     workspace = _workspace(store, tmp_path, keep=keep)
     queue = RunQueue(workspace.storage_url, "study")
     queue.enqueue([("trunk", trunk), ("simplex", real), (READ_OUT, constant)])
-    Worker(workspace, lambda event: None, lambda: False).run()
+    Worker(workspace, lambda event: None, threading.Event()).run()
     results = queue.results()
     read_outs = pd.DataFrame([row for result in results for row in result.get("read_outs", [])])
     assert set(read_outs["decay_shape"]) == set(READ_OUT_SHAPES)
@@ -79,7 +80,7 @@ def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
     workspace = _workspace(store, tmp_path, keep=False)
     queue = RunQueue(workspace.storage_url, "study")
     queue.enqueue([("trunk", trunk), ("simplex", fork)])
-    Worker(workspace, lambda event: None, lambda: False).run()
+    Worker(workspace, lambda event: None, threading.Event()).run()
     results = queue.results()
     runs = with_averaged_starts(runs_table(result["row"] for result in results)).set_index("run_id")
     averaged = runs.at[trunk.run_id, "averaged_loss:general"]

@@ -66,7 +66,7 @@ def undisturbed(
     workspace = workspace_of(root, store, f"sqlite:///{root / 'storage.sqlite3'}", slots=4)
     queue = RunQueue(workspace.storage_url, workspace.study_name)
     queue.enqueue(runs)
-    Worker(workspace, lambda event: None, lambda: False).run()
+    Worker(workspace, lambda event: None, threading.Event()).run()
     return {result["row"]["run_id"]: result["row"] for result in queue.results()}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -16,6 +18,9 @@ from decaylaws.errors import DataError, StudyError
 from decaylaws.settings import EvaluationSettings
 from proxy_runs import storage as storage_module
 from proxy_runs.checkpoint_files import final_checkpoint
+from proxy_runs.engine.run import Run
+from proxy_runs.engine.stack import Stack
+from proxy_runs.pool import run_pool
 from proxy_runs.queue import QueueCounts, RunQueue
 from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
@@ -64,7 +69,7 @@ def queue(workspace: Workspace, trunk: RunConfig) -> RunQueue:
 
 def work(workspace: Workspace) -> list[WorkerEvent]:
     events: list[WorkerEvent] = []
-    Worker(workspace, events.append, lambda: False).run()
+    Worker(workspace, events.append, threading.Event()).run()
     return events
 
 
@@ -100,12 +105,51 @@ def test_a_trunk_whose_checkpoint_is_gone_is_trained_again(
     assert before in queue.results()
 
 
+def test_a_run_that_raises_costs_its_neighbours_one_attempt_only(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tiny_fork(trunk, maths=0.5, steps=5, seed=2).run_id
+    batch = Run.batch
+
+    def raises(run: Run) -> Any:
+        if run.config.run_id == bad and run.step == 3:
+            raise RuntimeError("a fault of this run")
+        return batch(run)
+
+    monkeypatch.setattr(Run, "batch", raises)
+    events = work(workspace)
+    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=2, diverged=0, failed=1)
+    ((run_id, log),) = queue.failures()
+    assert run_id == bad
+    assert log.strip().endswith("a fault of this run")
+    assert [event.kind for event in events if event.kind != "training"].count("returned") == 2
+
+
+def test_a_stack_is_refilled_out_of_the_queue(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue([("simplex", tiny_fork(trunk, maths=0.5, steps=3 + seed, seed=seed)) for seed in (3, 4, 5)])
+    steps: list[int] = []
+    step = Stack.step
+
+    def counted(stack: Stack) -> Any:
+        steps.append(len(stack.active()))
+        return step(stack)
+
+    monkeypatch.setattr(Stack, "step", counted)
+    work(workspace)
+    assert queue.counts().finished == 6
+    assert (
+        steps == [2] * 12 + [1] * 7
+    )  # 5 beside 5 steps, 6 beside 7, and the 8 of the last begin beside its last one
+
+
 def test_a_shard_changed_after_it_was_prepared(
     workspace: Workspace, queue: RunQueue, trunk: RunConfig
 ) -> None:
     flip_a_byte(workspace.corpus / "maths.train.bin")
     with pytest.raises(DataError, match=r"maths.* changed since it was prepared .* Run 'decaylaws prepare'"):
-        work(workspace)
+        run_pool(workspace, workers=1, log_dir=workspace.checkpoints)
     assert_only_the_trunk_is_recorded(queue, trunk)
 
 
