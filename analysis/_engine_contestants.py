@@ -37,6 +37,7 @@ class Job:
         steps: optimiser steps of each.
         slots: members of a worker's stack.
         workers: worker processes.
+        precision: of the matmuls.
         compiled: whether the runs are compiled.
         evaluation_tokens: held-out tokens of each source that a run is scored on at its start and its end.
     """
@@ -51,6 +52,7 @@ class Job:
     steps: int
     slots: int
     workers: int
+    precision: str
     compiled: bool
     evaluation_tokens: int
 
@@ -65,7 +67,7 @@ def trunk_of(job: Job) -> RunConfig:
         batch_tokens=job.batch_tokens,
         seed=0,
         data_fingerprint=job.fingerprint,
-        arithmetic=Arithmetic(compiled=job.compiled),
+        arithmetic=Arithmetic(precision=job.precision, compiled=job.compiled),
     )
 
 

@@ -45,6 +45,7 @@ def whole_jobs(plain: Task, rows: dict[str, dict[str, float]], args: argparse.Na
         "loop_pool": lambda: loop_job(plain, workers, members, steps),
         "engine": lambda: study_job(plain, slots, steps, args),
         "engine_compiled": lambda: study_job(compiled, 1, steps, args),
+        "engine_fast": lambda: study_job(replace(compiled, precision="bfloat16"), 1, steps, args),
     }
     spent = rounds_of({name: jobs[name] for name in args.jobs}, args.job_rounds)
     best = min((name for name in spent if name.startswith("loop")), key=lambda name: wall(spent[name]).min())
@@ -116,6 +117,7 @@ def study_job(plain: Task, slots: int, steps: int, args: argparse.Namespace) -> 
             steps=steps,
             slots=slots,
             workers=args.workers,
+            precision=plain.precision,
             compiled=plain.compiled,
             evaluation_tokens=heldout,
         )

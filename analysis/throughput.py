@@ -26,7 +26,8 @@ claim, exact mixing from shards, evaluation at the start and the end, checkpoint
 which the loops do. Its slots are picked from the speeds above as ``decaylaws plan`` picks them. What takes over 1.25
 times the best's seconds in the first round sits out the others. ``engine / best``: the seconds of the best of (a),
 (b), (c) over those of the engine. ``--jobs`` names the jobs. ``engine_compiled`` is the study with ``train.compile``,
-which comes on by itself in long sweeps: leave the slow loops out and give ``--job-seconds`` minutes then.
+which comes on by itself in long sweeps, ``engine_fast`` the same in bfloat16: leave the slow loops out and give
+``--job-seconds`` minutes then.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ GPU_SHAPES = {  # 4,096 tokens of a member's step
     "1M": shape(128, 5, 352, 4, 8, 8192, 512),
 }
 
-JOBS = ("loop", "loop_compiled", "loop_pool", "engine", "engine_compiled")
+JOBS = ("loop", "loop_compiled", "loop_pool", "engine", "engine_compiled", "engine_fast")
+LONG_JOBS = ("engine_compiled", "engine_fast")
+"""Compiling repays itself in minutes."""
 
 # Turns -----------------------------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=default_workers(), help="of (c) and of the study")
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, help="all but engine_compiled by default")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, help="all but compiled studies by default")
     parser.add_argument("--job-members", type=int, default=8)
     parser.add_argument("--job-seconds", type=float, default=40.0, help="steps of job (c), without its start")
     parser.add_argument("--job-rounds", type=int, default=3, help="0 leaves the jobs out")
@@ -233,7 +236,7 @@ def parse_args() -> argparse.Namespace:
     args.jobs = args.jobs or [
         name
         for name in JOBS
-        if name != "engine_compiled"
+        if name not in LONG_JOBS
         and (args.compile or name != "loop_compiled")
         and (args.workers > 1 or name != "loop_pool")
     ]
