@@ -21,6 +21,7 @@ from _common import parse_args, read_table, run, without_copies, write_json
 
 from decaylaws.errors import DataError
 from decaylaws.laws.decay.replay import ReplayLaw
+from decaylaws.laws.uncertainty import coverage
 from decaylaws.tables import require_filled, with_numbers
 
 TARGET = "python"
@@ -109,7 +110,8 @@ def errors(law: ReplayLaw, rows: pd.DataFrame, weight: dict[str, float]) -> dict
     """Mean absolute errors by domain and share; the general domain is the weighted mean loss."""
     if rows.empty:
         return {"mae": {}, "weighted_mae": None, "by_share": {}, "by_size": {}}
-    off = rows.assign(predicted=law.predict(rows))
+    found = law.predict(rows, interval=0.9)
+    off = rows.assign(predicted=found.mean)
     off = pd.concat([off, general(off, weight)], ignore_index=True)
     off["error"] = (off["predicted"] - off["loss"]).abs()
     by_domain = off.groupby("domain")["error"].mean().to_dict()
@@ -118,6 +120,8 @@ def errors(law: ReplayLaw, rows: pd.DataFrame, weight: dict[str, float]) -> dict
     errors_of_old = [by_domain[name] for name in old]
     return {
         "mae": by_domain,
+        "coverage_90": coverage(found, rows["loss"]),
+        "half_width_90": float((found.upper - found.mean).mean()),
         "weighted_mae": float(np.average(errors_of_old, weights=weights)) if old else None,
         "by_share": errors_by(off, "share"),
         "by_size": errors_by(off, "model_size"),
@@ -146,8 +150,9 @@ def general(rows: pd.DataFrame, weight: dict[str, float]) -> pd.DataFrame:
 def predictions(law: ReplayLaw, rows: pd.DataFrame) -> list[dict[str, Any]]:
     if rows.empty:
         return []
+    found = law.predict(rows, interval=0.9)
     shown = rows[["model_size", "share", "steps", "domain"]].assign(
-        predicted=law.predict(rows), observed=rows["loss"]
+        predicted=found.mean, lower=found.lower, upper=found.upper, observed=rows["loss"]
     )
     return shown.to_dict("records")
 

@@ -20,6 +20,7 @@ import pandas as pd
 from _common import parse_args, read_table, run, without_copies, write_json
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.laws.base import Prediction
 from decaylaws.laws.decay.joint import FORMS, JointLaw
 from decaylaws.tables import require_filled, with_numbers, with_unit_shares
 
@@ -56,7 +57,11 @@ def main() -> None:
     )
     for name, result in laws.items():
         means = ", ".join(f"{size}: {values['mean']:.4f}" for size, values in result["sizes"].items())
-        print(f"{name:13s} {result['num_parameters']:3d} parameters  {result['fit_seconds']:6.2f} s  {means}")
+        held = "-" if result["coverage_90"] is None else f"{100 * result['coverage_90']:.0f} %"
+        print(
+            f"{name:13s} {result['num_parameters']:3d} parameters  {result['fit_seconds']:6.2f} s  {means}; "
+            f"90 % intervals hold {held}"
+        )
 
 
 def read_records(folder: Path) -> tuple[pd.DataFrame, list[str], int]:
@@ -104,7 +109,8 @@ def evaluate(name: str, fit: pd.DataFrame, predict: pd.DataFrame, targets: list[
     cpu = time.process_time()
     law = JointLaw(name).fit(fit, fit[targets])
     cpu = time.process_time() - cpu
-    errors = np.abs(pd.DataFrame(law.predict(predict), predict.index, targets) / predict[targets] - 1)
+    found = law.predict(predict, interval=0.9)
+    errors = np.abs(pd.DataFrame(found.mean, predict.index, targets) / predict[targets] - 1)
     sizes = {
         str(int(size)): scores(errors[predict["params"] == size]) for size in sorted(set(predict["params"]))
     }
@@ -118,8 +124,20 @@ def evaluate(name: str, fit: pd.DataFrame, predict: pd.DataFrame, targets: list[
         "fit_cpu_seconds": cpu,
         "sizes": sizes,
         "last_tokens": last,
+        **interval_scores(found, predict[targets]),
         "statuses": {key: report.status.value for key, report in law.reports_.items()},
     }
+
+
+def interval_scores(found: Prediction, observed: pd.DataFrame) -> dict[str, float | None]:
+    """Share of the measured losses that 90 % intervals hold, and their mean half width as a share of the loss."""
+    truth = observed.to_numpy(dtype=float)
+    counted = np.isfinite(truth) & ~np.isin(observed.columns, EXCLUDED_FROM_MEAN)
+    if not counted.any():
+        return {"coverage_90": None, "half_width_90": None}
+    inside = (found.lower <= truth) & (truth <= found.upper)
+    half = 0.5 * (found.upper - found.lower) / found.mean
+    return {"coverage_90": float(inside[counted].mean()), "half_width_90": float(half[counted].mean())}
 
 
 def last_tokens(rows: pd.DataFrame, size: float) -> pd.Series:

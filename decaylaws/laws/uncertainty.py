@@ -8,10 +8,11 @@ possible.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import norm
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Array, Prediction
@@ -136,6 +137,22 @@ def conformal_radius(scores: ArrayLike, level: float) -> float:
     if rank <= len(sizes):
         return float(sizes[int(np.ceil(rank)) - 1])
     return float(sizes[-1] * rank / len(sizes))
+
+
+def normal_radius(level: float) -> float:
+    """Half width, in standard deviations, of an interval of the normal distribution."""
+    return float(norm.ppf(0.5 + 0.5 * _checked(level)))
+
+
+def widest_radius(scores: Mapping[str, ArrayLike], level: float) -> float:
+    """Radius for predictions that lie beyond every hold-out: the widest by kind, at least the normal distribution's.
+
+    Args:
+        scores: by kind of hold-out, absolute errors in standard deviations ``[n]``.
+        level: probability that the interval is to hold.
+    """
+    found = [conformal_radius(each, level) for each in scores.values() if np.size(each)]
+    return max([normal_radius(level), *found])
 
 
 def draw_scale(errors: Array, noise_variance: Array, draw_variance: float) -> float:

@@ -11,9 +11,9 @@ import pytest
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.base import Law
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.intervals import HeldOut, normal_radius, radii
+from decaylaws.laws.decay.intervals import HeldOut, radii
 from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.uncertainty import coverage, normal_radius
 from tests.laws.test_decay_law import SOURCES, TRUNK, planned
 
 LENGTHS = (50_000, 100_000)

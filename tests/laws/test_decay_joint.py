@@ -16,6 +16,9 @@ from decaylaws.laws.base import Law
 from decaylaws.laws.decay.joint import FORMS, JointInputs, JointLaw, _log_loss, _prior
 from decaylaws.laws.decay.replay import FORMS as REPLAY_FORMS
 from decaylaws.laws.decay.replay import ReplayLaw
+from decaylaws.laws.left_out import left_out
+from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import coverage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -147,3 +150,53 @@ def test_the_published_critical_replay_share_is_found(shared_data: Path, tmp_pat
     report = script("continued_pretraining.py", shared_data / "mixinglaws", tmp_path / "out.json")
     assert report["critical_replay_share"] == pytest.approx(0.286, abs=0.02)
     assert report["fit"]["weighted_mae"] < 0.003
+
+
+def test_intervals_of_joint_laws_hold_at_an_unseen_size_and_widen_with_it() -> None:
+    fit, rng = grid(), np.random.default_rng(3)
+    law = JointLaw().fit(fit, truth(fit) * np.exp(rng.normal(0, 0.003, (len(fit), 1))))
+    sizes = [grid((size,), seed=1) for size in (4e8, 8e8, 3.2e9)]
+    found = [law.predict(rows, interval=0.9) for rows in sizes]
+    widths = [float((each.upper / each.lower).mean()) for each in found]
+    assert widths == sorted(widths)
+    for rows, each in zip(sizes, found):
+        assert coverage(each, truth(rows) * np.exp(rng.normal(0, 0.003, (len(rows), 1)))) >= 0.8
+    np.testing.assert_array_equal(found[0].mean, law.predict(sizes[0]))
+    copy = Law.from_dict(json.loads(json.dumps(law.to_dict())))
+    np.testing.assert_array_equal(copy.predict(sizes[1], interval=0.9).upper, found[1].upper)
+    assert set(law.scores_["text"]) == {"mixture", "size", "tokens"}
+
+
+def test_intervals_of_replay_hold_at_unseen_shares_and_steps() -> None:
+    fit, losses = replay_rows((0.125, 0.3, 0.5))
+    unseen, observed = replay_rows((0.2, 0.4))
+    early, late = (fit["steps"] <= 7000).to_numpy(), (unseen["steps"] > 7000).to_numpy()
+    inside = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        law = ReplayLaw(["new"]).fit(fit[early], (losses + rng.normal(0, 0.002, len(losses)))[early])
+        found = law.predict(unseen, interval=0.9)
+        inside.append(coverage(found, observed + rng.normal(0, 0.002, len(observed))))
+    assert 0.8 <= np.mean(inside) <= 0.97
+    widths = found.upper - found.lower
+    assert widths[late].mean() > widths[~late].mean()
+    np.testing.assert_array_equal(found.mean, law.predict(unseen))
+    again = Law.from_dict(json.loads(json.dumps(law.to_dict())))
+    np.testing.assert_array_equal(again.predict(unseen, interval=0.9).lower, found.lower)
+
+
+def test_a_row_that_was_left_out_is_predicted_as_by_a_fit_without_it() -> None:
+    """For a linear law one Newton step is the refit."""
+    rng = np.random.default_rng(0)
+    slopes, rows = rng.normal(size=(12, 2)), np.arange(12) >= 9
+    observed = slopes @ [1.0, -2.0] + rng.normal(0, 0.1, 12)
+
+    def fitted(kept: np.ndarray) -> Solution:
+        return solve(
+            lambda theta: (slopes @ theta - observed)[kept], np.zeros((1, 2)), jacobian=lambda _: slopes[kept],
+            huber_delta=100.0, prior_mean=np.zeros(2), prior_sd=np.ones(2), noise_sd=0.1,
+        )  # fmt: skip
+
+    errors, spread = left_out(fitted(rows | True), rows, huber_delta=100.0, noise_sd=0.1)
+    np.testing.assert_allclose(errors, (slopes @ fitted(~rows).theta - observed)[rows], atol=1e-8)
+    assert (spread > 0.05).all()

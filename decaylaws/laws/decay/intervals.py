@@ -15,12 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from decaylaws.laws.base import Array
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
-from decaylaws.laws.uncertainty import conformal_radius
+from decaylaws.laws.uncertainty import conformal_radius, normal_radius
 
 KINDS = ("ratio", "tokens", "size")
 _ARRAYS = ("errors", "covariance", "noise", "misfit")
@@ -169,11 +168,6 @@ def radii(
 def _drawn(radius: float, num_groups: int, known: float) -> float:
     total = _FIRST_WEIGHT + num_groups
     return float(np.sqrt((_FIRST_WEIGHT * known**2 + num_groups * radius**2) / total))
-
-
-def normal_radius(level: float) -> float:
-    """Half width, in standard deviations, of an interval of the normal distribution."""
-    return float(norm.ppf(0.5 + 0.5 * level))
 
 
 def spread(covariance: Array, noise: Array, weights: Array) -> Array:

@@ -17,28 +17,35 @@ analysis/LOG.md). With a single size in the fit, ``factor_floor`` does not deter
 ``additive`` alone. Sizes and
 tokens are centred on the fit's geometric means, so that amplitudes are losses at a typical run and priors on them
 mean something. The priors of the exponents are Chinchilla's; with a single size in the fit they are all there is.
+
+Intervals come from the curvature of each form, the noise of a run and the difference between the forms, scaled to
+errors on rows that were left out: mixtures, sizes, and the upper quarter of the tokens (``decaylaws.laws.left_out``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Law
+from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.left_out import Curvature, curvature, left_out
 from decaylaws.laws.report import FitReport
 from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import widest_radius
 
 FORMS = ("chinchilla", "additive", "mixing_law", "factor_floor")
 _STACK = ("additive", "factor_floor")
 _EPSILON = 1e-5  # share below which a source counts as absent (arXiv 2507.09404)
 _HUBER = 1e-3  # of the log residual
 _NOISE = 5e-3  # log residual that the priors are weighed against: points of one run err together
+_FOLDS = 8  # over mixtures, for intervals
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class JointLaw(Law):
         params_: by target and form, fitted parameters by name.
         forms_: the forms whose predictions are averaged (in logs).
         targets_, sources_: order of the columns of a prediction, order of the shares.
+        scores_: by target and kind of hold-out, absolute errors of the log loss in standard deviations.
         reports_: by target and form, the diagnosis of the fit; ``report_`` is the worst conditioned.
         fit_seconds_: wall-clock time of all targets together.
     """
@@ -71,7 +79,9 @@ class JointLaw(Law):
     sources_: list[str]
     forms_: list[str]
     reports_: dict[str, FitReport]
+    scores_: dict[str, dict[str, Array]]
     fit_seconds_: float
+    _curvatures: dict[str, Curvature]
 
     def __init__(
         self, form: str = "stack", *, size: str = "params", tokens: str = "tokens", prefix: str = "w_"
@@ -108,23 +118,49 @@ class JointLaw(Law):
         }
         self.reports_ = {key: solution.report for key, solution in found.items()}
         self.report_ = max(self.reports_.values(), key=lambda report: report.condition)
+        self._calibrate(found, _hold_outs(X, self.size, self.tokens, inputs.shares), y)
         self.fit_seconds_ = time.perf_counter() - began
         return self
 
-    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Array:
-        """Losses ``[n, targets]``, nats per token."""
+    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
+        """Losses ``[n, targets]``, nats per token; with ``interval`` a ``Prediction`` of that shape."""
         self._require_fitted()
-        if interval is not None:
-            raise InvalidValueError("interval", interval, "is not offered by this law", "Leave it out.")
         inputs = self._inputs(X)
-        return np.column_stack([self._predict_target(target, inputs) for target in self.targets_])
+        logs, spreads = (
+            np.column_stack(each)
+            for each in zip(*(self._predict_target(target, inputs) for target in self.targets_))
+        )
+        if interval is None:
+            return np.exp(logs)
+        half = spreads * [widest_radius(self.scores_[target], interval) for target in self.targets_]
+        return Prediction(np.exp(logs), np.exp(logs - half), np.exp(logs + half), interval)
 
-    def _predict_target(self, target: str, inputs: JointInputs) -> Array:
-        logs = [
-            _log_loss(form, np.array(list(self.params_[f"{target}/{form}"].values())), inputs)[0]
-            for form in self.forms_
-        ]
-        return np.exp(np.mean(logs, axis=0))
+    def _predict_target(self, target: str, inputs: JointInputs) -> tuple[Array, Array]:
+        """Log loss and its standard deviation, ``[n]`` each."""
+        keys = [(form, f"{target}/{form}") for form in self.forms_]
+        found = [_log_loss(form, np.array(list(self.params_[key].values())), inputs) for form, key in keys]
+        spreads = [self._curvatures[key].spread(slopes) for (_, key), (_, slopes) in zip(keys, found)]
+        logs = [log for log, _ in found]
+        return np.mean(logs, axis=0), _stacked(logs, spreads)
+
+    def _calibrate(
+        self,
+        found: Mapping[str, Solution],
+        masks: Mapping[str, list[NDArray[np.bool_]]],
+        losses: pd.DataFrame,
+    ) -> None:
+        """Spread of every form, and errors of each target's forms together on rows that they did not see."""
+        self._curvatures = {
+            key: curvature(each, huber_delta=_HUBER, noise_sd=_NOISE) for key, each in found.items()
+        }
+        self.scores_ = {}
+        for target in self.targets_:
+            measured = np.isfinite(losses[target].to_numpy(dtype=float))
+            forms = [found[f"{target}/{form}"] for form in self.forms_]
+            self.scores_[target] = {
+                kind: np.concatenate([_scores(forms, rows[measured]) for rows in each])
+                for kind, each in masks.items()
+            }
 
     def _forms(self, runs: pd.DataFrame) -> list[str]:
         if self.form != "stack":
@@ -155,7 +191,8 @@ class JointLaw(Law):
         reports = {target: report.to_dict() for target, report in self.reports_.items()}
         return {
             "params": self.params_, "targets": self.targets_, "sources": self.sources_, "centre": self._centre,
-            "forms": self.forms_, "seconds": self.fit_seconds_, "reports": reports,
+            "forms": self.forms_, "seconds": self.fit_seconds_, "reports": reports, "scores": self.scores_,
+            "curvatures": {key: each.to_dict() for key, each in self._curvatures.items()},
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -164,6 +201,40 @@ class JointLaw(Law):
         self._centre, self.forms_ = tuple(state["centre"]), list(state["forms"])
         self.fit_seconds_ = float(state["seconds"])
         self.reports_ = {target: FitReport.from_dict(values) for target, values in state["reports"].items()}
+        self.scores_ = {
+            target: {kind: np.array(values, dtype=float) for kind, values in kinds.items()}
+            for target, kinds in state["scores"].items()
+        }
+        self._curvatures = {key: Curvature.from_dict(values) for key, values in state["curvatures"].items()}
+
+
+def _hold_outs(
+    runs: pd.DataFrame, size: str, tokens: str, shares: Array
+) -> dict[str, list[NDArray[np.bool_]]]:
+    """Rows to leave out together, by kind, where at least a quarter of all stays."""
+    params, length = runs[size].to_numpy(dtype=float), runs[tokens].to_numpy(dtype=float)
+    mixtures = np.unique(shares.round(6), axis=0, return_inverse=True)[1].ravel()
+    order = np.random.default_rng(0).permutation(mixtures.max() + 1)
+    found = {
+        "mixture": [np.isin(mixtures, order[fold::_FOLDS]) for fold in range(min(_FOLDS, len(order)))],
+        "size": [params == each for each in np.unique(params)],
+        "tokens": [length >= np.quantile(length, 0.75, method="higher")],
+    }
+    kept = {
+        kind: [rows for rows in masks if rows.any() and rows.mean() <= 0.75] for kind, masks in found.items()
+    }
+    return {kind: masks for kind, masks in kept.items() if masks}
+
+
+def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_]) -> Array:
+    """Absolute errors of the forms' mean on rows that they did not see, in standard deviations."""
+    errors, spreads = zip(*(left_out(form, rows, huber_delta=_HUBER, noise_sd=_NOISE) for form in forms))
+    return np.abs(np.mean(errors, axis=0)) / _stacked(errors, spreads)
+
+
+def _stacked(logs: Sequence[Array], spreads: Sequence[Array]) -> Array:
+    """Spread of the mean of forms: theirs, for their errors are hardly independent, and what they differ by."""
+    return np.hypot(np.mean(spreads, axis=0), np.std(logs, axis=0))
 
 
 def _names(form: str, sources: Sequence[str]) -> list[str]:

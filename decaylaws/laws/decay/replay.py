@@ -14,6 +14,9 @@ form            loss                                                            
 Forgetting is a transient that is linear in the log of the own share; learning is a power law in own tokens that
 starts from what the checkpoint already knows (:math:`D_0`). :math:`c` stands for an LR path that the
 records do not hold. The last two know no checkpoint and diverge at its start.
+
+Intervals come from the curvature of each domain's fit, scaled to errors on replay shares and on the later half of the
+steps that were left out (``decaylaws.laws.left_out``).
 """
 
 from __future__ import annotations
@@ -24,15 +27,19 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
+from numpy.typing import NDArray
+from scipy.optimize import approx_fprime, brentq
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Law
+from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.left_out import Curvature, curvature, left_out
 from decaylaws.laws.report import FitReport
-from decaylaws.laws.solver import solve
+from decaylaws.laws.solver import Solution, solve
+from decaylaws.laws.uncertainty import widest_radius
 
 EPSILON = 1e-3
 _NOISE = 2e-3  # nats, of one evaluated loss
+_HUBER = 2 * _NOISE
 _COLUMNS = ("share", "steps", "domain")
 
 
@@ -112,10 +119,13 @@ class ReplayLaw(Law):
 
     Attributes:
         params_: by domain, fitted parameters by name; the mean of the old domains is ``general``.
+        scores_: by domain and kind of hold-out, absolute errors in standard deviations.
         reports_: by domain, the diagnosis of its fit.
     """
 
     reports_: dict[str, FitReport]
+    scores_: dict[str, dict[str, Array]]
+    _curvatures: dict[str, Curvature]
 
     def __init__(
         self,
@@ -147,7 +157,7 @@ class ReplayLaw(Law):
         if losses.shape != (len(X),) or not (np.isfinite(losses) & (losses > 0)).all():
             raise InvalidValueError("loss", losses.shape, f"must be {len(X)} finite positive losses")
         self._longest = float(X["steps"].max())
-        self.params_, self.reports_ = {}, {}
+        self.params_, self.reports_, self.scores_, self._curvatures = {}, {}, {}, {}
         rows = X.assign(loss=losses)
         old = rows[~rows["domain"].isin(list(self.new_domains))]
         if len(old):
@@ -159,25 +169,31 @@ class ReplayLaw(Law):
         self.report_ = max(self.reports_.values(), key=lambda report: report.condition)
         return self
 
-    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Array:
-        """Losses ``[n]``, nats per token; the domain ``general`` is the weighted mean of the old ones."""
+    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
+        """Losses ``[n]``, nats per token; the domain ``general`` is the weighted mean of the old ones.
+
+        With ``interval`` a ``Prediction`` of that shape.
+        """
         self._require_fitted()
-        if interval is not None:
-            raise InvalidValueError("interval", interval, "is not offered by this law", "Leave it out.")
         _check(X)
         unknown = sorted(set(X["domain"]) - set(self.params_))
         if unknown:
             raise InvalidValueError("domain", unknown[0], f"must be one of {', '.join(self.params_)}")
-        found = np.empty(len(X))
+        found, half = np.empty(len(X)), np.zeros(len(X))
         for domain, positions in X.reset_index(drop=True).groupby("domain").groups.items():
-            part = X.iloc[np.asarray(positions)]
+            rows = np.asarray(positions)
+            value = self._value(str(domain), X.iloc[rows])
             theta = np.array(list(self.params_[str(domain)].values()))
-            found[np.asarray(positions)] = self._form(str(domain)).value(
-                theta,
-                self._own(part["share"], str(domain)),
-                part["steps"].to_numpy(dtype=float) / self._longest,
-            )
-        return found
+            found[rows] = value(theta)
+            if interval is not None:
+                spread = self._curvatures[str(domain)].spread(np.atleast_2d(approx_fprime(theta, value)))
+                half[rows] = widest_radius(self.scores_[str(domain)], interval) * spread
+        return found if interval is None else Prediction(found, found - half, found + half, interval)
+
+    def _value(self, domain: str, rows: pd.DataFrame) -> Callable[[Array], Array]:
+        own = self._own(rows["share"], domain)
+        steps = rows["steps"].to_numpy(dtype=float) / self._longest
+        return lambda theta: self._form(domain).value(theta, own, steps)
 
     def critical_share(self, steps: float, base_loss: float, tolerance: float = 0.0) -> float:
         """Smallest replay share that keeps the general loss within ``tolerance`` of ``base_loss`` after ``steps``.
@@ -207,13 +223,17 @@ class ReplayLaw(Law):
                 if name in ("log_kappa", "log_beta"):
                     mean[index], sd[index] = centre[name], 0.5
         found = solve(
-            lambda theta: shape.value(theta, share, steps) - losses, np.vstack([mean, mean + 0.3 * sd, mean
-            - 0.3 * sd]), lower=mean - 8 * sd, upper=mean + 8 * sd, huber_delta=2 * _NOISE,
-              names=shape.names, prior_mean=mean,
-            prior_sd=sd, noise_sd=_NOISE,
+            lambda theta: shape.value(theta, share, steps) - losses,
+            np.vstack([mean, mean + 0.3 * sd, mean - 0.3 * sd]), lower=mean - 8 * sd, upper=mean + 8 * sd,
+            names=shape.names, prior_mean=mean, prior_sd=sd, huber_delta=_HUBER, noise_sd=_NOISE,
         )  # fmt: skip
         self.params_[domain] = dict(zip(shape.names, found.theta.tolist()))
         self.reports_[domain] = found.report
+        self._curvatures[domain] = curvature(found, huber_delta=_HUBER, noise_sd=_NOISE)
+        self.scores_[domain] = {
+            kind: np.concatenate([_scores(found, rows) for rows in masks])
+            for kind, masks in _hold_outs(share, steps).items()
+        }
 
     def _anchored(self, domain: str, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
         """Own shares, relative steps and losses, with the checkpoint as a point at 0 steps where it is known.
@@ -252,12 +272,39 @@ class ReplayLaw(Law):
 
     def _state(self) -> dict[str, Any]:
         reports = {domain: report.to_dict() for domain, report in self.reports_.items()}
-        return {"params": self.params_, "longest": self._longest, "reports": reports}
+        return {
+            "params": self.params_, "longest": self._longest, "reports": reports, "scores": self.scores_,
+            "curvatures": {domain: each.to_dict() for domain, each in self._curvatures.items()},
+        }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.params_ = {domain: dict(values) for domain, values in state["params"].items()}
         self._longest = float(state["longest"])
         self.reports_ = {domain: FitReport.from_dict(values) for domain, values in state["reports"].items()}
+        self.scores_ = {
+            domain: {kind: np.array(values, dtype=float) for kind, values in kinds.items()}
+            for domain, kinds in state["scores"].items()
+        }
+        self._curvatures = {key: Curvature.from_dict(values) for key, values in state["curvatures"].items()}
+
+
+def _hold_outs(share: Array, steps: Array) -> dict[str, list[NDArray[np.bool_]]]:
+    """Measured rows of one domain to leave out together, by kind; the checkpoint itself (0 steps) always stays."""
+    measured = steps > 0
+    found = {
+        "share": [measured & (share == each) for each in np.unique(share[measured])],
+        "steps": [steps > np.median(steps[measured])],
+    }
+    kept = {
+        kind: [rows for rows in masks if rows.any() and rows.mean() <= 0.75] for kind, masks in found.items()
+    }
+    return {kind: masks for kind, masks in kept.items() if masks}
+
+
+def _scores(found: Solution, rows: NDArray[np.bool_]) -> Array:
+    """Absolute errors on rows that a fit did not see, in standard deviations."""
+    errors, spread = left_out(found, rows, huber_delta=_HUBER, noise_sd=_NOISE)
+    return np.abs(errors) / spread
 
 
 def _check(rows: pd.DataFrame) -> None:
