@@ -50,6 +50,7 @@ from _whole_jobs import whole_jobs
 
 from decaylaws.configs import ModelShape
 from decaylaws.errors import InvalidValueError
+from proxy_runs.engine import has_bfloat16
 from proxy_runs.machine import default_workers
 
 
@@ -89,12 +90,6 @@ LONG_JOBS = ("engine_compiled", "engine_fast")
 def can_compile(device: str) -> bool:
     """Whether torch.compile has what it needs."""
     return device == "cuda" or shutil.which("g++") is not None
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return device == "cuda" or any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def tasks_of(plain: Task, args: argparse.Namespace) -> dict[str, tuple[Task, int]]:

@@ -143,6 +143,9 @@ class Arithmetic:
                 "arithmetic.precision", self.precision, f"must be one of {', '.join(PRECISIONS)}"
             )
 
+    def __str__(self) -> str:
+        return f"{'compiled' if self.compiled else 'eager'} {self.precision}"
+
 
 EXACT = Arithmetic()
 """Eager float32: the same bits however runs are grouped."""

@@ -1,25 +1,27 @@
-"""What ``train.compile: auto`` comes to: measured once, when a sweep is first planned, and kept in the study."""
+"""What ``auto`` in ``train`` comes to: measured once, when a sweep is first planned, and kept in the study."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from rich.console import Console
 
 from decaylaws.cli.calibrate import calibrate
+from decaylaws.configs import Arithmetic
 from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.study import Study
 from decaylaws.study.layout import write_json
 
 WORTH_TRYING_SECONDS = 1200.0
-"""Sweeps that take less are not compiled: a shape costs half a minute of a core, and so does finding out."""
+"""Sweeps that take less stay as they are: a shape costs half a minute of a core to compile, and so does finding out."""
 MIN_GAIN = 1.05
-"""A compiled sweep must be faster by so much, with the compilation of all its shapes."""
+"""Another arithmetic must make the sweep faster by so much, with the compilation of all its shapes."""
 
 
 def settle_arithmetic(study: Study, design: Design, console: Console) -> bool:
-    """Decide whether the sweep is compiled, where study.yaml leaves it open and nothing was decided before.
+    """Decide how the sweep computes, where study.yaml leaves it open and nothing was decided before.
 
     The answer belongs to the study, not to a machine: it changes the last digits of every loss and so the identity of
     every run. A sweep that has begun goes on as it began.
@@ -27,40 +29,57 @@ def settle_arithmetic(study: Study, design: Design, console: Console) -> bool:
     Returns:
         Whether the design has to be made anew.
     """
-    if study.settings.train.compile != "auto" or study.arithmetic_file.is_file():
+    train = study.settings.train
+    if "auto" not in (train.precision, train.compile) or study.arithmetic_file.is_file():
         return False
     seconds = 3600 * calibrate(study).plan_hours(design)
-    compiled, note = False, ""
+    present = chosen = study.arithmetic()
+    notes: list[str] = []
     if seconds >= WORTH_TRYING_SECONDS and not study.checkpoint_dir.is_dir():
-        compiled, note = _try(study, seconds)
-        console.print(f"train.compile: {note}", highlight=False)
-    write_json(study.arithmetic_file, {"compiled": compiled, "note": note})
-    return compiled
+        for candidate in _candidates(study):
+            gain, note = _gain(study, candidate, seconds)
+            notes.append(f"{candidate}: {note}")
+            console.print(f"  {notes[-1]}", highlight=False, soft_wrap=True)
+            if gain >= MIN_GAIN:
+                chosen = candidate
+                break
+        console.print(f"train: {chosen}", highlight=False)
+    write_json(study.arithmetic_file, {**asdict(chosen), "note": "; ".join(notes)})
+    return chosen != present
 
 
-def _try(study: Study, seconds: float) -> tuple[bool, str]:
-    """Whether compiling would shorten a sweep of so many seconds, as the proxy's shape shows, and why."""
-    eager = max(calibrate(study).speeds[study.planner().shape(study.settings.proxy)].values())
+def _candidates(study: Study) -> list[Arithmetic]:
+    """What could make the sweep faster, the fastest on paper first."""
+    from proxy_runs.engine import has_bfloat16
+
+    train = study.settings.train
+    has = has_bfloat16(study.settings.backend.device)
+    precisions = [train.precision] if train.precision != "auto" else ["bfloat16", "float32"][not has :]
+    compiled = [train.compile] if train.compile != "auto" else [True, False]
+    found = [Arithmetic(precision=name, compiled=bool(each)) for each in compiled for name in precisions]
+    return [each for each in found if each != study.arithmetic()]
+
+
+def _gain(study: Study, candidate: Arithmetic, seconds: float) -> tuple[float, str]:
+    """How many times as fast a sweep of so many seconds would be, as the proxy's shape shows, and in words."""
+    present = max(calibrate(study).speeds[study.planner().shape(study.settings.proxy)].values())
     started = time.perf_counter()
     try:
-        compiled = _compiled_speed(study)
+        speed = _speed(study, candidate)
     except (InvalidValueError, RuntimeError) as error:  # no compiler here, or one that fails
-        return False, f"off; {str(error).strip().splitlines()[0][:200]}"
-    compilation = (time.perf_counter() - started) * len(study.settings.shapes)
-    gain = seconds / (seconds * eager / compiled + compilation)
-    is_on = gain >= MIN_GAIN
-    return is_on, (
-        f"{'on' if is_on else 'off'}; the proxy trains {compiled / eager:.2f} times as fast, "
-        f"the sweep {gain:.2f} times with its compilation"
-    )
+        return 0.0, str(error).strip().splitlines()[0][:200]
+    compilation = (time.perf_counter() - started) * len(study.settings.shapes) if candidate.compiled else 0.0
+    gain = seconds / (seconds * present / speed + compilation)
+    with_it = " with its compilation" if candidate.compiled else ""
+    return gain, f"the proxy trains {speed / present:.2f} times as fast, the sweep {gain:.2f} times{with_it}"
 
 
-def _compiled_speed(study: Study) -> float:
-    """Tokens per second of the proxy's shape, compiled; what was compiled stays in the compiler's cache."""
+def _speed(study: Study, arithmetic: Arithmetic) -> float:
+    """Tokens per second of the proxy's shape; what was compiled for it stays in the compiler's cache."""
     from proxy_runs.calibration import candidate_slots, tokens_per_second
     from proxy_runs.engine import Backend
 
     settings = study.settings
-    backend = Backend(device=settings.backend.device, precision=settings.train.precision, compiled=True)
+    backend = Backend(device=settings.backend.device, **vars(arithmetic))
     shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
     return max(tokens_per_second(shape, batch, backend, candidate_slots(batch, backend)).values())

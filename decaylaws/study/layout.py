@@ -88,7 +88,7 @@ class Study:
 
     @property
     def arithmetic_file(self) -> Path:
-        """What ``train.compile: auto`` came to when the sweep was first planned."""
+        """What ``auto`` in ``train`` came to when the sweep was first planned."""
         return self.root / "arithmetic.json"
 
     @property
@@ -232,12 +232,14 @@ class Study:
         return settings
 
     def arithmetic(self) -> Arithmetic:
-        """How proxies compute: what study.yaml says, and what ``auto`` came to; until then nothing is compiled."""
-        train = self.settings.train
-        compiled = train.compile
-        if compiled == "auto":
-            compiled = self.arithmetic_file.is_file() and read_json(self.arithmetic_file)["compiled"]
-        return Arithmetic(precision=train.precision, compiled=bool(compiled))
+        """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32."""
+        train, settled = self.settings.train, asdict(EXACT)
+        if self.arithmetic_file.is_file():
+            settled |= read_json(self.arithmetic_file)
+        return Arithmetic(
+            precision=settled["precision"] if train.precision == "auto" else train.precision,
+            compiled=settled["compiled"] if train.compile == "auto" else train.compile,
+        )
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""

@@ -89,6 +89,14 @@ class Backend:
         return self.precision == "float32" and not self.compiled
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether a device (``cpu``, ``cuda`` or ``auto``) multiplies bfloat16 faster than float32."""
+    if Backend(device=device).torch_device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether ``torch.compile`` has what it needs: on a CPU a C++ compiler, on a GPU the one that torch brings."""
     return device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None

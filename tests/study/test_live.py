@@ -129,53 +129,93 @@ def test_a_gpu_has_one_worker_and_a_torch_without_cuda_no_gpu(monkeypatch: pytes
     assert default_workers("auto") == cores
 
 
-def test_a_long_sweep_is_compiled_where_that_pays_and_the_answer_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def long_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study whose sweep counts as long on a machine with instructions for bfloat16."""
     make_tiny_study(tmp_path)
     decaylaws("prepare", str(tmp_path))
     monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
-    assert "train.compile" not in decaylaws("plan", str(tmp_path))  # too short to be tried
-    study = Study.open(tmp_path)
-    assert study.arithmetic() == EXACT
-    eager, settings = {run.config.run_id for run in study.design()}, study.decisive_settings()
-    assert "train" not in settings
-
-    study.arithmetic_file.unlink()
     monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0)
     monkeypatch.setattr(arithmetic, "MIN_GAIN", 0.0)  # nothing can repay a compilation here
-    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: 2e9)
-    printed = decaylaws("plan", str(tmp_path))
-    assert "train.compile: on; the proxy trains 2.00 times as fast" in printed
-    assert study.arithmetic() == Arithmetic(compiled=True)
-    assert {run.config.arithmetic for run in study.design()} == {Arithmetic(compiled=True)}
-    assert not eager & {run.config.run_id for run in study.design()}
-
-    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: pytest.fail("decided again"))
-    assert "train.compile" not in decaylaws("plan", str(tmp_path))
-    assert study.decisive_settings() == {**settings, "train": {"precision": "float32", "compiled": True}}
+    monkeypatch.setattr("proxy_runs.engine.has_bfloat16", lambda device: True)
+    return Study.open(tmp_path)
 
 
-def test_a_sweep_that_has_begun_or_gains_nothing_is_not_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_short_sweep_is_left_alone(long_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 1e9)
+    monkeypatch.setattr(arithmetic, "_speed", lambda *_: pytest.fail("not worth a try"))
+    assert "train:" not in decaylaws("plan", str(long_study.root))
+    assert long_study.arithmetic() == EXACT
+    assert "train" not in long_study.decisive_settings()
+
+
+def test_a_long_sweep_takes_the_first_arithmetic_that_pays_and_stays_with_it(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_tiny_study(tmp_path)
-    decaylaws("prepare", str(tmp_path))
-    monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
-    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0)
-    monkeypatch.setattr(arithmetic, "_compiled_speed", lambda study: 5e8)
-    assert "train.compile: off; the proxy trains 0.50 times as fast" in decaylaws("plan", str(tmp_path))
-    study = Study.open(tmp_path)
-    assert study.arithmetic() == EXACT
+    root, fast = str(long_study.root), Arithmetic(precision="bfloat16", compiled=True)
+    before = long_study.decisive_settings()
+    with monkeypatch.context() as patch:
+        patch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 1e9)
+        decaylaws("plan", root)
+    eager = {run.config.run_id for run in long_study.design()}
+    long_study.arithmetic_file.unlink()
+    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: {fast: 2e9}[candidate])
+    printed = decaylaws("plan", root)
+    assert "compiled bfloat16: the proxy trains 2.00 times as fast" in printed
+    assert "train: compiled bfloat16\n" in printed
+    assert long_study.arithmetic() == fast
+    assert {run.config.arithmetic for run in long_study.design()} == {fast}
+    assert not eager & {run.config.run_id for run in long_study.design()}
+    monkeypatch.setattr(arithmetic, "_speed", lambda *_: pytest.fail("decided again"))
+    assert "train:" not in decaylaws("plan", root)
+    settled = {"train": {"precision": "bfloat16", "compiled": True}}
+    assert long_study.decisive_settings() == {**before, **settled}
 
-    def fail(study: Study) -> float:
+
+@pytest.mark.parametrize(
+    ("train", "tried"),
+    [
+        ("{}", ["compiled bfloat16", "compiled float32", "eager bfloat16"]),
+        ("{precision: float32}", ["compiled float32"]),
+        ("{compile: false}", ["eager bfloat16"]),
+        ("{compile: true}", ["compiled bfloat16"]),
+    ],
+)
+def test_what_is_tried_is_what_study_yaml_leaves_open(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch, train: str, tried: list[str]
+) -> None:
+    monkeypatch.setattr(arithmetic, "MIN_GAIN", 1.05)
+    with (long_study.root / "study.yaml").open("a") as file:
+        file.write(f"train: {train}\n")
+    seen: list[str] = []
+    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: seen.append(str(candidate)) or 5e8)
+    printed = decaylaws("plan", str(long_study.root))
+    assert seen == tried
+    assert printed.count("the proxy trains 0.50 times as fast") == len(tried)
+
+
+def test_a_machine_without_instructions_for_bfloat16_does_not_try_it(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy_runs.engine.has_bfloat16", lambda device: False)
+    monkeypatch.setattr(arithmetic, "MIN_GAIN", 1.05)
+    monkeypatch.setattr(
+        arithmetic, "_speed", lambda study, candidate: {Arithmetic(compiled=True): 5e8}[candidate]
+    )
+    assert "compiled float32: the proxy trains 0.50 times as fast" in decaylaws("plan", str(long_study.root))
+    assert long_study.arithmetic() == EXACT
+
+
+def test_a_compiler_that_fails_and_a_sweep_that_has_begun_leave_it_as_it_is(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(study: Study, candidate: Arithmetic) -> float:
         raise RuntimeError("g++: internal compiler error\nmore")
 
-    study.arithmetic_file.unlink()
-    monkeypatch.setattr(arithmetic, "_compiled_speed", fail)
-    assert "train.compile: off; g++: internal compiler error" in decaylaws("plan", str(tmp_path))
-
-    study.arithmetic_file.unlink()
-    study.checkpoint_dir.mkdir()
-    assert "train.compile" not in decaylaws("plan", str(tmp_path))
-    assert study.arithmetic() == EXACT
+    monkeypatch.setattr(arithmetic, "MIN_GAIN", 1.05)
+    monkeypatch.setattr(arithmetic, "_speed", fail)
+    assert "compiled float32: g++: internal compiler error" in decaylaws("plan", str(long_study.root))
+    long_study.arithmetic_file.unlink()
+    long_study.checkpoint_dir.mkdir()
+    assert "train:" not in decaylaws("plan", str(long_study.root))
+    assert long_study.arithmetic() == EXACT
