@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from decaylaws import __version__
 from decaylaws.cli import context, evaluation, export, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
@@ -53,6 +55,22 @@ for panel, verbs in PANELS.items():
         app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
 for name, group in (("schedule", schedule.app), ("recipe", recipe.app), ("context", context.app)):
     app.add_typer(group, name=name, rich_help_panel="Schedules and recipes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"decaylaws {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all_verbs(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop"),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

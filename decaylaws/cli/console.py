@@ -16,6 +16,8 @@ from rich.progress import Progress as RichProgress
 from rich.rule import Rule
 from rich.table import Table
 
+from decaylaws.study import Study
+
 LINE_EVERY_SECONDS = 10.0
 LOG_WIDTH = 160
 RULE_WIDTH = 80
@@ -34,6 +36,13 @@ def make_console() -> Console:
 def heading(console: Console, title: str) -> None:
     """A line across the terminal, and not much longer than its title in a log."""
     console.print(Rule(title, align="left"), width=min(console.width, RULE_WIDTH))
+
+
+def say_next(console: Console, study: Study, verb: str | None) -> None:
+    """The command that goes on with a study, the last line of each of its verbs; None after all of them."""
+    done = f"All is done. Read {study.report_file}"
+    line = done if verb is None else f"Next: decaylaws {verb} '{study.root}'"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ConsoleProgress:
@@ -105,6 +114,7 @@ def plain_table(*columns: str, title: str, left: Iterable[str] = ()) -> Table:
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
+        min_width=len(title),  # a title is wrapped to the width of its table
     )
     to_the_left = {columns[0], *left}
     for index, column in enumerate(columns):

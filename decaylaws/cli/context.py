@@ -20,6 +20,7 @@ from decaylaws.context import (
 )
 from decaylaws.errors import InvalidValueError
 from decaylaws.recipe import Recipe, RopeSettings
+from decaylaws.recipe.rope import FACTOR_METHODS
 from decaylaws.schedules.quantities import parse_tokens, round_tokens
 
 app = typer.Typer(help="Extend the sequence length in the decay.", no_args_is_help=True)
@@ -28,7 +29,7 @@ Method = Annotated[str, typer.Option(help="none, abf, position_interpolation, nt
 Theta = Annotated[
     float, typer.Option(help="base of the checkpoint's rotary embedding (rope_theta); for abf the new one")
 ]
-OriginalLength = Annotated[int | None, typer.Option(help="sequence length of the checkpoint")]
+OriginalLength = Annotated[int | None, typer.Option(help="sequence length of the checkpoint", min=1)]
 UNKNOWN = "?"
 
 
@@ -44,21 +45,17 @@ def library() -> None:
 
 @app.command()
 def rope(
-    seq_len: Annotated[int, typer.Option(help="sequence length to extend to")],
-    original_seq_len: Annotated[int, typer.Option(help="sequence length of the checkpoint")],
+    seq_len: Annotated[int, typer.Option(help="sequence length to extend to", min=1)],
+    original_seq_len: Annotated[int, typer.Option(help="sequence length of the checkpoint", min=1)],
     head_dim: Annotated[int, typer.Option(help="dimensions of an attention head")] = 128,
     theta: Annotated[float, typer.Option(help="base of the checkpoint's rotary embedding")] = 10_000.0,
     abf_theta: Annotated[float, typer.Option(help="the larger base of abf")] = 1_000_000.0,
 ) -> None:
     """Put the ways of extending a rotary embedding side by side."""
-    lengths = {"factor": seq_len / original_seq_len, "original_seq_len": original_seq_len}
     variants = [
-        RopeSettings(theta=theta),
-        RopeSettings(method="abf", theta=abf_theta),
-        *(
-            _checked(method=method, theta=theta, **lengths)
-            for method in ("position_interpolation", "ntk", "yarn")
-        ),
+        _rope("none", theta, seq_len, original_seq_len),
+        _rope("abf", abf_theta, seq_len, original_seq_len),
+        *(_rope(method, theta, seq_len, original_seq_len) for method in FACTOR_METHODS),
     ]
     trained = rotary_frequencies(variants[0], head_dim).inverse * original_seq_len
     typer.echo(text_columns([_variant_row(variant, head_dim, seq_len, trained) for variant in variants]))
@@ -72,7 +69,7 @@ def rope(
 def extend(
     path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
     tokens: Annotated[str, typer.Option(help="length of the longer stage, such as 50B")],
-    seq_len: Annotated[int, typer.Option(help="its sequence length")],
+    seq_len: Annotated[int, typer.Option(help="its sequence length", min=1)],
     out: Annotated[Path, typer.Option(help="where the new recipe goes")],
     theta: Theta,
     method: Method = "yarn",
@@ -83,24 +80,31 @@ def extend(
     """Run the last tokens of a recipe at a longer sequence length; the LR keeps its path."""
     recipe = Recipe.load(path)
     last = recipe.stages[-1]
-    original = original_seq_len or last.seq_len
-    factor = {} if method in ("none", "abf") else {"factor": seq_len / original, "original_seq_len": original}
     longer = extend_tail(
         recipe,
         tokens=parse_tokens(tokens, "tokens"),
         seq_len=seq_len,
-        rope=_checked(method=method, theta=theta, **factor),
+        rope=_rope(method, theta, seq_len, original_seq_len or last.seq_len),
         mixture=with_long_share(last.mixture, long_source, long_share) if long_source else None,
     )
     typer.echo(f"written to {longer.save(out)}")
 
 
-def _checked(**values: object) -> RopeSettings:
+def _rope(method: str, theta: float, seq_len: int, original_seq_len: int) -> RopeSettings:
+    """The settings that take a checkpoint of ``original_seq_len`` to ``seq_len``."""
+    values: dict[str, object] = {"method": method, "theta": theta}
+    if method in FACTOR_METHODS:
+        if seq_len <= original_seq_len:
+            raise InvalidValueError(
+                "seq-len", seq_len, f"must be longer than the checkpoint's {original_seq_len}"
+            )
+        values |= {"factor": seq_len / original_seq_len, "original_seq_len": original_seq_len}
     try:
         return RopeSettings.model_validate(values)
     except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise InvalidValueError("rope", str(values), f"is not valid: {message}") from error
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(map(str, problem["loc"])) or "rope"
+        raise InvalidValueError(field, problem["input"], f"is not valid: {problem['msg']}") from None
 
 
 def _stage_row(stage: ExtensionStage) -> dict[str, str]:

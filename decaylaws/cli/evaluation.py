@@ -49,9 +49,12 @@ def evaluate(
     max_documents: Annotated[
         int | None, typer.Option(help="first documents or questions of each", min=1)
     ] = None,
-    context_tokens: Annotated[int | None, typer.Option(help="longest input; the model's own limit")] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(help="longest input; the model's own limit", min=1)
+    ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="tokens by which a window moves over long documents; half the context")
+        int | None,
+        typer.Option(help="tokens by which a window moves over long documents; half the context", min=1),
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(help="tokens of one forward pass; a GPU wants more", min=1)
@@ -215,6 +218,10 @@ def _question_tasks(given: list[str], max_documents: int | None) -> list[Task]:
 def _retrieval_tasks(lengths: list[int], depths: list[float]) -> list[Task]:
     from proxy_runs.evaluation.retrieval import DEPTHS, RetrievalTask
 
+    if depths and not lengths:
+        raise InvalidValueError(
+            "depth", depths, "belongs to a retrieval probe", "Give --retrieval its length."
+        )
     return [RetrievalTask(lengths, depths=depths or DEPTHS)] if lengths else []
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decaylaws.cli.console import frame_table, make_console
+from decaylaws.cli.console import frame_table, make_console, say_next
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import (
     EXPORTERS,
@@ -22,6 +22,7 @@ from decaylaws.exporters import (
 )
 from decaylaws.recipe import Recipe
 from decaylaws.study import Study, decision
+from decaylaws.study.steps import verb_after
 
 console = make_console()
 
@@ -62,7 +63,8 @@ def export(
     ] = None,
 ) -> None:
     """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
-    recipe, directory = _recipe(source, out)
+    study = Study.open(source) if source.is_dir() else None
+    recipe = Recipe.load(source) if study is None else decision.load_recipe(study)
     if check is not None:
         _check(recipe, target or [], check)
         return
@@ -74,10 +76,13 @@ def export(
         local_batch_size=local_batch_size,
         model=model,
     )
-    print_exports(recipe, directory, export_all(recipe, directory, target, options))
+    directory = out or (source.parent / "exports" if study is None else study.export_dir)
+    _print_exports(recipe, directory, export_all(recipe, directory, target, options))
+    if study is not None:
+        say_next(console, study, verb_after("export"))
 
 
-def print_exports(
+def _print_exports(
     recipe: Recipe, directory: Path, outcomes: Mapping[str, Export | NotRepresentableError]
 ) -> None:
     """A table of what was written, then only what needs doing."""
@@ -86,14 +91,6 @@ def print_exports(
         console.print(frame_table(table, title=f"written, a folder each with NOTES.md, in {directory}"))
     for line in export_remarks(recipe, outcomes):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _recipe(source: Path, out: Path | None) -> tuple[Recipe, Path]:
-    """The recipe, and the folder below which each target has its own."""
-    if source.is_dir():
-        study = Study.open(source)
-        return decision.load_recipe(study), out or study.export_dir
-    return Recipe.load(source), out or source.parent / "exports"
 
 
 def _check(recipe: Recipe, targets: list[str], path: Path) -> None:

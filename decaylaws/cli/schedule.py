@@ -9,7 +9,9 @@ import typer
 
 from decaylaws.cli.console import text_columns
 from decaylaws.errors import InvalidValueError
+from decaylaws.files import atomic_write
 from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, format_schedule, lint, parse_template
+from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
 from decaylaws.schedules.quantities import parse_tokens, round_lr, round_tokens
 
@@ -74,7 +76,7 @@ def lint_command(
     """Name what is probably not meant; exit with 1 if there is anything."""
     _, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
-    findings = lint(built, batch_tokens=batch, floor_lr=floor)
+    findings = lint(built, batch_tokens=batch, floor_lr=None if floor is None else valid_lr("floor", floor))
     for finding in findings:
         typer.echo(str(finding))
     if findings:
@@ -124,9 +126,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _draw(schedules: dict[str, Schedule], png: Path | None, *, share_of_length: bool = False) -> None:
-    if png is not None:
-        save_png(schedules, png, share_of_length=share_of_length)
-        typer.echo(f"drawn into {png}")
+    if png is None:
+        return
+    if png.suffix.lower() != ".png":
+        raise InvalidValueError("png", str(png), "must end in .png")
+    with atomic_write(png) as file:
+        save_png(schedules, file, share_of_length=share_of_length)
+    typer.echo(f"drawn into {png}")
 
 
 def _row(label: str, schedule: Schedule, batch_tokens: int | None) -> dict[str, str]:

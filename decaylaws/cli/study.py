@@ -11,8 +11,8 @@ from rich.table import Table
 
 from decaylaws.cli.arithmetic import settle_arithmetic
 from decaylaws.cli.calibrate import Calibration, calibrate
-from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table
-from decaylaws.cli.export import print_exports
+from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table, say_next
+from decaylaws.cli.export import export
 from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
@@ -21,7 +21,7 @@ from decaylaws.study import confirm as confirming
 from decaylaws.study.prepared import check_prepared, short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
-from decaylaws.study.steps import next_verb, steps
+from decaylaws.study.steps import next_verb, steps, verb_after
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
@@ -45,10 +45,12 @@ def init(
     """
     existed = (directory / "study.yaml").exists()
     study = Study.create(directory, template=template)
+    verb = next_verb(steps(study))
     line = f"{study.root / 'study.yaml'} {'is there already and stays as it is' if existed else 'written'}."
-    if template != "demo":
-        line += f" Name your sources in it, then run: decaylaws prepare '{study.root}'"
+    if verb == "prepare" and template != "demo":
+        line += " Name your sources in it."
     console.print(line, highlight=False, soft_wrap=True)
+    say_next(console, study, verb)
 
 
 def prepare(directory: StudyDir) -> None:
@@ -85,6 +87,7 @@ def prepare(directory: StudyDir) -> None:
     if not leaks.empty:
         console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
     check_prepared(study)
+    say_next(console, study, verb_after("prepare"))
 
 
 def plan(directory: StudyDir) -> None:
@@ -118,6 +121,7 @@ def plan(directory: StudyDir) -> None:
         f"({study.calibration_file.name}).",
         highlight=False,
     )
+    say_next(console, study, verb_after("plan"))
 
 
 def _cost_table(design: Design, speed: Calibration, clock: str, per_hour: int, *, title: str) -> Table:
@@ -177,6 +181,7 @@ def run(
     if proposals is not None:
         title = f"best after {proposals.asked} proposals of {proposals.sampler.kind}, nats per token"
         console.print(frame_table(proposals.best(), title=title))
+    say_next(console, study, verb_after("run"))
 
 
 def fit(directory: StudyDir) -> None:
@@ -195,6 +200,7 @@ def fit(directory: StudyDir) -> None:
     console.print(frame_table(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
     for line in result.notes:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say_next(console, study, verb_after("fit"))
 
 
 def recommend(directory: StudyDir) -> None:
@@ -213,7 +219,8 @@ def recommend(directory: StudyDir) -> None:
         recipe, new = decision.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
     print_certainty(console, decision.load_recommendation(study))
-    console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.")
+    console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.", soft_wrap=True)
+    say_next(console, study, verb_after("recommend"))
 
 
 def confirm(directory: StudyDir, workers: Workers = None) -> None:
@@ -233,6 +240,7 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     )
     training.run(study, confirmation.runs(), console, workers=workers)
     print_confirmation(study)
+    say_next(console, study, verb_after("confirm"))
 
 
 def launch(
@@ -270,6 +278,7 @@ def launch(
     console.print(frame_table(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
     folder = settings.get("output", study.launch_dir)
     console.print(f"Checkpoints and Hugging Face folder: {folder}", highlight=False, soft_wrap=True)
+    say_next(console, study, verb_after("launch"))
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -294,6 +303,7 @@ def report(directory: StudyDir) -> None:
 
     study = Study.open(directory)
     console.print(f"Report: {write_report(study).resolve()}", highlight=False, soft_wrap=True)
+    say_next(console, study, next_verb(steps(study)))
 
 
 def status(directory: StudyDir) -> None:
@@ -312,11 +322,7 @@ def status(directory: StudyDir) -> None:
             f"runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
             f"{counts.diverged} diverged, {counts.failed} failed"
         )
-    verb = next_verb(found)
-    line = (
-        f"All is done. Read {study.report_file}" if verb is None else f"Next: decaylaws {verb} '{study.root}'"
-    )
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say_next(console, study, next_verb(found))
 
 
 def demo(
@@ -336,18 +342,13 @@ def demo(
         ("4/9 fit the laws", lambda: fit(directory)),
         ("5/9 recommend a recipe", lambda: recommend(directory)),
         ("6/9 confirm it", lambda: confirm(directory, workers)),
-        ("7/9 export it", lambda: _export(directory)),
+        ("7/9 export it", lambda: export(directory)),
         ("8/9 launch it with FSDP2", lambda: launch(directory)),
         ("9/9 report", lambda: report(directory)),
     )
     for title, part in parts:
         heading(console, title)
         part()
-
-
-def _export(directory: Path) -> None:
-    study = Study.open(directory)
-    print_exports(decision.load_recipe(study), study.export_dir, decision.export(study))
 
 
 def print_confirmation(study: Study) -> None:

@@ -45,6 +45,8 @@ def read_corpus(directory: Path, *, hash_shards: bool = False) -> PreparedCorpus
         DataError: there is no manifest, or it is damaged.
     """
     path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError(f"There is no prepared corpus at {directory}. Run 'decaylaws prepare' first.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         shards = {name: source["train"] for name, source in manifest["sources"].items()}

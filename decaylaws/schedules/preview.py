@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -127,13 +128,18 @@ def _shape(segment: Segment) -> str:
     return f"{segment.shape}{power}{' (piece)' if segment.is_piece else ''}"
 
 
-def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: bool = False) -> None:
+def save_png(
+    schedules: Mapping[str, Schedule], file: Path | IO[bytes], *, share_of_length: bool = False
+) -> None:
     """Draw schedules over tokens, labelled by name, into a PNG file.
 
     Args:
         schedules: name to schedule; at least one.
-        path: file to write.
+        file: path or open binary file to write.
         share_of_length: draw each over its own length, so that schedules of different length compare.
+
+    Raises:
+        InvalidValueError: there is no schedule.
     """
     # Heavy: only who draws pays for it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -160,4 +166,4 @@ def save_png(schedules: Mapping[str, Schedule], path: Path, *, share_of_length: 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda lr, _: round_lr(max(lr, 0.0))))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
-    figure.savefig(path)
+    figure.savefig(file, format="png")

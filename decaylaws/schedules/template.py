@@ -116,7 +116,11 @@ class ScheduleTemplate:
         missing = [name for name in self.parameters if name not in values]
         unexpected = [name for name in values if name not in self.parameters]
         if missing or unexpected:
-            remedy = "Values that the source does not state must be given." if missing else ""
+            remedy = (
+                "Values that the source does not state must be given."
+                if missing
+                else f"It leaves {', '.join(self.parameters) or 'nothing'} open."
+            )
             raise SchemaError(f"schedule '{self}'", missing=missing, unexpected=unexpected, remedy=remedy)
         stages = self._named_stages()
         lengths = _resolve_lengths([tokens for _, _, tokens in stages], values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from decaylaws.study.confirm import confirmation_table
 from decaylaws.study.layout import Study
@@ -25,23 +27,26 @@ class Step:
     state: State
 
 
+RESULTS: dict[str, Callable[[Study], Path]] = {
+    "prepare": lambda study: study.corpus_dir / "manifest.json",
+    "plan": lambda study: study.plan_file,
+    "run": lambda study: study.runs_file,
+    "fit": lambda study: study.law_file,
+    "recommend": lambda study: study.recipe_file,
+    "confirm": lambda study: study.confirm_file,
+    "export": lambda study: study.export_dir,
+    "launch": lambda study: study.launch_dir / "result.json",
+    "report": lambda study: study.report_file,
+}
+"""The verbs of a study in their order, and what each leaves behind."""
+
+
 def steps(study: Study) -> list[Step]:
     """The verbs of a study in their order; whether results are out of date is for each verb to find."""
-    files = {
-        "prepare": study.corpus_dir / "manifest.json",
-        "plan": study.plan_file,
-        "run": study.runs_file,
-        "fit": study.law_file,
-        "recommend": study.recipe_file,
-        "confirm": study.confirm_file,
-        "export": study.export_dir,
-        "launch": study.launch_dir / "result.json",
-        "report": study.report_file,
-    }
     unfinished = {"run": _runs_are_missing, "confirm": _confirmation_is_missing}
     found = []
-    for verb, path in files.items():
-        state = State.DONE if path.exists() else State.OPEN
+    for verb, result in RESULTS.items():
+        state = State.DONE if result(study).exists() else State.OPEN
         if state == State.DONE and verb in unfinished and unfinished[verb](study):
             state = State.BEGUN
         found.append(Step(verb, state))
@@ -51,6 +56,12 @@ def steps(study: Study) -> list[Step]:
 def next_verb(done: list[Step]) -> str | None:
     """The first verb that is not done; None after the last."""
     return next((step.verb for step in done if step.state != State.DONE), None)
+
+
+def verb_after(verb: str) -> str:
+    """The verb that goes on where ``verb``, which is not the last, has ended."""
+    verbs = list(RESULTS)
+    return verbs[verbs.index(verb) + 1]
 
 
 def _runs_are_missing(study: Study) -> bool:

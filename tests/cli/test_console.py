@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from decaylaws import __version__
 from decaylaws.cli import app
 from decaylaws.cli.console import frame_table, make_console
+from decaylaws.errors import InvalidValueError
 
 CONFIRMATION = pd.DataFrame(
     {
@@ -43,6 +46,31 @@ def test_a_narrow_terminal_cuts_nothing() -> None:
     assert "token_proportional" in narrow
     assert "\N{HORIZONTAL ELLIPSIS}" not in narrow
     assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_a_title_longer_than_its_table_stays_whole() -> None:
+    title = "a title far longer than the two narrow columns below it"
+    out = StringIO()
+    Console(file=out, width=160).print(frame_table(pd.DataFrame({"a": [1], "b": [2]}), title=title))
+    assert out.getvalue().splitlines()[0].rstrip() == title
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"decaylaws {__version__}\n"
+
+
+def test_existing_studies_are_not_begun_anew(tmp_path: Path) -> None:
+    first, again = (CliRunner().invoke(app, ["init", str(tmp_path)]).output for _ in range(2))
+    assert "written. Name your sources in it." in first
+    assert "stays as it is" in again
+    assert first.splitlines()[-1] == again.splitlines()[-1] == f"Next: decaylaws prepare '{tmp_path}'"
+
+
+def test_options_that_would_be_passed_over_are_refused() -> None:
+    options = ("--out", "evaluation", "--domains", "text.jsonl", "--depth", "0.5")
+    refused = CliRunner().invoke(app, ["evaluate", "checkpoint", *options]).exception
+    assert isinstance(refused, InvalidValueError)
+    assert "'depth'" in str(refused)
 
 
 @pytest.mark.parametrize("verb", ["plan", "fit", "recommend", "report"])

@@ -111,6 +111,10 @@ def test_the_command_line_extends_and_shows(tmp_path: Path) -> None:
     assert last.mixture.share("books-long") == pytest.approx(0.25)
     refused = runner.invoke(app, [*arguments, "--method", "longrope"])
     assert isinstance(refused.exception, InvalidValueError)
+    for wrong, field in ((("--theta", "nan"), "'theta'"), (("--seq-len", "2"), "'seq-len'")):
+        refused = runner.invoke(app, [*arguments, "--method", "yarn", *wrong])
+        assert isinstance(refused.exception, InvalidValueError)
+        assert field in str(refused.exception)
     library = runner.invoke(app, ["context", "library"]).output
     assert "250,000" in library
     assert "arXiv:2412.08905" in library

@@ -116,6 +116,8 @@ def test_show_names_what_is_not_stated() -> None:
         ("show", WSD_TEXT, "--at", "later"),
         ("show", WSD_TEXT, "--batch-tokens", "0"),
         ("compare", "olmo-2-7b", "olmo-2-7b"),
+        ("lint", WSD_TEXT, "--floor", "nan"),
+        ("show", WSD_TEXT, "--png", "picture.txt"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(arguments: tuple[str, ...]) -> None:

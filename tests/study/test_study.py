@@ -82,12 +82,19 @@ def test_predictions_were_stored_before_the_runs_and_stay(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_verbs_say_what_they_skip(study: Study) -> None:
+def test_verbs_say_what_they_skip_and_what_comes_next(study: Study) -> None:
     runs = study.runs_file.read_bytes()
-    assert "kept" in decaylaws("plan", str(study.root))
-    assert "kept" in decaylaws("fit", str(study.root))
-    assert "up to date" in decaylaws("recommend", str(study.root))
-    decaylaws("run", str(study.root))
+    for verb, skipped, following in (
+        ("plan", "kept", "run"),
+        ("run", "recorded", "fit"),
+        ("fit", "kept", "recommend"),
+        ("recommend", "up to date", "confirm"),
+        ("export", "written", "launch"),
+        ("report", "report.html", "launch"),  # the first that is not done
+    ):
+        output = decaylaws(verb, str(study.root))
+        assert skipped in output
+        assert output.splitlines()[-1] == f"Next: decaylaws {following} '{study.root}'"
     assert study.runs_file.read_bytes() == runs
 
 
