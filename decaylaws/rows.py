@@ -10,6 +10,9 @@ from typing import Any
 
 from decaylaws.configs import RunConfig
 
+FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
+"""How a run that was recorded ended."""
+
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
 AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
 """Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""

@@ -269,10 +269,17 @@ class SamplerSettings(_Settings):
         "so many to the next length; None lets the sampler choose the length",
     )
 
+    prune: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        None,
+        description="end a proposal at an evaluation on its way (evaluation.points) unless it is among the best so "
+        "many percent of the runs of its length, batch size and shape; None runs all to their end",
+    )
+
     @model_validator(mode="after")
-    def _one_goal_to_promote_by(self) -> Self:
-        if self.kind == "nsga2" and self.promote:
-            raise ValueError("promote needs one goal; nsga2 has two")
+    def _one_goal_to_stop_by(self) -> Self:
+        for name in ("promote", "prune"):
+            if self.kind == "nsga2" and getattr(self, name):
+                raise ValueError(f"{name} needs one goal; nsga2 has two")
         return self
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
+from decaylaws.rows import DIVERGED, FINISHED, PRUNED
 from proxy_runs.allocator import environment
 from proxy_runs.queue import RunQueue
 from proxy_runs.shards import TokenStore
@@ -27,7 +28,7 @@ from proxy_runs.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent,
 POLL_SECONDS = 0.2
 MAX_RESTARTS = 5
 
-ENDED = ("finished", "diverged", "failed")
+ENDED = (FINISHED, DIVERGED, PRUNED, "failed")
 
 
 @dataclass

@@ -12,31 +12,43 @@ machine or many, share the storage:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
-import uuid
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from decaylaws.configs import RunConfig
 from decaylaws.progress import Progress, silent
 from proxy_runs.storage import Patience, change_state, open_storage
-
-MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
-MAX_ATTEMPTS = 2
-
-_CONFIG, _ROLE, _RUN_ID = "config", "role", "run_id"
-_RESULT, _LOG, _ATTEMPT, _WORKER = "result", "log", "attempt", "worker"
-_DEATHS, _TICKET = "deaths", "ticket"
+from proxy_runs.trials import (
+    ATTEMPT,
+    DEATHS,
+    LOG,
+    MAX_ATTEMPTS,
+    MAX_DEATHS,
+    RESULT,
+    ROLE,
+    RUN_ID,
+    TICKET,
+    WORKER,
+    again,
+    config_of,
+    fits,
+    is_owed,
+    is_poor,
+    is_pruned,
+    is_retried,
+    waiting_trial,
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +72,12 @@ class QueueCounts:
     finished: int
     diverged: int
     failed: int
+    pruned: int
 
     @property
     def total(self) -> int:
         """All runs, each counted once however often it was tried."""
-        return self.waiting + self.running + self.finished + self.diverged + self.failed
+        return self.waiting + self.running + self.finished + self.diverged + self.failed + self.pruned
 
 
 class RunQueue:
@@ -96,10 +109,10 @@ class RunQueue:
         Returns:
             How many were queued.
         """
-        held = {trial.user_attrs[_RUN_ID] for trial in self._latest() if not _owed(trial)}
+        held = {trial.user_attrs[RUN_ID] for trial in self._latest() if not is_owed(trial)}
         new = [(role, config) for role, config in runs if config.run_id not in held]
         for done, (role, config) in enumerate(new, start=1):
-            self._add(_waiting_trial(role, config))
+            self._add(waiting_trial(role, config))
             progress("queue", done, len(new))
         return len(new)
 
@@ -120,10 +133,10 @@ class RunQueue:
         for trial in self._in_state(TrialState.WAITING):
             if len(claims) == count or (claims and claims[0].is_retried):
                 break
-            config = RunConfig.from_dict(trial.user_attrs[_CONFIG])
+            config = config_of(trial)
             if not ready(config):
                 continue
-            if first is not None and not _fits(first, config, trial):
+            if first is not None and not fits(first, config, trial):
                 if like is not None:
                     break  # a stack that is always refilled must not hold back what was queued before
                 continue
@@ -136,13 +149,11 @@ class RunQueue:
     def open_runs(self) -> list[RunConfig]:
         """Configs of the runs that are not closed yet, whoever holds them."""
         trials = self._latest(TrialState.WAITING) + self._latest(TrialState.RUNNING)
-        return [RunConfig.from_dict(trial.user_attrs[_CONFIG]) for trial in trials]
+        return [config_of(trial) for trial in trials]
 
     def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
         """Whether any waiting run is ``ready``."""
-        return any(
-            ready(RunConfig.from_dict(t.user_attrs[_CONFIG])) for t in self._in_state(TrialState.WAITING)
-        )
+        return any(ready(config_of(t)) for t in self._in_state(TrialState.WAITING))
 
     def _claim_one(self, trial: FrozenTrial) -> Claim | None:
         trial_id = self._trial_id(trial.number)
@@ -152,7 +163,7 @@ class RunQueue:
         try:
             if not self._patiently(lambda: change_state(self._storage, trial_id, TrialState.RUNNING)):
                 return None
-            self._set(trial_id, _WORKER, _this_worker())
+            self._set(trial_id, WORKER, _this_worker())
         except UpdateFinishedTrialError:
             return None
         return _claim(trial, trial_id)
@@ -161,6 +172,16 @@ class RunQueue:
         """Tell the storage that the claims' worker lives; called every few seconds while it works."""
         for claim in claims:
             self._patiently(functools.partial(self._storage.record_heartbeat, claim.trial_id))
+
+    def report(self, claim: Claim, tokens: int, value: float) -> None:
+        """Store the objective of a run after ``tokens`` of its own, which Optuna knows as an intermediate value."""
+        with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
+            self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
+
+    def is_poor(self, claim: Claim, percentile: float) -> bool:
+        """Whether a run that reported stands worse than the best ``percentile`` percent did there."""
+        trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
+        return is_poor(trial, self._trials(), percentile)
 
     def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
         """Record a result and close the trial.
@@ -174,7 +195,7 @@ class RunQueue:
             False where the run had been given to another worker meanwhile; its result counts then.
         """
         try:
-            self._set(claim.trial_id, _RESULT, result)
+            self._set(claim.trial_id, RESULT, result)
             self._close(claim, TrialState.COMPLETE if value is not None else TrialState.PRUNED, value)
         except UpdateFinishedTrialError:
             return False
@@ -183,15 +204,15 @@ class RunQueue:
     def fail(self, claim: Claim, log: str) -> bool:
         """Record that a run raised; returns whether it goes back to the queue for another attempt."""
         trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
-        attempt = int(trial.user_attrs.get(_ATTEMPT, 1))
+        attempt = int(trial.user_attrs.get(ATTEMPT, 1))
         try:
-            self._set(claim.trial_id, _LOG, log[-20_000:])
+            self._set(claim.trial_id, LOG, log[-20_000:])
             self._close(claim, TrialState.FAIL, None)
         except UpdateFinishedTrialError:
             return False
         if attempt >= MAX_ATTEMPTS:
             return False
-        self._add(_waiting_trial(claim.role, claim.config, attempt=attempt + 1))
+        self._add(waiting_trial(claim.role, claim.config, attempt=attempt + 1))
         return True
 
     def give_back(self, claim: Claim) -> None:
@@ -200,13 +221,13 @@ class RunQueue:
             self._close(claim, TrialState.FAIL, None)
         except UpdateFinishedTrialError:
             return
-        self._add(_again(self._patiently(lambda: self._storage.get_trial(claim.trial_id))))
+        self._add(again(self._patiently(lambda: self._storage.get_trial(claim.trial_id))))
 
     def reclaim(self) -> int:
         """Return the runs of dead workers to the queue; returns how many there were."""
         held = self._in_state(TrialState.RUNNING)
         for trial in held:
-            if _is_dead_here(trial.user_attrs.get(_WORKER, "")):
+            if _is_dead_here(trial.user_attrs.get(WORKER, "")):
                 self.give_back(_claim(trial, self._trial_id(trial.number)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -223,54 +244,61 @@ class RunQueue:
         Their results stay; the new ones, which equal them, take their place.
         """
         finished = self._latest(TrialState.COMPLETE)
-        return self._repeat([trial for trial in finished if trial.user_attrs[_RUN_ID] in run_ids])
+        return self._repeat([trial for trial in finished if trial.user_attrs[RUN_ID] in run_ids])
 
     def _repeat(self, trials: Sequence[FrozenTrial]) -> int:
         for trial in trials:
-            self._add(_waiting_trial(trial.user_attrs[_ROLE], RunConfig.from_dict(trial.user_attrs[_CONFIG])))
+            self._add(waiting_trial(trial.user_attrs[ROLE], config_of(trial)))
         return len(trials)
 
     def results(self) -> list[dict[str, Any]]:
         """``{"row", "curve", "role"}`` of every recorded run, each run once, in order of their ids."""
         trials = [t for t in self._trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        by_run = {
-            t.user_attrs[_RUN_ID]: {**t.user_attrs[_RESULT], _ROLE: t.user_attrs[_ROLE]} for t in trials
-        }
+        by_run = {t.user_attrs[RUN_ID]: {**t.user_attrs[RESULT], ROLE: t.user_attrs[ROLE]} for t in trials}
         return [by_run[run_id] for run_id in sorted(by_run)]
+
+    def pruned(self) -> dict[str, float]:
+        """Objective of the runs that were pruned, where they stood then, by their ids."""
+        return {
+            t.user_attrs[RUN_ID]: t.intermediate_values[t.last_step] for t in self._latest() if is_pruned(t)
+        }
 
     def failures(self) -> list[tuple[str, str]]:
         """``(run_id, log)`` of the runs that failed for good."""
         return [
-            (t.user_attrs[_RUN_ID], t.user_attrs.get(_LOG, "no log")) for t in self._latest(TrialState.FAIL)
+            (t.user_attrs[RUN_ID], t.user_attrs.get(LOG, "no log")) for t in self._latest(TrialState.FAIL)
         ]
 
     def counts(self) -> QueueCounts:
         """How many runs stand where."""
-        states = [trial.state for trial in self._latest()]
+        trials = self._latest()
+        states = [trial.state for trial in trials]
+        pruned = sum(is_pruned(trial) for trial in trials)
         return QueueCounts(
             waiting=states.count(TrialState.WAITING),
             running=states.count(TrialState.RUNNING),
             finished=states.count(TrialState.COMPLETE),
-            diverged=states.count(TrialState.PRUNED),
+            diverged=states.count(TrialState.PRUNED) - pruned,
             failed=states.count(TrialState.FAIL),
+            pruned=pruned,
         )
 
     def _latest(self, state: TrialState | None = None) -> list[FrozenTrial]:
         """The last trial of each run; earlier ones are attempts that were given back."""
-        by_run = {trial.user_attrs[_RUN_ID]: trial for trial in self._trials()}
+        by_run = {trial.user_attrs[RUN_ID]: trial for trial in self._trials()}
         return [trial for trial in by_run.values() if state is None or trial.state == state]
 
     def _trials(self) -> list[FrozenTrial]:
         """All trials, attempts that were given back included; ended ones come out of a cache."""
         trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
-        return [trial for trial in trials if _RUN_ID in trial.user_attrs]
+        return [trial for trial in trials if RUN_ID in trial.user_attrs]
 
     def _in_state(self, state: TrialState) -> list[FrozenTrial]:
         """Trials in one state; asked of the storage itself: the cache reads every trial that has not ended."""
         read = functools.partial(
             self._storage.get_all_trials, self._study_id, deepcopy=False, states=(state,)
         )
-        return [trial for trial in self._patiently(read) if _RUN_ID in trial.user_attrs]
+        return [trial for trial in self._patiently(read) if RUN_ID in trial.user_attrs]
 
     def _trial_id(self, number: int) -> int:
         return self._patiently(
@@ -289,8 +317,8 @@ class RunQueue:
         self._patiently(add)
 
     def _holds(self, trial: FrozenTrial) -> bool:
-        ticket = trial.user_attrs[_TICKET]
-        return any(each.user_attrs.get(_TICKET) == ticket for each in self._study.get_trials(deepcopy=False))
+        ticket = trial.user_attrs[TICKET]
+        return any(each.user_attrs.get(TICKET) == ticket for each in self._study.get_trials(deepcopy=False))
 
     def _set(self, trial_id: int, key: str, value: Any) -> None:
         self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
@@ -316,7 +344,7 @@ class RunQueue:
 
     def _closed_here(self, claim: Claim, state: TrialState) -> bool:
         trial = self._storage.get_trial(claim.trial_id)
-        return trial.state == state and trial.user_attrs.get(_WORKER) == _this_worker()
+        return trial.state == state and trial.user_attrs.get(WORKER) == _this_worker()
 
 
 def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
@@ -328,85 +356,13 @@ def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
 
 def _claim(trial: FrozenTrial, trial_id: int) -> Claim:
     attrs = trial.user_attrs
-    config = RunConfig.from_dict(attrs[_CONFIG])
-    return Claim(trial.number, trial_id, attrs[_ROLE], config, attrs.get(_RESULT), _is_retried(trial))
-
-
-def _owed(trial: FrozenTrial) -> bool:
-    """Whether a closed attempt still owes its run another one that a crash kept from the queue."""
-    if trial.state != TrialState.FAIL or int(trial.user_attrs[_DEATHS]) >= MAX_DEATHS:
-        return False
-    return _LOG not in trial.user_attrs or int(trial.user_attrs[_ATTEMPT]) < MAX_ATTEMPTS
-
-
-def _is_retried(trial: FrozenTrial) -> bool:
-    return int(trial.user_attrs[_ATTEMPT]) > 1
-
-
-def _fits(first: RunConfig, other: RunConfig, trial: FrozenTrial) -> bool:
-    """Whether ``other``, the run of ``trial``, may train in one stack with ``first``."""
-    names = ("shape", "optimizer", "batch_tokens", "kind", "arithmetic")
-    return not _is_retried(trial) and all(getattr(first, name) == getattr(other, name) for name in names)
+    return Claim(trial.number, trial_id, attrs[ROLE], config_of(trial), attrs.get(RESULT), is_retried(trial))
 
 
 def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue the run of a trial whose heart stopped, unless it has taken too many workers down."""
-    if int(trial.user_attrs[_DEATHS]) < MAX_DEATHS:
-        study.add_trial(_again(trial, deaths=1))
-
-
-def _again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
-    """The next attempt at the run of a trial; a result that was stored goes along."""
-    attrs = trial.user_attrs
-    return _waiting_trial(
-        attrs[_ROLE],
-        RunConfig.from_dict(attrs[_CONFIG]),
-        attempt=int(attrs[_ATTEMPT]),
-        deaths=int(attrs[_DEATHS]) + deaths,
-        result=attrs.get(_RESULT),
-    )
-
-
-def _waiting_trial(
-    role: str,
-    config: RunConfig,
-    *,
-    attempt: int = 1,
-    deaths: int = 0,
-    result: dict[str, Any] | None = None,
-) -> FrozenTrial:
-    params, distributions = _design_variables(config)
-    recorded = {} if result is None else {_RESULT: result}
-    return create_trial(
-        state=TrialState.WAITING,
-        params=params,
-        distributions=distributions,
-        user_attrs={
-            _RUN_ID: config.run_id,
-            _ROLE: role,
-            _CONFIG: config.to_dict(),
-            _ATTEMPT: attempt,
-            _DEATHS: deaths,
-            _TICKET: uuid.uuid4().hex,
-            **recorded,
-        },
-    )
-
-
-def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """Parameters by which the dashboard and samplers know a run."""
-    params: dict[str, Any] = {f"mix:{name}": share for name, share in config.mixture.weights.items()}
-    distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in params}
-    fixed: dict[str, tuple[Any, BaseDistribution]] = {
-        "tokens": (config.tokens, IntDistribution(1, 10**15)),
-        "start_lr": (config.schedule.start_lr, FloatDistribution(0.0, 10.0)),
-        "non_embedding_params": (config.shape.non_embedding_params, IntDistribution(1, 10**13)),
-        "seed": (config.seed, IntDistribution(0, 2**62)),
-        "kind": (config.kind, CategoricalDistribution(("trunk", "decay"))),
-    }
-    params.update({name: value for name, (value, _) in fixed.items()})
-    distributions.update({name: distribution for name, (_, distribution) in fixed.items()})
-    return params, distributions
+    if int(trial.user_attrs[DEATHS]) < MAX_DEATHS:
+        study.add_trial(again(trial, deaths=1))
 
 
 def _this_worker() -> str:

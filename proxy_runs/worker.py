@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.rows import READ_OUT, objective_value
+from decaylaws.rows import LOSS, READ_OUT, objective_value
 from proxy_runs.averaging import averaged_losses, averaged_tokens
 from proxy_runs.checkpoint_files import final_checkpoint, forget_kept
 from proxy_runs.engine import RunResult, train
@@ -164,6 +164,7 @@ class Worker:
             keep_at=lambda config: self._kept(heart.claim(config.run_id)),
             more=more,
             on_result=functools.partial(self._end, heart),
+            should_prune=functools.partial(self._is_poor, heart),
             progress=tell,
             should_stop=self._stop.is_set,
         )
@@ -174,6 +175,14 @@ class Worker:
             if claim.result is not None:
                 self._record(heart.drop(claim.config.run_id), claim.result)
         return [claim.config for claim in claims if claim.result is None]
+
+    def _is_poor(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> bool:
+        """Report where a run stands; whether it is a sampler's proposal that is not worth its end."""
+        claim = heart.claim(config.run_id)
+        row = {LOSS + domain: loss for domain, loss in losses.items()}
+        self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
+        percentile = self._workspace.prune.get(claim.role)
+        return percentile is not None and self._queue.is_poor(claim, percentile)
 
     def _end(self, heart: Heart, result: RunResult) -> None:
         """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
@@ -211,7 +220,7 @@ class Worker:
         row = result["row"]
         value = objective_value(row, self._workspace.objective) if row["reached_target"] else None
         recorded = self._queue.finish(claim, result, value)
-        kind = ("finished" if value is not None else "diverged") if recorded else "returned"
+        kind = row["status"] if recorded else "returned"
         note = f"{value:.4f}" if value is not None else str(row["reason"])
         self._say(self._event(kind, claim, note, done_tokens=claim.config.tokens))
 

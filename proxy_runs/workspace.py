@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Workspace:
         slots: members that train as one stack.
         device: ``cpu``, ``cuda`` or ``auto``.
         keep_checkpoints: whether the last checkpoint of every decay stays.
+        prune: by role, the best percent of its rivals among which a run must stand on its way; others run to their end.
     """
 
     corpus: Path
@@ -41,6 +42,7 @@ class Workspace:
     slots: int = 1
     device: str = "cpu"
     keep_checkpoints: bool = False
+    prune: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -63,7 +65,7 @@ class WorkerEvent:
     """One line that a worker writes to its standard output.
 
     Attributes:
-        kind: ``training``, ``finished``, ``diverged``, ``failed``, ``returned``, ``waiting`` or ``error``.
+        kind: ``training``, ``finished``, ``diverged``, ``pruned``, ``failed``, ``returned``, ``waiting`` or ``error``.
         run_id: the run it is about; empty for ``waiting`` and ``error``.
         role: role of that run.
         done_tokens: tokens of the run that are behind it.

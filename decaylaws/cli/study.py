@@ -16,6 +16,7 @@ from decaylaws.cli.export import export
 from decaylaws.designs import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
+from decaylaws.rows import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
 from decaylaws.study.prepared import check_prepared, short_heldout
@@ -171,10 +172,10 @@ def run(
     proposals = training.open_proposals(study)
     runs = [(item.role, item.config) for item in design]
     table = training.run(study, runs, console, workers=workers, proposals=proposals)
-    finished, diverged = int(table["reached_target"].sum()), int((table["status"] == "diverged").sum())
-    console.print(
-        f"{len(table)} runs recorded in {study.runs_file}: {finished} finished, {diverged} diverged."
-    )
+    ended = table["status"].value_counts()
+    words = [f"{ended.get(status, 0)} {status}" for status in (FINISHED, DIVERGED)]
+    words += [f"{ended[PRUNED]} {PRUNED}"] if PRUNED in ended else []
+    console.print(f"{len(table)} runs recorded in {study.runs_file}: {', '.join(words)}.")
     errors = read_out_errors(study)
     if not errors.empty:
         console.print(frame_table(errors, title="merged read-outs minus the real decays, nats per token"))
@@ -320,7 +321,7 @@ def status(directory: StudyDir) -> None:
         counts = training.open_queue(study, console).counts()
         console.print(
             f"runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
-            f"{counts.diverged} diverged, {counts.failed} failed"
+            f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
         )
     say_next(console, study, next_verb(found))
 

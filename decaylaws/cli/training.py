@@ -133,7 +133,9 @@ def _follow(
 
     def ask() -> list[tuple[str, RunConfig]]:
         proposals.tell(
-            [result["row"] for result in queue.results()], [run_id for run_id, _ in queue.failures()]
+            [result["row"] for result in queue.results()],
+            [run_id for run_id, _ in queue.failures()],
+            queue.pruned(),
         )
         return [(run.role, run.config) for run in proposals.ask()]
 
@@ -229,6 +231,7 @@ def workspace(study: Study, slots: int) -> Workspace:
     """What the workers of a study need to know."""
     from proxy_runs.workspace import Workspace
 
+    sampler = study.settings.sampler
     return Workspace(
         corpus=study.corpus_dir,
         checkpoints=study.checkpoint_dir,
@@ -239,4 +242,5 @@ def workspace(study: Study, slots: int) -> Workspace:
         slots=slots,
         device=study.settings.backend.device,
         keep_checkpoints=study.settings.backend.keep_checkpoints,
+        prune={sampler.kind: sampler.prune} if sampler and sampler.prune else {},
     )

@@ -108,7 +108,10 @@ class Proposals:
             self.study.sampler = _sampler(self.sampler.kind, self._seed(), self.sampler.batch)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                self.study.ask(self._space)
+                with quiet_optuna(
+                    optuna.logging.ERROR
+                ):  # how fast it finds its proposal is nobody's business here
+                    self.study.ask(self._space)
         return [self._run(trial) for trial in self._open()]
 
     @property
@@ -153,17 +156,22 @@ class Proposals:
 
     # Telling -----------------------------------------------------------------------------------------------
 
-    def tell(self, rows: Collection[Row], failed: Collection[str] = ()) -> None:
+    def tell(
+        self, rows: Collection[Row], failed: Collection[str] = (), pruned: Mapping[str, float] | None = None
+    ) -> None:
         """Tell Optuna what the open proposals reached.
 
         Args:
             rows: recorded rows of the runs table.
             failed: ids of the runs that failed for good.
+            pruned: by id, objective at which a run was ended on its way.
         """
-        by_run = {row["run_id"]: row for row in rows}
+        by_run, pruned = {row["run_id"]: row for row in rows}, pruned or {}
         for trial in self._open():
             run_id = self._run(trial).config.run_id
-            if run_id in failed or (run_id in by_run and not by_run[run_id]["reached_target"]):
+            if run_id in pruned:
+                self._prune(trial, pruned[run_id])
+            elif run_id in failed or (run_id in by_run and not by_run[run_id]["reached_target"]):
                 self._close(trial, state=TrialState.FAIL)
             elif run_id in by_run:
                 self._advance(trial, self.values(by_run[run_id]))
@@ -179,6 +187,11 @@ class Proposals:
                     self._close(trial, state=TrialState.PRUNED)
                 return
         self._close(trial, values=values)
+
+    def _prune(self, trial: FrozenTrial, value: float) -> None:
+        if self.sampler.promote is None:  # else the values reported so far are those of whole runs
+            optuna.trial.Trial(self.study, trial._trial_id).report(value, step=0)
+        self._close(trial, state=TrialState.PRUNED)
 
     def _close(self, trial: FrozenTrial, **outcome: Any) -> None:
         # another machine may have told the same; the first one counts

@@ -9,10 +9,10 @@ import optuna
 
 
 @contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's own log to warnings, and put it back as it was."""
+def quiet_optuna(level: int = optuna.logging.WARNING) -> Iterator[None]:
+    """Keep Optuna's own log to ``level`` and above, and put it back as it was."""
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(level)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.rows import BPB, EPOCHS, LOSS, MIX, START_LOSS, config_row
+from decaylaws.rows import BPB, EPOCHS, FINISHED, LOSS, MIX, START_LOSS, config_row
 from proxy_runs.checkpoints import MemberState
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.model import init_params
@@ -20,7 +20,6 @@ from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.shards import TokenStore
 
 Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
-FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from typing import Any
 from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
+from decaylaws.rows import DIVERGED, FINISHED, PRUNED
 from decaylaws.settings import EvaluationSettings
 from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint, start_checkpoint
 from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.engine.backend import Backend
-from proxy_runs.engine.run import DIVERGED, FINISHED, PRUNED, Run, RunResult
+from proxy_runs.engine.run import Run, RunResult
 from proxy_runs.engine.stack import Stack, StepOutcome
 from proxy_runs.evaluate import EvaluationSet
 from proxy_runs.shards import TokenStore

@@ -6,9 +6,11 @@ import errno
 import os
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 import torch
@@ -75,7 +77,7 @@ def work(workspace: Workspace) -> list[WorkerEvent]:
 
 def assert_only_the_trunk_is_recorded(queue: RunQueue, trunk: RunConfig) -> None:
     assert [result["row"]["run_id"] for result in queue.results()] == [trunk.run_id]
-    assert queue.counts() == QueueCounts(waiting=2, running=0, finished=1, diverged=0, failed=0)
+    assert queue.counts() == QueueCounts(waiting=2, running=0, finished=1, diverged=0, failed=0, pruned=0)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -101,7 +103,7 @@ def test_a_trunk_whose_checkpoint_is_gone_is_trained_again(
     assert queue.repeat([trunk.run_id]) == 1
     assert queue.results() == [before]
     work(workspace)
-    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=3, diverged=0, failed=0)
+    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=3, diverged=0, failed=0, pruned=0)
     assert before in queue.results()
 
 
@@ -118,7 +120,7 @@ def test_a_run_that_raises_costs_its_neighbours_one_attempt_only(
 
     monkeypatch.setattr(Run, "batch", raises)
     events = work(workspace)
-    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=2, diverged=0, failed=1)
+    assert queue.counts() == QueueCounts(waiting=0, running=0, finished=2, diverged=0, failed=1, pruned=0)
     ((run_id, log),) = queue.failures()
     assert run_id == bad
     assert log.strip().endswith("a fault of this run")
@@ -142,6 +144,34 @@ def test_a_stack_is_refilled_out_of_the_queue(
     assert (
         steps == [2] * 12 + [1] * 7
     )  # 5 beside 5 steps, 6 beside 7, and the 8 of the last begin beside its last one
+
+
+def test_a_proposal_that_stands_badly_on_its_way_is_pruned_and_the_others_are_not(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+) -> None:
+    shares = (0.35, 0.45, 0.5, 0.55)  # of maths, which is the objective
+    rivals = [("simplex", tiny_fork(trunk, maths=share, steps=30, seed=7)) for share in shares]
+    design = ("simplex", tiny_fork(trunk, maths=0.0, steps=30, seed=7))
+    queue.enqueue([*rivals, design])
+    choosy = replace(
+        workspace, prune={"tpe": 50.0}, evaluation=EvaluationSettings(tokens_per_domain=64, points=3)
+    )
+    work(choosy)
+    bad, good = (tiny_fork(trunk, maths=share, steps=30, seed=8) for share in (0.05, 0.95))
+    longer = tiny_fork(trunk, maths=0.05, steps=33, seed=8)
+    queue.enqueue([("tpe", run) for run in (bad, good, longer)])
+    events = work(choosy)
+    rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
+    assert (rows[bad.run_id]["status"], rows[bad.run_id]["reason"]) == ("pruned", "pruned at step 10")
+    assert [rows[run.run_id]["status"] for run in (good, longer, design[1])] == ["finished"] * 3
+    assert [event.run_id for event in events if event.kind == "pruned"] == [bad.run_id]
+    assert (queue.counts().pruned, queue.counts().diverged) == (1, 0)
+    (value,) = queue.pruned().values()
+    trials = optuna.load_study(study_name="study", storage=workspace.storage_url).trials
+    (trial,) = (each for each in trials if each.user_attrs["run_id"] == bad.run_id)
+    assert trial.intermediate_values == {10 * bad.batch_tokens: value}
+    (whole,) = (each for each in trials if each.user_attrs["run_id"] == good.run_id)
+    assert sorted(whole.intermediate_values) == [10 * bad.batch_tokens, 20 * bad.batch_tokens]
 
 
 def test_a_shard_changed_after_it_was_prepared(

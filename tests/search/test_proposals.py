@@ -62,6 +62,22 @@ def work_off(found: Proposals, *, failed: int = 0) -> list[PlannedRun]:
     return runs
 
 
+@pytest.mark.parametrize("promote", [None, 2])
+def test_a_pruned_run_closes_its_proposal_and_teaches_the_sampler(
+    storage: BaseStorage, promote: int | None
+) -> None:
+    found = proposals(storage, kind="tpe", trials=2, batch=2, prune=50, promote=promote)
+    pruned, whole = (run.config for run in found.ask())
+    unfinished = {"run_id": pruned.run_id, "reached_target": False}
+    found.tell([unfinished, row(whole)], pruned={pruned.run_id: 4.5})
+    first = found.study.trials[0]
+    assert first.state == TrialState.PRUNED
+    assert first.intermediate_values == ({0: 4.5} if promote is None else {})
+    assert found.study.trials[1].state == (TrialState.COMPLETE if promote is None else TrialState.RUNNING)
+    with pytest.raises(InvalidValueError, match="prune needs one goal"):
+        parse_settings({**TINY_SETTINGS, "sampler": {"kind": "nsga2", "prune": 50}})
+
+
 def test_log_ratios_are_orthonormal_coordinates_of_the_simplex() -> None:
     basis = log_ratio_basis(5)
     np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-12)
