@@ -25,14 +25,23 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.runs import BPB, CURVE_COLUMNS, LOSS, MIX, RUN_COLUMNS, runs_table
-from decaylaws.tables import read_csv, with_numbers, with_unit_shares
+from decaylaws.runs import BPB, CURVE_COLUMNS, EPOCHS, LOSS, MIX, RUN_COLUMNS, START_LOSS, runs_table
+from decaylaws.tables import read_csv, require_filled, with_numbers, with_unit_shares, without_text
 
+_PREFIXES = (MIX, EPOCHS, START_LOSS, LOSS, BPB)
+_NUMBERS = (
+    "non_embedding_params", "total_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens",
+    "train_flops",
+)  # fmt: skip
 _REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"
 
 
 def read_regmix(
-    mixtures: Path, losses: Path, *, non_embedding_params: int | None = None, decay_tokens: int | None = None
+    mixtures: str | Path,
+    losses: str | Path,
+    *,
+    non_embedding_params: int | None = None,
+    decay_tokens: int | None = None,
 ) -> pd.DataFrame:
     """RegMix's ``*_mixture_*.csv`` and ``*_pile_loss_*.csv`` as a runs table.
 
@@ -48,7 +57,7 @@ def read_regmix(
     return tidy_runs(table, {}, constants=constants, what=pair)
 
 
-def read_olmix(ratios: Path, metrics: Path, *, metric_prefix: str = LOSS) -> pd.DataFrame:
+def read_olmix(ratios: str | Path, metrics: str | Path, *, metric_prefix: str = LOSS) -> pd.DataFrame:
     """olmix's ``ratios.csv`` and ``metrics.csv`` (columns ``run``, ``name``, ``index``, then values).
 
     Domains are matched by name, never by position: olmix once applied caps to the wrong domains because two
@@ -65,19 +74,23 @@ def read_olmix(ratios: Path, metrics: Path, *, metric_prefix: str = LOSS) -> pd.
     return tidy_runs(_merged(shares, values, pair), {}, what=pair)
 
 
-def read_multi_power_law(path: Path, *, run_id: str | None = None, tokens_per_step: int = 1) -> pd.DataFrame:
+def read_multi_power_law(
+    path: str | Path, *, run_id: str | None = None, tokens_per_step: int = 1
+) -> pd.DataFrame:
     """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``."""
     table = with_numbers(_read(path, ["step", "lr", "loss"]), ["step", "lr", "loss"], path)
-    return _curve(run_id or path.stem, table["step"], table["loss"], "train", table["lr"], tokens_per_step)
+    return _curve(
+        run_id or Path(path).stem, table["step"], table["loss"], "train", table["lr"], tokens_per_step
+    )
 
 
-def read_wandb_runs(path: Path, columns: Mapping[str, str], **constants: Any) -> pd.DataFrame:
+def read_wandb_runs(path: str | Path, columns: Mapping[str, str], **constants: Any) -> pd.DataFrame:
     """A runs table exported from Weights & Biases; ``columns`` maps our names to the export's."""
     table, mapped = _read(path), {"run_id": "ID", **columns}
     return tidy_runs(table, mapped, constants=constants, what=str(path))
 
 
-def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
+def read_wandb_curves(path: str | Path, *, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
     """A chart exported from Weights & Biases: ``Step`` (or another axis first), then ``<run> - <metric>``.
 
     The ``__MIN`` and ``__MAX`` columns that the export adds to every run are left out.
@@ -102,7 +115,7 @@ def read_wandb_curves(path: Path, *, domain: str, tokens_per_step: int = 1) -> p
     return pd.concat(curves, ignore_index=True)
 
 
-def read_tensorboard(path: Path, *, run_id: str, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
+def read_tensorboard(path: str | Path, *, run_id: str, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
     """A scalar exported from TensorBoard (``Wall time,Step,Value``) as a curves table."""
     table = with_numbers(_read(path, ["Step", "Value"]), ["Step", "Value"], path)
     return _curve(run_id, table["Step"], table["Value"], domain, None, tokens_per_step)
@@ -130,18 +143,30 @@ def tidy_runs(
 
     Raises:
         SchemaError: a mapped column is missing, two columns or a column and a constant have one name, a run
-            stands in the table twice, or there are no runs' names, shares or losses.
-        InvalidValueError: a share or loss that is no number, or shares that do not sum to 1.
+            stands in the table twice, there are no runs' names, shares or losses, or a runs table has no such
+            column as ``columns`` or ``constants`` name.
+        InvalidValueError: a share, a loss, a count of tokens or the like that is no number, or shares that do not
+            sum to 1.
+        DataError: a run without a name.
     """
     missing = sorted({theirs for theirs in columns.values() if theirs not in table.columns})
     if missing:
         raise SchemaError(what, missing=missing, remedy=f"They hold {', '.join(map(str, table.columns))}.")
     given = {name: value for name, value in (constants or {}).items() if value is not None}
+    unknown = [
+        name for name in (*columns, *given) if name not in RUN_COLUMNS and not name.startswith(_PREFIXES)
+    ]
+    if unknown:
+        raise SchemaError(
+            what, unexpected=unknown, remedy="No such column of a runs table; see decaylaws.runs."
+        )
     frame = _renamed(table, columns, given, what).assign(**given)
     shares, domains = _columns_with(frame, MIX), _columns_with(frame, LOSS, BPB)
     if not shares or not domains:
         raise SchemaError(what, missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns.")
     frame = _checked(frame, shares, domains, what)
+    frame = without_text(frame, [name for name in _NUMBERS if name in frame.columns], what)
+    require_filled(frame, ["run_id"], what)
     if "reached_target" not in frame.columns:
         frame["reached_target"] = np.isfinite(frame[domains].to_numpy(dtype=float)).all(axis=1)
     if "kind" not in frame.columns:
@@ -184,7 +209,7 @@ def _checked(table: pd.DataFrame, shares: list[str], measured: list[str], what: 
     return with_numbers(table, measured, what, empty=True)
 
 
-def _part(path: Path, ours: Callable[[str], str]) -> pd.DataFrame:
+def _part(path: str | Path, ours: Callable[[str], str]) -> pd.DataFrame:
     """One file of a pair, checked under its own names and returned under ours."""
     table = _read(path)
     names = {str(column): ours(str(column)) for column in table.columns}
@@ -240,7 +265,7 @@ def _curve(
     return curve.sort_values("step", ignore_index=True)[list(CURVE_COLUMNS)]
 
 
-def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+def _read(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV file that holds ``columns``, without the index that pandas may have written."""
     table = read_csv(path)
     missing = [column for column in columns if column not in table.columns]

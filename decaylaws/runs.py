@@ -143,12 +143,12 @@ def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.sort_values(["run_id", "tokens", "domain"], ignore_index=True)
 
 
-def read_runs(path: Path) -> pd.DataFrame:
+def read_runs(path: str | Path) -> pd.DataFrame:
     """Read a runs table written by ``write_table`` (CSV or Parquet by the file's suffix)."""
     return validate_runs(_read(path))
 
 
-def read_curves(path: Path) -> pd.DataFrame:
+def read_curves(path: str | Path) -> pd.DataFrame:
     """Read a curves table written by ``write_table``."""
     frame = _read(path)
     missing = [column for column in CURVE_COLUMNS if column not in frame.columns]
@@ -157,17 +157,22 @@ def read_curves(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: str | Path) -> pd.DataFrame:
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no table at {path}. Run the verb that writes it, or give another path.")
     if path.suffix == ".parquet":
-        return pd.read_parquet(path)
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is not a Parquet file: {error}") from None
     # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
     return read_csv(path, dtype={"run_id": str, "start_run_id": str, "data_fingerprint": str})
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
+def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a table atomically: a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
     with atomic_write(path) as handle:
         if path.suffix == ".parquet":
             frame.to_parquet(handle, index=False)

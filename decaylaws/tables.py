@@ -16,18 +16,23 @@ ROUNDING = 0.02
 """Shares may sum to this far from 1: published records round them to three decimals."""
 
 
-def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+def read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
     """A CSV file as a table; ``options`` go to pandas.
 
     Raises:
         DataError: there is no such file, or it is no CSV.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
     try:
-        return pd.read_csv(path, **options)
+        table = pd.read_csv(path, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for an index
+        raise DataError(
+            f"{path} is not a CSV file: its rows have more cells than its header. Separate by commas."
+        )
+    return table
 
 
 def with_numbers(

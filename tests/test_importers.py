@@ -18,7 +18,7 @@ from decaylaws.importers import (
     read_wandb_runs,
     tidy_runs,
 )
-from decaylaws.runs import fit_ready
+from decaylaws.runs import fit_ready, read_runs, write_table
 
 
 def write(path: Path, text: str) -> Path:
@@ -188,6 +188,31 @@ def test_a_name_comes_from_one_place(columns: dict[str, str], constants: dict[st
     table = pd.DataFrame({"ID": ["i"], "run_id": ["r"], "x": [1.0], "seed": [7], "loss:a": [2.0]})
     with pytest.raises(SchemaError, match=named):
         tidy_runs(table, columns, constants=constants)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "named"),
+    [
+        ("ID,w,l\n,1.0,2.0\n", {}, "run_id of row 1 is empty"),
+        ("ID,w,l,tokens\nr,1.0,2.0,1B\n", {"decay_tokens": "tokens"}, "decay_tokens of row 1.*got '1B'"),
+        ("ID,w,l,tokens\nr,1.0,2.0,9\n", {"decay_tokns": "tokens"}, "unexpected decay_tokns"),
+        ("ID,w,l\nr,1.0,2.0,3.0\n", {}, "more cells than its header"),
+    ],
+)
+def test_odd_rows_and_maps_are_named(tmp_path: Path, text: str, columns: dict[str, str], named: str) -> None:
+    path = write(tmp_path / "runs.csv", text)
+    with pytest.raises(DecaylawsError, match=named):
+        read_wandb_runs(path, {"mix:web": "w", "loss:web": "l", **columns})
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "runs.csv", "ID,w,l\nr,1.0,2.0\n"))
+    runs = read_wandb_runs(path, {"mix:web": "w", "loss:web": "l"})
+    write_table(runs, str(tmp_path / "table.parquet"))
+    assert read_runs(str(tmp_path / "table.parquet"))["run_id"].tolist() == ["r"]
+    (tmp_path / "table.parquet").write_text("no table")
+    with pytest.raises(DataError, match=r"table\.parquet is not a Parquet file"):
+        read_runs(tmp_path / "table.parquet")
 
 
 def test_records_without_names_of_runs_are_named() -> None:

@@ -50,18 +50,18 @@ class Study:
     settings: StudySettings
 
     @classmethod
-    def open(cls, root: Path) -> Study:
+    def open(cls, root: str | Path) -> Study:
         """Open an existing study.
 
         Raises:
             DataError, InvalidValueError: ``study.yaml`` is missing or wrong.
         """
-        return cls(root, load_settings(root / SETTINGS_NAME))
+        return cls(Path(root), load_settings(Path(root) / SETTINGS_NAME))
 
     @classmethod
-    def create(cls, root: Path, *, template: str = "study") -> Study:
+    def create(cls, root: str | Path, *, template: str = "study") -> Study:
         """Make a study directory from a template; one that exists is opened as it is."""
-        path = root / SETTINGS_NAME
+        path = Path(root) / SETTINGS_NAME
         if not path.exists():
             write_text(path, template_text(template))
         return cls.open(root)

@@ -30,7 +30,7 @@ def test_an_unknown_template_is_named_and_makes_no_directory(tmp_path: Path) -> 
 def test_every_template_is_a_study_and_is_never_written_over_another(tmp_path: Path, template: str) -> None:
     made = decaylaws("init", str(tmp_path / "new"), "--template", template)
     assert "written" in made
-    assert ("decaylaws prepare" in made) == (template != "demo")
+    assert ("Name your sources" in made) == (template != "demo")
     before = Study.open(tmp_path / "new")
     again = decaylaws("init", str(tmp_path / "new"), "--template", "study")
     assert "is there already and stays as it is" in again
