@@ -7,7 +7,8 @@
 of them; where there are no others, only the fit's own error and the critical share are reported. The law knows no
 size: errors at other sizes stand in ``by_size`` too. Rows without a finite loss and copies of rows are left out and
 counted, domains without a weight or without a row to fit are left out by name; shares and steps beyond the fit's
-stand in ``outside_fit``.
+stand in ``outside_fit``. The critical share is null where an old domain is missing (``missing_old_domains``): the
+checkpoint's general loss is that of all.
 """
 
 from __future__ import annotations
@@ -38,20 +39,22 @@ def main() -> None:
     unmeasured, rows = int((~measured).sum()), rows[measured]
     fit, predict, excluded = split(rows, weight)
     law = fitted("log_share", "own_tokens", fit, weight)
-    longest = float(fit["steps"].max())
-    share = law.critical_share(longest, BASE["general"])
+    missing = unfitted(fit, weight)
+    share = None if missing else law.critical_share(float(fit["steps"].max()), BASE["general"])
     report = {"critical_replay_share": share, **errors(law, predict, weight), "fit": errors(law, fit, weight)}
     report["alternatives"] = {
         name: errors(fitted(*forms, fit, weight), predict, weight) for name, forms in ALTERNATIVES.items()
     }
     report["predictions"] = predictions(law, predict)
+    report["missing_old_domains"] = missing
     report["fit_size"] = str(fit["model_size"].iloc[0])
     report["base_losses"] = BASE
     report["rows_without_loss"], report["excluded_domains"] = unmeasured, excluded
     report["copied_rows"] = copies
     report["outside_fit"] = {column: outside(fit[column], predict[column]) for column in ("share", "steps")}
     write_json(given.json, report)
-    print(f"critical replay share {share:.3f}; mean absolute error on unseen rows {report['weighted_mae']}")
+    critical = f"{share:.3f}" if share is not None else f"not known without {', '.join(missing)}"
+    print(f"critical replay share {critical}; mean absolute error on unseen rows {report['weighted_mae']}")
 
 
 def read_rows(folder: Path) -> tuple[pd.DataFrame, int]:
@@ -78,6 +81,11 @@ def read_weights(folder: Path) -> dict[str, float]:
             f"{path} weighs {table.loc[twice, 'val_domain'].iloc[0]} twice. Keep one of the rows."
         )
     return dict(zip(table["val_domain"], table["valid_weight"]))
+
+
+def unfitted(fit: pd.DataFrame, weight: dict[str, float]) -> list[str]:
+    """Weighed domains that no row to fit holds: without them the mean is another than the checkpoint's known one."""
+    return sorted(name for name, value in weight.items() if value > 0 and name not in set(fit["domain"]))
 
 
 def outside(fit: pd.Series, predict: pd.Series) -> list[float]:

@@ -85,6 +85,7 @@ def test_domains_that_cannot_be_fitted_are_left_out_by_name(continued: ModuleTyp
     assert excluded == {"books": "no row to fit", "new": "no positive valid_weight"}
     assert set(fit["domain"]) == {"python", "web"} == set(predict["domain"])
     assert set(predict["model_size"]) == {"1B"}
+    assert continued.unfitted(fit, {"web": 0.7, "books": 0.2, "lost": 0.1, "rare": 0.0}) == ["books", "lost"]
     with pytest.raises(DataError, match="one of python"):
         continued.split(replay_rows().query("domain != 'python'"), {"web": 1.0})
     with pytest.raises(DataError, match="one of an old domain"):
