@@ -82,17 +82,22 @@ def matmul_step(device: torch.device | str = "cpu") -> Callable[[], object]:
 
 
 def seconds_of(step: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a call, after two to warm up; at least one is timed."""
+    """Median seconds of a call, after two to warm up; at least one is timed.
+
+    On a CPU they are seconds of the processor: what other programs take meanwhile would be kept as this machine's
+    speed, and could decide how a study computes (``train.compile: auto``).
+    """
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     for _ in range(2):
         step()
     times: list[float] = []
-    started = time.perf_counter()
-    while not times or time.perf_counter() - started < MEASURE_SECONDS:
-        before = time.perf_counter()
+    started = clock()
+    while not times or clock() - started < MEASURE_SECONDS:
+        before = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - before)
+        times.append(clock() - before)
     return float(np.median(times))
 
 

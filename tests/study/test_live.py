@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from decaylaws.cli import arithmetic
@@ -15,7 +17,7 @@ from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.configs import EXACT, Arithmetic
 from decaylaws.study import Study
-from proxy_runs import machine
+from proxy_runs import calibration, machine
 from proxy_runs.calibration import candidate_slots
 from proxy_runs.engine import Backend
 from proxy_runs.machine import best_slots, default_workers
@@ -97,6 +99,11 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     target = study.planner().shape("target")
     rate = max(speed.speeds[proxy].values()) * proxy.train_flops_per_token
     assert scaled.speeds[target][1] * target.train_flops_per_token == pytest.approx(rate)
+
+
+def test_time_that_other_programs_take_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MEASURE_SECONDS", 0.0)
+    assert calibration.seconds_of(lambda: time.sleep(0.2), torch.device("cpu")) < 0.1
 
 
 def test_more_slots_must_be_clearly_faster() -> None:
