@@ -117,7 +117,7 @@ class OptimizerSettings(_Settings):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Weight = 0.1
     clip_norm: Positive = 1.0
 
     def config(self) -> OptimizerConfig:

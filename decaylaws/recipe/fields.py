@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from decaylaws.errors import DecaylawsError
@@ -65,10 +68,26 @@ def _mixture(value: object) -> Mixture:
         raise ValueError(_reason(error)) from error
 
 
+def _json_value(value: Any) -> Any:
+    """Arrays, tuples and numpy scalars as what JSON and YAML hold, which is finite numbers only."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"must hold finite numbers only, and holds {value}")
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"must hold numbers, text, lists and mappings only, and holds {type(value).__name__}")
+
+
 def _reason(error: Exception) -> str:
     return f"lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
+JsonMapping = Annotated[dict[str, Any], BeforeValidator(_json_value)]
 LrPath = Annotated[
     Schedule,
     BeforeValidator(_schedule),

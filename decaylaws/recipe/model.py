@@ -12,7 +12,18 @@ from pydantic import Field, ValidationError, model_validator
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import write_text
 from decaylaws.recipe import files
-from decaylaws.recipe.fields import Count, Finite, LrPath, Name, Natural, NonNegative, Positive, Shares, Value
+from decaylaws.recipe.fields import (
+    Count,
+    Finite,
+    JsonMapping,
+    LrPath,
+    Name,
+    Natural,
+    NonNegative,
+    Positive,
+    Shares,
+    Value,
+)
 from decaylaws.recipe.migrations import SCHEMA, migrate
 from decaylaws.recipe.rope import RopeSettings
 
@@ -133,7 +144,7 @@ class LawRecord(Value):
     """A fitted law that the recommendation rests on."""
 
     name: Name
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: JsonMapping = Field(default_factory=dict)
     heldout_error: dict[str, Finite] = Field(default_factory=dict, description="error by metric, nats/token")
 
 

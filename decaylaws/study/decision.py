@@ -310,7 +310,7 @@ def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
         laws=(
             LawRecord(
                 name=f"decay:{fit.member}",
-                parameters=_plain(law.params_),
+                parameters=law.params_,
                 heldout_error={f"mae:{row.held_out}": float(row.mae) for row in own.itertuples()},
             ),
         ),
@@ -325,7 +325,3 @@ def code_fingerprint() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: float(value) for name, value in values.items()}

@@ -58,7 +58,7 @@ class TrainSettings(BaseModel):
     replicas: Count = 1
     activation_checkpointing: bool = False
     compile: bool = False
-    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     checkpoint_interval: Natural = 100
     keep_last: Count = 2
     async_checkpoints: bool = False

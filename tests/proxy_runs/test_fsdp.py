@@ -334,6 +334,8 @@ def test_a_damaged_folder_is_an_error_not_a_traceback(alone: Path, tmp_path: Pat
 def test_bad_settings_name_their_field(workspace: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"launch\.keep_last"):
         settings_for(workspace, "x", keep_last=0)
+    with pytest.raises(InvalidValueError, match=r"launch\.z_loss"):
+        settings_for(workspace, "x", z_loss=float("inf"))
     with pytest.raises(InvalidValueError, match=r"launch\.typo"):
         settings_for(workspace, "x", typo=1)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -98,6 +99,25 @@ def _set(path: str, value: object):
 def test_bad_values_name_their_field(recipe_values: dict[str, Any], change, message: str) -> None:
     change(recipe_values)
     with pytest.raises(InvalidValueError, match=message):
+        Recipe.from_dict(recipe_values)
+
+
+def test_parameters_of_a_law_come_back_as_they_were(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    given = {
+        "scale": np.float64(2.0),
+        "slopes": np.array([[1.0, 2.0]]),
+        "pair": (1, "a"),
+        "by": {"web": np.int64(3)},
+    }
+    recipe_values["provenance"] = {"laws": [{"name": "law", "parameters": given}]}
+    read = Recipe.load(Recipe.from_dict(recipe_values).save(tmp_path / "recipe.yaml")).provenance.laws[0]
+    assert read.parameters == {"scale": 2.0, "slopes": [[1.0, 2.0]], "pair": [1, "a"], "by": {"web": 3}}
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.array([np.inf]), {1, 2}])
+def test_parameters_that_no_file_holds_are_refused(recipe_values: dict[str, Any], value: object) -> None:
+    recipe_values["provenance"] = {"laws": [{"name": "law", "parameters": {"scale": value}}]}
+    with pytest.raises(InvalidValueError, match=r"provenance\.laws\.0\.parameters'.*must hold"):
         Recipe.from_dict(recipe_values)
 
 

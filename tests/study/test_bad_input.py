@@ -44,6 +44,7 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
     [
         ("trunk.peak_lr", -1e-3, ["trunk.peak_lr", "-0.001", "greater than 0"]),
         ("trunk.peak_lr", float("nan"), ["trunk.peak_lr"]),
+        ("optimizer", {"weight_decay": float("inf")}, ["optimizer.weight_decay"]),
         ("trunk.mixture", {"narrative": 0.4, "reference": 0.5}, ["trunk.mixture", "sum to one", "0.9"]),
         ("trunk.mixture", {"narative": 1.0}, ["trunk.mixture", "narative", "sources"]),
         ("trunk.peek_lr", 1e-3, ["trunk.peek_lr", "not a known key"]),
