@@ -4,6 +4,7 @@ One trial is one run. A trial carries the run's config and role as user attribut
 parameters, so that Optuna's dashboard, samplers and plots work on a study as it is. Several workers, on one
 machine or many, share the storage:
 
+* a run that machines queue at once, since they started together, is trained once: its first trial counts;
 * a claim is Optuna's change of state from WAITING to RUNNING, in a transaction that locks before it reads;
 * a worker beats its heart for what it holds; trials of a dead worker go back to the queue;
 * a trial that raised goes back once, and is recorded as failed, with its log, the second time;
@@ -47,6 +48,7 @@ from proxy_runs.trials import (
     is_poor,
     is_pruned,
     is_retried,
+    replaces,
     waiting_trial,
 )
 
@@ -114,7 +116,17 @@ class RunQueue:
         for done, (role, config) in enumerate(new, start=1):
             self._add(waiting_trial(role, config))
             progress("queue", done, len(new))
+        self._close_doubles()
         return len(new)
+
+    def _close_doubles(self) -> None:
+        """Close waiting trials that do not count, since machines that started together queued their runs at once."""
+        counted = {trial.number for trial in self._latest()}
+        for trial in self._in_state(TrialState.WAITING):
+            if trial.number not in counted:
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    trial_id = self._trial_id(trial.number)
+                    self._patiently(functools.partial(change_state, self._storage, trial_id, TrialState.FAIL))
 
     def claim(
         self, count: int, ready: Callable[[RunConfig], bool], *, like: RunConfig | None = None
@@ -130,7 +142,7 @@ class RunQueue:
         """
         claims: list[Claim] = []
         first = like
-        for trial in self._in_state(TrialState.WAITING):
+        for trial in self._latest(TrialState.WAITING):
             if len(claims) == count or (claims and claims[0].is_retried):
                 break
             config = config_of(trial)
@@ -148,12 +160,12 @@ class RunQueue:
 
     def open_runs(self) -> list[RunConfig]:
         """Configs of the runs that are not closed yet, whoever holds them."""
-        trials = self._latest(TrialState.WAITING) + self._latest(TrialState.RUNNING)
+        trials = self._latest(TrialState.WAITING, TrialState.RUNNING)
         return [config_of(trial) for trial in trials]
 
     def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
         """Whether any waiting run is ``ready``."""
-        return any(ready(config_of(t)) for t in self._in_state(TrialState.WAITING))
+        return any(ready(config_of(trial)) for trial in self._latest(TrialState.WAITING))
 
     def _claim_one(self, trial: FrozenTrial) -> Claim | None:
         trial_id = self._trial_id(trial.number)
@@ -248,7 +260,7 @@ class RunQueue:
 
     def _repeat(self, trials: Sequence[FrozenTrial]) -> int:
         for trial in trials:
-            self._add(waiting_trial(trial.user_attrs[ROLE], config_of(trial)))
+            self._add(waiting_trial(trial.user_attrs[ROLE], config_of(trial), repeats=trial.number))
         return len(trials)
 
     def results(self) -> list[dict[str, Any]]:
@@ -283,10 +295,15 @@ class RunQueue:
             pruned=pruned,
         )
 
-    def _latest(self, state: TrialState | None = None) -> list[FrozenTrial]:
-        """The last trial of each run; earlier ones are attempts that were given back."""
-        by_run = {trial.user_attrs[RUN_ID]: trial for trial in self._trials()}
-        return [trial for trial in by_run.values() if state is None or trial.state == state]
+    def _latest(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trial that counts of each run, in queue order: its last attempt, but none that was queued twice."""
+        by_run: dict[str, FrozenTrial] = {}
+        for trial in self._trials():
+            before = by_run.get(trial.user_attrs[RUN_ID])
+            if before is None or replaces(trial, before):
+                by_run[trial.user_attrs[RUN_ID]] = trial
+        counted = sorted(by_run.values(), key=lambda trial: trial.number)
+        return [trial for trial in counted if not states or trial.state in states]
 
     def _trials(self) -> list[FrozenTrial]:
         """All trials, attempts that were given back included; ended ones come out of a cache."""

@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
@@ -22,6 +22,7 @@ HEARTBEAT_SECONDS = 5
 GRACE_SECONDS = 90  # longer than a storage that is away for half a minute, with the pause before the next try
 PATIENCE_SECONDS = 300.0
 LONGEST_PAUSE_SECONDS = 5.0
+CREATIONS, CREATION_SECONDS = 5, 0.5  # tries to make the tables, and how long another may take for it
 # what waiting does not mend, in the words of the database, and its remedy
 HOPELESS = {
     "readonly database": "Give write access to the study, or copy it to a place that can be written.",
@@ -40,18 +41,32 @@ def open_storage(url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None]
             heartbeats are kept.
     """
     connect_args: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        storage = RDBStorage(
+    storage = _beside_others(
+        lambda: RDBStorage(
             with_driver(url),
             engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS if on_stale else None,
             grace_period=GRACE_SECONDS if on_stale else None,
             heartbeat_stale_trial_callback=on_stale,
         )
+    )
     if url.startswith("sqlite"):
         sqlalchemy.event.listen(storage.engine, "begin", _lock_before_reading)
     return storage
+
+
+def _beside_others(connect: Callable[[], RDBStorage]) -> RDBStorage:
+    """Connect while others may do so for the first time as well: all make the tables, and all but one fail at it."""
+    for _ in range(CREATIONS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            try:
+                return connect()
+            except (IntegrityError, ProgrammingError, OperationalError) as error:
+                if "exists" not in str(error) and not isinstance(error, IntegrityError):
+                    raise
+        time.sleep(CREATION_SECONDS)
+    return connect()
 
 
 def with_driver(url: str) -> str:

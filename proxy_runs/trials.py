@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 2
 
 CONFIG, ROLE, RUN_ID = "config", "role", "run_id"
 RESULT, LOG, ATTEMPT, WORKER = "result", "log", "attempt", "worker"
-DEATHS, TICKET = "deaths", "ticket"
+DEATHS, TICKET, REPEATS = "deaths", "ticket", "repeats"
 
 MIN_RIVALS = 5
 """Finished runs of its kind without which no run is pruned."""
@@ -49,10 +49,20 @@ def waiting_trial(
     attempt: int = 1,
     deaths: int = 0,
     result: dict[str, Any] | None = None,
+    repeats: int | None = None,
 ) -> FrozenTrial:
-    """A trial that puts a run into the queue."""
+    """A trial that puts a run into the queue.
+
+    Args:
+        role: the question that the run answers.
+        config: the run.
+        attempt: counts the times that it was tried, with the one to come.
+        deaths: workers that died over it.
+        result: what an earlier worker has recorded, and not closed.
+        repeats: number of the ended trial that this one takes the place of.
+    """
     params, distributions = _design_variables(config)
-    recorded = {} if result is None else {RESULT: result}
+    optional = {RESULT: result, REPEATS: repeats}
     return create_trial(
         state=TrialState.WAITING,
         params=params,
@@ -64,7 +74,7 @@ def waiting_trial(
             ATTEMPT: attempt,
             DEATHS: deaths,
             TICKET: uuid.uuid4().hex,
-            **recorded,
+            **{name: value for name, value in optional.items() if value is not None},
         },
     )
 
@@ -120,6 +130,11 @@ def is_owed(trial: FrozenTrial) -> bool:
     if trial.state != TrialState.FAIL or int(trial.user_attrs[DEATHS]) >= MAX_DEATHS:
         return False
     return LOG not in trial.user_attrs or int(trial.user_attrs[ATTEMPT]) < MAX_ATTEMPTS
+
+
+def replaces(trial: FrozenTrial, before: FrozenTrial) -> bool:
+    """Whether a trial counts in the place of an earlier one of the same run; else the run was queued twice at once."""
+    return before.state == TrialState.FAIL or trial.user_attrs.get(REPEATS) == before.number
 
 
 def is_retried(trial: FrozenTrial) -> bool:

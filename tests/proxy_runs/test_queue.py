@@ -68,6 +68,37 @@ def test_a_run_is_queued_once(queue: RunQueue) -> None:
     assert queue.counts().waiting == 2
 
 
+def test_a_run_that_two_machines_queue_at_once_is_trained_once(
+    queue: RunQueue, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [("trunk", trunk()), ("a", fork(1))]
+    other = RunQueue(url, "study")
+    add = other._add
+    monkeypatch.setattr(
+        other, "_add", lambda trial: (queue.counts().total or queue.enqueue(runs), add(trial))
+    )
+    monkeypatch.setattr(other, "_close_doubles", lambda: None)  # as if it had died then
+    assert other.enqueue(runs) == 2
+    monkeypatch.undo()
+    states = [trial.state for trial in optuna.load_study(study_name="study", storage=url).trials]
+    assert states == [TrialState.WAITING] * 4
+    assert queue.counts().total == other.counts().waiting == 2
+    claims = [*queue.claim(1, always), *other.claim(4, always)]
+    assert [claim.config for claim in claims] == [trunk(), fork(1)]
+    assert other.claim(4, always) == []
+    queue.finish(claims[0], result(trunk()), 1.0)
+    queue.fail(claims[1], "first")
+    (again,) = other.claim(4, always)
+    assert again.config == fork(1)
+    assert other.enqueue(runs) == 0
+    other.finish(again, result(fork(1)), 2.0)
+    assert queue.counts().finished == queue.counts().total == 2
+    assert queue.enqueue(runs) == 0
+    states = [trial.state for trial in optuna.load_study(study_name="study", storage=url).trials]
+    assert (states.count(TrialState.COMPLETE), states.count(TrialState.WAITING)) == (2, 0)
+    assert [queue.repeat([trunk().run_id]), other.repeat([trunk().run_id])] == [1, 0]
+
+
 def test_claims_are_ready_stackable_and_in_order(queue: RunQueue) -> None:
     queue.enqueue([("trunk", trunk()), ("a", fork(1)), ("b", fork(2, OTHER)), ("c", fork(3))])
     claims = queue.claim(3, ready=lambda config: config.kind == "decay")
@@ -231,6 +262,26 @@ def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(queue._study, "get_trials", flaky)
     assert queue.counts().waiting == 1
+
+
+def test_machines_that_make_the_storage_at_once_all_find_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from proxy_runs.queue import RunQueue; print('ready', flush=True); sys.stdin.read(); "
+        "RunQueue(sys.argv[1], 'study', progress=lambda *words: print(words))"
+    )
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'storage.sqlite3'}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    machines = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    for machine in machines:
+        assert machine.stdout
+        assert machine.stdout.readline() == "ready\n"
+    for machine in machines:
+        assert machine.stdin
+        machine.stdin.close()
+    for machine in machines:
+        assert machine.stdout
+        assert machine.stdout.read() == ""
+        assert machine.wait() == 0
 
 
 HAMMER = """
