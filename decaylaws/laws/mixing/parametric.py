@@ -122,6 +122,7 @@ class FormulaRegression(MixtureRegression):
             prior_sd=prior_sd,
             noise_sd=NOISE_SD,
             max_evaluations=600,
+            normal_equations=self._prior,  # a prior on every parameter conditions them
             polish=False,  # a prediction changes by less than the runs' noise long before machine precision
         )
         return FormulaModel.from_solution(family, solution, shares, losses)
