@@ -46,7 +46,7 @@ RUN_COLUMNS = (
     "train_flops",
     "data_fingerprint",
 )
-CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss")
+CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss", "bits_per_byte")
 
 
 def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> dict[str, Any]:

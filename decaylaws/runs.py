@@ -21,7 +21,8 @@ and by source ``mix:<source>`` (share of tokens), ``epochs:<source>``; by domain
 averaged, ``averaged_loss:<domain>`` of a trunk and ``averaged_start_loss:<domain>`` of its decays hold the loss of the
 mean of the trunk's weights over its last tenth.
 
-A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss``.
+A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss`` (nats per
+token), ``bits_per_byte`` (empty where it was not measured).
 """
 
 from __future__ import annotations
@@ -151,10 +152,10 @@ def read_runs(path: str | Path) -> pd.DataFrame:
 def read_curves(path: str | Path) -> pd.DataFrame:
     """Read a curves table written by ``write_table``."""
     frame = _read(path)
-    missing = [column for column in CURVE_COLUMNS if column not in frame.columns]
+    missing = [column for column in CURVE_COLUMNS if column not in {*frame.columns, "bits_per_byte"}]
     if missing:
         raise SchemaError(f"curves table {path}", missing=missing)
-    return frame
+    return frame if "bits_per_byte" in frame else frame.assign(bits_per_byte=np.nan)
 
 
 def _read(path: str | Path) -> pd.DataFrame:

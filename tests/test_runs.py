@@ -116,6 +116,8 @@ def test_curves_are_ordered_and_survive_their_file(tmp_path: Path) -> None:
     assert list(table["loss"]) == [3.0, 1.0, 2.0]
     write_table(table, tmp_path / "curves.csv")
     pd.testing.assert_frame_equal(read_curves(tmp_path / "curves.csv"), table)
+    write_table(table.drop(columns="bits_per_byte"), tmp_path / "curves.csv")  # as earlier versions wrote it
+    pd.testing.assert_frame_equal(read_curves(tmp_path / "curves.csv"), table)
 
 
 def test_names_keep_the_order_of_the_table() -> None:

@@ -179,7 +179,9 @@ class Run:
             losses = self.last_losses()
             row |= {LOSS + domain: loss for domain, loss in losses.items()}
             row |= {BPB + domain: value for domain, value in evaluation.bits_per_byte(losses).items()}
-        return RunResult(config.run_id, status, reason, row, list(self.curve))
+        factors = evaluation.bits_per_nat_byte
+        curve = [{**entry, "bits_per_byte": entry["loss"] * factors[entry["domain"]]} for entry in self.curve]
+        return RunResult(config.run_id, status, reason, row, curve)
 
 
 def _check(config: RunConfig, store: TokenStore) -> None:

@@ -139,6 +139,10 @@ def test_rows_and_curves_are_tables_that_a_fit_takes(
         row = results[config.run_id].row
         assert mine["loss"].tolist()[0] == row["start_loss:maths"]
         assert mine["loss"].tolist()[-1] == row["loss:maths"] < row["start_loss:maths"]
+        assert mine["bits_per_byte"].tolist()[-1] == row["bpb:maths"]
+        assert (mine["bits_per_byte"] / mine["loss"]).tolist() == pytest.approx(
+            [row["bpb:maths"] / row["loss:maths"]] * 3
+        )
         assert row["bpb:maths"] == pytest.approx(row["loss:maths"] / np.log(2.0), rel=0.1)
 
 
