@@ -199,6 +199,12 @@ def test_selection_names_a_member_and_shows_why() -> None:
     assert set(report["law"]) == {"decay:effective", "decay:tissue"}
 
 
+def test_too_few_runs_to_hold_any_out_are_named() -> None:
+    one = simulated(6).head(4).assign(decay_tokens=100_000, non_embedding_params=100_000, role="control")
+    with pytest.raises(InvalidValueError, match="must leave at least 4 runs"):
+        held_out_report(decay_predictors(TRUNK), one)
+
+
 def test_splits_keep_one_mixture_together_and_leave_enough_to_fit() -> None:
     runs = pd.concat([simulated(12), simulated(12)], ignore_index=True)
     for split in splits(runs):

@@ -87,10 +87,18 @@ def held_out_fits(
         runs: finished decays.
         num_folds: folds over mixtures.
         seed: seed of the folds.
+
+    Raises:
+        InvalidValueError: no predictors, or runs of which none can be held out.
     """
     if not predictors:
         raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")
     by_kind = list(_by_kind(splits(runs, num_folds=num_folds, seed=seed)))
+    if not by_kind:
+        raise InvalidValueError(
+            "runs", len(runs), "must leave at least 4 runs when mixtures, lengths or a size are held out",
+            "Run more microanneals.",
+        )  # fmt: skip
     return [
         _without(name, make, runs, kind, tests)
         for name, make in predictors.items()
