@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from decaylaws.evaluation import Evaluation, read_evaluation
@@ -112,8 +113,13 @@ class Material:
 
     @cached_property
     def noise_sd(self) -> float:
-        """Standard deviation of the objective between seeds, nats per token; NaN where no run was repeated."""
+        """Standard deviation of the objective between seeds, nats per token; NaN where no two replicates finished."""
         return confirm.noise_sd(self.study, self.runs)
+
+    @property
+    def told_apart(self) -> float:
+        """Nats by which two single runs must differ to be told apart; 0 where the noise of seeds was not measured."""
+        return 0.0 if np.isnan(self.noise_sd) else float(confirm.TOLD_APART * self.noise_sd)
 
     @cached_property
     def _fit_and_law(self) -> tuple[Fit, DecayLaw]:

@@ -174,11 +174,7 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
         rival = asked.iloc[0] if len(asked) else rest.iloc[0]
         words = "the recommendation" if len(asked) else f"'{rival['candidate']}'"
         margin = rival["observed"] - best["observed"]
-        by_chance = "could" if margin < TOLD_APART * noise else "do not"
-        lines[0] += (
-            f" It is {margin:.4f} ahead of {words}; seeds alone {by_chance} explain that "
-            f"(standard deviation {noise:.4f})."
-        )
+        lines[0] += f" It is {margin:.4f} ahead of {words}; {seeds_explain(margin, noise)}."
     if len(broken):
         lines.append(f"{scale} scale: {', '.join(broken['candidate'])} broke a guard and cannot win.")
     recommended = rows[rows["candidate"] == "recommended"].iloc[0]
@@ -189,12 +185,19 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
     return lines
 
 
+def seeds_explain(margin: float, noise: float) -> str:
+    """Whether two runs may differ by ``margin`` nats for their seeds alone, whose standard deviation is ``noise``."""
+    if np.isnan(noise):
+        return "no two replicates finished that would say whether seeds alone explain that"
+    by_chance = "could" if margin < TOLD_APART * noise else "do not"
+    return f"seeds alone {by_chance} explain that (standard deviation {noise:.4f})"
+
+
 def noise_sd(study: Study, runs: pd.DataFrame) -> float:
-    """Standard deviation of the objective over the sweep's seed replicates, nats per token."""
-    replicates = runs[runs["role"] == "replicate"]
-    if len(replicates) < 2:
-        return float("nan")
-    return float(np.std(weighted(replicates, study.settings.objective_weights), ddof=1))
+    """Standard deviation of the objective over the seed replicates that finished, nats per token; NaN below two."""
+    objectives = weighted(runs[runs["role"] == "replicate"], study.settings.objective_weights)
+    finished = objectives[np.isfinite(objectives)]
+    return float(np.std(finished, ddof=1)) if len(finished) > 1 else float("nan")
 
 
 def weighted(runs: pd.DataFrame, weights: Mapping[str, float]) -> np.ndarray:

@@ -146,16 +146,20 @@ def _rival_cells(material: Material, key: str, gain: dict[str, float] | None) ->
 def _rival_verdict(
     material: Material, key: str, gain: dict[str, float] | None, observed: dict[str, float]
 ) -> str:
-    target, noise = observed["target"], confirm.TOLD_APART * material.noise_sd
-    if np.isfinite(target):
+    if np.isfinite(observed["target"]):
         if not material.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"
-        if target > noise:
-            return "beaten at the target's scale"
-        return "not to be told apart by one run" if target > -noise else "did better at the target's scale"
+        return observed_verdict(observed["target"], material.told_apart)
     if gain is None:
         return "not predicted, not run"
     return "beaten by the law" if gain["lower"] > 0 else "not enough evidence"
+
+
+def observed_verdict(gain: float, told_apart: float) -> str:
+    """What an observed gain over a rival says, where two single runs must differ by ``told_apart`` nats."""
+    if abs(gain) <= told_apart:
+        return "not to be told apart by one run"
+    return "beaten at the target's scale" if gain > 0 else "did better at the target's scale"
 
 
 def _best_runs(material: Material) -> pd.DataFrame:

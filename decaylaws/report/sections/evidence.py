@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
@@ -20,10 +22,15 @@ def microanneals(material: Material) -> Section:
         runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum")
     )
     by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
+    words = f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks."
+    if not np.isnan(material.noise_sd):
+        words += (
+            f" Replicates under other seeds differ by {material.noise_sd:.4f} nats in the objective (standard "
+            "deviation)."
+        )
     return Section(
         "The microanneals",
-        f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks. Replicates under "
-        f"other seeds differ by {material.noise_sd:.4f} nats in the objective (standard deviation).",
+        words,
         pictures=[
             Picture.of(
                 plots.plot_gains(gains),

@@ -51,11 +51,10 @@ def _confirmation(material: Material) -> Iterator[str]:
 
 
 def _close_rivals(material: Material) -> Iterator[str]:
-    noise = confirm.TOLD_APART * material.noise_sd
     close = [
         name(key)
         for key in material.candidates
-        if key != "recommended" and abs(material.observed_gain_over(key, "target")) < noise
+        if key != "recommended" and abs(material.observed_gain_over(key, "target")) < material.told_apart
     ]
     if close:
         yield f"At the target's scale one run each does not tell it from {listed(close)} (noise of seeds)."
@@ -102,4 +101,4 @@ def _law(material: Material) -> Iterator[str]:
     if gain["lower"] <= 0:
         yield "By the law alone the gain on the control is not certain: its 90 % interval holds 0."
     if np.isnan(material.noise_sd):
-        yield "No run was repeated under another seed: the noise of a run is not measured."
+        yield "No run finished under two seeds: the noise of a run is not measured."
