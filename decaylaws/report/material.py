@@ -127,8 +127,8 @@ class Material:
 
     @cached_property
     def confirmation(self) -> pd.DataFrame:
-        """Predicted beside observed by candidate and scale; empty before ``confirm`` has predicted."""
-        if not self.study.confirm_file.is_file():
+        """Predicted beside observed by candidate and scale; empty before ``confirm`` has predicted for this recipe."""
+        if confirm.find_confirmation(self.study) is None:
             return pd.DataFrame(columns=["scale", "candidate", "observed"])
         return confirm.confirmation_table(self.study)
 

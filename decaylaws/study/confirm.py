@@ -57,11 +57,9 @@ def predict_confirmation(study: Study, law: DecayLaw, recipe: Recipe) -> tuple[C
     Returns:
         The confirmation, and whether its predictions are new.
     """
-    wanted = content_hash(recipe.to_dict())
-    if study.confirm_file.is_file():
-        stored = read_json(study.confirm_file)
-        if stored["recipe"] == wanted:
-            return Confirmation(stored["created"], tuple(stored["entries"])), False
+    stored = _stored(study, recipe)
+    if stored is not None:
+        return stored, False
     runs = study.runs()
     labelled = _configs(study, recipe, runs)
     configs = [config for _, _, config in labelled]
@@ -78,20 +76,36 @@ def predict_confirmation(study: Study, law: DecayLaw, recipe: Recipe) -> tuple[C
         for (candidate, scale, config), (objective, by_domain) in zip(labelled, predicted)
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(study.confirm_file, {"recipe": wanted, "created": created, "entries": entries})
+    values = {"recipe": content_hash(recipe.to_dict()), "created": created, "entries": entries}
+    write_json(study.confirm_file, values)
     return Confirmation(created, tuple(entries)), True
 
 
+def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
+    """What was predicted for just this recipe, if it was."""
+    stored = read_json(study.confirm_file) if study.confirm_file.is_file() else {}
+    if stored.get("recipe") != content_hash(recipe.to_dict()):
+        return None
+    return Confirmation(stored["created"], tuple(stored["entries"]))
+
+
+def find_confirmation(study: Study) -> Confirmation | None:
+    """The stored confirmation of the recipe that the study recommends now; None where there is none of it."""
+    return _stored(study, Recipe.load(study.recipe_file)) if study.recipe_file.is_file() else None
+
+
 def load_confirmation(study: Study) -> Confirmation:
-    """The stored confirmation.
+    """As :func:`find_confirmation`.
 
     Raises:
-        StudyError: nothing has been predicted yet.
+        StudyError: nothing has been predicted for the recipe yet.
     """
-    if not study.confirm_file.is_file():
-        raise StudyError(f"{study.root} has no confirmation yet. Run 'decaylaws confirm {study.root}'.")
-    stored = read_json(study.confirm_file)
-    return Confirmation(stored["created"], tuple(stored["entries"]))
+    found = find_confirmation(study)
+    if found is None:
+        raise StudyError(
+            f"The recipe of {study.root} has no confirmation yet. Run 'decaylaws confirm {study.root}'."
+        )
+    return found
 
 
 def confirmation_table(study: Study) -> pd.DataFrame:
@@ -147,7 +161,8 @@ def domain_table(study: Study) -> pd.DataFrame:
                 | {"domain": domain, **expected, "observed": observed}
                 | {"inside": expected["lower"] <= observed <= expected["upper"]}
             )
-    return pd.DataFrame(rows)
+    columns = ["scale", "candidate", "domain", "mean", "lower", "upper", "observed", "inside"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def verdict(study: Study) -> tuple[str, ...]:
@@ -302,22 +317,21 @@ def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
 def launch_table(study: Study, losses: Mapping[str, float]) -> pd.DataFrame:
     """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
 
-    Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale) and
-    ``launched`` (FSDP), nats per token.
+    Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale; NaN where there was
+    none) and ``launched`` (FSDP), nats per token.
     """
-    runs = study.runs().set_index("run_id")
-    entry = next(
-        entry
-        for entry in load_confirmation(study).entries
-        if (entry["candidate"], entry["scale"]) == ("recommended", "target")
-    )
-    done = entry["run_id"] in runs.index
+    predicted = Recipe.load(study.recipe_file).predictions
+    confirmed = {}
+    if find_confirmation(study) is not None:
+        table = domain_table(study)
+        own = table[(table["candidate"] == "recommended") & (table["scale"] == "target")]
+        confirmed = dict(zip(own["domain"], own["observed"]))
     return pd.DataFrame(
         [
             {
                 "domain": domain,
-                "predicted": entry["predicted"][domain]["mean"],
-                "confirmed": float(runs.loc[entry["run_id"], LOSS + domain]) if done else np.nan,
+                "predicted": predicted[domain].mean,
+                "confirmed": confirmed.get(domain, np.nan),
                 "launched": loss,
             }
             for domain, loss in losses.items()

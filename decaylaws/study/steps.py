@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from decaylaws.study.confirm import confirmation_table
+from decaylaws.study.confirm import confirmation_table, find_confirmation
 from decaylaws.study.layout import Study
 
 
@@ -70,4 +70,6 @@ def _runs_are_missing(study: Study) -> bool:
 
 
 def _confirmation_is_missing(study: Study) -> bool:
-    return not study.runs_file.is_file() or bool(confirmation_table(study)["observed"].isna().any())
+    if not study.runs_file.is_file() or find_confirmation(study) is None:
+        return True
+    return bool(confirmation_table(study)["observed"].isna().any())

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
 from decaylaws.report.material import Material
@@ -28,6 +28,7 @@ from decaylaws.runs import LOSS
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import load_recipe
 from decaylaws.study.evidence import load_fit
+from decaylaws.study.steps import next_verb, steps
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
@@ -167,6 +168,23 @@ def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) 
     page = write_report(Study.open(early)).read_text(encoding="utf-8")
     assert "Not confirmed: no run has tested this recommendation." in page
     assert "Not confirmed yet: run" in page
+    table = confirm.launch_table(Study.open(early), dict.fromkeys(study.settings.sources, 3.0))
+    assert table["confirmed"].isna().all()
+    assert table["predicted"].notna().all()
+
+
+@pytest.mark.slow
+def test_another_recipe_is_not_confirmed_by_the_runs_of_the_last(study: Study, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    shutil.copytree(study.root, later, ignore=shutil.ignore_patterns("checkpoints", "logs"))
+    copy = Study.open(later)
+    assert confirm.find_confirmation(copy) is not None
+    recipe = Recipe.load(copy.recipe_file)
+    recipe.model_copy(update={"seed": recipe.seed + 1}).save(copy.recipe_file)
+    assert "Not confirmed: no run has tested this recommendation." in write_report(copy).read_text("utf-8")
+    assert next_verb(steps(copy)) == "confirm"
+    with pytest.raises(StudyError, match="has no confirmation yet"):
+        confirm.confirmation_table(copy)
 
 
 @pytest.mark.slow
