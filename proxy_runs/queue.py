@@ -271,9 +271,8 @@ class RunQueue:
 
     def pruned(self) -> dict[str, float]:
         """Objective of the runs that were pruned, where they stood then, by their ids."""
-        return {
-            t.user_attrs[RUN_ID]: t.intermediate_values[t.last_step] for t in self._latest() if is_pruned(t)
-        }
+        pruned = [trial for trial in self._latest() if is_pruned(trial) and trial.intermediate_values]
+        return {trial.user_attrs[RUN_ID]: trial.intermediate_values[trial.last_step] for trial in pruned}
 
     def failures(self) -> list[tuple[str, str]]:
         """``(run_id, log)`` of the runs that failed for good."""

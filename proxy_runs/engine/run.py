@@ -63,6 +63,7 @@ class Run:
         self.history_step = 0
         self.start_losses: dict[str, float] = {}
         self.curve: list[dict[str, Any]] = []
+        self.keep_at: frozenset[int] = frozenset()  # own tokens after which its checkpoint is kept
         self._ahead: tuple[int, Batch] | None = None
         self._lrs = config.schedule.step_lrs(config.batch_tokens)
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}

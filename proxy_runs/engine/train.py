@@ -98,9 +98,6 @@ class _Where:
         given = self.starts.get(trunk)
         return given or start_checkpoint(self.directory, trunk, config.start_tokens)
 
-    def keeps(self, config: RunConfig, tokens: int) -> bool:
-        return tokens in self.keep_at(config)
-
 
 @dataclass(frozen=True)
 class _Hooks:
@@ -220,6 +217,7 @@ class _Session:
 
     def _load(self, slot: int, config: RunConfig) -> None:
         run = Run(config, self._store, points=self._points)
+        run.keep_at = frozenset(self._where.keep_at(config))  # asked once: it may take as long as a step
         state = self._resume_state(run) or self._first_state(run)
         self._stack.load(slot, run, state)
 
@@ -271,7 +269,7 @@ class _Session:
 
     def _keep(self) -> None:
         for slot, run in self._stack.active():
-            if self._where.keeps(run.config, run.tokens):
+            if run.tokens in run.keep_at:
                 path = kept_checkpoint(self._where.directory, run.config.run_id, run.tokens)
                 save_checkpoint(self._stack.state(slot, self._notes(run)), path)
 
