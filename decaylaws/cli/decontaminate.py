@@ -66,8 +66,7 @@ def decontaminate_verb(
     console.print(frame_table(report.task_table(), title="evaluation items found"))
     console.print(frame_table(report.filter_table(), title="the filter"))
     _print_examples(report, examples)
-    where = f"; filtered shards: {output / 'filtered'}" if write else ""
-    console.print(f"Report: {output / 'report.json'}{where}", highlight=False, soft_wrap=True)
+    _say_where(output / "report.json", output, write)
 
 
 def deduplicate_verb(
@@ -91,6 +90,12 @@ def deduplicate_verb(
             progress=progress,
         )
     console.print(frame_table(table, title="duplicates"))
+    _say_where(output / "duplicates.json", output, write)
+
+
+def _say_where(report: Path, output: Path, filtered: bool) -> None:
+    where = f"; filtered shards: {output / 'filtered'}" if filtered else ""
+    console.print(f"Report: {report}{where}", highlight=False, soft_wrap=True)
 
 
 def _source(given: str, text_field: str) -> ShardSource:

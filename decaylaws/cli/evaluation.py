@@ -146,15 +146,15 @@ def compare_evals(
     columns = ("task", "metric", "first", "second", "difference", "p (Holm)", "detectable", "verdict")
     view = plain_table(*columns, title=f"{second} against {first}", left=("metric", "verdict"))
     for row in table.itertuples():
-        change = f"{row.difference:+.4f} [{row.lower:+.4f}, {row.upper:+.4f}]"
+        interval = "" if pd.isna(row.lower) else f" [{row.lower:+.4f}, {row.upper:+.4f}]"
         view.add_row(
             row.task,
             row.metric,
             f"{row.first:.4f}",
             f"{row.second:.4f}",
-            change,
+            f"{row.difference:+.4f}{interval}",
             f"{row.p_holm:.3g}",
-            f"{row.detectable:.4f}",
+            "" if pd.isna(row.detectable) else f"{row.detectable:.4f}",
             row.verdict,
         )
     console.print(view)

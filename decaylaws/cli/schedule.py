@@ -95,6 +95,13 @@ def library() -> None:
 def _read(text: str, values: list[str] | None, *, lenient: bool = False) -> tuple[str, Schedule]:
     """(label, schedule); with ``lenient``, values for names that this schedule does not have are ignored."""
     entry = PUBLISHED.get(text.strip().lower())
+    if entry is None and text.strip() and "(" not in text:
+        raise InvalidValueError(
+            "schedule",
+            text,
+            "is no published schedule and no arrow notation",
+            "See 'decaylaws schedule library'.",
+        )
     template = parse_template(text) if entry is None else entry.template
     given = dict(_pair(value) for value in values or [])
     if lenient:

@@ -17,6 +17,7 @@ _NUMBER = r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?"
 _TOKENS = re.compile(rf"({_NUMBER})\s*([KMBT]?)", re.IGNORECASE)
 _SHARE = re.compile(rf"({_NUMBER})\s*%")
 _NAME = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)(?:\s*/\s*(\d+))?")
+_NO_NAMES = {"nan", "inf", "infinity"}  # numbers to Python, none to a schedule
 UNSTATED = "?"
 
 
@@ -135,7 +136,7 @@ def parse_length(text: str, field: str = "tokens") -> Length:
 def _parse_named(text: str) -> Named | None:
     # Papers write a Greek eta; identifiers here are ASCII.
     match = _NAME.fullmatch(text.strip().replace("\N{GREEK SMALL LETTER ETA}", "eta"))
-    if match is None:
+    if match is None or match[2].lower() in _NO_NAMES:
         return None
     above, below = int(match[1] or 1), int(match[3] or 1)
     if above == 0 or below == 0:

@@ -129,7 +129,7 @@ def test_case_spacing_and_arrows_do_not_matter() -> None:
         ("Warmup(3e-4, 2B", "cannot be read; got 'Warmup"),
         ("Warmup 3e-4", "cannot be read"),
         ("Warmup(-3e-4, 2B)", "'lr' must not be negative; got -0.0003"),
-        ("Warmup(nan, 2B) -> Linear(0, 1B)", "missing nan"),
+        ("Warmup(nan, 2B) -> Linear(0, 1B)", "finite learning rate; got nan"),
         ("Warmup(3e-4, 2.5)", "'tokens' is no whole number of tokens; got '2.5'"),
         ("Warmup(3e-4, 0)", "'tokens' must be at least 1 token"),
         ("Warmup(3e-4, 2X)", "'tokens' is no count of tokens; got '2X'"),

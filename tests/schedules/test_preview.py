@@ -117,12 +117,18 @@ def test_show_names_what_is_not_stated() -> None:
         ("show", WSD_TEXT, "--batch-tokens", "0"),
         ("compare", "olmo-2-7b", "olmo-2-7b"),
         ("lint", WSD_TEXT, "--floor", "nan"),
+        ("show", "Warmup(nan, 2B)", "--set", "nan=1e-3"),
+        ("show", "Warmup(1e-3, inf)", "--set", "inf=2B"),
         ("show", WSD_TEXT, "--png", "picture.txt"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert isinstance(done.exception, InvalidValueError | SchemaError)
+
+
+def test_a_name_that_is_not_published_is_told_where_names_are() -> None:
+    assert "'decaylaws schedule library'" in str(run("show", "olmo-9").exception)
 
 
 def test_compare_puts_schedules_side_by_side(tmp_path: Path) -> None:
