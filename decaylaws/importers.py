@@ -262,6 +262,7 @@ def _curve(
     curve["run_id"], curve["domain"] = run_id, domain
     curve["tokens"] = curve["step"] * tokens_per_step
     curve["lr"] = math.nan if lr is None else lr.to_numpy(dtype=float)
+    curve["bits_per_byte"] = math.nan  # takes a tokenizer to tell
     return curve.sort_values("step", ignore_index=True)[list(CURVE_COLUMNS)]
 
 
