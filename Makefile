@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,datasets]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,datasets,postgres]'
 	touch $(STAMP)
 
 install: $(STAMP)
