@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
     """Median seconds of a call, after two to warm up; at least one is timed.
 
     On a CPU they are seconds of the processor: what other programs take meanwhile would be kept as this machine's
-    speed, and could decide how a study computes (``train.compile: auto``).
+    speed, and could decide how a study computes (``auto`` in ``train``).
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     for _ in range(2):
@@ -114,11 +113,10 @@ def tokens_per_second(
     found = {}
     with _one_thread():
         for count in slots:
-            step_of = partial(
-                synthetic_step, shape, batch_tokens // shape.seq_len, replace(backend, slots=count)
-            )
+            chosen = replace(backend, slots=count)
             try:
-                found[count] = count * batch_tokens / seconds_of(step_of(), backend.torch_device)
+                step = synthetic_step(shape, batch_tokens // shape.seq_len, chosen)
+                found[count] = count * batch_tokens / seconds_of(step, backend.torch_device)
             except torch.OutOfMemoryError:
                 if not found:
                     raise

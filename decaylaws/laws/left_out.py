@@ -6,7 +6,7 @@ price of one linear system each, and the spread that the curvature, prior includ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -46,20 +46,16 @@ class Curvature:
         return cls(np.array(values["covariance"], dtype=float), float(values["noise"]))
 
 
-def curvature(
-    solution: Solution, *, huber_delta: float, noise_sd: float, without: NDArray[np.bool_] | None = None
-) -> Curvature:
-    """Curvature of a fit, or of what it would be without some rows.
+def curvature(solution: Solution, *, huber_delta: float, noise_sd: float) -> Curvature:
+    """Curvature of a fit.
 
     Args:
         solution: where the solve ended.
         huber_delta: threshold of the solve.
         noise_sd: standard deviation of one residual, as in the solve: what the priors weigh against.
-        without: rows to leave out, ``[n]``.
     """
-    inverse = np.asarray(np.linalg.inv(_information(solution, huber_delta, without)), dtype=float)
-    noise = max(_noise(solution, huber_delta), _LEAST_NOISE * noise_sd)
-    return Curvature(inverse * max(noise, noise_sd) ** 2, noise)
+    weights = _robust(solution, huber_delta)
+    return _curvature(solution, _information(solution, weights), huber_delta, noise_sd)
 
 
 def left_out(
@@ -69,10 +65,24 @@ def left_out(
     weights = _robust(solution, huber_delta) * ~rows
     scores = solution.jacobian.T @ (weights * solution.residuals)
     scores = scores + solution.prior_precision * (solution.theta - solution.prior_mean)
-    step = np.linalg.solve(_information(solution, huber_delta, rows), scores)
-    slopes = solution.jacobian[rows]
-    found = curvature(solution, huber_delta=huber_delta, noise_sd=noise_sd, without=rows)
+    information, slopes = _information(solution, weights), solution.jacobian[rows]
+    step = np.linalg.solve(information, scores)
+    found = _curvature(solution, information, huber_delta, noise_sd)
     return solution.residuals[rows] - slopes @ step, found.spread(slopes)
+
+
+def testable(masks: Mapping[str, Sequence[NDArray[np.bool_]]]) -> dict[str, list[NDArray[np.bool_]]]:
+    """The hold-outs by kind, each a mask of rows, that leave a quarter of all rows to fit; kinds without any go."""
+    kept = {
+        kind: [rows for rows in each if rows.any() and rows.mean() <= 0.75] for kind, each in masks.items()
+    }
+    return {kind: each for kind, each in kept.items() if each}
+
+
+def _curvature(solution: Solution, information: Array, huber_delta: float, noise_sd: float) -> Curvature:
+    inverse = np.asarray(np.linalg.inv(information), dtype=float)
+    noise = max(_noise(solution, huber_delta), _LEAST_NOISE * noise_sd)
+    return Curvature(inverse * max(noise, noise_sd) ** 2, noise)
 
 
 def _noise(solution: Solution, huber_delta: float) -> float:
@@ -88,10 +98,7 @@ def _robust(solution: Solution, huber_delta: float) -> Array:
     return np.minimum(1.0, huber_delta / np.maximum(np.abs(solution.residuals), 1e-300))
 
 
-def _information(solution: Solution, huber_delta: float, without: NDArray[np.bool_] | None) -> Array:
-    weights = _robust(solution, huber_delta)
-    if without is not None:
-        weights = weights * ~without
+def _information(solution: Solution, weights: Array) -> Array:
     slopes = solution.jacobian
     information: Array = (weights[:, None] * slopes).T @ slopes + np.diag(solution.prior_precision)
     return information

@@ -106,12 +106,10 @@ class Proposals:
         """Runs of all open proposals, after new ones were asked for until a batch is open."""
         for _ in range(min(self.sampler.batch - len(self._open()), self.sampler.trials - self.asked)):
             self.study.sampler = _sampler(self.sampler.kind, self._seed(), self.sampler.batch)
-            with warnings.catch_warnings():
+            # at its level of warnings, Optuna tells how fast it finds a proposal
+            with quiet_optuna(optuna.logging.ERROR), warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                with quiet_optuna(
-                    optuna.logging.ERROR
-                ):  # how fast it finds its proposal is nobody's business here
-                    self.study.ask(self._space)
+                self.study.ask(self._space)
         return [self._run(trial) for trial in self._open()]
 
     @property

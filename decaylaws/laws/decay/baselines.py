@@ -6,6 +6,7 @@ anchored at the checkpoint's loss as the decay law is: they predict the change o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, Self
 
@@ -33,7 +34,7 @@ class DecayPredictor(Protocol):
         """Losses after the decays, ``[n, d]``."""
 
 
-class _Baseline:
+class _Baseline(ABC):
     """Shared reading of the table; a baseline predicts the change of the loss over the decay."""
 
     def __init__(self, domains: Sequence[str] | None = None) -> None:
@@ -54,11 +55,12 @@ class _Baseline:
             raise NotFittedError(self)
         return values_by(X, START_LOSS, self.domains_) + self._change(X)
 
-    def _learn(self) -> None:
+    def _learn(self) -> None:  # noqa: B027 - most have nothing more to learn
         """What fitting does beyond reading."""
 
+    @abstractmethod
     def _change(self, runs: pd.DataFrame) -> Array:
-        raise NotImplementedError
+        """Change of the losses over planned decays, nats per token, ``[n, d]``."""
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         lr = float(self._runs["start_lr"].max())

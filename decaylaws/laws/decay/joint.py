@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.left_out import Curvature, curvature, left_out
+from decaylaws.laws.left_out import Curvature, curvature, left_out, testable
 from decaylaws.laws.report import FitReport
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import widest_radius
@@ -220,10 +220,7 @@ def _hold_outs(
         "size": [params == each for each in np.unique(params)],
         "tokens": [length >= np.quantile(length, 0.75, method="higher")],
     }
-    kept = {
-        kind: [rows for rows in masks if rows.any() and rows.mean() <= 0.75] for kind, masks in found.items()
-    }
-    return {kind: masks for kind, masks in kept.items() if masks}
+    return testable(found)
 
 
 def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_]) -> Array:

@@ -32,7 +32,7 @@ from scipy.optimize import approx_fprime, brentq
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.left_out import Curvature, curvature, left_out
+from decaylaws.laws.left_out import Curvature, curvature, left_out, testable
 from decaylaws.laws.report import FitReport
 from decaylaws.laws.solver import Solution, solve
 from decaylaws.laws.uncertainty import widest_radius
@@ -295,10 +295,7 @@ def _hold_outs(share: Array, steps: Array) -> dict[str, list[NDArray[np.bool_]]]
         "share": [measured & (share == each) for each in np.unique(share[measured])],
         "steps": [steps > np.median(steps[measured])],
     }
-    kept = {
-        kind: [rows for rows in masks if rows.any() and rows.mean() <= 0.75] for kind, masks in found.items()
-    }
-    return {kind: masks for kind, masks in kept.items() if masks}
+    return testable(found)
 
 
 def _scores(found: Solution, rows: NDArray[np.bool_]) -> Array:

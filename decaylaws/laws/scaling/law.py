@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -71,9 +72,9 @@ class SizeTokenLaw(DrawnLaw):
         self.seed = seed
 
     @property
+    @abstractmethod
     def family(self) -> Family:
         """The law's shape."""
-        raise NotImplementedError
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit to runs.
