@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from _common import read_table
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing import LossCurve
 from decaylaws.schedules import Schedule, cosine, multi_step, warmup_stable_decay
+from decaylaws.schedules.quantities import parse_tokens
 
 # The records count steps and do not give the batch; one step counts as this many tokens. Nothing that the laws
 # predict depends on it.
@@ -90,7 +90,9 @@ def _schedule(run) -> Schedule:
 
 def parameter_count(name: str) -> float | None:
     """``25M`` -> 25e6; None where the name does not say."""
-    match = re.fullmatch(r"([\d.]+)([KMBT])", name.strip(), flags=re.IGNORECASE)
-    if match is None:
+    if not name.strip().upper().endswith(("K", "M", "B", "T")):
         return None
-    return float(match[1]) * {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match[2].upper()]
+    try:
+        return float(parse_tokens(name, "name"))
+    except InvalidValueError:
+        return None

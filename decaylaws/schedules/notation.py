@@ -23,7 +23,7 @@ import re
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules.checks import valid_lr
-from decaylaws.schedules.quantities import UNSTATED, parse_length, parse_rate, parse_tokens
+from decaylaws.schedules.quantities import UNSTATED, parse_length, parse_number, parse_rate, parse_tokens
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.shapes import OTHER_NAMES, SHAPES, shape_named
 from decaylaws.schedules.template import UNNAMED_SHAPE, WARMUP, ScheduleTemplate, Stage
@@ -119,7 +119,7 @@ def _stage_of(kind: str, arguments: str, note: str, piece: tuple[int, int] | Non
         None if lr is None else parse_rate(lr),
         None if tokens is None else parse_length(tokens),
         parse_rate(named["start"], "start") if "start" in named else None,
-        _number(named["exponent"], "exponent") if "exponent" in named else None,
+        parse_number(named["exponent"], "exponent") if "exponent" in named else None,
         note=note,
         piece=piece,
     )
@@ -129,16 +129,9 @@ def _sampled(arguments: str, note: str, piece: tuple[int, int] | None) -> Stage:
     pairs = [part.split(":") for part in arguments.split(",")]
     if not all(len(pair) == 2 for pair in pairs):
         raise InvalidValueError("Sampled", arguments, "takes points", "Write Sampled(0: 1e-3, 1B: 0).")
-    knots = tuple((_position(at), valid_lr("lr", _number(lr, "lr"))) for at, lr in pairs)
+    knots = tuple((_position(at), valid_lr("lr", parse_number(lr, "lr"))) for at, lr in pairs)
     return Stage("sampled", knots[-1][1], knots[-1][0], knots=knots, note=note, piece=piece)
 
 
 def _position(text: str) -> int:
     return 0 if text.strip() == "0" else parse_tokens(text, "position")
-
-
-def _number(text: str, field: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidValueError(field, text, "must be a number") from None

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,14 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.schedules.checks import valid_lr, whole_tokens
 
 _UNITS = {"T": 12, "B": 9, "M": 6, "K": 3, "": 0}
-_NUMBER = r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?"
+# A separator stands before groups of exactly three digits: 4,5B has a decimal comma and is not 45B.
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:_[0-9]{3})+|[0-9]+"
+_NUMBER = rf"(?:(?:{_WHOLE})(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,9}})?"
 _TOKENS = re.compile(rf"({_NUMBER})\s*([KMBT]?)", re.IGNORECASE)
+_PLAIN = re.compile(rf"-?{_NUMBER}")
 _SHARE = re.compile(rf"({_NUMBER})\s*%")
-_NAME = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)(?:\s*/\s*(\d+))?")
+_NAME = re.compile(r"(?:([0-9]{1,9})\s*\*\s*)?([A-Za-z_]\w*)(?:\s*/\s*([0-9]{1,9}))?")
+_DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]+.*")
 _NO_NAMES = {"nan", "inf", "infinity"}  # numbers to Python, none to a schedule
 UNSTATED = "?"
 
@@ -79,21 +84,49 @@ def round_lr(lr: float) -> str:
 
 
 def parse_tokens(text: str, field: str = "tokens") -> int:
-    """A count such as ``2B``, ``4.86T``, ``1e9`` or ``40_000``; units are decimal (K = 1000).
+    """A count such as ``2B``, ``4.86T``, ``1e9``, ``40,000`` or ``40_000``; units are decimal (K = 1000).
+
+    A comma or underscore separates groups of exactly three digits. Anything else, such as the decimal comma of
+    ``4,5B``, is refused: read as a separator it would make 45B of it.
 
     Raises:
         InvalidValueError: no count, or no whole one.
     """
-    match = _TOKENS.fullmatch(text.strip().replace("_", "").replace(",", ""))
+    match = _TOKENS.fullmatch(text.strip())
     if match is None:
-        raise InvalidValueError(field, text, "is no count of tokens", "Write 2B, 4.86T, 500M or 40000.")
-    number, power = Decimal(match[1]), _UNITS[match[2].upper()]
+        remedy = "Write 2B, 4.86T, 500M or 40000."
+        if _DECIMAL_COMMA.fullmatch(text.strip()):
+            point = text.strip().replace(",", ".", 1)
+            remedy = f"Write a decimal point ({point}), or commas between groups of three digits."
+        raise InvalidValueError(field, text, "must be a count of tokens", remedy)
+    number, power = _decimal(match[1]), _UNITS[match[2].upper()]
     if number.adjusted() + power > 18:
         raise InvalidValueError(field, text, "is more than is ever trained", "Check its exponent and unit.")
     tokens = number.scaleb(power)
     if tokens != tokens.to_integral_value():
-        raise InvalidValueError(field, text, "is no whole number of tokens")
+        raise InvalidValueError(field, text, "must be a whole number of tokens")
     return whole_tokens(field, int(tokens))
+
+
+def token_count(value: Any, field: str = "tokens") -> int:
+    """A count of tokens as a person or a file gives it: text for :func:`parse_tokens`, or a whole number.
+
+    Raises:
+        InvalidValueError: neither, or a count that cannot be.
+    """
+    return parse_tokens(value, field) if isinstance(value, str) else whole_tokens(field, value)
+
+
+def parse_number(text: str, field: str) -> float:
+    """A finite number such as ``0.5`` or ``3e-4``, with separators as :func:`parse_tokens` allows them.
+
+    Raises:
+        InvalidValueError: none.
+    """
+    number = float(_decimal(text.strip())) if _PLAIN.fullmatch(text.strip()) else np.inf
+    if not np.isfinite(number):
+        raise InvalidValueError(field, text, "must be a number", "Write it as 0.5 or 3e-4.")
+    return number
 
 
 def parse_rate(text: str, field: str = "lr") -> Rate:
@@ -105,14 +138,11 @@ def parse_rate(text: str, field: str = "lr") -> Rate:
     named = _parse_named(text)
     if named is not None:
         return named
-    try:
-        return valid_lr(field, float(text))
-    except ValueError as error:
-        if isinstance(error, InvalidValueError):
-            raise
+    if not _PLAIN.fullmatch(text.strip()):
         raise InvalidValueError(
-            field, text, "is no learning rate", "Write 3e-4, a name such as eta_min, or ?."
-        ) from None
+            field, text, "must be a learning rate", "Write 3e-4, a name such as eta_min, or ?."
+        )
+    return valid_lr(field, parse_number(text, field))
 
 
 def parse_length(text: str, field: str = "tokens") -> Length:
@@ -127,10 +157,10 @@ def parse_length(text: str, field: str = "tokens") -> Length:
     share = _SHARE.fullmatch(text.strip())
     if share is None:
         return parse_tokens(text, field)
-    fraction = Fraction(share[1]) / 100
-    if not 0 < fraction < 1:
+    percent = _decimal(share[1])
+    if not 0 < percent < 100 or percent.adjusted() < -18:
         raise InvalidValueError(field, text, "must be a share between 0% and 100%")
-    return Share(fraction)
+    return Share(Fraction(percent) / 100)
 
 
 def _parse_named(text: str) -> Named | None:
@@ -142,6 +172,10 @@ def _parse_named(text: str) -> Named | None:
     if above == 0 or below == 0:
         raise InvalidValueError(match[2], text, "must be multiplied and divided by numbers above zero")
     return Named(match[2], Fraction(above, below))
+
+
+def _decimal(digits: str) -> Decimal:
+    return Decimal(digits.replace(",", "").replace("_", ""))
 
 
 def _plain(number: Decimal) -> str:

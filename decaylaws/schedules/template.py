@@ -16,7 +16,8 @@ from decaylaws.schedules.quantities import (
     Share,
     format_lr,
     format_tokens,
-    parse_tokens,
+    parse_number,
+    token_count,
 )
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
@@ -171,7 +172,7 @@ def _count(length: int | Named, values: Mapping[str, float | str]) -> int:
     if not isinstance(length, Named):
         return length
     value = values[length.name]
-    tokens = parse_tokens(value, length.name) if isinstance(value, str) else whole_tokens(length.name, value)
+    tokens = token_count(value, length.name)
     scaled = tokens * length.factor
     return whole_tokens(length.name, int(scaled) if scaled.denominator == 1 else float(scaled))
 
@@ -180,10 +181,7 @@ def _rate(rate: Rate, values: Mapping[str, float | str]) -> float:
     if not isinstance(rate, Named):
         return rate
     value = values[rate.name]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidValueError(rate.name, value, "must be a learning rate") from None
+    number = parse_number(value, rate.name) if isinstance(value, str) else value
     return valid_lr(rate.name, number) * rate.factor.numerator / rate.factor.denominator
 
 

@@ -15,7 +15,16 @@ from decaylaws.schedules import (
     published_schedule,
     warmup,
 )
-from decaylaws.schedules.quantities import format_lr, format_tokens, parse_tokens, round_lr, round_tokens
+from decaylaws.schedules.quantities import (
+    format_lr,
+    format_tokens,
+    parse_length,
+    parse_rate,
+    parse_tokens,
+    round_lr,
+    round_tokens,
+    token_count,
+)
 
 # The table of schedules as the literature prints it, arrows, Greek and all.
 AS_PRINTED = {
@@ -129,13 +138,13 @@ def test_case_spacing_and_arrows_do_not_matter() -> None:
         ("Warmup(3e-4, 2B", "cannot be read; got 'Warmup"),
         ("Warmup 3e-4", "cannot be read"),
         ("Warmup(-3e-4, 2B)", "'lr' must not be negative; got -0.0003"),
-        ("Warmup(nan, 2B) -> Linear(0, 1B)", "finite learning rate; got nan"),
-        ("Warmup(3e-4, 2.5)", "'tokens' is no whole number of tokens; got '2.5'"),
+        ("Warmup(nan, 2B) -> Linear(0, 1B)", "'lr' must be a learning rate; got 'nan'"),
+        ("Warmup(3e-4, 2.5)", "'tokens' must be a whole number of tokens; got '2.5'"),
         ("Warmup(3e-4, 0)", "'tokens' must be at least 1 token"),
-        ("Warmup(3e-4, 2X)", "'tokens' is no count of tokens; got '2X'"),
+        ("Warmup(3e-4, 2X)", "'tokens' must be a count of tokens; got '2X'"),
         ("Warmup(3e-4, 120%)", "'tokens' must be a share between 0% and 100%"),
         ("Warmup(3e-4, 60%) -> Linear(0, 60%)", "'tokens' must leave room"),
-        ("Warmup(3 e-4, 2B)", "'lr' is no learning rate"),
+        ("Warmup(3 e-4, 2B)", "'lr' must be a learning rate"),
         ("Warmup(3e-4, 2B, 5)", "takes \\(LR, tokens\\)"),
         ("Warmup(3e-4, 2B, floor=5)", "takes \\(LR, tokens\\)"),
         ("Cosine(0, 1T)", "'start' is not known in the first stage"),
@@ -198,6 +207,47 @@ def test_counts_are_written_exactly(tokens: int, text: str) -> None:
 def test_lrs_are_written_exactly(lr: float, text: str | None) -> None:
     assert float(format_lr(lr)) == lr
     assert text is None or format_lr(lr) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("40,000", 40_000),
+        ("40_000", 40_000),
+        ("1,500B", 1_500 * 10**9),
+        ("1,234,567", 1_234_567),
+        ("2.5b", 25 * 10**8),
+    ],
+)
+def test_separators_stand_before_three_digits(text: str, tokens: int) -> None:
+    assert parse_tokens(text) == token_count(text) == token_count(tokens) == tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["4,5B", "3,5B", "1,5M", "40,00", "1,2345", "4_5B", "1,000_000", ",500", "1,", "4,5,6B"]
+)
+def test_a_decimal_comma_is_refused_and_not_read_as_a_separator(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="must be a count of tokens"):
+        parse_tokens(text)
+
+
+def test_the_remedy_for_a_decimal_comma_is_the_decimal_point() -> None:
+    with pytest.raises(InvalidValueError, match=r"Write a decimal point \(4\.5B\)"):
+        parse_tokens("4,5B")
+
+
+@pytest.mark.parametrize("text", ["3,0e-4", "3_0e-4", "1e400", "\N{ARABIC-INDIC DIGIT THREE}e-4", "infinity"])
+def test_a_learning_rate_is_plain_digits(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_rate(text)
+    with pytest.raises(InvalidValueError):
+        parse_template("Warmup(eta_max, 2B)").fill(eta_max=text)
+
+
+@pytest.mark.parametrize("text", ["5,5%", "1e999999999%", "1e-999999999%", "nan%"])
+def test_a_share_is_no_decimal_comma_and_ends_in_time(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_length(text)
 
 
 def test_rounding_for_the_eye() -> None:
