@@ -10,7 +10,7 @@ import typer
 from decaylaws.cli.console import text_columns
 from decaylaws.errors import InvalidValueError
 from decaylaws.files import atomic_write
-from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, format_schedule, lint, parse_template
+from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, lint, parse_template
 from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
 from decaylaws.schedules.quantities import parse_tokens, round_lr, round_tokens
@@ -41,7 +41,7 @@ def show(
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     summary = summarize(built, batch)
     steps = "" if summary.num_steps is None else f", {summary.num_steps:,} steps"
-    typer.echo(format_schedule(built))
+    typer.echo(str(built))
     typer.echo(text_plot(built))
     typer.echo(text_columns(stage_table(built, batch)))
     typer.echo(

@@ -27,7 +27,7 @@ from decaylaws.schedules.constructors import (
     wsd_s,
 )
 from decaylaws.schedules.lint import Finding, lint
-from decaylaws.schedules.notation import format_schedule, parse_schedule, parse_template
+from decaylaws.schedules.notation import parse_schedule, parse_template
 from decaylaws.schedules.published import PUBLISHED, PublishedSchedule, published_schedule
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
@@ -50,7 +50,6 @@ __all__ = [
     "cosine",
     "decay",
     "drop_and_hold",
-    "format_schedule",
     "from_points",
     "from_steps",
     "half_life",

@@ -26,7 +26,8 @@ from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.quantities import UNSTATED, parse_length, parse_number, parse_rate, parse_tokens
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.shapes import OTHER_NAMES, SHAPES, shape_named
-from decaylaws.schedules.template import UNNAMED_SHAPE, WARMUP, ScheduleTemplate, Stage
+from decaylaws.schedules.stages import UNNAMED_SHAPE, WARMUP, Stage
+from decaylaws.schedules.template import ScheduleTemplate
 
 _ARROW = "->"
 _ARROW_SIGN = "\N{RIGHTWARDS ARROW}"
@@ -48,11 +49,6 @@ def parse_schedule(text: str, **values: float | str) -> Schedule:
         SchemaError: a value that the text does not state is missing; the message names it.
     """
     return parse_template(text).fill(**values)
-
-
-def format_schedule(schedule: Schedule) -> str:
-    """Write a schedule; :func:`parse_schedule` gives the very same one back."""
-    return str(ScheduleTemplate.of(schedule))
 
 
 def parse_template(text: str) -> ScheduleTemplate:

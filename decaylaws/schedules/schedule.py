@@ -28,6 +28,7 @@ from decaylaws.schedules.batch import BatchSchedule
 from decaylaws.schedules.checks import check_keys, valid_factor, whole_tokens
 from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import Array
+from decaylaws.schedules.stages import stages_of
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ class Schedule:
         return iter(self.segments)
 
     def __str__(self) -> str:
-        from decaylaws.schedules.notation import format_schedule  # the notation builds on this module
-
-        return format_schedule(self)
+        """The arrow notation; :func:`decaylaws.schedules.parse_schedule` gives the very same schedule back."""
+        return " -> ".join(map(str, stages_of(self.segments)))
 
     def __add__(self, other: Schedule) -> Schedule:
         return self.then(other)

@@ -8,78 +8,13 @@ from fractions import Fraction
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.schedules.checks import valid_lr, whole_tokens
-from decaylaws.schedules.quantities import (
-    UNSTATED,
-    Length,
-    Named,
-    Rate,
-    Share,
-    format_lr,
-    format_tokens,
-    parse_number,
-    token_count,
-)
+from decaylaws.schedules.quantities import Length, Named, Rate, Share, parse_number, token_count
 from decaylaws.schedules.schedule import Schedule
 from decaylaws.schedules.segment import Segment
 from decaylaws.schedules.shapes import shape_named
+from decaylaws.schedules.stages import UNNAMED_SHAPE, WARMUP, Stage
 
-WARMUP = "warmup"
-# The stage whose shape the source does not name, and the parameter that names it.
-UNNAMED_SHAPE = "decay"
-SHAPE_PARAMETER = "decay_shape"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the arrow notation.
-
-    Args:
-        kind: ``warmup``, ``decay`` (shape not named) or the name of a shape.
-        lr: that the stage arrives at; None if the source does not state it.
-        tokens: length; None if the source does not state it.
-        start_lr: LR that it begins at; None for the LR that the stage before arrives at (0 for a warm-up).
-        exponent: of ``polynomial`` and ``power``.
-        knots: of ``sampled``.
-        note: annotation, such as ``8K->32K`` for the sequence length.
-        piece: (first, last) token, for a piece of the curve that the other fields describe.
-    """
-
-    kind: str
-    lr: Rate | None
-    tokens: Length | None
-    start_lr: Rate | None = None
-    exponent: float | None = None
-    knots: tuple[tuple[int, float], ...] = ()
-    note: str = ""
-    piece: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        name = "-".join(part.capitalize() for part in self.kind.split("-"))
-        arguments = self._knot_arguments() if self.knots else self._arguments()
-        inside = "; ".join(part for part in (", ".join(arguments), self.note) if part)
-        if self.note and not arguments:
-            inside = f"; {self.note}"
-        cut = "[{}:{}]".format(*map(format_tokens, self.piece)) if self.piece else ""
-        return f"{name}({inside}){cut}" if inside else name
-
-    def _knot_arguments(self) -> list[str]:
-        return [f"{format_tokens(at)}: {format_lr(lr)}" for at, lr in self.knots]
-
-    def _arguments(self) -> list[str]:
-        named = {"start": self.start_lr, "exponent": self.exponent}
-        extra = [f"{key}={_format_rate(value)}" for key, value in named.items() if value is not None]
-        length = [] if self.tokens is None else [_format_length(self.tokens)]
-        if self.lr is None and not length and not extra:
-            return []
-        return [UNSTATED if self.lr is None else _format_rate(self.lr), *length, *extra]
-
-
-def _format_rate(rate: Rate) -> str:
-    return str(rate) if isinstance(rate, Named) else format_lr(rate)
-
-
-def _format_length(length: Length) -> str:
-    return format_tokens(length) if isinstance(length, int) else str(length)
+SHAPE_PARAMETER = "decay_shape"  # fills in the shape of every stage whose shape the source does not name
 
 
 @dataclass(frozen=True)
@@ -149,12 +84,6 @@ class ScheduleTemplate:
             for stage in self.stages
         ]
 
-    @classmethod
-    def of(cls, schedule: Schedule) -> ScheduleTemplate:
-        """The template without gaps that a schedule is."""
-        before = [None, *(segment.end_lr for segment in schedule)]
-        return cls(tuple(_stage(segment, lr) for segment, lr in zip(schedule, before)))
-
 
 def _resolve_lengths(lengths: list[Length], values: Mapping[str, float | str]) -> list[int]:
     shares = sum((length.of_total for length in lengths if isinstance(length, Share)), Fraction(0))
@@ -211,24 +140,3 @@ def _start_lr(
             "start", str(stage), "is not known in the first stage", "Add start=LR, or begin with Warmup(...)."
         )
     return previous_lr
-
-
-def _stage(segment: Segment, previous_lr: float | None) -> Stage:
-    curve = segment.piece_of or segment
-    piece = None
-    if segment.piece_of is not None:
-        piece = (segment.offset_tokens, segment.offset_tokens + segment.tokens)
-    is_warmup = curve.shape == "linear" and (curve.start_lr == 0.0 or curve.start_lr < curve.end_lr)
-    known_start = 0.0 if is_warmup else previous_lr
-    if curve.shape in ("constant", "sampled"):
-        known_start = curve.start_lr
-    return Stage(
-        kind=WARMUP if is_warmup else curve.shape,
-        lr=curve.end_lr,
-        tokens=curve.tokens,
-        start_lr=None if curve.start_lr == known_start else curve.start_lr,
-        exponent=curve.exponent,
-        knots=curve.knots,
-        note=curve.note,
-        piece=piece,
-    )

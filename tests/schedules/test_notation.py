@@ -9,7 +9,6 @@ from decaylaws.schedules import (
     PUBLISHED,
     Schedule,
     Segment,
-    format_schedule,
     parse_schedule,
     parse_template,
     published_schedule,
@@ -63,7 +62,7 @@ def test_every_published_schedule_round_trips_and_can_be_filled(name: str) -> No
     assert str(entry.template) == entry.notation
     values = {key: VALUES.get(key, "2B") for key in entry.template.parameters}
     schedule = entry.template.fill(**values)
-    assert parse_schedule(format_schedule(schedule)) == schedule
+    assert parse_schedule(str(schedule)) == schedule
     assert schedule.start_lr == 0.0
 
 
@@ -104,7 +103,7 @@ def test_the_architecture_example_reads() -> None:
         "Warmup(3e-4, 2B) -> Constant(3e-4, 10T) -> Decay(3e-5, 1T)", decay_shape="linear"
     )
     assert schedule.tokens == 11_002_000_000_000
-    assert format_schedule(schedule) == "Warmup(3e-4, 2B) -> Constant(3e-4, 10T) -> Linear(3e-5, 1T)"
+    assert str(schedule) == "Warmup(3e-4, 2B) -> Constant(3e-4, 10T) -> Linear(3e-5, 1T)"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +118,8 @@ def test_the_architecture_example_reads() -> None:
 )
 def test_text_round_trip(text: str) -> None:
     schedule = parse_schedule(text)
-    assert format_schedule(schedule) == text
-    assert parse_schedule(format_schedule(schedule)) == schedule
+    assert str(schedule) == text
+    assert parse_schedule(str(schedule)) == schedule
 
 
 def test_case_spacing_and_arrows_do_not_matter() -> None:
