@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
-from decaylaws.tables import read_csv, require_filled, without_text
-from decaylaws.threads import one_blas_thread
+from decaylaws.io.tables import read_csv, require_filled, without_text
+from decaylaws.laws.kit.threads import one_blas_thread
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from decaylaws.configs import Arithmetic, ModelShape, RunConfig
 from decaylaws.mixtures import Mixture
+from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
 from decaylaws.schedules import constant, decay
-from decaylaws.settings import EvaluationSettings
-from proxy_runs.pool import run_pool
-from proxy_runs.queue import RunQueue
-from proxy_runs.workspace import Workspace
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.sweep.pool import run_pool
+from proxy_runs.sweep.queue import RunQueue
+from proxy_runs.sweep.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,8 @@ def serve(text: str) -> None:
     import torch
     from _plain_loops import Task, take_turns
 
-    from proxy_runs.calibration import synthetic_step
     from proxy_runs.engine import Backend
+    from proxy_runs.sweep.calibration import synthetic_step
 
     torch.set_num_threads(1)
     task = Task(**json.loads(text))

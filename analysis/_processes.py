@@ -16,7 +16,7 @@ from pathlib import Path
 from _plain_loops import Task
 
 from decaylaws.errors import StudyError
-from proxy_runs.allocator import environment
+from proxy_runs.environment import environment
 
 HERE = Path(__file__).parent
 

@@ -17,11 +17,11 @@ from _plain_loops import LR, Task
 from _processes import Spent, spent_by_all
 from numpy.typing import NDArray
 
-from proxy_runs.checkpoint_files import final_checkpoint
-from proxy_runs.checkpoints import MemberState, save_checkpoint
-from proxy_runs.machine import best_slots
-from proxy_runs.model import init_params
+from proxy_runs.engine.model import init_params
+from proxy_runs.sweep.machine import best_slots
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.checkpoint_files import final_checkpoint
+from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
 
 SOURCES = ("general", "code", "maths")
 SITS_OUT = 1.25

@@ -24,22 +24,22 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, RopeSettings
+from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import Schedule, constant, warmup
-from decaylaws.settings import EvaluationSettings, SourceSettings, TokenizerSettings
+from decaylaws.settings.study import EvaluationSettings, SourceSettings, TokenizerSettings
 from proxy_runs import engine
-from proxy_runs.checkpoint_files import final_checkpoint
 from proxy_runs.corpus.prepare import prepare_corpus
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.metrics import read_metrics
 from proxy_runs.fsdp.parallel import World, open_world
 from proxy_runs.fsdp.rope import set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
 from proxy_runs.fsdp.trainer import METRICS_FILE, Trainer
-from proxy_runs.shards import TokenStore
+from proxy_runs.weights.checkpoint_files import final_checkpoint
 
 SHORT, LONG = 256, 1024
 BATCH_TOKENS = 2048

@@ -21,9 +21,9 @@ import pandas as pd
 from _common import parse_args, read_table, run, without_copies, write_json
 
 from decaylaws.errors import DataError
-from decaylaws.laws.decay.replay import ReplayLaw
-from decaylaws.laws.uncertainty import coverage
-from decaylaws.tables import require_filled, with_numbers
+from decaylaws.io.tables import require_filled, with_numbers
+from decaylaws.laws.continued.replay import ReplayLaw
+from decaylaws.laws.kit.draws import coverage
 
 TARGET = "python"
 BASE = {"general": 2.8734, TARGET: 1.8381}  # losses before continued pre-training (README of the records)

@@ -23,10 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from decaylaws.cli import training
-from decaylaws.configs import RunConfig
-from decaylaws.designs import HOLD_LR_FACTOR, Planner
-from decaylaws.files import write_text
-from decaylaws.laws.base import Array, Prediction
+from decaylaws.designs.planner import HOLD_LR_FACTOR, Planner
+from decaylaws.io.files import write_text
 from decaylaws.laws.decay import (
     CriticalRatio,
     DecayLaw,
@@ -36,9 +34,11 @@ from decaylaws.laws.decay import (
 )
 from decaylaws.laws.decay.choose import CANDIDATES
 from decaylaws.laws.decay.inputs import final_losses
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.mixtures import Mixture
-from decaylaws.runs import LOSS, START_LOSS, fit_ready
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.table import LOSS, START_LOSS, fit_ready
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.study import Study
 from decaylaws.study.evidence import seed_noise

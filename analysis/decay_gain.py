@@ -22,8 +22,8 @@ import pandas as pd
 from _common import parse_args, read_table, run, write_json
 
 from decaylaws.errors import DataError
+from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.scaling import DecayGain
-from decaylaws.laws.uncertainty import coverage
 
 PAIR_COLUMNS = ["params", "tokens_begin", "tokens_end", "gain", "use"]
 POINT_COLUMNS = ["model", "params", "tokens", "val_loss", "phase", "use"]

@@ -23,7 +23,7 @@ from _common import parse_args, read_table, run, write_json
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing import DEFAULT_LAW, LossCurve, ScheduleLaw
-from decaylaws.laws.uncertainty import conformal_radius
+from decaylaws.laws.kit.draws import conformal_radius
 from decaylaws.schedules import Schedule, constant, decay, warmup
 
 RUN_COLUMNS = [

@@ -23,10 +23,10 @@ from _common import run, write_json
 
 from decaylaws.decontamination import ContaminationIndex, Item, MatchRules, ShardSource, decontaminate
 from decaylaws.decontamination.deduplicate import deduplicate
-from decaylaws.files import atomic_write
+from decaylaws.io.files import atomic_write
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs
-from proxy_runs.corpus.embedded import embedded_documents
-from proxy_runs.corpus.generators import generated_documents
+from proxy_runs.corpus.demo import generated_documents
+from proxy_runs.corpus.demo.embedded import embedded_documents
 
 NUM_ITEMS = 1500
 NUM_SHARDS = 20

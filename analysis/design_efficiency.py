@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from _common import run, write_json
 
+from decaylaws.designs.optimal import DesignProblem, choose_runs
 from decaylaws.laws.mixing import InverseSum
 from decaylaws.laws.mixing.families import SHARE_FLOOR
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
-from decaylaws.optimal_design import DesignProblem, choose_runs
 
 NAMES = tuple("abcdefgh")
 DOMAINS, PILOT_RUNS, ADDED_RUNS, NOISE_SD = 3, 10, (0, 4, 8, 12, 20), 0.015

@@ -33,10 +33,10 @@ import pandas as pd
 from _common import parse_args, read_table, run, write_json
 
 from decaylaws.errors import DataError, DecaylawsError
-from decaylaws.laws.base import Law, Prediction
+from decaylaws.io.tables import without_text
 from decaylaws.laws.downstream import AccuracyComputeLaw, AccuracySizeTokenLaw, SigmoidLink, TaskLadder
-from decaylaws.laws.uncertainty import coverage
-from decaylaws.tables import without_text
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law, Prediction
 
 COLUMNS = ["model_size", "run", "params_nonemb", "tokens", "lr", "peak_lr", "use"]
 LABELS = ("model_size", "run", "use")

@@ -31,14 +31,14 @@ from _common import run, write_json
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import InvalidValueError
 from decaylaws.recipe import Recipe
+from decaylaws.runs.config import ModelShape
 from proxy_runs.fsdp.parallel import open_world
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.trainer import Trainer
-from proxy_runs.hf import llama_config
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.hf import llama_config
 
 SHAPES = {
     "1B": ModelShape(

@@ -20,9 +20,9 @@ import pandas as pd
 from _common import parse_args, read_table, run, without_copies, write_json
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.laws.base import Prediction
-from decaylaws.laws.decay.joint import FORMS, JointLaw
-from decaylaws.tables import require_filled, with_numbers, with_unit_shares
+from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
+from decaylaws.laws.continued.joint import FORMS, JointLaw
+from decaylaws.laws.kit.law import Prediction
 
 DEFAULT = "stack"
 ROUNDING = 0.05  # the weights of RedPajama are inferred, and sum to 1 within 0.02 only

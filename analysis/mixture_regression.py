@@ -26,6 +26,7 @@ from _common import parse_args, read_table, run, without_copies, write_json
 from scipy.stats import pearsonr, spearmanr
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
+from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
     REGRESSIONS,
@@ -34,7 +35,6 @@ from decaylaws.laws.mixing import (
     shares_frame,
 )
 from decaylaws.laws.mixing.data import MIN_RUNS
-from decaylaws.tables import require_filled, with_numbers, with_unit_shares
 
 SHARE, LOSS = "w_", "loss_"
 CURVE_RUNS = (32, 64, 128, 256, 512)

@@ -23,8 +23,8 @@ import pandas as pd
 from _common import run, write_json
 from scipy.stats import binom
 
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import DecayProblem, Goal, Plan, Target
 from decaylaws.search.certainty import optimum_spread

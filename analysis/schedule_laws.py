@@ -32,8 +32,8 @@ from decaylaws.laws.annealing import (
     ScheduleLaw,
     TwoExponentialLaw,
 )
-from decaylaws.laws.schedule_optimum import Budget, best_curve
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.annealing.optimum import Budget, best_curve
+from decaylaws.laws.kit.draws import coverage
 
 LAWS: dict[str, type[ScheduleLaw]] = {
     "reducible_multi_power": ReducibleMultiPowerLaw,

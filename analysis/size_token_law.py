@@ -33,6 +33,8 @@ import pandas as pd
 from _common import parse_args, run, write_json
 
 from decaylaws.errors import DataError, DecaylawsError
+from decaylaws.io.tables import read_csv, without_text
+from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.scaling import (
     PUBLISHED_STEP_LAW,
     Chinchilla,
@@ -48,8 +50,6 @@ from decaylaws.laws.scaling import (
     published_optimum,
 )
 from decaylaws.laws.scaling.tables import positive
-from decaylaws.laws.uncertainty import coverage
-from decaylaws.tables import read_csv, without_text
 
 LAWS: dict[str, type[SizeTokenLaw]] = {
     "chinchilla": Chinchilla,

@@ -32,12 +32,12 @@ from transformers import (
 
 from decaylaws.errors import DataError
 from decaylaws.recipe import Recipe
-from decaylaws.settings import SourceSettings, TokenizerSettings
+from decaylaws.settings.study import SourceSettings, TokenizerSettings
 from proxy_runs.corpus.prepare import prepare_corpus
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.fsdp.launch import launch
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.launch import launch
-from proxy_runs.shards import TokenStore
 
 SOURCES = ("code", "reference")
 PROMPT = "The capital of France is"

@@ -48,10 +48,10 @@ from _plain_loops import PEAK_WIDTH, Task
 from _processes import Turn, in_turns
 from _whole_jobs import whole_jobs
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import InvalidValueError
+from decaylaws.runs.config import ModelShape
 from proxy_runs.engine import has_bfloat16
-from proxy_runs.machine import default_workers
+from proxy_runs.sweep.machine import default_workers
 
 
 def shape(d: int, layers: int, d_ff: int, heads: int, sequences: int, vocab: int, seq_len: int) -> Task:

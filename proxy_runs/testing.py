@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proxy_runs.manifest import (
+from proxy_runs.data.manifest import (
     Manifest,
     SourceEntry,
     SplitEntry,
@@ -17,7 +17,7 @@ from proxy_runs.manifest import (
     describe_file,
     write_manifest,
 )
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.shards import TokenStore
 
 EOS_ID = 256
 

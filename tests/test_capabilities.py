@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from decaylaws.capabilities import CAPABILITIES, PUBLISHED_AIMS, objective_weights, published_aims
 from decaylaws.errors import InvalidValueError
-from decaylaws.settings import parse_settings
+from decaylaws.settings.capabilities import CAPABILITIES, PUBLISHED_AIMS, objective_weights, published_aims
+from decaylaws.settings.study import parse_settings
 from tests.study.tiny import TINY_SETTINGS as SETTINGS
 
 GROUPS = {"web": "general", "python": "code", "sql": "code", "proofs": "mathematics", "other": None}

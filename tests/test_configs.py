@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from decaylaws.configs import Arithmetic, ModelShape, OptimizerConfig, RunConfig
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.runs import config_row
+from decaylaws.runs.config import Arithmetic, ModelShape, OptimizerConfig, RunConfig
+from decaylaws.runs.table import config_row
 from decaylaws.schedules import decay, warmup_stable_decay
 
 SHAPE = ModelShape(

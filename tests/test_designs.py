@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from decaylaws.designs import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
+from decaylaws.designs.optimal import Noise
+from decaylaws.designs.planner import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
 from decaylaws.errors import InvalidValueError
-from decaylaws.optimal_design import Noise
-from decaylaws.runs import RUN_COLUMNS, write_table
-from decaylaws.settings import StudySettings, parse_settings
+from decaylaws.runs.table import RUN_COLUMNS, write_table
+from decaylaws.settings.study import StudySettings, parse_settings
 from decaylaws.study import Study
-from decaylaws.study.layout import template_text
+from decaylaws.study.directory import template_text
 from decaylaws.study.sweep import detectable_effect
 
 AVAILABLE = {

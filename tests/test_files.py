@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError
-from decaylaws.files import atomic_write, write_text
-from decaylaws.runs import write_table
+from decaylaws.io.files import atomic_write, write_text
+from decaylaws.runs.table import write_table
 
 
 def test_text_is_replaced_whole(tmp_path: Path) -> None:

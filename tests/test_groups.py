@@ -12,13 +12,13 @@ import pytest
 import yaml
 from optuna.storages import InMemoryStorage
 
-from decaylaws.designs import CorpusFacts, Planner
+from decaylaws.designs.planner import CorpusFacts, Planner
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.report.explorer import _groups as explorer_groups
 from decaylaws.report.page import asset
 from decaylaws.report.sections.question import _groups
 from decaylaws.search.proposals import Proposals
-from decaylaws.settings import SamplerSettings, StudySettings, parse_settings
+from decaylaws.settings.study import SamplerSettings, StudySettings, parse_settings
 from decaylaws.study import Study
 from tests.study.browser import evaluate
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study

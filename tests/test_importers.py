@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, SchemaError
-from decaylaws.importers import (
+from decaylaws.runs.importers import (
     read_multi_power_law,
     read_olmix,
     read_regmix,
@@ -18,7 +18,7 @@ from decaylaws.importers import (
     read_wandb_runs,
     tidy_runs,
 )
-from decaylaws.runs import fit_ready, read_runs, write_table
+from decaylaws.runs.table import fit_ready, read_runs, write_table
 
 
 def write(path: Path, text: str) -> Path:

@@ -5,131 +5,135 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-LEVELS = {
-    "errors": 0,
-    "capabilities": 1,
-    "files": 1,
-    "progress": 0,
-    "threads": 0,
-    "textfiles": 1,
-    "yamlfiles": 1,
-    "tables": 1,
-    "schedules": 1,
-    "mixtures": 1,
-    "configs": 2,
-    "groups": 2,
-    "quality": 1,
-    "rows": 3,
-    "runs": 3,
-    "settings": 3,
-    "importers": 4,
-    "decontamination": 4,
-    "laws": 4,
-    "evaluation": 4,
-    "stability": 5,
-    "designs": 5,
-    "optimal_design": 5,
-    "recipe": 5,
-    "context": 6,
-    "search": 6,
-    "exporters": 6,
-    "study": 7,
-    "plots": 4,
-    "report": 8,
-    "cli": 9,
-}
+LEVELS = [
+    {"errors", "progress"},
+    {"io"},
+    {"schedules", "mixtures", "decontamination", "evaluation"},
+    {"recipe", "runs"},
+    {"context", "settings", "laws", "exporters", "plots"},
+    {"designs"},
+    {"search"},
+    {"study"},
+    {"report"},
+    {"cli"},
+]
+LAW_LEVELS = [
+    {"kit"},
+    {"annealing", "continued", "decay", "mixing", "scaling", "stability"},
+    {"downstream"},
+]
 PROXY_MAY_IMPORT = {
-    "errors",
-    "files",
-    "textfiles",
-    "quality",
-    "decontamination",
-    "progress",
-    "schedules",
-    "mixtures",
-    "configs",
-    "rows",
-    "runs",
+    "context", "decontamination", "errors", "evaluation", "io", "mixtures", "progress", "recipe", "runs", "schedules",
     "settings",
-    "recipe",
-    "evaluation",
-    "context",
-}
+}  # fmt: skip
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((REPOSITORY / package).rglob("*.py"))
-
-
-def imported(path: Path, package: str) -> set[str]:
-    """First names below ``package`` that the module at ``path`` imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == package and len(parts) > 1:
-                found.add(parts[1])
+@cache
+def imports() -> Mapping[str, frozenset[str]]:
+    """Dotted names that every module of both packages imports, anywhere in it; a module of ours by its full name."""
+    modules = {}
+    for package in ("decaylaws", "proxy_runs"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            parts = path.relative_to(REPOSITORY).with_suffix("").parts
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found = {}
+    for module, path in modules.items():
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in modules else node.module for name in whole}
+        found[module] = frozenset(names - {module})
     return found
 
 
-@pytest.mark.parametrize("path", modules("decaylaws"), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_a_level_imports_only_lower_levels(path: Path) -> None:
-    own = path.relative_to(REPOSITORY / "decaylaws").parts[0].removesuffix(".py")
-    if own == "__init__":
-        assert imported(path, "decaylaws") == set()
-        return
-    too_high = {
-        name for name in imported(path, "decaylaws") - {own, "__version__"} if LEVELS[name] >= LEVELS[own]
+def rooms(package: str) -> dict[str, set[str]]:
+    """Which rooms (names directly below ``package``) import which others of it."""
+    prefix = f"{package}."
+
+    def room(name: str) -> str:
+        return name.removeprefix(prefix).split(".")[0]
+
+    arrows: dict[str, set[str]] = {}
+    for module, names in imports().items():
+        if module.startswith(prefix):
+            targets = {room(name) for name in names if name.startswith(prefix)}
+            arrows.setdefault(room(module), set()).update(targets - {room(module)})
+    return arrows
+
+
+@pytest.mark.parametrize(
+    ("package", "levels"), [("decaylaws", LEVELS), ("decaylaws.laws", LAW_LEVELS)], ids=["decaylaws", "laws"]
+)
+def test_a_room_imports_lower_levels_only(package: str, levels: list[set[str]]) -> None:
+    level = {room: at for at, level in enumerate(levels) for room in level}
+    upward = [
+        f"{room} -> {target}"
+        for room, targets in rooms(package).items()
+        for target in targets
+        if level[target] >= level[room]
+    ]
+    assert upward == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter({module: names & set(imports()) for module, names in imports().items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"an import circle: {' <- '.join(error.args[1])}")
+
+
+def test_the_library_never_imports_torch_and_only_verbs_reach_for_the_trainer() -> None:
+    library = {name: found for name, found in imports().items() if name.startswith("decaylaws")}
+    assert [
+        name for name, found in library.items() if any(each.split(".")[0] == "torch" for each in found)
+    ] == []
+    reaching = {
+        name for name, found in library.items() if any(each.startswith("proxy_runs") for each in found)
     }
-    siblings = {("settings", "runs"), ("runs", "rows"), ("errors", "progress")}
-    assert not {name for name in too_high if (own, name) not in siblings}
+    assert {name for name in reaching if not name.startswith("decaylaws.cli.")} == set()
 
 
-@pytest.mark.parametrize("path", modules("decaylaws"), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_the_library_never_imports_torch_or_the_trainer(path: Path) -> None:
-    assert not imported(path, "torch")
-    in_command_line = path.relative_to(REPOSITORY).parts[1] == "cli"
-    assert in_command_line or not imported(path, "proxy_runs")
+def test_the_trainer_knows_values_and_tables_only() -> None:
+    above = [
+        f"{module} -> {name}"
+        for module, names in imports().items()
+        for name in names
+        if module.startswith("proxy_runs") and name.startswith("decaylaws.")
+        if name.split(".")[1] not in PROXY_MAY_IMPORT
+    ]
+    assert above == []
 
 
-@pytest.mark.parametrize("path", modules("proxy_runs"), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_the_trainer_knows_values_and_tables_only(path: Path) -> None:
-    assert imported(path, "decaylaws") <= PROXY_MAY_IMPORT | {"__version__"}
+def loaded_by(module: str) -> set[str]:
+    """Top-level names in ``sys.modules`` after importing ``module`` in a fresh interpreter."""
+    code = f"import {module}, sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(output.split())
 
 
 def test_importing_the_library_is_light() -> None:
-    code = (
-        "import time; start = time.perf_counter(); import decaylaws, sys; "
-        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+    assert (
+        loaded_by("decaylaws") & {"numpy", "pandas", "scipy", "sklearn", "optuna", "matplotlib", "torch"}
+        == set()
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert float(output[0]) < 1.0
-    assert output[1] == "False"
 
 
-@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.pool", "proxy_runs.machine"])
+@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.sweep.machine"])
 def test_what_does_not_train_does_not_load_torch(module: str) -> None:
-    code = f"import {module}, sys; print('torch' in sys.modules)"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert output == "False"
+    assert "torch" not in loaded_by(module)
 
 
 def test_workers_do_not_load_what_only_tables_need() -> None:
-    code = "import proxy_runs.worker, sys; print({'pandas', 'scipy', 'sklearn'} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "set()"
+    assert loaded_by("proxy_runs.sweep.worker") & {"pandas", "scipy", "sklearn"} == set()

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from decaylaws.designs.optimal import DesignProblem, Noise, choose_runs, next_run
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.laws.mixing import InverseSum, LightGBMRegression
 from decaylaws.mixtures import MixtureSpace, SourceLimits
-from decaylaws.optimal_design import DesignProblem, Noise, choose_runs, next_run
 
 NAMES = ("web", "code", "math")
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.runs import (
+from decaylaws.runs.table import (
     RUN_COLUMNS,
     curves_table,
     fit_ready,

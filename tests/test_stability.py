@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.stability import plot_stability, rank_stability, stability_data
+from decaylaws.laws.stability import plot_stability, rank_stability, stability_data
 
 
 def runs(shuffle: float, seed: int = 0, count: int = 40) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.tables import read_csv, require_filled, with_numbers, with_unit_shares, without_text
+from decaylaws.io.tables import read_csv, require_filled, with_numbers, with_unit_shares, without_text
 
 
 def test_numbers_are_floats_and_text_is_named() -> None:

@@ -12,7 +12,7 @@ from decaylaws import __version__
 from decaylaws.cli import context, evaluation, export, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
-from decaylaws.threads import one_blas_thread
+from decaylaws.laws.kit.threads import one_blas_thread
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from rich.console import Console
 
 from decaylaws.cli.calibrate import calibrate
-from decaylaws.configs import Arithmetic
-from decaylaws.designs import Design
+from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
+from decaylaws.runs.config import Arithmetic
 from decaylaws.study import Study
-from decaylaws.study.layout import write_json
+from decaylaws.study.directory import write_json
 
 WORTH_TRYING_SECONDS = 1200.0
 """Sweeps that take less stay as they are: a shape costs half a minute of a core to compile, and so does finding out."""
@@ -76,8 +76,8 @@ def _gain(study: Study, candidate: Arithmetic, seconds: float) -> tuple[float, s
 
 def _speed(study: Study, arithmetic: Arithmetic) -> float:
     """Tokens per second of the proxy's shape; what was compiled for it stays in the compiler's cache."""
-    from proxy_runs.calibration import candidate_slots, tokens_per_second
     from proxy_runs.engine import Backend
+    from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))

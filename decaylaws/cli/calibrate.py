@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from decaylaws.configs import EXACT, Arithmetic, ModelShape
-from decaylaws.designs import Design
+from decaylaws.designs.planner import Design
+from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.study import Study
-from decaylaws.study.layout import content_hash, read_json, write_json
+from decaylaws.study.directory import content_hash, read_json, write_json
 
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend
@@ -46,7 +46,7 @@ class Calibration:
 
     def slots(self, shape: ModelShape) -> int:
         """Members of a stack that train fastest."""
-        from proxy_runs.machine import best_slots
+        from proxy_runs.sweep.machine import best_slots
 
         return best_slots(self.speeds[shape])
 
@@ -56,7 +56,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
 
     Loads torch only to measure.
     """
-    from proxy_runs.machine import default_workers
+    from proxy_runs.sweep.machine import default_workers
 
     planner, batch = study.planner(), study.settings.batch_tokens
     shapes = [planner.shape(name) for name in study.settings.shapes]
@@ -86,7 +86,7 @@ def _key(shape: ModelShape, batch_tokens: int, arithmetic: Arithmetic) -> str:
 
 def _stored(study: Study) -> dict[str, Any]:
     """What was measured before on this machine."""
-    from proxy_runs.machine import machine_key
+    from proxy_runs.sweep.machine import machine_key
 
     key = machine_key(study.settings.backend.device)
     stored = read_json(study.calibration_file) if study.calibration_file.is_file() else {}
@@ -94,14 +94,14 @@ def _stored(study: Study) -> dict[str, Any]:
 
 
 def _measure_matmul(study: Study) -> dict[str, float]:
-    from proxy_runs.calibration import matmul_flops
+    from proxy_runs.sweep.calibration import matmul_flops
 
     return {"matmul_flops": matmul_flops(_backend(study))}
 
 
 def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
     """Tokens per second by number of slots; on a CPU only the proxy, which runs most, is tried with several."""
-    from proxy_runs.calibration import candidate_slots, tokens_per_second
+    from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
 
     backend, batch = _backend(study), study.settings.batch_tokens
     has_several = backend.is_stackwise or shape == study.planner().shape(study.settings.proxy)

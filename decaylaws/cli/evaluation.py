@@ -13,7 +13,7 @@ from decaylaws.cli.console import ConsoleProgress, make_console, plain_table
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import ABILITIES, BENCHMARKS, select
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 
 if TYPE_CHECKING:
     from proxy_runs.evaluation.task import Task
@@ -95,9 +95,9 @@ def to_hf(
     """Write a trunk's or a microanneal's checkpoint as a Hugging Face folder, for 'evaluate' and other tools."""
     from transformers.utils import logging as transformers_logging
 
-    from proxy_runs.checkpoints import load_checkpoint
-    from proxy_runs.hf import save_hf
-    from proxy_runs.shards import TokenStore
+    from proxy_runs.data.shards import TokenStore
+    from proxy_runs.weights.checkpoints import load_checkpoint
+    from proxy_runs.weights.hf import save_hf
 
     transformers_logging.disable_progress_bar()
     if out.exists():
@@ -186,9 +186,9 @@ def show(evaluation: Evaluation) -> None:
 
 
 def _domain_tasks(given: list[str], text_field: str, max_documents: int | None) -> list[Task]:
+    from proxy_runs.data.manifest import read_manifest
     from proxy_runs.evaluation.domains import DomainTask
     from proxy_runs.evaluation.sources import HeldOutPart, TextFiles, is_corpus
-    from proxy_runs.manifest import read_manifest
 
     tasks: list[Task] = []
     for entry in given:

@@ -22,7 +22,7 @@ from decaylaws.exporters import (
 )
 from decaylaws.recipe import Recipe
 from decaylaws.study import Study, decision
-from decaylaws.study.steps import verb_after
+from decaylaws.study.status import verb_after
 
 console = make_console()
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from decaylaws.cli.console import ConsoleProgress, plain_table
 
 if TYPE_CHECKING:
-    from proxy_runs.pool import PoolProgress
+    from proxy_runs.sweep.pool import PoolProgress
 
 
 class SweepDisplay:

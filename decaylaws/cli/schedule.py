@@ -9,7 +9,7 @@ import typer
 
 from decaylaws.cli.console import text_columns
 from decaylaws.errors import InvalidValueError
-from decaylaws.files import atomic_write
+from decaylaws.io.files import atomic_write
 from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, lint, parse_template
 from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot

@@ -13,16 +13,16 @@ from decaylaws.cli.arithmetic import settle_arithmetic
 from decaylaws.cli.calibrate import Calibration, calibrate
 from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table, say_next
 from decaylaws.cli.export import export
-from decaylaws.designs import Design
+from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
-from decaylaws.files import write_text
-from decaylaws.rows import DIVERGED, FINISHED, PRUNED
+from decaylaws.io.files import write_text
+from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
-from decaylaws.study.prepared import check_prepared, short_heldout
+from decaylaws.study.checks import check_prepared, short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
-from decaylaws.study.steps import next_verb, steps, verb_after
+from decaylaws.study.status import next_verb, steps, verb_after
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]

@@ -15,17 +15,17 @@ from rich.console import Console
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
-from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
+from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study, decision
-from decaylaws.study.prepared import record_settings
+from decaylaws.study.checks import record_settings
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
     from decaylaws.search.proposals import Proposals
     from proxy_runs.fsdp.settings import TrainSettings
-    from proxy_runs.queue import RunQueue
-    from proxy_runs.workspace import Workspace
+    from proxy_runs.sweep.queue import RunQueue
+    from proxy_runs.sweep.workspace import Workspace
 
 
 def prepare(study: Study, console: Console) -> None:
@@ -87,7 +87,7 @@ def work_off(
     refill: Callable[[], Sequence[RunConfig]] = lambda: (),
 ) -> None:
     """Queue what the queue does not hold and train until nothing is left of it."""
-    from proxy_runs.pool import run_pool
+    from proxy_runs.sweep.pool import run_pool
 
     with ConsoleProgress(console) as progress:
         queue.enqueue(runs, progress=progress)
@@ -113,7 +113,7 @@ def work_off(
 
 def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunConfig]]) -> set[str]:
     """Trunks without a checkpoint among the planned runs and those from which open runs start."""
-    from proxy_runs.checkpoint_files import final_checkpoint
+    from proxy_runs.weights.checkpoint_files import final_checkpoint
 
     planned = {config.run_id for _, config in runs if config.kind == "trunk"}
     needed = planned | {config.start_run_id for config in queue.open_runs() if config.start_run_id}
@@ -177,7 +177,7 @@ def launch(
     Raises:
         InvalidValueError: ``changes`` names no setting of the trainer, or gives it what it must not hold.
     """
-    from proxy_runs.launch import launch as start
+    from proxy_runs.fsdp.launch import launch as start
 
     with ConsoleProgress(console) as progress:
         return start(_launch_settings(study, changes), ranks=processes, progress=progress)
@@ -185,14 +185,14 @@ def launch(
 
 def write_job(study: Study, changes: Mapping[str, object], *, nodes: int, gpus: int, hours: float) -> Path:
     """Write a Slurm script that launches the recipe on ``nodes`` nodes; its path."""
-    from proxy_runs.launch import write_slurm_job
+    from proxy_runs.fsdp.launch import write_slurm_job
 
     return write_slurm_job(_launch_settings(study, changes), nodes=nodes, ranks_per_node=gpus, hours=hours)
 
 
 def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettings:
-    from proxy_runs.checkpoint_files import final_checkpoint
     from proxy_runs.fsdp.settings import TrainSettings
+    from proxy_runs.weights.checkpoint_files import final_checkpoint
 
     recipe = decision.load_recipe(study)
     values = {
@@ -209,7 +209,7 @@ def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettin
 def open_proposals(study: Study) -> Proposals | None:
     """The sampler that goes on after the design, where study.yaml asks for one."""
     from decaylaws.search.proposals import Proposals
-    from proxy_runs.storage import open_storage
+    from proxy_runs.sweep.storage import open_storage
 
     if study.settings.sampler is None:
         return None
@@ -219,7 +219,7 @@ def open_proposals(study: Study) -> Proposals | None:
 
 def open_queue(study: Study, console: Console) -> RunQueue:
     """The study's queue in Optuna's storage."""
-    from proxy_runs.queue import RunQueue
+    from proxy_runs.sweep.queue import RunQueue
 
     def waits(stage: str, done: float, total: float, note: str = "") -> None:
         console.print(f"  {stage}: {note}", highlight=False)
@@ -229,7 +229,7 @@ def open_queue(study: Study, console: Console) -> RunQueue:
 
 def workspace(study: Study, slots: int) -> Workspace:
     """What the workers of a study need to know."""
-    from proxy_runs.workspace import Workspace
+    from proxy_runs.sweep.workspace import Workspace
 
     sampler = study.settings.sampler
     return Workspace(

@@ -33,7 +33,7 @@ from decaylaws.decontamination.shards import (
 )
 from decaylaws.decontamination.words import Hashes
 from decaylaws.errors import InvalidValueError
-from decaylaws.files import atomic_write, write_text
+from decaylaws.io.files import atomic_write, write_text
 from decaylaws.progress import Progress, silent
 
 MIN_PARAGRAPH_CHARS = 60

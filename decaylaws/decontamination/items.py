@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.textfiles import plain_suffix, read_lines
+from decaylaws.io.text import plain_suffix, read_lines
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from decaylaws.decontamination.shards import (
     row_writer,
 )
 from decaylaws.errors import DataError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.progress import Progress, silent
 
 FORMAT_VERSION = 1

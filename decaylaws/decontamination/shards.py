@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.files import atomic_write
-from decaylaws.textfiles import compressed_writer, plain_suffix, read_lines
+from decaylaws.io.files import atomic_write
+from decaylaws.io.text import compressed_writer, plain_suffix, read_lines
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 PLAIN_TEXT = (".txt", ".md", ".rst")

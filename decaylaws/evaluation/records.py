@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from decaylaws.errors import DataError
 from decaylaws.evaluation.estimates import Estimate, ratio_estimate
-from decaylaws.files import read_model, write_text
+from decaylaws.io.files import read_model, write_text
 
 FILE_NAME = "evaluation.json"
 FORMAT_VERSION = 1

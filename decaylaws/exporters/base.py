@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters.notes import mixing_note
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, Stage
 

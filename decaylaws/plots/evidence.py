@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from decaylaws.plots.style import FAINT, colours, figure, label, styled, tips
-from decaylaws.runs import LOSS, MIX, START_LOSS
+from decaylaws.runs.table import LOSS, MIX, START_LOSS
 
 
 def gain_data(runs: pd.DataFrame, domains: Sequence[str]) -> pd.DataFrame:

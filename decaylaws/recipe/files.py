@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.yamlfiles import UniqueKeyLoader, yaml_reason
+from decaylaws.io.yaml import UniqueKeyLoader, yaml_reason
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 64

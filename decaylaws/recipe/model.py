@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.recipe import files
 from decaylaws.recipe.fields import (
     Count,

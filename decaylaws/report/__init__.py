@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.report.material import Material
 from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import REPEAT_SCALE
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.material import Material
 from decaylaws.search import DecayProblem

@@ -18,8 +18,8 @@ from decaylaws.recipe import Guard, Recipe
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import decay_target, load_recipe
+from decaylaws.study.directory import read_json
 from decaylaws.study.evidence import Fit, load_fit
-from decaylaws.study.layout import read_json
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decaylaws.laws.base import Array, Prediction
-from decaylaws.laws.uncertainty import conformal_radius
+from decaylaws.laws.kit.draws import conformal_radius
+from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.mixtures import Mixture
 from decaylaws.mixtures.geometry import hit_and_run
 from decaylaws.search.optimise import minimise_mixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.search.problem import DecayProblem
 
 NEAR = 0.05  # a run informs a share if its own share of the source is at most so far from it

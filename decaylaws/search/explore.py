@@ -9,8 +9,8 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.mixtures.geometry import stick_breaking
 from decaylaws.progress import Progress

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture
-from decaylaws.runs import MIX
+from decaylaws.runs.table import MIX
 from decaylaws.search.optimise import minimise_mixture
 from decaylaws.search.problem import DecayProblem
 

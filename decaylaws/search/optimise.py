@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from decaylaws.errors import InfeasibleError
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import MixtureSpace
 
 _STEP = 1e-6  # of the forward differences in a share

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import DecayInputs, effective_epochs
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
-from decaylaws.runs import AVERAGED_START_LOSS, MIX, START_LOSS
+from decaylaws.runs.table import AVERAGED_START_LOSS, MIX, START_LOSS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Target:
         start_tokens: tokens that its trunk has seen.
         batch_tokens: tokens of an optimiser step in the trunk.
         start_loss: measured loss of every domain at the checkpoint, nats per token.
-        averaged_start_loss: the same of the mean of the last weights before it (``decaylaws.runs.AVERAGED_SHARE``);
-            needed by a law whose runs have it.
+        averaged_start_loss: the same of the mean of the last weights before it
+            (``decaylaws.runs.table.AVERAGED_SHARE``); needed by a law whose runs have it.
     """
 
     non_embedding_params: int

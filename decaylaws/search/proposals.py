@@ -27,13 +27,13 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from decaylaws.configs import RunConfig
-from decaylaws.designs import PlannedRun, Planner
+from decaylaws.designs.planner import PlannedRun, Planner
 from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
-from decaylaws.runs import objective_value
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.table import objective_value
 from decaylaws.search.quiet import quiet_optuna
-from decaylaws.settings import SamplerSettings
+from decaylaws.settings.study import SamplerSettings
 
 LOG_RATIO_BOUND = 3.5
 """Coordinates run from minus to plus this: shares that differ up to 100-fold."""

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.search.certainty import (

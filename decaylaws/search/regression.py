@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
     BlendedRegression,

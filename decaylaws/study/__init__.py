@@ -1,5 +1,5 @@
 """A study: a directory, and the verbs of the command line as plain functions."""
 
-from decaylaws.study.layout import Study
+from decaylaws.study.directory import Study
 
 __all__ = ["Study"]

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.configs import RunConfig
 from decaylaws.errors import StudyError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
-from decaylaws.runs import LOSS, MIX, values_by
-from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.table import LOSS, MIX, values_by
+from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays, planned_rows
 
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")

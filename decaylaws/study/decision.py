@@ -31,13 +31,13 @@ from decaylaws.recipe import (
 )
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.recipe.model import GUARD_TOLERANCE
-from decaylaws.runs import AVERAGED_START_LOSS, START_LOSS
+from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target
 from decaylaws.search import recommend as search
 from decaylaws.study.confirm import Confirmation, predict_confirmation
+from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.evidence import Fit, load_fit, usable_runs
-from decaylaws.study.layout import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import proportional_mixture, start_losses
 
 RECOMMENDATION_FORMAT = 5  # of laws/recommendation.json; an older file is searched anew

@@ -21,8 +21,8 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.choose import CANDIDATES
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
-from decaylaws.runs import LOSS, MIX, fit_ready, names_with, values_by
-from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.runs.table import LOSS, MIX, fit_ready, names_with, values_by
+from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
 FIT_FORMAT = 8  # of laws/fit.json; an older file is fitted anew

@@ -6,7 +6,7 @@ import pandas as pd
 
 from decaylaws.decontamination import Report
 from decaylaws.errors import StudyError
-from decaylaws.study.layout import Study, read_json
+from decaylaws.study.directory import Study, read_json
 
 
 def evaluation_report(study: Study) -> Report | None:

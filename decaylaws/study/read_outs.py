@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from decaylaws.configs import RunConfig
-from decaylaws.runs import LOSS, READ_OUT, READ_OUT_SHAPES
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.table import LOSS, READ_OUT, READ_OUT_SHAPES
 from decaylaws.schedules import decay
-from decaylaws.study.layout import Study
+from decaylaws.study.directory import Study
 
 
 def emulated_runs(config: RunConfig) -> dict[str, str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.study.layout import Study
+from decaylaws.study.directory import Study
 
 STOP_SECONDS = 120
 """So long before its time is up a task is told to save its members and give its runs back."""

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
-from decaylaws.configs import RunConfig
-from decaylaws.designs import Design
+from decaylaws.designs.optimal import Noise
+from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
-from decaylaws.optimal_design import Noise
-from decaylaws.runs import (
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
     LOSS,
@@ -26,9 +26,9 @@ from decaylaws.runs import (
     runs_table,
     write_table,
 )
-from decaylaws.study.layout import Study, content_hash, read_json, write_json
+from decaylaws.study.checks import check_prepared
+from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.overlap import check_overlap
-from decaylaws.study.prepared import check_prepared
 
 
 def plan(study: Study) -> tuple[Design, bool]:

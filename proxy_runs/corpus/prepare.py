@@ -26,19 +26,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from decaylaws.errors import DataError, DecaylawsError
-from decaylaws.files import atomic_write
+from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
-from decaylaws.settings import DecontaminationSettings, SourceSettings, TokenizerSettings
+from decaylaws.settings.study import DecontaminationSettings, SourceSettings, TokenizerSettings
 from proxy_runs.corpus import contamination
 from proxy_runs.corpus.cleaning import SeenParagraphs
-from proxy_runs.corpus.embedded import package_versions
-from proxy_runs.corpus.generators import GENERATOR_VERSION
+from proxy_runs.corpus.demo import GENERATOR_VERSION
+from proxy_runs.corpus.demo.embedded import package_versions
+from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
-from proxy_runs.manifest import (
+from proxy_runs.data.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
@@ -48,7 +48,7 @@ from proxy_runs.manifest import (
     describe_file,
     write_manifest,
 )
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.shards import TokenStore
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError
-from decaylaws.files import atomic_write
-from decaylaws.quality import ClassifierSettings, PerplexitySettings, QualitySettings
+from decaylaws.io.files import atomic_write
+from decaylaws.settings.quality import ClassifierSettings, PerplexitySettings, QualitySettings
+from proxy_runs.corpus.demo.texts import Source, limited_documents
 from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.readers import make_document
-from proxy_runs.corpus.texts import Source, limited_documents
 
 MIN_EXAMPLES = 10
 _BATCH_DOCUMENTS = 256

@@ -15,8 +15,8 @@ from typing import Any
 
 from decaylaws.decontamination.shards import text_blocks
 from decaylaws.errors import DataError
-from decaylaws.settings import SourceSettings
-from decaylaws.textfiles import plain_suffix, read_lines
+from decaylaws.io.text import plain_suffix, read_lines
+from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.documents import Document
 
 _SUFFIXES = {"jsonl": (".jsonl", ".json"), "text": (".txt", ".md", ".rst"), "parquet": (".parquet",)}

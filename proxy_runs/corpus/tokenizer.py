@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError
-from decaylaws.files import atomic_write
+from decaylaws.io.files import atomic_write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

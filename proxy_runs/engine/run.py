@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.rows import BPB, EPOCHS, FINISHED, LOSS, MIX, START_LOSS, config_row
-from proxy_runs.checkpoints import MemberState
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.model import init_params
-from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
-from proxy_runs.shards import TokenStore
+from decaylaws.runs.columns import BPB, EPOCHS, FINISHED, LOSS, MIX, START_LOSS, config_row
+from decaylaws.runs.config import RunConfig
+from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import init_params
+from proxy_runs.weights.checkpoints import MemberState
 
 Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
 

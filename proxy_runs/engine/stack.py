@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from decaylaws.configs import ModelShape
-from proxy_runs.checkpoints import MemberState
+from decaylaws.runs.config import ModelShape
 from proxy_runs.engine.backend import Backend
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import Params, StackedLlama, param_shapes
+from proxy_runs.engine.optim import MemberStep
 from proxy_runs.engine.run import Run
 from proxy_runs.engine.step import MemberwiseStep, StackwiseStep
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.model import Params, StackedLlama, param_shapes
-from proxy_runs.optim import MemberStep
+from proxy_runs.weights.checkpoints import MemberState
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
-from decaylaws.rows import DIVERGED, FINISHED, PRUNED
-from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint, start_checkpoint
-from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
+from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
+from decaylaws.runs.config import RunConfig
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.backend import Backend
+from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.run import Run, RunResult
 from proxy_runs.engine.stack import Stack, StepOutcome
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.shards import TokenStore
+from proxy_runs.weights.checkpoint_files import (
+    final_checkpoint,
+    kept_checkpoint,
+    resume_checkpoint,
+    start_checkpoint,
+)
+from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 
 SAVE_SECONDS = 30.0
 REPORT_SECONDS = 0.5

@@ -46,7 +46,7 @@ class Checkpoint:
         dtype: str = "float32",
         context_tokens: int | None = None,
     ) -> Checkpoint:
-        """Load a folder that ``save_pretrained``, ``decaylaws launch`` or ``proxy_runs.hf.save_hf`` wrote.
+        """Load a folder that ``save_pretrained``, ``decaylaws launch`` or ``proxy_runs.weights.hf.save_hf`` wrote.
 
         Args:
             directory: the folder; nothing is downloaded, and no code of the folder is run.

@@ -12,11 +12,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from decaylaws.errors import DataError
-from decaylaws.settings import SourceSettings
+from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.readers import read_documents, source_files
+from proxy_runs.data.manifest import MANIFEST_NAME
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.evaluation.task import files_digest
-from proxy_runs.manifest import MANIFEST_NAME
-from proxy_runs.shards import TokenStore
 
 _Format = Literal["jsonl", "text", "parquet"]
 _FORMATS: dict[str, _Format] = {

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from decaylaws.errors import DataError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.recipe.files import to_json
 from proxy_runs.fsdp.parallel import World
 

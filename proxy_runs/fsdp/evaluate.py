@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.sampler import rank_slice
+from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.model import CausalLoss, drop_gathered_weights
 from proxy_runs.fsdp.parallel import World
-from proxy_runs.sampler import rank_slice
 
 
 @torch.no_grad()

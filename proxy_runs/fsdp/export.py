@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.fsdp.parallel import World
-from proxy_runs.shards import TokenStore
 
 
 def export_hf(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from decaylaws.errors import DataError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 
 TAIL_BYTES = 1 << 17
 """Holds the last lines of a metrics file, even with a hundred sources and domains in each."""

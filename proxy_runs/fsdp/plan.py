@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.recipe import Recipe, RopeSettings, Stage
-from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
+from proxy_runs.data.shards import TokenStore
 
 
 @dataclass(frozen=True)

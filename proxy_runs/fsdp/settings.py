@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.recipe.files import read_mapping, to_json
 
 Count = Annotated[int, Field(gt=0)]

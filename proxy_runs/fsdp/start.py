@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from decaylaws.errors import DataError
-from proxy_runs.checkpoints import load_checkpoint
-from proxy_runs.hf import to_hf_model, to_hf_weights
+from proxy_runs.weights.checkpoints import load_checkpoint
+from proxy_runs.weights.hf import to_hf_model, to_hf_weights
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
-from decaylaws.files import write_text
+from decaylaws.io.files import write_text
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints
 from proxy_runs.fsdp.evaluate import heldout_losses
@@ -32,7 +33,6 @@ from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
 from proxy_runs.fsdp.watch import LossWatch
-from proxy_runs.shards import TokenStore
 
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"

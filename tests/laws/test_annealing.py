@@ -20,10 +20,10 @@ from decaylaws.laws.annealing import (
     lr_path,
     warmup_tokens,
 )
-from decaylaws.laws.base import Law
-from decaylaws.laws.compare import compare
-from decaylaws.laws.report import FitStatus
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.kit.compare import compare
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.report import FitStatus
 from decaylaws.schedules import (
     constant,
     decay,

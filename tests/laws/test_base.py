@@ -3,9 +3,9 @@ import pytest
 from sklearn.base import clone
 
 from decaylaws.errors import DataError, InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.base import Law
-from decaylaws.laws.compare import Fold, compare
-from decaylaws.laws.solver import solve
+from decaylaws.laws.kit.compare import Fold, compare
+from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.solver import solve
 
 
 class StraightLine(Law):

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Law
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.intervals import HeldOut, radii
 from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
-from decaylaws.laws.uncertainty import coverage, normal_radius
+from decaylaws.laws.kit.draws import coverage, normal_radius
+from decaylaws.laws.kit.law import Law
 from tests.laws.test_decay_law import SOURCES, TRUNK, planned
 
 LENGTHS = (50_000, 100_000)

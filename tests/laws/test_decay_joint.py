@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Law
-from decaylaws.laws.decay.joint import FORMS, JointInputs, JointLaw, _log_loss, _prior
-from decaylaws.laws.decay.replay import FORMS as REPLAY_FORMS
-from decaylaws.laws.decay.replay import ReplayLaw
-from decaylaws.laws.left_out import left_out
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.continued.joint import FORMS, JointInputs, JointLaw, _log_loss, _prior
+from decaylaws.laws.continued.replay import FORMS as REPLAY_FORMS
+from decaylaws.laws.continued.replay import ReplayLaw
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.holdout import left_out
+from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.solver import Solution, solve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.base import Law
 from decaylaws.laws.decay import (
     MEMBERS,
     ConstantChange,
@@ -22,13 +21,14 @@ from decaylaws.laws.decay import (
     select_member,
     splits,
 )
-from decaylaws.laws.decay.family import annealed, evaluate
-from decaylaws.laws.decay.frame import Frame, Layout
+from decaylaws.laws.decay.form import annealed, evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
 from decaylaws.laws.decay.literature import FORMS
+from decaylaws.laws.decay.parameters import Frame, Layout
 from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.decay.priors import decay_prior
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
 
 SOURCES = ("web", "code", "maths")
 TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Law
 from decaylaws.laws.downstream import AccuracyComputeLaw, AccuracySizeTokenLaw, SigmoidLink, TaskLadder
-from decaylaws.laws.uncertainty import coverage
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
 
 ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 LINK = {"floor": 0.25, "ceiling": 0.95, "slope": 6.0, "midpoint": 0.8}

@@ -11,7 +11,8 @@ from scipy.optimize import approx_fprime
 from scipy.stats import spearmanr
 
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.base import Law
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.mixing import (
     REGRESSIONS,
     BiMix,
@@ -31,7 +32,6 @@ from decaylaws.laws.mixing import (
 )
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily
-from decaylaws.laws.uncertainty import coverage
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
 SOURCES = ["web", "code", "math", "books"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.base import Law
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
@@ -27,7 +28,6 @@ from decaylaws.laws.scaling import (
 from decaylaws.laws.scaling.families import Inputs
 from decaylaws.laws.scaling.objective import huber_root
 from decaylaws.laws.scaling.repeats import effective_log
-from decaylaws.laws.uncertainty import coverage
 
 LAWS: list[type[SizeTokenLaw]] = [
     Kaplan, Chinchilla, OverTraining, Skaling, Farseer, DataConstrained, OverfittingPenalty,

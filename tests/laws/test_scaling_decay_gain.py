@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Law
+from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling import DecayGain
-from decaylaws.laws.uncertainty import coverage
 
 TRUE = {"G": 0.08, "gamma": -0.2, "delta": 0.05, "B": 0.2, "pi": 0.2, "beta": 0.6}
 NOISE = 0.003

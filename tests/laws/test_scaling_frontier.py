@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.base import Law
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Law
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling import PUBLISHED_STEP_LAW, StepLaw, published_optimum
 from decaylaws.laws.scaling.step_law import _excess
 

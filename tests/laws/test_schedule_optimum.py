@@ -3,7 +3,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing import MultiPowerLaw
-from decaylaws.laws.schedule_optimum import Budget, best_curve, best_decay, best_peak, best_steps
+from decaylaws.laws.annealing.optimum import Budget, best_curve, best_decay, best_peak, best_steps
 from tests.laws.curves import LOW, PEAK, STEP, TOTAL, TRUTH, WARMUP, fit_curves, multi_power_loss
 
 BUDGET = Budget(TOTAL, PEAK, WARMUP, LOW)

@@ -6,8 +6,8 @@ import pytest
 from scipy.special import logsumexp
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.report import FitReport, FitStatus
-from decaylaws.laws.solver import solve
+from decaylaws.laws.kit.report import FitReport, FitStatus
+from decaylaws.laws.kit.solver import solve
 
 
 def _line(x, y):

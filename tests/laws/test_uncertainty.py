@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Prediction
-from decaylaws.laws.solver import solve
-from decaylaws.laws.uncertainty import (
+from decaylaws.laws.kit.draws import (
     bootstrap,
     cluster_weights,
     conformal_radius,
@@ -13,6 +11,8 @@ from decaylaws.laws.uncertainty import (
     one_step_draws,
     quantile_interval,
 )
+from decaylaws.laws.kit.law import Prediction
+from decaylaws.laws.kit.solver import solve
 
 
 def test_weights_are_equal_within_a_run_and_average_one_over_runs():

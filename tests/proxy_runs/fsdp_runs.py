@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from decaylaws.recipe import Recipe
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.fsdp.__main__ import main
 from proxy_runs.fsdp.metrics import read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.trainer import Trainer
-from proxy_runs.shards import TokenStore
 
 
 def settings_for(root: Path, name: str, **changes: Any) -> TrainSettings:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
-from proxy_runs.checkpoint_files import start_checkpoint
-from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
-from proxy_runs.model import init_params
+from decaylaws.runs.config import ModelShape
+from proxy_runs.engine.model import init_params
+from proxy_runs.weights.checkpoint_files import start_checkpoint
+from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 
 SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=12, vocab_size=20, seq_len=8)
 

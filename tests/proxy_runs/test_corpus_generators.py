@@ -14,9 +14,9 @@ from random import Random
 
 import pytest
 
-from proxy_runs.corpus.generators import GENERATED, generated_documents
-from proxy_runs.corpus.generators.tasks import csv_to_table, sort_numbers, spell_number, to_json
-from proxy_runs.corpus.generators.words import WEEKDAYS, listing, number_words, ordinal
+from proxy_runs.corpus.demo import GENERATED, generated_documents
+from proxy_runs.corpus.demo.tasks import csv_to_table, sort_numbers, spell_number, to_json
+from proxy_runs.corpus.demo.words import WEEKDAYS, listing, number_words, ordinal
 
 OPERATORS = {
     ast.Add: operator.add,

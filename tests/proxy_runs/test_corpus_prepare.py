@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.settings import SourceSettings, TokenizerSettings
+from decaylaws.settings.study import SourceSettings, TokenizerSettings
 from proxy_runs.corpus import prepare
+from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.prepare import prepare_corpus
-from proxy_runs.corpus.texts import Source
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.shards import TokenStore
 
 TOKENIZER = TokenizerSettings(vocab_size=400, train_bytes_per_source=20_000)
 SOURCES = {

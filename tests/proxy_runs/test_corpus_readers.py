@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from decaylaws.errors import DataError
-from decaylaws.settings import SourceSettings
+from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.readers import read_documents, source_files
 
 

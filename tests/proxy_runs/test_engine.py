@@ -13,21 +13,21 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from decaylaws.configs import Arithmetic, ModelShape, OptimizerConfig, RunConfig
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.runs import curves_table, fit_ready, runs_table
+from decaylaws.runs.config import Arithmetic, ModelShape, OptimizerConfig, RunConfig
+from decaylaws.runs.table import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
-from decaylaws.settings import EvaluationSettings
-from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint
-from proxy_runs.checkpoints import load_checkpoint
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.hf import from_hf_weights, to_hf_model
-from proxy_runs.model import StackedLlama, init_params, stack_params
-from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
-from proxy_runs.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint
+from proxy_runs.weights.checkpoints import load_checkpoint
+from proxy_runs.weights.hf import from_hf_weights, to_hf_model
 
 SEQ_LEN, BATCH = 16, 64
 PEAK_LR = 4e-3

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.model import StackedLlama, init_params, stack_params
-from proxy_runs.shards import TokenStore
+from decaylaws.runs.config import ModelShape
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
 
 SEQ_LEN = 16

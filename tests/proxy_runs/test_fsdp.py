@@ -9,23 +9,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import HandOver, Recipe, Source, Stage
+from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import decay
-from decaylaws.settings import EvaluationSettings
+from decaylaws.settings.study import EvaluationSettings
 from proxy_runs import engine
-from proxy_runs.checkpoint_files import final_checkpoint
-from proxy_runs.checkpoints import MemberState, load_checkpoint, save_checkpoint
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import init_params
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.plan import TrainPlan
 from proxy_runs.fsdp.start import load_start
 from proxy_runs.fsdp.trainer import _check_lengths, _check_vocabulary
-from proxy_runs.model import init_params
-from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.checkpoint_files import final_checkpoint
+from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from tests.proxy_runs.fsdp_runs import dies_after, losses, orders, settings_for, train
 
 SEQ_LEN = 32

@@ -26,14 +26,14 @@ from transformers import (
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.recipe import RopeSettings
-from proxy_runs.evaluate import EvaluationSet
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp import model as sharded
 from proxy_runs.fsdp.metrics import MetricsFile, WandbRun, read_metrics
 from proxy_runs.fsdp.model import CausalLoss
 from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.trainer import Trainer, _check_ropes
 from proxy_runs.fsdp.watch import NEEDED, LossWatch
-from proxy_runs.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.fsdp_runs import dies_after, losses, orders, recipe_of, settings_for, stage, train
 

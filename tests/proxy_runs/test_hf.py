@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
-from proxy_runs.hf import from_hf_weights, load_hf, save_hf, shape_of, to_hf_weights
-from proxy_runs.model import StackedLlama, init_params, stack_params
+from decaylaws.runs.config import ModelShape
+from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.hf import from_hf_weights, load_hf, save_hf, shape_of, to_hf_weights
 
 
 def shape_with(*, tied: bool = True, vocab_size: int = 257) -> ModelShape:

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.recipe import Recipe
-from proxy_runs.checkpoints import MemberState, save_checkpoint
+from decaylaws.runs.config import ModelShape
+from proxy_runs.engine.model import init_params
 from proxy_runs.fsdp.__main__ import main
+from proxy_runs.fsdp.launch import _alone_in, launch, slurm_script, torchrun_command, write_slurm_job
 from proxy_runs.fsdp.metrics import last_step, read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.launch import _alone_in, launch, slurm_script, torchrun_command, write_slurm_job
-from proxy_runs.model import init_params
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
 
 SHAPE = ModelShape(d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=32)
 STEPS = 60
@@ -172,7 +172,7 @@ def test_two_launches_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_torchrun_dies_with_its_launcher(tmp_path: Path) -> None:
     script = (
-        "import subprocess, sys; from proxy_runs.launch import _end_with_parent\n"
+        "import subprocess, sys; from proxy_runs.fsdp.launch import _end_with_parent\n"
         "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent)\n"
         "print(child.pid, flush=True); sys.stdin.read()"
     )

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from decaylaws.configs import ModelShape
-from proxy_runs import formulas, kernels
-from proxy_runs.hf import from_hf_weights, to_hf_model
-from proxy_runs.model import (
+from decaylaws.runs.config import ModelShape
+from proxy_runs.engine import formulas, kernels
+from proxy_runs.engine.model import (
     LONG_SEQUENCE,
     Params,
     StackedLlama,
@@ -23,6 +22,7 @@ from proxy_runs.model import (
     param_shapes,
     stack_params,
 )
+from proxy_runs.weights.hf import from_hf_weights, to_hf_model
 
 SHAPES = {
     "tied": ModelShape(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from decaylaws.configs import OptimizerConfig
-from proxy_runs.model import Params
-from proxy_runs.optim import MemberStep, MemberwiseAdamW, Moments, StackwiseAdamW
+from decaylaws.runs.config import OptimizerConfig
+from proxy_runs.engine.model import Params
+from proxy_runs.engine.optim import MemberStep, MemberwiseAdamW, Moments, StackwiseAdamW
 
 SIZES = {"embed": (6, 4), "layers.0.attn_norm": (4,), "layers.0.qkv": (4, 5)}
 

@@ -9,23 +9,23 @@ import pandas as pd
 import pytest
 import torch
 
-from decaylaws.runs import READ_OUT, READ_OUT_SHAPES, runs_table
+from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
 from decaylaws.schedules import Schedule, Segment, decay
-from decaylaws.settings import EvaluationSettings
+from decaylaws.settings.study import EvaluationSettings
 from decaylaws.study.read_outs import compare, emulated_runs
 from decaylaws.study.sweep import with_averaged_starts
-from proxy_runs.averaging import averaged_losses, averaged_tokens
-from proxy_runs.checkpoint_files import final_checkpoint, kept_checkpoint
-from proxy_runs.checkpoints import load_checkpoint
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import train
-from proxy_runs.evaluate import EvaluationSet
-from proxy_runs.model import StackedLlama, stack_params
-from proxy_runs.queue import RunQueue
-from proxy_runs.readouts import checkpoint_tokens
-from proxy_runs.shards import TokenStore
+from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.model import StackedLlama, stack_params
+from proxy_runs.sweep.queue import RunQueue
+from proxy_runs.sweep.worker import Worker
+from proxy_runs.sweep.workspace import Workspace
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.worker import Worker
-from proxy_runs.workspace import Workspace
+from proxy_runs.weights.averaging import averaged_losses, averaged_tokens
+from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint
+from proxy_runs.weights.checkpoints import load_checkpoint
+from proxy_runs.weights.readouts import checkpoint_tokens
 from tests.proxy_runs.tiny_runs import BATCH, PEAK_LR, tiny_fork, tiny_trunk
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from proxy_runs.allocation import UNITS, BatchAllocation, share_units
-from proxy_runs.permutation import permute
-from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
+from proxy_runs.data.allocation import UNITS, BatchAllocation, share_units
+from proxy_runs.data.permutation import permute
+from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
 from proxy_runs.testing import make_tiny_store
 
 MIXTURE = Mixture({"a": 0.62, "b": 0.25, "c": 0.1, "d": 0.03})

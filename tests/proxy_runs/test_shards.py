@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.files import atomic_write
-from proxy_runs.manifest import read_manifest, write_manifest
-from proxy_runs.shards import TokenStore
+from decaylaws.io.files import atomic_write
+from proxy_runs.data.manifest import read_manifest, write_manifest
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.testing import byte_alphabet, make_tiny_store
 
 
@@ -98,8 +98,8 @@ def test_an_unknown_source_names_those_that_exist(tmp_path):
 _READ_MUCH = """
 import pathlib, resource, sys
 from decaylaws.mixtures import Mixture
-from proxy_runs.sampler import BatchReader, MixtureSampler, available_sequences
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
+from proxy_runs.data.shards import TokenStore
 
 store = TokenStore.open(pathlib.Path(sys.argv[1]), verify=False)
 order = MixtureSampler(Mixture({"code": 1.0}), available_sequences(store, 512), seed=0, batch_sequences=64)

@@ -20,15 +20,15 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from decaylaws.configs import RunConfig
-from decaylaws.settings import EvaluationSettings
-from proxy_runs.pool import PoolProgress, run_pool
-from proxy_runs.queue import RunQueue
-from proxy_runs.shards import TokenStore
-from proxy_runs.storage import open_storage
+from decaylaws.runs.config import RunConfig
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.sweep.pool import PoolProgress, run_pool
+from proxy_runs.sweep.queue import RunQueue
+from proxy_runs.sweep.storage import open_storage
+from proxy_runs.sweep.worker import Worker
+from proxy_runs.sweep.workspace import Workspace
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.worker import Worker
-from proxy_runs.workspace import Workspace
 from tests.proxy_runs import postgres
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 
@@ -115,7 +115,10 @@ class Sweep:
     def workers(self) -> list[int]:
         """Process ids of the workers."""
         found = subprocess.run(
-            ["pgrep", "-f", f"proxy_runs.worker.*{self.root}"], capture_output=True, text=True, check=False
+            ["pgrep", "-f", f"proxy_runs.sweep.worker.*{self.root}"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return [int(pid) for pid in found.stdout.split()]
 

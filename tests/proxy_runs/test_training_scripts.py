@@ -22,8 +22,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError
+from decaylaws.runs.config import ModelShape
 from proxy_runs.testing import make_tiny_store
 
 ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"

@@ -15,19 +15,19 @@ import pytest
 import sqlalchemy
 import torch
 
-from decaylaws.configs import RunConfig
 from decaylaws.errors import DataError, StudyError
-from decaylaws.settings import EvaluationSettings
-from proxy_runs import storage as storage_module
-from proxy_runs.checkpoint_files import final_checkpoint
+from decaylaws.runs.config import RunConfig
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run
 from proxy_runs.engine.stack import Stack
-from proxy_runs.pool import run_pool
-from proxy_runs.queue import QueueCounts, RunQueue
-from proxy_runs.shards import TokenStore
+from proxy_runs.sweep import storage as storage_module
+from proxy_runs.sweep.pool import run_pool
+from proxy_runs.sweep.queue import QueueCounts, RunQueue
+from proxy_runs.sweep.worker import Worker
+from proxy_runs.sweep.workspace import WorkerEvent, Workspace
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.worker import Worker
-from proxy_runs.workspace import WorkerEvent, Workspace
+from proxy_runs.weights.checkpoint_files import final_checkpoint
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 
 

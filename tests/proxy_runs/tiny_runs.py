@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from decaylaws.configs import ModelShape, RunConfig
 from decaylaws.mixtures import Mixture
+from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import Schedule, Segment, decay
-from proxy_runs.shards import TokenStore
+from proxy_runs.data.shards import TokenStore
 
 SEQ_LEN, BATCH, PEAK_LR = 16, 64, 4e-3
 

@@ -12,7 +12,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.schedules import batch_ramp, decay, warmup_stable_decay
 
 torch = pytest.importorskip("torch")
-from proxy_runs.lr_scheduler import ScheduleLR  # noqa: E402 (needs torch)
+from proxy_runs.engine.lr_scheduler import ScheduleLR  # noqa: E402 (needs torch)
 
 SCHEDULE = warmup_stable_decay(1_000, 1e-3, warmup_tokens=100, decay_tokens=200)
 BATCH = 64

@@ -11,8 +11,8 @@ import pytest
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Law
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.kit.law import Law
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Target, pareto_front, recommend
 from decaylaws.search.certainty import confirm_candidates, optimum_spread

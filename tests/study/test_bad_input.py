@@ -17,8 +17,8 @@ import yaml
 
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.settings import load_settings, parse_settings
-from decaylaws.study.layout import template_text
+from decaylaws.settings.study import load_settings, parse_settings
+from decaylaws.study.directory import template_text
 
 Settings = dict[str, Any]
 
@@ -114,7 +114,7 @@ def test_weights_that_do_not_sum_to_one() -> None:
 
 
 def test_a_study_whose_caps_leave_no_mixture(settings: Settings) -> None:
-    from decaylaws.designs import CorpusFacts, Planner
+    from decaylaws.designs.planner import CorpusFacts, Planner
 
     long = changed(settings, "design.decay_tokens", [10**9])
     checked = parse_settings(changed(long, "target.max_decay_tokens", 10**9))
@@ -224,7 +224,7 @@ def test_an_empty_source_a_changed_plan_and_a_changed_shard(tmp_path: Path) -> N
     content = bytearray(shard.read_bytes())
     content[10] ^= 1
     shard.write_bytes(bytes(content))
-    from proxy_runs.shards import TokenStore
+    from proxy_runs.data.shards import TokenStore
 
     with pytest.raises(DataError, match="changed since it was prepared"):
         TokenStore.open(root / "corpus")

@@ -17,10 +17,10 @@ from decaylaws.report.page import PageTable, Section, Standing, json_block, rend
 from decaylaws.report.sections.certainty import observed_verdict
 from decaylaws.report.sections.question import lost
 from decaylaws.report.words import plain, when
-from decaylaws.runs import LOSS
+from decaylaws.runs.table import LOSS
 from decaylaws.study import Study
 from decaylaws.study.confirm import noise_sd, seeds_explain
-from decaylaws.study.layout import TEMPLATES
+from decaylaws.study.directory import TEMPLATES
 from tests.study.tiny import decaylaws
 
 

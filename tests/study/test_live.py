@@ -15,15 +15,15 @@ from decaylaws.cli import arithmetic
 from decaylaws.cli import calibrate as calibrating
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
-from decaylaws.configs import EXACT, Arithmetic
+from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.study import Study
-from proxy_runs import calibration, machine
-from proxy_runs.calibration import candidate_slots
 from proxy_runs.engine import Backend
-from proxy_runs.machine import best_slots, default_workers
-from proxy_runs.pool import PoolProgress
+from proxy_runs.sweep import calibration, machine
+from proxy_runs.sweep.calibration import candidate_slots
+from proxy_runs.sweep.machine import best_slots, default_workers
+from proxy_runs.sweep.pool import PoolProgress
+from proxy_runs.sweep.workspace import WorkerEvent
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.workspace import WorkerEvent
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 from tests.study.tiny import decaylaws, make_tiny_study
 

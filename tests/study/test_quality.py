@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.settings import SourceSettings, parse_settings
+from decaylaws.settings.study import SourceSettings, parse_settings
 from decaylaws.study import Study, sweep
+from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.quality import score_source
-from proxy_runs.corpus.texts import Source
 from tests.decontamination.planted import document
 from tests.study.tiny import TINY_SETTINGS, decaylaws
 

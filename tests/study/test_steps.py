@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decaylaws.study import Study
-from decaylaws.study.steps import State, next_verb, steps
+from decaylaws.study.status import State, next_verb, steps
 from tests.study.tiny import decaylaws, make_tiny_study
 
 

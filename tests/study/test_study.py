@@ -24,11 +24,11 @@ from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
 from decaylaws.report.material import Material
 from decaylaws.report.page import asset
-from decaylaws.runs import LOSS
+from decaylaws.runs.table import LOSS
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import load_recipe
 from decaylaws.study.evidence import load_fit
-from decaylaws.study.steps import next_verb, steps
+from decaylaws.study.status import next_verb, steps
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
@@ -313,7 +313,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()  # returns only when every process that holds our pipes is gone
     left = subprocess.run(
-        ["pgrep", "-f", f"proxy_runs.worker.*{root}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"proxy_runs.sweep.worker.*{root}"], capture_output=True, text=True, check=False
     )
     for pid in left.stdout.split():
         assert _ends_within(int(pid), 30.0)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.schedules import Schedule, Segment
 
 _CELLS = 64  # uniform cells of a segment; the error of the response is of second order in their width

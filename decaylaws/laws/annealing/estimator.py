@@ -16,9 +16,9 @@ from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, referenc
 from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_of, spread_out
 from decaylaws.laws.annealing.family import PER_MODEL, Family
 from decaylaws.laws.annealing.transient import Transient, fit_transient
-from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
+from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.schedules import Schedule
 
 # Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.

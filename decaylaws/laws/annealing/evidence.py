@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.curves import LossCurve, lr_path
-from decaylaws.laws.compare import Fold
+from decaylaws.laws.kit.compare import Fold
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def held_out_folds(curves: Sequence[LossCurve]) -> list[Fold]:
         curves: curves with losses.
 
     Returns:
-        Folds for :func:`decaylaws.laws.compare.compare`.
+        Folds for :func:`decaylaws.laws.kit.compare.compare`.
     """
     folds = []
     for held in curves:

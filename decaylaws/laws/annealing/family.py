@@ -24,7 +24,7 @@ import numpy as np
 
 from decaylaws.laws.annealing.curves import LrPath
 from decaylaws.laws.annealing.kernels import Kernel, Parameter
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 
 _SMALLEST_LAG = 1e-4
 PER_MODEL = ("level", "log_amplitude", "log_alpha", "gain_shift")

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from decaylaws.laws.annealing.curves import LrPath
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 
 _SMALLEST_LR = 1e-3  # relative; MPL's eta^-gamma must not diverge where a decay ends at zero
 

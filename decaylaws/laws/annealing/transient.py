@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decaylaws.laws.base import Array
-from decaylaws.laws.solver import solve
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.solver import solve
 
 _NOISE = 3e-3  # nats: runs with other seeds differ this much right after the warm-up
 _MIN_POINTS = 3

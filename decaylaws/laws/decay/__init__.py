@@ -12,11 +12,9 @@
 from decaylaws.laws.decay.baselines import BoostedTrees, ConstantChange, ControlChange, NearestRun
 from decaylaws.laws.decay.choose import best_member, decay_predictors, literature_predictors, select_member
 from decaylaws.laws.decay.heldout import held_out_fits, held_out_report, held_out_table, splits
-from decaylaws.laws.decay.joint import JointLaw
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.literature import LiteratureLaw
 from decaylaws.laws.decay.members import MEMBERS
-from decaylaws.laws.decay.replay import ReplayLaw
 from decaylaws.laws.decay.slices import CriticalRatio
 
 __all__ = [
@@ -26,10 +24,8 @@ __all__ = [
     "ControlChange",
     "CriticalRatio",
     "DecayLaw",
-    "JointLaw",
     "LiteratureLaw",
     "NearestRun",
-    "ReplayLaw",
     "best_member",
     "decay_predictors",
     "held_out_fits",

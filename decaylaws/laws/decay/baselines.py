@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import NotFittedError
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, final_losses, plain_shares
-from decaylaws.runs import LOSS, MIX, START_LOSS, names_with, values_by
+from decaylaws.laws.kit.law import Array
+from decaylaws.runs.table import LOSS, MIX, START_LOSS, names_with, values_by
 
 _BOOSTING = {  # RegMix's regressor (Liu et al. 2024, arXiv 2407.01492), leaves small enough for a few dozen runs
     "n_estimators": 500, "learning_rate": 0.02, "min_child_samples": 3, "num_leaves": 15, "subsample_freq": 0,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay.priors import Prior
-from decaylaws.laws.solver import Solution
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.solver import Solution
 
 
 def covariance_of(solution: Solution, prior: Prior, weights: Array) -> Array:

@@ -11,10 +11,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from decaylaws.errors import DecaylawsError, InvalidValueError
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay.baselines import DecayPredictor
 from decaylaws.laws.decay.inputs import final_losses, plain_shares
-from decaylaws.runs import LOSS, MIX, names_with
+from decaylaws.laws.kit.law import Array
+from decaylaws.runs.table import LOSS, MIX, names_with
 
 BoolArray = np.ndarray
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array
-from decaylaws.runs import (
+from decaylaws.laws.kit.law import Array
+from decaylaws.runs.table import (
     AVERAGED_SHARE,
     AVERAGED_START_LOSS,
     EPOCHS,
@@ -284,6 +284,6 @@ def _finite(values: Array, prefix: str, names: Sequence[str]) -> Array:
     if len(rows):
         raise InvalidValueError(
             f"{prefix}{names[columns[0]]}", float(values[rows[0], columns[0]]), "must be a finite positive loss",
-            "Select the rows with decaylaws.runs.fit_ready first.",
+            "Select the rows with decaylaws.runs.table.fit_ready first.",
         )  # fmt: skip
     return values

@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.base import Array
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
-from decaylaws.laws.uncertainty import conformal_radius, normal_radius
+from decaylaws.laws.kit.draws import conformal_radius, normal_radius
+from decaylaws.laws.kit.law import Array
 
 KINDS = ("ratio", "tokens", "size")
 _ARRAYS = ("errors", "covariance", "noise", "misfit")

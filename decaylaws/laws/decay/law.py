@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.decay.curvature import by_rows, covariance_of, noise_of
-from decaylaws.laws.decay.family import evaluate
-from decaylaws.laws.decay.frame import Frame, Layout
+from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     check_columns,
@@ -28,14 +26,16 @@ from decaylaws.laws.decay.inputs import (
 from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, radii, spread, with_misfit
 from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.misfit import Misfit, token_slopes
+from decaylaws.laws.decay.parameters import Frame, Layout
 from decaylaws.laws.decay.plan_form import PlanForm, plan_form
 from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.decay.stages import staged_start
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import cluster_weights, draw_scale
-from decaylaws.runs import LOSS, MIX, names_with
-from decaylaws.threads import one_blas_thread
+from decaylaws.laws.kit.draws import cluster_weights, draw_scale
+from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.kit.threads import one_blas_thread
+from decaylaws.runs.table import LOSS, MIX, names_with
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
@@ -98,7 +98,7 @@ class DecayLaw(DecaySlices):
 
     @one_blas_thread()
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
-        """Fit on finished decays: a runs table whose rows passed ``decaylaws.runs.fit_ready``.
+        """Fit on finished decays: a runs table whose rows passed ``decaylaws.runs.table.fit_ready``.
 
         Raises:
             InvalidValueError: fewer than four runs, an unknown member, a loss that is missing.

@@ -32,13 +32,13 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law
-from decaylaws.laws.decay.frame import EPSILON
 from decaylaws.laws.decay.inputs import decay_inputs, final_losses, plain_shares
-from decaylaws.laws.report import FitReport
-from decaylaws.laws.solver import solve
-from decaylaws.runs import LOSS, MIX, names_with
-from decaylaws.threads import one_blas_thread
+from decaylaws.laws.decay.parameters import EPSILON
+from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.report import FitReport
+from decaylaws.laws.kit.solver import solve
+from decaylaws.laws.kit.threads import one_blas_thread
+from decaylaws.runs.table import LOSS, MIX, names_with
 
 _NOISE = 5e-3  # nats, of one final loss; sets how much the priors weigh
 _EVALUATIONS = 60

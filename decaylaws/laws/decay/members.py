@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decaylaws.laws.decay.frame import Member
+from decaylaws.laws.decay.parameters import Member
 
 MEMBERS: dict[str, Member] = {
     member.name: member

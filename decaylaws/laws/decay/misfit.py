@@ -23,10 +23,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import evaluate
-from decaylaws.laws.decay.frame import Frame
+from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.parameters import Frame
+from decaylaws.laws.kit.law import Array
 
 _FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
 _STEP = 1e-3  # of the log of the tokens, for their slope

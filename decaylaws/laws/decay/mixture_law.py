@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
-from decaylaws.laws.base import Array
-from decaylaws.laws.decay.frame import EPSILON, Mixing
+from decaylaws.laws.decay.parameters import EPSILON, Mixing
+from decaylaws.laws.kit.law import Array
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
-from decaylaws.laws.decay.family import annealed
-from decaylaws.laws.decay.frame import EPSILON, Frame, Layout
+from decaylaws.laws.decay.form import annealed
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
+from decaylaws.laws.decay.parameters import EPSILON, Frame, Layout
+from decaylaws.laws.kit.law import Array
 
 POWER_FLOOR = 1e-9  # of the power law's shares, as in the family
 _RATIO_FLOOR = 1e-12

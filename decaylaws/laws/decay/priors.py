@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from decaylaws.laws.base import Array
-from decaylaws.laws.decay.frame import EPSILON, OWN, SHARED, Frame, Layout, Member
 from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.parameters import EPSILON, OWN, SHARED, Frame, Layout, Member
+from decaylaws.laws.kit.law import Array
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "log_kappa": (np.log(5.0), 1.5, np.log(1e-2), np.log(1e3)),

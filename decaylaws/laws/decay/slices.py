@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law, Prediction
-from decaylaws.runs import EPOCHS, MIX, START_LOSS, values_by
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.runs.table import EPOCHS, MIX, START_LOSS, values_by
 
 _GRID = np.linspace(0.0, 1.0, 65)
 

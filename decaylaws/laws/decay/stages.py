@@ -15,10 +15,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.base import Array
-from decaylaws.laws.decay.frame import SHARED, Frame, Layout
 from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.parameters import SHARED, Frame, Layout
 from decaylaws.laws.decay.priors import Prior
+from decaylaws.laws.kit.law import Array
 
 Solve = Callable[[Prior, Array, Array], Array]  # prior, start and row weights to parameters
 

@@ -9,14 +9,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column
-from decaylaws.laws.drawn import DrawnLaw
+from decaylaws.laws.kit.drawn import DrawnLaw
+from decaylaws.laws.kit.draws import quantile_interval
+from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.families import Family, PowerSum
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.tables import positive
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import quantile_interval
 
 _FAMILY = PowerSum(fixed={"E": 0.0, "log_k": 0.0}, priors={"log_alpha": (0.35, 0.5), "log_beta": (0.35, 0.5)})
 _HELD_SHARE = 0.25  # of the runs, by compute, in the extrapolation test

@@ -8,12 +8,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Law
 from decaylaws.laws.downstream.sigmoid import SigmoidLink
 from decaylaws.laws.downstream.tables import accuracies, finished
+from decaylaws.laws.kit.draws import quantile_interval
+from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import Chinchilla, Skaling
-from decaylaws.laws.uncertainty import quantile_interval
 
 _LOSS_LAWS: dict[str, type[SizeTokenLaw]] = {"chinchilla": Chinchilla, "skaling": Skaling}
 

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Prediction
 from decaylaws.laws.downstream.tables import accuracies, column, runs_of
-from decaylaws.laws.drawn import DrawnLaw
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import one_step_draws, quantile_interval
+from decaylaws.laws.kit.drawn import DrawnLaw
+from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
+from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
 
 _NAMES = ("floor", "ceiling", "log_slope", "midpoint")
 _LOG_SLOPE = (np.log(0.05), np.log(100.0))

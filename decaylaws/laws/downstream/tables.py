@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, floats
+from decaylaws.laws.kit.law import Array, floats
 
 
 def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:

@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Law, Prediction
+from decaylaws.laws.kit.draws import cluster_weights, conformal_radius
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.mixing.data import (
     MIN_RUNS,
     grouped_folds,
@@ -21,8 +23,6 @@ from decaylaws.laws.mixing.data import (
     read_shares,
     read_weights,
 )
-from decaylaws.laws.report import FitReport, FitStatus
-from decaylaws.laws.uncertainty import cluster_weights, conformal_radius
 
 FitOne = Callable[[Array, Array, Array], "TargetModel"]
 """Fits one target: shares [runs, sources], losses [runs], weights [runs]."""

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law
+from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.flexible import LightGBMRegression, TreeModel
 from decaylaws.laws.mixing.parametric import FormulaModel, InverseSum
-from decaylaws.laws.report import FitReport
 
 
 @dataclass(frozen=True)

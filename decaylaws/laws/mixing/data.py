@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, floats
+from decaylaws.laws.kit.law import Array, floats
 
 MIN_RUNS = 8
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.report import FitReport
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily, Start
-from decaylaws.laws.report import FitReport
-from decaylaws.laws.solver import Solution, solve
 
 NOISE_SD = 0.02
 """Scale of one run's error in log loss: sets how much a weak prior weighs against the runs."""

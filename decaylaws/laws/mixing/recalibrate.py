@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Prediction
+from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.data import read_losses
 

@@ -12,12 +12,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.base import Array, Law
+from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression
 from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
-from decaylaws.laws.report import FitReport
 
 MEMBERS: dict[str, Callable[[], MixtureRegression]] = {
     "inverse_sum": partial(InverseSum, num_starts=1),

@@ -22,11 +22,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Prediction
-from decaylaws.laws.drawn import DrawnLaw
+from decaylaws.laws.kit.drawn import DrawnLaw
+from decaylaws.laws.kit.draws import quantile_interval
+from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.tables import columns, positive, target
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import quantile_interval
 
 _GAIN_HUBER = 0.03  # of log gains: the difference of two noisy evaluations scatters by some per cent
 _LOSS_HUBER = 2e-3  # of the undecayed losses, nats

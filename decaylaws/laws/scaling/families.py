@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 
 FULL = ("E", "log_A", "log_alpha", "log_B", "log_beta", "log_k")
 _ALPHA_GRID = (0.1, 0.2, 0.35, 0.55, 0.9)

@@ -16,7 +16,7 @@ from itertools import product
 
 import numpy as np
 
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.scaling.families import Inputs
 
 _NAMES = tuple(f"{line}{part}" for line in ("floor", "gain", "rate") for part in ("", "_slope", "_power"))

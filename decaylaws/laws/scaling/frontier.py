@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Law
+from decaylaws.laws.kit.draws import quantile_interval
+from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.tables import columns, positive, target
-from decaylaws.laws.solver import Solution, solve
-from decaylaws.laws.uncertainty import quantile_interval
 
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward and backward pass of a dense transformer, attention left out
 _PARAM_RANGE = (1e4, 1e15)

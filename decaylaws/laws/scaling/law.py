@@ -11,14 +11,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, Prediction
-from decaylaws.laws.drawn import DrawnLaw
-from decaylaws.laws.report import FitReport, FitStatus
+from decaylaws.laws.kit.drawn import DrawnLaw
+from decaylaws.laws.kit.draws import bootstrap, quantile_interval
+from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.report import FitReport, FitStatus
+from decaylaws.laws.kit.solver import Solution
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
 from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target
-from decaylaws.laws.solver import Solution
-from decaylaws.laws.uncertainty import bootstrap, quantile_interval
 
 
 class SizeTokenLaw(DrawnLaw):

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from decaylaws.errors import DecaylawsError
-from decaylaws.laws.base import Array
-from decaylaws.laws.drawn import degrees_factor
+from decaylaws.laws.kit.drawn import degrees_factor
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.families import Family, Inputs
-from decaylaws.laws.solver import Solution, solve
 
 _WEAK_PRIOR_NOISE = 1e-5  # makes a prior that only decides what the data leave open
 _LEAST_NOISE = 7e-4  # in Huber roots: seeds alone make losses differ by half a thousandth

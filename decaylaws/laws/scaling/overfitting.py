@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.scaling.families import Inputs, PowerSum
 
 _PENALTY = ("log_P", "log_delta", "log_kappa")

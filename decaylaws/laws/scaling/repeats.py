@@ -17,7 +17,7 @@ from itertools import product
 
 import numpy as np
 
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.scaling.families import Inputs, PowerSum, power_sum
 
 _HALF_LIVES = ("log_R_D", "log_R_N")

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.base import Array, floats
+from decaylaws.laws.kit.law import Array, floats
 
 _ROUNDING = 1e-3  # relative: published token counts carry three digits
 

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws import plots
-from decaylaws.laws.base import Array
+from decaylaws.laws.kit.law import Array
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name, nats, span
-from decaylaws.runs import MIX
+from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
 from decaylaws.study import confirm
 from decaylaws.study.sweep import decays

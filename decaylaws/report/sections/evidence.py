@@ -8,7 +8,7 @@ from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name
-from decaylaws.runs import LOSS, names_with
+from decaylaws.runs.table import LOSS, names_with
 from decaylaws.study.evidence import ERROR_COLUMNS
 from decaylaws.study.sweep import decays
 

@@ -10,7 +10,7 @@ from decaylaws.report.material import Material, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, plain, span, when
 from decaylaws.study import Study, confirm
-from decaylaws.study.layout import read_json
+from decaylaws.study.directory import read_json
 
 
 def confirmation(material: Material) -> Section:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Section
-from decaylaws.runs import LOSS
+from decaylaws.runs.table import LOSS
 
 PACKAGES = ("numpy", "scipy", "optuna", "torch")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Section, Standing
 from decaylaws.report.words import listed, name, percent, plain
-from decaylaws.settings import StudySettings
+from decaylaws.settings.study import StudySettings
 from decaylaws.study import confirm
 
 

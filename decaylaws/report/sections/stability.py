@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import plots
+from decaylaws.laws.stability import MIN_MIXTURES, rank_stability, stability_data
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name
-from decaylaws.runs import MIX, names_with
-from decaylaws.stability import MIN_MIXTURES, rank_stability, stability_data
+from decaylaws.runs.table import MIX, names_with
 from decaylaws.study import confirm
 
 _SIZE = "non_embedding_params"

@@ -13,20 +13,20 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.cli.evaluation import to_hf
-from decaylaws.configs import ModelShape
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
 from decaylaws.evaluation.records import read_documents
-from proxy_runs.checkpoints import MemberState, save_checkpoint
+from decaylaws.runs.config import ModelShape
+from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.evaluation.answers import QuestionTask
 from proxy_runs.evaluation.checkpoint import Checkpoint, fingerprints
 from proxy_runs.evaluation.domains import DomainTask, score_documents
 from proxy_runs.evaluation.evaluate import evaluate
 from proxy_runs.evaluation.sources import HeldOutPart, TextFiles
 from proxy_runs.evaluation.task import Task
-from proxy_runs.hf import load_hf, save_hf
-from proxy_runs.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
+from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
+from proxy_runs.weights.hf import load_hf, save_hf
 from tests.proxy_runs.evaluation.checkpoints import TEXTS, make_checkpoint
 
 

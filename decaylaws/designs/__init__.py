@@ -1,0 +1,1 @@
+"""Which microanneals to run, and why."""

@@ -1,0 +1,394 @@
+"""Which microanneals to run, at what cost, and the question that each of them answers.
+
+A sweep consists of one *trunk* per model shape and of decays forked from it. Every decay stands in the design
+for a reason, its ``role``:
+
+================  ==================================================================================
+``simplex``       mixtures spread over the feasible simplex, crossed with decay tokens, LR and shape
+``control``       the trunk's own mixture, decayed the same way: scores are candidate minus control
+``replicate``     one design point under several seeds: the noise floor
+``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
+                  from the tokens that pass meanwhile (LAWS: fast decays alone do not identify it)
+``size``          a part of the simplex design at another model shape
+``read_out``      constant LR on the control and the first mixtures; merged checkpoints emulate their decays
+================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig
+from decaylaws.runs.table import READ_OUT
+from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
+from decaylaws.settings.study import StudySettings
+
+HOLD_LR_FACTOR = 0.1
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """What a design needs to know of the prepared corpus.
+
+    Attributes:
+        fingerprint: hash of the content of all sources.
+        vocab_size: entries of the tokenizer.
+        available_tokens: train tokens by source.
+    """
+
+    fingerprint: str
+    vocab_size: int
+    available_tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run and the question that it answers."""
+
+    role: str
+    config: RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"role": self.role, "run_id": self.config.run_id, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PlannedRun:
+        """Rebuild from ``to_dict``; the stored run_id must be that of the content."""
+        config = RunConfig.from_dict(values["config"])
+        if config.run_id != values["run_id"]:
+            raise InvalidValueError(
+                "design.run_id",
+                values["run_id"],
+                f"must be the hash of the config ({config.run_id})",
+                "Plan again.",
+            )
+        return cls(role=values["role"], config=config)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Planned runs in the order in which they should be claimed; trunks come before their forks."""
+
+    runs: tuple[PlannedRun, ...]
+
+    def __iter__(self) -> Iterator[PlannedRun]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs of all runs; a fork does not pay for its trunk again."""
+        return sum(run.config.train_flops for run in self.runs)
+
+    def table(self) -> pd.DataFrame:
+        """One row per run: what it is, how long, from which LR, and its FLOPs."""
+        rows = [
+            {
+                "run_id": run.config.run_id,
+                "role": run.role,
+                "non_embedding_params": run.config.shape.non_embedding_params,
+                "tokens": run.config.tokens,
+                "start_lr": run.config.schedule.start_lr,
+                "end_lr": run.config.schedule.end_lr,
+                "batch_tokens": run.config.batch_tokens,
+                "shape": run.config.schedule.segments[-1].shape,
+                "seed": run.config.seed,
+                "train_flops": run.config.train_flops,
+                **{f"mix:{name}": share for name, share in run.config.mixture.weights.items()},
+            }
+            for run in self.runs
+        ]
+        return pd.DataFrame(rows).fillna(0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` is its inverse."""
+        return {"runs": [run.to_dict() for run in self.runs]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Design:
+        """Rebuild from ``to_dict``."""
+        return cls(tuple(PlannedRun.from_dict(run) for run in values["runs"]))
+
+
+class Planner:
+    """Turns the settings of a study into run configs; every run of a study is made here.
+
+    Args:
+        settings: the study's settings.
+        corpus: what was prepared.
+        arithmetic: of every run.
+    """
+
+    def __init__(self, settings: StudySettings, corpus: CorpusFacts, arithmetic: Arithmetic = EXACT) -> None:
+        self.settings = settings
+        self.corpus = corpus
+        self.arithmetic = arithmetic
+        self.space = mixture_space(settings, corpus.available_tokens)
+
+    def shape(self, name: str) -> ModelShape:
+        """The full model shape of that name."""
+        return self.settings.shapes[name].shape(
+            vocab_size=self.corpus.vocab_size, seq_len=self.settings.seq_len
+        )
+
+    def trunk(self, shape_name: str) -> PlannedRun:
+        """The stable phase of one model shape."""
+        trunk = self.settings.trunk
+        schedule = warmup_stable_decay(
+            trunk.tokens, trunk.peak_lr, warmup_tokens=trunk.warmup_tokens, decay_tokens=0
+        )
+        return PlannedRun(
+            "trunk",
+            RunConfig(
+                kind="trunk",
+                shape=self.shape(shape_name),
+                schedule=schedule,
+                mixture=self.control_mixture,
+                batch_tokens=self.settings.batch_tokens,
+                optimizer=self.settings.optimizer.config(),
+                seed=trunk.seed,
+                data_fingerprint=self.corpus.fingerprint,
+                arithmetic=self.arithmetic,
+            ),
+        )
+
+    @property
+    def control_mixture(self) -> Mixture:
+        """The trunk's own mixture: what an anneal without new data would see."""
+        return Mixture({name: self.settings.trunk.mixture.get(name, 0.0) for name in self.settings.sources})
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes of the decays to choose from, in tokens; the trunk's alone unless the design names others."""
+        return self.settings.design.batch_tokens or [self.settings.batch_tokens]
+
+    def microanneal(
+        self,
+        role: str,
+        shape_name: str,
+        schedule: Schedule,
+        mixture: Mixture,
+        *,
+        seed: int,
+        batch_tokens: int | None = None,
+    ) -> PlannedRun:
+        """A decay forked from the end of the trunk of ``shape_name``, at the first of ``batch_sizes`` by default."""
+        trunk = self.trunk(shape_name).config
+        return PlannedRun(
+            role,
+            RunConfig(
+                kind="decay",
+                shape=trunk.shape,
+                schedule=schedule,
+                mixture=mixture,
+                batch_tokens=batch_tokens or self.batch_sizes[0],
+                optimizer=trunk.optimizer,
+                seed=seed,
+                data_fingerprint=self.corpus.fingerprint,
+                start_run_id=trunk.run_id,
+                start_tokens=trunk.tokens,
+                pool_tokens=self.pool_tokens(),
+                arithmetic=self.arithmetic,
+            ),
+        )
+
+    def pool_tokens(self) -> dict[str, int]:
+        """Tokens of each source that a proxy may draw from, so that it repeats them as the target will.
+
+        Without it a short proxy sees fresh text where the target sees its third epoch, and prefers small
+        sources that the target would wear out (arXiv 2606.07597).
+        """
+        return pool_tokens(self.settings, self.corpus.available_tokens)
+
+    def sweep(self) -> Design:
+        """The whole sweep: trunks (costliest first), then decays of the proxy, then of the other shapes."""
+        trunks = sorted(
+            (self.trunk(name) for name in self.settings.shapes),
+            key=lambda run: run.config.train_flops,
+            reverse=True,
+        )
+        decays = [
+            *self._controls(),
+            *self._replicates(),
+            self._drop_and_hold(),
+            *self._simplex(),
+            *self._other_sizes(),
+            *self._read_outs(),
+        ]
+        return Design(tuple(_unique([*trunks, *decays])))
+
+    def _factor_levels(self) -> list[Level]:
+        design = self.settings.design
+        return list(product(design.decay_tokens, design.start_lr_factors, design.shapes, self.batch_sizes))
+
+    def decay_schedule(self, decay_tokens: int, start_lr_factor: float, shape: str) -> Schedule:
+        """A decay to zero from ``start_lr_factor`` times the trunk's LR."""
+        start_lr = self.settings.trunk.peak_lr * start_lr_factor
+        end_lr = start_lr if shape == "constant" else 0.0
+        return decay(decay_tokens, start_lr, end_lr, shape)
+
+    def _controls(self) -> list[PlannedRun]:
+        design, proxy = self.settings.design, self.settings.proxy
+        levels = product(design.decay_tokens, design.start_lr_factors, self.batch_sizes)
+        return [
+            self.microanneal(
+                "control",
+                proxy,
+                self.decay_schedule(tokens, factor, design.shapes[0]),
+                self.control_mixture,
+                seed=design.seed,
+                batch_tokens=batch,
+            )
+            for tokens, factor, batch in levels
+        ]
+
+    def _replicates(self) -> list[PlannedRun]:
+        design = self.settings.design
+        tokens = sorted(design.decay_tokens)[len(design.decay_tokens) // 2]
+        schedule = self.decay_schedule(tokens, design.start_lr_factors[0], design.shapes[0])
+        mixture = self.space.centroid(tokens)
+        return [
+            self.microanneal("replicate", self.settings.proxy, schedule, mixture, seed=design.seed + number)
+            for number in range(design.num_replicates)
+        ]
+
+    def _drop_and_hold(self) -> PlannedRun:
+        design, peak_lr = self.settings.design, self.settings.trunk.peak_lr
+        schedule = drop_and_hold(max(design.decay_tokens), peak_lr, HOLD_LR_FACTOR * peak_lr)
+        return self.microanneal(
+            "drop_and_hold", self.settings.proxy, schedule, self.control_mixture, seed=design.seed
+        )
+
+    def _read_outs(self) -> list[PlannedRun]:
+        """Constant-LR twins of the first control and the first mixtures, which have real decays beside them."""
+        twins = [*self._controls()[:1], *self._simplex()]
+        return [
+            PlannedRun(
+                READ_OUT,
+                twin.config.with_changes(
+                    schedule=decay(
+                        twin.config.tokens,
+                        twin.config.schedule.start_lr,
+                        twin.config.schedule.start_lr,
+                        "constant",
+                    )
+                ),
+            )
+            for twin in twins[: self.settings.design.read_outs]
+        ]
+
+    def _simplex(self) -> list[PlannedRun]:
+        return self._spread("simplex", self.settings.proxy, self.settings.design.num_mixtures)
+
+    def _other_sizes(self) -> list[PlannedRun]:
+        """The same first mixtures at the other shapes, so that sizes are compared on equal mixtures.
+
+        The target shape is left out: it is what the laws have to predict.
+        """
+        others = [
+            name
+            for name in self.settings.shapes
+            if name not in (self.settings.proxy, self.settings.target.shape)
+        ]
+        design = self.settings.design
+        runs = []
+        for name in others:
+            schedule = self.decay_schedule(
+                max(design.decay_tokens), design.start_lr_factors[0], design.shapes[0]
+            )
+            runs.append(self.microanneal("control", name, schedule, self.control_mixture, seed=design.seed))
+            runs += self._spread("size", name, design.runs_at_other_sizes)
+        return runs
+
+    def _spread(self, role: str, shape_name: str, count: int) -> list[PlannedRun]:
+        design = self.settings.design
+        levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
+        runs = []
+        mixtures = self._mixtures([tokens for tokens, *_ in levels])
+        for (tokens, factor, shape, batch), mixture in list(zip(levels, mixtures))[:count]:
+            schedule = self.decay_schedule(tokens, factor, shape)
+            runs.append(
+                self.microanneal(role, shape_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
+            )
+        return runs
+
+    def _mixtures(self, decay_tokens: Sequence[int]) -> list[Mixture]:
+        """One space-filling point per run; each is projected into the caps of its own decay length.
+
+        Points that fill a simplex of many sources lie near its faces, while good mixtures use every source a
+        little and guards keep them near the trunk's own: of three points one stays, one is drawn half-way to
+        the centroid and one half-way to the control.
+        """
+        shortest = min(decay_tokens)
+        points = self.space.space_filling(
+            len(decay_tokens), seed=self.settings.design.seed, decay_tokens=shortest
+        )
+        names = self.space.names
+        centre, control = self.space.centroid(shortest).array(names), self.control_mixture.array(names)
+        shares = [point.array(names) for point in points]
+        spread = [
+            (own, (own + centre) / 2, (own + control) / 2)[index % 3] for index, own in enumerate(shares)
+        ]
+        return [self.space.project(drawn, tokens) for drawn, tokens in zip(spread, decay_tokens)]
+
+
+def mixture_space(settings: StudySettings, available_tokens: Mapping[str, int]) -> MixtureSpace:
+    """The space of mixtures of a study, in tokens of a proxy's decay.
+
+    Args:
+        settings: the study's settings.
+        available_tokens: train tokens by source.
+    """
+    pools = pool_tokens(settings, available_tokens)
+    return MixtureSpace(
+        tuple(
+            SourceLimits(
+                name=name,
+                available_tokens=pools[name],
+                max_epochs=source.max_epochs,
+                lower=0.0 if source.quality else source.lower,
+                upper=source.upper,
+            )
+            for name, source in settings.sources.items()
+        ),
+        settings.source_groups,
+    )
+
+
+def pool_tokens(
+    settings: StudySettings, available_tokens: Mapping[str, int], *, repetition_scale: float | None = None
+) -> dict[str, int]:
+    """Tokens of each source that a proxy may draw from: at least one sequence, whole sequences."""
+    scale = settings.target.repetition_scale if repetition_scale is None else repetition_scale
+    length = settings.seq_len
+    return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
+
+
+Level = tuple[int, float, str, int]
+"""Decay tokens, factor on the trunk's LR, shape and batch tokens of a decay."""
+
+
+def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:
+    """``count`` factor levels, each as often as any other (give or take one), in seeded random order."""
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(len(levels)) for _ in range(-(-count // len(levels)))]
+    return [levels[index] for index in np.concatenate(rounds)[:count]]
+
+
+def _unique(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs in order, the first of equal ones: two equal configs are one run."""
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:
+        seen.setdefault(run.config.run_id, run)
+    return list(seen.values())

@@ -1,0 +1,1 @@
+"""Files: text, YAML and tables, written whole or not at all."""

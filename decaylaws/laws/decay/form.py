@@ -1,0 +1,295 @@
+r"""The decay family: loss of every domain after a decay from a measured checkpoint, and its derivatives.
+
+.. math::
+
+    L_d = L_{d,c} + o_{d,c}
+        + n^{u_d} \{F_d n^{s_F} [(1 + S/S_c)^{-\beta} - 1] - B_d n^{s_B} \rho_d^a R_\tau + n^{s_M} \Delta m_d\}
+
+with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N / N_{ref}`, intrinsic tokens
+:math:`S` of the decay (LR integral over the reference LR) after :math:`S_c` tokens of trunk, and
+
+- *offset* :math:`o_{d,c}`: how far the checkpoint's one measured loss lies off the trunk's course (at a high LR it
+  jumps from step to step), common to all decays from that checkpoint and unknown for any other;
+- *domain's own size exponent* :math:`u_d`, a deviation from what the domains share: with few sizes in the fit it is
+  known as its prior only, which is what widens the intervals at other sizes;
+
+- *progress*: what more tokens of the trunk's own mixture bring at constant LR;
+- *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
+  relative LR, :math:`k_j` steps before the end (Tissue et al. 2024, arXiv 2408.11029, with exponential
+  memory in steps); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
+- *mixture*: :math:`m_d(q) = 1 / \sum_j C_{dj} (q_j + \epsilon)^\gamma` (inverse sum, Apple 2025, arXiv
+  2507.09404), :math:`e^{t_d q}` (data-mixing laws, Ye et al. 2024) or :math:`-\sum_j b_{dj} \log(q_j +
+  \epsilon)`. The model forgets the trunk's mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S /
+  S_{ref})^{-b}` (Wang et al. 2025): either its *shares* relax, :math:`\Delta m = m(p_0 + g (p - p_0)) -
+  m(p_0)`, or its *loss* does, :math:`\Delta m = g (m(p) - m(p_0))`. With :math:`b = 1` the relaxing share
+  is the cumulative share of all tokens, so learning is a power law in a domain's own tokens while
+  forgetting is a transient.
+
+Both forms stand beside each other because they fit different data; held-out error chooses (``members``).
+
+A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
+(``inputs.at_reference_batch``).
+
+Where the loss :math:`\bar L_{d,c}` of the mean of the trunk's last weights is known at every checkpoint, the annealing
+gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the place of :math:`n^{u_d}`, and
+:math:`R_\tau` counts relative to a linear decay over the steps of that mean,
+
+.. math::
+
+    B_d n^{s_B} G_{d,c} \rho_d^a R_\tau / [1 - \tau / w (1 - e^{-w / \tau})],
+
+with :math:`B_d` near 1 and :math:`s_B` near 0. What the one measured loss jumped by then drops out of every decay that
+takes the LR to zero, and other sizes and checkpoints need no extrapolation of the gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
+from decaylaws.laws.decay.mixture_law import MixtureValue, bend, log_ratio, mixture_law
+from decaylaws.laws.decay.parameters import SHARED, Frame, Layout
+from decaylaws.laws.kit.law import Array
+
+
+def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True) -> tuple[Array, Array]:
+    """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters ``[n, d, p]`` (else empty)."""
+    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    shared, own, coefficients = layout.split(theta)
+    size = inputs.params / frame.reference_params
+    inputs = at_reference_batch(inputs, shared["batch"])
+    slope = _Slopes(layout, inputs.log_batch, slopes)
+    change = _progress(shared, own, coefficients, inputs, frame, size, slope)
+    ratio = None
+    if frame.member.mixing != "none":
+        by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
+        change = change + by_mixture
+    scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
+    change = scale * change
+    slope.scaled(scale, by_exponent=np.log(size)[:, None] * change)
+    if frame.member.annealing:
+        change = change - _anneal(
+            shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None
+        )
+    slope.offsets(from_checkpoint)
+    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.values
+
+
+class _Slopes:
+    """Derivatives ``[n, d, p]`` under construction; empty, and every call free, where they are not wanted."""
+
+    def __init__(self, layout: Layout, log_batch: Array, wanted: bool) -> None:
+        self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
+        shape = (len(log_batch), layout.num_domains, layout.size)
+        self.values: Array = np.zeros(shape) if wanted else np.empty(0)
+
+    def like(self) -> _Slopes:
+        """Further derivatives of the same shape, at zero."""
+        return _Slopes(self.layout, self.log_batch, self.wanted)
+
+    def shared(self, name: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by a shared parameter."""
+        self.values[:, :, SHARED.index(name)] += slope
+
+    def path(self, slope: Array) -> None:
+        """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
+        self.shared("batch", -self.log_batch[:, None] * slope)
+
+    def own(self, kind: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by each domain's own parameter."""
+        domains = np.arange(self.layout.num_domains)
+        self.values[:, domains, self.layout.columns(kind).start + domains] += slope
+
+    def scaled(self, scale: Array, *, by_exponent: Array) -> None:
+        """Scale all slopes by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
+        if self.wanted:
+            self.values *= scale[:, :, None]
+            self.own("size", by_exponent)
+
+    def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
+        """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
+        if self.wanted:
+            d = self.layout.num_domains
+            own = from_checkpoint[:, None, :, None] * np.eye(d)[None, :, None, :]
+            self.values[:, :, self.layout.columns("offsets")] = own.reshape(len(self.values), d, -1)
+
+    def coefficients(self, slope: Array) -> None:
+        """Add the slope ``[n, d, m]`` by each domain's own mixture coefficients."""
+        first, m = self.layout.columns("mixture").start, self.layout.num_sources
+        for domain in range(self.layout.num_domains):
+            columns = slice(first + domain * m, first + (domain + 1) * m)
+            self.values[:, domain, columns] += slope[:, domain]
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """A domain's own tokens per token over those of the trunk's mixture ``[n, d]``, and its slopes."""
+
+    value: Array
+    by_coefficient: Array
+    by_concavity: Array
+
+
+def _exposure(shared: dict[str, float], coefficients: Array, inputs: DecayInputs, frame: Frame) -> _Exposure:
+    concavity, worth = np.exp(shared["log_concavity"]), np.exp(coefficients)
+    trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
+    here, there = worth @ trunk, new @ worth.T
+    value = there / here
+    by_coefficient = worth * (new[:, None, :] - value[:, :, None] * trunk) / here[:, None]
+    bent = xlogy(new, new) @ worth.T - value * (worth @ xlogy(trunk, trunk))
+    return _Exposure(value, by_coefficient, bent / here)
+
+
+def _progress(
+    shared: dict[str, float],
+    own: dict[str, Array],
+    coefficients: Array,
+    inputs: DecayInputs,
+    frame: Frame,
+    size: Array,
+    slope: _Slopes,
+) -> Array:
+    """Change of the loss by further tokens, of the trunk's mixture or of the domain's own, ``[n, d]``."""
+    exposure = _exposure(shared, coefficients, inputs, frame) if frame.member.own_progress else None
+    passed = (inputs.intrinsic / inputs.start_tokens)[:, None]
+    beta, log_growth = np.exp(shared["log_beta"]), np.log1p(passed * (exposure.value if exposure else 1.0))
+    fallen = np.exp(-beta * log_growth) if frame.member.progress else np.zeros_like(log_growth)
+    amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
+    change = amplitude * (fallen - 1.0)
+    if slope.wanted:
+        slope.path(-beta * amplitude * fallen * -np.expm1(-log_growth))
+        slope.shared("log_beta", amplitude * (-beta * log_growth * fallen))
+        slope.shared("size_progress", change * np.log(size)[:, None])
+        slope.own("log_progress", change)
+    if slope.wanted and exposure is not None:
+        by_exposure = -beta * amplitude * fallen * np.exp(-log_growth) * passed
+        slope.coefficients(by_exposure[:, :, None] * exposure.by_coefficient)
+        slope.shared("log_concavity", by_exposure * exposure.by_concavity)
+    return change
+
+
+@dataclass(frozen=True)
+class _Transient:
+    """How far the model has forgotten the trunk's mixture, ``[n, d]``, and the slopes by log kappa and log b."""
+
+    reached: Array
+    by_kappa: Array
+    by_b: Array
+
+
+def _transient(
+    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, frame: Frame
+) -> _Transient:
+    kappa, b = np.exp(shared["log_kappa"] + own["kappa"]), np.exp(shared["log_b"])
+    x = (inputs.intrinsic / frame.reference_tokens)[:, None] * kappa[None, :]
+    kept = np.zeros_like(x) if frame.member.relaxing == "none" else np.exp(-b * np.log1p(x))
+    return _Transient(1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept)
+
+
+def _mixture(
+    shared: dict[str, float],
+    own: dict[str, Array],
+    coefficients: Array,
+    inputs: DecayInputs,
+    frame: Frame,
+    size: Array,
+    slope: _Slopes,
+) -> tuple[Array, tuple[Array, _Slopes]]:
+    """Change by the mixture ``[n, d]``; beside it log(m / m0) and its slopes, which the annealing gain may follow."""
+    mixing, relax_shares = frame.member.mixing, frame.member.relaxing == "shares"
+    transient = _transient(shared, own, inputs, frame)
+    concavity = np.exp(shared["log_concavity"])
+    trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
+    step = (new - trunk)[:, None, :]
+    shares = trunk + (transient.reached[:, :, None] * step if relax_shares else step)
+    gamma = np.exp(shared["log_gamma"] + own["gamma"])
+    there = mixture_law(mixing, coefficients, shares, gamma)
+    here = mixture_law(mixing, coefficients, trunk[None, None, :], gamma)
+    scale = (size ** shared["size_mixture"])[:, None]
+    weight = scale if relax_shares else scale * transient.reached
+    change = weight * (there.value - here.value)
+    by_ratio, ratio = log_ratio(mixing, there, here), slope.like()
+    if slope.wanted:
+        along = np.sum(there.by_share * step, axis=2)
+        by_reached = scale * (along if relax_shares else there.value - here.value)
+        _add_mixture(slope, weight, there, here, 1.0, 1.0)
+        _add_transient(slope, by_reached, transient)
+        slope.shared("size_mixture", change * np.log(size)[:, None])
+        bent = bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
+        slope.shared("log_concavity", weight * (bent[0] - bent[1]))
+        over, under = (1.0, 1.0) if mixing == "log" else (1.0 / there.value, 1.0 / here.value)
+        _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
+        ratio.shared("log_concavity", over * bent[0] - under * bent[1])
+        if relax_shares:
+            _add_transient(ratio, over * along, transient)
+    return change, (by_ratio, ratio)
+
+
+def _add_mixture(
+    slope: _Slopes,
+    weight: Array,
+    there: MixtureValue,
+    here: MixtureValue,
+    over: Array | float,
+    under: Array | float,
+) -> None:
+    """Add the slopes of ``weight * (over * there - under * here)`` by coefficients and exponents."""
+    over, under = np.asarray(over), np.asarray(under)
+    change = over[..., None] * there.by_coefficient - under[..., None] * here.by_coefficient
+    slope.coefficients(weight[:, :, None] * change)
+    by_gamma = weight * (over * there.by_gamma - under * here.by_gamma)
+    slope.shared("log_gamma", by_gamma)
+    slope.own("gamma", by_gamma)
+
+
+def _add_transient(slope: _Slopes, by_reached: Array, transient: _Transient) -> None:
+    slope.path(by_reached * transient.by_kappa)  # kappa stands beside the LR integral
+    slope.shared("log_kappa", by_reached * transient.by_kappa)
+    slope.own("kappa", by_reached * transient.by_kappa)
+    slope.shared("log_b", by_reached * transient.by_b)
+
+
+def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
+    """Fall of the LR that the model has followed by the end ``[n]``, its slopes by log tau and by a log factor on LRs.
+
+    Where the gain was measured: relative to that of a linear decay over the steps that the measured mean goes over.
+    """
+    memory = np.exp(-inputs.ages / tau)
+    fall = np.sum(inputs.drops * (1.0 - memory), axis=1)
+    fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
+    part, left = tau / inputs.averaged_steps, np.exp(-inputs.averaged_steps / tau)
+    whole, whole_tau = 1.0 - part * (1.0 - left), left - part * (1.0 - left)
+    fall_path = fall - (1.0 - memory[:, 0]) - fall_tau
+    return fall / whole, (fall_tau - fall * whole_tau / whole) / whole, fall_path / whole
+
+
+def _anneal(
+    shared: dict[str, float],
+    own: dict[str, Array],
+    inputs: DecayInputs,
+    size: Array,
+    slope: _Slopes,
+    ratio: tuple[Array, _Slopes] | None,
+) -> Array:
+    """Gain by the fall of the LR, ``[n, d]``."""
+    fall, fall_tau, fall_path = annealed(inputs, np.exp(shared["log_tau"]))
+    exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
+    amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent)
+    if ratio is not None:
+        amplitude = amplitude * np.exp(shared["gain_follows"] * ratio[0])
+    gain = amplitude * fall[:, None]
+    if slope.wanted:
+        slope.path(-amplitude * fall_path[:, None])
+        slope.shared("log_tau", -amplitude * fall_tau[:, None])
+        slope.shared("size_anneal", -gain * np.log(size)[:, None])
+        if not inputs.is_measured:
+            slope.own("size", -gain * np.log(size)[:, None])
+        slope.own("log_anneal", -gain)
+        if ratio is not None:
+            slope.shared("gain_follows", -gain * ratio[0])
+            slope.values -= gain[:, :, None] * shared["gain_follows"] * ratio[1].values
+    return gain

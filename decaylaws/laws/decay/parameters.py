@@ -1,0 +1,118 @@
+"""What a member of the decay family has, where its parameters stand, and the constants that it is evaluated in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.kit.law import Array
+
+EPSILON = 1e-3  # the smallest share that makes a difference
+
+Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
+Relaxing = Literal["shares", "loss", "none"]
+
+SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
+          "gain_follows", "log_concavity", "batch")  # fmt: skip
+
+OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the family: which terms it has.
+
+    Attributes:
+        name: what reports call it.
+        mixing: form of the mixture law; ``none`` leaves the mixture out.
+        relaxing: whether the trunk's shares or its loss relax towards the new mixture; ``none``: at once.
+        progress: whether further tokens bring a gain; without it, every decay brings the same.
+        own_progress: whether that gain counts a domain's own tokens (weighted as the power law weights sources)
+            rather than tokens of the trunk's mixture: learning is then a slow power law in own tokens beside a quick
+            transient in own shares. For ``power`` mixing only.
+        annealing: whether the fall of the LR brings a gain.
+        gain_follows: whether the annealing gain follows the reducible loss of the mixture.
+    """
+
+    name: str
+    mixing: Mixing = "inverse_sum"
+    relaxing: Relaxing = "shares"
+    progress: bool = True
+    own_progress: bool = False
+    annealing: bool = True
+    gain_follows: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter stands in the vector: shared ones, then those of every domain by kind.
+
+    Of a domain's own: ``log_progress``, ``log_anneal``, its deviations ``kappa`` and ``gamma`` from the shared
+    logs and ``size`` from the shared exponents, the coefficients of its mixture law, and its offsets by checkpoint.
+    """
+
+    num_domains: int
+    num_sources: int
+    num_checkpoints: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources + self.num_checkpoints)
+
+    def columns(self, kind: str) -> slice:
+        """Columns of one kind of a domain's own parameters, of the ``mixture`` coefficients or the ``offsets``."""
+        d = self.num_domains
+        offsets = self.size - d * self.num_checkpoints
+        if kind == "offsets":
+            return slice(offsets, self.size)
+        if kind == "mixture":
+            return slice(len(SHARED) + len(OWN) * d, offsets)
+        first = len(SHARED) + OWN.index(kind) * d
+        return slice(first, first + d)
+
+    def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
+        """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
+        shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
+        own = {kind: theta[self.columns(kind)] for kind in OWN}
+        return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
+
+    def offsets(self, theta: Array) -> Array:
+        """Offsets by checkpoint and domain ``[c, d]``."""
+        return theta[self.columns("offsets")].reshape(self.num_checkpoints, self.num_domains)
+
+    def names(self, domains: list[str], sources: list[str]) -> list[str]:
+        """A name for every parameter."""
+        own = [f"{kind}:{domain}" for kind in OWN for domain in domains]
+        pairs = [f"mixture:{domain}:{source}" for domain in domains for source in sources]
+        offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
+        return [*SHARED, *own, *pairs, *offsets]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The constants that a family is evaluated in.
+
+    Attributes:
+        member: which terms are present.
+        trunk_shares: the trunk's mixture, shape ``[m]``.
+        reference_params: :math:`N_{ref}`.
+        reference_tokens: :math:`S_{ref}`.
+        checkpoints: size and trunk tokens of every checkpoint with an offset of its own, ``[c, 2]``.
+    """
+
+    member: Member
+    trunk_shares: Array
+    reference_params: float
+    reference_tokens: float
+    checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
+
+    def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
+        """Which of the checkpoints each row starts from ``[n, c]``; nowhere true for another one."""
+        starts = np.column_stack([inputs.params, inputs.start_tokens])
+        same: NDArray[np.bool_] = (starts[:, None, :] == self.checkpoints[None]).all(axis=2)
+        return same

@@ -1,0 +1,1 @@
+"""What every law shares: the contract, solver, draws, hold-outs, comparison."""

@@ -1,0 +1,1 @@
+"""Runs: one planned run, the tables of finished ones, objective and noise."""

@@ -1,0 +1,88 @@
+"""Rows of the runs table and the names of its columns, for those who train: without pandas, which takes half a second.
+
+``decaylaws.runs.table`` says what the columns mean, and gives these names to everybody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from decaylaws.runs.config import RunConfig
+
+FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
+"""How a run that was recorded ended."""
+
+MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
+AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
+"""Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
+
+AVERAGED_SHARE = 0.1
+"""The last stretch of a trunk over which its weights are averaged, as a share of its steps."""
+
+READ_OUT = "read_out"
+"""Role of a constant-LR run whose checkpoints are merged to emulate decays."""
+
+READ_OUT_SHAPES = ("linear", "cosine", "1-sqrt")
+"""Shapes of decay to zero that a read-out emulates."""
+
+RUN_COLUMNS = (
+    "run_id",
+    "kind",
+    "role",
+    "status",
+    "reason",
+    "reached_target",
+    "non_embedding_params",
+    "total_params",
+    "start_run_id",
+    "start_tokens",
+    "decay_tokens",
+    "start_lr",
+    "end_lr",
+    "decay_shape",
+    "batch_tokens",
+    "seed",
+    "train_flops",
+    "data_fingerprint",
+)
+CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss", "bits_per_byte")
+
+
+def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The columns of a runs-table row that a config alone determines, before anything has run.
+
+    Args:
+        config: the run.
+        available_tokens: train tokens by source, for ``epochs:<source>``; left out where not given.
+    """
+    schedule, shape = config.schedule, config.shape
+    row: dict[str, Any] = {
+        "run_id": config.run_id,
+        "kind": config.kind,
+        "non_embedding_params": shape.non_embedding_params,
+        "total_params": shape.total_params,
+        "start_run_id": config.start_run_id,
+        "start_tokens": config.start_tokens,
+        "decay_tokens": config.tokens,
+        "start_lr": schedule.start_lr,
+        "end_lr": schedule.end_lr,
+        "decay_shape": schedule.segments[-1].shape,
+        "batch_tokens": config.batch_tokens,
+        "seed": config.seed,
+        "train_flops": config.train_flops,
+        "data_fingerprint": config.data_fingerprint,
+    }
+    row |= {MIX + name: share for name, share in config.mixture.weights.items()}
+    if available_tokens is not None:
+        pools = {**available_tokens, **(config.pool_tokens or {})}
+        row |= {
+            EPOCHS + name: share * config.tokens / min(pools[name], available_tokens[name])
+            for name, share in config.mixture.weights.items()
+        }
+    return row
+
+
+def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
+    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
+    return sum(weight * row[LOSS + domain] for domain, weight in weights.items()) / sum(weights.values())

@@ -1,0 +1,233 @@
+"""The runs and curves tables: the only thing that passes from training to analysis.
+
+A *runs table* is a plain DataFrame, one row per run. Fixed columns:
+
+======================  ======================================================================
+``run_id``              content hash of the run's config
+``kind``                ``trunk`` or ``decay``
+``role``                the question that the run answers: ``grid``, ``simplex``, ``control``, ...
+``status``, ``reason``  ``finished``, ``diverged``, ``pruned`` or ``failed``, and why; never trusted by a fit
+``reached_target``      whether the loss at the last planned token exists; what a fit trusts
+``non_embedding_params``, ``total_params``
+``start_run_id``, ``start_tokens``  the trunk's checkpoint from which a decay forked
+``decay_tokens``        tokens of the run itself
+``start_lr``, ``end_lr``, ``decay_shape``, ``batch_tokens``, ``seed``
+``train_flops``         FLOPs of the run's own tokens
+``data_fingerprint``    fingerprint of the corpus
+======================  ======================================================================
+
+and by source ``mix:<source>`` (share of tokens), ``epochs:<source>``; by domain ``start_loss:<domain>`` and
+``loss:<domain>`` (nats per token, before and after), ``bpb:<domain>`` (bits per byte, after). Where trunks were
+averaged, ``averaged_loss:<domain>`` of a trunk and ``averaged_start_loss:<domain>`` of its decays hold the loss of the
+mean of the trunk's weights over its last tenth.
+
+A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss`` (nats per
+token), ``bits_per_byte`` (empty where it was not measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.io.files import atomic_write
+from decaylaws.io.tables import read_csv
+from decaylaws.runs.columns import (
+    AVERAGED_LOSS,
+    AVERAGED_SHARE,
+    AVERAGED_START_LOSS,
+    BPB,
+    CURVE_COLUMNS,
+    EPOCHS,
+    LOSS,
+    MIX,
+    READ_OUT,
+    READ_OUT_SHAPES,
+    RUN_COLUMNS,
+    START_LOSS,
+    config_row,
+    objective_value,
+)
+
+__all__ = [
+    "AVERAGED_LOSS",
+    "AVERAGED_SHARE",
+    "AVERAGED_START_LOSS",
+    "BPB",
+    "CURVE_COLUMNS",
+    "EPOCHS",
+    "LOSS",
+    "MIX",
+    "READ_OUT",
+    "READ_OUT_SHAPES",
+    "RUN_COLUMNS",
+    "START_LOSS",
+    "config_row",
+    "curves_table",
+    "fit_ready",
+    "names_with",
+    "objective_value",
+    "read_curves",
+    "read_runs",
+    "runs_table",
+    "validate_runs",
+    "values_by",
+    "write_table",
+]
+
+
+def names_with(frame: pd.DataFrame, prefix: str) -> list[str]:
+    """Sources or domains of the columns that start with ``prefix``, in the table's order."""
+    return [str(column).removeprefix(prefix) for column in frame.columns if str(column).startswith(prefix)]
+
+
+def values_by(frame: pd.DataFrame, prefix: str, names: Sequence[str]) -> np.ndarray:
+    """The columns ``prefix + name`` as an array ``[runs, names]``; a missing column is a SchemaError."""
+    columns = [prefix + name for name in names]
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise SchemaError("runs table", missing=missing, remedy=f"It holds {names_with(frame, prefix)}.")
+    return frame[columns].to_numpy(dtype=float)
+
+
+def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A validated runs table from one mapping per run; fixed columns first, then mix, epochs and losses."""
+    frame = pd.DataFrame(list(rows))
+    if frame.empty:
+        return pd.DataFrame(columns=list(RUN_COLUMNS))
+    prefixed = [
+        prefix + name
+        for prefix in (MIX, EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, BPB)
+        for name in names_with(frame, prefix)
+    ]
+    known = [column for column in RUN_COLUMNS if column in frame.columns]
+    rest = [column for column in frame.columns if column not in known and column not in prefixed]
+    return validate_runs(frame[known + rest + prefixed])
+
+
+def validate_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` if it is a runs table.
+
+    Raises:
+        SchemaError: a fixed column is missing, or a run stands in it twice.
+    """
+    missing = [column for column in RUN_COLUMNS if column not in frame.columns]
+    if missing:
+        raise SchemaError("runs table", missing=missing)
+    _require_once(frame)
+    return frame
+
+
+def _require_once(frame: pd.DataFrame) -> None:
+    doubled = frame.loc[frame["run_id"].duplicated(), "run_id"].astype(str).tolist()
+    if doubled:
+        raise SchemaError("runs table", unexpected=doubled, remedy="Each run_id may stand in the table once.")
+
+
+def _require_one_corpus(frame: pd.DataFrame) -> None:
+    corpora = sorted(frame["data_fingerprint"].dropna().astype(str).unique())
+    if len(corpora) > 1:
+        raise DataError(
+            f"The runs table mixes {len(corpora)} corpora (data_fingerprint {', '.join(corpora[:3])}): their losses "
+            "cannot be compared. Say which one the fit is about with data_fingerprint=."
+        )
+
+
+def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A validated curves table from one mapping per evaluation."""
+    frame = pd.DataFrame(list(rows), columns=list(CURVE_COLUMNS))
+    return frame.sort_values(["run_id", "tokens", "domain"], ignore_index=True)
+
+
+def read_runs(path: str | Path) -> pd.DataFrame:
+    """Read a runs table written by ``write_table`` (CSV or Parquet by the file's suffix)."""
+    return validate_runs(_read(path))
+
+
+def read_curves(path: str | Path) -> pd.DataFrame:
+    """Read a curves table written by ``write_table``."""
+    frame = _read(path)
+    missing = [column for column in CURVE_COLUMNS if column not in {*frame.columns, "bits_per_byte"}]
+    if missing:
+        raise SchemaError(f"curves table {path}", missing=missing)
+    return frame if "bits_per_byte" in frame else frame.assign(bits_per_byte=np.nan)
+
+
+def _read(path: str | Path) -> pd.DataFrame:
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no table at {path}. Run the verb that writes it, or give another path.")
+    if path.suffix == ".parquet":
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is not a Parquet file: {error}") from None
+    # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
+    return read_csv(path, dtype={"run_id": str, "start_run_id": str, "data_fingerprint": str})
+
+
+def write_table(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a table atomically: a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    with atomic_write(path) as handle:
+        if path.suffix == ".parquet":
+            frame.to_parquet(handle, index=False)
+        else:
+            frame.to_csv(handle, index=False)
+
+
+def fit_ready(
+    runs: pd.DataFrame, domains: Sequence[str], *, data_fingerprint: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split a runs table into the rows that a fit may use and the rest with the reason.
+
+    A row counts only if its loss at the target step exists for every domain; its status word is not asked
+    (in Marin's audit 12 usable runs said "failed" and 4 unusable ones "completed").
+
+    Args:
+        runs: a runs table.
+        domains: domains whose losses the fit needs.
+        data_fingerprint: the corpus that the fit is about; rows of another corpus are excluded.
+
+    Returns:
+        ``(kept, excluded)``; ``excluded`` has the columns ``run_id`` and ``reason``.
+
+    Raises:
+        SchemaError: a domain without a column, or a run that stands in the table twice.
+        DataError: the table mixes corpora and ``data_fingerprint`` does not say which one counts.
+        InvalidValueError: a value of ``reached_target`` is neither true nor false.
+    """
+    _require_once(runs)
+    if data_fingerprint is None:
+        _require_one_corpus(runs)
+    losses = values_by(runs, LOSS, domains)
+    reasons = pd.Series("", index=runs.index, dtype=object)
+    incomplete = ~np.isfinite(losses).all(axis=1)
+    reasons[incomplete] = "no finite loss for every domain"
+    short = ~_reached(runs["reached_target"])
+    reasons[short & (reasons == "")] = "stopped before its last planned token"
+    if data_fingerprint is not None:
+        other = runs["data_fingerprint"].astype(str) != data_fingerprint
+        reasons[other & (reasons == "")] = "measured on another corpus (data_fingerprint)"
+    excluded = pd.DataFrame({"run_id": runs["run_id"], "reason": reasons})
+    return runs[reasons == ""], excluded[reasons != ""]
+
+
+def _reached(column: pd.Series) -> pd.Series:
+    """The column as booleans, false where a cell is empty; a word such as "no" would count as true."""
+    filled = column.astype(object).where(column.notna(), False)
+    wrong = [
+        row
+        for row, value in enumerate(filled)
+        if not isinstance(value, bool | np.bool_) and value not in (0, 1)
+    ]
+    if wrong:
+        raise InvalidValueError(
+            f"reached_target of row {wrong[0] + 1}", filled.iloc[wrong[0]], "must be true, false or empty"
+        )
+    return filled.astype(bool)

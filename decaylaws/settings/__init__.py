@@ -1,0 +1,1 @@
+"""What a user writes: study.yaml, groups of sources, quality buckets."""

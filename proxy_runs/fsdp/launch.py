@@ -1,0 +1,268 @@
+"""Start a full-scale run: torchrun on this machine, or a Slurm script for many."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.io.files import write_text
+from decaylaws.progress import Progress, silent
+from decaylaws.recipe import Recipe
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.environment import environment
+from proxy_runs.fsdp.metrics import last_step
+from proxy_runs.fsdp.plan import TrainPlan
+from proxy_runs.fsdp.settings import TrainSettings
+
+SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
+    "settings.json",
+    "launch.log",
+    "metrics.jsonl",
+    "result.json",
+)
+LOCK_FILE, JOB_FILE = "launch.lock", "launch.sbatch"
+POLL_SECONDS = 0.2
+LOCK_SECONDS = 60.0
+PR_SET_PDEATHSIG = 1
+# a store of its own for every restart of the ranks: see proxy_runs.fsdp.parallel
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+LOG_TAIL_LINES = 15
+
+
+def torchrun_command(settings_file: Path, *, ranks: int, max_restarts: int = 3) -> list[str]:
+    """The command that trains on ``ranks`` processes of this machine and restarts them when one dies."""
+    if ranks < 1:
+        raise InvalidValueError("launch.ranks", ranks, "must be at least 1")
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={max_restarts}",
+        "-m",
+        "proxy_runs.fsdp",
+        str(settings_file),
+    ]
+
+
+def launch(
+    settings: TrainSettings, *, ranks: int = 2, max_restarts: int = 3, progress: Progress = silent
+) -> dict[str, Any]:
+    """Train a recipe with torchrun and wait for it; goes on where an earlier launch stopped.
+
+    Args:
+        settings: paths and policies; ``output`` gets metrics, checkpoints, log, ``hf`` and the result.
+        ranks: processes on this machine.
+        max_restarts: how often torchrun restarts the ranks after one died.
+        progress: told the steps done and the last loss.
+
+    Returns:
+        The content of ``result.json``: start and final loss by domain, realised tokens and epochs by source.
+
+    Raises:
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit, found before anything starts.
+        DecaylawsError: the run failed; the message holds its last lines.
+    """
+    num_steps = _check(settings)
+    result_file = settings.output / RESULT_FILE
+    done = _finished(result_file, settings)
+    if done is not None:
+        return done
+    settings.output.mkdir(parents=True, exist_ok=True)
+    settings_file = settings.save(settings.output / SETTINGS_FILE)
+    command = torchrun_command(settings_file, ranks=ranks, max_restarts=max_restarts)
+    with _alone_in(settings.output), open(settings.output / LOG_FILE, "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(settings),
+            start_new_session=True,
+            close_fds=False,
+            preexec_fn=_end_with_parent,
+        )
+        code = _wait(process, settings.output / METRICS_FILE, num_steps, progress)
+    if code != 0 or not result_file.is_file():
+        raise DecaylawsError(_failure(settings.output / LOG_FILE, start, code))
+    return dict(json.loads(result_file.read_text(encoding="utf-8")))
+
+
+def _check(settings: TrainSettings) -> int:
+    """Find what cannot work before processes start; returns the number of steps."""
+    plan = TrainPlan(Recipe.load(settings.recipe), TokenStore.open(settings.corpus, verify=False))
+    if not settings.start.exists():
+        raise DataError(f"There is no checkpoint at {settings.start}. Run its trunk first ('decaylaws run').")
+    plan.first_averaged_step(settings.average_last_steps)
+    return plan.num_steps
+
+
+def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | None:
+    """The result of an earlier launch of the same recipe."""
+    if not result_file.is_file():
+        return None
+    result = dict(json.loads(result_file.read_text(encoding="utf-8")))
+    return result if result["recipe_sha256"] == Recipe.load(settings.recipe).sha256 else None
+
+
+@contextmanager
+def _alone_in(output: Path, patience_seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the folder's lock; ranks of a launch that was killed get some time to save and end."""
+    deadline = time.monotonic() + patience_seconds
+    with open(output / LOCK_FILE, "ab") as file:
+        # torchrun inherits the lock, so that it is held for as long as anything trains here
+        os.set_inheritable(file.fileno(), True)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DecaylawsError(
+                        f"Another launch is training in {output}. Wait for it, or choose another output folder."
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to send torchrun SIGTERM when this process dies, however it dies (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _environment(settings: TrainSettings) -> dict[str, str]:
+    on_cpu = settings.device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
+    own = environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | own | FRESH_STORE
+
+
+def _wait(process: subprocess.Popen[bytes], metrics: Path, num_steps: int, progress: Progress) -> int:
+    try:
+        while process.poll() is None:
+            _report(metrics, num_steps, progress)
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        # Ctrl-C: the ranks save what they have before they end
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    _report(metrics, num_steps, progress)
+    return process.returncode
+
+
+def _report(metrics: Path, num_steps: int, progress: Progress) -> None:
+    last = last_step(metrics)
+    if last is not None:
+        note = "" if last["loss"] is None else f"loss {last['loss']:.4f}"
+        progress("launch", last["step"], num_steps, note)
+
+
+def _failure(log: Path, start: int, code: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if reasons:
+        return reasons[0]
+    tail = "\n".join(lines[-LOG_TAIL_LINES:])
+    return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
+
+
+def write_slurm_job(settings: TrainSettings, **options: Any) -> Path:
+    """Write settings and a batch script into ``settings.output``; the script's path, for ``sbatch``.
+
+    Args:
+        settings: paths as the nodes see them.
+        options: of :func:`slurm_script`.
+
+    Raises:
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit.
+    """
+    _check(settings)
+    absolute = {name: getattr(settings, name).resolve() for name in ("recipe", "corpus", "start", "output")}
+    settings = settings.model_copy(update=absolute)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    script = slurm_script(settings.save(settings.output / SETTINGS_FILE), **options)
+    write_text(settings.output / JOB_FILE, script)
+    return settings.output / JOB_FILE
+
+
+def slurm_script(
+    settings_file: Path,
+    *,
+    nodes: int,
+    ranks_per_node: int,
+    hours: float,
+    job_name: str = "decaylaws",
+    partition: str | None = None,
+    max_restarts: int = 3,
+) -> str:
+    """A batch script: torchrun on every node; two minutes before the time is up it saves and is queued again.
+
+    ``--requeue`` alone brings a job back after a dead node or a preemption, not after its time limit: the script
+    forwards the signal to the ranks, waits until they have saved, and asks for its own return.
+
+    Args:
+        settings_file: the trainer's settings, as the nodes see them.
+        nodes: machines.
+        ranks_per_node: GPUs, hence processes, of each.
+        hours: time limit of one job, at least the five minutes in which a run can load and save.
+        job_name: as the queue shows it.
+        partition: of the cluster; its default without one.
+        max_restarts: how often torchrun restarts ranks that died.
+
+    Raises:
+        InvalidValueError: no node, no rank, or too little time.
+    """
+    for name, value in (("nodes", nodes), ("ranks_per_node", ranks_per_node)):
+        if value < 1:
+            raise InvalidValueError(f"slurm.{name}", value, "must be at least 1")
+    if not 1 / 12 <= hours < float("inf"):
+        raise InvalidValueError("slurm.hours", hours, "must be at least 1/12 (five minutes)")
+    minutes = round(hours * 60)
+    options = [
+        f"--job-name={job_name}",
+        f"--nodes={nodes}",
+        "--ntasks-per-node=1",
+        f"--gpus-per-node={ranks_per_node}",
+        f"--time={minutes}",
+        "--signal=B:TERM@120",
+        "--requeue",
+        *([f"--partition={partition}"] if partition else []),
+    ]
+    header = "\n".join(f"#SBATCH {shlex.quote(option)}" for option in options)
+    return f"""#!/bin/bash
+{header}
+set -euo pipefail
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun torchrun \\
+  --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\
+  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head_node:29500" \\
+  -m proxy_runs.fsdp {shlex.quote(str(settings_file))} &
+training=$! stopped=0 code=0
+trap 'stopped=1; kill -TERM "$training"' TERM
+wait "$training" || code=$?
+if [ "$stopped" = 1 ]; then
+  # the signal ended the first wait; the ranks are saving
+  code=0
+  wait "$training" || code=$?
+  if [ "$code" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+fi
+exit "$code"
+"""

@@ -1,0 +1,1 @@
+"""The queue on Optuna's storage, workers and what they measure."""

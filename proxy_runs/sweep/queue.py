@@ -1,0 +1,399 @@
+"""Runs as trials of an Optuna study: queued, claimed, given back and recorded in Optuna's own storage.
+
+One trial is one run. A trial carries the run's config and role as user attributes and its design variables as
+parameters, so that Optuna's dashboard, samplers and plots work on a study as it is. Several workers, on one
+machine or many, share the storage:
+
+* a run that machines queue at once, since they started together, is trained once: its first trial counts;
+* a claim is Optuna's change of state from WAITING to RUNNING, in a transaction that locks before it reads;
+* a worker beats its heart for what it holds; trials of a dead worker go back to the queue;
+* a trial that raised goes back once, and is recorded as failed, with its log, the second time;
+* the result is stored before the trial is closed, so a crash in between loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from decaylaws.progress import Progress, silent
+from decaylaws.runs.config import RunConfig
+from proxy_runs.sweep.storage import Patience, change_state, open_storage
+from proxy_runs.sweep.trials import (
+    ATTEMPT,
+    DEATHS,
+    LOG,
+    MAX_ATTEMPTS,
+    MAX_DEATHS,
+    RESULT,
+    ROLE,
+    RUN_ID,
+    TICKET,
+    WORKER,
+    again,
+    config_of,
+    fits,
+    is_owed,
+    is_poor,
+    is_pruned,
+    is_retried,
+    replaces,
+    waiting_trial,
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this worker holds."""
+
+    trial_number: int
+    trial_id: int
+    role: str
+    config: RunConfig
+    result: dict[str, Any] | None
+    is_retried: bool
+
+
+@dataclass(frozen=True)
+class QueueCounts:
+    """How many runs stand where."""
+
+    waiting: int
+    running: int
+    finished: int
+    diverged: int
+    failed: int
+    pruned: int
+
+    @property
+    def total(self) -> int:
+        """All runs, each counted once however often it was tried."""
+        return self.waiting + self.running + self.finished + self.diverged + self.failed + self.pruned
+
+
+class RunQueue:
+    """The runs of one study in Optuna's storage.
+
+    Args:
+        url: storage URL (``sqlite:///...``, ``postgresql://...``).
+        name: name of the Optuna study; it is created where it is missing.
+        progress: told when the storage does not answer and the queue waits for it.
+
+    Raises:
+        StudyError: the storage does not answer within five minutes.
+    """
+
+    def __init__(self, url: str, name: str, *, progress: Progress = silent) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._patiently = Patience(progress)
+        self._storage = self._patiently(lambda: open_storage(url, _give_back_stale))
+        self._study = self._patiently(lambda: _load_or_create(self._storage, name))
+        self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+
+    def enqueue(self, runs: Sequence[tuple[str, RunConfig]], *, progress: Progress = silent) -> int:
+        """Queue the runs that the study does not hold yet, and those that a crash took out of the queue.
+
+        Args:
+            runs: role and config of each.
+            progress: told how many are queued; a storage takes some 30 ms for each.
+
+        Returns:
+            How many were queued.
+        """
+        held = {trial.user_attrs[RUN_ID] for trial in self._latest() if not is_owed(trial)}
+        new = [(role, config) for role, config in runs if config.run_id not in held]
+        for done, (role, config) in enumerate(new, start=1):
+            self._add(waiting_trial(role, config))
+            progress("queue", done, len(new))
+        self._close_doubles()
+        return len(new)
+
+    def _close_doubles(self) -> None:
+        """Close waiting trials that do not count, since machines that started together queued their runs at once."""
+        counted = {trial.number for trial in self._latest()}
+        for trial in self._in_state(TrialState.WAITING):
+            if trial.number not in counted:
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    trial_id = self._trial_id(trial.number)
+                    self._patiently(functools.partial(change_state, self._storage, trial_id, TrialState.FAIL))
+
+    def claim(
+        self, count: int, ready: Callable[[RunConfig], bool], *, like: RunConfig | None = None
+    ) -> list[Claim]:
+        """Claim up to ``count`` waiting runs that can train as one stack and are ``ready``, in queue order.
+
+        A run that raised before is claimed alone: should it raise again, it takes no other with it.
+
+        Args:
+            count: how many at most.
+            ready: whether a run could start now.
+            like: a run that is in training, whose stack they are to join; none are claimed where the next one cannot.
+        """
+        claims: list[Claim] = []
+        first = like
+        for trial in self._latest(TrialState.WAITING):
+            if len(claims) == count or (claims and claims[0].is_retried):
+                break
+            config = config_of(trial)
+            if not ready(config):
+                continue
+            if first is not None and not fits(first, config, trial):
+                if like is not None:
+                    break  # a stack that is always refilled must not hold back what was queued before
+                continue
+            claim = self._claim_one(trial)
+            if claim is not None:
+                claims.append(claim)
+                first = first or config
+        return claims
+
+    def open_runs(self) -> list[RunConfig]:
+        """Configs of the runs that are not closed yet, whoever holds them."""
+        trials = self._latest(TrialState.WAITING, TrialState.RUNNING)
+        return [config_of(trial) for trial in trials]
+
+    def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
+        """Whether any waiting run is ``ready``."""
+        return any(ready(config_of(trial)) for trial in self._latest(TrialState.WAITING))
+
+    def _claim_one(self, trial: FrozenTrial) -> Claim | None:
+        trial_id = self._trial_id(trial.number)
+        # the heart comes before the claim, so that a worker that dies right after it leaves a trial that goes
+        # stale; the name comes after it, so that nobody who lost the race signs a trial that he does not hold
+        self._patiently(lambda: self._storage.record_heartbeat(trial_id))
+        try:
+            if not self._patiently(lambda: change_state(self._storage, trial_id, TrialState.RUNNING)):
+                return None
+            self._set(trial_id, WORKER, _this_worker())
+        except UpdateFinishedTrialError:
+            return None
+        return _claim(trial, trial_id)
+
+    def beat(self, claims: Sequence[Claim]) -> None:
+        """Tell the storage that the claims' worker lives; called every few seconds while it works."""
+        for claim in claims:
+            self._patiently(functools.partial(self._storage.record_heartbeat, claim.trial_id))
+
+    def report(self, claim: Claim, tokens: int, value: float) -> None:
+        """Store the objective of a run after ``tokens`` of its own, which Optuna knows as an intermediate value."""
+        with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
+            self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
+
+    def is_poor(self, claim: Claim, percentile: float) -> bool:
+        """Whether a run that reported stands worse than the best ``percentile`` percent did there."""
+        trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
+        return is_poor(trial, self._trials(), percentile)
+
+    def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
+        """Record a result and close the trial.
+
+        Args:
+            claim: the run.
+            result: ``{"row": ..., "curve": [...]}``, plain JSON.
+            value: objective of the run; None for a run that diverged or was pruned, whose row says why.
+
+        Returns:
+            False where the run had been given to another worker meanwhile; its result counts then.
+        """
+        try:
+            self._set(claim.trial_id, RESULT, result)
+            self._close(claim, TrialState.COMPLETE if value is not None else TrialState.PRUNED, value)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def fail(self, claim: Claim, log: str) -> bool:
+        """Record that a run raised; returns whether it goes back to the queue for another attempt."""
+        trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
+        attempt = int(trial.user_attrs.get(ATTEMPT, 1))
+        try:
+            self._set(claim.trial_id, LOG, log[-20_000:])
+            self._close(claim, TrialState.FAIL, None)
+        except UpdateFinishedTrialError:
+            return False
+        if attempt >= MAX_ATTEMPTS:
+            return False
+        self._add(waiting_trial(claim.role, claim.config, attempt=attempt + 1))
+        return True
+
+    def give_back(self, claim: Claim) -> None:
+        """Return a run that was interrupted to the queue; its checkpoints let it go on where it was."""
+        try:
+            self._close(claim, TrialState.FAIL, None)
+        except UpdateFinishedTrialError:
+            return
+        self._add(again(self._patiently(lambda: self._storage.get_trial(claim.trial_id))))
+
+    def reclaim(self) -> int:
+        """Return the runs of dead workers to the queue; returns how many there were."""
+        held = self._in_state(TrialState.RUNNING)
+        for trial in held:
+            if _is_dead_here(trial.user_attrs.get(WORKER, "")):
+                self.give_back(_claim(trial, self._trial_id(trial.number)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
+        return len(held) - len(self._in_state(TrialState.RUNNING))
+
+    def retry_failed(self) -> int:
+        """Queue again every run whose last attempt failed; returns how many."""
+        return self._repeat(self._latest(TrialState.FAIL))
+
+    def repeat(self, run_ids: Collection[str]) -> int:
+        """Queue finished runs again, whose checkpoints are gone; returns how many.
+
+        Their results stay; the new ones, which equal them, take their place.
+        """
+        finished = self._latest(TrialState.COMPLETE)
+        return self._repeat([trial for trial in finished if trial.user_attrs[RUN_ID] in run_ids])
+
+    def _repeat(self, trials: Sequence[FrozenTrial]) -> int:
+        for trial in trials:
+            self._add(waiting_trial(trial.user_attrs[ROLE], config_of(trial), repeats=trial.number))
+        return len(trials)
+
+    def results(self) -> list[dict[str, Any]]:
+        """``{"row", "curve", "role"}`` of every recorded run, each run once, in order of their ids."""
+        trials = [t for t in self._trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        by_run = {t.user_attrs[RUN_ID]: {**t.user_attrs[RESULT], ROLE: t.user_attrs[ROLE]} for t in trials}
+        return [by_run[run_id] for run_id in sorted(by_run)]
+
+    def pruned(self) -> dict[str, float]:
+        """Objective of the runs that were pruned, where they stood then, by their ids."""
+        pruned = [trial for trial in self._latest() if is_pruned(trial) and trial.intermediate_values]
+        return {trial.user_attrs[RUN_ID]: trial.intermediate_values[trial.last_step] for trial in pruned}
+
+    def failures(self) -> list[tuple[str, str]]:
+        """``(run_id, log)`` of the runs that failed for good."""
+        return [
+            (t.user_attrs[RUN_ID], t.user_attrs.get(LOG, "no log")) for t in self._latest(TrialState.FAIL)
+        ]
+
+    def counts(self) -> QueueCounts:
+        """How many runs stand where."""
+        trials = self._latest()
+        states = [trial.state for trial in trials]
+        pruned = sum(is_pruned(trial) for trial in trials)
+        return QueueCounts(
+            waiting=states.count(TrialState.WAITING),
+            running=states.count(TrialState.RUNNING),
+            finished=states.count(TrialState.COMPLETE),
+            diverged=states.count(TrialState.PRUNED) - pruned,
+            failed=states.count(TrialState.FAIL),
+            pruned=pruned,
+        )
+
+    def _latest(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trial that counts of each run, in queue order: its last attempt, but none that was queued twice."""
+        by_run: dict[str, FrozenTrial] = {}
+        for trial in self._trials():
+            before = by_run.get(trial.user_attrs[RUN_ID])
+            if before is None or replaces(trial, before):
+                by_run[trial.user_attrs[RUN_ID]] = trial
+        counted = sorted(by_run.values(), key=lambda trial: trial.number)
+        return [trial for trial in counted if not states or trial.state in states]
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials, attempts that were given back included; ended ones come out of a cache."""
+        trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
+        return [trial for trial in trials if RUN_ID in trial.user_attrs]
+
+    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
+        """Trials in one state; asked of the storage itself: the cache reads every trial that has not ended."""
+        read = functools.partial(
+            self._storage.get_all_trials, self._study_id, deepcopy=False, states=(state,)
+        )
+        return [trial for trial in self._patiently(read) if RUN_ID in trial.user_attrs]
+
+    def _trial_id(self, number: int) -> int:
+        return self._patiently(
+            lambda: self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        )
+
+    def _add(self, trial: FrozenTrial) -> None:
+        tries = 0
+
+        def add() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1 or not self._holds(trial):  # the answer may be lost where the trial is not
+                self._study.add_trial(trial)
+
+        self._patiently(add)
+
+    def _holds(self, trial: FrozenTrial) -> bool:
+        ticket = trial.user_attrs[TICKET]
+        return any(each.user_attrs.get(TICKET) == ticket for each in self._study.get_trials(deepcopy=False))
+
+    def _set(self, trial_id: int, key: str, value: Any) -> None:
+        self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, key, value))
+
+    def _close(self, claim: Claim, state: TrialState, value: float | None) -> None:
+        """Close a trial.
+
+        Raises:
+            UpdateFinishedTrialError: another worker had closed it.
+        """
+        tries = 0
+
+        def close() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                change_state(self._storage, claim.trial_id, state, None if value is None else [value])
+            except UpdateFinishedTrialError:
+                if tries == 1 or not self._closed_here(claim, state):
+                    raise  # else: the storage did it, then went away before it could say so
+
+        self._patiently(close)
+
+    def _closed_here(self, claim: Claim, state: TrialState) -> bool:
+        trial = self._storage.get_trial(claim.trial_id)
+        return trial.state == state and trial.user_attrs.get(WORKER) == _this_worker()
+
+
+def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
+    try:
+        return optuna.load_study(storage=storage, study_name=name)  # a study that may only be read will do
+    except KeyError:
+        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+
+
+def _claim(trial: FrozenTrial, trial_id: int) -> Claim:
+    attrs = trial.user_attrs
+    return Claim(trial.number, trial_id, attrs[ROLE], config_of(trial), attrs.get(RESULT), is_retried(trial))
+
+
+def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the run of a trial whose heart stopped, unless it has taken too many workers down."""
+    if int(trial.user_attrs[DEATHS]) < MAX_DEATHS:
+        study.add_trial(again(trial, deaths=1))
+
+
+def _this_worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_dead_here(worker: str) -> bool:
+    """Whether ``worker`` ran on this machine and is gone; a worker elsewhere is judged by its heartbeat."""
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,148 @@
+"""What a trial of the queue carries: its run as attributes, its design variables as parameters, its attempts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import PercentilePruner
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from decaylaws.runs.columns import PRUNED
+from decaylaws.runs.config import RunConfig
+
+MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
+MAX_ATTEMPTS = 2
+
+CONFIG, ROLE, RUN_ID = "config", "role", "run_id"
+RESULT, LOG, ATTEMPT, WORKER = "result", "log", "attempt", "worker"
+DEATHS, TICKET, REPEATS = "deaths", "ticket", "repeats"
+
+MIN_RIVALS = 5
+"""Finished runs of its kind without which no run is pruned."""
+
+
+def config_of(trial: FrozenTrial) -> RunConfig:
+    """The run of a trial."""
+    return RunConfig.from_dict(trial.user_attrs[CONFIG])
+
+
+def again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
+    """The next attempt at the run of a trial; a result that was stored goes along."""
+    attrs = trial.user_attrs
+    return waiting_trial(
+        attrs[ROLE],
+        config_of(trial),
+        attempt=int(attrs[ATTEMPT]),
+        deaths=int(attrs[DEATHS]) + deaths,
+        result=attrs.get(RESULT),
+    )
+
+
+def waiting_trial(
+    role: str,
+    config: RunConfig,
+    *,
+    attempt: int = 1,
+    deaths: int = 0,
+    result: dict[str, Any] | None = None,
+    repeats: int | None = None,
+) -> FrozenTrial:
+    """A trial that puts a run into the queue.
+
+    Args:
+        role: the question that the run answers.
+        config: the run.
+        attempt: counts the times that it was tried, with the one to come.
+        deaths: workers that died over it.
+        result: what an earlier worker has recorded, and not closed.
+        repeats: number of the ended trial that this one takes the place of.
+    """
+    params, distributions = _design_variables(config)
+    optional = {RESULT: result, REPEATS: repeats}
+    return create_trial(
+        state=TrialState.WAITING,
+        params=params,
+        distributions=distributions,
+        user_attrs={
+            RUN_ID: config.run_id,
+            ROLE: role,
+            CONFIG: config.to_dict(),
+            ATTEMPT: attempt,
+            DEATHS: deaths,
+            TICKET: uuid.uuid4().hex,
+            **{name: value for name, value in optional.items() if value is not None},
+        },
+    )
+
+
+def is_pruned(trial: FrozenTrial) -> bool:
+    """Whether the run was ended on its way; Optuna's own state says so of diverged runs too."""
+    return trial.state == TrialState.PRUNED and trial.user_attrs[RESULT]["row"].get("status") == PRUNED
+
+
+def is_poor(trial: FrozenTrial, trials: Iterable[FrozenTrial], percentile: float) -> bool:
+    """Whether a run stands worse on its way than the best ``percentile`` percent of finished ones did there.
+
+    Optuna's percentile pruner, asked in a study of its own: only runs of the same start, length, batch size and
+    shape of decay are rivals, and none is judged before five of them have finished.
+
+    Args:
+        trial: the run, with the objective at its own tokens as intermediate values.
+        trials: those of the queue.
+        percentile: share of the rivals that counts as good enough, in percent.
+    """
+    rivals = [each for each in trials if each.state == TrialState.COMPLETE and _kind(each) == _kind(trial)]
+    study = optuna.create_study(pruner=PercentilePruner(percentile, n_startup_trials=MIN_RIVALS))
+    study.add_trials(rivals)
+    return study.pruner.prune(study, trial)
+
+
+def _kind(trial: FrozenTrial) -> list[Any]:
+    """What two runs must share for their losses on the way to be comparable."""
+    config = trial.user_attrs[CONFIG]
+    names = ("kind", "start_run_id", "start_tokens", "batch_tokens")
+    shapes = [segment["shape"] for segment in config["schedule"]["segments"]]
+    return [trial.params["tokens"], shapes, *(config[name] for name in names)]
+
+
+def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Parameters by which the dashboard and samplers know a run."""
+    params: dict[str, Any] = {f"mix:{name}": share for name, share in config.mixture.weights.items()}
+    distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in params}
+    fixed: dict[str, tuple[Any, BaseDistribution]] = {
+        "tokens": (config.tokens, IntDistribution(1, 10**15)),
+        "start_lr": (config.schedule.start_lr, FloatDistribution(0.0, 10.0)),
+        "non_embedding_params": (config.shape.non_embedding_params, IntDistribution(1, 10**13)),
+        "seed": (config.seed, IntDistribution(0, 2**62)),
+        "kind": (config.kind, CategoricalDistribution(("trunk", "decay"))),
+    }
+    params.update({name: value for name, (value, _) in fixed.items()})
+    distributions.update({name: distribution for name, (_, distribution) in fixed.items()})
+    return params, distributions
+
+
+def is_owed(trial: FrozenTrial) -> bool:
+    """Whether a closed attempt still owes its run another one that a crash kept from the queue."""
+    if trial.state != TrialState.FAIL or int(trial.user_attrs[DEATHS]) >= MAX_DEATHS:
+        return False
+    return LOG not in trial.user_attrs or int(trial.user_attrs[ATTEMPT]) < MAX_ATTEMPTS
+
+
+def replaces(trial: FrozenTrial, before: FrozenTrial) -> bool:
+    """Whether a trial counts in the place of an earlier one of the same run; else the run was queued twice at once."""
+    return before.state == TrialState.FAIL or trial.user_attrs.get(REPEATS) == before.number
+
+
+def is_retried(trial: FrozenTrial) -> bool:
+    """Whether the run has raised before."""
+    return int(trial.user_attrs[ATTEMPT]) > 1
+
+
+def fits(first: RunConfig, other: RunConfig, trial: FrozenTrial) -> bool:
+    """Whether ``other``, the run of ``trial``, may train in one stack with ``first``."""
+    names = ("shape", "optimizer", "batch_tokens", "kind", "arithmetic")
+    return not is_retried(trial) and all(getattr(first, name) == getattr(other, name) for name in names)

@@ -1,0 +1,289 @@
+"""A worker process: claims runs from the queue, trains them as stacks, records them, until none is left.
+
+Started by ``proxy_runs.sweep.pool`` as ``python -m proxy_runs.sweep.worker WORKSPACE_JSON``. It speaks JSON lines
+on its standard output and listens on its standard input, whose end means that its parent is gone or wants it to
+stop: then it saves a checkpoint, gives its runs back and leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from decaylaws.errors import DecaylawsError, StudyError
+from decaylaws.runs.columns import LOSS, READ_OUT, objective_value
+from decaylaws.runs.config import RunConfig
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine import RunResult, train
+from proxy_runs.sweep.queue import Claim, RunQueue
+from proxy_runs.sweep.storage import HEARTBEAT_SECONDS
+from proxy_runs.sweep.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
+from proxy_runs.weights.averaging import averaged_losses, averaged_tokens
+from proxy_runs.weights.checkpoint_files import final_checkpoint, forget_kept
+from proxy_runs.weights.readouts import checkpoint_tokens, read_out
+
+IDLE_SECONDS = 0.5
+RECLAIM_SECONDS = 5.0
+
+Say = Callable[[WorkerEvent], None]
+
+
+class Heart:
+    """Beats for the claims of a worker while it trains; runs in a thread of its own."""
+
+    def __init__(self, queue: RunQueue, claims: Sequence[Claim]) -> None:
+        self._queue = queue
+        self._claims: dict[str, Claim] = {}
+        self.hold(claims)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """Beat for further claims too."""
+        self._claims |= {claim.config.run_id: claim for claim in claims}
+
+    def claim(self, run_id: str) -> Claim:
+        """The claim of a run that has not ended."""
+        return self._claims[run_id]
+
+    def drop(self, run_id: str) -> Claim:
+        """Stop beating for a run that has ended."""
+        return self._claims.pop(run_id)
+
+    @property
+    def held(self) -> list[Claim]:
+        """Claims that have not ended."""
+        return list(self._claims.values())
+
+    def _run(self) -> None:
+        with contextlib.suppress(StudyError):  # a storage that stays away is the worker's own to report
+            while not self._stop.wait(HEARTBEAT_SECONDS):
+                self._queue.beat(self.held)
+
+
+class Worker:
+    """Works a queue off.
+
+    Args:
+        workspace: data, queue and settings; who started the worker has verified the corpus.
+        say: told what happens.
+        stop: looked at between optimiser steps, and ends a pause at once.
+    """
+
+    def __init__(self, workspace: Workspace, say: Say, stop: threading.Event) -> None:
+        self._workspace = workspace
+        self._say = say
+        self._stop = stop
+        self._queue = RunQueue(workspace.storage_url, workspace.study_name, progress=self._storage_waits)
+        self._store = TokenStore.open(workspace.corpus, verify=False)
+        self._last_reclaim = 0.0
+
+    def run(self) -> None:
+        """Claim and train until nothing is left that this worker could do."""
+        while not self._stop.is_set():
+            asked = time.monotonic()
+            self._reclaim_now_and_then()
+            claims = self._queue.claim(self._workspace.slots, self._is_ready)
+            if claims:
+                self._work(claims)
+            elif self._nothing_to_wait_for():
+                return
+            else:
+                self._say(WorkerEvent(kind="waiting"))
+                # reading a long queue takes a second: who idles leaves the storage to the others most of the time
+                self._stop.wait(max(IDLE_SECONDS, 9 * (time.monotonic() - asked)))
+
+    def _nothing_to_wait_for(self) -> bool:
+        """True when no run is in flight: what still waits then waits for a trunk that failed."""
+        counts = self._queue.counts()
+        return counts.running == 0 and not self._queue.claimable(self._is_ready)
+
+    def _reclaim_now_and_then(self) -> None:
+        if time.monotonic() - self._last_reclaim > RECLAIM_SECONDS:
+            self._queue.reclaim()
+            self._last_reclaim = time.monotonic()
+
+    def _is_ready(self, config: RunConfig) -> bool:
+        start = config.start_run_id
+        return start is None or final_checkpoint(self._workspace.checkpoints, start).is_file()
+
+    def _work(self, claims: list[Claim]) -> None:
+        with Heart(self._queue, claims) as heart:
+            try:
+                self._train(heart)
+            except (DecaylawsError, OSError):
+                # a damaged shard or a full disk is not the run's fault: no other run would fare better
+                self._return(heart)
+                raise
+            except Exception:
+                self._fail(heart, traceback.format_exc())
+            self._return(heart)
+
+    def _train(self, heart: Heart) -> None:
+        where = self._workspace
+        is_alone = any(claim.is_retried for claim in heart.held)
+
+        def more(like: RunConfig, count: int) -> list[RunConfig]:
+            if is_alone or self._stop.is_set():
+                return []
+            self._reclaim_now_and_then()
+            claims = self._queue.claim(count, self._is_ready, like=like)
+            heart.hold(claims)
+            return self._untrained(heart, claims)
+
+        def tell(stage: str, done: float, total: float, note: str = "") -> None:
+            self._say(self._event("training", heart.claim(stage), note, done_tokens=int(done)))
+
+        train(
+            self._untrained(heart, heart.held),
+            self._store,
+            checkpoint_dir=where.checkpoints,
+            slots=where.slots,
+            device=where.device,
+            evaluation=where.evaluation,
+            keep_at=lambda config: self._kept(heart.claim(config.run_id)),
+            more=more,
+            on_result=functools.partial(self._end, heart),
+            should_prune=functools.partial(self._is_poor, heart),
+            progress=tell,
+            should_stop=self._stop.is_set,
+        )
+
+    def _untrained(self, heart: Heart, claims: list[Claim]) -> list[RunConfig]:
+        """The runs of ``claims`` without a result; what a worker recorded before it died is closed."""
+        for claim in claims:
+            if claim.result is not None:
+                self._record(heart.drop(claim.config.run_id), claim.result)
+        return [claim.config for claim in claims if claim.result is None]
+
+    def _is_poor(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> bool:
+        """Report where a run stands; whether it is a sampler's proposal that is not worth its end."""
+        claim = heart.claim(config.run_id)
+        row = {LOSS + domain: loss for domain, loss in losses.items()}
+        self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
+        percentile = self._workspace.prune.get(claim.role)
+        return percentile is not None and self._queue.is_poor(claim, percentile)
+
+    def _end(self, heart: Heart, result: RunResult) -> None:
+        """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
+        claim, where = heart.claim(result.run_id), self._workspace
+        row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result)}
+        read_outs = self._read_outs(claim, result)
+        self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
+        staying = [claim.config.tokens] if where.keep_checkpoints else []
+        forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
+
+    def _kept(self, claim: Claim) -> list[int]:
+        """Own tokens at which a run keeps a checkpoint."""
+        config = claim.config
+        if claim.role == READ_OUT:
+            return checkpoint_tokens(config)
+        if config.kind == "trunk":
+            return averaged_tokens(config)
+        return [config.tokens] if self._workspace.keep_checkpoints and config.kind == "decay" else []
+
+    def _read_outs(self, claim: Claim, result: RunResult) -> dict[str, Any]:
+        """What a finished read-out run emulates; nothing for other runs."""
+        if claim.role != READ_OUT or not result.row["reached_target"]:
+            return {}
+        where = self._workspace
+        return {"read_outs": read_out(claim.config, self._store, where.checkpoints, where.evaluation)}
+
+    def _averaged_losses(self, claim: Claim, result: RunResult) -> dict[str, float]:
+        """Losses of the mean of a trunk's last weights; nothing for other runs."""
+        if claim.config.kind != "trunk" or not result.row["reached_target"]:
+            return {}
+        where = self._workspace
+        return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation)
+
+    def _record(self, claim: Claim, result: dict[str, Any]) -> None:
+        row = result["row"]
+        value = objective_value(row, self._workspace.objective) if row["reached_target"] else None
+        recorded = self._queue.finish(claim, result, value)
+        kind = row["status"] if recorded else "returned"
+        note = f"{value:.4f}" if value is not None else str(row["reason"])
+        self._say(self._event(kind, claim, note, done_tokens=claim.config.tokens))
+
+    def _fail(self, heart: Heart, log: str) -> None:
+        for claim in heart.held:
+            heart.drop(claim.config.run_id)
+            again = self._queue.fail(claim, log)
+            last_line = log.strip().splitlines()[-1]
+            self._say(self._event("returned" if again else "failed", claim, last_line))
+
+    def _return(self, heart: Heart) -> None:
+        for claim in heart.held:
+            self._queue.give_back(heart.drop(claim.config.run_id))
+            self._say(self._event("returned", claim, "interrupted"))
+
+    def _event(self, kind: str, claim: Claim, note: str, *, done_tokens: int = 0) -> WorkerEvent:
+        return WorkerEvent(
+            kind=kind,
+            run_id=claim.config.run_id,
+            role=claim.role,
+            done_tokens=done_tokens,
+            total_tokens=claim.config.tokens,
+            note=note,
+        )
+
+    def _storage_waits(self, stage: str, done: float, total: float, note: str = "") -> None:
+        self._say(WorkerEvent(kind="waiting", note=f"{stage}: {note}"))
+
+
+def _say(event: WorkerEvent) -> None:
+    try:
+        sys.stdout.write(event.to_line() + "\n")
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        pass  # nobody listens any more; the end of standard input will stop us
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """Stop when standard input ends; leave at once if stopping takes too long."""
+    while os.read(0, 4096):
+        pass
+    stop.set()
+    time.sleep(STOP_PATIENCE_SECONDS)
+    os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the process; returns its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends our standard input
+    stop = threading.Event()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    try:
+        Worker(Workspace.from_json(arguments[0]), _say, stop).run()
+    except DecaylawsError as error:
+        _say(WorkerEvent(kind="error", note=str(error)))
+        return EXIT_ERROR
+    except OSError as error:
+        _say(WorkerEvent(kind="error", note=f"{error.strerror}: {error.filename or 'the study'}"))
+        return EXIT_ERROR
+    finally:
+        gc.freeze()  # else the interpreter looks for garbage in all of torch before it ends: half a second
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

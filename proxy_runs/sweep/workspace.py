@@ -1,0 +1,90 @@
+"""What a worker and its pool must agree on: values that cross a process border."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from decaylaws.settings.study import EvaluationSettings
+
+STOP_PATIENCE_SECONDS = 30.0
+"""How long a worker that is to stop may take to save and to give its runs back."""
+EXIT_ERROR = 2
+"""Exit code of a worker that met an error of the whole study; starting it again would not help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where a worker finds its data and its queue, and how it trains.
+
+    Attributes:
+        corpus: folder of the prepared corpus.
+        checkpoints: folder of member checkpoints, one sub-folder per run.
+        storage_url: Optuna storage.
+        study_name: Optuna study.
+        evaluation: held-out evaluation.
+        objective: weight of each domain in the value by which Optuna knows a run.
+        slots: members that train as one stack.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        keep_checkpoints: whether the last checkpoint of every decay stays.
+        prune: by role, the best percent of its rivals among which a run must stand on its way; others run to their end.
+    """
+
+    corpus: Path
+    checkpoints: Path
+    storage_url: str
+    study_name: str
+    evaluation: EvaluationSettings
+    objective: Mapping[str, float]
+    slots: int = 1
+    device: str = "cpu"
+    keep_checkpoints: bool = False
+    prune: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["corpus"], values["checkpoints"] = str(self.corpus), str(self.checkpoints)
+        values["evaluation"] = self.evaluation.model_dump()
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, line: str) -> Workspace:
+        """Rebuild from ``to_json``."""
+        values = json.loads(line)
+        values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
+        values["evaluation"] = EvaluationSettings(**values["evaluation"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEvent:
+    """One line that a worker writes to its standard output.
+
+    Attributes:
+        kind: ``training``, ``finished``, ``diverged``, ``pruned``, ``failed``, ``returned``, ``waiting`` or ``error``.
+        run_id: the run it is about; empty for ``waiting`` and ``error``.
+        role: role of that run.
+        done_tokens: tokens of the run that are behind it.
+        total_tokens: tokens of the run.
+        note: loss, reason or message.
+    """
+
+    kind: str
+    run_id: str = ""
+    role: str = ""
+    done_tokens: int = 0
+    total_tokens: int = 0
+    note: str = ""
+
+    def to_line(self) -> str:
+        """The event as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str) -> WorkerEvent:
+        """Rebuild from ``to_line``."""
+        return cls(**json.loads(line))

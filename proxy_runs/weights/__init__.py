@@ -1,0 +1,1 @@
+"""Checkpoints, averages of weights, and Hugging Face folders."""
