@@ -19,7 +19,8 @@ tokens are centred on the fit's geometric means, so that amplitudes are losses a
 mean something. The priors of the exponents are Chinchilla's; with a single size in the fit they are all there is.
 
 Intervals come from the curvature of each form, the noise of a run and the difference between the forms, scaled to
-errors on rows that were left out: mixtures, sizes, and the upper quarter of the tokens (``decaylaws.laws.kit.holdout``).
+errors on rows that were left out: mixtures, sizes, and the upper quarter of the tokens
+(``decaylaws.laws.kit.holdout``).
 """
 
 from __future__ import annotations
