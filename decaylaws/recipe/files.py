@@ -2,7 +2,7 @@
 
 Reading: plain data only (no tags, no anchors, so no code and no expansion bombs), no key twice, no NaN or
 infinity, and ``1e-5`` is a number, as in YAML 1.2 and JSON, not a string, as in YAML 1.1. Writing: one
-spelling per value, so that equal content gives equal bytes.
+spelling per value, so that equal content gives equal bytes, and one that readers of YAML 1.1 take for the same value.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class _CanonicalDumper(yaml.SafeDumper):
 
 
 def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(float(value)))
+    digits, exponent, power = repr(float(value)).partition("e")
+    # readers of YAML 1.1, PyYAML among them, take a number without a dot for text: 1e-08 becomes 1.0e-08
+    text = digits if "." in digits or not exponent else f"{digits}.0"
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text + exponent + power)
 
 
 _CanonicalDumper.add_representer(float, _represent_float)

@@ -3,17 +3,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.recipe import Recipe, diff_recipes, show_recipe
+from decaylaws.recipe import Recipe, diff_recipes, files, show_recipe
 
 
 def test_round_trip_is_byte_stable(recipe_values: dict[str, Any], tmp_path) -> None:
@@ -31,8 +33,6 @@ def test_round_trip_is_byte_stable(recipe_values: dict[str, Any], tmp_path) -> N
     name=st.text(min_size=1, max_size=20),
 )
 def test_any_float_and_name_survives_yaml(lr: float, share: float, name: str) -> None:
-    from decaylaws.recipe import files
-
     data = {
         "lr": lr,
         "shares": {"a": share},
@@ -42,6 +42,30 @@ def test_any_float_and_name_survives_yaml(lr: float, share: float, name: str) ->
     loaded = files._StrictLoader(files.to_yaml(data)).get_single_data()
     assert loaded == data
     assert [type(value) for value in loaded.values()] == [type(value) for value in data.values()]
+
+
+# https://yaml.org/type/float.html, base 10: a dot is needed, and a sign in the exponent
+YAML_11_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*)?\.[0-9.]*([eE][-+][0-9]+)?")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(1e-8)
+@example(3e-5)
+@example(1e16)
+@example(5e-324)
+def test_readers_of_yaml_1_1_take_any_float_for_a_float(value: float) -> None:
+    text = files.to_yaml({"x": value, "list": [value]})
+    for read in (yaml.safe_load(text), files._StrictLoader(text).get_single_data()):
+        assert read == {"x": value, "list": [value]}
+        assert type(read["x"]) is float
+    assert YAML_11_FLOAT.fullmatch(text.splitlines()[0].removeprefix("x: "))
+
+
+def test_a_recipe_file_is_read_by_yaml_1_1(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(recipe_values)
+    path = recipe.save(tmp_path / "recipe.yaml")
+    assert "eps: 1.0e-08" in path.read_text()
+    assert yaml.safe_load(path.read_text()) == recipe.to_dict()
 
 
 def test_step_lrs_sum_to_the_integral(recipe_values: dict[str, Any]) -> None:
