@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decaylaws.io.children import SAFE_PATH
+
 _NEVER_TRIM_BYTES = 2**35
 
 
@@ -13,6 +15,7 @@ def environment() -> dict[str, str]:
     the kernel: otherwise each operation page-faults its output in anew.
     """
     return {
+        **SAFE_PATH,
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -25,6 +25,7 @@ LEVELS = [
     {"study"},
     {"report"},
     {"cli"},
+    {"entry"},
 ]
 LAW_LEVELS = [
     {"kit"},

@@ -12,10 +12,12 @@ from decaylaws import __version__
 from decaylaws.cli import context, evaluation, export, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
+from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from decaylaws.laws.kit.threads import one_blas_thread
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+STOPPED = {EXIT_INTERRUPTED: "Interrupted"} | {128 + each: f"Stopped by {each.name}" for each in STOP_SIGNALS}
+"""Exit codes of a command that was told to stop, and in what words it says so."""
 
 app = typer.Typer(
     name="decaylaws",
@@ -81,9 +83,11 @@ def main() -> None:
     except DecaylawsError as error:
         _complain(str(error))
         sys.exit(EXIT_ERROR)
-    except SystemExit as ending:  # typer turns Ctrl-C into an exit of its own
-        if ending.code == EXIT_INTERRUPTED:
-            _complain("Interrupted. Nothing finished is lost; the same command goes on where it was.")
+    except SystemExit as ending:  # typer turns Ctrl-C into an exit of its own, the entry point other signals
+        if ending.code in STOPPED:
+            _complain(
+                f"{STOPPED[ending.code]}. Nothing finished is lost; the same command goes on where it was."
+            )
         raise
     except OSError as error:
         if error.filename is None:

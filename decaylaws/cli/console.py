@@ -26,11 +26,13 @@ RULE_WIDTH = 80
 def make_console() -> Console:
     """The console of a verb: a pipe is no terminal, although Jupyter sets FORCE_COLOR for all that its cells start.
 
-    A log has no width of its own (rich would take 80 columns and cut names), unless COLUMNS says so.
+    Names of folders and sources are printed as they are: what stands in brackets or colons is no markup and no
+    picture. A log has no width of its own (rich would take 80 columns and cut names), unless COLUMNS says so.
     """
     if sys.stdout.isatty():
-        return Console()
-    return Console(force_terminal=False, width=None if "COLUMNS" in os.environ else LOG_WIDTH)
+        return Console(markup=False, emoji=False)
+    width = None if "COLUMNS" in os.environ else LOG_WIDTH
+    return Console(markup=False, emoji=False, force_terminal=False, width=width)
 
 
 def heading(console: Console, title: str) -> None:
@@ -58,11 +60,11 @@ class ConsoleProgress:
         self._last_line: dict[str, float] = {}
         self._last_text: dict[str, str] = {}
         self._rich = RichProgress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,

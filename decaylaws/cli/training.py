@@ -220,11 +220,13 @@ def open_proposals(study: Study) -> Proposals | None:
 def open_queue(study: Study, console: Console) -> RunQueue:
     """The study's queue in Optuna's storage."""
     from proxy_runs.sweep.queue import RunQueue
+    from proxy_runs.sweep.storage import CONNECT_SECONDS
 
     def waits(stage: str, done: float, total: float, note: str = "") -> None:
         console.print(f"  {stage}: {note}", highlight=False)
 
-    return RunQueue(study.storage_url, study.storage_name, progress=waits)
+    url, name = study.storage_url, study.storage_name
+    return RunQueue(url, name, progress=waits, connect_seconds=CONNECT_SECONDS)
 
 
 def workspace(study: Study, slots: int) -> Workspace:

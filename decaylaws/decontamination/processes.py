@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from itertools import islice
 from typing import Any, TypeVar
 
+from decaylaws.io.children import safe_path
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
@@ -32,16 +34,18 @@ def in_processes(
         start: called in each process before its first piece.
         arguments: of ``start``.
     """
-    pool = ProcessPoolExecutor(
-        workers,
-        # spawned: the caller may hold threads, which a fork would leave behind half-way
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(start, arguments),
-    )
     waiting = iter(work)
     running: dict[Future[Result], Work] = {}
-    with pool:
+    with (
+        safe_path(),
+        ProcessPoolExecutor(
+            workers,
+            # spawned: the caller may hold threads, which a fork would leave behind half-way
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(start, arguments),
+        ) as pool,
+    ):
         try:
             while True:
                 for piece in islice(waiting, 2 * workers - len(running)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from decaylaws.study.directory import Study
 
 STOP_SECONDS = 120
 """So long before its time is up a task is told to save its members and give its runs back."""
+_TIME_LIMIT = re.compile(r"\d+(-\d+)?(:\d\d){0,2}")
 
 
 def slurm_script(study: Study, *, tasks: int, workers: int, time_limit: str) -> str:
@@ -26,7 +28,7 @@ def slurm_script(study: Study, *, tasks: int, workers: int, time_limit: str) -> 
         time_limit: as Slurm writes it, ``HH:MM:SS``.
 
     Raises:
-        InvalidValueError: the storage is a file, whose locks do not hold between machines.
+        InvalidValueError: the storage is a file, whose locks do not hold between machines; ``time_limit`` is no time.
     """
     if study.storage_url.startswith("sqlite"):
         raise InvalidValueError(
@@ -35,26 +37,43 @@ def slurm_script(study: Study, *, tasks: int, workers: int, time_limit: str) -> 
             "must be a server that every node reaches",
             "Give a postgresql:// URL in study.yaml; locks of an SQLite file do not hold between machines.",
         )
+    if not _TIME_LIMIT.fullmatch(time_limit):
+        raise InvalidValueError(
+            "time-limit", time_limit, "must be a time as Slurm writes it", "Write HH:MM:SS."
+        )
     program = Path(sys.executable).with_name("decaylaws")
     command = [str(program), "run", str(study.root.resolve()), "--workers", str(workers)]
-    gpu = ["#SBATCH --gpus-per-task=1"] if study.settings.backend.device == "cuda" else []
+    # Slurm fills %A and the like into a file's name; %% is a percent sign of the folder's own
+    logs = str(study.log_dir.resolve()).replace("%", "%%")
+    options = [
+        f"--job-name=decaylaws-{_word(study.settings.name)}",
+        f"--array=0-{tasks - 1}",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--cpus-per-task={workers}",
+        *(["--gpus-per-task=1"] if study.settings.backend.device == "cuda" else []),
+        f"--time={time_limit}",
+        f"--output={logs}/slurm-%A_%a.log",
+        f"--signal=B:INT@{STOP_SECONDS}",
+        "--requeue",
+    ]
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name=decaylaws-{_word(study.settings.name)}",
-        f"#SBATCH --array=0-{tasks - 1}",
-        "#SBATCH --nodes=1",
-        "#SBATCH --ntasks=1",
-        f"#SBATCH --cpus-per-task={workers}",
-        *gpu,
-        f"#SBATCH --time={time_limit}",
-        f'#SBATCH --output="{study.log_dir.resolve()}/slurm-%A_%a.log"',
-        f"#SBATCH --signal=B:INT@{STOP_SECONDS}",
-        "#SBATCH --requeue",
+        *(f"#SBATCH {_one_line(option)}" for option in options),
         "set -euo pipefail",
         "export OMP_NUM_THREADS=1",
         f"exec {shlex.join(command)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(option: str) -> str:
+    """``option`` as bash and Slurm quote it; both end an option at the end of its line."""
+    if not option.isprintable():
+        raise InvalidValueError(
+            "study", option, "must lie in a folder whose name has no line break", "Rename it."
+        )
+    return shlex.quote(option)
 
 
 def _word(text: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.io.children import SAFE_PATH
 from decaylaws.io.files import write_text
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
@@ -148,7 +149,7 @@ def _end_with_parent() -> None:
 def _environment(settings: TrainSettings) -> dict[str, str]:
     on_cpu = settings.device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
     own = environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"}
-    return os.environ | own | FRESH_STORE
+    return os.environ | SAFE_PATH | own | FRESH_STORE
 
 
 def _wait(process: subprocess.Popen[bytes], metrics: Path, num_steps: int, progress: Progress) -> int:
@@ -249,7 +250,7 @@ def slurm_script(
     return f"""#!/bin/bash
 {header}
 set -euo pipefail
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PYTHONSAFEPATH=1
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun \\
   --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\

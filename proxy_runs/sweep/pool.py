@@ -23,7 +23,13 @@ from decaylaws.runs.config import RunConfig
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
 from proxy_runs.sweep.queue import RunQueue
-from proxy_runs.sweep.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
+from proxy_runs.sweep.workspace import (
+    EXIT_ERROR,
+    STOP_PATIENCE_SECONDS,
+    STORAGE_VARIABLE,
+    WorkerEvent,
+    Workspace,
+)
 
 POLL_SECONDS = 0.2
 MAX_RESTARTS = 5
@@ -215,7 +221,7 @@ class _Pool:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **environment()},
+                env={**os.environ, **environment(), STORAGE_VARIABLE: self._workspace.storage_url},
             )
         self._processes[worker] = process
         threading.Thread(target=self._read, args=(worker, process), daemon=True).start()

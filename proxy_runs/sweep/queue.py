@@ -89,15 +89,20 @@ class RunQueue:
         url: storage URL (``sqlite:///...``, ``postgresql://...``).
         name: name of the Optuna study; it is created where it is missing.
         progress: told when the storage does not answer and the queue waits for it.
+        connect_seconds: how long to wait for the first answer, as long as for any other where it is None. A verb
+            that a person has just typed asks for less: its URL may be wrong.
 
     Raises:
-        StudyError: the storage does not answer within five minutes.
+        InvalidValueError: the URL is none that can be opened.
+        StudyError: the storage does not answer within five minutes, or is damaged.
     """
 
-    def __init__(self, url: str, name: str, *, progress: Progress = silent) -> None:
+    def __init__(
+        self, url: str, name: str, *, progress: Progress = silent, connect_seconds: float | None = None
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._patiently = Patience(progress)
-        self._storage = self._patiently(lambda: open_storage(url, _give_back_stale))
+        self._storage = Patience(progress, connect_seconds)(lambda: open_storage(url, _give_back_stale))
         self._study = self._patiently(lambda: _load_or_create(self._storage, name))
         self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
 

@@ -1,8 +1,8 @@
 """A worker process: claims runs from the queue, trains them as stacks, records them, until none is left.
 
-Started by ``proxy_runs.sweep.pool`` as ``python -m proxy_runs.sweep.worker WORKSPACE_JSON``. It speaks JSON lines
-on its standard output and listens on its standard input, whose end means that its parent is gone or wants it to
-stop: then it saves a checkpoint, gives its runs back and leaves.
+Started by ``proxy_runs.sweep.pool`` as ``python -m proxy_runs.sweep.worker WORKSPACE_JSON``. The
+storage's URL is in its environment. It speaks JSON lines on its standard output and listens on its standard input,
+whose end means that its parent is gone or wants it to stop: then it saves a checkpoint, gives its runs back and leaves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult, train
 from proxy_runs.sweep.queue import Claim, RunQueue
 from proxy_runs.sweep.storage import HEARTBEAT_SECONDS
-from proxy_runs.sweep.workspace import EXIT_ERROR, STOP_PATIENCE_SECONDS, WorkerEvent, Workspace
+from proxy_runs.sweep.workspace import (
+    EXIT_ERROR,
+    STOP_PATIENCE_SECONDS,
+    STORAGE_VARIABLE,
+    WorkerEvent,
+    Workspace,
+)
 from proxy_runs.weights.averaging import averaged_losses, averaged_tokens
 from proxy_runs.weights.checkpoint_files import final_checkpoint, forget_kept
 from proxy_runs.weights.readouts import checkpoint_tokens, read_out
@@ -273,7 +279,8 @@ def main(arguments: Sequence[str]) -> int:
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
-        Worker(Workspace.from_json(arguments[0]), _say, stop).run()
+        workspace = Workspace.from_json(arguments[0], os.environ[STORAGE_VARIABLE])
+        Worker(workspace, _say, stop).run()
     except DecaylawsError as error:
         _say(WorkerEvent(kind="error", note=str(error)))
         return EXIT_ERROR

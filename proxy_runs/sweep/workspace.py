@@ -12,6 +12,8 @@ from decaylaws.settings.study import EvaluationSettings
 
 STOP_PATIENCE_SECONDS = 30.0
 """How long a worker that is to stop may take to save and to give its runs back."""
+STORAGE_VARIABLE = "DECAYLAWS_STORAGE"
+"""Environment variable that tells a worker its storage: every user of a machine can read command lines."""
 EXIT_ERROR = 2
 """Exit code of a worker that met an error of the whole study; starting it again would not help."""
 
@@ -45,16 +47,17 @@ class Workspace:
     prune: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """One line of JSON, for a command line: all but ``storage_url``, which may hold a password."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del values["storage_url"]
         values["corpus"], values["checkpoints"] = str(self.corpus), str(self.checkpoints)
         values["evaluation"] = self.evaluation.model_dump()
         return json.dumps(values)
 
     @classmethod
-    def from_json(cls, line: str) -> Workspace:
-        """Rebuild from ``to_json``."""
-        values = json.loads(line)
+    def from_json(cls, line: str, storage_url: str) -> Workspace:
+        """Rebuild from ``to_json`` and the URL, which travels in the environment."""
+        values = {**json.loads(line), "storage_url": storage_url}
         values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
         values["evaluation"] = EvaluationSettings(**values["evaluation"])
         return cls(**values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +14,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from decaylaws.errors import StudyError
+from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import decay, warmup_stable_decay
 from proxy_runs.sweep import queue as queue_module
-from proxy_runs.sweep import storage as storage_module
 from proxy_runs.sweep.queue import RunQueue
 
 SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
@@ -235,16 +236,55 @@ def test_the_study_opens_in_plain_optuna(queue: RunQueue, url: str) -> None:
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
-def test_a_storage_that_stays_away_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 0.2)
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("sqlite:///{folder}/none/storage.sqlite3", StudyError, r"unable to open database file\. The folder"),
+        ("sqlite:///{folder}/text.sqlite3", StudyError, r"not a database\. It is damaged"),
+        ("sqlite:///{folder}/foreign.sqlite3", StudyError, r"another version of Optuna"),
+        ("sqlite:///:memory:", InvalidValueError, r"'storage' must not be in memory.*Name a file"),
+        ("sqlite://", InvalidValueError, r"must not be in memory"),
+        ("sqlite:///file:x?mode=memory&uri=true", InvalidValueError, r"must not be in memory"),
+        ("nothing", InvalidValueError, r"'storage' is not a URL of a database.*Write postgresql://"),
+        ("cobol://me:hunter2@host/runs", InvalidValueError, r"is not a URL of a database"),
+        ("postgresql://me:hunter2@host:x/runs", InvalidValueError, r"is not a URL of a database"),
+        (
+            "mssql+pymssql://me:hunter2@host/runs",
+            InvalidValueError,
+            r"driver that is not installed \(pymssql\)",
+        ),
+    ],
+)
+def test_what_waiting_does_not_mend_is_said_at_once(
+    tmp_path: Path, url: str, error: type[Exception], words: str
+) -> None:
+    (tmp_path / "text.sqlite3").write_text("no tables in here, but enough text\n" * 30, encoding="utf-8")
+    foreign = sqlite3.connect(tmp_path / "foreign.sqlite3")
+    foreign.execute(
+        "CREATE TABLE version_info (version_info_id INTEGER, schema_version INTEGER, library_version TEXT)"
+    )
+    foreign.execute("INSERT INTO version_info VALUES (1, 3, '0.1')")
+    foreign.commit()
+    foreign.close()
     heard: list[str] = []
+    with pytest.raises(error, match=words) as caught:
+        RunQueue(url.format(folder=tmp_path), "study", progress=lambda *said: heard.append(said[-1]))
+    assert heard == []
+    assert "hunter2" not in str(caught.value)
 
-    def listen(stage: str, done: float, total: float, note: str = "") -> None:
-        heard.append(note)
 
-    with pytest.raises(StudyError, match="did not answer"):
-        RunQueue(f"sqlite:///{tmp_path / 'no-such-folder' / 'storage.sqlite3'}", "study", progress=listen)
+def test_a_server_that_stays_away_is_one_error() -> None:
+    pytest.importorskip("psycopg")
+    with socket.socket() as unused:  # bound, and never listened to: nothing answers there
+        unused.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:hunter2@127.0.0.1:{unused.getsockname()[1]}/runs"
+        heard: list[str] = []
+        with pytest.raises(
+            StudyError, match=r"did not answer for 0 seconds.*Check the storage URL"
+        ) as caught:
+            RunQueue(url, "study", progress=lambda *said: heard.append(said[-1]), connect_seconds=0.2)
     assert "no answer" in heard[0]
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -21,7 +22,6 @@ from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run
 from proxy_runs.engine.stack import Stack
-from proxy_runs.sweep import storage as storage_module
 from proxy_runs.sweep.pool import run_pool
 from proxy_runs.sweep.queue import QueueCounts, RunQueue
 from proxy_runs.sweep.worker import Worker
@@ -204,8 +204,8 @@ def test_a_full_disk_under_the_checkpoints(
 
 
 @pytest.mark.filterwarnings("ignore:Exception during reset")
-def test_a_full_disk_under_the_storage_is_waited_for(
-    workspace: Workspace, queue: RunQueue, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_under_the_storage_is_said_at_once(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig
 ) -> None:
     pages = sqlite3.connect(workspace.storage_url.removeprefix("sqlite:///"))
     (full,) = pages.execute("PRAGMA page_count").fetchone()
@@ -215,16 +215,15 @@ def test_a_full_disk_under_the_storage_is_waited_for(
     def limit(connection: sqlite3.Connection, record: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {full}")
 
-    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 1.0)
     heard: list[str] = []
     try:
         crowded = RunQueue(workspace.storage_url, "study", progress=lambda *words: heard.append(words[-1]))
         more = [("simplex", tiny_fork(trunk, maths=0.5, steps=5, seed=seed)) for seed in range(3, 30)]
-        with pytest.raises(StudyError, match=r"disk is full.*Nothing that was recorded is lost"):
+        with pytest.raises(StudyError, match=r"disk is full\. Free space"):
             crowded.enqueue(more)
     finally:
         sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
-    assert "trying again" in heard[0]
+    assert heard == []
     assert [result["row"]["run_id"] for result in queue.results()] == [trunk.run_id]
     queue.enqueue(more)
     assert queue.counts().waiting == 2 + len(more)
@@ -239,6 +238,30 @@ def test_a_study_that_cannot_be_written_is_refused_at_once(
     with pytest.raises(StudyError, match=r"readonly database\. Give write access"):
         read_only.claim(1, lambda config: True)
     assert_only_the_trunk_is_recorded(queue, trunk)
+
+
+def test_workers_import_nothing_from_the_current_folder_and_show_no_password(
+    workspace: Workspace, queue: RunQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, marker = tmp_path / "data", tmp_path / "was-imported"
+    folder.mkdir()
+    for name in ("queue", "random", "signal", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    commands: set[str] = set()
+
+    def listen(progress: object) -> None:
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                text = command.read_text(encoding="utf-8", errors="replace")
+                if "proxy_runs.sweep.worker" in text and str(workspace.checkpoints) in text:
+                    commands.add(text)
+
+    run_pool(workspace, workers=1, log_dir=tmp_path / "logs", listen=listen)
+    assert queue.counts().waiting == 0
+    assert not marker.exists()
+    assert commands
+    assert not any("sqlite" in text for text in commands)
 
 
 def test_a_slot_that_gets_free_takes_the_next_run_from_the_queue(

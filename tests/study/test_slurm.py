@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -41,3 +42,17 @@ def test_a_gpu_is_asked_for_and_a_file_is_no_storage_of_many_machines(tmp_path: 
     assert "#SBATCH --gpus-per-task=1" in slurm_script(study, tasks=1, workers=1, time_limit="1:00:00")
     with pytest.raises(InvalidValueError, match=r"storage.*postgresql://"):
         slurm_script(study_with(tmp_path / "file"), tasks=1, workers=1, time_limit="1:00:00")
+
+
+def test_folders_of_any_name_are_quoted_and_a_time_limit_is_a_time(tmp_path: Path) -> None:
+    storage = "postgresql://me@server/runs"
+    odd = study_with(tmp_path / """a "b" $(touch x) 'c' 50%""", storage=storage)
+    text = slurm_script(odd, tasks=1, workers=1, time_limit="1-00:00:00")
+    (line,) = (line for line in text.splitlines() if "--output" in line)
+    (option,) = shlex.split(line.removeprefix("#SBATCH"))
+    assert option == f"--output={odd.log_dir.resolve()}/slurm-%A_%a.log".replace("50%", "50%%")
+    for wrong in ("1:00:00\nrm -r x", "soon", "1 00"):
+        with pytest.raises(InvalidValueError, match=r"'time-limit' must be a time.*HH:MM:SS"):
+            slurm_script(odd, tasks=1, workers=1, time_limit=wrong)
+    with pytest.raises(InvalidValueError, match="line break"):
+        slurm_script(study_with(tmp_path / "a\nb", storage=storage), tasks=1, workers=1, time_limit="1:00")

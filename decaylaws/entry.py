@@ -1,0 +1,41 @@
+"""The command ``decaylaws``: told to stop, it says so in one sentence, from its first second on.
+
+Its own imports take seconds, so they stand inside :func:`main`, behind the handlers of signals.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from decaylaws.io.signals import STOP_SIGNALS
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGINT, _leave_at_once)
+    for each in STOP_SIGNALS:
+        if signal.getsignal(each) == signal.SIG_DFL:  # nohup ignores SIGHUP, and that must stay so
+            signal.signal(each, _leave_at_once)
+
+    from decaylaws.cli import main as run_command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in STOP_SIGNALS:
+        if signal.getsignal(each) == _leave_at_once:
+            signal.signal(each, _stop)
+    run_command()
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """Nothing has begun: an exception would only end in a traceback out of the middle of an import."""
+    sys.stderr.write("decaylaws: Interrupted before anything was begun.\n")
+    sys.stderr.flush()
+    os._exit(128 + number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Unwind as Ctrl-C does, so that workers save what they have and give their runs back."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,63 @@
+"""Told to stop, a command says so in one sentence, while it imports and while it works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+WAITS = """
+import sys, time
+from decaylaws import cli, entry
+def verb():
+    print("begun", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        print("workers saved", flush=True)
+cli.app = verb
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGTERM, "Stopped by SIGTERM"), (signal.SIGHUP, "Stopped by SIGHUP")]
+)
+def test_a_signal_ends_a_verb_as_ctrl_c_does(number: signal.Signals, words: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert out == "workers saved\n"
+    assert error == f"decaylaws: {words}. Nothing finished is lost; the same command goes on where it was.\n"
+    assert process.returncode == 128 + number
+
+
+def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    # a module that the command line imports, and that takes its time
+    (tmp_path / "typer.py").write_text(
+        f"import time\nopen({str(reached)!r}, 'w').close()\ntime.sleep(60)\n", encoding="utf-8"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from decaylaws.entry import main; main()"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not reached.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (out, error) == ("", "decaylaws: Interrupted before anything was begun.\n")
+    assert process.returncode == 130
