@@ -38,10 +38,10 @@ from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.noise import seed_noise
 from decaylaws.runs.table import LOSS, START_LOSS, fit_ready
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.study import Study
-from decaylaws.study.evidence import seed_noise
 from decaylaws.study.sweep import decays
 
 TRUNK_TOKENS, LATER_TOKENS = 1_310_720, 1_638_400

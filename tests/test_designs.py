@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from decaylaws.designs.optimal import Noise
 from decaylaws.designs.planner import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
 from decaylaws.errors import InvalidValueError
+from decaylaws.runs.noise import Noise
 from decaylaws.runs.table import RUN_COLUMNS, write_table
 from decaylaws.settings.study import StudySettings, parse_settings
 from decaylaws.study import Study
@@ -172,7 +172,9 @@ def test_a_plan_says_what_it_can_detect_before_it_runs(tmp_path: Path, settings:
     assert effect == pytest.approx(Noise(1.0, settings.design.num_replicates - 1).detectable_effect())
     column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}
     constant = dict.fromkeys(RUN_COLUMNS, 1) | {"kind": "decay", "role": "replicate", "reached_target": True}
-    rows = pd.DataFrame([constant] * 3).assign(run_id=["a", "b", "c"], **column, **{"mix:code": 1.0})
+    rows = pd.DataFrame([constant] * 3).assign(
+        run_id=["a", "b", "c"], seed=[1, 2, 3], **column, **{"mix:code": 1.0}
+    )
     write_table(rows, study.runs_file)
     measured, unit = detectable_effect(study)
     assert unit == "nats per token"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.designs.optimal import DesignProblem, Noise, choose_runs, next_run
+from decaylaws.designs.optimal import DesignProblem, choose_runs, next_run
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.laws.mixing import InverseSum, LightGBMRegression
 from decaylaws.mixtures import MixtureSpace, SourceLimits
@@ -94,53 +94,3 @@ def test_designs_are_read_from_a_fitted_law() -> None:
         DesignProblem.from_law(trees, candidates, goals, costs=1.0)
     with pytest.raises(InvalidValueError, match="'costs' must be positive"):
         DesignProblem.from_law(law, candidates, goals, costs=0.0)
-
-
-def replicates(sd: float, num_designs: int, seeds: int) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "non_embedding_params": 10,
-            "start_tokens": 0,
-            "decay_tokens": 5,
-            "start_lr": 1e-3,
-            "end_lr": 0.0,
-            "decay_shape": "linear",
-            "batch_tokens": 1,
-            "seed": seed,
-            "mix:web": design / num_designs,
-            "mix:code": 1 - design / num_designs,
-            "loss:web": 3 + design + sd * rng.standard_normal(),
-        }
-        for design in range(num_designs)
-        for seed in range(seeds)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_noise_is_pooled_over_seed_replicates() -> None:
-    noise = Noise.from_replicates(replicates(0.02, 40, 4), {"web": 1.0})
-    assert noise.degrees == 120
-    assert noise.sd == pytest.approx(0.02, rel=0.15)
-    with pytest.raises(InvalidValueError, match="must hold seed replicates"):
-        Noise.from_replicates(replicates(0.02, 5, 1), {"web": 1.0})
-
-
-def test_the_detectable_effect_is_found_at_the_rate_promised() -> None:
-    noise = Noise(sd=0.01, degrees=6)
-    effect = noise.detectable_effect(3, 3)
-    rng, found = np.random.default_rng(1), 0
-    for _ in range(4000):
-        spread = 0.01 * np.sqrt(rng.chisquare(6) / 6)
-        gap = effect + 0.01 * np.sqrt(2 / 3) * rng.standard_normal()
-        found += gap / (spread * np.sqrt(2 / 3)) > 2.4469  # two-sided 5 % point of t with 6 degrees
-    assert found / 4000 == pytest.approx(0.8, abs=0.03)
-
-
-def test_more_seeds_detect_less() -> None:
-    noise = Noise(sd=0.01, degrees=4)
-    assert noise.detectable_effect(4, 4) == pytest.approx(0.5 * noise.detectable_effect(1, 1))
-    with pytest.raises(InvalidValueError, match="at least 1"):
-        noise.detectable_effect(0, 1)
-    with pytest.raises(InvalidValueError, match="between 0 and 1"):
-        noise.detectable_effect(power=1.0)

@@ -75,6 +75,38 @@ def test_pairs_within_the_noise_do_not_count() -> None:
     assert told_apart.decision_accuracy.value > all_pairs.decision_accuracy.value
 
 
+def test_a_ranking_that_lengths_alone_hold_is_not_called_one() -> None:
+    """Eight mixtures, each with a length of its own; what the mixture does is reversed between the two sizes."""
+
+    def row(size: float, k: int, role: str, effect: float) -> dict[str, object]:
+        share = 0.55 if role == "control" else k / 10
+        return {
+            "run_id": f"{size}-{k}-{role}", "role": role, "non_embedding_params": size, "decay_tokens": 2**k,
+            "mix:web": share, "mix:code": 1 - share, "loss:web": 4 - 0.3 * k + effect, "loss:code": 3 - 0.3 * k,
+        }  # fmt: skip
+
+    effects = 0.01 * np.array([1, 2, 3, 4, -4, -3, -2, -1])
+    mixed = [
+        row(size, k, "simplex", sign * effects[k]) for size, sign in ((1e6, 1), (6e7, -1)) for k in range(8)
+    ]
+    with pytest.raises(InvalidValueError, match="each beside another one of its plan"):
+        rank_stability(pd.DataFrame(mixed), WEIGHTS)
+    controls = [row(size, k, "control", 0.0) for size in (1e6, 6e7) for k in range(8)]
+    (pair,) = rank_stability(pd.DataFrame(mixed + controls), WEIGHTS)
+    assert "the ranking of mixtures does not hold" in pair.verdict
+    assert pair.spearman.value == pair.kendall.value == pytest.approx(-1.0)
+    assert (pair.num_mixtures, pair.num_plans) == (9, 8)
+
+
+def test_weights_times_any_number_tell_the_same_pairs_apart() -> None:
+    table = runs(0.3, seed=2)
+    found = [rank_stability(table, dict.fromkeys(WEIGHTS, each), noise_sd=0.02) for each in (0.5, 1.0, 10.0)]
+    assert len({pair.verdict for (pair,) in found}) == 1
+    assert len({pair.decision_accuracy for (pair,) in found}) == 1
+    (all_pairs,) = rank_stability(table, WEIGHTS)
+    assert found[0][0].decision_accuracy.value > all_pairs.decision_accuracy.value
+
+
 def test_data_and_plot(tmp_path: Path) -> None:
     pairs = rank_stability(runs(0.2), WEIGHTS, num_draws=50)
     data = stability_data(pairs)

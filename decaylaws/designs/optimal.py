@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import nct, t
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.parametric import FormulaModel
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.table import LOSS, MIX, names_with, values_by
+from decaylaws.runs.noise import Noise
 
 Criterion = Literal["V", "D"]
 
@@ -235,73 +233,3 @@ def _criterion_value(problem: DesignProblem, covariance: Array, criterion: Crite
 def _goal_sd(problem: DesignProblem, covariance: Array) -> float:
     variance = np.einsum("tgp,tpq,tgq->tg", problem.goals, covariance, problem.goals)
     return math.sqrt(float(np.mean(variance)))
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Seed noise of one run.
-
-    Attributes:
-        sd: standard deviation of the objective between seeds, in the objective's units.
-        degrees: degrees of freedom that it rests on.
-    """
-
-    sd: float
-    degrees: int
-
-    @classmethod
-    def from_replicates(cls, runs: pd.DataFrame, weights: dict[str, float]) -> Noise:
-        """Pooled standard deviation of runs that differ only in their seed.
-
-        Args:
-            runs: a runs table.
-            weights: objective: weight of each domain's loss.
-
-        Raises:
-            InvalidValueError: no two runs share everything but the seed.
-        """
-        same = ["non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "decay_shape"]
-        keys = [*same, "batch_tokens", *(MIX + source for source in names_with(runs, MIX))]
-        objective = values_by(runs, LOSS, list(weights)) @ np.array(list(weights.values()))
-        groups = runs[keys].astype(str).agg("|".join, axis=1).to_numpy()
-        residuals, degrees = 0.0, 0
-        for key in np.unique(groups):
-            values = objective[(groups == key) & np.isfinite(objective)]
-            if len(values) > 1:
-                residuals += float(np.sum((values - values.mean()) ** 2))
-                degrees += len(values) - 1
-        if degrees == 0:
-            raise InvalidValueError(
-                "runs", len(runs), "must hold seed replicates", "Run one design under two seeds."
-            )
-        return cls(math.sqrt(residuals / degrees), degrees)
-
-    def detectable_effect(
-        self, runs_a: int = 1, runs_b: int = 1, *, level: float = 0.05, power: float = 0.8
-    ) -> float:
-        """Smallest true difference between two recipes that a two-sided t-test finds with ``power``.
-
-        Args:
-            runs_a: seeds of the first recipe.
-            runs_b: seeds of the second.
-            level: rate of false alarms.
-            power: chance to find the effect if it is there.
-        """
-        for name, value in (("level", level), ("power", power)):
-            if not 0 < value < 1:
-                raise InvalidValueError(name, value, "must lie between 0 and 1")
-        if min(runs_a, runs_b) < 1:
-            raise InvalidValueError("runs", min(runs_a, runs_b), "must be at least 1 for each recipe")
-        threshold = float(t.ppf(1 - level / 2, self.degrees))
-        low, high = 0.0, 1.0
-        while _power(high, threshold, self.degrees) < power:
-            high *= 2.0
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            low, high = (low, middle) if _power(middle, threshold, self.degrees) >= power else (middle, high)
-        return high * self.sd * math.sqrt(1 / runs_a + 1 / runs_b)
-
-
-def _power(shift: float, threshold: float, degrees: int) -> float:
-    """Chance that a t statistic with true ``shift`` passes the threshold, in units of its standard error."""
-    return float(nct.sf(threshold, degrees, shift))

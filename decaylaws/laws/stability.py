@@ -1,7 +1,8 @@
 """Does the ranking of mixtures hold from small runs to large ones?
 
 Computed from any runs table: runs are grouped into scales by one column (size or decay tokens), mixtures that
-stand at two scales are compared, and every figure has an interval from resampling the mixtures.
+stand at two scales are compared, and every figure has an interval from resampling the mixtures. Mixtures are ranked
+inside plans (length, LR, shape, batch size): a longer decay is better at every scale, which says nothing of mixtures.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array
-from decaylaws.runs.table import LOSS, MIX, names_with, values_by
+from decaylaws.runs.noise import told_apart
+from decaylaws.runs.objective import objective_values
+from decaylaws.runs.table import MIX, names_with, values_by
 
 MIN_MIXTURES = 5
 
@@ -42,7 +46,8 @@ class ScalePair:
     Attributes:
         small: value of the scale column of the smaller runs.
         large: of the larger runs.
-        num_mixtures: mixtures that were run at both.
+        num_mixtures: mixtures that were run at both, beside another one of the same plan.
+        num_plans: plans under which they were run; figures are over all of them.
         spearman: rank correlation of the objective.
         kendall: Kendall's tau-b.
         decision_accuracy: share of pairs of mixtures that both scales order alike; pairs that the noise
@@ -54,6 +59,7 @@ class ScalePair:
     small: float
     large: float
     num_mixtures: int
+    num_plans: int
     spearman: Estimate
     kendall: Estimate
     decision_accuracy: Estimate
@@ -86,7 +92,7 @@ def rank_stability(
 
     Args:
         runs: a runs table whose losses exist (see ``fit_ready``).
-        weights: objective: weight of each domain's loss.
+        weights: objective: weight of each domain's loss, normalised to sum to one.
         by: column that holds the scale, such as ``non_embedding_params`` or ``decay_tokens``.
         noise_sd: standard deviation of the objective between seeds, in nats.
         level: of the intervals.
@@ -95,18 +101,23 @@ def rank_stability(
 
     Raises:
         SchemaError: a column is missing.
-        InvalidValueError: fewer than two scales, or fewer than five mixtures common to every pair of scales.
+        InvalidValueError: fewer than two scales, or fewer than five mixtures that were run under the plan of another
+            one at two scales.
     """
     table = _objective_table(runs, weights, by)
     scales = sorted(table["scale"].unique())
     if len(scales) < 2:
         raise InvalidValueError(by, scales, "must take at least two values", "Add runs at another scale.")
-    found = [_common(table, small, large) for small, large in combinations(scales, 2)]
-    kept = [pair for pair in found if len(pair[2]) >= MIN_MIXTURES]
+    found = {pair: _common(table, *pair) for pair in combinations(scales, 2)}
+    kept = {pair: plans for pair, plans in found.items() if _num_mixtures(plans) >= MIN_MIXTURES}
     if not kept:
-        largest = max(len(pair[2]) for pair in found)
-        raise InvalidValueError("runs", largest, f"must share at least {MIN_MIXTURES} mixtures at two scales")
-    return [_compare(*pair, noise_sd, level, num_draws, seed) for pair in kept]
+        raise InvalidValueError(
+            "runs",
+            max(map(_num_mixtures, found.values())),
+            f"must share at least {MIN_MIXTURES} mixtures at two scales, each beside another one of its plan",
+            "Run mixtures under one length, LR, shape and batch size at both scales.",
+        )
+    return [_compare(*pair, plans, noise_sd, level, num_draws, seed) for pair, plans in kept.items()]
 
 
 def stability_data(pairs: Sequence[ScalePair]) -> pd.DataFrame:
@@ -147,75 +158,102 @@ def plot_stability(pairs: Sequence[ScalePair], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+PLAN = ("decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens")
+"""Columns in which runs of one plan agree at every size; those that a table does not hold are not compared."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Mixtures that were run under one plan at both scales.
+
+    Attributes:
+        shares: their shares ``[k, m]``.
+        small: objective at the smaller scale ``[k]``, nats per token.
+        large: the same at the larger one.
+    """
+
+    shares: Array
+    small: Array
+    large: Array
+
+    def take(self, rows: NDArray[np.int64]) -> _Plan:
+        return _Plan(self.shares[rows], self.small[rows], self.large[rows])
+
+
 def _objective_table(runs: pd.DataFrame, weights: Mapping[str, float], by: str) -> pd.DataFrame:
-    """Mean objective of each mixture at each scale: columns ``scale``, ``key``, ``objective``, ``shares``."""
+    """Mean objective over seeds of each mixture, plan and scale: ``scale``, ``plan``, ``key``, ``objective``."""
     if by not in runs.columns:
         raise SchemaError("runs table", missing=[by])
-    sources = names_with(runs, MIX)
-    shares = values_by(runs, MIX, sources)
-    objective = values_by(runs, LOSS, list(weights)) @ np.array(list(weights.values()))
+    shares = values_by(runs, MIX, names_with(runs, MIX))
+    objective = objective_values(runs, weights)
     if not np.isfinite(objective).all():
         row = int(np.argmax(~np.isfinite(objective)))
         raise InvalidValueError(
             "runs", str(runs["run_id"].iloc[row]), "must have every loss of the objective", "Use fit_ready."
         )
     table = pd.DataFrame({"scale": runs[by].to_numpy(dtype=float), "objective": objective})
+    plan = [name for name in PLAN if name in runs.columns and name != by]
+    table["plan"] = list(map(tuple, runs[plan].astype(str).to_numpy()))
     table["key"] = [tuple(row) for row in np.round(shares, 6)]
-    return table.groupby(["scale", "key"])["objective"].mean().reset_index()
+    return table.groupby(["scale", "plan", "key"])["objective"].mean().reset_index()
 
 
-def _common(table: pd.DataFrame, small: float, large: float) -> tuple[float, float, Array, Array, Array]:
-    """Scales, shares [mixtures, sources] and objectives [mixtures] at both."""
-    left = table[table["scale"] == small].set_index("key")["objective"]
-    right = table[table["scale"] == large].set_index("key")["objective"]
-    keys = [key for key in left.index if key in right.index]
-    return small, large, np.array(keys), left[keys].to_numpy(dtype=float), right[keys].to_numpy(dtype=float)
+def _common(table: pd.DataFrame, small: float, large: float) -> list[_Plan]:
+    """The plans under which two mixtures or more were run at both scales."""
+    left, right = (table[table["scale"] == scale].drop(columns="scale") for scale in (small, large))
+    both = left.merge(right, on=["plan", "key"], suffixes=("_small", "_large"))
+    return [
+        _Plan(np.array(list(rows["key"])), *rows[["objective_small", "objective_large"]].to_numpy().T)
+        for _, rows in both.groupby("plan")
+        if len(rows) > 1
+    ]
 
 
 def _compare(
-    small: float,
-    large: float,
-    shares: Array,
-    a: Array,
-    b: Array,
-    noise_sd: float,
-    level: float,
-    draws: int,
-    seed: int,
+    small: float, large: float, plans: list[_Plan], noise_sd: float, level: float, draws: int, seed: int
 ) -> ScalePair:
-    rng, count = np.random.default_rng(seed), len(a)
-    whole = _figures(shares, a, b, noise_sd)
-    samples = []
+    rng = np.random.default_rng(seed)
+    whole, samples = _figures(plans, noise_sd), []
     for _ in range(draws):
-        index = rng.integers(count, size=count)
-        if len(np.unique(index)) >= 3:
-            samples.append(_figures(shares[index], a[index], b[index], noise_sd))
+        drawn = [rng.integers(len(plan.small), size=len(plan.small)) for plan in plans]
+        if sum(len(np.unique(rows)) for rows in drawn) >= 3:
+            samples.append(_figures([plan.take(rows) for plan, rows in zip(plans, drawn)], noise_sd))
     low, high = np.nanquantile(np.array(samples), [(1 - level) / 2, (1 + level) / 2], axis=0)
     figures = [Estimate(float(v), float(lo), float(hi)) for v, lo, hi in zip(whole, low, high)]
-    return ScalePair(small, large, count, *figures)
+    return ScalePair(small, large, _num_mixtures(plans), len(plans), *figures)
 
 
-def _figures(shares: Array, a: Array, b: Array, noise_sd: float) -> Array:
-    """Spearman, Kendall, decision accuracy, argmin drift, regret."""
-    first, second = np.triu_indices(len(a), k=1)
-    small_gaps, large_gaps = a[first] - a[second], b[first] - b[second]
-    chosen, best = int(np.argmin(a)), int(np.argmin(b))
-    drift = 0.5 * float(np.abs(shares[chosen] - shares[best]).sum())
+def _num_mixtures(plans: Sequence[_Plan]) -> int:
+    return len({tuple(row) for plan in plans for row in plan.shares})
+
+
+def _figures(plans: Sequence[_Plan], noise_sd: float) -> Array:
+    """Spearman, Kendall, decision accuracy, argmin drift, regret, from comparisons inside plans alone."""
+    gaps, ranks, drifts, regrets = [], [], [], []
+    for plan in plans:
+        a, b = plan.small, plan.large
+        first, second = np.triu_indices(len(a), k=1)
+        gaps.append(np.column_stack([a[first] - a[second], b[first] - b[second]]))
+        ranks.append(np.column_stack([rankdata(a), rankdata(b)]) - (len(a) + 1) / 2)
+        chosen, best = int(np.argmin(a)), int(np.argmin(b))
+        drifts.append(0.5 * float(np.abs(plan.shares[chosen] - plan.shares[best]).sum()))
+        regrets.append(float(b[chosen] - b[best]))
+    pairs, centred, sizes = np.vstack(gaps), np.vstack(ranks), [len(plan.small) for plan in plans]
     return np.array(
         [
-            _pearson(rankdata(a), rankdata(b)),
-            _kendall(np.sign(small_gaps), np.sign(large_gaps)),
-            _decision_accuracy(small_gaps, large_gaps, noise_sd),
-            drift,
-            float(b[chosen] - b[best]),
+            _correlation(centred[:, 0], centred[:, 1]),
+            _kendall(np.sign(pairs[:, 0]), np.sign(pairs[:, 1])),
+            _decision_accuracy(pairs[:, 0], pairs[:, 1], noise_sd),
+            float(np.average(drifts, weights=sizes)),
+            float(np.average(regrets, weights=sizes)),
         ]
     )
 
 
-def _pearson(a: Array, b: Array) -> float:
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
+def _correlation(a: Array, b: Array) -> float:
+    """Correlation of ranks that are centred in their plan: Spearman's where there is one plan."""
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 0 else math.nan
 
 
 def _kendall(small_signs: Array, large_signs: Array) -> float:
@@ -226,7 +264,7 @@ def _kendall(small_signs: Array, large_signs: Array) -> float:
 
 def _decision_accuracy(small_gaps: Array, large_gaps: Array, noise_sd: float) -> float:
     """Share of the pairs that the noise lets tell apart at the large scale and that both order alike."""
-    told_apart = (np.abs(large_gaps) > 2.0 * math.sqrt(2.0) * noise_sd) & (large_gaps != 0)
-    if not told_apart.any():
+    counted = told_apart(large_gaps, noise_sd)
+    if not counted.any():
         return math.nan
-    return float(np.mean(np.sign(small_gaps[told_apart]) == np.sign(large_gaps[told_apart])))
+    return float(np.mean(np.sign(small_gaps[counted]) == np.sign(large_gaps[counted])))

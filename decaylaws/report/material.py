@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from decaylaws.evaluation import Evaluation, read_evaluation
@@ -15,6 +14,8 @@ from decaylaws.evaluation.records import FILE_NAME as EVALUATION_NAME
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Guard, Recipe
+from decaylaws.runs.noise import Noise
+from decaylaws.runs.objective import normalised
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import decay_target, load_recipe
@@ -54,8 +55,7 @@ class Material:
     @cached_property
     def weights(self) -> dict[str, float]:
         """Weights of the objective by domain, summing to one."""
-        weights = self.study.settings.objective_weights
-        return {domain: weight / sum(weights.values()) for domain, weight in weights.items()}
+        return normalised(self.study.settings.objective_weights)
 
     @cached_property
     def fit(self) -> Fit:
@@ -112,14 +112,14 @@ class Material:
         return confirm.candidate_mixtures(self.study, self.recipe, self.runs)
 
     @cached_property
-    def noise_sd(self) -> float:
-        """Standard deviation of the objective between seeds, nats per token; NaN where no two replicates finished."""
-        return confirm.noise_sd(self.study, self.runs)
+    def noise(self) -> Mapping[str, Noise | None]:
+        """Seed noise of the objective by scale; None where no plan finished under two seeds."""
+        return {scale: confirm.noise_at(self.study, scale, self.runs) for scale in confirm.SCALES}
 
-    @property
-    def told_apart(self) -> float:
-        """Nats by which two single runs must differ to be told apart; 0 where the noise of seeds was not measured."""
-        return 0.0 if np.isnan(self.noise_sd) else float(confirm.TOLD_APART * self.noise_sd)
+    def noise_sd(self, scale: str) -> float:
+        """Standard deviation of the objective between seeds at a scale, nats per token; NaN where not measured."""
+        noise = self.noise[scale]
+        return float("nan") if noise is None else noise.sd
 
     @cached_property
     def _fit_and_law(self) -> tuple[Fit, DecayLaw]:

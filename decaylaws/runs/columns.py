@@ -81,8 +81,3 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
             for name, share in config.mixture.weights.items()
         }
     return row
-
-
-def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """Weighted mean of the final losses (nats per token) in a row of the runs table."""
-    return sum(weight * row[LOSS + domain] for domain, weight in weights.items()) / sum(weights.values())

@@ -51,7 +51,6 @@ from decaylaws.runs.columns import (
     RUN_COLUMNS,
     START_LOSS,
     config_row,
-    objective_value,
 )
 
 __all__ = [
@@ -71,7 +70,6 @@ __all__ = [
     "curves_table",
     "fit_ready",
     "names_with",
-    "objective_value",
     "read_curves",
     "read_runs",
     "runs_table",

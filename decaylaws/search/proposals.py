@@ -31,7 +31,7 @@ from decaylaws.designs.planner import PlannedRun, Planner
 from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.table import objective_value
+from decaylaws.runs.objective import objective_value
 from decaylaws.search.quiet import quiet_optuna
 from decaylaws.settings.study import SamplerSettings
 

@@ -34,6 +34,7 @@ from decaylaws.laws.mixing import (
 )
 from decaylaws.laws.mixing.parametric import FormulaRegression
 from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.explore import search_mixture
 from decaylaws.search.optimise import minimise_mixture
@@ -121,7 +122,7 @@ def recommend_mixture(
     """
     fitted = (_named(law) if isinstance(law, str) else law).fit(shares, losses)
     space = _within_runs(shares, space)
-    weighted = _Weighted(fitted, space, _normalised(weights))
+    weighted = _Weighted(fitted, space, normalised(weights))
     how = _method(fitted, method)
     chosen = _optimum(weighted, how, decay_tokens, trials, seed)
     against = {
@@ -227,13 +228,6 @@ class _Drawn:
         spread = float(np.std(gains, ddof=1)) if len(gains) > 1 else np.inf
         half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * spread
         return Rival(name, mixture, float(self.values[at]), Estimate(gain, gain - half, gain + half))
-
-
-def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    total = float(sum(weights.values()))
-    if not (total > 0 and np.isfinite(total) and min(weights.values()) >= 0):
-        raise InvalidValueError("weights", dict(weights), "must not be negative, and one must be positive")
-    return {name: weight / total for name, weight in weights.items()}
 
 
 def _within_runs(shares: pd.DataFrame, space: MixtureSpace) -> MixtureSpace:

@@ -20,13 +20,14 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.table import LOSS, MIX, values_by
+from decaylaws.runs.noise import Noise, matched_control, told_apart
+from decaylaws.runs.objective import objective_value, objective_values
+from decaylaws.runs.table import LOSS, MIX, READ_OUT
 from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays, planned_rows
 
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
 SCALES = ("proxy", "target")
-TOLD_APART = 2 * np.sqrt(2)  # standard deviations between seeds by which two single runs must differ, at 95 %
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def confirmation_table(study: Study) -> pd.DataFrame:
         row = {name: entry[name] for name in ("scale", "candidate", "run_id")}
         row |= {"predicted": expected["mean"], "lower": expected["lower"], "upper": expected["upper"]}
         row["observed"] = (
-            weighted(runs.loc[[entry["run_id"]]], weights)[0] if entry["run_id"] in runs.index else np.nan
+            objective_value(runs.loc[entry["run_id"]], weights) if entry["run_id"] in runs.index else np.nan
         )
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -168,15 +169,17 @@ def domain_table(study: Study) -> pd.DataFrame:
 def verdict(study: Study) -> tuple[str, ...]:
     """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
     table, domains = confirmation_table(study), domain_table(study)
-    noise = noise_sd(study, study.runs())
+    runs = study.runs()
     lines = [
-        line for scale, rows in table.groupby("scale", sort=False) for line in _verdict(scale, rows, noise)
+        line
+        for scale, rows in table.groupby("scale", sort=False)
+        for line in _verdict(scale, rows, noise_at(study, scale, runs))
     ]
     held = 100 * domains["inside"].mean()
     return (*lines, f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
 
 
-def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
+def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
     kept = rows[rows["guards_hold"]].sort_values("observed")
     broken = rows[~rows["guards_hold"]]
     if kept.empty:
@@ -200,25 +203,39 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: float) -> list[str]:
     return lines
 
 
-def seeds_explain(margin: float, noise: float) -> str:
-    """Whether two runs may differ by ``margin`` nats for their seeds alone, whose standard deviation is ``noise``."""
-    if np.isnan(noise):
-        return "no two replicates finished that would say whether seeds alone explain that"
-    by_chance = "could" if margin < TOLD_APART * noise else "do not"
-    return f"seeds alone {by_chance} explain that (standard deviation {noise:.4f})"
+def seeds_explain(margin: float, noise: Noise | None) -> str:
+    """Whether two runs may differ by ``margin`` nats for their seeds alone, and which runs measured their noise."""
+    if noise is None:
+        return "no plan finished under two seeds, so nothing says whether seeds alone explain that"
+    by_chance = "do not" if told_apart(margin, noise.sd) else "could"
+    return f"seeds alone {by_chance} explain that ({noise_words(noise)})"
 
 
-def noise_sd(study: Study, runs: pd.DataFrame) -> float:
-    """Standard deviation of the objective over the seed replicates that finished, nats per token; NaN below two."""
-    objectives = weighted(runs[runs["role"] == "replicate"], study.settings.objective_weights)
-    finished = objectives[np.isfinite(objectives)]
-    return float(np.std(finished, ddof=1)) if len(finished) > 1 else float("nan")
+def noise_words(noise: Noise) -> str:
+    """The noise with the runs that measured it, as it stands in a sentence."""
+    at = f" at {' and '.join(f'{size:,}' for size in noise.sizes)} parameters" if noise.sizes else ""
+    return (
+        f"standard deviation between seeds {noise.sd:.4f}, measured{at} with {noise.degrees} "
+        f"degree{'s' if noise.degrees > 1 else ''} of freedom"
+    )
 
 
-def weighted(runs: pd.DataFrame, weights: Mapping[str, float]) -> np.ndarray:
-    """Weighted mean of the final losses of every run, [runs]."""
-    shares = np.array(list(weights.values())) / sum(weights.values())
-    return values_by(runs, LOSS, list(weights)) @ shares
+def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
+    """Seed noise of the objective at a scale, from runs that differ in their seed alone.
+
+    Args:
+        study: the study.
+        scale: ``proxy`` or ``target``. Where that size has no replicates the noise of the others is taken, and the
+            answer's ``sizes`` say so.
+        runs: the runs table.
+
+    Returns:
+        None where no plan was run under two seeds.
+    """
+    shape = study.settings.proxy if scale == "proxy" else study.settings.target.shape
+    repeated = runs[(runs["kind"] == "decay") & (runs["role"] != READ_OUT)]
+    params = study.planner().shape(shape).non_embedding_params
+    return Noise.at_size(repeated, study.settings.objective_weights, params)
 
 
 def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
@@ -273,21 +290,17 @@ def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mi
     if tried.empty:
         raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
     kept = tried[sweep_guards_hold(study, tried)]
-    best = kept.iloc[int(np.argmin(weighted(kept, study.settings.objective_weights)))]
+    best = kept.iloc[int(np.argmin(objective_values(kept, study.settings.objective_weights)))]
     return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
 
 
 def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
     """Whether each run of the sweep kept every guard against the control of its tokens, LR and batch, [runs]."""
     objective = study.settings.objective
-    columns, plan = (
-        [LOSS + domain for domain in objective.guard_domains],
-        ["decay_tokens", "start_lr", "batch_tokens"],
-    )
-    controls = tried[tried["role"] == "control"].set_index(plan)[columns]
-    matched = controls.reindex(pd.MultiIndex.from_frame(tried[plan])).to_numpy()
+    columns = [LOSS + domain for domain in objective.guard_domains]
     # a run without a matched control (the drop-and-hold run) can not be shown to keep a guard
-    return (tried[columns].to_numpy() - matched <= objective.guard_nats).all(axis=1)
+    changes = tried[columns].to_numpy() - matched_control(tried, columns).to_numpy()
+    return np.asarray((changes <= objective.guard_nats).all(axis=1))
 
 
 def _predictions(

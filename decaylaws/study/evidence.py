@@ -21,7 +21,8 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.choose import CANDIDATES
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.table import LOSS, MIX, fit_ready, names_with, values_by
+from decaylaws.runs.noise import matched_control, seed_noise
+from decaylaws.runs.table import LOSS, fit_ready, values_by
 from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
@@ -165,18 +166,18 @@ def guard_changes(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> 
         runs: the fitted rows.
         held_out: predictions of every run by fits that saw no run of its mixture.
     """
-    plan = ["start_run_id", "decay_tokens", "start_lr", "batch_tokens"]
-    controls = runs[runs["role"] == "control"].drop_duplicates(plan).reset_index(drop=True)
-    by_plan = pd.DataFrame(
+    columns = [LOSS + domain for domain in law.domains_]
+    expected = runs.assign(**dict(zip(columns, law.predict(runs).T)))
+    others = (runs["role"] != "control").to_numpy()
+    by_run = pd.DataFrame(
         {
-            **{name: np.repeat(controls[name].to_numpy(), len(law.domains_)) for name in plan},
-            "domain": np.tile(law.domains_, len(controls)),
-            "control_predicted": law.predict(controls).ravel(),
-            "control_observed": values_by(controls, LOSS, law.domains_).ravel(),
+            "run_id": np.repeat(runs["run_id"].to_numpy()[others], len(columns)),
+            "domain": np.tile(law.domains_, int(others.sum())),
+            "control_predicted": matched_control(expected, columns).to_numpy()[others].ravel(),
+            "control_observed": matched_control(runs, columns).to_numpy()[others].ravel(),
         }
-    )
-    others = runs.loc[runs["role"] != "control", ["run_id", *plan]]
-    matched = held_out.merge(others, on="run_id").merge(by_plan, on=[*plan, "domain"])
+    ).dropna()
+    matched = held_out.merge(by_run, on=["run_id", "domain"])
     return pd.DataFrame(
         {
             "run_id": matched["run_id"],
@@ -252,19 +253,6 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
         f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average: "
         "so few sizes hardly say how fast a larger model learns a new mixture. Its intervals allow for that."
     ]
-
-
-def seed_noise(runs: pd.DataFrame, domains: Sequence[str]) -> dict[str, float]:
-    """Standard deviation of the final loss over seeds by domain (nats), over replicated plans; NaN without any."""
-    plan = ["start_run_id", "decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens"]
-    shares = runs[[MIX + name for name in names_with(runs, MIX)]].round(9)
-    groups = runs.assign(**shares).groupby([*plan, *shares.columns])
-    degrees = groups.size() - 1
-    if degrees.sum() < 1:
-        return dict.fromkeys(domains, float("nan"))
-    variances = groups[[LOSS + name for name in domains]].var().fillna(0.0)
-    pooled = variances.mul(degrees, axis=0).sum() / degrees.sum()
-    return {name: float(np.sqrt(pooled[LOSS + name])) for name in domains}
 
 
 def _store(result: Fit) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
-from decaylaws.designs.optimal import Noise
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.noise import Noise
 from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
@@ -75,12 +75,9 @@ def detectable_effect(study: Study) -> tuple[float, str]:
         The difference, and its unit.
     """
     if study.runs_file.is_file():
-        runs = decays(study.runs())
-        replicates = runs[runs["role"] == "replicate"]
-        weights = study.settings.objective_weights
-        scaled = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         try:
-            return Noise.from_replicates(replicates, scaled).detectable_effect(), "nats per token"
+            noise = Noise.from_replicates(decays(study.runs()), study.settings.objective_weights)
+            return noise.detectable_effect(), "nats per token"
         except InvalidValueError:
             pass  # no two replicates have finished: what the design promises is all there is to say
     degrees = study.settings.design.num_replicates - 1

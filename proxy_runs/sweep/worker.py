@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import Any
 
 from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.runs.columns import LOSS, READ_OUT, objective_value
+from decaylaws.runs.columns import LOSS, READ_OUT
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.objective import objective_value
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult, train
 from proxy_runs.sweep.queue import Claim, RunQueue

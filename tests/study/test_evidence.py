@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.study.evidence import guard_changes, seed_noise, size_notes
+from decaylaws.runs.noise import seed_noise
+from decaylaws.study.evidence import guard_changes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",

@@ -6,20 +6,18 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
-from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Section, Standing, json_block, render
 from decaylaws.report.sections.certainty import observed_verdict
 from decaylaws.report.sections.question import lost
 from decaylaws.report.words import plain, when
-from decaylaws.runs.table import LOSS
+from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
-from decaylaws.study.confirm import noise_sd, seeds_explain
+from decaylaws.study.confirm import seeds_explain
 from decaylaws.study.directory import TEMPLATES
 from tests.study.tiny import decaylaws
 
@@ -87,28 +85,24 @@ def test_the_answer_and_whether_it_stands_come_before_the_contents() -> None:
 
 
 def test_a_rival_ahead_by_what_seeds_explain_leaves_the_question_open() -> None:
-    near, far = (lost(behind, ["best of sweep"], noise_sd=0.01) for behind in (0.02, 0.04))
+    near, far = (lost(behind, ["best of sweep"], Noise(0.01, 2, (50_000,))) for behind in (0.02, 0.04))
     assert (near.tone, far.tone) == ("open", "bad")
     assert "best of sweep did better by 0.0200 nats, which seeds alone could explain" in near.text
+    assert "measured at 50,000 parameters with 2 degrees of freedom" in near.text  # not at the target's size
     assert far.text.startswith("Do not launch it as it is")
-    assert lost(0.001, ["control"], noise_sd=float("nan")).tone == "bad"  # no noise was measured
+    assert lost(0.001, ["control"], None).tone == "bad"  # no noise was measured
 
 
-def test_seeds_that_diverged_do_not_measure_the_noise(tmp_path: Path) -> None:
-    study = Study.create(tmp_path, template="demo")
-    runs = pd.DataFrame({"role": ["replicate"] * 4, "loss": [1.0, 1.2, np.nan, np.inf]})
-    runs = runs.assign(**{LOSS + name: runs["loss"] for name in study.settings.objective_weights})
-    assert noise_sd(study, runs) == pytest.approx(np.std([1.0, 1.2], ddof=1))
-    assert np.isnan(noise_sd(study, runs[1:]))
-    assert "could explain" in seeds_explain(0.02, 0.01)
-    assert "do not explain" in seeds_explain(0.04, 0.01)
-    assert "no two replicates finished" in seeds_explain(0.04, float("nan"))
+def test_whether_seeds_explain_a_margin_is_said_with_the_runs_that_measured_them() -> None:
+    noise = Noise(0.01, 1, (50_000,))
+    assert "could explain" in seeds_explain(0.02, noise)
+    assert "do not explain" in seeds_explain(0.04, noise)
+    assert "0.0100, measured at 50,000 parameters with 1 degree of freedom" in seeds_explain(0.04, noise)
+    assert "no plan finished under two seeds" in seeds_explain(0.04, None)
 
 
 def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:
     assert observed_verdict(0.5, told_apart=0.0) == "beaten at the target's scale"
     assert observed_verdict(-0.5, told_apart=0.0) == "did better at the target's scale"
     assert observed_verdict(-0.01, told_apart=0.02) == "not to be told apart by one run"
-    unmeasured = Material(None, None, {})  # type: ignore[arg-type]
-    unmeasured.__dict__["noise_sd"] = float("nan")
-    assert unmeasured.told_apart == 0.0
+    assert least_gap(float("nan")) == 0.0

@@ -24,6 +24,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
 from decaylaws.report.material import Material
 from decaylaws.report.page import asset
+from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import load_recipe
@@ -109,7 +110,7 @@ def test_the_control_is_the_trunks_own_mixture(study: Study) -> None:
     runs = study.runs()
     controls = runs[runs["role"] == "control"]
     assert (controls["mix:web"] == 1.0).all()
-    best = pd.Series(confirm.weighted(runs, study.settings.objective.weights), index=runs["run_id"])
+    best = pd.Series(objective_values(runs, study.settings.objective.weights), index=runs["run_id"])
     assert best.notna().all()
 
 

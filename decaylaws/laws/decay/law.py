@@ -35,6 +35,7 @@ from decaylaws.laws.kit.draws import cluster_weights, draw_scale
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.kit.threads import one_blas_thread
+from decaylaws.runs.objective import normalised
 from decaylaws.runs.table import LOSS, MIX, names_with
 
 _FIRST_NOISE = (
@@ -172,12 +173,8 @@ class DecayLaw(DecaySlices):
             raise InvalidValueError(
                 "weights", unknown[0], f"must be one of the domains {', '.join(self.domains_)}"
             )
-        vector = np.array([float(weights.get(name, 0.0)) for name in self.domains_])
-        if not (np.isfinite(vector).all() and (vector >= 0).all() and vector.sum() > 0):
-            raise InvalidValueError(
-                "weights", dict(weights), "must not be negative, and one must be positive"
-            )
-        return vector / vector.sum()
+        shares = normalised(weights)
+        return np.array([shares.get(name, 0.0) for name in self.domains_])
 
     def loss(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
         """Losses ``[n, d]`` of ready inputs, at the fit or at one of ``draws_``: the search's inner loop."""

@@ -13,6 +13,8 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name, nats, span
+from decaylaws.runs.noise import least_gap
+from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
 from decaylaws.study import confirm
@@ -149,7 +151,7 @@ def _rival_verdict(
     if np.isfinite(observed["target"]):
         if not material.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"
-        return observed_verdict(observed["target"], material.told_apart)
+        return observed_verdict(observed["target"], least_gap(material.noise_sd("target")))
     if gain is None:
         return "not predicted, not run"
     return "beaten by the law" if gain["lower"] > 0 else "not enough evidence"
@@ -168,7 +170,7 @@ def _best_runs(material: Material) -> pd.DataFrame:
     tried = decays(material.runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     tried = tried.assign(
-        objective=confirm.weighted(tried, material.weights), kept=confirm.sweep_guards_hold(study, tried)
+        objective=objective_values(tried, material.weights), kept=confirm.sweep_guards_hold(study, tried)
     ).sort_values("objective")
     sources = list(study.settings.sources)
     return pd.DataFrame(

@@ -113,7 +113,7 @@ def schedule(material: Material) -> Section:
     lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
         "The schedule",
-        _length_words(plans, stage.tokens, material.noise_sd),
+        _length_words(plans, stage.tokens, material.noise_sd("target")),
         pictures=[
             Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
             Picture.of(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name
 from decaylaws.runs.table import LOSS, names_with
+from decaylaws.study.confirm import noise_words
 from decaylaws.study.evidence import ERROR_COLUMNS
 from decaylaws.study.sweep import decays
 
@@ -23,11 +22,9 @@ def microanneals(material: Material) -> Section:
     )
     by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
     words = f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks."
-    if not np.isnan(material.noise_sd):
-        words += (
-            f" Replicates under other seeds differ by {material.noise_sd:.4f} nats in the objective (standard "
-            "deviation)."
-        )
+    noise = material.noise["proxy"]
+    if noise is not None:
+        words += f" Runs that differ in their seed alone measure its noise: {noise_words(noise)}."
     return Section(
         "The microanneals",
         words,

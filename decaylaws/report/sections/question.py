@@ -9,6 +9,7 @@ import pandas as pd
 from decaylaws.report.material import Material
 from decaylaws.report.page import Fact, PageTable, Section, Standing
 from decaylaws.report.words import listed, name, percent, plain
+from decaylaws.runs.noise import Noise, told_apart
 from decaylaws.settings.study import StudySettings
 from decaylaws.study import confirm
 
@@ -61,7 +62,7 @@ def _standing(material: Material) -> Standing:
     winners = _winners(material)
     if "recommended" not in winners:
         behind = -material.observed_gain_over(winners[0], "target")
-        return lost(behind, [name(key) for key in winners], material.noise_sd)
+        return lost(behind, [name(key) for key in winners], material.noise["target"])
     if not material.confirmed_row("recommended", "proxy")["won"]:
         return Standing(
             "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below.",
@@ -73,12 +74,12 @@ def _standing(material: Material) -> Standing:
     )
 
 
-def lost(behind: float, winners: Sequence[str], noise_sd: float) -> Standing:
-    """What to make of rivals that did better by ``behind`` nats, one run each; seeds differ by ``noise_sd``."""
-    if behind < confirm.TOLD_APART * noise_sd:
+def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
+    """What to make of rivals that did better by ``behind`` nats, one run each, where seeds differ by ``noise``."""
+    if noise is not None and not told_apart(behind, noise.sd):
         return Standing(
             f"Open: at the target's scale {listed(winners)} did better by {behind:.4f} nats, which seeds alone could "
-            "explain. Take either, by cost or caution, or run both under another seed.",
+            f"explain ({confirm.noise_words(noise)}). Take either, by cost or caution, or run both under another seed.",
             "open",
         )
     return Standing(f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from decaylaws.report.material import Material
 from decaylaws.report.page import Section
 from decaylaws.report.words import listed, name, percent
+from decaylaws.runs.noise import least_gap
 from decaylaws.study import confirm
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
@@ -44,7 +43,7 @@ def _confirmation(material: Material) -> Iterator[str]:
     table = material.confirmation
     bias = (table["observed"] - table["predicted"]).groupby(table["scale"]).mean()
     for scale, mean in bias.items():
-        if abs(mean) > 2 * material.noise_sd:
+        if abs(mean) > 2 * material.noise_sd(str(scale)):
             kind = "optimistic" if mean > 0 else "pessimistic"
             yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
     yield from _close_rivals(material)
@@ -54,7 +53,8 @@ def _close_rivals(material: Material) -> Iterator[str]:
     close = [
         name(key)
         for key in material.candidates
-        if key != "recommended" and abs(material.observed_gain_over(key, "target")) < material.told_apart
+        if key != "recommended"
+        and abs(material.observed_gain_over(key, "target")) <= least_gap(material.noise_sd("target"))
     ]
     if close:
         yield f"At the target's scale one run each does not tell it from {listed(close)} (noise of seeds)."
@@ -100,5 +100,5 @@ def _law(material: Material) -> Iterator[str]:
     gain = material.found["rivals"][0]["gain"]
     if gain["lower"] <= 0:
         yield "By the law alone the gain on the control is not certain: its 90 % interval holds 0."
-    if np.isnan(material.noise_sd):
+    if material.noise["proxy"] is None:
         yield "No run finished under two seeds: the noise of a run is not measured."

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 
 from decaylaws import plots
-from decaylaws.laws.stability import MIN_MIXTURES, rank_stability, stability_data
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.stability import MIN_MIXTURES, PLAN, ScalePair, rank_stability, stability_data
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name
+from decaylaws.runs.noise import told_apart
+from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX, names_with
-from decaylaws.study import confirm
 
 _SIZE = "non_embedding_params"
-_PLAN = ["decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens", "seed"]
+_RUN = [*PLAN, "seed"]
 
 
 def stability(material: Material) -> Section:
     """Rank correlation, decision accuracy and drift of the best mixture between the sizes that were run."""
-    runs = _comparable(material)
+    runs, noise = _comparable(material), material.noise_sd("target")
     pairs = _pairs(runs, material.weights)
     title = "Does the ranking hold across sizes?"
     if pairs.empty:
         return Section(title, "No decay was run alike at two sizes, so nothing here says that it does.")
-    counted = pairs.groupby(["small", "large"]).apply(
-        _count_words, noise=_noise(material), include_groups=False
-    )
+    counted = pairs.groupby(["small", "large"]).apply(_count_words, noise=noise, include_groups=False)
     notes = list(_with_sizes(counted))
     tables = []
-    if int(pairs.groupby(["small", "large"])["mixture"].nunique().max()) >= MIN_MIXTURES:
-        found = rank_stability(runs, material.weights, by=_SIZE, noise_sd=_noise(material))
+    found = _ranked(runs, material.weights, noise)
+    if found:
         notes += [pair.verdict for pair in found]
         tables.append(
             PageTable.of(
@@ -42,7 +41,7 @@ def stability(material: Material) -> Section:
         )
     else:
         notes.append(
-            f"Fewer than {MIN_MIXTURES} mixtures at both sizes: too few for rank correlations with intervals."
+            f"Fewer than {MIN_MIXTURES} mixtures of one plan at both sizes: too few for rank correlations."
         )
     return Section(
         title,
@@ -56,8 +55,12 @@ def stability(material: Material) -> Section:
     )
 
 
-def _noise(material: Material) -> float:
-    return 0.0 if np.isnan(material.noise_sd) else material.noise_sd
+def _ranked(runs: pd.DataFrame, weights: dict[str, float], noise: float) -> list[ScalePair]:
+    """The rankings of every pair of sizes that share enough mixtures of one plan."""
+    try:
+        return rank_stability(runs, weights, by=_SIZE, noise_sd=noise)
+    except InvalidValueError:
+        return []
 
 
 def _comparable(material: Material) -> pd.DataFrame:
@@ -70,37 +73,45 @@ def _comparable(material: Material) -> pd.DataFrame:
 
 
 def _key_columns(runs: pd.DataFrame) -> list[str]:
-    return [*(MIX + source for source in names_with(runs, MIX)), *_PLAN]
+    return [*(MIX + source for source in names_with(runs, MIX)), *_RUN]
 
 
 def _pairs(runs: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
     """One row per decay and pair of sizes: ``small``, ``large``, their objectives, ``mixture``, ``run``."""
-    columns = ["small", "large", "small_objective", "large_objective", "mixture", "run"]
+    columns = ["small", "large", "small_objective", "large_objective", "mixture", "run", "plan"]
     if runs.empty:
         return pd.DataFrame(columns=columns)
     sources, keys = names_with(runs, MIX), _key_columns(runs)
-    scored = runs.assign(objective=confirm.weighted(runs, weights))
+    scored = runs.assign(objective=objective_values(runs, weights))
     rows = []
     for key, group in scored.groupby(keys, dropna=False):
         words = mixture_words(sources, key[: len(sources)])
         at = group.sort_values(_SIZE)[[_SIZE, "objective"]].to_numpy().tolist()
         label = f"{words}; {int(group['decay_tokens'].iloc[0]):,} tokens"
         for (small, first), (large, second) in combinations(at, 2):
-            rows.append((int(small), int(large), first, second, words, label))
+            rows.append((int(small), int(large), first, second, words, label, key[len(sources) :]))
     return pd.DataFrame(rows, columns=columns)
 
 
 def _count_words(pairs: pd.DataFrame, noise: float) -> str:
-    """How many pairs of decays both sizes order alike, of those that the larger one tells apart."""
-    alike = told = 0
+    """How many pairs of mixtures of one plan both sizes order alike, of those that the larger one tells apart."""
+    alike = told = asked = 0
     for a, b in combinations(pairs.itertuples(), 2):
+        if a.plan != b.plan:
+            continue  # a longer decay is better at every size: that says nothing of mixtures
+        asked += 1
         gap = b.large_objective - a.large_objective
-        if abs(gap) > confirm.TOLD_APART * noise:
+        if told_apart(gap, noise):
             told += 1
             alike += bool((b.small_objective - a.small_objective) * gap > 0)
+    if not asked:
+        return f"{len(pairs)} decays, no two of one plan (length, LR, shape, batch size and seed): nothing to rank."
     if not told:
-        return f"{len(pairs)} decays, no two of which the larger size tells apart."
-    return f"{len(pairs)} decays; {alike} of {told} pairs that the larger size tells apart stand in the same order."
+        return f"{len(pairs)} decays; no two mixtures of one plan are told apart at the larger size."
+    return (
+        f"{len(pairs)} decays; of the pairs of one plan that the larger size tells apart, {alike} of {told} "
+        "stand in the same order at both sizes."
+    )
 
 
 def _with_sizes(counted: pd.Series) -> list[str]:

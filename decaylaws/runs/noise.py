@@ -1,0 +1,174 @@
+"""Seed noise and the matched control: what single runs of one plan can tell apart.
+
+Runs that differ in nothing but their seed measure the noise. They are grouped by plan, so that a sweep that was planned
+again, or holds several sizes, lends no difference between plans to the noise of its seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import nct, t
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.runs.objective import objective_values
+from decaylaws.runs.table import LOSS, MIX, names_with, values_by
+
+Array = NDArray[np.float64]
+
+PLAN = (
+    "data_fingerprint", "non_embedding_params", "start_run_id", "start_tokens",
+    "decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens",
+)  # fmt: skip
+"""Columns that make two runs one plan, beside the mixture; those that a table does not hold are not compared."""
+
+CONTROL_PLAN = ("start_run_id", "decay_tokens", "start_lr", "batch_tokens")
+"""What a run shares with its matched control. A design runs its controls in one shape of decay only."""
+
+LEAST_GAP_SDS = 2 * math.sqrt(2)
+"""Standard deviations between seeds by which two single runs must differ to be told apart, at about 95 %."""
+
+
+def least_gap(noise_sd: float) -> float:
+    """Nats by which two single runs must differ to be told apart; 0 where the noise was not measured (NaN)."""
+    return 0.0 if math.isnan(noise_sd) else LEAST_GAP_SDS * noise_sd
+
+
+def told_apart(gaps: ArrayLike, noise_sd: float) -> NDArray[np.bool_]:
+    """Whether differences between single runs exceed what seeds alone explain, in the shape of ``gaps``."""
+    sizes = np.abs(np.asarray(gaps, dtype=float))
+    return (sizes > least_gap(noise_sd)) & (sizes > 0)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Seed noise of one run.
+
+    Attributes:
+        sd: standard deviation of the objective between seeds, nats per token.
+        degrees: degrees of freedom that it rests on.
+        sizes: non-embedding parameters of the runs that measured it; empty where the table does not say.
+    """
+
+    sd: float
+    degrees: int
+    sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def from_replicates(cls, runs: pd.DataFrame, weights: Mapping[str, float]) -> Noise:
+        """Pooled standard deviation of runs that differ only in their seed.
+
+        Args:
+            runs: a runs table. Runs without a finite objective do not count, nor do copies of a run.
+            weights: objective: weight of each domain's loss, normalised to sum to one.
+
+        Raises:
+            InvalidValueError: no two runs share everything but the seed.
+        """
+        found = _pooled(runs, objective_values(runs, weights)[:, None])
+        if found is None:
+            raise InvalidValueError(
+                "runs", len(runs), "must hold seed replicates", "Run one design under two seeds."
+            )
+        (variance,), degrees, rows = found
+        sizes = runs["non_embedding_params"].to_numpy()[rows] if "non_embedding_params" in runs else []
+        return cls(math.sqrt(variance), degrees, tuple(int(size) for size in np.unique(sizes)))
+
+    @classmethod
+    def at_size(cls, runs: pd.DataFrame, weights: Mapping[str, float], params: int) -> Noise | None:
+        """Noise measured by runs of one size, or by those of all other sizes where that one has no replicates.
+
+        ``sizes`` says which. None where no plan was repeated at all.
+        """
+        own = runs[runs["non_embedding_params"] == params]
+        for rows in (own, runs):
+            try:
+                return cls.from_replicates(rows, weights)
+            except InvalidValueError:
+                continue
+        return None
+
+    def detectable_effect(
+        self, runs_a: int = 1, runs_b: int = 1, *, level: float = 0.05, power: float = 0.8
+    ) -> float:
+        """Smallest true difference between two recipes that a two-sided t-test finds with ``power``.
+
+        Args:
+            runs_a: seeds of the first recipe.
+            runs_b: seeds of the second.
+            level: rate of false alarms.
+            power: chance to find the effect if it is there.
+        """
+        for name, value in (("level", level), ("power", power)):
+            if not 0 < value < 1:
+                raise InvalidValueError(name, value, "must lie between 0 and 1")
+        if min(runs_a, runs_b) < 1:
+            raise InvalidValueError("runs", min(runs_a, runs_b), "must be at least 1 for each recipe")
+        threshold = float(t.ppf(1 - level / 2, self.degrees))
+        low, high = 0.0, 1.0
+        while _power(high, threshold, self.degrees) < power:
+            high *= 2.0
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if _power(middle, threshold, self.degrees) >= power else (middle, high)
+        return high * self.sd * math.sqrt(1 / runs_a + 1 / runs_b)
+
+
+def seed_noise(runs: pd.DataFrame, domains: Sequence[str]) -> dict[str, float]:
+    """Standard deviation of the final loss over seeds by domain (nats), over replicated plans; NaN without any."""
+    found = _pooled(runs, values_by(runs, LOSS, domains))
+    if found is None:
+        return dict.fromkeys(domains, math.nan)
+    return dict(zip(domains, np.sqrt(found[0]).tolist()))
+
+
+def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.int64]] | None:
+    """Variance within plans ``[k]`` of values ``[n, k]``, its degrees of freedom, and the rows that measured it.
+
+    One run counts once, under whatever role or in whatever copy it stands in the table: a copy agrees with itself.
+    """
+    columns = [name for name in PLAN if name in runs.columns]
+    shares = {MIX + name: runs[MIX + name].to_numpy(dtype=float).round(9) for name in names_with(runs, MIX)}
+    plans = runs[columns].reset_index(drop=True).assign(**shares)
+    kept = np.flatnonzero(np.isfinite(values).all(axis=1))
+    if "seed" in runs.columns:
+        single = plans.assign(seed=runs["seed"].to_numpy()).iloc[kept]
+        kept = kept[~single.duplicated().to_numpy()]
+    groups = plans.iloc[kept].groupby(list(plans.columns), sort=False, dropna=False).ngroup().to_numpy()
+    residuals, degrees, measured = np.zeros(values.shape[1]), 0, []
+    for group in np.unique(groups):
+        rows = kept[groups == group]
+        if len(rows) > 1:
+            residuals += np.sum((values[rows] - values[rows].mean(axis=0)) ** 2, axis=0)
+            degrees += len(rows) - 1
+            measured.append(rows)
+    return (residuals / degrees, degrees, np.concatenate(measured)) if degrees else None
+
+
+def matched_control(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """What the matched control of every run reached: the run on the trunk's own mixture, decayed the same way.
+
+    Matched are start (hence size), decay tokens, hand-over LR and batch size. Where the control was run under several
+    seeds, the mean of them counts.
+
+    Args:
+        runs: a runs table with ``role``; the rows of role ``control`` are the controls.
+        columns: columns to take from the control, such as ``loss:web``.
+
+    Returns:
+        ``columns`` for every row of ``runs``, under its index; NaN where it has no control.
+    """
+    plan, names = list(CONTROL_PLAN), list(columns)
+    controls = runs.loc[runs["role"] == "control", [*plan, *names]].groupby(plan)[names].mean()
+    matched = controls.reindex(pd.MultiIndex.from_frame(runs[plan]))
+    return matched.set_axis(runs.index)
+
+
+def _power(shift: float, threshold: float, degrees: int) -> float:
+    """Chance that a t statistic with true ``shift`` passes the threshold, in units of its standard error."""
+    return float(nct.sf(threshold, degrees, shift))
