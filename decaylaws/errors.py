@@ -8,6 +8,7 @@
     |-- InfeasibleError                  each value is fine, together they ask for the impossible
     |-- NotFittedError                   predict before fit
     |-- NotRepresentableError            an exporter's target cannot express the recipe
+    |-- MissingExtraError                an optional part whose packages are not installed
     |-- DataError                        text, shards or checkpoints that are missing or damaged
     `-- StudyError                       a study directory that is not in the state that a verb needs
 
@@ -103,6 +104,25 @@ class NotRepresentableError(DecaylawsError):
         self.target = target
         self.gaps = tuple(gaps)
         super().__init__(f"{target} cannot express this recipe: {'; '.join(self.gaps)}.")
+
+
+class MissingExtraError(DecaylawsError):
+    """An optional part of decaylaws was asked for whose packages are not installed.
+
+    Args:
+        what: the part, as the subject of a sentence (``"Near-duplicate search"``).
+        extra: the extra of the distribution that installs them.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.what = what
+        self.extra = extra
+        super().__init__(
+            f"{what} needs packages that are not installed. Run: pip install 'decaylaws[{extra}]'"
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.what, self.extra)
 
 
 class DataError(DecaylawsError):

@@ -40,7 +40,10 @@ PROXY_MAY_IMPORT = {
 
 @cache
 def imports() -> Mapping[str, frozenset[str]]:
-    """Dotted names that every module of both packages imports, anywhere in it; a module of ours by its full name."""
+    """Dotted names that every module of both packages imports, anywhere in it; a module of ours by its full name.
+
+    Imports that only type checkers read do not count: they are never run.
+    """
     modules = {}
     for package in ("decaylaws", "proxy_runs"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
@@ -49,7 +52,16 @@ def imports() -> Mapping[str, frozenset[str]]:
     found = {}
     for module, path in modules.items():
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for_type_checkers = {
+            inner
+            for node in tree.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in node.body
+        }
+        for node in ast.walk(tree):
+            if node in for_type_checkers:
+                continue
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from decaylaws.decontamination.index import batches
 from decaylaws.decontamination.words import Hashes, hash_words
-from decaylaws.errors import DataError
+from decaylaws.errors import MissingExtraError
 
 NUM_PERMUTATIONS = 128
 RUN_WORDS = 5
@@ -26,14 +26,12 @@ def minhash(texts: Sequence[str]) -> Signatures:
     """MinHash signatures [num_texts, NUM_PERMUTATIONS]; all ones where a text has no run of five words.
 
     Raises:
-        DataError: the extra ``decontamination`` is not installed.
+        MissingExtraError: the extra ``decontamination`` is not installed.
     """
     try:
         from rensa import RMinHash
     except ImportError:
-        raise DataError(
-            "Near duplicates need the extra 'decontamination'. Run: pip install 'decaylaws[decontamination]'"
-        ) from None
+        raise MissingExtraError("The search for near duplicates", "decontamination") from None
     runs: list[list[Hashes]] = [[] for _ in texts]
     for numbers, parts in batches(texts):
         words = hash_words(parts)

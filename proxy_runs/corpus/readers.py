@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.decontamination.shards import text_blocks
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, MissingExtraError
 from decaylaws.io.text import plain_suffix, read_lines
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.documents import Document
@@ -175,10 +175,7 @@ def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Documen
     try:
         import datasets
     except ImportError:
-        raise DataError(
-            f"'sources.{name}.format' is 'datasets', which needs the extra of that name. "
-            "Run: pip install 'decaylaws[datasets]'"
-        ) from None
+        raise MissingExtraError(f"'sources.{name}.format: datasets'", "datasets") from None
     path = base / str(source.path)
     source_files(name, source, base)
     try:

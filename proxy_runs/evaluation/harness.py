@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError, MissingExtraError
 from decaylaws.evaluation.benchmarks import Benchmark
 from decaylaws.evaluation.records import Metric
 from decaylaws.progress import Progress
@@ -160,9 +160,7 @@ def _lm_eval() -> Any:
     try:
         import lm_eval
     except ImportError:
-        raise DataError(
-            "Benchmarks need the extra 'lm-eval'. Run: pip install 'decaylaws[lm-eval]'"
-        ) from None
+        raise MissingExtraError("Running benchmarks by name", "lm-eval") from None
     return lm_eval
 
 
