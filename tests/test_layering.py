@@ -26,6 +26,7 @@ LEVELS = [
     {"report"},
     {"cli"},
     {"entry"},
+    {"__main__"},
 ]
 LAW_LEVELS = [
     {"kit"},
