@@ -9,15 +9,8 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, SchemaError
-from decaylaws.runs.importers import (
-    read_multi_power_law,
-    read_olmix,
-    read_regmix,
-    read_tensorboard,
-    read_wandb_curves,
-    read_wandb_runs,
-    tidy_runs,
-)
+from decaylaws.runs.curve_importers import read_multi_power_law, read_tensorboard, read_wandb_curves
+from decaylaws.runs.importers import read_olmix, read_regmix, read_wandb_runs, tidy_runs
 from decaylaws.runs.table import fit_ready, read_runs, write_table
 
 
@@ -222,8 +215,145 @@ def test_records_without_names_of_runs_are_named() -> None:
 
 def test_a_chart_of_two_metrics_or_steps_without_tokens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chart.csv").write_text("Step,r1 - loss,r1 - accuracy\n1,3,0.1\n")
-    with pytest.raises(SchemaError, match=r"unexpected r1\. Export one metric"):
+    with pytest.raises(SchemaError, match=r"unexpected accuracy, loss\. Export one metric"):
         read_wandb_curves(tmp_path / "chart.csv", domain="web")
     (tmp_path / "chart.csv").write_text("Step,r1 - loss\n1,3\n")
     with pytest.raises(InvalidValueError, match="tokens_per_step"):
         read_wandb_curves(tmp_path / "chart.csv", domain="web", tokens_per_step=0)
+
+
+def decays(**columns: object) -> pd.DataFrame:
+    """Two finished decays with everything that a decay law reads."""
+    table = {
+        "run_id": ["a", "b"], "mix:web": [0.5, 1.0], "mix:code": [0.5, 0.0], "loss:web": [3.0, 3.1],
+        "start_loss:web": 3.5, "non_embedding_params": 1000, "start_tokens": 5000, "decay_tokens": 2000,
+        "start_lr": 1e-3, "end_lr": 0.0, "batch_tokens": 100, "decay_shape": "linear", **columns,
+    }  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def test_a_table_for_a_decay_law_holds_what_the_law_reads() -> None:
+    assert len(tidy_runs(decays(), {}, law="decay")) == 2
+    with pytest.raises(SchemaError, match=r"missing start_loss:web, end_lr in 2 of 2 rows\. A decay law"):
+        tidy_runs(decays().drop(columns="start_loss:web").assign(end_lr=np.nan), {}, law="decay")
+    assert len(tidy_runs(decays().drop(columns=["start_loss:web", "end_lr"]), {})) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "named"),
+    [
+        (
+            "non_embedding_params",
+            -5,
+            "non_embedding_params of row 1' must be a finite number, positive; got -5",
+        ),
+        ("decay_tokens", 0, "decay_tokens of row 1' must be a finite number, positive"),
+        ("decay_tokens", 10.5, r"decay_tokens of row 1' must be a whole number; got 10\.5"),
+        ("batch_tokens", np.inf, "batch_tokens of row 1' must be a whole number; got inf"),
+        ("start_lr", -1e-3, "start_lr of row 1' must be a finite number, positive"),
+        ("end_lr", -1e-3, "end_lr of row 1' must be a finite number, not negative"),
+        ("run_id", 12e4, "run_id' must be text; got 120000"),
+    ],
+)
+def test_sizes_tokens_and_rates_that_cannot_be_are_refused(column: str, value: float, named: str) -> None:
+    with pytest.raises(InvalidValueError, match=named):
+        tidy_runs(decays(**{column: [value, 1]}), {})
+
+
+def test_epochs_follow_from_the_tokens_of_every_source() -> None:
+    runs = tidy_runs(decays(), {}, source_tokens={"web": 500, "code": 4000, "unused": 1})
+    assert runs["epochs:web"].tolist() == [2.0, 4.0]
+    assert runs["epochs:code"].tolist() == [0.25, 0.0]
+    assert "epochs:web" not in tidy_runs(decays(), {})
+    with pytest.raises(SchemaError, match="missing source_tokens of code"):
+        tidy_runs(decays(), {}, source_tokens={"web": 500})
+    with pytest.raises(InvalidValueError, match=r"source_tokens\.code' must be positive"):
+        tidy_runs(decays(), {}, source_tokens={"web": 500, "code": 0})
+
+
+WANDB = "ID,State,w,l\nq1,finished,1.0,3.0\nq2,crashed,1.0,4.0\nq3,running,1.0,5.0\n"
+
+
+def test_the_last_loss_of_a_run_that_crashed_does_not_count(tmp_path: Path) -> None:
+    path, columns = write(tmp_path / "runs.csv", WANDB), {"mix:web": "w", "loss:web": "l"}
+    kept, excluded = fit_ready(read_wandb_runs(path, columns), ["web"])
+    assert kept["run_id"].tolist() == ["q1"]
+    assert excluded["run_id"].tolist() == ["q2", "q3"]
+    runs = read_wandb_runs(path, {**columns, "status": "State"})
+    assert runs["reached_target"].tolist() == [True, False, False]
+    assert runs["reason"].tolist() == [
+        "",
+        "Weights & Biases state: crashed",
+        "Weights & Biases state: running",
+    ]
+    assert len(fit_ready(read_wandb_runs(path, columns, reached_target=True), ["web"])[0]) == 3
+
+
+def test_names_of_runs_are_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.csv", "ID,w,l\n12e4,1.0,2.0\n0007,1.0,3.0\n")
+    assert read_wandb_runs(path, {"mix:web": "w", "loss:web": "l"})["run_id"].tolist() == ["12e4", "0007"]
+    assert (
+        read_wandb_runs(path, {"run_id": "ID", "mix:web": "w", "loss:web": "l"})["run_id"].iloc[1] == "0007"
+    )
+    ratios, metrics = (
+        write(tmp_path / f"{name}.csv", text.replace("a,x", "0007,x").replace("b,y", "12e4,y"))
+        for name, text in (("ratios", RATIOS), ("metrics", METRICS))
+    )
+    assert read_olmix(ratios, metrics)["run_id"].tolist() == ["0007", "12e4"]
+
+
+def test_two_columns_of_one_name_are_refused_and_blanks_around_names_are_not(tmp_path: Path) -> None:
+    columns = {"mix:web": "web", "loss:web": "l"}
+    with pytest.raises(
+        SchemaError, match=r"runs\.csv: unexpected web\. Each column must have a name of its own"
+    ):
+        read_wandb_runs(write(tmp_path / "runs.csv", "ID,web,web ,l\na,0.5,0.5,2.0\n"), columns)
+    runs = read_wandb_runs(write(tmp_path / "runs.csv", "ID, web ,l\na,100%,2.0\n"), columns)
+    assert runs[["run_id", "mix:web"]].iloc[0].tolist() == ["a", 1.0]
+
+
+def test_shares_may_be_percent(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.csv", "ID,w,c,l\na,50%,0.5,2.0\nb,0.25, 75 % ,2.0\n")
+    runs = read_wandb_runs(path, {"mix:web": "w", "mix:code": "c", "loss:web": "l"})
+    assert runs["mix:code"].tolist() == [0.5, 0.75]
+    with pytest.raises(InvalidValueError, match="must sum to 1; got 50"):
+        read_wandb_runs(write(path, "ID,w,l\na,50,2.0\n"), {"mix:web": "w", "loss:web": "l"})
+
+
+CUSTOM = (
+    '"tokens","a - _step","a - _step__MIN","a - loss","a - loss__MIN","b - _step","b - loss"\n'
+    "1000,10,10,4.0,4.0,,\n2000,20,20,3.5,3.5,,\n1500,,,,,5,3.9\n"
+)
+
+
+def test_a_chart_over_a_custom_axis_keeps_steps_and_tokens(tmp_path: Path) -> None:
+    curves = read_wandb_curves(write(tmp_path / "chart.csv", CUSTOM), domain="web")
+    assert curves[["run_id", "step", "tokens", "loss"]].to_numpy().tolist() == [
+        ["a", 10.0, 1000.0, 4.0], ["a", 20.0, 2000.0, 3.5], ["b", 5.0, 1500.0, 3.9],
+    ]  # fmt: skip
+
+
+def test_a_chart_of_several_metrics_or_over_time_needs_a_word(tmp_path: Path) -> None:
+    path = write(tmp_path / "chart.csv", "Step,r1 - loss,r2 - accuracy\n1,3,0.1\n")
+    with pytest.raises(SchemaError, match="unexpected accuracy, loss"):
+        read_wandb_curves(path, domain="web")
+    curves = read_wandb_curves(path, domain="web", metric="loss")
+    assert curves["run_id"].tolist() == ["r1"]
+    with pytest.raises(SchemaError, match="missing <run> - perplexity"):
+        read_wandb_curves(path, domain="web", metric="perplexity")
+    with pytest.raises(SchemaError, match="time is not progress"):
+        read_wandb_curves(write(path, "Relative Time (Process),r1 - loss\n1,3\n"), domain="web")
+
+
+RESUMED = "Wall time,Step,Value\n1,100,5.0\n2,200,4.0\n3,300,3.0\n4,250,3.6\n5,350,2.9\n"
+
+
+def test_a_curve_that_falls_back_after_a_resume_is_not_sorted_into_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "scalar.csv", RESUMED)
+    with pytest.raises(DataError, match="curve of run r holds step 250 after step 300, as after a resume"):
+        read_tensorboard(path, run_id="r", domain="web")
+    curve = read_tensorboard(path, run_id="r", domain="web", resumed="last")
+    assert curve["step"].tolist() == [100, 200, 250, 350]
+    assert curve["loss"].tolist() == [5.0, 4.0, 3.6, 2.9]
+    with pytest.raises(InvalidValueError, match="'resumed' must be"):
+        read_tensorboard(path, run_id="r", domain="web", resumed="first")  # type: ignore[arg-type]

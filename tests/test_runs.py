@@ -122,3 +122,17 @@ def test_curves_are_ordered_and_survive_their_file(tmp_path: Path) -> None:
 
 def test_names_keep_the_order_of_the_table() -> None:
     assert names_with(runs_table([row("a")]), "loss:") == ["web", "code"]
+
+
+def test_a_copy_of_a_run_is_no_replicate() -> None:
+    table = runs_table([
+        row("a", seed=0), row("b", seed=0, role="replicate"), row("c", seed=1),
+        row("d", seed=0, **{"loss:web": 3.26}), row("e", seed=0, reached_target=False),
+    ])  # fmt: skip
+    kept, excluded = fit_ready(table, ["web", "code"])
+    assert kept["run_id"].tolist() == ["a", "c", "d"]
+    assert excluded.set_index("run_id")["reason"].to_dict() == {
+        "b": "an exact copy of run a", "e": "stopped before its last planned token",
+    }  # fmt: skip
+    kept, excluded = fit_ready(table.assign(seed=None), ["web"])
+    assert kept["run_id"].tolist() == ["a", "d"]

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 
 ROUNDING = 0.02
 """Shares may sum to this far from 1: published records round them to three decimals."""
 
 
-def read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
-    """A CSV file as a table; ``options`` go to pandas.
+def read_csv(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
+    """A CSV file as a table, its column names without the blanks around them.
+
+    Args:
+        path: the file.
+        text: columns, where the file has them, to read as text: a run named ``0007`` or ``12e4`` is no number.
 
     Raises:
-        DataError: there is no such file, or it is no CSV.
+        DataError: there is no such file, or it is not a CSV file.
+        SchemaError: two columns have one name.
     """
     if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
     try:
-        table = pd.read_csv(path, **options)
+        names = _header(path)
+        types = {name: str for name in text if name in names}
+        table = pd.read_csv(path, header=0, names=names, dtype=types)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for an index
@@ -33,6 +39,16 @@ def read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
             f"{path} is not a CSV file: its rows have more cells than its header. Separate by commas."
         )
     return table
+
+
+def _header(path: str | Path) -> list[str]:
+    """Names of the columns; pandas alone would call the second of two columns ``web`` ``web.1``."""
+    cells = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(cells)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")
+    return names
 
 
 def with_numbers(
@@ -43,6 +59,7 @@ def with_numbers(
     positive: bool = False,
     upper: float = math.inf,
     empty: bool = False,
+    whole: bool = False,
 ) -> pd.DataFrame:
     """``table`` with these columns as floating-point numbers that are not negative.
 
@@ -53,12 +70,13 @@ def with_numbers(
         positive: whether 0 is too small.
         upper: the largest number allowed.
         empty: whether a cell may hold nothing or, as after a divergence, infinity; both become NaN.
+        whole: whether the numbers count something: a fraction or an infinity is refused then.
 
     Raises:
         InvalidValueError: a cell holds something else; names file, column, row and value.
     """
     return table.assign(**{
-        column: _numbers(table[column], f"{what}: {column}", positive, upper, empty) for column in columns
+        column: _numbers(table[column], f"{what}: {column}", positive, upper, empty, whole) for column in columns
     })  # fmt: skip
 
 
@@ -74,12 +92,14 @@ def without_text(table: pd.DataFrame, columns: Sequence[str], what: object) -> p
 def with_unit_shares(
     table: pd.DataFrame, columns: Sequence[str], what: object, *, rounding: float = ROUNDING
 ) -> pd.DataFrame:
-    """``table`` with these shares divided by their sum, which must be within ``rounding`` of 1.
+    """``table`` with these shares divided by their sum, which must be within ``rounding`` of 1; ``50%`` is .5.
 
     Raises:
         InvalidValueError: a cell is no share, or those of a row do not sum to 1; names file and row.
     """
-    table = with_numbers(table, columns, what)
+    table = with_numbers(
+        table.assign(**{name: _without_percent(table[name]) for name in columns}), columns, what
+    )
     totals = table[list(columns)].sum(axis=1)
     wrong = np.flatnonzero((totals - 1.0).abs() > rounding)
     if len(wrong):
@@ -105,6 +125,15 @@ def require_filled(table: pd.DataFrame, columns: Sequence[str], what: object) ->
             raise DataError(f"{what}: {column} of row {rows[0] + 1} is empty. Fill it or drop the row.")
 
 
+def _without_percent(column: pd.Series) -> pd.Series:
+    """The column with ``50%`` as 0.5 and every other cell as it was."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    percent = column.astype(str).str.fullmatch(r"\s*[0-9.]+\s*%\s*")
+    parts = pd.to_numeric(column[percent].astype(str).str.strip(" %\t"), errors="coerce") / 100
+    return column.astype(object).where(~percent, parts.reindex(column.index))
+
+
 def _parsed(column: pd.Series, field: str) -> pd.Series:
     numbers = pd.to_numeric(column, errors="coerce")
     rows = np.flatnonzero(numbers.isna() & column.notna())
@@ -115,8 +144,15 @@ def _parsed(column: pd.Series, field: str) -> pd.Series:
     return numbers
 
 
-def _numbers(column: pd.Series, field: str, positive: bool, upper: float, empty: bool) -> pd.Series:
+def _numbers(
+    column: pd.Series, field: str, positive: bool, upper: float, empty: bool, whole: bool
+) -> pd.Series:
     numbers = _parsed(column, field).astype(float)
+    rows = np.flatnonzero(whole & numbers.notna() & ~(np.isfinite(numbers) & (numbers == np.floor(numbers))))
+    if len(rows):
+        raise _bad_cell(
+            field, column, int(rows[0]), "must be a whole number", "Correct it or leave it empty."
+        )
     if empty:
         numbers = numbers.mask(np.isposinf(numbers))
     too_small = numbers <= 0 if positive else numbers < 0

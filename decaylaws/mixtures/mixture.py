@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 
-SUM_TOLERANCE = 1e-6
-"""How far from 1 the given weights may sum: rounding in a file passes, a forgotten source does not."""
+SUM_TOLERANCE = 1e-5
+"""How far from 1 the given weights may sum: rounding to six digits passes (three times .333333), a forgotten source
+does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Mixture:
     does a source listed with share 0.
 
     Args:
-        weights: share by source name; must sum to 1 within 1e-6 and is stored divided by its sum. Use
+        weights: share by source name; must sum to 1 within 1e-5 and is stored divided by its sum. Use
             ``Mixture.normalised`` for weights on another scale.
 
     Raises:
@@ -56,7 +57,7 @@ class Mixture:
 
     @classmethod
     def from_array(cls, names: Sequence[str], weights: ArrayLike) -> Mixture:
-        """Pair ``names`` with ``weights`` [len(names)], which must sum to 1 within 1e-6."""
+        """Pair ``names`` with ``weights`` [len(names)], which must sum to 1 within 1e-5."""
         values = np.asarray(weights, dtype=float)
         if values.shape != (len(names),):
             raise InvalidValueError("weights", values.shape, f"must have shape ({len(names)},), one per name")

@@ -1,38 +1,45 @@
-"""Records of other tools as runs and curves tables.
+"""Records of other tools as runs tables: one row per run.
 
-=======================  ===========================================================================
-``read_regmix``          RegMix's pair of CSV files: mixtures and losses, joined on ``index``
-``read_olmix``           olmix's pair ``ratios.csv`` and ``metrics.csv``, joined on ``run``
-``read_multi_power_law`` one curve ``step,lr,loss`` of the MultiPowerLaw records
-``read_wandb_runs``      Weights & Biases: the exported runs table, with a column map
-``read_wandb_curves``    Weights & Biases: an exported chart, one column per run
-``read_tensorboard``     TensorBoard's exported scalar, ``Wall time,Step,Value``
-``tidy_runs``            any table with one row per run, with a column map
-=======================  ===========================================================================
+====================  ==================================================================
+``read_regmix``       RegMix's pair of CSV files: mixtures and losses, joined on ``index``
+``read_olmix``        olmix's pair ``ratios.csv`` and ``metrics.csv``, joined on ``run``
+``read_wandb_runs``   Weights & Biases: the exported runs table, with a column map
+``tidy_runs``         any table with one row per run, with a column map
+====================  ==================================================================
 
 Runs tables keep every fixed column; what a source does not say stays empty. ``fit_ready`` in
-``decaylaws.runs.table`` then decides which rows a fit may use.
+``decaylaws.runs.table`` then decides which rows a fit may use. Loss curves are read by
+``decaylaws.runs.curve_importers``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.io.tables import read_csv, require_filled, with_numbers, with_unit_shares, without_text
-from decaylaws.runs.table import BPB, CURVE_COLUMNS, EPOCHS, LOSS, MIX, RUN_COLUMNS, START_LOSS, runs_table
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
+from decaylaws.runs.columns import FINISHED
+from decaylaws.runs.records import read_records
+from decaylaws.runs.table import (
+    BPB,
+    EPOCHS,
+    LOSS,
+    MIX,
+    RUN_COLUMNS,
+    START_LOSS,
+    require_decays,
+    runs_table,
+)
 
 _PREFIXES = (MIX, EPOCHS, START_LOSS, LOSS, BPB)
-_NUMBERS = (
-    "non_embedding_params", "total_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens",
-    "train_flops",
-)  # fmt: skip
+_COUNTS = ("non_embedding_params", "total_params", "decay_tokens", "batch_tokens")
+_POSITIVE = ("start_lr", "train_flops")
+_FINISHED_STATE = "finished"
 _REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"
 
 
@@ -74,51 +81,40 @@ def read_olmix(ratios: str | Path, metrics: str | Path, *, metric_prefix: str = 
     return tidy_runs(_merged(shares, values, pair), {}, what=pair)
 
 
-def read_multi_power_law(
-    path: str | Path, *, run_id: str | None = None, tokens_per_step: int = 1
+def read_wandb_runs(
+    path: str | Path,
+    columns: Mapping[str, str],
+    *,
+    source_tokens: Mapping[str, int] | None = None,
+    law: Literal["mixture", "decay"] = "mixture",
+    **constants: Any,
 ) -> pd.DataFrame:
-    """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``."""
-    table = with_numbers(_read(path, ["step", "lr", "loss"]), ["step", "lr", "loss"], path)
-    return _curve(
-        run_id or Path(path).stem, table["step"], table["loss"], "train", table["lr"], tokens_per_step
-    )
+    """A runs table exported from Weights & Biases; ``columns`` maps our names to the export's.
 
+    The last logged loss of a run that crashed is not its final loss: where the export holds ``State``, only runs in
+    the state ``finished`` have reached their target, unless ``columns`` or ``constants`` say what ``reached_target``
+    is. ``status`` and ``reason`` keep the state.
 
-def read_wandb_runs(path: str | Path, columns: Mapping[str, str], **constants: Any) -> pd.DataFrame:
-    """A runs table exported from Weights & Biases; ``columns`` maps our names to the export's."""
-    table, mapped = _read(path), {"run_id": "ID", **columns}
-    return tidy_runs(table, mapped, constants=constants, what=str(path))
-
-
-def read_wandb_curves(path: str | Path, *, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
-    """A chart exported from Weights & Biases: ``Step`` (or another axis first), then ``<run> - <metric>``.
-
-    The ``__MIN`` and ``__MAX`` columns that the export adds to every run are left out.
+    Args:
+        path: the exported CSV file.
+        columns: as for :func:`tidy_runs`; ``run_id`` is the export's ``ID`` unless it says otherwise.
+        source_tokens: as for :func:`tidy_runs`.
+        law: as for :func:`tidy_runs`.
+        constants: values that hold for every row.
     """
-    table = _read(path)
-    axis, runs = table.columns[0], [c for c in table.columns[1:] if not c.endswith(("__MIN", "__MAX"))]
-    if not runs:
-        raise SchemaError(str(path), missing=["<run> - <metric>"])
-    table = with_numbers(with_numbers(table, [axis], path), runs, path, empty=True)
-    names = [column.rsplit(" - ", 1)[0] for column in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SchemaError(
-            str(path), unexpected=twice, remedy="Export one metric at a time: a run has several here."
-        )
-    curves = []
-    for name, column in zip(names, runs):
-        known = table[column].notna()
-        curves.append(
-            _curve(name, table.loc[known, axis], table.loc[known, column], domain, None, tokens_per_step)
-        )
-    return pd.concat(curves, ignore_index=True)
-
-
-def read_tensorboard(path: str | Path, *, run_id: str, domain: str, tokens_per_step: int = 1) -> pd.DataFrame:
-    """A scalar exported from TensorBoard (``Wall time,Step,Value``) as a curves table."""
-    table = with_numbers(_read(path, ["Step", "Value"]), ["Step", "Value"], path)
-    return _curve(run_id, table["Step"], table["Value"], domain, None, tokens_per_step)
+    mapped = {"run_id": "ID", **columns}
+    table = read_records(path, text=mapped["run_id"])
+    told = {*columns, *constants, *table.columns}
+    if "State" in table.columns and "reached_target" not in told:
+        state = table["State"].fillna("").astype(str).str.strip().str.lower()
+        finished = state == _FINISHED_STATE
+        says = {
+            "reached_target": finished,
+            "status": pd.Series(np.where(finished, FINISHED, "failed"), index=table.index),
+            "reason": ("Weights & Biases state: " + state).where(~finished, ""),
+        }
+        table = table.assign(**{name: values for name, values in says.items() if name not in told})
+    return tidy_runs(table, mapped, constants=constants, source_tokens=source_tokens, law=law, what=str(path))
 
 
 def tidy_runs(
@@ -126,6 +122,8 @@ def tidy_runs(
     columns: Mapping[str, str],
     *,
     constants: Mapping[str, Any] | None = None,
+    source_tokens: Mapping[str, int] | None = None,
+    law: Literal["mixture", "decay"] = "mixture",
     what: str = "records",
 ) -> pd.DataFrame:
     """Any table with one row per run as a runs table.
@@ -135,6 +133,9 @@ def tidy_runs(
         columns: our column name to the table's (``{"run_id": "name", "mix:web": "web_share"}``); columns that
             already bear our names need no entry.
         constants: values that hold for every row and stand in no column.
+        source_tokens: tokens of every source, from which ``epochs:<source>`` is computed; without them a law takes
+            the sources as if they were never repeated.
+        law: ``decay`` refuses a table that does not hold what a decay law reads, rather than leave that to its fit.
         what: what the records are called in messages, such as the name of their file.
 
     Returns:
@@ -143,10 +144,10 @@ def tidy_runs(
 
     Raises:
         SchemaError: a mapped column is missing, two columns or a column and a constant have one name, a run
-            stands in the table twice, there are no runs' names, shares or losses, or a runs table has no such
-            column as ``columns`` or ``constants`` name.
-        InvalidValueError: a share, a loss, a count of tokens or the like that is no number, or shares that do not
-            sum to 1.
+            stands in the table twice, there are no runs' names, shares or losses, a runs table has no such
+            column as ``columns`` or ``constants`` name, or the law's columns are missing or empty.
+        InvalidValueError: a share, a loss, a count of tokens or the like that is no number or cannot be, shares that
+            do not sum to 1, or names of runs that were read as fractions.
         DataError: a run without a name.
     """
     missing = sorted({theirs for theirs in columns.values() if theirs not in table.columns})
@@ -165,8 +166,20 @@ def tidy_runs(
     if not shares or not domains:
         raise SchemaError(what, missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns.")
     frame = _checked(frame, shares, domains, what)
-    frame = without_text(frame, [name for name in _NUMBERS if name in frame.columns], what)
+    frame = _with_checked_numbers(frame, what)
     require_filled(frame, ["run_id"], what)
+    frame = _with_epochs(frame, shares, source_tokens, what)
+    if pd.api.types.is_float_dtype(frame["run_id"]):
+        raise InvalidValueError(
+            f"{what}: run_id",
+            frame["run_id"].iloc[0],
+            "must be text",
+            "Read that column as text: 12e4 is a name.",
+        )
+    if law not in ("mixture", "decay"):
+        raise InvalidValueError("law", law, "must be 'mixture' or 'decay'")
+    if law == "decay":
+        require_decays(frame, [name.removeprefix(LOSS) for name in _columns_with(frame, LOSS)], what)
     if "reached_target" not in frame.columns:
         frame["reached_target"] = np.isfinite(frame[domains].to_numpy(dtype=float)).all(axis=1)
     if "kind" not in frame.columns:
@@ -177,6 +190,44 @@ def tidy_runs(
             frame[column] = None
     rows = frame.to_dict(orient="records")
     return runs_table({str(name): value for name, value in row.items()} for row in rows)
+
+
+def _with_checked_numbers(table: pd.DataFrame, what: object) -> pd.DataFrame:
+    """The table with sizes, tokens and LRs as numbers that can be; empty where they are not known."""
+
+    def held(*names: str) -> list[str]:
+        return [name for name in names if name in table.columns]
+
+    table = with_numbers(table, held(*_COUNTS), what, positive=True, empty=True, whole=True)
+    table = with_numbers(table, held("start_tokens"), what, empty=True, whole=True)
+    table = with_numbers(table, held(*_POSITIVE), what, positive=True, empty=True)
+    return with_numbers(table, held("end_lr"), what, empty=True)
+
+
+def _with_epochs(
+    table: pd.DataFrame, shares: list[str], source_tokens: Mapping[str, int] | None, what: object
+) -> pd.DataFrame:
+    """The table with ``epochs:<source>``: how often a run passes over each source."""
+    if source_tokens is None:
+        return table
+    sources = [name.removeprefix(MIX) for name in shares]
+    unknown = [name for name in sources if name not in source_tokens]
+    held = _columns_with(table, EPOCHS)
+    if unknown or held or "decay_tokens" not in table.columns:
+        raise SchemaError(
+            str(what),
+            missing=[f"source_tokens of {name}" for name in unknown]
+            or ["decay_tokens"] * ("decay_tokens" not in table.columns),
+            unexpected=held,
+            remedy="Epochs need the tokens of every source and of every run, and stand in no column yet.",
+        )
+    for name in sources:
+        if not source_tokens[name] > 0:
+            raise InvalidValueError(f"source_tokens.{name}", source_tokens[name], "must be positive")
+    tokens = table["decay_tokens"].astype(float)
+    return table.assign(
+        **{EPOCHS + name: table[MIX + name] * tokens / source_tokens[name] for name in sources}
+    )
 
 
 def _renamed(
@@ -211,7 +262,7 @@ def _checked(table: pd.DataFrame, shares: list[str], measured: list[str], what: 
 
 def _part(path: str | Path, ours: Callable[[str], str]) -> pd.DataFrame:
     """One file of a pair, checked under its own names and returned under ours."""
-    table = _read(path)
+    table = read_records(path)
     names = {str(column): ours(str(column)) for column in table.columns}
     if "run_id" not in names.values():
         raise SchemaError(
@@ -240,7 +291,6 @@ def _regmix_name(column: str) -> str:
 
 def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
     """Join one-to-one by run; a run that stands in one file only is an error, never a silent loss."""
-    left, right = (table.assign(run_id=table["run_id"].astype(str)) for table in (left, right))
     for table in (left, right):
         doubled = table.loc[table["run_id"].duplicated(), "run_id"].tolist()
         if doubled:
@@ -249,27 +299,3 @@ def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
     if alone:
         raise SchemaError(what, missing=alone[:5], remedy="These runs stand in only one of the two files.")
     return left.merge(right, on="run_id", validate="one_to_one")
-
-
-def _curve(
-    run_id: str, steps: pd.Series, losses: pd.Series, domain: str, lr: pd.Series | None, tokens_per_step: int
-) -> pd.DataFrame:
-    if not tokens_per_step >= 1:
-        raise InvalidValueError("tokens_per_step", tokens_per_step, "must be at least 1")
-    if steps.duplicated().any():
-        raise DataError(f"The curve of run {run_id} holds step {steps[steps.duplicated()].iloc[0]:g} twice.")
-    curve = pd.DataFrame({"step": steps.to_numpy(dtype=float), "loss": losses.to_numpy(dtype=float)})
-    curve["run_id"], curve["domain"] = run_id, domain
-    curve["tokens"] = curve["step"] * tokens_per_step
-    curve["lr"] = math.nan if lr is None else lr.to_numpy(dtype=float)
-    curve["bits_per_byte"] = math.nan  # takes a tokenizer to tell
-    return curve.sort_values("step", ignore_index=True)[list(CURVE_COLUMNS)]
-
-
-def _read(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file that holds ``columns``, without the index that pandas may have written."""
-    table = read_csv(path)
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise SchemaError(str(path), missing=missing)
-    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]

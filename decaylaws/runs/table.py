@@ -27,7 +27,7 @@ token), ``bits_per_byte`` (empty where it was not measured).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,19 @@ from decaylaws.runs.columns import (
     config_row,
 )
 
+_LABELS = ("run_id", "role", "status", "reason", "reached_target")  # say nothing of what was run or measured
+DECAY_COLUMNS = (
+    "non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens", "decay_shape",
+)  # fmt: skip
+"""Fixed columns that a decay law reads."""
+
 __all__ = [
     "AVERAGED_LOSS",
     "AVERAGED_SHARE",
     "AVERAGED_START_LOSS",
     "BPB",
     "CURVE_COLUMNS",
+    "DECAY_COLUMNS",
     "EPOCHS",
     "LOSS",
     "MIX",
@@ -72,6 +79,7 @@ __all__ = [
     "names_with",
     "read_curves",
     "read_runs",
+    "require_decays",
     "runs_table",
     "validate_runs",
     "values_by",
@@ -89,8 +97,36 @@ def values_by(frame: pd.DataFrame, prefix: str, names: Sequence[str]) -> np.ndar
     columns = [prefix + name for name in names]
     missing = [column for column in columns if column not in frame.columns]
     if missing:
-        raise SchemaError("runs table", missing=missing, remedy=f"It holds {names_with(frame, prefix)}.")
+        held = ", ".join(names_with(frame, prefix))
+        remedy = (
+            f"It holds {prefix}<name> for {held}." if held else f"It holds no column {prefix}<name> at all."
+        )
+        raise SchemaError("runs table", missing=missing, remedy=remedy)
     return frame[columns].to_numpy(dtype=float)
+
+
+def require_decays(runs: pd.DataFrame, domains: Sequence[str], what: object = "runs table") -> None:
+    """Refuse rows that do not say what a decay law predicts from.
+
+    Args:
+        runs: finished or planned decays.
+        domains: domains whose loss at the checkpoint (``start_loss:<domain>``) must be known.
+        what: the table, for the message.
+
+    Raises:
+        SchemaError: columns that are missing, or empty in some rows; all of them in one message.
+    """
+    needed = [*DECAY_COLUMNS, *(START_LOSS + name for name in domains)]
+    missing = [column for column in needed if column not in runs]
+    counts = {column: int(runs[column].isna().sum()) for column in needed if column not in missing}
+    missing += [f"{column} in {count} of {len(runs)} rows" for column, count in counts.items() if count]
+    if missing:
+        raise SchemaError(
+            str(what),
+            missing=missing,
+            remedy="A decay law predicts from the size, the checkpoint's tokens and losses (start_loss:<domain>), and "
+            "the decay's tokens, shape, batch and LR at both ends. A mixture regression needs none of them.",
+        )
 
 
 def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -166,7 +202,7 @@ def _read(path: str | Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a Parquet file: {error}") from None
     # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
-    return read_csv(path, dtype={"run_id": str, "start_run_id": str, "data_fingerprint": str})
+    return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint"))
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
@@ -185,7 +221,9 @@ def fit_ready(
     """Split a runs table into the rows that a fit may use and the rest with the reason.
 
     A row counts only if its loss at the target step exists for every domain; its status word is not asked
-    (in Marin's audit 12 usable runs said "failed" and 4 unusable ones "completed").
+    (in Marin's audit 12 usable runs said "failed" and 4 unusable ones "completed"). A row that repeats another one
+    in everything but its name is a copy and no replicate, whose losses would differ: it would make the noise between
+    replicates look like nothing.
 
     Args:
         runs: a runs table.
@@ -212,8 +250,21 @@ def fit_ready(
     if data_fingerprint is not None:
         other = runs["data_fingerprint"].astype(str) != data_fingerprint
         reasons[other & (reasons == "")] = "measured on another corpus (data_fingerprint)"
+    for copy, original in _copies(runs[reasons == ""]).items():
+        reasons[copy] = f"an exact copy of run {original}"
     excluded = pd.DataFrame({"run_id": runs["run_id"], "reason": reasons})
     return runs[reasons == ""], excluded[reasons != ""]
+
+
+def _copies(runs: pd.DataFrame) -> dict[Hashable, str]:
+    """Index of every row that repeats an earlier one in all but its name, and the name of that one."""
+    told = runs.drop(columns=[name for name in _LABELS if name in runs])
+    told = told[[name for name in told if told[name].notna().any()]]
+    first = (
+        told.groupby(list(told), dropna=False, sort=False).ngroup() if len(told) else told.index.to_series()
+    )
+    names = runs["run_id"].groupby(first).transform("first")
+    return {index: str(names[index]) for index in runs.index[first.duplicated()]}
 
 
 def _reached(column: pd.Series) -> pd.Series:

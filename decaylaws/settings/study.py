@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import UniqueKeyLoader, yaml_reason
 from decaylaws.mixtures import SourceGroup
+from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.config import ModelShape, OptimizerConfig
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.groups import GroupSettings, source_groups
@@ -418,7 +419,7 @@ def parse_settings(content: Mapping[str, Any]) -> StudySettings:
 
 def _check_mixture(field: str, mixture: Mapping[str, float]) -> None:
     total = sum(mixture.values())
-    if abs(total - 1.0) > 1e-6:
+    if abs(total - 1.0) > SUM_TOLERANCE:
         raise InvalidValueError(field, dict(mixture), f"must sum to one; the weights sum to {total:.6g}")
 
 

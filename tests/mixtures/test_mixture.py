@@ -97,3 +97,11 @@ def test_weights_cannot_be_changed() -> None:
 def test_from_array_refuses_repeated_names() -> None:
     with pytest.raises(InvalidValueError, match="must not repeat"):
         Mixture.from_array(["a", "a"], [0.5, 0.5])
+
+
+def test_shares_rounded_to_six_digits_are_a_mixture() -> None:
+    assert Mixture({"a": 0.333333, "b": 0.333333, "c": 0.333333}).weights["a"] == pytest.approx(
+        1 / 3, abs=1e-12
+    )
+    with pytest.raises(InvalidValueError, match="must sum to 1"):
+        Mixture({"a": 0.3333, "b": 0.3333, "c": 0.3333})

@@ -20,14 +20,13 @@ from decaylaws.runs.table import (
     MIX,
     START_LOSS,
     names_with,
+    require_decays,
     values_by,
 )
 from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
 REPEAT_SCALE = 15.3878  # R_D* of Muennighoff et al. 2023 (arXiv 2305.16264), table of the replication
-
-_NUMBERS = ("non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def decay_inputs(
         InvalidValueError: a value is not finite or not positive where it must be, or a mixture has tokens in a
             source that the law does not know.
     """
-    check_columns(runs)
+    require_decays(runs, domains)
     unknown = [name for name in names_with(runs, MIX) if name not in sources and (runs[MIX + name] > 0).any()]
     if unknown:
         raise InvalidValueError(
@@ -206,13 +205,6 @@ def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return shares
 
 
-def check_columns(runs: pd.DataFrame) -> None:
-    """Raise SchemaError unless the table holds every fixed column that a decay law reads."""
-    missing = [name for name in (*_NUMBERS, "decay_shape") if name not in runs]
-    if missing:
-        raise SchemaError("runs table", missing=missing)
-
-
 def at_reference_batch(inputs: DecayInputs, exponent: float) -> DecayInputs:
     """The same decays as the reference batch would see them.
 
@@ -236,8 +228,12 @@ def at_reference_batch(inputs: DecayInputs, exponent: float) -> DecayInputs:
 def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str]]:
     tokens = _positive(runs, "decay_tokens")
     start, end = _positive(runs, "start_lr"), runs["end_lr"].to_numpy(dtype=float)
-    if not (np.isfinite(end) & (end >= 0)).all():
-        raise InvalidValueError("end_lr", end.tolist(), "must be finite and not negative")
+    wrong = np.flatnonzero(~(np.isfinite(end) & (end >= 0)))
+    if len(wrong):
+        row = runs.index[wrong[0]]
+        raise InvalidValueError(
+            f"end_lr of row {row}", float(end[wrong[0]]), "must be finite and not negative"
+        )
     shapes = runs["decay_shape"].astype(str)
     return [(int(t), float(a), float(b), s) for t, a, b, s in zip(tokens, start, end, shapes)]
 
@@ -259,8 +255,12 @@ def _path(
 
 def _positive(runs: pd.DataFrame, column: str) -> Array:
     values = runs[column].to_numpy(dtype=float)
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise InvalidValueError(column, values.tolist(), "must be finite and positive in every row")
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(wrong):
+        row = runs.index[wrong[0]]
+        raise InvalidValueError(
+            f"{column} of row {row}", float(values[wrong[0]]), "must be finite and positive"
+        )
     return values
 
 

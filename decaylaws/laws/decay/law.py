@@ -11,12 +11,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.decay.curvature import by_rows, covariance_of, noise_of
 from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
-    check_columns,
     decay_inputs,
     evidence_of,
     final_losses,
@@ -36,7 +35,7 @@ from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.runs.objective import normalised
-from decaylaws.runs.table import LOSS, MIX, names_with
+from decaylaws.runs.table import LOSS, MIX, names_with, require_decays
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
@@ -193,12 +192,14 @@ class DecayLaw(DecaySlices):
     def _prepare(self, runs: pd.DataFrame) -> None:
         if self.member not in MEMBERS:
             raise InvalidValueError("member", self.member, f"must be one of {', '.join(MEMBERS)}")
-        check_columns(runs)
         if len(runs) < 4:
             raise InvalidValueError(
                 "runs", len(runs), "must be at least 4 finished decays", "Run more microanneals."
             )
         self.domains_ = list(self.domains) if self.domains is not None else names_with(runs, LOSS)
+        if not self.domains_:
+            raise SchemaError("runs table", missing=[f"{LOSS}<domain>"], remedy="It holds no loss to fit.")
+        require_decays(runs, self.domains_)
         self.sources_ = list(dict.fromkeys([*self.trunk_mixture, *names_with(runs, MIX)]))
         lr = float(runs["start_lr"].max()) if self.reference_lr is None else self.reference_lr
         common = int(runs["batch_tokens"].mode().iloc[0])
