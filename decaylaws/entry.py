@@ -15,17 +15,15 @@ from decaylaws.io.signals import STOP_SIGNALS
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGINT, _leave_at_once)
-    for each in STOP_SIGNALS:
-        if signal.getsignal(each) == signal.SIG_DFL:  # nohup ignores SIGHUP, and that must stay so
-            signal.signal(each, _leave_at_once)
+    # what is ignored stays so: nohup ignores SIGHUP, a shell SIGINT for what it starts in the background
+    heard = [each for each in (signal.SIGINT, *STOP_SIGNALS) if signal.getsignal(each) != signal.SIG_IGN]
+    for each in heard:
+        signal.signal(each, _leave_at_once)
 
     from decaylaws.cli import main as run_command
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for each in STOP_SIGNALS:
-        if signal.getsignal(each) == _leave_at_once:
-            signal.signal(each, _stop)
+    for each in heard:
+        signal.signal(each, signal.default_int_handler if each == signal.SIGINT else _stop)
     run_command()
 
 

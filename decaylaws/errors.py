@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MAX_SHOWN = 200
+"""Letters of a value that a message shows; a value may be a file's whole content."""
+
 
 class DecaylawsError(Exception):
     """Base of every error that a user can mend."""
@@ -40,7 +43,10 @@ class InvalidValueError(DecaylawsError, ValueError):
         self.value = value
         self.constraint = constraint
         self.remedy = remedy
-        message = f"'{field}' {constraint}; got {_as_written(value)!r}."
+        written = repr(_as_written(value))
+        if len(written) > MAX_SHOWN:
+            written = f"{written[:MAX_SHOWN]}..."
+        message = f"'{field}' {constraint}; got {written}."
         super().__init__(f"{message} {remedy}".strip())
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.table import Table
 
 from decaylaws.cli.arithmetic import settle_arithmetic
@@ -16,6 +15,7 @@ from decaylaws.cli.export import export
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import write_text
+from decaylaws.io.yaml import load_yaml
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
@@ -286,10 +286,7 @@ def _setting(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator:
         raise InvalidValueError("set", text, "must read NAME=VALUE")
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InvalidValueError("set", text, "has a value that cannot be read") from None
+    return name.strip(), load_yaml(value, f"The value of '--set {name.strip()}'")
 
 
 def report(directory: StudyDir) -> None:

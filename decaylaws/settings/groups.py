@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Protocol, Self
+from typing import Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
+from decaylaws.settings.numbers import Share
 from decaylaws.settings.quality import QualitySettings
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class GroupSettings(BaseModel):
@@ -25,7 +24,7 @@ class GroupSettings(BaseModel):
         upper: largest total share.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     members: list[str] | None = None
     mixture: dict[str, Share] | None = None

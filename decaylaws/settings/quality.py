@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from decaylaws.settings.numbers import NUMBER, Finite
 
 _NAMES = {2: ["low", "high"], 3: ["low", "medium", "high"]}
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class ClassifierSettings(_Settings):
@@ -50,8 +52,8 @@ class QualitySettings(_Settings):
     field: str | None = None
     classifier: ClassifierSettings | None = None
     perplexity: PerplexitySettings | None = None
-    thresholds: list[FiniteFloat] | None = None
-    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = None
+    thresholds: list[Finite] | None = None
+    quantiles: list[Annotated[float, NUMBER, Field(gt=0, lt=1)]] | None = None
     names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = Field(default_factory=list)
     source: str = ""
     bucket: str = ""

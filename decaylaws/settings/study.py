@@ -11,27 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.io.yaml import UniqueKeyLoader, yaml_reason
+from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.config import ModelShape, OptimizerConfig
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.groups import GroupSettings, source_groups
+from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, Weight
 from decaylaws.settings.quality import QualitySettings, cut_sources
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class SourceSettings(_Settings):
@@ -57,7 +53,7 @@ class SourceSettings(_Settings):
         None, description="take documents of at least so many bytes only: a length class"
     )
     max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
-    heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = 0.1
     quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
 
     @model_validator(mode="after")
@@ -81,7 +77,7 @@ class SourceSettings(_Settings):
 class TokenizerSettings(_Settings):
     """Byte-level BPE trained on the train split, or a ready ``tokenizer.json``."""
 
-    vocab_size: Annotated[int, Field(ge=257, le=2**32 - 1)] = 4096
+    vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = 4096
     path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
     train_bytes_per_source: Count = 2_000_000
 
@@ -115,8 +111,8 @@ class ShapeSettings(_Settings):
 class OptimizerSettings(_Settings):
     """AdamW, shared by trunks, microanneals and the launched run."""
 
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    beta1: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.95
     eps: Positive = 1e-8
     weight_decay: Weight = 0.1
     clip_norm: Positive = 1.0
@@ -129,11 +125,11 @@ class OptimizerSettings(_Settings):
 class TrunkSettings(_Settings):
     """The stable phase of each model shape: warm-up, then constant LR on the general mixture."""
 
-    tokens: Count
-    warmup_tokens: Count
+    tokens: Tokens
+    warmup_tokens: Tokens
     peak_lr: Positive
     mixture: dict[str, Share]
-    seed: int = Field(0, ge=0)
+    seed: NotNegative = 0
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
@@ -146,22 +142,22 @@ class TrunkSettings(_Settings):
 class DesignSettings(_Settings):
     """Which microanneals the sweep runs."""
 
-    num_mixtures: Annotated[int, Field(ge=4)] = 24
-    decay_tokens: Annotated[list[Count], Field(min_length=1)]
+    num_mixtures: Annotated[int, NUMBER, Field(ge=4)] = 24
+    decay_tokens: Annotated[list[Tokens], Field(min_length=1)]
     start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = [1.0]
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
         ["linear"], description="decays end at LR 0, which no exponential reaches; constant keeps its LR"
     )
-    batch_tokens: list[Count] = Field(
+    batch_tokens: list[Tokens] = Field(
         default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
     )
-    num_replicates: Annotated[int, Field(ge=2)] = 3
-    runs_at_other_sizes: Annotated[int, Field(ge=2)] = 8
-    read_outs: Annotated[int, Field(ge=0)] = Field(
+    num_replicates: Annotated[int, NUMBER, Field(ge=2)] = 3
+    runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = 8
+    read_outs: Annotated[int, NUMBER, Field(ge=0)] = Field(
         0,
         description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",
     )
-    seed: int = Field(0, ge=0)
+    seed: NotNegative = 0
 
 
 class ObjectiveSettings(_Settings):
@@ -191,7 +187,7 @@ class TargetSettings(_Settings):
     """The run that all this is for."""
 
     shape: str
-    max_decay_tokens: Count = Field(description="budget of the decay at target scale")
+    max_decay_tokens: Tokens = Field(description="budget of the decay at target scale")
     repetition_scale: Positive = Field(
         1.0,
         description="how many times longer the target's decay is than a proxy's of the same design point; "
@@ -202,8 +198,10 @@ class TargetSettings(_Settings):
 class EvaluationSettings(_Settings):
     """Held-out evaluation, the same tokens for every run."""
 
-    tokens_per_domain: Count = 16_384
-    points: Annotated[int, Field(ge=1)] = Field(2, description="evaluations of a microanneal after its start")
+    tokens_per_domain: Tokens = 16_384
+    points: Annotated[int, NUMBER, Field(ge=1)] = Field(
+        2, description="evaluations of a microanneal after its start"
+    )
 
 
 class EvaluationSetSettings(_Settings):
@@ -219,7 +217,7 @@ class DecontaminationSettings(_Settings):
     """Train documents that hold an evaluation item are dropped; sources that repeat held-out text are refused."""
 
     evaluation_sets: dict[str, EvaluationSetSettings] = Field(default_factory=dict)
-    ngram: Annotated[int, Field(ge=8)] = Field(13, description="words of a matching run")
+    ngram: Annotated[int, NUMBER, Field(ge=8)] = Field(13, description="words of a matching run")
     min_coverage: Share = Field(0.5, description="smallest share of an item's words in matching runs")
     hybrid: bool = Field(True, description="also near matches, by longest common subsequence of words")
     min_common: Share = Field(0.75, description="smallest common subsequence of a near match, as a share")
@@ -264,13 +262,13 @@ class SamplerSettings(_Settings):
     )
     trials: Count = 24
     batch: Count = Field(8, description="proposals under way at once")
-    promote: Annotated[int, Field(ge=2)] | None = Field(
+    promote: Annotated[int, NUMBER, Field(ge=2)] | None = Field(
         None,
         description="start every proposal with the shortest of design.decay_tokens and take the best one in "
         "so many to the next length; None lets the sampler choose the length",
     )
 
-    prune: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+    prune: Annotated[float, NUMBER, Field(gt=0, lt=100)] | None = Field(
         None,
         description="end a proposal at an evaluation on its way (evaluation.points) unless it is among the best so "
         "many percent of the runs of its length, batch size and shape; None runs all to their end",
@@ -294,7 +292,7 @@ class StudySettings(_Settings):
     )
     tokenizer: TokenizerSettings = TokenizerSettings()
     seq_len: Count = 128
-    batch_tokens: Count = 1024
+    batch_tokens: Tokens = 1024
     shapes: Annotated[dict[str, ShapeSettings], Field(min_length=2)]
     proxy: str = Field(description="the shape that runs the whole design; the others run a part of it")
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -309,7 +307,7 @@ class StudySettings(_Settings):
     backend: BackendSettings = BackendSettings()
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = 400
-    seed: int = Field(0, ge=0)
+    seed: NotNegative = 0
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -400,9 +398,10 @@ def load_settings(path: Path) -> StudySettings:
     if not path.is_file():
         raise DataError(f"There is no study.yaml at {path}. Run 'decaylaws init DIR' first.")
     try:
-        content = UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not readable YAML: {yaml_reason(error)}.") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+    content = load_yaml(text, path, aliases=True)
     if not isinstance(content, Mapping):
         holds = "nothing" if content is None else type(content).__name__
         raise DataError(f"{path} must hold a mapping of settings; it holds {holds}.")

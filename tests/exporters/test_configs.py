@@ -9,14 +9,14 @@ import pytest
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, export
-from decaylaws.recipe import files
+from decaylaws.io.yaml import load_yaml
 
 BATCH_TOKENS, SEQUENCES = 256 * 64, 256
 CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def _yaml(text: str) -> dict[str, Any]:
-    return files._StrictLoader(text).get_single_data()
+    return load_yaml(text, "text")
 
 
 @pytest.mark.parametrize("target", sorted(EXPORTERS))

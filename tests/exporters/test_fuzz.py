@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from decaylaws.errors import DecaylawsError, InvalidValueError, NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
 from decaylaws.exporters.base import NOTES_FILE
-from decaylaws.recipe import Recipe, files
+from decaylaws.io.yaml import load_yaml
+from decaylaws.recipe import Recipe
 from tests.exporters.test_check import MAIN_FILES
 
 LRS = st.sampled_from([0.0, 1e-12, 6.1351e-5, 1.0, 1e3]) | st.floats(1e-9, 10.0)
@@ -78,7 +79,7 @@ def _parses(name: str, text: str) -> None:
     elif name.endswith(".json"):
         json.loads(text)
     elif name.endswith(".yaml"):
-        assert isinstance(files._StrictLoader(text).get_single_data(), dict)
+        assert isinstance(load_yaml(text, "text"), dict)
     else:
         shlex.split(text)
 

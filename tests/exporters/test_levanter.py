@@ -11,15 +11,15 @@ import pytest
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import Export, ExportOptions, export
 from decaylaws.exporters.levanter import block_counts
+from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import Mixture
-from decaylaws.recipe import files
 
 BATCH_TOKENS = 256 * 64
 FRESH = {"lr": 0.0, "checkpoint": "/hf/model", "optimizer_state": "fresh"}
 
 
 def _config(result: Export) -> dict[str, Any]:
-    return files._StrictLoader(result.files["midtrain_levanter.yaml"]).get_single_data()
+    return load_yaml(result.files["midtrain_levanter.yaml"], "text")
 
 
 def _whole(value: float, steps: int) -> int:

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.io.yaml import load_yaml
 from decaylaws.recipe import Recipe, diff_recipes, files, show_recipe
 
 
@@ -39,7 +40,7 @@ def test_any_float_and_name_survives_yaml(lr: float, share: float, name: str) ->
         "name": name,
         "likely": ["1e5", "0x1", "yes", "null", "1_0", ""],
     }
-    loaded = files._StrictLoader(files.to_yaml(data)).get_single_data()
+    loaded = load_yaml(files.to_yaml(data), "text")
     assert loaded == data
     assert [type(value) for value in loaded.values()] == [type(value) for value in data.values()]
 
@@ -55,7 +56,7 @@ YAML_11_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*)?\.[0-9.]*([eE][-+][0-9]+)?")
 @example(5e-324)
 def test_readers_of_yaml_1_1_take_any_float_for_a_float(value: float) -> None:
     text = files.to_yaml({"x": value, "list": [value]})
-    for read in (yaml.safe_load(text), files._StrictLoader(text).get_single_data()):
+    for read in (yaml.safe_load(text), load_yaml(text, "text")):
         assert read == {"x": value, "list": [value]}
         assert type(read["x"]) is float
     assert YAML_11_FLOAT.fullmatch(text.splitlines()[0].removeprefix("x: "))

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
         ("sources.code.format", "jsonl", ["sources.code", "path"]),
         ("shapes.small.num_heads", 5, ["shapes.small.num_heads", "5", "d_model"]),
         ("target.max_decay_tokens", 0, ["target.max_decay_tokens", "0"]),
+        (
+            "target.max_decay_tokens",
+            "4 barrels",
+            ["target.max_decay_tokens", "'4 barrels'", "Write 2B, 4.86T"],
+        ),
+        ("trunk.tokens", "1.5", ["trunk.tokens", "whole number"]),
+        ("objective.guard_nats", True, ["objective.guard_nats", "truth value", "True"]),
+        ("shapes.small.num_heads", True, ["shapes.small.num_heads", "truth value"]),
+        ("optimizer", {"beta1": True}, ["optimizer.beta1", "truth value"]),
+        (
+            "objective.weights",
+            {"code": 10**400},
+            ["objective.weights.code", "larger than any number", "000..."],
+        ),
+        ("trunk.mixture", {"narrative": 10**400}, ["trunk.mixture.narrative", "larger"]),
+        ("seed", 10**400, ["seed", "larger"]),
     ],
 )
 def test_a_wrong_setting_is_named(settings: Settings, path: str, value: object, words: list[str]) -> None:
@@ -106,6 +123,79 @@ def test_anchors_and_merged_keys_are_read(tmp_path: Path) -> None:
     text = template_text("demo").replace("proxy:", f"{twin}proxy:")
     path.write_text(text, encoding="utf-8")
     assert load_settings(path).shapes["other"].d_ff == 96
+
+
+def study_text(**changes: str) -> str:
+    """The demo's study.yaml with top-level keys of one line replaced, as somebody typed them."""
+    lines = template_text("demo").splitlines(keepends=True)
+    kept = [line for line in lines if line.split(":")[0] not in changes]
+    return "".join(kept) + "".join(f"{key}: {value}\n" for key, value in changes.items())
+
+
+def test_numbers_are_read_as_they_stand_there(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "\ufeff" + study_text(seq_len="0128", batch_tokens="1K", search_trials="+40"), encoding="utf-8"
+    )
+    with pytest.raises(InvalidValueError, match="'batch_tokens' must be a multiple of seq_len=128; got 1000"):
+        load_settings(path)
+    path.write_text(study_text(seq_len="0128", batch_tokens="1.024K", search_trials="1_000"), encoding="utf-8")
+    assert load_settings(path).seq_len == 128
+    assert load_settings(path).batch_tokens == 1024
+    assert load_settings(path).search_trials == 1000
+    for wrong, shown in (("1:40", "1:40"), ("yes", "yes"), ("0x80", "0x80"), ("true", "True")):
+        path.write_text(study_text(seq_len=wrong), encoding="utf-8")
+        with pytest.raises(InvalidValueError, match=f"'seq_len' is not valid.*{shown}"):
+            load_settings(path)
+
+
+def test_token_counts_take_units(settings: Settings) -> None:
+    large = changed(
+        changed(settings, "target.max_decay_tokens", "50B"), "evaluation", {"tokens_per_domain": "4K"}
+    )
+    checked = parse_settings(changed(large, "design.decay_tokens", ["1M", 2_000_000, "4e6", 8e6]))
+    assert checked.target.max_decay_tokens == 50_000_000_000
+    assert checked.evaluation.tokens_per_domain == 4000
+    assert checked.design.decay_tokens == [1_000_000, 2_000_000, 4_000_000, 8_000_000]
+
+
+def test_names_that_yaml_1_1_takes_for_values(tmp_path: Path) -> None:
+    text = (
+        template_text("demo")
+        .replace("narrative", "no")
+        .replace("reference:", "2023:")
+        .replace("name: ", "name: 2024 #")
+    )
+    path = tmp_path / "study.yaml"
+    path.write_text(text.replace("reference", "2023"), encoding="utf-8")
+    checked = load_settings(path)
+    assert checked.name == "2024"
+    assert {"no", "2023"} <= set(checked.sources)
+    assert set(checked.trunk.mixture) <= set(checked.sources)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+        "a: &a [*a]\n",
+        "a: &a {b: *a}\n",
+        "[" * 5000,
+        "a: " + "{b: " * 5000,
+        f"seed: {'9' * 5000}\n",
+    ],
+    ids=["aliases", "itself", "itself-in-a-mapping", "nested-lists", "nested-mappings", "digits"],
+)
+def test_a_small_file_that_stands_for_a_large_one_is_refused(tmp_path: Path, bomb: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(bomb, encoding="utf-8")
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"study\.yaml is not valid YAML") as caught:
+        load_settings(path)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    assert len(str(caught.value)) < 500
 
 
 def test_weights_that_do_not_sum_to_one() -> None:

@@ -1,0 +1,48 @@
+"""Numbers of ``study.yaml``: what a field may hold, in which words it is refused.
+
+``true`` is no number, although Python would take it for 1, and a count of tokens may carry a unit as everywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.schedules.quantities import parse_tokens
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no number")
+    if isinstance(value, int):
+        try:
+            float(value)
+        except OverflowError:
+            raise ValueError("it is larger than any number that is computed with") from None
+    return value
+
+
+def _tokens(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)  # 1e9
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        return parse_tokens(value)
+    except InvalidValueError as error:  # which field it is about is pydantic's to say
+        raise ValueError(f"{error.constraint}. {error.remedy}".strip()) from None
+
+
+NUMBER = BeforeValidator(_number)
+"""Put into the annotation of any other numeric field."""
+Positive = Annotated[float, NUMBER, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, NUMBER, Field(gt=0)]
+NotNegative = Annotated[int, NUMBER, Field(ge=0)]
+Tokens = Annotated[int, BeforeValidator(_tokens), Field(gt=0)]
+"""A count of tokens: ``4096``, ``500M``, ``50B``, ``4T`` or ``1e9``."""
+Share = Annotated[float, NUMBER, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, NUMBER, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, NUMBER, Field(allow_inf_nan=False)]
