@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.io.text import plain_suffix, read_lines
+from decaylaws.io.documents import BadRow, document_text, format_of, json_lines, json_object, parquet_batches
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class EvaluationSet:
 
     Args:
         name: of the set; reports count by it.
-        path: JSON Lines (``.gz`` and ``.zst`` too) or Parquet.
+        path: JSON Lines (compressed too), a JSON array, or Parquet.
         fields: keys whose text makes up an item, in this order; a list of texts counts as its parts.
     """
 
@@ -58,27 +57,18 @@ class EvaluationSet:
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         if not self.path.is_file():
             raise DataError(f"Evaluation set '{self.name}' finds no file at {self.path}. Correct the path.")
-        if plain_suffix(self.path) == ".parquet":
-            yield from _parquet_rows(self.name, self.path)
+        if format_of(self.path) == "parquet":
+            for batch in parquet_batches(self.path):
+                yield from batch.to_pylist()
             return
-        for number, line in enumerate(read_lines(self.path), start=1):
-            if line.strip():
-                yield self._json_row(line, number)
-
-    def _json_row(self, line: str, number: int) -> Mapping[str, Any]:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"Evaluation set '{self.name}': {self.path}:{number} is no JSON ({error}). "
-                "Give it a JSON object per line, or Parquet."
-            ) from None
-        if not isinstance(row, Mapping):
-            raise DataError(
-                f"Evaluation set '{self.name}': {self.path}:{number} holds a {type(row).__name__}, "
-                "not an object. Give it a JSON object per line."
-            )
-        return row
+        for number, line in json_lines(self.path):
+            row = json_object(f"{self.path}:{number}", line)
+            if isinstance(row, BadRow):
+                raise DataError(
+                    f"Evaluation set '{self.name}': {row.where} {row.reason}. "
+                    "Give it a JSON object per line, or Parquet."
+                )
+            yield row
 
     def _text(self, row: Mapping[str, Any], number: int) -> str:
         parts: list[str] = []
@@ -90,22 +80,10 @@ class EvaluationSet:
                     f"Evaluation set '{self.name}': row {number} of {self.path} has no text under {field!r} "
                     f"(it holds: {', '.join(row)}). Name the keys that hold text."
                 )
-            parts += values
+            parts += (document_text(text)[0] for text in values)
         return "\n".join(parts)
 
 
 def read_items(sets: Sequence[EvaluationSet]) -> list[Item]:
     """All items of several sets."""
     return [item for each in sets for item in each.items()]
-
-
-def _parquet_rows(name: str, path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"Evaluation set '{name}': {path} is no readable Parquet file ({error}).") from None

@@ -1,13 +1,12 @@
 """Shards of candidate text: read as a stream, and written again without the rows that go.
 
-JSON Lines (``.jsonl``, ``.json``, ``.ndjson``) and text (``.txt``, ``.md``, ``.rst``), each also as ``.gz`` or
-``.zst``, and Parquet. A row whose text stays is written byte for byte as it was read (Parquet: value for value, every
-column). A long text file is cut into documents at blank lines, so that not all of it goes for one match.
+What is read stands in ``decaylaws.io.documents``: JSON Lines and text, compressed or not, and Parquet. A row whose text
+stays is written byte for byte as it was read (Parquet: value for value, every column; a JSON array as JSON Lines). A
+long text file is cut into documents at blank lines, so that not all of it goes for one match.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,15 +16,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.io import documents
+from decaylaws.io.documents import BadRow, document_text, format_of, parquet_errors, readable_suffixes
 from decaylaws.io.files import atomic_write
-from decaylaws.io.text import compressed_writer, plain_suffix, read_lines
+from decaylaws.io.text import compressed_writer, find_files
 
-JSON_LINES = (".jsonl", ".json", ".ndjson")
-PLAIN_TEXT = (".txt", ".md", ".rst")
-PARQUET = ".parquet"
-LONG_TEXT_CHARS = 32_768
 _BATCH_CHARS = 1 << 20
-_PARQUET_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -97,16 +93,12 @@ def find_shards(source: str, pattern: str) -> list[Path]:
     Raises:
         DataError: nothing is there that can be read.
     """
-    known = (*JSON_LINES, *PLAIN_TEXT, PARQUET)
-    path = Path(pattern)
-    if path.is_file():
-        return [path]
-    paths = path.rglob("*") if path.is_dir() else map(Path, glob.glob(pattern, recursive=True))
-    found = sorted(each for each in paths if each.is_file() and plain_suffix(each) in known)
+    found = [
+        path for path in find_files(pattern, documents.READABLE) if format_of(path) or path == Path(pattern)
+    ]
     if not found:
         raise DataError(
-            f"Source '{source}' finds no shard at {pattern} (looking for {', '.join(known)}, also .gz and .zst). "
-            "Correct the path."
+            f"Source '{source}' finds no shard at {pattern} (looking for {readable_suffixes()}). Correct the path."
         )
     return found
 
@@ -115,28 +107,34 @@ def read_rows(path: Path, text_field: str) -> Iterator[Rows]:
     """Rows of a shard, about a megabyte at a time.
 
     Raises:
-        DataError: the shard is unreadable, or a row has no text under ``text_field``.
+        DataError: the shard is unreadable, or rows of it have no text under ``text_field``; all such rows are counted.
     """
-    suffix = plain_suffix(path)
-    if suffix == PARQUET:
+    file_format = format_of(path)
+    if file_format is None:
+        raise DataError(
+            f"{path} cannot be read by its name; names end with {readable_suffixes()}. Rename or convert it."
+        )
+    if file_format == "parquet":
         yield from _parquet_rows(path, text_field)
         return
-    if suffix not in (*JSON_LINES, *PLAIN_TEXT):
-        raise DataError(f"{path} is no JSON Lines, text or Parquet by its name. Rename or convert it.")
-    pairs = _json_rows(path, text_field) if suffix in JSON_LINES else _text_blocks(path)
-    yield from grouped(pairs)
+    rows = documents.usable_rows(documents.read_rows(path, file_format, text_field), _unusable)
+    yield from grouped((row.text or "", row.raw) for row in rows)
+
+
+def _unusable(row: BadRow) -> str:
+    return f"{row.where} {row.reason}. {row.remedy}"
 
 
 @contextmanager
 def row_writer(path: Path, shard: Path, text_field: str) -> Iterator[RowWriter]:
     """Writes ``path`` in the format of ``shard``; the file appears when the block ends without an exception."""
     with atomic_write(path) as handle:
-        if plain_suffix(shard) == PARQUET:
+        if format_of(shard) == "parquet":
             with _ParquetWriter(handle, shard, text_field) as writer:
                 yield writer
         else:
             with compressed_writer(handle, shard.suffix.lower()) as file:
-                yield _LineWriter(file, text_field if plain_suffix(shard) in JSON_LINES else None)
+                yield _LineWriter(file, text_field if format_of(shard) == "jsonl" else None)
 
 
 class _LineWriter:
@@ -150,7 +148,7 @@ class _LineWriter:
             for line, old, new in zip(rows.raw, rows.texts, texts)
             if new is not None
         )
-        self._file.write("".join(lines).encode())
+        self._file.writelines(line.encode() for line in lines)
 
     def _line(self, line: str, text: str) -> str:
         if self._text_field is None:
@@ -162,7 +160,7 @@ class _ParquetWriter:
     def __init__(self, handle: IO[bytes], shard: Path, text_field: str) -> None:
         import pyarrow.parquet
 
-        with _parquet_errors(shard):
+        with parquet_errors(shard):
             schema = pyarrow.parquet.read_schema(shard)
         self._column = schema.names.index(text_field) if text_field in schema.names else -1
         self._writer = pyarrow.parquet.ParquetWriter(handle, schema, compression="zstd")
@@ -199,72 +197,10 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[Rows]:
         yield Rows(first, texts, raw)
 
 
-def _json_rows(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.strip():
-            yield _text(path, number, line, text_field), line if line.endswith("\n") else line + "\n"
-
-
-def _text(path: Path, number: int, line: str, text_field: str) -> str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f"{path}:{number} is no JSON ({error}). If the download was interrupted, repeat it."
-        ) from None
-    text = row.get(text_field) if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(
-            f"{path}:{number} has no text under {text_field!r} (it holds: {keys}). "
-            "Name the key that holds the text."
-        )
-    return text
-
-
-def _text_blocks(path: Path) -> Iterator[tuple[str, str]]:
-    for block in text_blocks(read_lines(path)):
-        yield block, block
-
-
-def text_blocks(lines: Iterator[str]) -> Iterator[str]:
-    """Text cut at the first blank line after every ``LONG_TEXT_CHARS`` characters."""
-    block: list[str] = []
-    size = 0
-    for line in lines:
-        if size >= LONG_TEXT_CHARS and not line.strip():
-            yield "".join(block)
-            block, size = [], 0
-        block.append(line)
-        size += len(line)
-    if size:
-        yield "".join(block)
-
-
 def _parquet_rows(path: Path, text_field: str) -> Iterator[Rows]:
-    import pyarrow.parquet
-
-    with _parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
-        columns = file.schema_arrow.names
-        if text_field not in columns:
-            raise DataError(
-                f"{path} has no column {text_field!r} (it has: {', '.join(columns)}). "
-                "Name the column that holds the text."
-            )
-        first = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-            texts = [text or "" for text in batch.column(columns.index(text_field)).to_pylist()]
-            yield Rows(first, texts, batch)
-            first += len(texts)
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is no readable Parquet file ({error}). If the download was interrupted, repeat it."
-        ) from None
+    first = 0
+    for batch in documents.parquet_batches(path, text_field):
+        column = batch.column(batch.schema.names.index(text_field))
+        texts = [document_text(text)[0] if text else "" for text in column.to_pylist()]
+        yield Rows(first, texts, batch)
+        first += len(texts)

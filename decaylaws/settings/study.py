@@ -54,6 +54,10 @@ class SourceSettings(_Settings):
     )
     max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
     heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = 0.1
+    on_bad: Literal["error", "skip"] = Field(
+        "error",
+        description="what a row that is no JSON or holds no text does: stop, or be passed over and counted",
+    )
     quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
 
     @model_validator(mode="after")
@@ -79,6 +83,9 @@ class TokenizerSettings(_Settings):
 
     vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = 4096
     path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
+    end_token: str | None = Field(
+        None, description="its token that ends a document, where it is none of the usual ones"
+    )
     train_bytes_per_source: Count = 2_000_000
 
 

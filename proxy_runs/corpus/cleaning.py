@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from proxy_runs.corpus.documents import Document
@@ -41,7 +42,7 @@ class SeenParagraphs:
     def add_document(self, text: str) -> None:
         """Remember every paragraph that is long enough to count."""
         for paragraph in _BLANK_LINE.split(text):
-            if len(paragraph) >= _MIN_PARAGRAPH_CHARS:
+            if _counts(paragraph):
                 self.add(paragraph)
 
     def _places(self, paragraph: str) -> list[tuple[int, int]]:
@@ -57,6 +58,10 @@ class Cleaner:
 
     Attributes:
         keeps_licences: whether licence notices stay; they are part of source files and of a user's own text.
+        is_extract: whether a document was put together from many places of a package's files, each with the same few
+            headings. Such a heading stays once in a document, and what is left of one may be headings alone. In a
+            user's text, short paragraphs (``return None``, ``---``) repeat for good reasons and stay; a document of
+            which only such paragraphs are left beside what was dropped goes as a whole.
         min_bytes: shortest document to keep, in bytes of UTF-8.
         seen: paragraphs of all documents that were kept so far, of this source and of those before it.
         counts: what was dropped, by reason.
@@ -65,26 +70,54 @@ class Cleaner:
     keeps_licences: bool
     min_bytes: int
     seen: SeenParagraphs
+    is_extract: bool = True
     counts: Counter[str] = field(default_factory=Counter)
 
     def clean(self, document: Document) -> Document | None:
         """The document without what it repeats; ``None`` when too little is left."""
-        paragraphs = dict.fromkeys(_BLANK_LINE.split(document.text))
-        text = "\n\n".join(paragraph for paragraph in paragraphs if self._keeps(paragraph)).strip("\n")
+        paragraphs = _BLANK_LINE.split(document.text)
+        kept = [paragraph for paragraph in self._once(paragraphs) if self._keeps(paragraph)]
+        text = "\n\n".join(kept).strip("\n")
+        if not self.is_extract and any(map(_counts, paragraphs)) and not any(map(_counts, kept)):
+            self.counts["documents_repeated"] += 1
+            return None
         if len(text.encode()) < self.min_bytes:
             self.counts["documents_too_short"] += 1
             return None
+        if not self.is_extract and not any(map(_counts, paragraphs)):
+            self._count_short(text)
         self.seen.add_document(text)
         return Document(document.key, text + "\n")
+
+    def _once(self, paragraphs: list[str]) -> Iterator[str]:
+        """The paragraphs of a document without those that it repeats."""
+        here: set[str] = set()
+        for paragraph in paragraphs:
+            if paragraph in here and (self.is_extract or _counts(paragraph)):
+                self.counts["paragraphs_repeated"] += _counts(paragraph)
+                continue
+            here.add(paragraph)
+            yield paragraph
 
     def _keeps(self, paragraph: str) -> bool:
         if not self.keeps_licences and len(paragraph) < _MAX_LICENCE_CHARS and _LICENCE.search(paragraph):
             self.counts["paragraphs_of_licences"] += 1
             return False
-        if len(paragraph) >= _MIN_PARAGRAPH_CHARS and paragraph in self.seen:
+        if _counts(paragraph) and paragraph in self.seen:
             self.counts["paragraphs_repeated"] += 1
             return False
         return True
+
+    def _count_short(self, text: str) -> None:
+        """A short document that stands earlier stays: questions and answers repeat for good reasons."""
+        mark = f"short document\0{text}"
+        self.counts["short_documents_repeated"] += mark in self.seen
+        self.seen.add(mark)
+
+
+def _counts(paragraph: str) -> bool:
+    """Whether a paragraph is long enough to be dropped as a repetition."""
+    return len(paragraph) >= _MIN_PARAGRAPH_CHARS
 
 
 def is_heldout(source: str, key: str, *, fraction: float, seed: int) -> bool:

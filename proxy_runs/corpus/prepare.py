@@ -21,11 +21,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from decaylaws.errors import DataError, DecaylawsError
+from decaylaws.io.documents import PREPARATION_VERSION
 from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings.study import DecontaminationSettings, SourceSettings, TokenizerSettings
@@ -37,7 +39,7 @@ from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, rem
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.tokenizer import eos_id, load_tokenizer, token_bytes, train_tokenizer, write_tokens
+from proxy_runs.corpus.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from proxy_runs.data.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -49,12 +51,6 @@ from proxy_runs.data.manifest import (
     write_manifest,
 )
 from proxy_runs.data.shards import TokenStore
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-PIPELINE_VERSION = 1
-"""Goes up whenever the same request would give other text or other tokens."""
 
 HELDOUT_OVERLAP_NAME = "heldout_overlap.json"
 CONTAMINATION_NAME = "contamination.json"
@@ -110,13 +106,14 @@ def _request(
 ) -> str:
     """Hash of everything that decides the outcome: first 16 hex digits of a SHA-256."""
     content: dict[str, Any] = {
-        "pipeline": [PIPELINE_VERSION, GENERATOR_VERSION],
+        "pipeline": [PREPARATION_VERSION, GENERATOR_VERSION],
         "libraries": {**_versions("tokenizers"), "python": platform.python_version()},
         "tokenizer": tokenizer.model_dump(),
         "sources": [_source_request(source) for source in sources],
     }
     if tokenizer.path:
-        content["tokenizer_json"] = load_tokenizer(base / tokenizer.path).to_str()
+        ready = load_tokenizer(base / tokenizer.path, end_token=tokenizer.end_token)
+        content["tokenizer_json"] = [ready.to_json().decode(), ready.end_id]
     if decontamination.evaluation_sets:
         content["decontamination"] = contamination.evaluation_request(decontamination, base)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -124,7 +121,9 @@ def _request(
 
 def _source_request(source: Source) -> dict[str, Any]:
     settings = source.settings
-    what: dict[str, Any] = settings.model_dump(include={"format", "path", "text_field", "heldout_fraction"})
+    what: dict[str, Any] = settings.model_dump(
+        include={"format", "path", "text_field", "heldout_fraction", "on_bad"}
+    )
     what |= {"name": source.name, "max_bytes": source.max_bytes, "seed": source.seed}
     # only where it is set: a corpus without length classes keeps its name
     what |= settings.model_dump(include={"min_document_bytes", "max_document_bytes"}, exclude_none=True)
@@ -317,20 +316,22 @@ class _Job:
     def _train_tokenizer(self, texts: Mapping[str, Texts]) -> None:
         trained = self.work / "tokenizer.json"
         self.progress("tokenizer", 0, 1)
-        if self.tokenizer.path:
-            tokenizer = load_tokenizer(self.base / self.tokenizer.path)
-        else:
-            if not trained.is_file():
-                limit = self.tokenizer.train_bytes_per_source
-                sample = (text for part in texts.values() for text in _sample(part, limit))
-                train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=trained)
-            tokenizer = load_tokenizer(trained)
-        lengths = token_bytes(tokenizer)
+        if not self.tokenizer.path and not trained.is_file():
+            limit = self.tokenizer.train_bytes_per_source
+            sample = (text for part in texts.values() for text in _sample(part, limit))
+            train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=trained)
         with atomic_write(self.data / "tokenizer.json") as handle:
-            handle.write(tokenizer.to_str().encode())
+            handle.write(self._ready_tokenizer.to_json())
         with atomic_write(self.data / "token_bytes.bin") as handle:
-            handle.write(lengths.tobytes())
+            handle.write(self._ready_tokenizer.token_bytes.tobytes())
         self.progress("tokenizer", 1, 1)
+
+    @cached_property
+    def _ready_tokenizer(self) -> TextTokenizer:
+        """The user's tokenizer, or the one that was trained."""
+        if self.tokenizer.path:
+            return load_tokenizer(self.base / self.tokenizer.path, end_token=self.tokenizer.end_token)
+        return load_tokenizer(self.work / "tokenizer.json")
 
     def _encode(self, number: int, source: Source, texts: Texts, leaks: _Leaks) -> SourceEntry:
         marker = self.work / f"{source.name}.shards.json"
@@ -347,20 +348,15 @@ class _Job:
         return SourceEntry.model_validate_json(marker.read_bytes())
 
     def _shard(self, name: str, documents: Iterator[str]) -> SplitEntry:
-        tokenizer = load_tokenizer(self.data / "tokenizer.json")
         totals = [0, 0, 0]
         with atomic_write(self.data / name) as handle:
-            for batch in write_tokens(documents, tokenizer, handle, dtype=self._dtype(tokenizer)):
+            for batch in self._ready_tokenizer.write(documents, handle):
                 totals = [total + new for total, new in zip(totals, batch)]
         file = describe_file(self.data / name, self.directory)
         return SplitEntry(file=file, documents=totals[0], text_bytes=totals[1], tokens=totals[2])
 
-    @staticmethod
-    def _dtype(tokenizer: Tokenizer) -> Literal["<u2", "<u4"]:
-        return "<u2" if tokenizer.get_vocab_size(with_added_tokens=True) <= 2**16 else "<u4"
-
     def _manifest(self, entries: dict[str, SourceEntry]) -> Manifest:
-        tokenizer = load_tokenizer(self.data / "tokenizer.json")
+        tokenizer = self._ready_tokenizer
         entry = self._describe("tokenizer.json")
         libraries = {**_versions("tokenizers"), "python": platform.python_version()}
         for source in self.sources:
@@ -370,9 +366,9 @@ class _Job:
             request=self.request,
             fingerprint=corpus_fingerprint(entry, entries),
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            dtype=self._dtype(tokenizer),
-            vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
-            eos_id=eos_id(tokenizer),
+            dtype=tokenizer.dtype,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.end_id,
             tokenizer=entry,
             token_bytes=self._describe("token_bytes.bin"),
             sources=entries,

@@ -1,26 +1,26 @@
-"""A user's own text, read as a stream: JSON Lines, plain text, Parquet, Hugging Face ``datasets`` folders.
+"""A user's own text, read as a stream: what study.yaml says of a source, over ``decaylaws.io.documents``.
 
-Memory stays at one row, one paragraph block or one Parquet batch, whatever the size of the source.
+Memory stays at one row, one block of text or one Parquet batch, whatever the size of the source.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from decaylaws.decontamination.shards import text_blocks
 from decaylaws.errors import DataError, MissingExtraError
-from decaylaws.io.text import plain_suffix, read_lines
+from decaylaws.io import documents
+from decaylaws.io.documents import BadRow, Row, document_text, parquet_errors, require_text_column
+from decaylaws.io.text import find_files
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.documents import Document
 
-_SUFFIXES = {"jsonl": (".jsonl", ".json"), "text": (".txt", ".md", ".rst"), "parquet": (".parquet",)}
-_PARQUET_ROWS = 256
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
@@ -35,88 +35,61 @@ def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
         DataError: nothing is there.
     """
     path = base / str(source.path)
-    if path.is_file():
-        return [path]
-    suffixes = _SUFFIXES.get(source.format)
-    if path.is_dir():
-        candidates = sorted(path.rglob("*"))
-        found = [file for file in candidates if suffixes is None or plain_suffix(file) in suffixes]
+    if source.format == "datasets":
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        kinds = ""
     else:
-        found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for file in found if file.is_file()]
+        suffixes = documents.SUFFIXES[source.format]  # type: ignore[index]
+        files = find_files(path, suffixes)
+        kinds = f" (looking for {', '.join(suffixes)})" if path.is_dir() else ""
     if not files:
-        kinds = f" (looking for {', '.join(suffixes)})" if suffixes and path.is_dir() else ""
         raise DataError(f"'sources.{name}.path' finds no file at {path}{kinds}. Correct the path.")
     return files
 
 
-def read_documents(name: str, source: SourceSettings, base: Path) -> Iterator[Document]:
-    """Documents of a user's source in file order.
+def read_documents(
+    name: str, source: SourceSettings, base: Path, counts: Counter[str] | None = None
+) -> Iterator[Document]:
+    """Documents of a user's source in file order; rows with no text in them are passed over.
+
+    Args:
+        name: of the source, for messages.
+        source: its settings.
+        base: folder that a relative ``path`` starts from.
+        counts: of rows and documents that are passed over or changed, by reason; added to.
 
     Raises:
-        DataError: a file cannot be read as ``source.format``, or has no ``source.text_field``.
+        DataError: a file cannot be read as ``source.format``, or rows have no ``source.text_field``. Such rows are
+            told of all together; ``on_bad: skip`` passes over them and counts them.
     """
-    if source.format == "datasets":
-        yield from _datasets(name, source, base)
-        return
-    read = {"jsonl": _json_lines, "text": _plain_text, "parquet": _parquet}[source.format]
-    for path in source_files(name, source, base):
-        yield from read(name, source, path)
+    counts = Counter() if counts is None else counts
+
+    def count(row: BadRow) -> None:
+        counts["rows_unusable"] += 1
+
+    def error(row: BadRow) -> str:
+        setting = f".{row.setting}" if row.setting else ""
+        return (
+            f"'sources.{name}{setting}': {row.where} {row.reason}. {row.remedy} "
+            f"'sources.{name}.on_bad: skip' passes over such rows."
+        )
+
+    rows = _rows(name, source, base)
+    for row in documents.usable_rows(rows, error if source.on_bad == "error" else None, count):
+        if row.text is None:
+            counts["rows_without_text"] += 1
+        elif not row.text.strip():
+            counts["documents_empty"] += 1
+        else:
+            counts["documents_with_lone_surrogates"] += row.has_surrogates
+            field = score_field(source)
+            yield make_document(row.text, None if field is None else float(row.values[field]))
 
 
 def make_document(text: str, score: float | None = None) -> Document:
-    """A document whose text decides its split; lone surrogates (JSON can hold them) become question marks."""
-    data = text.encode("utf-8", "replace")
-    return Document(hashlib.blake2b(data, digest_size=16).hexdigest(), data.decode(), score)
-
-
-def _json_lines(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
-    for number, line in enumerate(_lines(name, path), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            row = _row(name, where, line)
-            yield make_document(_text(name, source, where, row), _score(name, source, where, row))
-
-
-def _lines(name: str, path: Path) -> Iterator[str]:
-    try:
-        yield from read_lines(path)
-    except DataError as error:
-        raise DataError(f"'sources.{name}': {error}") from None
-
-
-def _row(name: str, where: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f"'sources.{name}': {where} is no JSON ({error}). If the download was interrupted, repeat it."
-        ) from None
-
-
-def _text(name: str, source: SourceSettings, where: str, row: Any) -> str:
-    text = row.get(source.text_field) if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(
-            f"'sources.{name}.text_field': {where} has no text under {source.text_field!r} "
-            f"(it holds: {keys}). Name the key that holds the text."
-        )
-    return text
-
-
-def _score(name: str, source: SourceSettings, where: str, row: Mapping[str, Any]) -> float | None:
-    """The score that the row states; ``None`` where study.yaml names no field for it."""
-    field = score_field(source)
-    if field is None:
-        return None
-    value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(
-            f"'sources.{name}.quality.field': {where} has no finite number under {field!r}; it holds {value!r}. "
-            "Name the key that holds the score, or give every document one."
-        )
-    return float(value)
+    """A document whose text decides its split."""
+    text, _ = document_text(text)
+    return Document(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text, score)
 
 
 def score_field(source: SourceSettings) -> str | None:
@@ -124,53 +97,71 @@ def score_field(source: SourceSettings) -> str | None:
     return source.quality.field if source.quality else None
 
 
-def _plain_text(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
-    """One document per file; a long file is cut at blank lines, so that a part of it can be held out."""
-    for block in text_blocks(_lines(name, path)):
-        yield make_document(block)
+def _rows(name: str, source: SourceSettings, base: Path) -> Iterator[Row | BadRow]:
+    """All rows of a source; one without the score that study.yaml names cannot be used."""
+    field = score_field(source)
+    for row in _datasets(name, source, base) if source.format == "datasets" else _files(name, source, base):
+        if isinstance(row, BadRow) or field is None or row.text is None:
+            yield row
+            continue
+        score = row.values.get(field)
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            remedy = "Name the key that holds the score, or give every document one."
+            reason = f"has no finite number under {field!r}; it holds {score!r}"
+            yield BadRow(row.where, reason, remedy, "quality.field")
+        else:
+            yield row
 
 
-def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Document]:
-    import pyarrow
+def _files(name: str, source: SourceSettings, base: Path) -> Iterator[Row | BadRow]:
+    for path in source_files(name, source, base):
+        if source.format == "parquet":
+            yield from _parquet(name, source, path)
+            continue
+        try:
+            yield from documents.read_rows(path, source.format, source.text_field)  # type: ignore[arg-type]
+        except DataError as error:
+            raise DataError(f"'sources.{name}': {error}") from None
+
+
+def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Row | BadRow]:
     import pyarrow.parquet
 
+    with parquet_errors(path):
+        schema = pyarrow.parquet.read_schema(path)
+    _require_columns(name, source, path, schema)
+    number = 0
+    for batch in documents.parquet_batches(path, columns=_columns(source)):
+        for values in batch.to_pylist():
+            yield _column_row(source, f"{path}:{number}", values)
+            number += 1
+
+
+def _require_columns(name: str, source: SourceSettings, path: Path, schema: pyarrow.Schema) -> None:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            wanted = _columns(name, source, path, file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
-                for row in batch.to_pylist():
-                    yield from _column_document(name, source, f"{path}:{number}", row)
-                    number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+        require_text_column(path, schema, source.text_field)
+    except DataError as error:
+        raise DataError(f"'sources.{name}.text_field': {error}") from None
+    field = score_field(source)
+    if field is not None and field not in schema.names:
         raise DataError(
-            f"'sources.{name}': {path} is no readable Parquet file ({error}). "
-            "If the download was interrupted, repeat it."
-        ) from None
+            f"'sources.{name}.quality.field': {path} has no column {field!r} (it has: {', '.join(schema.names)}). "
+            "Name the column that holds the score."
+        )
 
 
-def _columns(name: str, source: SourceSettings, path: Path, columns: Sequence[str]) -> list[str]:
-    """The columns to read, all of which must be there."""
-    wanted = {"text_field": source.text_field, "quality.field": score_field(source)}
-    for setting, column in wanted.items():
-        if column is not None and column not in columns:
-            what = "text" if setting == "text_field" else "score"
-            raise DataError(
-                f"'sources.{name}.{setting}': {path} has no column {column!r} "
-                f"(it has: {', '.join(columns)}). Name the column that holds the {what}."
-            )
-    return [column for column in wanted.values() if column is not None]
+def _columns(source: SourceSettings) -> list[str]:
+    return [column for column in (source.text_field, score_field(source)) if column is not None]
 
 
-def _column_document(
-    name: str, source: SourceSettings, where: str, row: Mapping[str, Any]
-) -> Iterator[Document]:
-    """The document of a row; none where its text is empty."""
-    if row[source.text_field]:
-        yield make_document(row[source.text_field], _score(name, source, where, row))
+def _column_row(source: SourceSettings, where: str, values: Mapping[str, Any]) -> Row:
+    text = values[source.text_field]
+    if text is None:
+        return Row(where, None, values)
+    return Row(where, document_text(text)[0], values)
 
 
-def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Document]:
+def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Row | BadRow]:
     """A folder that ``save_to_disk`` wrote; of a ``DatasetDict`` the ``train`` split, or its only one."""
     try:
         import datasets
@@ -180,13 +171,20 @@ def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Documen
     source_files(name, source, base)
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged folder datasets raises whatever it stumbles over
         raise DataError(
-            f"'sources.{name}.path': {path} is no folder that datasets.save_to_disk wrote ({error})."
+            f"'sources.{name}.path': {path} is no folder that datasets.save_to_disk wrote, or it is empty or damaged "
+            f"({type(error).__name__}: {error})."
         ) from None
     if isinstance(loaded, datasets.DatasetDict):
-        split = "train" if "train" in loaded else next(iter(loaded))
-        loaded = loaded[split]
-    _columns(name, source, path, loaded.column_names)
-    for number, row in enumerate(loaded):
-        yield from _column_document(name, source, f"{path}:{number}", row)
+        if "train" not in loaded and len(loaded) != 1:
+            raise DataError(
+                f"'sources.{name}.path': {path} holds the splits {', '.join(loaded) or 'of nothing'}, and none is "
+                "called train. Name the folder of the one to take, such as "
+                f"{source.path}/{next(iter(loaded), 'train')}."
+            )
+        loaded = loaded["train" if "train" in loaded else next(iter(loaded))]
+    _require_columns(name, source, path, loaded.features.arrow_schema)
+    with parquet_errors(path, "datasets folder"):
+        for number, values in enumerate(loaded.select_columns(_columns(source))):
+            yield _column_row(source, f"{path}:{number}", values)

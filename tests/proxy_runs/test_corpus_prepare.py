@@ -156,6 +156,37 @@ def test_max_bytes_bounds_a_user_s_source_and_progress_never_falls(base):
         assert shares[-1] == 1.0
 
 
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_document_that_does_not_fit_is_passed_over_and_those_after_it_are_taken(base, place):
+    rng = random.Random(3)
+    rows = [sentence(rng) for _ in range(300)]
+    long = "x " * 30_000
+    texts = [*rows[:place], long, *rows[place:]]
+    (base / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    limit = 35_000
+    source = make(base, sources={"mine": SOURCES["mine"].model_copy(update={"max_bytes": limit})}).sources[
+        "mine"
+    ]
+    taken = source.train.text_bytes + source.heldout.text_bytes
+    assert 0.95 * limit < taken <= limit + len(rows), "cleaning ends every document with a line feed"
+    assert source.counts["documents_over_max_bytes"] >= 1
+    with pytest.raises(DataError, match="Passed over: 301 documents that did not fit into max_bytes"):
+        make(base, "none", sources={"mine": SOURCES["mine"].model_copy(update={"max_bytes": 3})})
+
+
+def test_line_ends_do_not_change_the_corpus(base):
+    texts = json.loads("[" + ",".join((base / "mine.jsonl").read_text().splitlines()) + "]")
+    rows = [text["text"] + "\n\n" + texts[0]["text"] for text in texts]
+    sources = {"mine": SOURCES["mine"]}
+    manifests = []
+    for end in ("\n", "\r\n", "\r"):
+        content = "".join(json.dumps({"text": row.replace("\n", end)}) + "\n" for row in rows)
+        (base / "mine.jsonl").write_text(content)
+        manifests.append(make(base, f"corpus{len(manifests)}", sources=sources))
+    assert len({manifest.fingerprint for manifest in manifests}) == 1
+    assert {manifest.sources["mine"].counts["paragraphs_repeated"] for manifest in manifests} == {4 * 60}
+
+
 def test_less_is_held_out_of_a_large_source(tmp_path):
     with open(tmp_path / "large.txt", "wb") as file:
         file.truncate(200_000_000)

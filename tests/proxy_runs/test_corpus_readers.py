@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import tracemalloc
+from collections import Counter
 
 import pyarrow
 import pyarrow.parquet
@@ -116,12 +117,100 @@ def test_an_interrupted_download_is_named_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "held"), [('{"body": "x"}', "body"), ('["x"]', "list"), ('{"text": 3}', "text")]
+    ("line", "reason"),
+    [
+        ('{"body": "x"}', r"has no text under 'text' \(it holds: body\)"),
+        ('["x"]', "holds a list, not an object"),
+        ('{"text": 3}', "holds a number under 'text', not text"),
+        ('{"text": ["a", "b"]}', "holds a list under 'text', not text"),
+        ("[" * 200_000, "is no JSON (it is nested too deeply)".replace("(", r"\(").replace(")", r"\)")),
+    ],
 )
-def test_a_row_without_text_says_what_it_holds(tmp_path, line, held):
+def test_a_row_without_text_says_what_it_holds(tmp_path, line, reason):
     (tmp_path / "x.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=rf"x\.jsonl:1 has no text under 'text' \(it holds: {held}\)"):
+    with pytest.raises(DataError, match=rf"x\.jsonl:1 {reason}.*on_bad: skip"):
         read(tmp_path, format="jsonl", path="x.jsonl")
+
+
+BAD_ROWS = "".join(
+    line + "\n"
+    for line in (
+        *(
+            '{"text": "one"}',
+            '{"text": tw',
+            '{"text": null}',
+            '{"text": 3}',
+            '{"body": "x"}',
+            '{"text": "  "}',
+        ),
+        r'{"text": "a\ud800"}',
+    )
+)
+
+
+def test_all_unusable_rows_are_told_of_in_one_pass(tmp_path):
+    (tmp_path / "x.jsonl").write_text(BAD_ROWS)
+    with pytest.raises(DataError, match=r"x\.jsonl:2 is no JSON .*2 more cannot be used: .*:4, .*:5\.$"):
+        read(tmp_path, format="jsonl", path="x.jsonl")
+    (tmp_path / "all.jsonl").write_text('{"body": "x"}\n' * 1_000)
+    with pytest.raises(DataError, match=r"at least 99 more cannot be used"):
+        read(tmp_path, format="jsonl", path="all.jsonl")
+
+
+def test_on_bad_skip_passes_over_rows_and_counts_them(tmp_path):
+    (tmp_path / "x.jsonl").write_text(BAD_ROWS)
+    source = SourceSettings(format="jsonl", path="x.jsonl", on_bad="skip")
+    counts = Counter()
+    texts = [document.text for document in read_documents("mine", source, tmp_path, counts)]
+    assert texts == ["one", "a?"]
+    assert counts == {
+        "rows_unusable": 3,
+        "rows_without_text": 1,
+        "documents_empty": 1,
+        "documents_with_lone_surrogates": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [([1, 2], "int64"), ([["a"], ["b"]], "list"), ([b"a", b"b"], "binary"), ([{"a": 1}] * 2, "struct")],
+)
+def test_a_column_that_holds_no_text_is_named_with_its_type(tmp_path, column, kind):
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
+    with pytest.raises(
+        DataError, match=rf"'sources\.mine\.text_field': .*x\.parquet holds {kind}.* in column 'text'"
+    ):
+        read(tmp_path, format="parquet", path="x.parquet")
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": column}).save_to_disk(str(tmp_path / "rows"))
+    with pytest.raises(
+        DataError, match=rf"'sources\.mine\.text_field': .*rows holds .*{kind}.* in column 'text'"
+    ):
+        read(tmp_path, format="datasets", path="rows")
+
+
+def test_damaged_and_ambiguous_datasets_folders_are_one_error(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"]})
+    rows.save_to_disk(str(tmp_path / "plain"))
+    (tmp_path / "plain" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="or it is empty or damaged"):
+        read(tmp_path, format="datasets", path="plain")
+    splits = datasets.DatasetDict({"validation": rows, "test": rows})
+    splits.save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(DataError, match=r"holds the splits validation, test, .*such as splits/validation"):
+        read(tmp_path, format="datasets", path="splits")
+    assert read(tmp_path, format="datasets", path="splits/test") == ["one", "two"]
+    datasets.DatasetDict({"train": rows.select([])}).save_to_disk(str(tmp_path / "empty"))
+    with pytest.raises(DataError, match="or it is empty or damaged"):
+        read(tmp_path, format="datasets", path="empty")
+
+
+def test_source_code_is_text(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("x = 1\n")
+    (tmp_path / "code" / "a.pyc").write_bytes(b"\xff")
+    assert read(tmp_path, format="text", path="code") == ["x = 1\n"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "text"])

@@ -122,6 +122,27 @@ def test_a_document_that_is_dropped_as_too_short_does_not_count_as_seen():
     assert clean.clean(long).text == long.text + "\n"
 
 
+def test_a_user_s_short_paragraphs_may_repeat_within_a_document():
+    chat = "User: 1\n\nAssistant: 2\n\nUser: 1\n\nAssistant: 2\n\n---\n\nx\n\n---"
+    own = {"keeps_licences": True, "min_bytes": 1, "is_extract": False}
+    assert cleaner(**own).clean(Document("1", chat)).text == chat + "\n"
+    twice = cleaner(**own)
+    long = "\n\n".join([paragraph(1), "return None", paragraph(1), "return None", paragraph(2)])
+    left = "\n\n".join([paragraph(1), "return None", "return None", paragraph(2)]) + "\n"
+    assert twice.clean(Document("2", long)).text == left
+    assert twice.counts == {"paragraphs_repeated": 1}
+
+
+def test_no_shell_of_a_repeated_document_is_left_and_short_repeats_are_counted():
+    clean = cleaner(keeps_licences=True, min_bytes=1, is_extract=False)
+    document = Document("1", f"# Title\n\n{paragraph(1)}\n\nThe end.")
+    assert clean.clean(document) is not None
+    assert clean.clean(document) is None
+    assert clean.clean(Document("2", "Q: 1 + 1? A: 2.")) is not None
+    assert clean.clean(Document("3", "Q: 1 + 1? A: 2.")) is not None
+    assert clean.counts == {"paragraphs_repeated": 1, "documents_repeated": 1, "short_documents_repeated": 1}
+
+
 def test_licences_go_except_out_of_code():
     text = "\n\n".join([*map(paragraph, (1, 2, 3)), "Copyright 2020 by somebody. All rights reserved."])
     assert "Copyright" not in cleaner().clean(Document("1", text)).text

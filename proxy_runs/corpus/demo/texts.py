@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.io.documents import passed_over
 from decaylaws.io.files import atomic_write
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
@@ -28,6 +30,9 @@ MAX_HELDOUT_BYTES = 4_000_000
 
 GENERATED_BYTES = 2_000_000
 """What a generated source holds unless its settings say otherwise."""
+
+_FULL_SHARE = 0.999
+_MAX_MISFITS = 1_000
 
 
 @dataclass(frozen=True)
@@ -101,23 +106,38 @@ class Source:
 
     def cleaner(self, seen: SeenParagraphs) -> Cleaner:
         """What may be dropped: scraps and licence notices of installed packages, but nobody's own short rows."""
-        own = self.settings.format != "embedded"
-        return Cleaner(keeps_licences=own or self.name == "code", min_bytes=1 if own else 200, seen=seen)
+        embedded = self.settings.format == "embedded"
+        return Cleaner(
+            keeps_licences=not embedded or self.name == "code",
+            min_bytes=200 if embedded else 1,
+            seen=seen,
+            is_extract=embedded,
+        )
 
-    def documents(self) -> Iterator[tuple[float, Document]]:
-        """Share of the source that is behind us (0 where unknown), and the next document of its length class."""
+    def documents(self, counts: Counter[str] | None = None) -> Iterator[tuple[float, Document]]:
+        """Share of the source that is behind us (0 where unknown), and the next document of its length class.
+
+        Args:
+            counts: of what is passed over, by reason; added to.
+        """
+        counts = Counter() if counts is None else counts
         least, below = self.settings.min_document_bytes, self.settings.max_document_bytes
         if least is None and below is None:
-            return self._all_documents()
+            yield from self._all_documents(counts)
+            return
         wanted = range(least or 0, below or sys.maxsize)
-        return (each for each in self._all_documents() if len(each[1].text.encode()) in wanted)
+        for share, document in self._all_documents(counts):
+            if len(document.text.encode()) in wanted:
+                yield share, document
+            else:
+                counts["documents_of_other_lengths"] += 1
 
-    def _all_documents(self) -> Iterator[tuple[float, Document]]:
+    def _all_documents(self, counts: Counter[str]) -> Iterator[tuple[float, Document]]:
         if self.is_generated:
             return ((0.0, document) for document in generated_documents(self.name, seed=self.seed))
         if self.settings.format == "embedded":
             return embedded_documents(self.name)
-        return ((0.0, document) for document in read_documents(self.origin, self.settings, self.base))
+        return ((0.0, document) for document in read_documents(self.origin, self.settings, self.base, counts))
 
 
 @dataclass
@@ -171,7 +191,7 @@ def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[f
     cleaner = source.cleaner(seen)
     totals = dict.fromkeys((f"{split}_{what}" for split in SPLITS for what in ("documents", "bytes")), 0)
     with atomic_write(texts.path("train")) as train, atomic_write(texts.path("heldout")) as heldout:
-        for share, document in own_documents(source):
+        for share, document in own_documents(source, cleaner.counts):
             kept = document if source.is_generated else cleaner.clean(document)
             if kept is None:
                 continue
@@ -180,9 +200,11 @@ def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[f
             totals[f"{split}_documents"] += 1
             totals[f"{split}_bytes"] += len(kept.text.encode())
             yield share
-    _require_text(source, totals)
+    _require_text(source, totals, cleaner.counts)
     with atomic_write(directory / f"{source.name}.texts.json") as handle:
-        handle.write(json.dumps({**totals, **cleaner.counts}).encode())
+        handle.write(
+            json.dumps({**totals, **{k: count for k, count in cleaner.counts.items() if count}}).encode()
+        )
 
 
 def load_texts(directory: Path, name: str) -> Texts | None:
@@ -200,36 +222,61 @@ def remember(texts: Texts, seen: SeenParagraphs) -> None:
             seen.add_document(text)
 
 
-def own_documents(source: Source) -> Iterator[tuple[float, Document]]:
+def own_documents(source: Source, counts: Counter[str]) -> Iterator[tuple[float, Document]]:
     """Documents of a source or of its bucket, and the share of the user's source that is behind us."""
-    for number, (share, document) in enumerate(limited_documents(source)):
+    for number, (share, document) in enumerate(limited_documents(source, counts)):
         if source.members is None or source.members[number]:
             yield share, document
 
 
-def limited_documents(source: Source) -> Iterator[tuple[float, Document]]:
-    """Documents up to ``max_bytes``, whatever their bucket; the last one is cut at a line."""
+def limited_documents(source: Source, counts: Counter[str] | None = None) -> Iterator[tuple[float, Document]]:
+    """Documents up to ``max_bytes``, whatever their bucket.
+
+    A document of a user's source that does not fit is passed over and counted, and those after it are looked at,
+    until hardly any room is left or a thousand in a row were too long. Embedded text, of which there is more than
+    enough, ends with the first that does not fit, cut at a line; generated text ends before it.
+
+    Args:
+        source: what to read.
+        counts: of what is passed over, by reason; added to.
+
+    Yields:
+        share of the source that is behind us, and the next document.
+    """
+    counts = Counter() if counts is None else counts
     limit = source.max_bytes or sys.maxsize
     expected = source.expected_bytes or sys.maxsize
-    taken = 0
-    for share, document in source.documents():
-        data = document.text.encode()
-        if taken + len(data) > limit:
-            cut = data[: limit - taken].decode(errors="ignore").rpartition("\n")[0]
-            if cut and not source.is_generated:
-                yield 1.0, replace(document, text=cut + "\n")
+    taken = misfits = 0
+    for share, document in source.documents(counts):
+        size = len(document.text.encode())
+        if taken + size <= limit:
+            taken, misfits = taken + size, 0
+            yield min(1.0, max(share, taken / expected)), document
+            continue
+        if source.settings.format == "embedded":
+            if not source.is_generated and (text := _cut(document.text, limit - taken)):
+                yield 1.0, replace(document, text=text)
             return
-        taken += len(data)
-        yield min(1.0, max(share, taken / expected)), document
+        counts["documents_over_max_bytes"] += 1
+        misfits += 1
+        if taken >= _FULL_SHARE * limit or misfits == _MAX_MISFITS:
+            return
 
 
-def _require_text(source: Source, totals: dict[str, int]) -> None:
+def _cut(text: str, max_bytes: int) -> str:
+    """The first lines of a text that fit; empty where not even one does."""
+    lines = text.encode()[:max_bytes].decode(errors="ignore").rpartition("\n")[0]
+    return lines + "\n" if lines else ""
+
+
+def _require_text(source: Source, totals: Mapping[str, int], counts: Mapping[str, int]) -> None:
     documents = totals["train_documents"] + totals["heldout_documents"]
     if not documents:
+        said = f" Passed over: {passed_over(counts)}." if passed_over(counts) else ""
         raise DataError(
             f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
             "Text that an earlier source has as well does not count, nor do documents outside min_document_bytes "
-            "and max_document_bytes. Give it text or remove it."
+            f"and max_document_bytes.{said} Give it text or remove it."
         )
     for split in SPLITS:
         if not totals[f"{split}_documents"]:
