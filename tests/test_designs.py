@@ -167,15 +167,15 @@ def test_the_table_prices_every_run(design: Design) -> None:
 
 def test_a_plan_says_what_it_can_detect_before_it_runs(tmp_path: Path, settings: StudySettings) -> None:
     study = Study(tmp_path, settings)
-    effect, unit = detectable_effect(study)
-    assert unit == "standard deviations of one run between seeds"
-    assert effect == pytest.approx(Noise(1.0, settings.design.num_replicates - 1).detectable_effect())
+    replicates = settings.design.num_replicates
+    now, doubled = (Noise(1.0, count - 1).detectable_effect() for count in (replicates, 2 * replicates))
+    assert f"With {replicates} of them it takes {now:.2g} times the standard" in detectable_effect(study)
+    assert f"with {2 * replicates} {doubled:.2g} times (design.num_replicates" in detectable_effect(study)
     column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}
     constant = dict.fromkeys(RUN_COLUMNS, 1) | {"kind": "decay", "role": "replicate", "reached_target": True}
     rows = pd.DataFrame([constant] * 3).assign(
         run_id=["a", "b", "c"], seed=[1, 2, 3], **column, **{"mix:code": 1.0}
     )
     write_table(rows, study.runs_file)
-    measured, unit = detectable_effect(study)
-    assert unit == "nats per token"
-    assert measured == pytest.approx(Noise(0.01, 2).detectable_effect(), rel=1e-6)
+    measured = Noise(0.01, 2).detectable_effect()
+    assert f"differ by {measured:.3g} nats per token (3 seed replicates" in detectable_effect(study)

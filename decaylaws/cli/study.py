@@ -14,12 +14,13 @@ from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_co
 from decaylaws.cli.export import export
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
+from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.io.files import write_text
 from decaylaws.io.yaml import load_yaml
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study, decision, evidence, overlap, sweep
 from decaylaws.study import confirm as confirming
-from decaylaws.study.checks import check_prepared, short_heldout
+from decaylaws.study.checks import changed_text, check_prepared, short_heldout
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.slurm import slurm_script
 from decaylaws.study.status import next_verb, steps, verb_after
@@ -68,9 +69,10 @@ def prepare(directory: StudyDir) -> None:
     facts = study.corpus()
     columns = ("source", "train tokens", "held-out tokens", "repeated paragraphs, dropped")
     table = plain_table(*columns, title=f"corpus {facts.fingerprint}")
-    heldout, repeated = study.heldout_tokens(), study.repeated_paragraphs()
+    heldout, counts_of = study.heldout_tokens(), study.source_counts()
     for name, tokens in facts.available_tokens.items():
-        table.add_row(name, f"{tokens:,}", f"{heldout[name]:,}", f"{repeated[name]:,}")
+        repeated = counts_of[name].get("paragraphs_repeated", 0)
+        table.add_row(name, f"{tokens:,}", f"{heldout[name]:,}", f"{repeated:,}")
     console.print(table)
     short = short_heldout(study)
     if short:
@@ -87,8 +89,23 @@ def prepare(directory: StudyDir) -> None:
     leaks = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
     if not leaks.empty:
         console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
+    for name, counts in counts_of.items():
+        limit = study.settings.sources[name].max_bytes
+        if limit and counts.get("documents_over_max_bytes"):
+            taken = counts["train_bytes"] + counts["heldout_bytes"]
+            _say_of(name, f"{taken:,} bytes of text taken of max_bytes = {limit:,}")
+        if said := passed_over(counts):
+            _say_of(name, f"passed over: {said}")
+        if said := kept_doubtful(counts):
+            _say_of(name, f"kept: {said}")
+    # what 'plan' would refuse is said here, where the text can still be mended
     check_prepared(study)
+    overlap.check_overlap(study)
     say_next(console, study, verb_after("prepare"))
+
+
+def _say_of(name: str, said: str) -> None:
+    console.print(f"  {name}: {said}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def plan(directory: StudyDir) -> None:
@@ -110,13 +127,7 @@ def plan(directory: StudyDir) -> None:
     for group in study.settings.source_groups:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
-    effect, unit = sweep.detectable_effect(study)
-    console.print(
-        f"Two runs can be told apart where their objectives differ by {effect:.3g} {unit} "
-        f"({study.settings.design.num_replicates} seed replicates; t-test at 5 %, power 80 %).",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(sweep.detectable_effect(study), highlight=False, soft_wrap=True)
     console.print(
         f"About {per_hour * hours:.2g} {clock} with {speed.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",
@@ -161,6 +172,14 @@ def run(
 
     study = Study.open(directory)
     design = sweep.current_plan(study)
+    if sources := changed_text(study):
+        console.print(
+            f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the corpus as it was "
+            f"planned; 'decaylaws prepare {study.root}' takes the new text.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if slurm is not None:
         text = slurm_script(study, tasks=tasks, workers=workers or 8, time_limit=time_limit)
         study.log_dir.mkdir(exist_ok=True)  # Slurm makes no folder for its output

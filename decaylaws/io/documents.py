@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from decaylaws.errors import DataError
-from decaylaws.io.text import COMPRESSED, plain_suffix, read_lines, with_line_feeds
+from decaylaws.io.text import COMPRESSED, find_files, plain_suffix, read_lines, with_line_feeds
 
 if TYPE_CHECKING:
     import pyarrow
@@ -150,6 +150,18 @@ def format_of(path: Path) -> Format | None:
     """Format of a file by its suffix; ``None`` for one that is not read."""
     suffix = plain_suffix(path)
     return next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+
+
+def find_documents(path: Path, file_format: str) -> list[Path]:
+    """Files of a source in a fixed order.
+
+    Args:
+        path: file, folder or glob.
+        file_format: of ``SUFFIXES``, or ``datasets`` for a folder of Hugging Face datasets, all of whose files count.
+    """
+    if file_format == "datasets":
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return find_files(path, SUFFIXES[cast("Format", file_format)])
 
 
 def readable_suffixes() -> str:

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError, StudyError
+from decaylaws.io.documents import PREPARATION_VERSION, find_documents
 from decaylaws.study.directory import Study, read_json, write_json
 
 SETTINGS_NAME = "settings.json"
 # the settings of a source that decide its text; the others (group, max_epochs, bounds) need no new corpus
 TEXT_SETTINGS = {
     "format", "path", "text_field", "heldout_fraction", "max_bytes", "min_document_bytes", "max_document_bytes",
-    "quality",
+    "quality", "on_bad",
 }  # fmt: skip
+_WHOLE_FILE_BYTES = 1 << 26
+_SAMPLE_BYTES = 1 << 20
 
 
 def record_settings(study: Study) -> None:
-    """Write beside the shards which settings they answer."""
+    """Write beside the shards which settings and which text they answer."""
     path = study.shard_dir() / SETTINGS_NAME
-    if not path.is_file() or read_json(path) != _text_settings(study):
-        write_json(path, _text_settings(study))
+    stored = read_json(path) if path.is_file() else {}
+    text = {}
+    for name, files in _text_files(study).items():
+        known = stored.get("text", {}).get(name, {})
+        moment = _moment(study, files)
+        content = known["content"] if known.get("moment") == moment else _content(study, files)
+        text[name] = {"moment": moment, "content": content}
+    record = {"preparation": PREPARATION_VERSION, **_text_settings(study), "text": text}
+    if record != stored:
+        write_json(path, record)
 
 
 def check_prepared(study: Study) -> None:
-    """Refuse a corpus that study.yaml no longer describes, or whose held-out parts are too short to read.
+    """Refuse a corpus that study.yaml or its text no longer describes, or whose held-out parts are too short to read.
 
     A corpus of an earlier version does not say what it answers; only its sources are compared.
 
     Raises:
-        StudyError: a setting that decides the text changed since.
+        StudyError: a setting that decides the text changed since, or the text itself, or how it is read.
         DataError: a held-out part is shorter than one window.
     """
     path = study.shard_dir() / SETTINGS_NAME
-    wanted = _text_settings(study)
+    remedy = f"Run 'decaylaws prepare {study.root}'."
     if path.is_file():
-        changed = _first_change("", read_json(path), wanted)
+        stored = read_json(path)
+        if stored.get("preparation") != PREPARATION_VERSION:
+            raise StudyError(
+                f"The corpus of {study.root} was prepared by a version of decaylaws that read text otherwise. {remedy} "
+                "Where the same tokens come out, its runs stay valid."
+            )
+        settings = {key: value for key, value in stored.items() if key not in ("preparation", "text")}
+        changed = _first_change("", settings, _text_settings(study))
     else:
         names = set(study.corpus().available_tokens) ^ set(study.settings.sources)
         changed = f"sources.{min(names)}" if names else ""
     if changed:
+        raise StudyError(f"'{changed}' in study.yaml changed since the corpus was prepared. {remedy}")
+    if sources := changed_text(study):
+        more = f", and so did that of {len(sources) - 1} more" if len(sources) > 1 else ""
         raise StudyError(
-            f"'{changed}' in study.yaml changed since the corpus was prepared. "
-            f"Run 'decaylaws prepare {study.root}'."
+            f"The text of 'sources.{sources[0]}' ({study.settings.sources[sources[0]].path}) changed since the corpus "
+            f"was prepared{more}. {remedy}"
         )
     _check_heldout(study)
+
+
+def changed_text(study: Study) -> list[str]:
+    """Sources whose files are others than those that the corpus was prepared from.
+
+    Names, sizes and times decide. Where only times differ, as after a copy, so do samples of the content. Text that is
+    no longer there says nothing: the corpus does not need it.
+    """
+    path = study.shard_dir() / SETTINGS_NAME
+    stored = read_json(path).get("text", {}) if path.is_file() else {}
+    return [
+        name
+        for name, files in _text_files(study).items()
+        if name in stored
+        and files
+        and stored[name]["moment"] != _moment(study, files)
+        and stored[name]["content"] != _content(study, files)
+    ]
 
 
 def short_heldout(study: Study) -> dict[str, int]:
@@ -72,6 +114,48 @@ def _text_settings(study: Study) -> dict[str, Any]:
         "tokenizer": settings.tokenizer.model_dump(mode="json"),
         "seed": settings.seed,
     }
+
+
+def _text_files(study: Study) -> dict[str, list[Path]]:
+    """Files of every source of the user's own text."""
+    return {
+        name: find_documents(study.root / str(source.path), source.format)
+        for name, source in study.settings.sources.items()
+        if source.format != "embedded"
+    }
+
+
+def _moment(study: Study, files: Iterable[Path]) -> str:
+    """Hash of names, sizes and times of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(
+            f"{_name(study, file)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()[:16]
+
+
+def _content(study: Study, files: Iterable[Path]) -> str:
+    """Hash of names, sizes and content of files; of large ones a megabyte in 64 places."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{_name(study, file)}\0{size}\n".encode("utf-8", "surrogateescape"))
+        with open(file, "rb") as handle:
+            if size <= _WHOLE_FILE_BYTES:
+                digest.update(handle.read())
+                continue
+            places = _WHOLE_FILE_BYTES // _SAMPLE_BYTES
+            for place in range(places):
+                handle.seek((size - _SAMPLE_BYTES) * place // (places - 1))
+                digest.update(handle.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _name(study: Study, file: Path) -> str:
+    """A file's name below the study, which may be moved with its text, or its whole name."""
+    return file.relative_to(study.root).as_posix() if file.is_relative_to(study.root) else str(file)
 
 
 def _first_change(path: str, stored: Any, wanted: Any) -> str:

@@ -205,14 +205,13 @@ class Study:
         """
         return {name: source["heldout"]["tokens"] for name, source in self._manifest()["sources"].items()}
 
-    def repeated_paragraphs(self) -> dict[str, int]:
-        """Paragraphs by source that were dropped: the source, or an earlier one, had them already.
+    def source_counts(self) -> dict[str, dict[str, int]]:
+        """Documents and bytes by split, and what was dropped or passed over, by source.
 
         Raises:
             StudyError: it has not been prepared.
         """
-        sources = self._manifest()["sources"].items()
-        return {name: source["counts"].get("paragraphs_repeated", 0) for name, source in sources}
+        return {name: source["counts"] for name, source in self._manifest()["sources"].items()}
 
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON values: all but where and how fast it runs.

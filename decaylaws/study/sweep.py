@@ -65,24 +65,31 @@ def proportional_mixture(study: Study) -> Mixture:
     return space.project(space.token_proportional(), study.settings.target.max_decay_tokens)
 
 
-def detectable_effect(study: Study) -> tuple[float, str]:
+def detectable_effect(study: Study) -> str:
     """Smallest true difference of the objective between two microanneals that the sweep's seeds tell from noise.
 
     A two-sided t-test at 5 %, power 80 %, with the noise of the seed replicates: in nats per token once they have
-    run, in multiples of its standard deviation before.
+    run. Before, nothing is known but how many times that noise it will be.
 
     Returns:
-        The difference, and its unit.
+        A sentence or two.
     """
+    replicates = study.settings.design.num_replicates
     if study.runs_file.is_file():
         try:
             noise = Noise.from_replicates(decays(study.runs()), study.settings.objective_weights)
-            return noise.detectable_effect(), "nats per token"
+            return (
+                f"Two runs can be told apart where their objectives differ by {noise.detectable_effect():.3g} nats per "
+                f"token ({replicates} seed replicates; t-test at 5 %, power 80 %)."
+            )
         except InvalidValueError:
-            pass  # no two replicates have finished: what the design promises is all there is to say
-    degrees = study.settings.design.num_replicates - 1
-    unit = "standard deviations of one run between seeds"
-    return Noise(1.0, degrees).detectable_effect(), unit
+            pass  # no two replicates have finished
+    now, doubled = (Noise(1.0, count - 1).detectable_effect() for count in (replicates, 2 * replicates))
+    return (
+        "Which difference between two runs is more than noise is known when the seed replicates have run. With "
+        f"{replicates} of them it takes {now:.2g} times the standard deviation between seeds, with {2 * replicates} "
+        f"{doubled:.2g} times (design.num_replicates; t-test at 5 %, power 80 %)."
+    )
 
 
 def current_plan(study: Study) -> Design:

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from decaylaws.errors import DataError, MissingExtraError
 from decaylaws.io import documents
-from decaylaws.io.documents import BadRow, Row, document_text, parquet_errors, require_text_column
-from decaylaws.io.text import find_files
+from decaylaws.io.documents import (
+    BadRow,
+    Row,
+    document_text,
+    find_documents,
+    parquet_errors,
+    require_text_column,
+)
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.documents import Document
 
@@ -35,14 +41,10 @@ def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
         DataError: nothing is there.
     """
     path = base / str(source.path)
-    if source.format == "datasets":
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        kinds = ""
-    else:
-        suffixes = documents.SUFFIXES[source.format]  # type: ignore[index]
-        files = find_files(path, suffixes)
-        kinds = f" (looking for {', '.join(suffixes)})" if path.is_dir() else ""
+    files = find_documents(path, source.format)
     if not files:
+        suffixes = documents.SUFFIXES.get(source.format, ())  # type: ignore[arg-type]
+        kinds = f" (looking for {', '.join(suffixes)})" if suffixes and path.is_dir() else ""
         raise DataError(f"'sources.{name}.path' finds no file at {path}{kinds}. Correct the path.")
     return files
 

@@ -179,7 +179,7 @@ def load_tokenizer(
         lengths[number] = min(len(text), 2**16 - 1)
     for number, added in tokenizer.get_added_tokens_decoder().items():
         lengths[number] = 0 if added.special else len(added.content.encode())
-    end_id = int(tokenizer.token_to_id(end_token))
+    end_id = vocab[end_token]
     lengths[end_id] = 0
     return TextTokenizer(tokenizer, end_id, lengths)
 

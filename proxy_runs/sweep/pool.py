@@ -34,6 +34,9 @@ from proxy_runs.sweep.workspace import (
 POLL_SECONDS = 0.2
 MAX_RESTARTS = 5
 
+MIN_MEASURED_SECONDS = 20.0
+"""Of training, before the time that is left is estimated: the first steps of a worker say little of the others."""
+
 ENDED = (FINISHED, DIVERGED, PRUNED, "failed")
 
 
@@ -51,7 +54,7 @@ class PoolProgress:
         current: the last event of each worker.
         members: by run_id of what is being trained, its worker and last event.
         first_seen: by run_id, when its present worker first told of it, and the tokens that it had.
-        started: ``time.monotonic()`` at the start.
+        began: ``time.monotonic()`` when the first worker told of its training; starting workers is not counted.
     """
 
     total_runs: int
@@ -63,7 +66,7 @@ class PoolProgress:
     current: dict[int, WorkerEvent] = field(default_factory=dict)
     members: dict[str, tuple[int, WorkerEvent]] = field(default_factory=dict)
     first_seen: dict[str, tuple[float, int]] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
+    began: float | None = None
 
     @classmethod
     def of(cls, runs: Sequence[RunConfig]) -> PoolProgress:
@@ -87,6 +90,7 @@ class PoolProgress:
             self.first_tokens.setdefault(event.run_id, event.done_tokens if event.kind == "training" else 0)
             self.done_tokens[event.run_id] = event.done_tokens
         if event.kind == "training":
+            self.began = time.monotonic() if self.began is None else self.began
             if self.members.get(event.run_id, (worker,))[0] != worker or event.run_id not in self.members:
                 self.first_seen[event.run_id] = (time.monotonic(), event.done_tokens)
             self.members[event.run_id] = (worker, event)
@@ -114,7 +118,7 @@ class PoolProgress:
     def flops_per_second(self) -> float:
         """Mean training FLOPs per second of this pool."""
         trained = self._flops(self.done_tokens) - self._flops(self.first_tokens)
-        return trained / max(time.monotonic() - self.started, 1e-9)
+        return trained / max(self._seconds, 1e-9)
 
     @property
     def tokens(self) -> int:
@@ -125,16 +129,21 @@ class PoolProgress:
     def tokens_per_second(self) -> float:
         """Mean speed of this pool, without what a resumed run had done before."""
         trained = self.tokens - sum(self.first_tokens.values())
-        return trained / max(time.monotonic() - self.started, 1e-9)
+        return trained / max(self._seconds, 1e-9)
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds left at the mean speed in FLOPs, which large and small shapes share; None before any."""
+        """Seconds left at the mean speed in FLOPs, which large and small shapes share; None before it is measured."""
         trained = self._flops(self.done_tokens) - self._flops(self.first_tokens)
-        if trained <= 0:
+        if trained <= 0 or self._seconds < MIN_MEASURED_SECONDS:
             return None
         left = self.total_flops - self._flops(self.done_tokens)
-        return left * (time.monotonic() - self.started) / trained
+        return left * self._seconds / trained
+
+    @property
+    def _seconds(self) -> float:
+        """Since training began."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
 
     def _flops(self, tokens: Mapping[str, int]) -> int:
         return sum(count * self.flops_per_token.get(run_id, 0) for run_id, count in tokens.items())

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, MissingExtraError
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.readers import read_documents, source_files
 
@@ -83,7 +83,7 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(DataError, match=r"pip install 'decaylaws\[datasets\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'decaylaws\[datasets\]'"):
         read(tmp_path, format="datasets", path="x")
 
 

@@ -50,13 +50,24 @@ def state(tmp_path: Path) -> PoolProgress:
     return progress
 
 
+def test_the_time_left_is_not_guessed_from_the_first_steps(
+    state: PoolProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flops = next(iter(state.flops_per_token.values()))
+    left, trained = state.total_flops - (320 + 64 + 640) * flops, (320 + 640) * flops
+    state.began = 1_000.0
+    for seconds, wanted in ((1.0, None), (19.0, None), (40.0, 40.0 * left / trained)):
+        monkeypatch.setattr(time, "monotonic", lambda passed=seconds: 1_000.0 + passed)
+        assert state.eta_seconds == (wanted if wanted is None else pytest.approx(wanted))
+
+
 def test_the_pool_knows_members_speed_and_time_left(state: PoolProgress) -> None:
     assert len(state.members) == 2
     first, second = state.members
     assert state.member_tokens_per_second(first) > 0
     assert state.member_tokens_per_second(second) == 0
     assert state.tokens_per_second > 0
-    assert state.eta_seconds is not None
+    assert state.eta_seconds is None, "so early nobody knows"
     state.forget(0)
     assert not state.members
 

@@ -54,7 +54,12 @@ def test_near_copies_of_heldout_text_stop_the_sweep_until_it_is_told_otherwise(t
     texts = three_sources()
     texts["code"] = [every_eighth_changed(text) for text in texts["maths"]]
     study = make(tmp_path, texts)
-    decaylaws("prepare", str(tmp_path))
+    result = CliRunner().invoke(app, ["prepare", str(tmp_path)])
+    assert isinstance(result.exception, StudyError), (
+        "what 'plan' would refuse is said where the text can be mended"
+    )
+    assert "max_heldout_overlap" in str(result.exception)
+    assert "decaylaws plan" not in result.output
     table = heldout_overlap(study).set_index(["source", "domain"])["share"]
     assert table["code", "maths"] > 0.8
     assert table["web", "maths"] == 0.0

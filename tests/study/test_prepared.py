@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import yaml
 
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
 from decaylaws.study import Study, sweep
+from decaylaws.study.checks import changed_text
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
@@ -59,6 +63,65 @@ def test_a_corpus_that_does_not_say_its_settings_is_told_by_its_sources(root: Pa
             sweep.plan(with_settings(root, sources=more))
     finally:
         record.write_text(text)
+
+
+def test_text_that_changed_since_is_noticed_by_what_comes_after_prepare(root: Path) -> None:
+    study = with_settings(root)
+    sweep.plan(study)
+    source = root / "data" / "maths.jsonl"
+    text, state = source.read_text(), source.stat()
+    os.utime(source, (1, 1))
+    sweep.plan(study)  # a copy has another time and the same content
+    try:
+        source.write_text(text + json.dumps({"text": "one more"}) + "\n")
+        with pytest.raises(
+            StudyError, match=r"text of 'sources\.maths' \(data/maths\.jsonl\) changed.*decaylaws prepare"
+        ):
+            sweep.plan(study)
+        assert changed_text(study) == ["maths"]
+        source.write_text(text.replace("sum", "mus"))
+        assert changed_text(study) == ["maths"]
+        (root / "data" / "web" / "new.txt").write_text("new")
+        assert changed_text(study) == ["web", "maths"]
+        (root / "data" / "web" / "new.txt").unlink()
+        source.unlink()
+        sweep.plan(study)  # the corpus does not need the text that it was prepared from
+    finally:
+        source.write_text(text)
+        os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert changed_text(study) == []
+
+
+def test_a_corpus_that_an_earlier_version_read_otherwise_is_prepared_anew(root: Path) -> None:
+    study = with_settings(root)
+    path = study.shard_dir() / "settings.json"
+    record = json.loads(path.read_text())
+    for earlier in (
+        {**record, "preparation": 1},
+        {key: record[key] for key in record if key != "preparation"},
+    ):
+        path.write_text(json.dumps(earlier))
+        with pytest.raises(StudyError, match=r"read text otherwise\. Run 'decaylaws prepare"):
+            sweep.plan(study)
+    decaylaws("prepare", str(root))
+    assert json.loads(path.read_text()) == record
+    sweep.plan(study)
+
+
+def test_prepare_says_what_it_passed_over(tmp_path: Path) -> None:
+    make_tiny_study(tmp_path)
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=300)) for _ in range(120)]
+    rows = [json.dumps({"text": text}) for text in (*texts, "x" * 90_000)]
+    (tmp_path / "data" / "maths.jsonl").write_text("\n".join([*rows, "{", '{"text": null}']) + "\n")
+    limited = {"on_bad": "skip", "max_bytes": 80_000}
+    with_source(tmp_path, "maths", **limited)
+    said = " ".join(decaylaws("prepare", str(tmp_path)).split())
+    assert (
+        "maths: passed over: 1 rows that are no JSON or hold no text, 1 rows whose text is null, 1 doc"
+        in said
+    )
+    assert "bytes of text taken of max_bytes = 80,000" in said
 
 
 def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_no_window(root: Path) -> None:
