@@ -1,13 +1,17 @@
-# Two commands do everything on a fresh machine with Python >= 3.11:
-#   make demo    the whole path on text from installed packages, to a launched recipe and a report
-#   make test    lint, types and every test
-# Either installs into .venv first; 'make install' does only that.
+# Three commands do everything on a fresh machine with Python >= 3.11:
+#   make demo          the whole path on text from installed packages, to a launched recipe and a report
+#   make test          lint, types and every test
+#   make test-targets  exports run by the trainers that they are written for
+# The first two install into .venv; 'make install' does only that. The third has .venv-targets of its own, since the
+# trainers need other versions.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TARGETS := .venv-targets
+TARGETS_STAMP := $(TARGETS)/.installed
 
-.PHONY: install demo test lint format docs notebooks clean
+.PHONY: install demo test test-targets lint format docs notebooks clean
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
@@ -24,6 +28,17 @@ demo: $(STAMP)
 # one thread a process: two processes of tests share the cores
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# all of it pinned and without a resolver: the trainers' own pins contradict each other
+$(TARGETS_STAMP): tests/exporters/targets.txt constraints.txt
+	$(PYTHON) -m venv $(TARGETS)
+	$(TARGETS)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(TARGETS)/bin/python -m pip install --quiet --no-deps -r tests/exporters/targets.txt -e .
+	touch $(TARGETS_STAMP)
+
+# ends with the list of what was skipped and why
+test-targets: $(TARGETS_STAMP)
+	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(TARGETS)/bin/python -m pytest -q tests/exporters/test_targets*.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,4 +59,4 @@ notebooks: $(STAMP)
 	$(BIN)/python notebooks/run.py
 
 clean:
-	rm -rf $(VENV) demo-study build dist
+	rm -rf $(VENV) $(TARGETS) demo-study build dist

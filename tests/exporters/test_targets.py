@@ -1,4 +1,4 @@
-"""Exports in their real trainers. Each test needs the ``targets`` extra, or Megatron-LM on the path."""
+"""Exports in their real trainers: 'make test-targets' installs them. Megatron-LM comes as a checkout on the path."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from decaylaws.exporters import ExportOptions, export
 from decaylaws.recipe.checkpoints import read_facts
+from tests.exporters.trainers import import_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 BATCH_TOKENS, SEQUENCES = 256 * 64, 256
@@ -52,7 +53,7 @@ def _optimizer(lr: float) -> Any:
 @pytest.mark.parametrize("form", ["linear", "cosine", "1-sqrt", "exponential", "wsd", "three-stage"])
 @pytest.mark.parametrize("rule", ["auto", "native", "exact"])
 def test_torchtitan(make_recipe, form: str, steps: int, rule: str, tmp_path: Path) -> None:
-    pytest.importorskip("torchtitan.models.llama3.config_registry", exc_type=ImportError)
+    import_trainer("torchtitan.models.llama3.config_registry")
     options = ExportOptions(
         lr_rule=rule, tolerance=0.35, on_inexpressible="approximate", data_parallel_ranks=8
     )
@@ -71,7 +72,7 @@ def test_torchtitan(make_recipe, form: str, steps: int, rule: str, tmp_path: Pat
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("form", ["linear", "cosine", "1-sqrt", "exponential", "wsd", "three-stage"])
 def test_olmo_core(make_recipe, form: str, steps: int, tmp_path: Path) -> None:
-    pytest.importorskip("olmo_core.data.source_mixture", exc_type=ImportError)
+    import_trainer("olmo_core.data.source_mixture")
     result = export(make_recipe(form, steps), "olmo-core")
     result.write(tmp_path)
     module = _module(tmp_path / "midtrain_olmo_core.py")
@@ -92,7 +93,7 @@ def _megatron_flags(text: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("form", ["linear", "cosine", "1-sqrt", "wsd"])
 def test_megatrons_scheduler(make_recipe, form: str, steps: int) -> None:
-    module = pytest.importorskip("megatron.core.optimizer_param_scheduler", exc_type=ImportError)
+    module = import_trainer("megatron.core.optimizer_param_scheduler")
     handover = {"lr": 0.0 if form == "wsd" else PEAK, "checkpoint": "/c", "optimizer_state": "fresh"}
     recipe = make_recipe(form, steps, sources=CLEAN_SOURCES, handover=handover)
     result = export(recipe, "megatron", ExportOptions(tolerance=0.35))
@@ -118,7 +119,7 @@ def test_megatrons_scheduler(make_recipe, form: str, steps: int) -> None:
 
 def test_megatrons_parser_takes_the_flags(make_recipe) -> None:
     """Needs a checkout of Megatron-LM on the path: its parser is not in the wheel of megatron-core."""
-    arguments = pytest.importorskip("megatron.training.arguments", exc_type=ImportError)
+    arguments = import_trainer("megatron.training.arguments")
     recipe = make_recipe("1-sqrt", 200, sources=CLEAN_SOURCES)
     text = export(recipe, "megatron", ExportOptions(tolerance=0.1)).files["midtrain_megatron.args"]
     parser = arguments.add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False))
@@ -132,7 +133,7 @@ def test_megatrons_parser_takes_the_flags(make_recipe) -> None:
 
 
 def _tiny_llama(folder: Path) -> None:
-    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    tokenizers, transformers = import_trainer("tokenizers"), import_trainer("transformers")
     words = {word: number for number, word in enumerate(["</s>", "one", "two", "three"])}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="</s>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -147,8 +148,8 @@ def _tiny_llama(folder: Path) -> None:
 @pytest.mark.parametrize("rule", ["native", "exact"])
 def test_the_trainer_runs_the_script(make_recipe, rule: str, tmp_path: Path, monkeypatch) -> None:
     """The exported script trains a tiny Llama; its LRs are those stated, and the doctor reads its checkpoint."""
-    pytest.importorskip("accelerate")
-    transformers = pytest.importorskip("transformers")
+    import_trainer("accelerate")
+    transformers = import_trainer("transformers")
     monkeypatch.chdir(tmp_path)
     _tiny_llama(tmp_path / "model")
     sources = {}

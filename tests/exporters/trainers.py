@@ -1,0 +1,85 @@
+"""Modules of the real trainers, imported as far as configurations and schedules need them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+# What a trainer imports on its way and neither its configuration nor its schedule calls: images, kernels, clients
+# of a cluster or a cloud. They are replaced while the trainer is imported, and only where they are not installed.
+UNUSED = {
+    "composer": ("torchvision", "mcli"),
+    "llmfoundry": ("torchvision", "mcli", "streaming", "mlflow", "pkg_resources"),
+    "levanter": ("iris", "fray", "zephyr"),
+    "nanotron": ("flash_attn", "grouped_gemm"),
+}
+INSTALL = "'make test-targets' installs it."
+REMEDIES = {
+    "megatron.training": "Of Megatron-LM a package registry has only megatron.core; put a checkout on PYTHONPATH.",
+    "nanotron": "Its main branch is in no package registry; put src of a checkout on PYTHONPATH.",
+}
+
+
+class _StandIns:
+    """Finder and loader of empty modules whose every name is a mock. It comes last: what is installed wins."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.made: list[str] = []
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in self.names else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__path__ = []
+        module.__version__ = "2.7.0"  # nanotron compares that of flash_attn
+        module.__getattr__ = _mock  # type: ignore[method-assign]
+        self.made.append(spec.name)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _mock(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return MagicMock()
+
+
+@contextlib.contextmanager
+def _standing_in(names: Sequence[str]) -> Iterator[None]:
+    finder = _StandIns(names)
+    sys.meta_path.append(finder)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        for name in finder.made:  # transformers would take them for the real ones
+            sys.modules.pop(name, None)
+
+
+def import_trainer(name: str) -> Any:
+    """The module ``name`` of a trainer, such as ``levanter.optim``; skips the test and says what is missing.
+
+    A trainer that is installed and fails for another reason than a missing module fails the test.
+    """
+    trainer = name.split(".")[0]
+    try:
+        # transformers looks for torchvision when it is first imported: it must not find a stand-in
+        importlib.import_module("transformers")
+        with _standing_in(UNUSED.get(trainer, ())):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        pytest.skip(
+            f"{name} needs the module {error.name!r}, which is not installed. {REMEDIES.get(str(error.name), INSTALL)}"
+        )
