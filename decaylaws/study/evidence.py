@@ -26,7 +26,7 @@ from decaylaws.runs.table import LOSS, fit_ready, values_by
 from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.sweep import decays
 
-FIT_FORMAT = 8  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 9  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]

@@ -29,6 +29,7 @@ from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.decay.priors import decay_prior
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.normal_matrix import ArrowMatrix, ArrowSlopes
 
 SOURCES = ("web", "code", "maths")
 TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
@@ -149,7 +150,7 @@ def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, checkpoints)
     theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3, 2).size)
     theta[4] = np.log(40)
-    found = evaluate(theta, inputs, frame)[1]
+    found = evaluate(theta, inputs, frame)[1].dense().reshape(*inputs.start_loss.shape, -1)
     steps = 1e-6 * np.eye(len(theta))
     numeric = [
         (evaluate(theta + step, inputs, frame)[0] - evaluate(theta - step, inputs, frame)[0]) / 2e-6
@@ -495,3 +496,17 @@ def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool)
         wanted = evaluate(theta, mixtures, frame, slopes=False)[0]
         found = plan_form(theta, DecayInputs(**plan), frame).losses(inputs.shares)
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_a_fit_never_builds_what_all_domains_would_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Domains meet in the shared parameters only, so a fit's cost grows with their number and not with its cube."""
+
+    def refused(self: object) -> np.ndarray:
+        raise AssertionError("a dense matrix over all domains")
+
+    monkeypatch.setattr(ArrowSlopes, "dense", refused)
+    monkeypatch.setattr("decaylaws.laws.kit.normal_matrix._DENSE_EIGENVALUES", 0)
+    monkeypatch.setattr(ArrowMatrix, "dense", refused)
+    runs = simulated(24, noise=0.002, seed=3)
+    law = DecayLaw(TRUNK, num_draws=2, num_folds=2).fit(runs)
+    assert np.isfinite(law.predict(runs, interval=0.9).upper).all()

@@ -6,23 +6,17 @@ import numpy as np
 
 from decaylaws.laws.decay.priors import Prior
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
 from decaylaws.laws.kit.solver import Solution
 
 
-def covariance_of(solution: Solution, prior: Prior, weights: Array) -> Array:
-    """Gauss-Newton covariance of the parameters ``[p, p]`` with row weights ``[n]``; the residuals' noise is 1."""
-    free = prior.lower < prior.upper
-    slopes = solution.jacobian[:, free]
-    by_residual = np.repeat(weights, len(slopes) // len(weights))
-    information = slopes.T @ (by_residual[:, None] * slopes) + np.diag(prior.sd[free] ** -2.0)
-    covariance = np.zeros((len(free), len(free)))
-    covariance[np.ix_(free, free)] = np.linalg.inv(information)
-    return covariance
-
-
-def by_rows(slopes: Array, covariance: Array) -> Array:
-    """Covariance of predictions ``[n, d, d]`` from their slopes ``[n, d, p]`` and the parameters' covariance."""
-    return np.einsum("ndp,nep->nde", slopes @ covariance, slopes)
+def covariance_of(solution: Solution, prior: Prior, kept: Array) -> ArrowCovariance:
+    """Gauss-Newton covariance of the parameters by the ``kept`` runs ``[n]`` and the prior; residuals have noise 1."""
+    slopes, held = _slopes(solution), prior.lower >= prior.upper
+    rows = np.repeat(kept.astype(bool), len(slopes.own))
+    precision = np.where(held, 1.0, prior.sd**-2.0)
+    covariance = _factor(slopes.without(held), precision, rows).inverse()
+    return covariance.holding(held[slopes.shared_columns], held[slopes.own_columns])
 
 
 def noise_of(solution: Solution, noise: Array) -> Array:
@@ -31,10 +25,23 @@ def noise_of(solution: Solution, noise: Array) -> Array:
     The degrees of freedom that the fit used are those that the prior left it; a domain's own estimate is drawn half
     way (in logs) to the median domain's, since it rests on few runs.
     """
-    gram = solution.jacobian.T @ solution.jacobian
-    used = np.trace(np.linalg.pinv(gram + np.diag(solution.prior_precision)) @ gram)
+    slopes, precision = _slopes(solution), solution.prior_precision
+    covariance = _factor(slopes, precision).inverse()
+    by_prior = float(precision[slopes.shared_columns] @ np.diag(covariance.shared))
+    by_prior += float(np.sum(precision[slopes.own_columns] * covariance.own_variances()))
     count = len(solution.residuals)
-    left = max(count - used, 0.25 * count)
+    left = max(count - (len(precision) - by_prior), 0.25 * count)
     sizes = np.abs(solution.residuals).reshape(-1, len(noise))
     own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
     return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
+
+
+def _slopes(solution: Solution) -> ArrowSlopes:
+    assert isinstance(solution.slopes, ArrowSlopes)  # as ``form.evaluate`` gives them
+    return solution.slopes
+
+
+def _factor(slopes: ArrowSlopes, precision: Array, rows: BoolArray | None = None) -> ArrowFactor:
+    factor = slopes.gram(precision, rows).factor()
+    assert factor is not None  # every parameter has a prior
+    return factor

@@ -52,12 +52,15 @@ from scipy.special import xlogy
 
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 from decaylaws.laws.decay.mixture_law import MixtureValue, bend, log_ratio, mixture_law
-from decaylaws.laws.decay.parameters import SHARED, Frame, Layout
+from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, Layout
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 
 
-def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True) -> tuple[Array, Array]:
-    """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters ``[n, d, p]`` (else empty)."""
+def evaluate(
+    theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True
+) -> tuple[Array, ArrowSlopes]:
+    """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters (else of no rows)."""
     layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
@@ -76,16 +79,20 @@ def evaluate(theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = 
             shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None
         )
     slope.offsets(from_checkpoint)
-    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.values
+    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.arrow()
 
 
 class _Slopes:
-    """Derivatives ``[n, d, p]`` under construction; empty, and every call free, where they are not wanted."""
+    """Derivatives ``[n, d, s + q]`` under construction; empty, and every call free, where they are not wanted.
+
+    A domain's losses depend on the shared parameters and on its own, which stand behind them: by kind, then the
+    mixture coefficients, then the offsets.
+    """
 
     def __init__(self, layout: Layout, log_batch: Array, wanted: bool) -> None:
         self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
-        shape = (len(log_batch), layout.num_domains, layout.size)
-        self.values: Array = np.zeros(shape) if wanted else np.empty(0)
+        width = len(SHARED) + len(OWN) + layout.num_sources + layout.num_checkpoints
+        self.values: Array = np.zeros((len(log_batch) if wanted else 0, layout.num_domains, width))
 
     def like(self) -> _Slopes:
         """Further derivatives of the same shape, at zero."""
@@ -101,8 +108,7 @@ class _Slopes:
 
     def own(self, kind: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by each domain's own parameter."""
-        domains = np.arange(self.layout.num_domains)
-        self.values[:, domains, self.layout.columns(kind).start + domains] += slope
+        self.values[:, :, len(SHARED) + OWN.index(kind)] += slope
 
     def scaled(self, scale: Array, *, by_exponent: Array) -> None:
         """Scale all slopes by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
@@ -112,17 +118,23 @@ class _Slopes:
 
     def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
         """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
-        if self.wanted:
-            d = self.layout.num_domains
-            own = from_checkpoint[:, None, :, None] * np.eye(d)[None, :, None, :]
-            self.values[:, :, self.layout.columns("offsets")] = own.reshape(len(self.values), d, -1)
+        if self.wanted and self.layout.num_checkpoints:
+            self.values[:, :, -self.layout.num_checkpoints :] = from_checkpoint[:, None, :]
 
     def coefficients(self, slope: Array) -> None:
         """Add the slope ``[n, d, m]`` by each domain's own mixture coefficients."""
-        first, m = self.layout.columns("mixture").start, self.layout.num_sources
-        for domain in range(self.layout.num_domains):
-            columns = slice(first + domain * m, first + (domain + 1) * m)
-            self.values[:, domain, columns] += slope[:, domain]
+        first = len(SHARED) + len(OWN)
+        self.values[:, :, first : first + self.layout.num_sources] += slope
+
+    def arrow(self) -> ArrowSlopes:
+        """The finished derivatives."""
+        by_domain = self.values.transpose(1, 0, 2)
+        return ArrowSlopes(
+            np.ascontiguousarray(by_domain[:, :, : len(SHARED)]),
+            np.ascontiguousarray(by_domain[:, :, len(SHARED) :]),
+            np.arange(len(SHARED)),
+            self.layout.own_columns,
+        )
 
 
 @dataclass(frozen=True)

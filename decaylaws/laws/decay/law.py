@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.decay.curvature import by_rows, covariance_of, noise_of
+from decaylaws.laws.decay.curvature import covariance_of, noise_of
 from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
@@ -32,6 +32,7 @@ from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.decay.stages import staged_start
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale
 from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.runs.objective import normalised
@@ -73,6 +74,7 @@ class DecayLaw(DecaySlices):
     evidence_: dict[str, Any]
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
+    _parameter_covariance: ArrowCovariance
     _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
     def __init__(
@@ -235,19 +237,19 @@ class DecayLaw(DecaySlices):
         self, inputs: DecayInputs, observed: Array, prior: Prior, starts: Array,
         weights: Array | None = None, max_evaluations: int = 80,
     ) -> Solution:  # fmt: skip
-        frame, (n, d) = self._frame, observed.shape
+        frame, d = self._frame, observed.shape[1]
         unit = observed * self.noise_
 
         @lru_cache(maxsize=1)
-        def looked(packed: bytes) -> tuple[Array, Array]:
+        def looked(packed: bytes) -> tuple[Array, ArrowSlopes]:
             # the solver asks for residuals and slopes at one place in turn; together they cost little more
             losses, slopes = evaluate(np.frombuffer(packed), inputs, frame)
-            return ((losses - observed) / unit).ravel(), (slopes / unit[:, :, None]).reshape(n * d, -1)
+            return ((losses - observed) / unit).ravel(), slopes.rows_scaled(1 / unit.ravel())
 
         def residuals(theta: Array) -> Array:
             return looked(theta.tobytes())[0]
 
-        def jacobian(theta: Array) -> Array:
+        def jacobian(theta: Array) -> ArrowSlopes:
             return looked(theta.tobytes())[1]
 
         return solve(
@@ -302,7 +304,7 @@ class DecayLaw(DecaySlices):
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
                 errors.append((self.loss(inputs, theta) - observed)[rows])
-                spreads.append(by_rows(slopes[rows], covariance_of(solution, prior, kept)))
+                spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(rows)))
             noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks[kind]])
             num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks[kind]])))
             found[kind] = HeldOut(
@@ -363,9 +365,7 @@ class DecayLaw(DecaySlices):
         slopes = evaluate(self._theta, inputs, self._frame)[1]
         unknown = self._frame.checkpoint_of(inputs).sum(axis=1) == 0
         offset_sd = self._sd[self._layout.columns("offsets")][: len(self.domains_)]
-        return (
-            by_rows(slopes, self._parameter_covariance) + unknown[:, None, None] * np.diag(offset_sd**2)[None]
-        )
+        return self._parameter_covariance.of(slopes) + unknown[:, None, None] * np.diag(offset_sd**2)[None]
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -373,7 +373,8 @@ class DecayLaw(DecaySlices):
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
             "misfit": vars(self.misfit_),
             "is_measured": self.is_measured_,
-            "covariance": self._parameter_covariance, "sd": self._sd, "draw_covariance": self._draw_covariance,
+            "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
+            "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
         }  # fmt: skip
 
@@ -386,7 +387,8 @@ class DecayLaw(DecaySlices):
         self.misfit_ = Misfit(**state["misfit"])
         self.is_measured_ = bool(state["is_measured"])
         self._theta = np.array(list(self.params_.values()))
-        self._sd, self._parameter_covariance = np.array(state["sd"]), np.array(state["covariance"])
+        self._sd = np.array(state["sd"])
+        self._parameter_covariance = ArrowCovariance.from_dict(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)
         self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))

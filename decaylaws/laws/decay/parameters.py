@@ -75,6 +75,19 @@ class Layout:
         first = len(SHARED) + OWN.index(kind) * d
         return slice(first, first + d)
 
+    @property
+    def own_columns(self) -> NDArray[np.intp]:
+        """Columns of every domain's own parameters ``[d, q]``: by kind, then mixture coefficients, then offsets."""
+        domains = np.arange(self.num_domains)
+        kinds = [np.arange(self.size)[self.columns(kind)] for kind in OWN]
+        mixture = self.columns("mixture").start + domains * self.num_sources
+        offsets = self.columns("offsets").start + domains
+        return np.column_stack([
+            *kinds,
+            *(mixture + source for source in range(self.num_sources)),
+            *(offsets + checkpoint * self.num_domains for checkpoint in range(self.num_checkpoints)),
+        ])  # fmt: skip
+
     def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
         """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
         shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))

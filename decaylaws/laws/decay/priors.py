@@ -16,6 +16,7 @@ import numpy as np
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.parameters import EPSILON, OWN, SHARED, Frame, Layout, Member
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "log_kappa": (np.log(5.0), 1.5, np.log(1e-2), np.log(1e3)),
@@ -81,15 +82,16 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     return Prior(mean, sd, lower, upper, _starts(mean))
 
 
-def hierarchical(first: Prior, theta: Array, covariance: Array, layout: Layout) -> Prior:
+def hierarchical(first: Prior, theta: Array, covariance: ArrowCovariance, layout: Layout) -> Prior:
     """The first prior with the deviations of domains' size exponents and of checkpoints' offsets as the fit found them.
 
     One step of expectation maximisation for each of the two variances, drawn towards their first guess.
     """
-    sd = first.sd.copy()
+    sd, variances = first.sd.copy(), np.zeros(layout.size)
+    variances[layout.own_columns] = covariance.own_variances()
     for kind in ("size", "offsets"):
         columns = layout.columns(kind)
-        squares = (theta[columns] ** 2 + np.diag(covariance)[columns]) / first.sd[columns] ** 2
+        squares = (theta[columns] ** 2 + variances[columns]) / first.sd[columns] ** 2
         scale = (_HIERARCHY_WEIGHT + squares.sum()) / (_HIERARCHY_WEIGHT + len(squares))
         sd[columns] *= np.sqrt(scale)
     return replace(first, sd=sd)

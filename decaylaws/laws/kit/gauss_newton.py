@@ -4,7 +4,8 @@ The method is the reflective trust region of Branch, Coleman and Li (1999, SIAM 
 ``least_squares`` follows too; the difference is the linear algebra. The step needs ``H = J' W J + P`` alone, with the
 prior's precision ``P`` and, as Huber's loss has it, no curvature from rows beyond its threshold. A prior on every
 parameter keeps ``H`` well conditioned, so that Cholesky factors of ``[p, p]`` stand in for the singular values of
-``[n + 2 p, p]``: with a hundred parameters several times faster.
+``[n + 2 p, p]``: with a hundred parameters several times faster. ``H`` comes as a ``NormalMatrix``, which knows of
+blocks that are zero.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, dpotrs
+
+from decaylaws.laws.kit.normal_matrix import NormalMatrix
 
 Array = NDArray[np.float64]
 
@@ -31,13 +33,13 @@ class Point:
         theta: parameters, ``[p]``.
         objective: its value; infinite where residuals are not finite.
         gradient: ``[p]``.
-        curvature: Gauss-Newton Hessian ``[p, p]``, positive definite.
+        curvature: Gauss-Newton Hessian ``[p, p]``, positive definite; None where residuals are not finite.
     """
 
     theta: Array
     objective: float
     gradient: Array
-    curvature: Array
+    curvature: NormalMatrix | None
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,15 @@ class _Model:
 
     unit: Array
     gradient: Array
-    curvature: Array
+    curvature: NormalMatrix
 
     def change(self, scaled: Array) -> float:
-        return float(self.gradient @ scaled + 0.5 * scaled @ self.curvature @ scaled)
+        return float(self.gradient @ scaled + 0.5 * scaled @ self.curvature.times(scaled))
 
     def best_on_line(self, base: Array, along: Array, least: float, most: float) -> Array:
         """The best of ``base + t along`` for ``t`` between two limits."""
-        bend = float(along @ self.curvature @ along)
-        flat = -float((self.gradient + self.curvature @ base) @ along) / bend
+        bend = float(along @ self.curvature.times(along))
+        flat = -float((self.gradient + self.curvature.times(base)) @ along) / bend
         return base + np.clip(flat, least, most) * along
 
 
@@ -71,7 +73,7 @@ def descend(
         max_evaluations: limit of calls of ``look``.
     """
     here = look(start)
-    weight = np.sqrt(np.diag(here.curvature))
+    weight = np.sqrt(_curvature(here).diagonal())
     room, sign = _room(here, lower, upper)
     radius = float(np.linalg.norm(start / _unit(weight, room, sign))) or 1.0
     for _ in range(max_evaluations - 1):
@@ -92,7 +94,7 @@ def descend(
         elif ratio > 0.75 and length > 0.95 * radius:
             radius *= 2
         if gain > 0:
-            here, weight = there, np.maximum(weight, np.sqrt(np.diag(there.curvature)))
+            here, weight = there, np.maximum(weight, np.sqrt(_curvature(there).diagonal()))
         if at_rest:
             return here.theta, here.objective, True
     return here.theta, here.objective, False
@@ -111,8 +113,12 @@ def _unit(weight: Array, room: Array, sign: Array) -> Array:
 
 
 def _model(here: Point, unit: Array, pull: Array) -> _Model:
-    curvature = unit[:, None] * here.curvature * unit
-    return _Model(unit, unit * here.gradient, curvature + np.diag(here.gradient * pull))
+    return _Model(unit, unit * here.gradient, _curvature(here).scaled(unit, here.gradient * pull))
+
+
+def _curvature(here: Point) -> NormalMatrix:
+    assert here.curvature is not None  # the descent stands where residuals are finite
+    return here.curvature
 
 
 def _inside(theta: Array, lower: Array, upper: Array) -> Array:
@@ -160,16 +166,14 @@ def _within(model: _Model, radius: float) -> Array:
 
     Straight downhill where rounding has cost the matrix its positive definiteness.
     """
-    damping, diagonal = 0.0, np.diag_indices(len(model.unit))
+    damping = 0.0
     for _ in range(_NEWTON_STEPS):
-        damped = model.curvature.copy()
-        damped[diagonal] += damping
-        factor, failed = dpotrf(damped, lower=1)
-        if failed:
+        factor = model.curvature.factor(damping)
+        if factor is None:
             return -model.gradient * (radius / np.linalg.norm(model.gradient))
-        step = np.asarray(-dpotrs(factor, model.gradient, lower=1)[0])
+        step = -factor.solve(model.gradient)
         length = float(np.linalg.norm(step))
         if length <= radius if damping == 0 else abs(length - radius) <= _LENGTH * radius:
             break
-        damping += (length / radius - 1) * length**2 / float(step @ dpotrs(factor, step, lower=1)[0])
+        damping += (length / radius - 1) * length**2 / float(step @ factor.solve(step))
     return step if length <= radius else step * (radius / length)

@@ -20,11 +20,13 @@ from scipy.optimize import approx_fprime, least_squares
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.gauss_newton import Point, descend
+from decaylaws.laws.kit.normal_matrix import DenseSlopes, Slopes
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 VectorFunction = Callable[[Array], Array]
+SlopesFunction = Callable[[Array], Array] | Callable[[Array], Slopes]
 
 _AGREEMENT = 1e-3  # relative: starts whose objective is this near the best count as agreeing
 _ILL_CONDITIONED = 1e8
@@ -39,7 +41,7 @@ class Solution:
         theta: best parameters, shape ``[p]``.
         report: diagnosis.
         residuals: residuals at ``theta``, unweighted, shape ``[n]``.
-        jacobian: their derivatives, unweighted, shape ``[n, p]``.
+        slopes: their derivatives, unweighted, ``[n, p]``.
         prior_precision: ``(noise_sd / prior_sd)^2`` of every parameter, shape ``[p]``.
         prior_mean: centre of the prior, 0 where there is none, shape ``[p]``.
     """
@@ -47,9 +49,14 @@ class Solution:
     theta: Array
     report: FitReport
     residuals: Array
-    jacobian: Array
+    slopes: Slopes
     prior_precision: Array
     prior_mean: Array
+
+    @property
+    def jacobian(self) -> Array:
+        """The derivatives as an array ``[n, p]``."""
+        return self.slopes.dense()
 
     def covariance(self, noise_variance: float | None = None) -> Array:
         """Gauss-Newton covariance of the parameters, shape ``[p, p]``.
@@ -72,7 +79,7 @@ def solve(
     *,
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
-    jacobian: VectorFunction | None = None,
+    jacobian: SlopesFunction | None = None,
     huber_delta: float | None = None,
     weights: ArrayLike | None = None,
     names: Sequence[str] = (),
@@ -91,7 +98,7 @@ def solve(
         starts: starting points, shape ``[p]`` or ``[num_starts, p]``; clipped into the bounds.
         lower: lower bounds ``[p]``; minus infinity where there is none.
         upper: upper bounds ``[p]``.
-        jacobian: analytic derivatives ``[n, p]``; finite differences without it.
+        jacobian: analytic derivatives, an array ``[n, p]`` or ``Slopes``; finite differences without it.
         huber_delta: threshold of Huber's loss in units of the residuals; plain least squares without it.
         weights: weight of every residual, ``[n]``, such as a bootstrap's multiplicities.
         names: names of the parameters, for the report.
@@ -136,7 +143,7 @@ def solve(
 @dataclass(frozen=True)
 class _Problem:
     residuals: VectorFunction
-    jacobian: VectorFunction
+    jacobian: SlopesFunction
     lower: Array
     upper: Array
     huber_delta: float | None
@@ -151,12 +158,15 @@ class _Problem:
             data = data * self.root_weights
         return np.concatenate([data, np.sqrt(self.prior_precision) * (theta - self.prior_mean)])
 
+    def data_slopes(self, theta: Array) -> Slopes:
+        """Derivatives of the data's rows of :meth:`values`."""
+        found = self.jacobian(theta)
+        slopes = found if isinstance(found, Slopes) else DenseSlopes(found)
+        return slopes if self.root_weights is None else slopes.rows_scaled(self.root_weights)
+
     def slopes(self, theta: Array) -> Array:
         """Derivatives of :meth:`values`."""
-        data = self.jacobian(theta)
-        if self.root_weights is not None:
-            data = data * self.root_weights[:, None]
-        return np.vstack([data, np.diag(np.sqrt(self.prior_precision))])
+        return np.vstack([self.data_slopes(theta).dense(), np.diag(np.sqrt(self.prior_precision))])
 
     def deltas(self, num_values: int) -> Array:
         """Huber's threshold of every row: scaled with the weights, infinite for the prior's rows."""
@@ -175,26 +185,30 @@ class _Problem:
         return float(np.sum(np.where(inside, 0.5 * values**2, bounded * (size - 0.5 * bounded))))
 
     def gradient(self, theta: Array) -> Array:
-        values = self.values(theta)
-        deltas = self.deltas(len(values))
-        return self.slopes(theta).T @ np.clip(values, -deltas, deltas)
+        """Derivatives of the objective ``[p]``."""
+        values = self.values(theta)[: -len(theta)]
+        deltas = self.deltas(len(values) + len(theta))[: len(values)]
+        prior = self.prior_precision * (theta - self.prior_mean)
+        return self.data_slopes(theta).projected(np.clip(values, -deltas, deltas)) + prior
 
     def point(self, theta: Array, free: NDArray[np.bool_]) -> Point:
         """Objective, gradient and Gauss-Newton Hessian by the ``free`` parameters."""
         values = self.values(theta)
         if not np.isfinite(values).all():
-            return Point(theta[free], np.inf, np.zeros(0), np.zeros((0, 0)))
-        size, deltas = np.abs(values), self.deltas(len(values))
-        slopes, inside = self.slopes(theta)[:, free], size <= deltas
-        bent = slopes[inside]
+            return Point(theta[free], np.inf, np.zeros(0), None)
+        data, deltas = values[: -len(theta)], self.deltas(len(values))[: -len(theta)]
+        slopes, precision = self.data_slopes(theta).columns(free), self.prior_precision[free]
+        gradient = (
+            slopes.projected(np.clip(data, -deltas, deltas)) + precision * (theta - self.prior_mean)[free]
+        )
         return Point(
-            theta[free], self.objective(theta), slopes.T @ np.clip(values, -deltas, deltas), bent.T @ bent
+            theta[free], self.objective(theta), gradient, slopes.gram(precision, np.abs(data) <= deltas)
         )
 
 
 def _problem(
     residuals: VectorFunction,
-    jacobian: VectorFunction | None,
+    jacobian: SlopesFunction | None,
     starts: ArrayLike,
     lower: ArrayLike | None,
     upper: ArrayLike | None,
@@ -402,12 +416,11 @@ def _solution(
     at_bounds = tuple(
         label for label, touches, is_fixed in zip(labels, touching, fixed) if touches and not is_fixed
     )
-    slopes = problem.slopes(theta)
-    free = ~fixed & ~touching
-    scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
-    condition = float(np.linalg.cond(slopes[:, free] / scale[free])) if free.any() else 1.0
-    gradient = np.where(free, problem.gradient(theta) / scale, 0.0)
-    num_data = len(slopes) - len(theta)
+    slopes, free = problem.data_slopes(theta), ~fixed & ~touching
+    lengths = np.sqrt(np.maximum(slopes.squared_lengths() + problem.prior_precision, 1e-300))
+    condition = slopes.condition(problem.prior_precision, free) if free.any() else 1.0
+    gradient = np.where(free, problem.gradient(theta) / lengths, 0.0)
+    residuals = problem.residuals(theta)
     report = FitReport(
         status=_status(converged, condition, at_bounds, agreeing),
         objective=objective,
@@ -416,15 +429,15 @@ def _solution(
         at_bounds=at_bounds,
         condition=condition,
         gradient_norm=float(np.max(np.abs(gradient))),
-        num_observations=num_data,
+        num_observations=len(residuals),
         num_params=int(np.count_nonzero(~fixed)),
         seconds=time.perf_counter() - began,
     )
     return Solution(
         theta,
         report,
-        problem.residuals(theta),
-        problem.jacobian(theta),
+        residuals,
+        replace(problem, root_weights=None).data_slopes(theta),
         problem.prior_precision,
         problem.prior_mean,
     )
