@@ -14,6 +14,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import ABILITIES, BENCHMARKS, select
 from decaylaws.io.files import write_text
+from decaylaws.io.text import plain_stem
 
 if TYPE_CHECKING:
     from proxy_runs.evaluation.task import Task
@@ -194,7 +195,7 @@ def _domain_tasks(given: list[str], text_field: str, max_documents: int | None) 
     for entry in given:
         name, path = _named(entry)
         if is_corpus(path):
-            prefix = f"{name}." if "=" in entry else ""
+            prefix = f"{name}." if path != Path(entry) else ""
             tasks += [
                 DomainTask(f"{prefix}{domain}", HeldOutPart(path, domain), max_documents)
                 for domain in read_manifest(path).sources
@@ -242,6 +243,8 @@ def _benchmark_tasks(
 
 
 def _named(entry: str) -> tuple[str, Path]:
-    """``NAME=PATH``, or a path whose stem is the name."""
-    name, _, path = entry.rpartition("=")
-    return name or Path(path).stem, Path(path)
+    """``NAME=PATH``, or a path whose stem is the name; a path may hold ``=`` itself, as in ``lang=fr/part.jsonl``."""
+    name, separator, path = entry.partition("=")
+    if not separator or "/" in name or Path(entry).exists():
+        return plain_stem(Path(entry)), Path(entry)
+    return name, Path(path)

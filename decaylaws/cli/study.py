@@ -174,8 +174,8 @@ def run(
     design = sweep.current_plan(study)
     if sources := changed_text(study):
         console.print(
-            f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the corpus as it was "
-            f"planned; 'decaylaws prepare {study.root}' takes the new text.",
+            f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the corpus as it "
+            f"was planned; 'decaylaws prepare {study.root}' takes the new text.",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -1,4 +1,4 @@
-"""Question sets: JSON Lines, one question a line.
+"""Question sets: JSON Lines, one question a line, compressed or not; or a JSON array of them.
 
 ::
 
@@ -13,13 +13,16 @@ between the context and a choice, so the space before an answer is the context's
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from decaylaws.errors import DataError
+from decaylaws.io.documents import json_lines
 
+_FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 _Text = Annotated[str, Field(min_length=1)]
 
 
@@ -49,6 +52,25 @@ class Question(BaseModel):
     group: str = ""
     cluster: str | None = None
     meta: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_layouts(cls, row: Any) -> Any:
+        """Say what to change in rows that are laid out as published benchmarks are."""
+        if not isinstance(row, dict):
+            return row
+        answer = row.get("answer")
+        if "choices" in row and "gold" not in row and (type(answer) is int or answer in tuple("ABCDEFGHIJ")):
+            raise ValueError(
+                f"'answer' is {answer!r}, which names one of the choices, as in MMLU. Give its index, from 0, as "
+                "'gold' instead of 'answer', and a subject as 'group'"
+            )
+        if isinstance(answer, str) and (final := _FINAL_ANSWER.search(answer)):
+            raise ValueError(
+                f"'answer' is a worked solution that ends in '#### {final[1]}', as in GSM8K. Give {final[1]!r} as the "
+                "answer, or the solution without '####' to have all of it scored"
+            )
+        return row
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -93,13 +115,11 @@ def read_questions(path: Path) -> list[Question]:
         DataError: no file, no questions, two questions of one ``id``, or a line that is none; the message
             names the line and the field.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    if not path.is_file():
         raise DataError(
-            f"The question set {path} cannot be read ({error}). Give a JSON Lines file."
-        ) from None
-    questions = [_question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+            f"The question set {path} cannot be read (there is no such file). Give a JSON Lines file."
+        )
+    questions = [_question(path, number, line) for number, line in json_lines(path)]
     if not questions:
         raise DataError(f"The question set {path} holds no question.")
     seen: dict[str, int] = {}

@@ -155,8 +155,6 @@ def load_tokenizer(
     Raises:
         DataError: it is missing, is none, is not byte-level, or has no end-of-document token.
     """
-    from tokenizers import Tokenizer
-
     if not path.is_file():
         raise DataError(f"'{field}' finds no file at {path}. Correct the path, or leave it out to train one.")
     content = _read_json(path, field)
@@ -164,11 +162,8 @@ def load_tokenizer(
     end_token = _end_token(path, content, end_token)
     for added in content.get("added_tokens") or ():
         added["special"] = bool(added.get("special")) or added.get("content") == end_token
-    content |= {"truncation": None, "padding": None}
-    if "dropout" in content["model"]:
-        content["model"]["dropout"] = None
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer = whole_text_tokenizer(content)
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"'{field}': {path} is no tokenizer.json ({error}).") from None
     tokenizer.encode_special_tokens = True
@@ -182,6 +177,14 @@ def load_tokenizer(
     end_id = vocab[end_token]
     lengths[end_id] = 0
     return TextTokenizer(tokenizer, end_id, lengths)
+
+
+def whole_text_tokenizer(content: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json`` without truncation, padding and dropout of merges."""
+    from tokenizers import Tokenizer
+
+    model = {**content["model"], "dropout": None} if "dropout" in content["model"] else content["model"]
+    return Tokenizer.from_str(json.dumps({**content, "truncation": None, "padding": None, "model": model}))
 
 
 def _read_json(path: Path, field: str) -> dict[str, Any]:

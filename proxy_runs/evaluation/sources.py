@@ -6,26 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError
-from decaylaws.settings.study import SourceSettings
-from proxy_runs.corpus.readers import read_documents, source_files
+from decaylaws.io.documents import READABLE, format_of, readable_suffixes
+from decaylaws.io.text import find_files
 from proxy_runs.data.manifest import MANIFEST_NAME
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.evaluation.task import files_digest
-
-_Format = Literal["jsonl", "text", "parquet"]
-_FORMATS: dict[str, _Format] = {
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".txt": "text",
-    ".md": "text",
-    ".parquet": "parquet",
-}
 
 
 class DocumentSource(Protocol):
@@ -40,7 +32,7 @@ class DocumentSource(Protocol):
 
 @dataclass(frozen=True)
 class TextFiles:
-    """A file, folder or glob of JSON Lines, text or Parquet.
+    """A file, folder or glob of JSON Lines, text or Parquet, compressed or not.
 
     Attributes:
         name: of the domain, for messages.
@@ -53,36 +45,30 @@ class TextFiles:
     text_field: str = "text"
 
     def texts(self) -> Iterator[str]:
-        """Documents in file order; see ``proxy_runs.corpus.readers``."""
-        try:
-            for document in read_documents(self.name, self._settings(), Path()):
-                yield document.text
-        except DataError as error:
-            raise self._renamed(error) from None
+        """Documents in file order; see ``decaylaws.io.documents``."""
+        for path in self._files():
+            try:
+                for rows in read_rows(path, self.text_field):
+                    yield from rows.texts
+            except DataError as error:
+                raise DataError(f"Domain '{self.name}': {error}") from None
 
     def digest(self) -> str:
         """Hash of the files and of the field that is read."""
-        try:
-            files = source_files(self.name, self._settings(), Path())
-        except DataError as error:
-            raise self._renamed(error) from None
-        return f"{files_digest(files)}/{self.text_field}"
+        return f"{files_digest(self._files())}/{self.text_field}"
 
-    def _settings(self) -> SourceSettings:
-        return SourceSettings(format=self._format(), path=str(self.path), text_field=self.text_field)
-
-    def _format(self) -> _Format:
-        names = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
-        found = {_FORMATS[name.suffix.lower()] for name in names if name.suffix.lower() in _FORMATS}
-        if len(found) != 1:
-            raise DataError(
-                f"Domain '{self.name}': {self.path} holds {'several kinds' if found else 'no kind'} of text that "
-                f"is read ({', '.join(_FORMATS)}), or does not exist. Give one file, or a folder of one kind."
-            )
-        return found.pop()
-
-    def _renamed(self, error: DataError) -> DataError:
-        return DataError(str(error).replace("'sources.", "'domains."))
+    def _files(self) -> list[Path]:
+        files = find_files(self.path, READABLE)
+        found = {format_of(file) for file in files}
+        if len(found) == 1 and None not in found:
+            return files
+        problem = (
+            "holds several kinds of text" if len(found) > 1 else "is no text that is read, or does not exist"
+        )
+        raise DataError(
+            f"Domain '{self.name}': {self.path} {problem} (names end with {readable_suffixes()}). "
+            "Give one file, or a folder or glob of one kind."
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from decaylaws.progress import Progress
 from proxy_runs.evaluation.checkpoint import Checkpoint
 
 Kind = Literal["domain", "questions", "retrieval", "benchmark"]
-NUMERICS_VERSION = 1  # raise it when the same checkpoint and text would get other scores
+NUMERICS_VERSION = 2  # raise it when the same checkpoint and text would get other scores
 
 
 @dataclass(frozen=True)

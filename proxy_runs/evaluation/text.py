@@ -4,6 +4,9 @@
 none (as in a stream of documents), so that its first token is predicted as well. A tokenizer that has neither
 leaves the first token out, together with its bytes.
 
+**Special tokens.** A special token that is spelled out in a document is text there, as it is where a corpus is
+prepared. In a context or an answer it is the token, so that a question can be put in a chat template.
+
 **Answers.** Context and answer are tokenised together, since this is how a model sees them. A token may begin in
 the context and end in the answer: byte-level tokenizers join a space to the word after it. The space stays in the
 context: such a token counts with its probability *given* that the characters in the context are there,
@@ -22,10 +25,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 from tokenizers.processors import TemplateProcessing
 
 from decaylaws.errors import DataError
+from proxy_runs.corpus.tokenizer import whole_text_tokenizer
 
 _LAST_CHARACTER = chr(0x10FFFF)
 
@@ -70,18 +74,20 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Any, *, fallback_prefix: int | Sequence[int] | None = None) -> None:
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend = whole_text_tokenizer(content)
         # a post-processor adds special tokens, and byte-level ones cut spaces out of the offsets
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-        backend.no_truncation()
-        backend.no_padding()
         self._backend = backend
+        self._plain = whole_text_tokenizer(content)
+        self._plain.post_processor = backend.post_processor
+        self._plain.encode_special_tokens = True
         self.prefix_id = _prefix_id(tokenizer, fallback_prefix)
         self.pad_id = self.prefix_id or 0
 
     def documents(self, texts: Sequence[str]) -> list[EncodedDocument]:
         """Whole texts; one that predicts nothing (empty, or a single token without a start) has no bytes."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [self._document(text, encoding) for text, encoding in zip(texts, encodings)]
 
     def answers(self, context: str, answers: Sequence[str]) -> list[EncodedAnswer]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import json
+import lzma
 import random
 
 import pyarrow
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.decontamination import EvaluationSet, ShardSource, decontaminate, read_items, scan
+from decaylaws.decontamination.deduplicate import deduplicate
 from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError, InvalidValueError
 from tests.decontamination.planted import document, every_eighth_changed, items, planted
@@ -125,6 +129,59 @@ def test_an_interrupted_scan_goes_on_where_it_was(world, monkeypatch):
     monkeypatch.setattr(scan, "read_rows", lambda path, field: read.append(path.name) or real(path, field))
     assert clean(world, filters=True).to_json() == expected
     assert read == ["c.jsonl.zst", "d.parquet"]
+
+
+def test_shards_of_other_systems_are_filtered_as_they_are_written(tmp_path):
+    rng = random.Random(5)
+    item = items(rng, "task", 1)[0]
+    texts = [document(rng).replace(". ", ".\n\n") for _ in range(3)] + [planted(rng, item.text)]
+    lines = [
+        json.dumps({"text": text.replace("\n", "\r\n"), "id": n}) + "\r\n" for n, text in enumerate(texts)
+    ]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl.bz2").write_bytes(bz2.compress(codecs.BOM_UTF8 + "".join(lines).encode()))
+    (tmp_path / "data" / "b.json").write_text(json.dumps([json.loads(line) for line in lines]))
+    (tmp_path / "data" / "._a.jsonl").write_bytes(b"\x00\xff")
+    (tmp_path / "data" / "dataset_info.json").write_text("{\n}")
+    source = ShardSource("web", str(tmp_path / "data"))
+    report = decontaminate([source], [item], tmp_path / "out", filters=True)
+    assert (report.sources["web"].documents, report.sources["web"].dropped_documents) == (8, 2)
+    filtered = tmp_path / "out" / "filtered" / "web"
+    assert bz2.decompress((filtered / "a.jsonl.bz2").read_bytes()).decode() == "".join(lines[:3])
+    again = decontaminate([ShardSource("web", str(filtered))], [item], tmp_path / "again")
+    assert (again.sources["web"].documents, again.sources["web"].dropped_documents) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"), [([1], "int64"), ([["a"]], "list"), ([b"a"], "binary"), ([{"a": 1}], "struct")]
+)
+def test_a_column_without_text_is_one_error_in_every_verb(tmp_path, column, kind):
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
+    source = ShardSource("web", str(tmp_path / "x.parquet"))
+    message = rf"x\.parquet holds {kind}.* in column 'text', not text"
+    with pytest.raises(DataError, match=message):
+        decontaminate([source], items(random.Random(0), "task", 1), tmp_path / "out")
+    with pytest.raises(DataError, match=message):
+        deduplicate([source], tmp_path / "out", near=None)
+    without_text = [[1]] if kind == "list" else column  # a list of texts is an item of several parts
+    pyarrow.parquet.write_table(pyarrow.table({"text": without_text}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"row 1 of .* has no text under 'text'"):
+        read_items([EvaluationSet("set", tmp_path / "x.parquet")])
+
+
+def test_evaluation_sets_read_the_same_however_they_were_written(tmp_path):
+    rows = [{"text": "one\r\ntwo"}, {"text": ["three", "four"]}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for name, content in (
+        ("a.jsonl", codecs.BOM_UTF8 + lines.replace(b"\n", b"\r\n")),
+        ("a.json", json.dumps(rows).encode()),
+        ("a.jsonl.xz", lzma.compress(lines)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert [item.text for item in EvaluationSet("set", tmp_path / name).items()] == [
+            "one\ntwo",
+            "three\nfour",
+        ]
 
 
 def test_text_files_lose_the_block_that_holds_an_item(tmp_path):

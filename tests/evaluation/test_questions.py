@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 from pathlib import Path
 
@@ -44,12 +46,39 @@ def test_the_documented_shapes_are_read(tmp_path: Path) -> None:
         ({"question": "x", "anser": "a"}, "anser"),
         ({"question": "x", "choices": ["a", "b"], "gold": "0"}, "gold"),
         ("{", "JSON"),
+        ("[" * 100_000, "JSON"),
+        (
+            {"question": "x", "choices": ["a", "b"], "answer": 1, "subject": "law"},
+            "as in MMLU. Give its index.*'gold'",
+        ),
+        ({"question": "x", "choices": ["a", "b"], "answer": "B"}, "names one of the choices"),
+        (
+            {"question": "x", "answer": "6 x 7 = 42\n#### 42"},
+            r"'#### 42', as in GSM8K\. Give '42' as the answer",
+        ),
     ],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, row: object, message: str) -> None:
     path = write(tmp_path / "set.jsonl", {"question": "x", "answer": "y"}, row)
     with pytest.raises(DataError, match=rf"set\.jsonl:2: .*{message}"):
         read_questions(path)
+
+
+def test_a_set_reads_the_same_however_it_was_written(tmp_path: Path) -> None:
+    rows = [{"question": "6 x 7?", "answer": "42"}, {"question": "x", "choices": ["a", "b"], "gold": 1}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    expected = read_questions(write(tmp_path / "set.jsonl", *rows))
+    for name, content in (
+        ("bom.jsonl", codecs.BOM_UTF8 + lines),
+        ("crlf.jsonl", lines.replace(b"\n", b"\r\n")),
+        ("packed.jsonl.gz", gzip.compress(lines)),
+        ("array.json", json.dumps(rows, indent=1).encode()),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert read_questions(tmp_path / name) == expected
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}')
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_questions(tmp_path / "latin.jsonl")
 
 
 def test_missing_empty_and_repeated_sets_are_refused(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def test_numbers_are_read_as_they_stand_there(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidValueError, match="'batch_tokens' must be a multiple of seq_len=128; got 1000"):
         load_settings(path)
-    path.write_text(study_text(seq_len="0128", batch_tokens="1.024K", search_trials="1_000"), encoding="utf-8")
+    path.write_text(
+        study_text(seq_len="0128", batch_tokens="1.024K", search_trials="1_000"), encoding="utf-8"
+    )
     assert load_settings(path).seq_len == 128
     assert load_settings(path).batch_tokens == 1024
     assert load_settings(path).search_trials == 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from decaylaws.cli import app
+from decaylaws.cli import evaluation as cli
 from decaylaws.cli.evaluation import to_hf
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
@@ -24,6 +27,7 @@ from proxy_runs.evaluation.domains import DomainTask, score_documents
 from proxy_runs.evaluation.evaluate import evaluate
 from proxy_runs.evaluation.sources import HeldOutPart, TextFiles
 from proxy_runs.evaluation.task import Task
+from proxy_runs.evaluation.text import TextEncoder
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
 from proxy_runs.weights.hf import load_hf, save_hf
@@ -136,14 +140,62 @@ def test_missing_data_show_before_anything_is_scored(folder: Path, tmp_path: Pat
         evaluate(folder / "a", [*tasks_of(folder), missing], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     field = DomainTask("words", TextFiles("words", folder / "words.jsonl", "body"))
-    with pytest.raises(DataError, match=r"'domains\.words\.text_field'.*'body'"):
+    with pytest.raises(DataError, match=r"Domain 'words': .*has no text under 'body'"):
         evaluate(folder / "a", [field], tmp_path / "out")
-    with pytest.raises(DataError, match="no kind of text"):
+    with pytest.raises(DataError, match="is no text that is read, or does not exist"):
         TextFiles("words", tmp_path / "none").digest()
     with pytest.raises(InvalidValueError, match="given twice"):
         evaluate(folder / "a", tasks_of(folder) * 2, tmp_path / "out")
     with pytest.raises(InvalidValueError, match="at least one"):
         evaluate(folder / "a", [], tmp_path / "out")
+
+
+def test_a_domain_reads_what_prepare_reads(folder: Path, tmp_path: Path) -> None:
+    rows = b'{"text": "one\\r\\ntwo"}\r\n{"text": null}\r\n'
+    (tmp_path / "lang=fr").mkdir()
+    (tmp_path / "lang=fr" / "part.jsonl.gz").write_bytes(gzip.compress(codecs.BOM_UTF8 + rows))
+    (tmp_path / "other.ndjson").write_bytes(rows)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_bytes(b"one\r\ntwo")
+    for path in ("lang=fr/part.jsonl.gz", "lang=fr", "other.ndjson", "code", "code/*"):
+        assert [text for text in TextFiles("x", tmp_path / path).texts() if text] == ["one\ntwo"]
+    (tmp_path / "other.txt").write_text("x")
+    with pytest.raises(DataError, match="holds several kinds of text"):
+        TextFiles("x", tmp_path).digest()
+    bad = DomainTask("x", TextFiles("x", tmp_path / "bad.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"text": ["a"]}\n{"text": 1}\n')
+    with pytest.raises(
+        DataError, match=r"'x': .*bad\.jsonl:1 holds a list .* 1 more cannot be used: .*bad\.jsonl:2"
+    ):
+        evaluate(folder / "a", [bad], tmp_path / "out")
+
+
+def test_names_of_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lang=fr").mkdir()
+    (tmp_path / "lang=fr" / "part.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    for entry, name, path in (
+        ("wiki.jsonl.zst", "wiki", "wiki.jsonl.zst"),
+        ("wiki=a/b.jsonl", "wiki", "a/b.jsonl"),
+        ("lang=fr/part.jsonl.gz", "part", "lang=fr/part.jsonl.gz"),
+        ("fr=lang=fr/part.jsonl.gz", "fr", "lang=fr/part.jsonl.gz"),
+        ("data/lang=de/part.jsonl", "part", "data/lang=de/part.jsonl"),
+    ):
+        assert cli._named(entry) == (name, Path(path))
+
+
+def test_a_special_token_that_is_spelled_out_is_text_in_a_document(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "a")
+    (special, *_) = tokenizer.all_special_tokens
+    encoder = TextEncoder(tokenizer)
+    (document,) = encoder.documents([f"print('{special}')"])
+    assert tokenizer.convert_tokens_to_ids(special) not in document.tokens[1:].tolist()
+    assert document.num_bytes == len(f"print('{special}')")
+    context = f"{special}Question: "
+    (answer,) = encoder.answers(context, ["x"])
+    assert (answer.tokens == tokenizer.convert_tokens_to_ids(special)).any()
 
 
 def test_equal_documents_are_one_cluster(folder: Path, tmp_path: Path) -> None:
