@@ -11,14 +11,14 @@ import numpy as np
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Floats
-from decaylaws.exporters.huggingface import read_huggingface
-from decaylaws.exporters.levanter import read_levanter
-from decaylaws.exporters.llm_foundry import read_llm_foundry
-from decaylaws.exporters.megatron import read_megatron
-from decaylaws.exporters.nanotron import read_nanotron
-from decaylaws.exporters.olmo_core import read_olmo_core
-from decaylaws.exporters.readback import ConfigSchedule, Reader
-from decaylaws.exporters.torchtitan import read_torchtitan
+from decaylaws.exporters.readers.huggingface import read_huggingface
+from decaylaws.exporters.readers.levanter import read_levanter
+from decaylaws.exporters.readers.llm_foundry import read_llm_foundry
+from decaylaws.exporters.readers.megatron import read_megatron
+from decaylaws.exporters.readers.nanotron import read_nanotron
+from decaylaws.exporters.readers.olmo_core import read_olmo_core
+from decaylaws.exporters.readers.readback import ConfigSchedule, Reader
+from decaylaws.exporters.readers.torchtitan import read_torchtitan
 from decaylaws.recipe import Recipe
 from decaylaws.schedules.preview import draw_columns
 

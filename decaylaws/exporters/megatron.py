@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from pathlib import Path
 
-from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
-from decaylaws.exporters.readback import (
-    ConfigSchedule,
-    Fields,
-    seen_steps,
-    shares_of_paths,
-    warmup_hold_decay_lrs,
-    whole_steps,
-)
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
-from decaylaws.recipe.files import read_text
 
 TARGET, VERSION = "megatron", "0.16.1"
-_WSD_STYLES = {
+WSD_STYLES = {
     "linear": "linear",
     "cosine": "cosine",
     "1-sqrt": "minus_sqrt",
@@ -47,7 +35,7 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
             path holds a blank, which its data arguments cannot.
     """
     job = Job.of(recipe, options, TARGET, VERSION)
-    path, lr = choose_native(job, NativeScheduler(tuple(_WSD_STYLES), _replay, _accepts))
+    path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), _replay, _accepts))
     seen = counted_before(job, path, "sequences", job.stage.seq_len)
     flags = {**_lr_flags(path, job.sequences, seen), **_run_flags(job, seen), **_data_flags(job)}
     text = "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
@@ -87,7 +75,7 @@ def _lr_flags(path: WarmupHoldDecay, sequences: int, seen: int) -> dict[str, str
         return flags | {"lr-decay-style": "constant"}
     return flags | {
         "lr-decay-style": "WSD",
-        "lr-wsd-decay-style": _WSD_STYLES[path.decay_shape],
+        "lr-wsd-decay-style": WSD_STYLES[path.decay_shape],
         "lr-wsd-decay-samples": str(path.decay_steps * sequences),
     }
 
@@ -123,71 +111,3 @@ def _data_flags(job: Job) -> dict[str, str]:
         raise job.refuse(f"sources.{blank[0]}.path holds a blank or is empty")
     pairs = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
     return {"data-path": pairs, "split": "99,1,0"}
-
-
-def read_megatron(path: Path, recipe: Recipe) -> ConfigSchedule:
-    """Flags in a file or in a shell script; iterations or samples."""
-    flags = _flags(path)
-    fields = Fields({name: values[0] if values else True for name, values in flags.items()}, path)
-    batch = fields.count("global-batch-size")
-
-    def in_steps(name: str, default: float | None = None) -> float:
-        if f"{name}-samples" in flags:
-            return fields.number(f"{name}-samples") / batch
-        return fields.number(f"{name}-iters", default)
-
-    for flag in ("rampup-batch-size", "use-checkpoint-opt_param-scheduler", "decoupled-lr"):
-        if flag in flags:
-            raise InvalidValueError(
-                f"{path.name}: {flag}", flags[flag], "is a setting of the LR that is not read"
-            )
-    # with the checkpoint's counters, the run starts where the checkpoint stands
-    counts_on = "load" in flags and "finetune" not in flags
-    seen = seen_steps(recipe) if counts_on else 0
-    total = in_steps("train")
-    decay_end, warmup = in_steps("lr-decay", total), in_steps("lr-warmup", 0.0)
-    if "lr-warmup-fraction" in flags:
-        warmup = fields.number("lr-warmup-fraction") * decay_end
-    style = fields.choice("lr-decay-style", ("constant", "linear", "cosine", "WSD"), "linear")
-    wsd = in_steps("lr-wsd-decay") if style == "WSD" else decay_end - warmup
-    our_shapes = {theirs: ours for ours, theirs in _WSD_STYLES.items()} | {"constant": "constant"}
-    shape = fields.choice("lr-wsd-decay-style", tuple(our_shapes), "exponential") if style == "WSD" else style
-    return ConfigSchedule(
-        warmup_hold_decay_lrs(
-            whole_steps(path, total - seen),
-            first=seen,
-            peak_lr=fields.number("lr"),
-            warmup=warmup,
-            hold=max(0.0, decay_end - warmup - wsd),
-            decay=0.0 if style == "constant" else wsd,
-            decay_shape=our_shapes[shape],
-            floor_lr=fields.number("min-lr", 0.0),
-            warmup_start_lr=fields.number("lr-warmup-init", 0.0),
-        ),
-        _megatron_shares(path, flags.get("data-path", []), recipe),
-        batch,
-        (f"Read as going on after {seen:,} steps of the checkpoint.",) if seen else (),
-    )
-
-
-def _megatron_shares(path: Path, blend: list[str], recipe: Recipe) -> dict[str, float]:
-    """Shares of a blend: weight, prefix, weight, prefix; prefixes alone are weighed by their size."""
-    weighted = bool(blend) and re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", blend[0])
-    return shares_of_paths(path, blend[1::2], blend[::2], recipe) if weighted else {}
-
-
-def _flags(path: Path) -> dict[str, list[str]]:
-    text = re.sub(r"\\\r?\n", " ", read_text(path))
-    try:
-        words = shlex.split(text, comments=True)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be split into flags: {error}.") from error
-    flags: dict[str, list[str]] = {}
-    current: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            name, given, value = word[2:].partition("=")
-            current = flags[name] = [value] if given else []
-        else:
-            current.append(word.rstrip(")"))
-    return flags

@@ -5,20 +5,10 @@ Launch the export with ``torchrun ... -m torchtitan.train --module <module> --co
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
 from decaylaws.exporters.notes import START_FOLDER, open_ends, start_checkpoint, state_notes
-from decaylaws.exporters.readback import (
-    ConfigSchedule,
-    Fields,
-    PythonConfig,
-    normalised_shares,
-    table_lrs,
-    whole_steps,
-)
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -27,7 +17,7 @@ from decaylaws.recipe import Recipe
 TARGET, VERSION = "torchtitan", "0.3.0"
 MODULE, FUNCTION = "midtrain_torchtitan", "midtrain"
 DEFAULT_MODEL = "torchtitan.models.llama3.config_registry:llama3_8b"
-_DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "sqrt"}
+DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "sqrt"}
 
 
 def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -46,7 +36,7 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
     """
     job = Job.of(recipe, options, TARGET, VERSION)
     _check_names(job)
-    scheduler = NativeScheduler(tuple(_DECAY_TYPES), _replay, table=True)
+    scheduler = NativeScheduler(tuple(DECAY_TYPES), _replay, table=True)
     lr = choose_table_or_native(job, scheduler)
     model_module, model_function = _model(job.options)
     text = render(
@@ -97,7 +87,7 @@ def _settings(path: WarmupHoldDecay) -> dict[str, object]:
         "warmup_steps": path.warmup_steps,
         # round(total * ratio) gives the steps back: they are whole
         "decay_ratio": path.decay_steps / path.num_steps,
-        "decay_type": _DECAY_TYPES.get(path.decay_shape, "linear"),
+        "decay_type": DECAY_TYPES.get(path.decay_shape, "linear"),
         "min_lr_factor": path.end_lr / path.peak_lr,
     }
 
@@ -126,46 +116,4 @@ def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
         "steps that the module sets.",
         *open_ends(recipe),
         *state_notes(recipe, "A checkpoint must be a DCP folder of torchtitan with an absolute path."),
-    )
-
-
-def read_torchtitan(path: Path, recipe: Recipe) -> ConfigSchedule:
-    """A torchtitan 0.3.0 config module: ``LRSchedulersContainer.Config`` or our table, steps, LR, sources."""
-    module = PythonConfig(path)
-    steps = whole_steps(path, module.number("training.steps", module.assigned("training.steps")))
-    lr = module.number("lr", module.argument("lr"))
-    factors = module.constant("LR_FACTORS")
-    batch = module.assigned("training.global_batch_size")
-    return ConfigSchedule(
-        table_lrs(path, factors, lr, steps)
-        if factors is not None
-        else _torchtitan_lrs(path, module, lr, steps),
-        normalised_shares(path, _torchtitan_weights(module)),
-        batch if isinstance(batch, int) else None,
-    )
-
-
-def _torchtitan_weights(module: PythonConfig) -> list[tuple[object, object]]:
-    """Sources and their weights: those of our own table, or of literal ``HFDataSource`` calls."""
-    if table := module.table_of_shares():
-        return list(table.items())
-    calls = module.literal_calls("HFDataSource")
-    return [(call.get("dataset", call.get("0")), call.get("weight", 1.0)) for call in calls]
-
-
-def _torchtitan_lrs(path: Path, module: PythonConfig, lr: float, steps: int) -> Floats:
-    configs = module.literal_calls("LRSchedulersContainer.Config")
-    if not configs:
-        raise DataError(f"{path} sets no LRSchedulersContainer.Config with literal values.")
-    fields = Fields(configs[-1], path)
-    fields.only("", ("warmup_steps", "total_steps", "decay_ratio", "decay_type", "min_lr_factor"))
-    our_shapes = {theirs: ours for ours, theirs in _DECAY_TYPES.items()}
-    total, ratio = fields.get("total_steps"), fields.get("decay_ratio")
-    return lr * torchtitan_factors(
-        steps,
-        warmup_steps=fields.count("warmup_steps", 200),
-        decay_ratio=None if ratio is None else fields.number("decay_ratio"),
-        decay_shape=our_shapes[fields.choice("decay_type", tuple(our_shapes), "linear")],
-        min_lr_factor=fields.number("min_lr_factor", 0.0),
-        total_steps=None if total is None else fields.count("total_steps"),
     )
