@@ -14,6 +14,7 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.mixtures.geometry import stick_breaking
 from decaylaws.progress import Progress
+from decaylaws.search.optimise import polish_pairs
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
 from decaylaws.search.quiet import quiet_optuna
 
@@ -118,19 +119,24 @@ def search_mixture(
     trials: int,
     seed: int,
 ) -> Array:
-    """Minimise a function of the mixture that need not be smooth, with Optuna's TPE; the best shares ``[m]``.
+    """Minimise a function of the mixture that need not be smooth; the best shares ``[m]``.
+
+    Moves between pairs of sources descend from the best known mixture, Optuna's TPE looks around where they end, and
+    moves between pairs descend again from the best that it met.
 
     Args:
         value: maps mixtures ``[k, m]`` to values ``[k]``.
         space: what is feasible.
         decay_tokens: length of the decay, which sets the caps on epochs.
-        known: feasible mixtures ``[m]``; each trial lies between the best of them and a point of the simplex.
+        known: feasible mixtures ``[m]``, of which the best is descended from.
         trials: how many.
         seed: of the sampler.
     """
     polytope = space.polytope(decay_tokens)
-    found = [(float(value(shares[None])[0]), shares) for shares in known]
-    best, centre = min(found, key=lambda pair: pair[0])
+    centre = polish_pairs(
+        value, space, decay_tokens, min(known, key=lambda shares: float(value(shares[None])[0]))
+    )
+    best = float(value(centre[None])[0])
     answer, study = centre, _quiet_study(None, _tpe(trials, seed))
     for _ in range(trials):
         trial = study.ask()
@@ -142,7 +148,7 @@ def search_mixture(
         study.tell(trial, reached)
         if reached < best:
             best, answer = reached, shares
-    return answer
+    return polish_pairs(value, space, decay_tokens, answer)
 
 
 def _tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:

@@ -1,8 +1,12 @@
-"""The exact optimiser: sequential quadratic programming over the feasible mixtures of one plan."""
+"""Optimisers over the feasible mixtures of one plan: sequential quadratic programming, and moves between two sources.
+
+The first needs slopes, the second does not: it also finds the kinks of trees, and shares in whole tenths of a percent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +15,12 @@ from scipy.optimize import minimize
 from decaylaws.errors import InfeasibleError
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import MixtureSpace
+from decaylaws.mixtures.geometry import Polytope
 
 _STEP = 1e-6  # of the forward differences in a share
 _GUARD_TOLERANCE = 1e-6  # nats
+_PAIR_STEPS = (0.08, 0.04, 0.02, 0.01, 0.005, 0.0025, 0.001)  # shares that move from one source to another
+_LEAST_GAIN = 1e-9  # relative to what is minimised: less is rounding
 
 Rows = Callable[[Array], Array]
 
@@ -64,6 +71,120 @@ def minimise_mixture(
     if feasible:
         return min(feasible, key=lambda end: end.value)
     return max(ends, key=lambda end: float(descent.slack_at(end.shares[None]).min()))
+
+
+def polish_pairs(
+    value: Rows,
+    space: MixtureSpace,
+    decay_tokens: float | None,
+    shares: Array,
+    *,
+    steps: Sequence[float] = _PAIR_STEPS,
+    max_moves: int = 400,
+) -> Array:
+    """Move share from one source to another for as long as that lowers the value, in ever smaller steps.
+
+    Args:
+        value: maps mixtures ``[k, m]`` to values ``[k]``; need not be smooth.
+        space: what is feasible; a group of fixed proportions moves as one source.
+        decay_tokens: length of the decay, which sets the caps on epochs.
+        shares: feasible mixture to begin with ``[m]``.
+        steps: shares that one move takes from one source and gives to another, the largest first.
+        max_moves: of all steps together.
+
+    Returns:
+        A mixture ``[m]`` that no such move improves, unless ``max_moves`` ended the search.
+    """
+    polytope = space.polytope(decay_tokens)
+    blocks = polytope.project((space.blocks > 0).astype(float) @ shares)
+    reached, moves = float(value(blocks[None] @ space.blocks)[0]), 0
+    if float(value(shares[None])[0]) < reached:
+        return shares  # the projection cost more than it mended
+    for step in steps:
+        while moves < max_moves:
+            around = _pair_moves(polytope, blocks, step)
+            if not len(around):
+                break
+            values = value(around @ space.blocks)
+            best = int(np.argmin(values))
+            if not values[best] < reached - _LEAST_GAIN * abs(reached):
+                break
+            blocks, reached, moves = around[best], float(values[best]), moves + 1
+    return np.asarray(blocks @ space.blocks)
+
+
+def rounded_optimum(
+    value: Rows,
+    space: MixtureSpace,
+    decay_tokens: float | None,
+    optimum: Optimum,
+    *,
+    parts: int = 1000,
+    slack: Rows | None = None,
+) -> Optimum:
+    """The best mixture in whole ``parts`` beside an optimum: what a recipe can state without false digits.
+
+    Args:
+        value: maps mixtures ``[k, m]`` to values ``[k]``.
+        space: what is feasible; the total of a group of fixed proportions is rounded, not its members.
+        decay_tokens: length of the decay, which sets the caps on epochs.
+        optimum: what is rounded.
+        parts: into which the whole is divided.
+        slack: maps mixtures to guard slacks ``[k, g]``, which the rounded mixture has to keep where the optimum does.
+
+    Returns:
+        The optimum itself where no rounded mixture beside it is feasible.
+    """
+    polytope = space.polytope(decay_tokens)
+    members = (space.blocks > 0).astype(float)
+    names = [str(k) for k in range(len(members))]
+    totals = dict(zip(names, (members @ optimum.shares).tolist()))
+    whole = np.array(list(rounded_shares(totals, parts).values()))
+    around = np.vstack([whole[None], *(_shifts(whole, step / parts) for step in (1, 2))])
+    around = np.unique((around * parts).round(), axis=0) / parts
+    around = around[polytope.contains(around)]
+    shares = around @ space.blocks
+    if slack is not None and optimum.feasible and len(shares):
+        shares = shares[(slack(shares) >= -_GUARD_TOLERANCE).all(axis=1)]
+    if not len(shares):
+        return optimum
+    if slack is not None and not optimum.feasible:
+        best = int(np.argmax(slack(shares).min(axis=1)))
+        return Optimum(shares[best], float(value(shares[best][None])[0]), False)
+    values = value(shares)
+    best = int(np.argmin(values))
+    return Optimum(shares[best], float(values[best]), optimum.feasible)
+
+
+def rounded_shares(shares: Mapping[str, float], parts: int) -> dict[str, float]:
+    """Shares in whole ``parts`` that still sum to one: the largest remainders are rounded up."""
+    counts = {name: math.floor(share * parts) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name] * parts)
+    for name in by_remainder[: parts - sum(counts.values())]:
+        counts[name] += 1
+    return {name: count / parts for name, count in counts.items()}
+
+
+def _shifts(blocks: Array, step: float) -> Array:
+    """``blocks`` with ``step`` moved from each block to each other one, ``[k (k - 1), k]``."""
+    count = len(blocks)
+    source, target = np.nonzero(~np.eye(count, dtype=bool))
+    moved = np.tile(blocks, (len(source), 1))
+    moved[np.arange(len(source)), source] -= step
+    moved[np.arange(len(source)), target] += step
+    return moved
+
+
+def _pair_moves(polytope: Polytope, blocks: Array, step: float) -> Array:
+    """Feasible points ``[n, k]`` a step away, or as far as the bounds of the two blocks leave room."""
+    count = len(blocks)
+    source, target = np.nonzero(~np.eye(count, dtype=bool))
+    room = np.minimum(blocks - polytope.lower, step)[source]
+    room = np.minimum(room, np.maximum(polytope.upper - blocks, 0.0)[target])
+    moved = np.tile(blocks, (len(source), 1))
+    moved[np.arange(len(source)), source] -= room
+    moved[np.arange(len(source)), target] += room
+    return moved[(room > 1e-6) & polytope.contains(moved)]
 
 
 class _Descent:

@@ -11,8 +11,9 @@ For tables whose runs differ in nothing but the mixture. Where length, LR or siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 from typing import Literal
 
@@ -37,7 +38,7 @@ from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.explore import search_mixture
-from decaylaws.search.optimise import minimise_mixture
+from decaylaws.search.optimise import minimise_mixture, polish_pairs
 from decaylaws.search.recommendation import Estimate, Rival, preferences
 
 Method = Literal["auto", "exact", "optuna", "regmix"]
@@ -109,8 +110,9 @@ def recommend_mixture(
         law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
         rivals: further mixtures to measure it against; the token-proportional mixture always is one.
         decay_tokens: length of the decay that caps on epochs refer to.
-        method: ``exact`` (SLSQP, for smooth regressions), ``optuna`` (for trees), ``regmix`` (mean of the 128
-            best of 100,000 simulated mixtures); ``auto`` takes ``exact`` where it can, else ``optuna``.
+        method: ``exact`` (SLSQP, for smooth regressions), ``optuna`` (for trees), both followed by moves of share
+            between pairs of sources; ``regmix`` (mean of the 128 best of 100,000 simulated mixtures); ``auto`` takes
+            ``exact`` where it can, else ``optuna``.
         num_draws: draws from the fit's posterior, or bootstrap refits where it has none.
         trials: of Optuna.
         seed: of everything random.
@@ -131,7 +133,7 @@ def recommend_mixture(
     }
     named = [mixture.array(space.names) for mixture in against.values()]
     points = np.vstack([_around(space, chosen, decay_tokens, seed), *named])
-    drawn = _Drawn(points, weighted.value(points), weighted.draws(points, shares, losses, num_draws, seed))
+    drawn = _Drawn.of(weighted, points, weighted.draws(shares, losses, num_draws, seed), decay_tokens)
     low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
     measured = drawn.rivals(against)
     found = fitted.predict_objective(weighted.frame(chosen[None]), weighted.weights, interval=LEVEL)
@@ -161,11 +163,13 @@ def _named(name: str) -> MixtureRegression:
     return found
 
 
+@dataclass(frozen=True)
 class _Weighted:
     """A fitted regression as one objective of mixtures ``[n, m]`` in the order of the space."""
 
-    def __init__(self, law: MixtureRegression, space: MixtureSpace, weights: Mapping[str, float]) -> None:
-        self.law, self.space, self.weights = law, space, weights
+    law: MixtureRegression
+    space: MixtureSpace
+    weights: Mapping[str, float]
 
     def frame(self, shares: Array) -> pd.DataFrame:
         """Shares as the regression reads them; a source that the space does not hold has none.
@@ -183,15 +187,21 @@ class _Weighted:
         return np.asarray(self.law.predict_objective(self.frame(shares), self.weights), dtype=float)
 
     def draws(
-        self, points: Array, shares: pd.DataFrame, losses: pd.DataFrame, num_draws: int, seed: int
-    ) -> Array:
-        """Weighted loss of ``points`` under each draw of the fit ``[b, n]``."""
-        at = self.frame(points)
-        if isinstance(self.law, _WITH_POSTERIOR):
-            vector = np.array([self.weights.get(name, 0.0) for name in self.law.targets_])
-            return self.law.posterior(at, num_draws=num_draws, seed=seed) @ vector
-        refits = self.law.resampled(shares, losses, num_draws=num_draws, seed=seed)
-        return np.array([refit.predict_objective(at, self.weights) for refit in refits])
+        self, shares: pd.DataFrame, losses: pd.DataFrame, num_draws: int, seed: int
+    ) -> list[Callable[[Array], Array]]:
+        """Draws of the fit, each a weighted loss ``[n]`` of mixtures ``[n, m]``."""
+        law = self.law
+        if isinstance(law, _WITH_POSTERIOR):
+            vector = np.array([self.weights.get(name, 0.0) for name in law.targets_])
+
+            def drawn(points: Array, number: int) -> Array:
+                # one seed gives one set of parameters, at whatever mixtures they are asked
+                found = law.posterior(self.frame(points), num_draws=num_draws, seed=seed)
+                return np.asarray(found[number] @ vector)
+
+            return [partial(drawn, number=number) for number in range(num_draws)]
+        refits = law.resampled(shares, losses, num_draws=num_draws, seed=seed)
+        return [replace(self, law=refit).value for refit in refits]
 
 
 @dataclass(frozen=True)
@@ -202,21 +212,32 @@ class _Drawn:
         points: the chosen mixture first, others around it, its rivals last ``[n, m]``.
         values: their weighted losses by the fit ``[n]``.
         draws: the same under each draw of it ``[b, n]``.
+        optima: the best mixture of each draw ``[b, m]``.
+        regrets: what the chosen mixture gives away to it in that draw ``[b]``.
     """
 
     points: Array
     values: Array
     draws: Array
+    optima: Array
+    regrets: Array
 
-    @property
-    def regrets(self) -> Array:
-        """What the chosen mixture gives away in each draw ``[b]``."""
-        return np.asarray(self.draws[:, 0] - self.draws.min(axis=1))
-
-    @property
-    def optima(self) -> Array:
-        """The best mixture of each draw ``[b, m]``."""
-        return np.asarray(self.points[self.draws.argmin(axis=1)])
+    @classmethod
+    def of(
+        cls,
+        weighted: _Weighted,
+        points: Array,
+        draws: Sequence[Callable[[Array], Array]],
+        decay_tokens: float | None,
+    ) -> _Drawn:
+        """Value ``points`` under every draw, and descend in each from the best of them to its own optimum."""
+        values = np.array([draw(points) for draw in draws])
+        starts = points[values.argmin(axis=1)]
+        optima = np.array(
+            [polish_pairs(draw, weighted.space, decay_tokens, start) for draw, start in zip(draws, starts)]
+        )
+        best = np.array([float(draw(optimum[None])[0]) for draw, optimum in zip(draws, optima)])
+        return cls(points, weighted.value(points), values, optima, np.maximum(values[:, 0] - best, 0.0))
 
     def rivals(self, against: Mapping[str, Mixture]) -> tuple[Rival, ...]:
         """The rivals, in the order of the last points, with what the chosen mixture gains on them."""
@@ -258,7 +279,10 @@ def _method(law: MixtureRegression, method: Method) -> str:
 
 
 def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: int, seed: int) -> Array:
-    """Shares of the best mixture that ``how`` finds ``[m]``; all methods begin with RegMix's."""
+    """Shares of the best mixture that ``how`` finds ``[m]``; all methods begin with RegMix's.
+
+    What is returned cannot be bettered by moving share between two sources, but for RegMix's own mean of simulations.
+    """
     law, space = weighted.law, weighted.space
     simulated = simulated_optimum(law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens)
     start = simulated.array(space.names)
@@ -266,7 +290,8 @@ def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: 
         return start
     known = [start, space.project(space.token_proportional(), decay_tokens).array(space.names)]
     if how == "exact":
-        return minimise_mixture(weighted.value, space, decay_tokens, known).shares
+        found = minimise_mixture(weighted.value, space, decay_tokens, known).shares
+        return polish_pairs(weighted.value, space, decay_tokens, found)
     return search_mixture(weighted.value, space, decay_tokens, known, trials=trials, seed=seed)
 
 
