@@ -9,13 +9,12 @@ import numpy as np
 from decaylaws.laws.kit.draws import conformal_radius
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.mixtures import Mixture
-from decaylaws.mixtures.geometry import hit_and_run
 from decaylaws.search.optimise import minimise_mixture
 from decaylaws.search.problem import DecayProblem
 
 LEVEL = 0.9
 DISTINCT = 0.02  # total-variation distance from which on two mixtures are two
-_SCALES = np.linspace(0.02, 1.0, 50)  # how far along a direction of the region the objective is tried
+_REGION_ITERATIONS = 30
 
 
 @dataclass(frozen=True)
@@ -120,33 +119,36 @@ def _candidate(problem: DecayProblem, shares: Array, left: Array) -> Candidate:
     )
 
 
-def near_optimal_region(
-    problem: DecayProblem, chosen: Array, tolerance: float, *, directions: int = 200, seed: int = 0
-) -> Array:
+def near_optimal_region(problem: DecayProblem, chosen: Array, tolerance: float) -> Array:
     """Lowest and highest share of each source among feasible mixtures within ``tolerance`` nats of the optimum.
+
+    Each end is a descent of its own: a walk along straight lines misses how shares can move together.
 
     Args:
         problem: the plan's problem.
         chosen: the optimum, shares ``[m]``.
         tolerance: nats of the objective.
-        directions: random feasible mixtures towards which the region is walked.
-        seed: of the directions.
 
     Returns:
         ``[m, 2]``.
     """
-    polytope = problem.space.polytope(problem.plan.decay_tokens)
-    centre = polytope.project((problem.space.blocks > 0).astype(float) @ chosen)
-    rng = np.random.default_rng(seed)
-    ends = hit_and_run(polytope, centre, directions, rng) @ problem.space.blocks
-    walks = chosen + _SCALES[None, :, None] * (ends - chosen)[:, None, :]
-    flat = walks.reshape(-1, len(chosen))
     limit = float(problem.objective(chosen[None])[0]) + tolerance
-    good = problem.objective(flat) <= limit
-    slack = problem.robust_slack(flat)
-    good &= (slack >= 0).all(axis=1)
-    inside = np.vstack([chosen[None], flat[good]])
-    return np.column_stack([inside.min(axis=0), inside.max(axis=0)])
+    given_up = np.minimum(
+        problem.robust_slack(chosen[None]), 0.0
+    )  # guards that the optimum breaks may stay as broken
+
+    def slack(shares: Array) -> Array:
+        return np.column_stack([limit - problem.objective(shares), problem.robust_slack(shares) - given_up])
+
+    def furthest(source: int, sign: float) -> float:
+        end = minimise_mixture(
+            lambda shares: sign * shares[:, source], problem.space, problem.plan.decay_tokens, [chosen],
+            slack=slack, max_iterations=_REGION_ITERATIONS,
+        )  # fmt: skip
+        return float(end.shares[source])
+
+    ends = [[furthest(source, 1.0), furthest(source, -1.0)] for source in range(len(chosen))]
+    return np.array([[min(low, own), max(high, own)] for (low, high), own in zip(ends, chosen)])
 
 
 def difference(problem: DecayProblem, better: Array, worse: Array, level: float = 0.9) -> Prediction:

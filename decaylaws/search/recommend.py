@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from decaylaws.search.certainty import (
 )
 from decaylaws.search.evidence import beyond_evidence, share_evidence, support
 from decaylaws.search.front import pareto_front
-from decaylaws.search.optimise import Optimum, minimise_mixture
+from decaylaws.search.optimise import Optimum, minimise_mixture, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
 from decaylaws.search.recommendation import Estimate, Recommendation, Rival, preferences
 
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
     from decaylaws.search.explore import Explorer
 
-_POLISHED_PLANS = 4
-_STARTS_PER_PLAN = 3
+LR_DIGITS = 3
+SHARE_PARTS = 1000  # a recipe states shares in these: the law cannot tell finer steps apart
+
+_STARTS_PER_KIND = 2
 
 
 def recommend(
@@ -49,13 +52,15 @@ def recommend(
     within_evidence: bool = True,
     sampler: optuna.samplers.BaseSampler | None = None,
     storage: optuna.storages.BaseStorage | str | None = None,
+    noise_sd: float | None = None,
     progress: Progress = silent,
 ) -> Recommendation:
-    """Choose mixture, decay tokens, hand-over LR and shape.
+    """Choose mixture, decay tokens, hand-over LR, shape and batch size.
 
-    Optuna searches all of them together; the best plans' mixtures are then optimised exactly (SLSQP). Where no
-    mixture keeps the guards with the goal's margins, it searches again with guards that hold by the prediction
-    alone, and says so (``feasible``, ``verdict``).
+    Optuna searches all of them together; then mixture and LR of every kind of plan (length, shape, batch size) are
+    optimised (SLSQP), and the best is recommended in shares of whole tenths of a percent and an LR of three digits.
+    Where no mixture keeps the guards with the goal's margins, it searches again with guards that hold by the
+    prediction alone, and says so (``feasible``, ``verdict``).
 
     Args:
         law: fitted decay law, with bootstrap draws and held-out errors.
@@ -70,6 +75,8 @@ def recommend(
             whatever lies outside is only reported.
         sampler: Optuna sampler of the outer search; TPE by default.
         storage: Optuna storage of its trials; in memory by default.
+        noise_sd: standard deviation of the objective between seeds, nats per token, where it was measured: mixtures
+            within it of the optimum count as near-optimal. Without it the scatter of runs about the law is taken.
         progress: called during the search.
 
     Raises:
@@ -86,14 +93,14 @@ def recommend(
         explorer = Explorer(law, space, target, goal, choices)
         known = list(named.values())
         table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
-        return _Found.best(explorer, table, choices)
+        return _Found.best(explorer, table)
 
     found = search(goal)
     assured = found.optimum.feasible
     if not assured and any(goal.guard_margins.values()):
         # The mixture that breaks its margins least is close to the control and gains nothing.
         found = search(replace(goal, guard_margins={}))
-    return _describe(found, named, assured, seed)
+    return _describe(found, named, assured, noise_sd)
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,11 @@ class _Found:
     trials: pd.DataFrame
 
     @classmethod
-    def best(cls, explorer: Explorer, trials: pd.DataFrame, choices: Choices) -> _Found:
-        """Optimise the mixtures of the most promising plans exactly, and take the best."""
-        polished = [_polish(explorer.problem(plan), starts) for plan, starts in _best_plans(trials, choices)]
-        problem, optimum = min(polished, key=lambda pair: (not pair[1].feasible, pair[1].value))
-        problem, optimum = _refine_lr(problem, optimum, choices)
-        return cls(problem, optimum, _plan_table(polished), trials)
+    def best(cls, explorer: Explorer, trials: pd.DataFrame) -> _Found:
+        """Optimise mixture and LR of every kind of plan, and take the best as a recipe can state it."""
+        polished = _optimise(explorer, trials)
+        polished[0] = _rounded(*polished[0])
+        return cls(*polished[0], _plan_table(polished), trials)
 
 
 def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) -> tuple[MixtureSpace, Choices]:
@@ -144,52 +150,100 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
     )
 
 
-def _best_plans(table: pd.DataFrame, choices: Choices) -> list[tuple[Plan, list[Array]]]:
-    """The most promising lengths, shapes and batch sizes, each at its best LR with its best mixtures as starts."""
+def _kinds(table: pd.DataFrame, explorer: Explorer) -> list[tuple[Plan, list[Array]]]:
+    """Every length, shape and batch size, each at the best LR of its trials with its best mixtures as starts.
+
+    A kind that no trial met has the highest LR and no start of its own. The most promising kinds come first.
+    """
+    choices = explorer.choices
     ranked = table.assign(broken=np.maximum(-table["slack"], 0.0)).sort_values(["broken", "objective"])
-    found = []
     kinds = ["decay_tokens", "shape", "batch_tokens"]
-    for (tokens, shape, batch), group in ranked.groupby(kinds, sort=False):
-        best = group.iloc[0]
+    tried = dict(list(ranked.groupby(kinds, sort=False)))
+    every = product(choices.decay_tokens, choices.shapes, explorer.batch_sizes)
+    found = []
+    for key in dict.fromkeys([*tried, *every]):
+        rows, (tokens, shape, batch) = tried.get(key), key
         plan = Plan(
             decay_tokens=int(tokens),
-            start_lr=float(best["start_lr"]),
+            start_lr=choices.start_lr[1] if rows is None else float(rows.iloc[0]["start_lr"]),
             end_lr=choices.end_lr,
             shape=str(shape),
             batch_tokens=int(batch),
         )
-        found.append((plan, list(group["shares"].head(_STARTS_PER_PLAN))))
-    return found[:_POLISHED_PLANS]
+        found.append((plan, [] if rows is None else list(rows["shares"].head(_STARTS_PER_KIND))))
+    return found
 
 
-def _polish(problem: DecayProblem, starts: Sequence[Array]) -> tuple[DecayProblem, Optimum]:
+_Polished = tuple[DecayProblem, Optimum]
+
+
+def _optimise(explorer: Explorer, trials: pd.DataFrame) -> list[_Polished]:
+    """The best mixture and LR of every kind of plan, each found in the same way, the best kind first."""
+    found: list[_Polished] = []
+    for plan, starts in _kinds(trials, explorer):
+        near = [min(found, key=_rank)[1].shares] if found else []
+        first = _polish(
+            explorer.problem(plan), [*starts, *near, explorer.goal.control.array(explorer.space.names)]
+        )
+        found.append(_refine_lr(*first, explorer.choices))
+    return sorted(found, key=_rank)
+
+
+def _rank(polished: _Polished) -> tuple[bool, float]:
+    return not polished[1].feasible, polished[1].value
+
+
+def _polish(problem: DecayProblem, starts: Sequence[Array]) -> _Polished:
     optimum = minimise_mixture(
-        problem.robust_aim, problem.space, problem.plan.decay_tokens, [*starts, problem.control_shares],
-        slack=problem.robust_slack,
-    )  # fmt: skip
+        problem.robust_aim, problem.space, problem.plan.decay_tokens, starts, slack=problem.robust_slack
+    )
     return problem, optimum
 
 
-def _refine_lr(problem: DecayProblem, optimum: Optimum, choices: Choices) -> tuple[DecayProblem, Optimum]:
-    """Try the ends and the middle of the LR range: the law is smooth and nearly linear in the log of the LR."""
+def _refine_lr(problem: DecayProblem, optimum: Optimum, choices: Choices) -> _Polished:
+    """Try the ends and the middle of the LR range: the law is smooth and nearly linear in the log of the LR.
+
+    The LR that is best for the mixture at hand is taken, and the mixture descends again under it.
+    """
     low, high = choices.start_lr
-    best = (problem, optimum)
+    here = optimum.shares[None]
+    options = [(problem, optimum)]
     for rate in dict.fromkeys((low, float(np.sqrt(low * high)), high)):
         other = replace(problem, plan=replace(problem.plan, start_lr=rate))
-        found = _polish(other, [optimum.shares])
-        best = min(best, found, key=lambda pair: (not pair[1].feasible, pair[1].value))
-    return best
+        kept = bool((other.robust_slack(here) >= -1e-6).all())
+        options.append((other, Optimum(optimum.shares, float(other.robust_aim(here)[0]), kept)))
+    best = min(options, key=_rank)
+    return best if best[0] is problem else min(best, _polish(best[0], [optimum.shares]), key=_rank)
 
 
-def _plan_table(polished: Sequence[tuple[DecayProblem, Optimum]]) -> pd.DataFrame:
+def _rounded(problem: DecayProblem, optimum: Optimum) -> _Polished:
+    """The optimum as a recipe states it: an LR of three digits and shares in tenths of a percent."""
+    rate = float(f"{problem.plan.start_lr:.{LR_DIGITS}g}")
+    problem = replace(problem, plan=replace(problem.plan, start_lr=rate))
+    kept = bool((problem.robust_slack(optimum.shares[None]) >= -1e-6).all())
+    optimum = Optimum(optimum.shares, float(problem.robust_aim(optimum.shares[None])[0]), kept)
+    return problem, rounded_optimum(
+        problem.robust_aim, problem.space, problem.plan.decay_tokens, optimum,
+        parts=SHARE_PARTS, slack=problem.robust_slack,
+    )  # fmt: skip
+
+
+def _plan_table(polished: Sequence[_Polished]) -> pd.DataFrame:
+    """One row per kind of plan at its best mixture and LR, the best first.
+
+    ``objective`` (nats per token), ``aim`` (the same with what the goal adds for risk and divergence: what decides),
+    ``feasible`` (whether the guards hold with their margins).
+    """
     return pd.DataFrame([
         {**asdict(problem.plan), "objective": float(problem.objective(optimum.shares[None])[0]),
-         "feasible": optimum.feasible}
+         "aim": optimum.value, "feasible": optimum.feasible}
         for problem, optimum in polished
     ])  # fmt: skip
 
 
-def _describe(found: _Found, rivals: Mapping[str, Mixture], assured: bool, seed: int) -> Recommendation:
+def _describe(
+    found: _Found, rivals: Mapping[str, Mixture], assured: bool, noise_sd: float | None
+) -> Recommendation:
     problem, optimum = found.problem, found.optimum
     law, names = problem.law, problem.space.names
     mixture = Mixture.from_array(names, optimum.shares)
@@ -197,10 +251,8 @@ def _describe(found: _Found, rivals: Mapping[str, Mixture], assured: bool, seed:
     losses, weighted = law.predict(row, LEVEL), law.predict_objective(row, problem.goal.weights, LEVEL)
     measured = tuple(_rival(problem, optimum.shares, name, rival) for name, rival in rivals.items())
     spread = optimum_spread(problem, optimum.shares)
-    noise = float(
-        np.sqrt(np.sum((law.noise_ * losses.mean[0] * law.weight_vector(problem.goal.weights)) ** 2))
-    )
-    region = near_optimal_region(problem, optimum.shares, noise, seed=seed)
+    noise = _scatter(problem, optimum.shares) if noise_sd is None else noise_sd
+    region = near_optimal_region(problem, optimum.shares, noise)
     free = _unconstrained(problem, optimum.shares)
     beyond = tuple(beyond_evidence(problem, optimum.shares))
     return Recommendation(
@@ -214,6 +266,8 @@ def _describe(found: _Found, rivals: Mapping[str, Mixture], assured: bool, seed:
         objective=Estimate(float(weighted.mean[0]), float(weighted.lower[0]), float(weighted.upper[0])),
         rivals=measured,
         guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
+        guard_nats=problem.goal.guard_nats,
+        guard_margins=dict(problem.goal.guard_margins),
         feasible=assured,
         forgetting={
             domain: float(losses.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]
@@ -237,6 +291,13 @@ def _describe(found: _Found, rivals: Mapping[str, Mixture], assured: bool, seed:
         by_plan=found.by_plan,
         trials=found.trials,
     )
+
+
+def _scatter(problem: DecayProblem, shares: Array) -> float:
+    """Standard deviation of one run's objective about the law at a mixture ``[m]``, nats per token."""
+    law = problem.law
+    by_domain = law.noise_ * problem.losses(shares[None])[0] * law.weight_vector(problem.goal.weights)
+    return float(np.sqrt(np.sum(by_domain**2)))
 
 
 def _front(problem: DecayProblem, mixture: Mixture) -> pd.DataFrame:

@@ -65,11 +65,16 @@ class Recommendation:
         objective: weighted loss of the recommendation.
         rivals: the control first, then whoever else was named.
         guards: by guard domain, nats left before it breaks (negative: broken).
+        guard_nats: tolerance of the guards, nats per token.
+        guard_margins: by guard domain, nats by which a prediction had to stay clear of the limit; empty where no
+            mixture could.
         feasible: whether all guards hold by the law, with the goal's margin for its uncertainty.
         forgetting: by guard domain, change of the loss against the checkpoint.
         binding: sources and groups whose limit the mixture touches.
-        near_optimal: by source, lowest and highest share within the tolerance of the optimum.
-        near_optimal_nats: that tolerance: one noise standard deviation of the objective.
+        near_optimal: by source, lowest and highest share of the feasible mixtures that the law's point prediction
+            puts within the tolerance of the optimum: what may be chosen at no cost that a run could show.
+        near_optimal_nats: that tolerance: one standard deviation of the objective between seeds, or where that was not
+            measured the scatter of single runs about the law.
         optimum_tv: mean total-variation distance of the bootstrap's optima from the recommendation.
         expected_regret: what the recommendation gives away on average over the bootstrap, nats.
         regret_upper: 90 % quantile of that.
@@ -82,7 +87,8 @@ class Recommendation:
         divergence: KL divergence of the mixture from the goal's prior, nats; 0 without a prior.
         beyond_evidence: sentences on everything that was extrapolated.
         verdict: in words; may be that there is not enough evidence.
-        by_plan: best feasible objective for each length, shape and batch size.
+        by_plan: every kind of plan (length, shape, batch size) at its own best mixture and LR, the best first:
+            ``objective``, ``aim`` (with what the goal adds for risk and divergence, which decides) and ``feasible``.
         trials: every candidate of the outer search.
     """
 
@@ -93,6 +99,8 @@ class Recommendation:
     objective: Estimate
     rivals: tuple[Rival, ...]
     guards: Mapping[str, float]
+    guard_nats: float
+    guard_margins: Mapping[str, float]
     feasible: bool
     forgetting: Mapping[str, float]
     binding: tuple[str, ...]
