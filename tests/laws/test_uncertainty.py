@@ -44,6 +44,14 @@ def test_the_same_seed_gives_the_same_draws():
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_run_has_its_own_random_numbers_whatever_stands_beside_it():
+    few = np.array(list(cluster_weights(["a", "b", "c"], 6, seed=9)))
+    shuffled = np.array(list(cluster_weights(["c", "a", "b"], 6, seed=9)))
+    np.testing.assert_array_equal(shuffled, few[:, [2, 0, 1]])
+    more = np.array(list(cluster_weights(["a", "b", "c", "d"], 6, seed=9)))
+    np.testing.assert_allclose(more[:, 0] / more[:, 1], few[:, 0] / few[:, 1])
+
+
 def test_quantile_interval_holds_its_mean():
     draws = np.random.default_rng(0).normal(loc=[0.0, 9.0], size=(4000, 2))
     interval = quantile_interval([0.0, 3.0], draws, 0.9)

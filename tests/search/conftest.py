@@ -35,12 +35,17 @@ def sweep_row(shares: np.ndarray, tokens: int, rng: np.random.Generator, role: s
 
 
 @pytest.fixture(scope="session")
-def law() -> DecayLaw:
+def sweep() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = [sweep_row(rng.dirichlet([1, 1, 1]), (50_000, 100_000, 200_000)[k % 3], rng) for k in range(30)]
     trunk = np.array(list(TRUNK.values()))
     rows += [sweep_row(trunk, tokens, rng, "control") for tokens in (50_000, 100_000, 200_000)]
-    return DecayLaw(TRUNK, num_draws=12, num_folds=5).fit(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def law(sweep: pd.DataFrame) -> DecayLaw:
+    return DecayLaw(TRUNK, num_draws=12, num_folds=5).fit(sweep)
 
 
 @pytest.fixture(scope="session")

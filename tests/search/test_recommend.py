@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Recommendation, Target, recommend
+from decaylaws.search.certainty import near_optimal_region
 from decaylaws.search.evidence import beyond_evidence
 from decaylaws.search.optimise import minimise_mixture
 
@@ -132,6 +134,76 @@ def test_same_seed_same_answer(law, control) -> None:
         for _ in "ab"
     ]
     assert runs[0].to_dict() == runs[1].to_dict()
+
+
+def test_the_order_of_the_rows_moves_nothing(law, sweep, control) -> None:
+    """Risk and regret rest on draws of the law, and each run has its own random numbers in them."""
+    order = np.random.default_rng(3).permutation(len(sweep))
+    shuffled = DecayLaw(law.trunk_mixture, num_draws=12, num_folds=5).fit(sweep.iloc[order])
+    np.testing.assert_allclose(shuffled.draws_, law.draws_, rtol=1e-5, atol=1e-6)
+    wanted = goal(control, risk=1.0)
+    one, other = (
+        recommend(each, space(), target=TARGET, goal=wanted, choices=CHOICES, trials=20, seed=0)
+        for each in (law, shuffled)
+    )
+    assert one.mixture == other.mixture
+    assert one.plan == other.plan
+    assert one.regret_upper == pytest.approx(other.regret_upper, abs=1e-4)
+
+
+def test_every_kind_of_plan_is_optimised_and_the_best_of_them_recommended(law, control) -> None:
+    """As many trials as kinds: the ranking of random mixtures says little, so that it decides nothing."""
+    wide = replace(CHOICES, shapes=("linear", "cosine"), batch_tokens=(500, 1000), start_lr=(5e-4, 1e-3))
+    found = recommend(law, space(), target=TARGET, goal=goal(control), choices=wide, trials=6, seed=0,
+                      within_evidence=False)  # fmt: skip
+    kinds = ["decay_tokens", "shape", "batch_tokens"]
+    assert len(found.by_plan) == len(found.by_plan[kinds].drop_duplicates()) == 12
+    assert found.by_plan["aim"].idxmin() == 0
+    best = found.by_plan.iloc[0]
+    assert [best[name] for name in kinds] == [
+        found.plan.decay_tokens,
+        found.plan.shape,
+        found.plan.batch_tokens,
+    ]
+    assert best["objective"] == pytest.approx(found.objective.mean, abs=1e-9)
+    for row in found.by_plan.itertuples():
+        plan = Plan(
+            decay_tokens=row.decay_tokens,
+            start_lr=row.start_lr,
+            shape=row.shape,
+            batch_tokens=row.batch_tokens,
+        )
+        problem = DecayProblem(law, space(), TARGET, goal(control), plan)
+        again = minimise_mixture(
+            problem.objective, space(), row.decay_tokens, [np.full(3, 1 / 3), found.mixture.array(SOURCES)]
+        )
+        assert row.objective <= again.value + 1e-4
+
+
+def test_what_is_recommended_can_be_written_without_further_digits(law, control) -> None:
+    tight = goal(control, guard_domains=["web"], guard_nats=0.05)
+    found = recommend(law, space(), target=TARGET, goal=tight, choices=replace(CHOICES, start_lr=(9.876543e-4, 1e-3)),
+                      trials=10, seed=0, within_evidence=False)  # fmt: skip
+    shares = found.mixture.array(SOURCES)
+    np.testing.assert_allclose(shares, np.round(shares, 3), atol=1e-12)
+    assert found.plan.start_lr == float(f"{found.plan.start_lr:.3g}")
+    assert found.feasible
+    assert found.guards["web"] >= -1e-6  # rounded to the side that keeps the guard
+    problem = DecayProblem(law, space(), TARGET, tight, found.plan)
+    assert found.predicted["web"].mean == pytest.approx(float(problem.losses(shares[None])[0, 0]), abs=1e-12)
+
+
+def test_the_near_optimal_region_is_as_wide_as_shares_can_move_together(law, control) -> None:
+    """Its ends are feasible, reach the tolerance, and no random mixture as good lies outside."""
+    problem = DecayProblem(law, space(), TARGET, goal(control), Plan(decay_tokens=200_000, start_lr=1e-3))
+    best = minimise_mixture(problem.objective, space(), 200_000, [np.full(3, 1 / 3)])
+    region = near_optimal_region(problem, best.shares, 0.01)
+    others = np.random.default_rng(0).dirichlet(np.ones(3), 4000)
+    good = others[problem.objective(others) <= best.value + 0.01]
+    assert len(good) > 20
+    assert (good.min(axis=0) >= region[:, 0] - 1e-4).all()
+    assert (good.max(axis=0) <= region[:, 1] + 1e-4).all()
+    assert (region[:, 1] - region[:, 0] <= np.ptp(good, axis=0) + 0.1).all()
 
 
 def test_extrapolation_is_refused_or_told(law, control) -> None:

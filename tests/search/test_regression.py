@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,6 +55,25 @@ def test_the_choice_is_near_the_true_optimum(law, how, limit) -> None:
     for name, (low, high) in found.share_intervals.items():
         assert 0 <= low <= high <= 1, name
     assert set(found.support) <= set(SOURCES)
+
+
+@pytest.mark.parametrize("law", ["blend", "inverse_sum"])
+def test_no_move_between_two_sources_betters_what_is_recommended(law) -> None:
+    """A search that stops short of its own fit's optimum loses to cruder fits that are searched to the end."""
+    shares, losses = records(40, 11)
+    capped = MixtureSpace((SourceLimits("web", 10**6, 1.5), *SPACE.sources[1:]))
+    found = recommend_mixture(
+        shares, losses, capped, WEIGHTS, law=law, num_draws=4, trials=30, decay_tokens=5e6
+    )
+    chosen, caps = found.mixture.array(SOURCES), np.minimum(capped.caps(5e6), shares.max().to_numpy())
+    value = found.law.predict_objective(shares.iloc[:1] * 0 + chosen, {"web": 0.5, "code": 0.5})[0]
+    for step in (0.05, 0.01, 0.002):
+        for a, b in permutations(range(4), 2):
+            room = min(step, chosen[a], caps[b] - chosen[b])
+            moved = chosen.copy()
+            moved[[a, b]] += [-room, room]
+            there = found.law.predict_objective(shares.iloc[:1] * 0 + moved, {"web": 0.5, "code": 0.5})[0]
+            assert there >= value - 2e-6, (step, a, b)
 
 
 def test_the_reported_regret_holds_the_true_one() -> None:

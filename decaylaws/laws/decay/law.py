@@ -127,7 +127,7 @@ class DecayLaw(DecaySlices):
             seconds=rough.report.seconds + solution.report.seconds,
         )
         self.params_ = dict(zip(self._layout.names(self.domains_, self.sources_), self._theta.tolist()))
-        self._bootstrap(inputs, observed, prior)
+        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed))
         self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
         self._calibrate(*self._fitted_on)
         return self
@@ -259,14 +259,14 @@ class DecayLaw(DecaySlices):
             max_evaluations=max_evaluations, polish=False, normal_equations=True,
         )  # fmt: skip
 
-    def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior) -> None:
+    def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior, names: Sequence[str]) -> None:
         """Refits under run weights and a prior mean drawn from the prior.
 
         Without the second, what the runs do not determine (size, with one size in the fit) would look certain.
         """
         rng = np.random.default_rng(self.seed)
         draws = []
-        for weights in cluster_weights(np.arange(len(inputs)), self.num_draws, seed=self.seed):
+        for weights in cluster_weights(names, self.num_draws, seed=self.seed):
             mean = np.clip(rng.normal(prior.mean, prior.sd), prior.lower, prior.upper)
             refit = self._solve(
                 inputs, observed, replace(prior, mean=mean), self._theta, weights, max_evaluations=_REFIT
@@ -393,3 +393,11 @@ class DecayLaw(DecaySlices):
         self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
         self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
+
+
+def _names_of(runs: pd.DataFrame, inputs: DecayInputs, observed: Array) -> list[str]:
+    """What a run is known by whatever its row: its id, or where the table has none its content."""
+    if "run_id" in runs.columns:
+        return [str(name) for name in runs["run_id"]]
+    content = np.column_stack([inputs.shares, inputs.decay_tokens, inputs.params, observed])
+    return [row.tobytes().hex() for row in content]

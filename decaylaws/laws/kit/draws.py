@@ -8,6 +8,7 @@ possible.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -24,6 +25,9 @@ Refit = Callable[[Array], Array]
 def cluster_weights(groups: ArrayLike, num_draws: int, *, seed: int) -> Iterator[Array]:
     """Bootstrap weights that treat every group (run) as one observation.
 
+    The random numbers of a group are its own, keyed by its name: they depend neither on the order of the rows nor on
+    which other groups there are.
+
     Args:
         groups: the run of every observation, shape ``[n]``.
         num_draws: number of draws.
@@ -38,9 +42,16 @@ def cluster_weights(groups: ArrayLike, num_draws: int, *, seed: int) -> Iterator
     labels, index = np.unique(np.asarray(groups), return_inverse=True)
     if len(labels) < 2:
         raise InvalidValueError("groups", len(labels), "must be at least 2 runs for a bootstrap over runs")
-    rng = np.random.default_rng(seed)
-    for _ in range(num_draws):
-        yield (rng.dirichlet(np.ones(len(labels))) * len(labels))[index]
+    # exponentials over their mean are a Dirichlet draw
+    drawn = np.column_stack([_own_random(label, seed).standard_exponential(num_draws) for label in labels])
+    for row in drawn:
+        yield (row / row.mean())[index]
+
+
+def _own_random(label: object, seed: int) -> np.random.Generator:
+    """Random numbers of one group."""
+    digest = hashlib.sha256(str(label).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def bootstrap(refit: Refit, groups: ArrayLike, *, num_draws: int, seed: int) -> Array:
