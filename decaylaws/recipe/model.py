@@ -291,7 +291,7 @@ class Recipe(Value):
         try:
             return cls.model_validate(migrate(data))
         except ValidationError as error:
-            raise _as_invalid_value(error) from error
+            raise as_invalid_value(error) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` is its inverse."""
@@ -323,7 +323,8 @@ class Recipe(Value):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
 
 
-def _as_invalid_value(error: ValidationError) -> InvalidValueError:
+def as_invalid_value(error: ValidationError) -> InvalidValueError:
+    """The first problem of a recipe that was made in Python or read, by the path of its field."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"]) or "recipe"

@@ -5,13 +5,15 @@
     found = recommend(law, space, target=target, goal=goal, choices=choices)
     found.mixture, found.plan, found.gain, found.verdict
 
-``recommend_mixture`` does it from a mixture regression alone.
+``recommend_mixture`` does it from a mixture regression alone; ``decay_recipe`` and ``mixture_recipe`` make a
+``Recipe`` of what was found.
 """
 
 from decaylaws.search.certainty import Candidate
 from decaylaws.search.evidence import ShareEvidence
 from decaylaws.search.front import pareto_front
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
+from decaylaws.search.recipes import decay_recipe, mixture_recipe
 from decaylaws.search.recommend import recommend
 from decaylaws.search.recommendation import Estimate, Recommendation, Rival
 from decaylaws.search.regression import MixtureChoice, recommend_mixture
@@ -28,6 +30,8 @@ __all__ = [
     "Rival",
     "ShareEvidence",
     "Target",
+    "decay_recipe",
+    "mixture_recipe",
     "pareto_front",
     "recommend",
     "recommend_mixture",

@@ -100,7 +100,7 @@ def recommend(
     if not assured and any(goal.guard_margins.values()):
         # The mixture that breaks its margins least is close to the control and gains nothing.
         found = search(replace(goal, guard_margins={}))
-    return _describe(found, named, assured, noise_sd)
+    return _describe(found, named, assured, goal.guard_margins, noise_sd)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,11 @@ def _plan_table(polished: Sequence[_Polished]) -> pd.DataFrame:
 
 
 def _describe(
-    found: _Found, rivals: Mapping[str, Mixture], assured: bool, noise_sd: float | None
+    found: _Found,
+    rivals: Mapping[str, Mixture],
+    assured: bool,
+    margins: Mapping[str, float],
+    noise_sd: float | None,
 ) -> Recommendation:
     problem, optimum = found.problem, found.optimum
     law, names = problem.law, problem.space.names
@@ -267,7 +271,7 @@ def _describe(
         rivals=measured,
         guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
         guard_nats=problem.goal.guard_nats,
-        guard_margins=dict(problem.goal.guard_margins),
+        guard_margins=dict(margins),
         feasible=assured,
         forgetting={
             domain: float(losses.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]

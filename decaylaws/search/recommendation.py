@@ -66,8 +66,7 @@ class Recommendation:
         rivals: the control first, then whoever else was named.
         guards: by guard domain, nats left before it breaks (negative: broken).
         guard_nats: tolerance of the guards, nats per token.
-        guard_margins: by guard domain, nats by which a prediction had to stay clear of the limit; empty where no
-            mixture could.
+        guard_margins: by guard domain, nats by which a prediction was to stay clear of the limit.
         feasible: whether all guards hold by the law, with the goal's margin for its uncertainty.
         forgetting: by guard domain, change of the loss against the checkpoint.
         binding: sources and groups whose limit the mixture touches.

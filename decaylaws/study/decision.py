@@ -19,31 +19,24 @@ from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import (
     Evidence,
-    Guard,
     HandOver,
     LawRecord,
     OptimizerSettings,
-    Prediction,
     Provenance,
     Recipe,
     Source,
-    Stage,
 )
 from decaylaws.recipe.corpus_facts import read_corpus
-from decaylaws.recipe.model import GUARD_TOLERANCE
 from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
 from decaylaws.schedules import decay
-from decaylaws.search import Choices, Goal, Recommendation, Target
+from decaylaws.search import Choices, Goal, Recommendation, Target, decay_recipe
 from decaylaws.search import recommend as search
-from decaylaws.study.confirm import Confirmation, predict_confirmation
+from decaylaws.study.confirm import Confirmation, noise_at, predict_confirmation
 from decaylaws.study.directory import Study, content_hash, read_json, write_json
 from decaylaws.study.evidence import Fit, load_fit, usable_runs
 from decaylaws.study.sweep import proportional_mixture, start_losses
 
-RECOMMENDATION_FORMAT = 5  # of laws/recommendation.json; an older file is searched anew
-LR_TOLERANCE = 1e-6
-LR_DIGITS = 3
-SHARE_DECIMALS = 3
+RECOMMENDATION_FORMAT = 6  # of laws/recommendation.json; an older file is searched anew
 GUARD_CONFIDENCE = 0.95
 GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 
@@ -65,7 +58,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         return Recipe.load(study.recipe_file), False
     margins = guard_margins(study, fit)
     found = _search(study, law, margins, progress)
-    recipe = _recipe(study, fit, law, found, margins)
+    recipe = _recipe(study, fit, law, found)
     write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict()})
     recipe.save(study.recipe_file)
     return recipe, True
@@ -174,6 +167,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
     settings, planner = study.settings, study.planner()
     peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
     budget = settings.target.max_decay_tokens
+    noise = noise_at(study, "target", study.runs())
     return search(
         law,
         planner.space,
@@ -197,6 +191,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         rivals={"token_proportional": proportional_mixture(study)},
         trials=settings.search_trials,
         seed=settings.seed,
+        noise_sd=None if noise is None else noise.sd,
         progress=progress,
     )
 
@@ -207,64 +202,27 @@ def _prior(study: Study) -> Mixture:
     return space.token_proportional() if stated is None else Mixture(stated)
 
 
-def _recipe(
-    study: Study, fit: Fit, law: DecayLaw, found: Recommendation, margins: Mapping[str, float]
-) -> Recipe:
-    settings, plan = study.settings, found.plan
-    start_lr = float(f"{plan.start_lr:.{LR_DIGITS}g}")
+def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
+    settings = study.settings
     trunk = study.planner().trunk(settings.target.shape).config
-    peak_lr = settings.trunk.peak_lr
-    return Recipe(
-        name=f"{settings.name}-decay",
+    return decay_recipe(
+        found,
+        sources=_sources(study),
         handover=HandOver(
             run_id=trunk.run_id,
             tokens=trunk.tokens,
-            lr=peak_lr,
+            lr=settings.trunk.peak_lr,
             lr_source=f"constant phase of trunk {trunk.run_id} at {trunk.tokens:,} tokens",
             optimizer_state="load",
-            lr_jump=abs(start_lr - peak_lr) > LR_TOLERANCE * peak_lr,
         ),
-        stages=(
-            Stage(
-                name="decay",
-                lr=decay(plan.decay_tokens, start_lr, plan.end_lr, plan.shape),
-                mixture=_readable(study, found),
-                batch_tokens=plan.batch_tokens or settings.batch_tokens,
-                seq_len=settings.seq_len,
-            ),
-        ),
-        sources=_sources(study),
+        seq_len=settings.seq_len,
+        batch_tokens=settings.batch_tokens,
+        name=f"{settings.name}-decay",
         optimizer=OptimizerSettings(**settings.optimizer.model_dump()),
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
-        predictions={
-            domain: Prediction(
-                mean=estimate.mean,
-                lower=estimate.lower,
-                upper=estimate.upper,
-                control=found.control[domain],
-            )
-            for domain, estimate in found.predicted.items()
-        },
-        guards=_guards(study, found, margins),
         provenance=_provenance(study, fit, law),
     )
-
-
-def _readable(study: Study, found: Recommendation) -> Mixture:
-    """Shares in steps of a tenth of a percent, inside the caps: the law cannot tell finer steps apart."""
-    space = study.planner().space
-    rounded = rounded_shares(found.mixture.weights, 10**SHARE_DECIMALS)
-    return space.project(rounded, found.plan.decay_tokens)
-
-
-def rounded_shares(shares: Mapping[str, float], parts: int) -> dict[str, float]:
-    """Shares in whole ``parts`` that still sum to one: the largest remainders are rounded up."""
-    counts = {name: math.floor(share * parts) for name, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name] * parts)
-    for name in by_remainder[: parts - sum(counts.values())]:
-        counts[name] += 1
-    return {name: count / parts for name, count in counts.items()}
 
 
 def _sources(study: Study) -> dict[str, Source]:
@@ -277,19 +235,6 @@ def _sources(study: Study) -> dict[str, Source]:
             fingerprint=prints.get(limits.name),
         )
         for limits in study.planner().space.sources
-    }
-
-
-def _guards(study: Study, found: Recommendation, margins: Mapping[str, float]) -> dict[str, Guard]:
-    limit = study.settings.objective.guard_nats
-    return {
-        domain: Guard(
-            limit=limit,
-            predicted=limit - slack,
-            upper=limit - slack + margins[domain],
-            holds=slack - margins[domain] >= -GUARD_TOLERANCE,
-        )
-        for domain, slack in found.guards.items()
     }
 
 

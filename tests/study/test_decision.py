@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.study.decision import GUARD_RUNS, margin_near, rounded_shares
+from decaylaws.search.optimise import rounded_shares
+from decaylaws.study.decision import GUARD_RUNS, margin_near
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""From what a search found to a recipe, with or without a study: schedule, mixture, predictions, guards and sources.
+
+::
+
+    found = recommend(law, space, target=target, goal=goal, choices=choices)
+    recipe = decay_recipe(found, sources=space, handover=HandOver(checkpoint="run/step-1000", lr=1e-3), seq_len=4096,
+                          batch_tokens=target.batch_tokens)
+    recipe.save("recipe.yaml")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.mixtures import MixtureSpace
+from decaylaws.recipe import (
+    Guard,
+    HandOver,
+    OptimizerSettings,
+    Prediction,
+    Provenance,
+    Recipe,
+    Source,
+    Stage,
+)
+from decaylaws.recipe.model import GUARD_TOLERANCE, HANDOVER_TOLERANCE
+from decaylaws.schedules import Schedule, decay
+from decaylaws.search.recommendation import Recommendation
+from decaylaws.search.regression import MixtureChoice
+
+Sources = MixtureSpace | Mapping[str, Source]
+
+
+def decay_recipe(
+    found: Recommendation,
+    *,
+    sources: Sources,
+    handover: HandOver,
+    seq_len: int,
+    batch_tokens: int | None = None,
+    name: str = "decay",
+    optimizer: OptimizerSettings | None = None,
+    seed: int = 0,
+    provenance: Provenance | None = None,
+) -> Recipe:
+    """The recipe of a recommended decay.
+
+    Args:
+        found: what :func:`decaylaws.search.recommend` answered.
+        sources: the space that was searched, or what is known of every source.
+        handover: the checkpoint, its LR and what is taken over from it. A first LR other than ``handover.lr`` is the
+            search's decision, so the recipe marks it as meant (``lr_jump``).
+        seq_len: tokens of a sequence.
+        batch_tokens: tokens of an optimiser step where the recommendation names none; the trunk's.
+        name: of the recipe.
+        optimizer: AdamW settings; the recipe's defaults where not given.
+        seed: of the order of the data.
+        provenance: where the recipe comes from.
+
+    Raises:
+        InvalidValueError: no batch size is known, or the sources do not allow the mixture.
+    """
+    plan = found.plan
+    batch = plan.batch_tokens or batch_tokens
+    if batch is None:
+        raise InvalidValueError(
+            "batch_tokens",
+            None,
+            "must be given where the recommendation names no batch size",
+            "Give the trunk's.",
+        )
+    schedule = decay(plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape)
+    return Recipe(
+        name=name,
+        handover=_jumping(handover, schedule),
+        stages=(
+            Stage(name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch, seq_len=seq_len),
+        ),
+        sources=_sources(sources),
+        optimizer=optimizer or OptimizerSettings(),
+        seed=seed,
+        predictions={
+            domain: Prediction(
+                mean=estimate.mean, lower=estimate.lower, upper=estimate.upper, control=found.control[domain]
+            )
+            for domain, estimate in found.predicted.items()
+        },
+        guards={domain: _guard(found, domain, slack) for domain, slack in found.guards.items()},
+        provenance=provenance or Provenance(),
+    )
+
+
+def mixture_recipe(
+    found: MixtureChoice,
+    schedule: Schedule,
+    *,
+    sources: Sources,
+    handover: HandOver,
+    seq_len: int,
+    batch_tokens: int,
+    name: str = "decay",
+    optimizer: OptimizerSettings | None = None,
+    seed: int = 0,
+    provenance: Provenance | None = None,
+) -> Recipe:
+    """The recipe of a mixture that a regression chose, under a schedule of one's own.
+
+    It holds no predicted losses: the regression knows the runs' schedule and size, not the recipe's.
+
+    Args:
+        found: what :func:`decaylaws.search.recommend_mixture` answered.
+        schedule: LR over the tokens of the decay.
+        sources: the space that was searched, or what is known of every source.
+        handover: the checkpoint, its LR and what is taken over from it.
+        seq_len: tokens of a sequence.
+        batch_tokens: tokens of an optimiser step.
+        name: of the recipe.
+        optimizer: AdamW settings; the recipe's defaults where not given.
+        seed: of the order of the data.
+        provenance: where the recipe comes from.
+
+    Raises:
+        InvalidValueError: the schedule starts away from ``handover.lr`` without ``lr_jump``, or the sources do not
+            allow the mixture over so many tokens.
+    """
+    stage = Stage(
+        name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch_tokens, seq_len=seq_len
+    )
+    return Recipe(
+        name=name,
+        handover=handover,
+        stages=(stage,),
+        sources=_sources(sources),
+        optimizer=optimizer or OptimizerSettings(),
+        seed=seed,
+        provenance=provenance or Provenance(),
+    )
+
+
+def _jumping(handover: HandOver, schedule: Schedule) -> HandOver:
+    first = schedule.start_lr
+    jumps = abs(first - handover.lr) > HANDOVER_TOLERANCE * max(first, handover.lr)
+    return handover.model_copy(update={"lr_jump": handover.lr_jump or jumps})
+
+
+def _sources(sources: Sources) -> dict[str, Source]:
+    if not isinstance(sources, MixtureSpace):
+        return dict(sources)
+    return {
+        limits.name: Source(available_tokens=int(limits.available_tokens), max_epochs=limits.max_epochs)
+        for limits in sources.sources
+    }
+
+
+def _guard(found: Recommendation, domain: str, slack: float) -> Guard:
+    """A guard with the margin that its prediction has to keep."""
+    change, margin = found.guard_nats - slack, found.guard_margins.get(domain, 0.0)
+    return Guard(
+        limit=found.guard_nats,
+        predicted=change,
+        upper=change + margin,
+        holds=slack - margin >= -GUARD_TOLERANCE,
+    )
