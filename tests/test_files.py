@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError
-from decaylaws.io.files import atomic_write, write_text
+from decaylaws.io.files import atomic_write, check_record, record_of, write_text
 from decaylaws.runs.table import write_table
 
 
@@ -51,3 +52,79 @@ def test_a_full_disk_is_one_error_with_a_remedy(
         write_table(pd.DataFrame({"run_id": ["a"]}), path)
     assert path.read_text(encoding="utf-8") == "old"
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_changed_file_is_refused_until_its_record_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_text(path, "{}\n", recorded=True)
+    check_record(path, "Plan again.")
+    path.write_text("[]\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"plan\.json changed since.*Plan again\. If the change is meant, delete"
+    ) as caught:
+        check_record(path, "Plan again.")
+    assert str(tmp_path / ".sha256" / "plan.json") in str(caught.value)
+    record_of(path).unlink()
+    check_record(path, "Plan again.")
+    write_text(path, "new", recorded=True)  # a writer needs no reader's leave
+    check_record(path, "Plan again.")
+
+
+def test_a_kill_at_any_moment_of_a_recorded_write_leaves_a_file_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments: object, **options: object) -> None:
+        raise Killed
+
+    path = tmp_path / "plan.json"
+    path.write_text("of an older version, without a record", encoding="utf-8")
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, kill)
+            with pytest.raises(Killed):
+                write_text(path, f"cut at {name}", recorded=True)
+        check_record(path, "")
+    record_of(path).write_bytes(
+        record_of(path).read_bytes() + b"\n0123abc"
+    )  # a line that a full disk has cut
+    write_text(path, "new", recorded=True)
+    check_record(path, "")
+
+
+def test_every_flip_of_a_recorded_file_or_of_its_record_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    write_text(path, "run_id,loss\na,2.5\n", recorded=True)
+    for target in (path, record_of(path)):
+        whole = target.read_bytes()
+        digest = whole.strip()
+        for bit in range(8 * len(whole)):
+            if target != path and whole[bit // 8] not in digest:
+                continue  # the blanks around the digest
+            target.write_bytes(flipped(whole, bit))
+            with pytest.raises(DataError, match=r"runs\.csv changed"):
+                check_record(path, "")
+        target.write_bytes(whole)
+    check_record(path, "")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_many_writers_at_once_leave_a_file_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+
+    def write(number: int) -> None:
+        for turn in range(20):
+            write_text(path, f"{number} {turn}\n", recorded=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write, number) for number in range(4)]:
+            done.result()
+    check_record(path, "")
+    assert len(record_of(path).read_bytes().split()) == 80

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
@@ -38,6 +39,14 @@ def make_console() -> Console:
 def heading(console: Console, title: str) -> None:
     """A line across the terminal, and not much longer than its title in a log."""
     console.print(Rule(title, align="left"), width=min(console.width, RULE_WIDTH))
+
+
+def open_study(console: Console, directory: Path) -> Study:
+    """The study of a verb that does not itself take a changed study.yaml over; says what a person has changed in it."""
+    study = Study.open(directory)
+    for sentence in study.edited():
+        console.print(sentence, highlight=False, soft_wrap=True)
+    return study
 
 
 def say_next(console: Console, study: Study, verb: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decaylaws.cli.console import frame_table, make_console, say_next
+from decaylaws.cli.console import frame_table, make_console, open_study, say_next
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import (
     EXPORTERS,
@@ -21,7 +21,7 @@ from decaylaws.exporters import (
     export_table,
 )
 from decaylaws.recipe import Recipe
-from decaylaws.study import Study, decision
+from decaylaws.study import decision
 from decaylaws.study.status import verb_after
 
 console = make_console()
@@ -63,7 +63,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
-    study = Study.open(source) if source.is_dir() else None
+    study = open_study(console, source) if source.is_dir() else None
     recipe = Recipe.load(source) if study is None else decision.load_recipe(study)
     if check is not None:
         _check(recipe, target or [], check)

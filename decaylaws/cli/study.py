@@ -10,7 +10,15 @@ from rich.table import Table
 
 from decaylaws.cli.arithmetic import settle_arithmetic
 from decaylaws.cli.calibrate import Calibration, calibrate
-from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table, say_next
+from decaylaws.cli.console import (
+    ConsoleProgress,
+    frame_table,
+    heading,
+    make_console,
+    open_study,
+    plain_table,
+    say_next,
+)
 from decaylaws.cli.export import export
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
@@ -170,7 +178,7 @@ def run(
     """
     from decaylaws.cli import training
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     design = sweep.current_plan(study)
     if sources := changed_text(study):
         console.print(
@@ -213,7 +221,7 @@ def fit(directory: StudyDir) -> None:
     design.num_mixtures in study.yaml, then plan and run again.
     Next: decaylaws recommend.
     """
-    study = Study.open(directory)
+    study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
         result, new = evidence.fit(study, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
@@ -234,7 +242,7 @@ def recommend(directory: StudyDir) -> None:
     from decaylaws.cli.certainty import print_certainty
     from decaylaws.recipe import show_recipe
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
         recipe, new = decision.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
@@ -252,7 +260,7 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     """
     from decaylaws.cli import training
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     confirmation, new = decision.predict(study)
     console.print(
         f"Predictions {'stored' if new else 'were stored'} at {confirmation.created}, before the runs: "
@@ -287,7 +295,7 @@ def launch(
     """
     from decaylaws.cli import training
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     settings = dict(_setting(text) for text in changes or [])
     if slurm_nodes is not None:
         script = training.write_job(study, settings, nodes=slurm_nodes, gpus=slurm_gpus, hours=slurm_hours)
@@ -318,7 +326,7 @@ def report(directory: StudyDir) -> None:
     """
     from decaylaws.report import write_report
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     console.print(f"Report: {write_report(study).resolve()}", highlight=False, soft_wrap=True)
     say_next(console, study, next_verb(steps(study)))
 
@@ -327,7 +335,7 @@ def status(directory: StudyDir) -> None:
     """Say what is done, what is under way and which command comes next."""
     from decaylaws.cli import training
 
-    study = Study.open(directory)
+    study = open_study(console, directory)
     found = steps(study)
     table = plain_table("step", "state", title=str(study.root), left=["state"])
     for step in found:

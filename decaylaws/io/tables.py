@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.io.files import check_record
 
+DAMAGED_TABLE = "Put it back from a copy, or delete it and run the verb that writes it."
 ROUNDING = 0.02
 """Shares may sum to this far from 1: published records round them to three decimals."""
 
@@ -23,11 +25,12 @@ def read_csv(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
         text: columns, where the file has them, to read as text: a run named ``0007`` or ``12e4`` is no number.
 
     Raises:
-        DataError: there is no such file, or it is not a CSV file.
+        DataError: there is no such file, it is not a CSV file, or not the one that decaylaws wrote there.
         SchemaError: two columns have one name.
     """
     if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
+    check_record(Path(path), DAMAGED_TABLE)
     try:
         names = _header(path)
         types = {name: str for name in text if name in names}

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from decaylaws.errors import DataError
+from decaylaws.io.files import check_record
 
 MANIFEST = "manifest.json"
 
@@ -48,6 +49,7 @@ def read_corpus(directory: Path, *, hash_shards: bool = False) -> PreparedCorpus
     if not path.is_file():
         raise DataError(f"There is no prepared corpus at {directory}. Run 'decaylaws prepare' first.")
     try:
+        check_record(path, "Delete it and run 'decaylaws prepare'.")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         shards = {name: source["train"] for name, source in manifest["sources"].items()}
         return PreparedCorpus(

@@ -35,8 +35,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.io.files import atomic_write
-from decaylaws.io.tables import read_csv
+from decaylaws.io.files import atomic_write, check_record
+from decaylaws.io.tables import DAMAGED_TABLE, read_csv
 from decaylaws.runs.columns import (
     AVERAGED_LOSS,
     AVERAGED_SHARE,
@@ -197,6 +197,7 @@ def _read(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no table at {path}. Run the verb that writes it, or give another path.")
     if path.suffix == ".parquet":
+        check_record(path, DAMAGED_TABLE)
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -205,10 +206,16 @@ def _read(path: str | Path) -> pd.DataFrame:
     return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint"))
 
 
-def write_table(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a table atomically: a reader sees the old file or the new one, never half of it."""
+def write_table(frame: pd.DataFrame, path: str | Path, *, recorded: bool = False) -> None:
+    """Write a table atomically: a reader sees the old file or the new one, never half of it.
+
+    Args:
+        frame: the table.
+        path: the file, CSV or Parquet by its suffix.
+        recorded: whether its SHA-256 is kept beside it, and compared when it is read.
+    """
     path = Path(path)
-    with atomic_write(path) as handle:
+    with atomic_write(path, recorded=recorded) as handle:
         if path.suffix == ".parquet":
             frame.to_parquet(handle, index=False)
         else:

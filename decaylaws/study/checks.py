@@ -9,6 +9,7 @@ from typing import Any
 
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.documents import PREPARATION_VERSION, find_documents
+from decaylaws.io.files import record_content
 from decaylaws.study.directory import Study, read_json, write_json
 
 SETTINGS_NAME = "settings.json"
@@ -23,6 +24,7 @@ _SAMPLE_BYTES = 1 << 20
 
 def record_settings(study: Study) -> None:
     """Write beside the shards which settings and which text they answer."""
+    record_content(study.settings_file)
     path = study.shard_dir() / SETTINGS_NAME
     stored = read_json(path) if path.is_file() else {}
     text = {}

@@ -14,6 +14,7 @@ import pandas as pd
 import decaylaws
 from decaylaws.errors import NotRepresentableError, StudyError
 from decaylaws.exporters import Export, ExportOptions, export_all
+from decaylaws.io.files import record_content
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
@@ -61,6 +62,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
     recipe = _recipe(study, fit, law, found)
     write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict()})
     recipe.save(study.recipe_file)
+    record_content(study.recipe_file)
     return recipe, True
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 
 from decaylaws.designs.planner import CorpusFacts, Design, Planner
 from decaylaws.errors import DataError, InvalidValueError, StudyError
-from decaylaws.io.files import write_text
+from decaylaws.io.files import check_record, is_changed, record_of, write_text
+from decaylaws.io.json import load_json
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.table import read_curves, read_runs
 from decaylaws.settings.study import StudySettings, load_settings
@@ -65,6 +66,11 @@ class Study:
         if not path.exists():
             write_text(path, template_text(template))
         return cls.open(root)
+
+    @property
+    def settings_file(self) -> Path:
+        """What the user wants."""
+        return self.root / SETTINGS_NAME
 
     @property
     def corpus_dir(self) -> Path:
@@ -165,6 +171,19 @@ class Study:
     def storage_name(self) -> str:
         """Name of the Optuna study that holds the runs."""
         return f"{self.settings.name}/runs"
+
+    def edited(self) -> list[str]:
+        """What a person has changed since a verb wrote or read it, a sentence each; it is used as it is."""
+        edits = (
+            (self.settings_file, "'prepare' or 'plan' read it", "put it back from a copy"),
+            (self.recipe_file, "'recommend' wrote it", "delete it and run 'decaylaws recommend'"),
+        )
+        return [
+            f"{path} was changed since {reader}, and is used as it is now. If it was not you, {remedy}; if it was, "
+            f"delete {record_of(path)} to read this no more."
+            for path, reader, remedy in edits
+            if path.is_file() and is_changed(path)
+        ]
 
     def _manifest(self) -> Any:
         path = self.corpus_dir / "manifest.json"
@@ -284,19 +303,20 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of the study.
 
     Raises:
-        DataError: it is not readable.
+        DataError: it is not readable, or not what was written.
     """
+    remedy = "Put it back from a copy, or delete it and run the verb that writes it."
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not readable ({error}). Delete it and run the verb that writes it."
-        ) from None
+        check_record(path, remedy)
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} is not readable ({error.strerror}). {remedy}") from None
+    return load_json(content, path, remedy)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; refuses NaN, which JSON does not have."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write JSON atomically and record its hash; refuses NaN, which JSON does not have."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n", recorded=True)
 
 
 def content_hash(*parts: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from decaylaws.io.tables import read_csv
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import LOSS, READ_OUT, READ_OUT_SHAPES
 from decaylaws.schedules import decay
@@ -65,7 +66,7 @@ def read_out_errors(study: Study) -> pd.DataFrame:
     if not study.read_outs_file.is_file():
         return pd.DataFrame()
     configs = [item.config for item in study.design() if item.role == READ_OUT]
-    pairs = compare(configs, study.runs(), pd.read_csv(study.read_outs_file))
+    pairs = compare(configs, study.runs(), read_csv(study.read_outs_file, text=("run_id",)))
     rows = []
     for shape, part in pairs.groupby("decay_shape"):
         means = part.groupby("run_id")[["read_out", "decayed"]].mean()

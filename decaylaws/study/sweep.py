@@ -11,6 +11,7 @@ import pandas as pd
 from decaylaws import __version__
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError, StudyError
+from decaylaws.io.files import record_content
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import Noise
@@ -45,6 +46,7 @@ def plan(study: Study) -> tuple[Design, bool]:
     check_prepared(study)
     check_overlap(study)
     proportional_mixture(study)
+    record_content(study.settings_file)
     wanted = _plan_inputs(study)
     if study.plan_file.is_file():
         stored = read_json(study.plan_file)
@@ -115,11 +117,12 @@ def _plan_inputs(study: Study) -> str:
 def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Write the runs and curves tables from the results in the storage; returns the runs table."""
     runs = with_averaged_starts(runs_table(result["row"] for result in results))
-    write_table(runs, study.runs_file)
-    write_table(curves_table(point for result in results for point in result["curve"]), study.curves_file)
+    write_table(runs, study.runs_file, recorded=True)
+    curves = curves_table(point for result in results for point in result["curve"])
+    write_table(curves, study.curves_file, recorded=True)
     read_outs = [row for result in results for row in result.get("read_outs", [])]
     if read_outs:
-        write_table(pd.DataFrame(read_outs), study.read_outs_file)
+        write_table(pd.DataFrame(read_outs), study.read_outs_file, recorded=True)
     return runs
 
 

@@ -250,7 +250,7 @@ class _Job:
                         f"'sources.{name}': every train document holds an item of the evaluation sets. "
                         "Remove the source, or the set from decontamination.evaluation_sets."
                     )
-            with atomic_write(self.data / CONTAMINATION_NAME) as handle:
+            with atomic_write(self.data / CONTAMINATION_NAME, recorded=True) as handle:
                 handle.write(report.to_json().encode())
             with atomic_write(path) as handle:
                 handle.write(json.dumps(rows).encode())
@@ -273,7 +273,7 @@ class _Job:
                 if not source.is_generated
             }
             overlap = contamination.heldout_overlap(heldout, list(texts), self._reader("heldout", texts))
-            with atomic_write(path) as handle:
+            with atomic_write(path, recorded=True) as handle:
                 handle.write(contamination.to_json(overlap))
         self.progress("heldout", len(texts), len(texts))
 

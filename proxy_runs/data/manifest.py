@@ -111,7 +111,7 @@ def corpus_fingerprint(tokenizer: FileEntry, sources: dict[str, SourceEntry]) ->
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Make ``manifest`` the manifest of ``directory`` in one step."""
-    write_text(directory / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
+    write_text(directory / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n", recorded=True)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -123,4 +123,8 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"There is no prepared corpus at {directory}. Run 'decaylaws prepare' first.")
-    return read_model(path, Manifest, "Delete it and run 'decaylaws prepare'.")
+    remedy = "Delete it and run 'decaylaws prepare'."
+    manifest = read_model(path, Manifest, remedy)
+    if manifest.fingerprint != corpus_fingerprint(manifest.tokenizer, manifest.sources):
+        raise DataError(f"{path} is damaged (fingerprint: it is not that of the files below it). {remedy}")
+    return manifest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -18,7 +17,8 @@ from typing import Any
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.io.children import SAFE_PATH
-from decaylaws.io.files import write_text
+from decaylaws.io.files import check_record, write_text
+from decaylaws.io.json import load_json
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from proxy_runs.data.shards import TokenStore
@@ -100,7 +100,7 @@ def launch(
         code = _wait(process, settings.output / METRICS_FILE, num_steps, progress)
     if code != 0 or not result_file.is_file():
         raise DecaylawsError(_failure(settings.output / LOG_FILE, start, code))
-    return dict(json.loads(result_file.read_text(encoding="utf-8")))
+    return _result(result_file)
 
 
 def _check(settings: TrainSettings) -> int:
@@ -112,11 +112,18 @@ def _check(settings: TrainSettings) -> int:
     return plan.num_steps
 
 
+def _result(path: Path) -> dict[str, Any]:
+    """What the trainer wrote at its end."""
+    remedy = "Delete it and launch again; the run goes on from its last checkpoint."
+    check_record(path, remedy)
+    return dict(load_json(path.read_bytes(), path, remedy))
+
+
 def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | None:
     """The result of an earlier launch of the same recipe."""
     if not result_file.is_file():
         return None
-    result = dict(json.loads(result_file.read_text(encoding="utf-8")))
+    result = _result(result_file)
     return result if result["recipe_sha256"] == Recipe.load(settings.recipe).sha256 else None
 
 

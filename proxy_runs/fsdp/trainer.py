@@ -279,7 +279,7 @@ class Trainer:
             with self.average.in_place():
                 result["averaged_losses"] = self._heldout_losses()
         if self.world.is_first:
-            write_text(self.settings.output / RESULT_FILE, to_json(result))
+            write_text(self.settings.output / RESULT_FILE, to_json(result), recorded=True)
         dist.barrier()
 
     def _result(self, losses: dict[str, float]) -> dict[str, Any]:

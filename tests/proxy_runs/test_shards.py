@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.io.files import atomic_write
+from decaylaws.io.files import atomic_write, record_of
 from proxy_runs.data.manifest import read_manifest, write_manifest
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.testing import byte_alphabet, make_tiny_store
@@ -82,6 +82,12 @@ def test_a_missing_or_damaged_manifest_is_one_clear_error(tmp_path):
     make_tiny_store(tmp_path)
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "vocab_size": 2}))
+    with pytest.raises(
+        DataError, match=r"manifest\.json changed since decaylaws wrote it.*decaylaws prepare"
+    ):
+        TokenStore.open(tmp_path)
+    record_of(path).unlink()
     path.write_text(json.dumps({**content, "dtype": "<i2"}))
     with pytest.raises(DataError, match=r"manifest\.json is damaged \(dtype"):
         TokenStore.open(tmp_path)
