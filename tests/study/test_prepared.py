@@ -14,6 +14,7 @@ import yaml
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
 from decaylaws.study import Study, sweep
 from decaylaws.study.checks import changed_text
+from decaylaws.study.directory import write_json
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
@@ -100,7 +101,7 @@ def test_a_corpus_that_an_earlier_version_read_otherwise_is_prepared_anew(root: 
         {**record, "preparation": 1},
         {key: record[key] for key in record if key != "preparation"},
     ):
-        path.write_text(json.dumps(earlier))
+        write_json(path, earlier)
         with pytest.raises(StudyError, match=r"read text otherwise\. Run 'decaylaws prepare"):
             sweep.plan(study)
     decaylaws("prepare", str(root))
