@@ -33,6 +33,7 @@ from decaylaws.decontamination.shards import (
 )
 from decaylaws.decontamination.words import Hashes
 from decaylaws.errors import InvalidValueError
+from decaylaws.io.documents import READING_VERSION
 from decaylaws.io.files import atomic_write, write_text
 from decaylaws.progress import Progress, silent
 
@@ -51,7 +52,7 @@ class DuplicateCounts:
         documents: rows that were read.
         text_bytes: UTF-8 bytes of their text.
         paragraphs_repeated: paragraphs that stand earlier.
-        documents_repeated: documents of which nothing is left without them.
+        documents_repeated: documents of which nothing but short paragraphs is left without them.
         documents_near: documents whose MinHash agrees with an earlier one's.
         dropped_bytes: UTF-8 bytes that go.
     """
@@ -83,7 +84,8 @@ class _Shard:
     @property
     def request(self) -> str:
         state = self.path.stat()
-        facts = [str(self.path.resolve()), state.st_size, state.st_mtime_ns, self.text_field, self.near]
+        facts = [READING_VERSION, str(self.path.resolve()), state.st_size, state.st_mtime_ns]
+        facts += [self.text_field, self.near]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property
@@ -194,7 +196,7 @@ def _map(function: Any, work: Sequence[Any], workers: int) -> Iterator[tuple[Any
 
 
 def _is_signed(shard: _Shard) -> bool:
-    return shard.signature.is_file() and shard.signature.read_text() == shard.request
+    return shard.signature.is_file() and shard.signature.read_bytes() == shard.request.encode()
 
 
 def _sign(shard: _Shard) -> None:
@@ -237,8 +239,9 @@ def _shorten(rows: Rows, flags: Iterator[bool], near: Any, counts: DuplicateCoun
             counts.paragraphs_repeated += sum(goes)
             # a paragraph goes with the blank lines after it
             gone = {index for number, go in enumerate(goes) if go for index in (number, number + 1)}
-            left = "".join(part for number, part in enumerate(parts) if number not in gone)
-            if not left.strip():
+            stay = [part for number, part in enumerate(parts) if number not in gone]
+            left = "".join(stay)
+            if not any(map(_counts, stay)):  # headings alone are not a document
                 counts.documents_repeated += 1
                 left = None
         size = len(text.encode("utf-8", "replace"))

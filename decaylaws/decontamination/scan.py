@@ -27,6 +27,7 @@ from decaylaws.decontamination.shards import (
     row_writer,
 )
 from decaylaws.errors import DataError
+from decaylaws.io.documents import READING_VERSION
 from decaylaws.io.files import write_text
 from decaylaws.progress import Progress, silent
 
@@ -89,7 +90,7 @@ def decontaminate(
 
 
 def _request(items: Sequence[Item], rules: MatchRules, filters: bool) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(rules), filters]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, READING_VERSION, asdict(rules), filters]).encode())
     for item in items:
         digest.update(json.dumps([item.task, item.key, item.text]).encode())
     return digest.hexdigest()[:16]
@@ -154,13 +155,13 @@ def _scan_in_worker(work: _Work) -> ShardResult:
 
 def _recorded(work: _Work) -> ShardResult | None:
     """What an earlier call found in the shard, if it answers this request and its files are there."""
+    if work.filtered and not work.filtered.is_file():
+        return None
     try:
-        content: dict[str, Any] = json.loads(work.record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if content.get("request") != work.request or (work.filtered and not work.filtered.is_file()):
-        return None
-    return ShardResult.from_dict(content["result"])
+        content: dict[str, Any] = json.loads(work.record.read_bytes())
+        return ShardResult.from_dict(content["result"]) if content["request"] == work.request else None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None  # there is none, or it is damaged: the shard is read again
 
 
 def _scan(work: _Work, index: ContaminationIndex) -> ShardResult:

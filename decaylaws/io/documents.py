@@ -23,6 +23,9 @@ from decaylaws.io.text import COMPRESSED, find_files, plain_suffix, read_lines, 
 if TYPE_CHECKING:
     import pyarrow
 
+READING_VERSION = 2
+"""Goes up whenever the same file would give other documents."""
+
 PREPARATION_VERSION = 2
 """Of all steps from text to tokens: goes up whenever the same request would give other text or other tokens."""
 

@@ -380,8 +380,12 @@ class _Job:
 
 
 def _sample(texts: Texts, max_bytes: int) -> Iterator[str]:
-    """About ``max_bytes`` of the train split, evenly spread over it."""
+    """About ``max_bytes`` of the train split, evenly spread over it; the beginning of one of few long documents."""
     fraction = min(1.0, max_bytes / texts.counts["train_bytes"])
+    taken = False
     for number, text in enumerate(texts.read("train")):
         if int((number + 1) * fraction) > int(number * fraction):
+            taken = True
             yield text
+    if not taken:
+        yield next(texts.read("train"))[:max_bytes]

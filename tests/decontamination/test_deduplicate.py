@@ -46,6 +46,22 @@ def test_repeated_paragraphs_go_and_rows_keep_their_other_columns(tmp_path):
     assert left == [{"id": 0, "text": f"title\n\n{own[2]}"}, {"id": 1, "text": own[3]}]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_repetitions_are_found_whatever_the_line_ends_and_no_shell_is_left(tmp_path, end):
+    rng = random.Random(4)
+    shared, own = sentence(rng, 30), sentence(rng, 30)
+    texts = [f"# Title\n\n{shared}\n\nThe end.\n", f"# Title\n\n{shared}\n\n---\n", f"{own}\n\n---\n\n---\n"]
+    (tmp_path / "a").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "a" / f"{number}.txt").write_bytes(text.replace("\n", end).encode())
+    counts = deduplicate([ShardSource("a", str(tmp_path / "a"))], tmp_path / "out", near=None, filters=True)
+    row = counts.iloc[0]
+    assert (row["paragraphs_repeated"], row["documents_repeated"], row["documents"]) == (1, 1, 3)
+    filtered = tmp_path / "out" / "filtered" / "a"
+    for number, text in ((0, texts[0]), (1, ""), (2, texts[2])):
+        assert (filtered / f"{number}.txt").read_bytes() == text.replace("\n", end).encode(), "byte for byte"
+
+
 def test_near_duplicates_go_in_one_process_and_in_two(tmp_path):
     pytest.importorskip("rensa")
     rng = random.Random(1)

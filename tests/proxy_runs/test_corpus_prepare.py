@@ -174,6 +174,16 @@ def test_a_document_that_does_not_fit_is_passed_over_and_those_after_it_are_take
         make(base, "none", sources={"mine": SOURCES["mine"].model_copy(update={"max_bytes": 3})})
 
 
+def test_a_tokenizer_learns_from_few_long_documents_too(base):
+    rng = random.Random(4)
+    texts = [" ".join(["statistical", "gradient", sentence(rng)] * 60) for _ in range(12)]
+    (base / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    settings = TokenizerSettings(vocab_size=300, train_bytes_per_source=1_000)
+    source = SOURCES["mine"].model_copy(update={"heldout_fraction": 0.4})
+    manifest = make(base, sources={"mine": source}, tokenizer=settings)
+    assert manifest.vocab_size == 300, "without a sample only bytes and the end of a document are in it"
+
+
 def test_line_ends_do_not_change_the_corpus(base):
     texts = json.loads("[" + ",".join((base / "mine.jsonl").read_text().splitlines()) + "]")
     rows = [text["text"] + "\n\n" + texts[0]["text"] for text in texts]

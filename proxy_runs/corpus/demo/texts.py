@@ -271,8 +271,8 @@ def _cut(text: str, max_bytes: int) -> str:
 
 def _require_text(source: Source, totals: Mapping[str, int], counts: Mapping[str, int]) -> None:
     documents = totals["train_documents"] + totals["heldout_documents"]
+    said = f" Passed over: {passed_over(counts)}." if passed_over(counts) else ""
     if not documents:
-        said = f" Passed over: {passed_over(counts)}." if passed_over(counts) else ""
         raise DataError(
             f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
             "Text that an earlier source has as well does not count, nor do documents outside min_document_bytes "
@@ -282,6 +282,6 @@ def _require_text(source: Source, totals: Mapping[str, int], counts: Mapping[str
         if not totals[f"{split}_documents"]:
             raise DataError(
                 f"'sources.{source.name}' leaves its {split} split empty: it has {documents} document(s), of "
-                f"which heldout_fraction={source.settings.heldout_fraction} are held out. "
+                f"which heldout_fraction={source.settings.heldout_fraction} are held out.{said} "
                 "Give it more documents or another fraction."
             )
