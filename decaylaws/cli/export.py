@@ -49,7 +49,8 @@ def export(
         LrRule, typer.Option(help="the target's own scheduler, the LR of every step, or whichever is close")
     ] = LrRule.auto,
     tolerance: Annotated[
-        float, typer.Option(help="LR error of a native scheduler, as share of the peak")
+        float,
+        typer.Option(help="how far a native scheduler may leave the LR path, as a fraction of the peak LR"),
     ] = 0.01,
     approximate: Annotated[
         bool, typer.Option(help="take the nearest that a target can express, and say how far off it is")
@@ -57,6 +58,13 @@ def export(
     ranks: Annotated[int, typer.Option(help="data-parallel ranks that share a batch", min=1)] = 1,
     local_batch_size: Annotated[int, typer.Option(help="sequences of a rank in a forward pass", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="the target's own name of the model")] = None,
+    seen_steps: Annotated[
+        int | None,
+        typer.Option(help="steps that the checkpoint's own counter stands at, where it cannot be read", min=0),
+    ] = None,
+    seen_samples: Annotated[
+        int | None, typer.Option(help="sequences that it counts, likewise", min=0)
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(help="write nothing: read this configuration of --target, draw it beside the recipe"),
@@ -75,6 +83,8 @@ def export(
         data_parallel_ranks=ranks,
         local_batch_size=local_batch_size,
         model=model,
+        seen_steps=seen_steps,
+        seen_samples=seen_samples,
     )
     directory = out or (source.parent / "exports" if study is None else study.export_dir)
     _print_exports(recipe, directory, export_all(recipe, directory, target, options))

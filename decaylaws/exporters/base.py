@@ -13,7 +13,6 @@ import numpy.typing as npt
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters.notes import mixing_note
 from decaylaws.io.files import write_text
-from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, Stage
 
 NOTES_FILE = "NOTES.md"
@@ -26,10 +25,12 @@ class ExportOptions:
     """What the recipe does not say and a target needs.
 
     Attributes:
-        lr_rule: ``native`` uses the target's own scheduler and refuses a path that it misses by more than
+        lr_rule: ``native`` uses the target's own scheduler and refuses a path that it leaves by more than
             ``tolerance``; ``exact`` ships the LR of every step; ``auto`` takes native where it is close
             enough, exact where the target allows it, and refuses otherwise.
-        tolerance: largest LR error that a native scheduler may have, as a fraction of the peak LR.
+        tolerance: how far a native scheduler may be off the LR path, as a fraction of the peak LR. A target that
+            also takes the LR of every step is compared with the mean over the step; one that has its scheduler
+            only, with what the path is within the step, since it reads its schedule at one end of each.
         on_inexpressible: ``refuse`` raises where the target has no means for an LR path or for a mixture that
             changes; ``approximate`` takes the nearest path that it has, and the mean mixture, and says in
             ``Export.approximations`` how far off they are.
@@ -37,6 +38,9 @@ class ExportOptions:
         local_batch_size: sequences of one rank in one forward pass.
         model: the target's own name of the model (a config function, a Hugging Face folder...).
         output: folder for the target's checkpoints.
+        seen_steps: optimiser steps that the checkpoint's own counter stands at; read from the checkpoint where it
+            lies here, else worked out from the tokens at the hand-over.
+        seen_samples: sequences that it counts, likewise.
     """
 
     lr_rule: LrRule = "auto"
@@ -46,6 +50,8 @@ class ExportOptions:
     local_batch_size: int = 1
     model: str | None = None
     output: str = "outputs"
+    seen_steps: int | None = None
+    seen_samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.lr_rule not in ("auto", "native", "exact"):
@@ -60,6 +66,10 @@ class ExportOptions:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InvalidValueError(name, value, "must be a whole number of at least 1")
+        for name in ("seen_steps", "seen_samples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise InvalidValueError(name, value, "must be a whole number, zero or above")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +85,10 @@ class Export:
         realised_shares: expected share of each source in the tokens that the target trains on.
         approximations: what differs from the recipe because the target cannot express it, and by how much.
         notes: what a person must know before launching.
+        restart: what to do when the run was interrupted, a sentence or more.
+        last_checkpoint: where the target leaves its last checkpoint, with the optimiser's state.
+        last_step: optimiser steps that the target's own counter stands at then.
+        last_sample: sequences that it stands at then.
     """
 
     target: str
@@ -85,6 +99,10 @@ class Export:
     realised_shares: Mapping[str, float]
     approximations: tuple[str, ...]
     notes: tuple[str, ...]
+    restart: str
+    last_checkpoint: str
+    last_step: int
+    last_sample: int
 
     def write(self, directory: str | Path) -> list[Path]:
         """Write the files below ``directory``, and what to know of them as ``NOTES.md``; returns their paths."""
@@ -102,7 +120,21 @@ class Export:
             f"{self.max_abs_lr_error:.3g} off the recipe's at any step.\n"
         )
         told = [*(f"Approximated: {text}" for text in self.approximations), *self.notes]
-        return head + "\n" + "".join(f"- {text}\n" for text in told)
+        listed = "".join(f"- {text}\n" for text in told)
+        return f"{head}\n{listed}\n## To restart a run that was interrupted\n\n{self.restart}\n"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where a target's own counters stand.
+
+    Attributes:
+        steps: optimiser steps.
+        samples: sequences.
+    """
+
+    steps: int = 0
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +149,6 @@ class Job:
         stage: the stage whose mixture, batch and sequence length the whole run has.
         sequences: sequences of a global batch.
         paths: path of every source with a share above zero, sorted by name.
-        approximations: what was given up so far.
     """
 
     recipe: Recipe
@@ -127,23 +158,22 @@ class Job:
     stage: Stage
     sequences: int
     paths: Mapping[str, str]
-    approximations: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls,
         recipe: Recipe,
-        options: ExportOptions | None,
+        options: ExportOptions,
         target: str,
         target_version: str,
         *,
         mixture_stages: bool = False,
     ) -> Job:
-        """Check what one run of any target holds fixed.
+        """Check what one run of any target holds fixed; :mod:`decaylaws.exporters.chain` splits recipes into such runs.
 
         Args:
             recipe: the recipe.
-            options: the defaults if left out.
+            options: the user's wishes.
             target: name of the target.
             target_version: version that the exporter was checked against.
             mixture_stages: whether the target can change the mixture within a run.
@@ -151,19 +181,16 @@ class Job:
         Raises:
             NotRepresentableError: naming what changes between stages, or that the batch cannot be divided.
         """
-        options = options or ExportOptions()
-        lost = () if mixture_stages else _mixture_changes(recipe)
-        _refuse_changes(recipe, target, options, lost)
+        _refuse_changes(recipe, target, mixture_stages)
         first = recipe.stages[0]
         return cls(
             recipe,
             options,
             target,
             target_version,
-            stage=first.model_copy(update={"mixture": Mixture(recipe.shares())}) if lost else first,
+            stage=first,
             sequences=_global_batch_sequences(first, options, target),
             paths=_source_paths(recipe),
-            approximations=lost,
         )
 
     @property
@@ -176,6 +203,20 @@ class Job:
         """Forward passes of one rank per optimiser step."""
         return self.sequences // (self.options.data_parallel_ranks * self.options.local_batch_size)
 
+    def rope_theta(self) -> float | None:
+        """Base of the rotary embedding that the run sets; ``None`` where it leaves the checkpoint's.
+
+        Raises:
+            NotRepresentableError: the recipe does more than change the base.
+        """
+        rope = self.stage.rope
+        if rope is not None and rope.method not in ("none", "abf"):
+            raise self.refuse(
+                f"stage {self.stage.name!r} sets RoPE ({rope.describe()}); only a change of its base can be written "
+                "there"
+            )
+        return None if rope is None else rope.theta
+
     def refuse(self, gap: str) -> NotRepresentableError:
         """The error that names ``gap``."""
         return NotRepresentableError(self.target, [gap])
@@ -186,10 +227,16 @@ class Job:
         step_lrs: Floats,
         notes: tuple[str, ...],
         *,
+        restart: str,
+        last_checkpoint: str,
         realised_shares: Mapping[str, float] | None = None,
         approximations: tuple[str, ...] = (),
+        counts_from: Counters = Counters(),
     ) -> Export:
-        """The result; shares are the recipe's and sources are drawn at random unless said otherwise."""
+        """The result; shares are the recipe's and sources are drawn at random unless said otherwise.
+
+        ``counts_from`` is where the target's own counters begin: zero, unless it takes over the checkpoint's.
+        """
         drawn = mixing_note(self.recipe) if realised_shares is None else ()
         return Export(
             target=self.target,
@@ -198,33 +245,26 @@ class Job:
             step_lrs=step_lrs,
             max_abs_lr_error=max_abs_error(step_lrs, self.recipe),
             realised_shares=self.shares if realised_shares is None else realised_shares,
-            approximations=(*self.approximations, *approximations),
+            approximations=approximations,
             notes=(*notes, *drawn),
+            restart=restart,
+            last_checkpoint=last_checkpoint,
+            last_step=counts_from.steps + self.recipe.num_steps,
+            last_sample=counts_from.samples + self.recipe.num_steps * self.sequences,
         )
 
 
-def _mixture_changes(recipe: Recipe) -> tuple[str, ...]:
-    """What is lost if the mean mixture is used throughout; nothing where the mixture never changes."""
-    mean = recipe.shares()
-    if all(stage.mixture == recipe.stages[0].mixture for stage in recipe.stages):
-        return ()
-    worst = max(abs(stage.mixture.share(name) - mean[name]) for stage in recipe.stages for name in mean)
-    return (
-        f"The mixture stays at its mean over all stages; within a stage a share is off by up to {worst:.1%}.",
-    )
-
-
-def _refuse_changes(recipe: Recipe, target: str, options: ExportOptions, lost: tuple[str, ...]) -> None:
+def _refuse_changes(recipe: Recipe, target: str, mixture_stages: bool) -> None:
     first = recipe.stages[0]
     gaps = []
-    if lost and options.on_inexpressible == "refuse":
-        gaps.append("the mixture changes between stages (export each stage as its own run)")
+    if not mixture_stages and any(stage.mixture != first.mixture for stage in recipe.stages):
+        gaps.append("the mixture changes between stages")
     if any(stage.batch_tokens != first.batch_tokens for stage in recipe.stages):
         gaps.append("batch_tokens changes between stages")
     if any(stage.seq_len != first.seq_len for stage in recipe.stages):
         gaps.append("seq_len changes between stages")
-    if any(stage.rope is not None for stage in recipe.stages):
-        gaps.append("a stage sets RoPE parameters, which belong in the checkpoint's model config there")
+    if any(stage.rope != first.rope for stage in recipe.stages):
+        gaps.append("RoPE changes between stages")
     if gaps:
         raise NotRepresentableError(target, gaps)
 
@@ -255,3 +295,14 @@ def _global_batch_sequences(stage: Stage, options: ExportOptions, target: str) -
 def max_abs_error(step_lrs: Floats, recipe: Recipe) -> float:
     """Largest absolute difference from the LR that the recipe asks for, over all steps."""
     return float(np.abs(step_lrs - recipe.step_lrs()).max())
+
+
+def max_error_off_path(step_lrs: Floats, recipe: Recipe) -> float:
+    """Largest distance of a step's LR from all LRs that the recipe's path has within that step.
+
+    Trainers read their schedule at the start or at the end of a step, the recipe takes the mean over it. An LR
+    that the path has somewhere within the step is exact by the trainer's own reading of it.
+    """
+    ranges = [stage.lr.step_ranges(stage.batch_tokens) for stage in recipe.stages]
+    lowest, highest = (np.concatenate(sides) for sides in zip(*ranges))
+    return float(np.maximum(lowest - step_lrs, step_lrs - highest).clip(min=0.0).max())

@@ -1,10 +1,12 @@
-"""Hugging Face Trainer (transformers 5.23) with datasets 5: training arguments and their script."""
+"""Hugging Face Trainer (transformers 5.24) with datasets 5: training arguments and their script."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
 from decaylaws.exporters.notes import (
     START_FOLDER,
@@ -19,28 +21,43 @@ from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 
-TARGET, VERSION = "huggingface", "5.23.0"
+TARGET, VERSION = "huggingface", "5.24.0"
 DECAY_SHAPES = ("linear", "cosine", "1-sqrt")  # transformers has our names
 
 
 def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> Export:
     """The recipe as ``training_arguments.json`` and ``train.py``.
 
-    The script packs every source before it mixes, and gives every rank its own part and its own seed; without
-    that all ranks read the same source at the same moment. The LR is ``warmup_stable_decay`` or, where that
-    misses the path, a table in the script, by ``options.lr_rule``.
+    The script shares the documents of every source out among the ranks, packs them before it mixes, and gives every
+    rank a seed of its own; with one seed all ranks would read the same source at the same moment. The LR is
+    ``warmup_stable_decay`` or, where that misses the path, a table in the script, by ``options.lr_rule``.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; every source with a path to JSON Lines.
+        recipe: every source with a path to JSON Lines.
         options: ``model`` is the Hugging Face folder to start from; when left out, the hand-over checkpoint,
             or ``start`` if the recipe names none.
 
     Raises:
         NotRepresentableError: the Trainer cannot express the recipe; the message says what.
     """
+    options = options or ExportOptions()
+    return export_runs(_starting_from(options.model, recipe), replace(options, model=None), _export_run)
+
+
+def _starting_from(model: str | None, recipe: Recipe) -> Recipe:
+    if model is None:
+        return recipe
+    state = "load" if takes_optimizer(recipe) else "fresh"
+    handover = recipe.handover.model_copy(
+        update={"checkpoint": model, "optimizer_state": state, "lr_jump": True}
+    )
+    return recipe.model_copy(update={"handover": handover})
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     lr = choose_table_or_native(job, NativeScheduler(DECAY_SHAPES, _replay, table=True))
-    model = job.options.model or start_checkpoint(recipe) or START_FOLDER
+    model = start_checkpoint(recipe) or START_FOLDER
     script = render(
         "huggingface.py.j2",
         name=recipe.name,
@@ -49,6 +66,9 @@ def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> 
         model=model,
         optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if takes_optimizer(recipe) else None,
         seq_len=job.stage.seq_len,
+        rope=job.stage.rope,
+        # for heads of two dimensions the base of NTK-aware scaling has no meaning: the script works it out
+        rope_parameters=job.stage.rope and job.stage.rope.transformers_parameters(4),
         sources=[(name, path, job.shares[name]) for name, path in job.paths.items()],
         factors=lr.factors,
     )
@@ -56,6 +76,9 @@ def export_huggingface(recipe: Recipe, options: ExportOptions | None = None) -> 
         {"training_arguments.json": to_json(_arguments(job, lr)), "train.py": script},
         lr.step_lrs,
         _notes(recipe, lr),
+        restart="Launch again with the same command: the script goes on from the last checkpoint in output_dir, and "
+        "reads again, without training on it, what the run had read.",
+        last_checkpoint=f"{options.output}/checkpoint-{recipe.num_steps}",
         approximations=lr.approximations,
     )
 
@@ -112,6 +135,7 @@ def _arguments(job: Job, lr: LrChoice) -> dict[str, Any]:
         "max_grad_norm": optimizer.clip_norm,
         "seed": recipe.seed,
         "logging_steps": 10,
+        "save_steps": max(1, recipe.num_steps // 10),
         "report_to": "none",
         **_scheduler(lr.path),
     }

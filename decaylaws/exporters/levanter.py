@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
-from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
+from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.counters import counters_at_start
+from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -19,45 +21,63 @@ from decaylaws.recipe.files import to_yaml
 TARGET, VERSION = "levanter", "marin main of 2026-08"
 DECAY_SHAPES = ("linear", "cosine")
 DEFAULT_BLOCK = 2048
+RUN_ID = "midtrain"
 
 
 def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Export:
     """The recipe as ``midtrain_levanter.yaml``, to be merged into the model's own config.
 
-    The mixture may change between stages. levanter deals sources out in blocks of whole sequences: shares are
-    rounded down to whole sequences of a block, the largest takes the rest, and a change of mixture must fall on
+    The mixture may change between stages of a run. levanter deals sources out in blocks of whole sequences: shares
+    are rounded down to whole sequences of a block, the largest takes the rest, and a change of mixture must fall on
     the edge of a block; the shares so realised are returned.
 
     With the optimiser's state its step count is taken over too, and the schedule is read at that count. The
     steps of the checkpoint then form a first cycle, which is never trained, and the decay is the second.
+    ``restart_levanter.yaml`` is for a run that was interrupted.
 
     Args:
-        recipe: one batch size, one sequence length; sources with folders of levanter's caches.
-        options: ``local_batch_size`` becomes ``per_device_parallelism``.
+        recipe: sources with folders of levanter's caches.
+        options: ``local_batch_size`` becomes ``per_device_parallelism``; ``seen_steps`` is where the checkpoint's
+            counter stands.
 
     Raises:
-        NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that levanter has; a new
-            warm-up from taken-over state; or mixtures that change where no block can end.
+        NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that levanter has, or a new
+            warm-up from taken-over state.
     """
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    seen_steps = counted_before(job, path, "batches", job.stage.batch_tokens)
-    block = _block_size(job, seen_steps)
+    seen, told = counters_at_start(job, path, "steps")
+    block = _block_size(job, seen.steps)
+    config = _config(job, path, seen.steps, block)
     return job.export(
-        {"midtrain_levanter.yaml": to_yaml(_config(job, path, seen_steps, block))},
+        {
+            "midtrain_levanter.yaml": to_yaml(config | _start(job, config["trainer"])),
+            "restart_levanter.yaml": to_yaml(
+                config | {"trainer": config["trainer"] | {"load_checkpoint": True}}
+            ),
+        },
         lr.step_lrs,
         (
             "levanter takes the LR at the start of each step: the first step has the hand-over LR itself.",
             f"Sources are dealt out in blocks of {block:,} sequences and start again without a word when they run "
             "out; the caps hold for the steps set here.",
             "Versions before LmDataConfig call data.components data.configs.",
+            told,
             *open_ends(recipe, "levanter caches"),
             *state_notes(
                 recipe, "initialize_from takes a levanter checkpoint, initialize_from_hf a Hugging Face one."
             ),
         ),
+        restart="Launch with restart_levanter.yaml, which loads the last checkpoint of the run itself, under the run's "
+        "id (trainer.id). The other file would start again from the hand-over.",
+        last_checkpoint=f"{_folder(job)}/step-{seen.steps + recipe.num_steps}",
         realised_shares=_realised(job, block),
         approximations=lr.approximations,
+        counts_from=seen,
     )
 
 
@@ -140,7 +160,9 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dic
         ]
         for number, (start, stage) in enumerate(zip(_stage_starts(job), recipe.stages))
     ]
-    config: dict[str, Any] = {
+    theta = job.rope_theta()
+    return {
+        **({} if theta is None else {"model": {"rope": {"type": "default", "theta": theta}}}),
         "data": {
             "components": {name: {"cache_dir": path} for name, path in job.paths.items()},
             "train_weights": weights,
@@ -148,6 +170,7 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dic
             "stop_strategy": "restart",
         },
         "trainer": {
+            "id": RUN_ID,
             "seed": recipe.seed,
             "num_train_steps": seen_steps + recipe.num_steps,
             "train_batch_size": job.sequences,
@@ -157,10 +180,18 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dic
         "train_seq_len": job.stage.seq_len,
         "optimizer": _optimizer(job, path, seen_steps),
     }
-    checkpoint = start_checkpoint(recipe)
+
+
+def _folder(job: Job) -> str:
+    """Where levanter keeps the checkpoints of a run: by its id, below the base path."""
+    return f"{job.options.output}/{RUN_ID}"
+
+
+def _start(job: Job, trainer: dict[str, Any]) -> dict[str, Any]:
+    checkpoint = start_checkpoint(job.recipe)
     if checkpoint is None:
-        return config
-    if takes_optimizer(recipe):
-        config["trainer"] |= {"initialize_from": checkpoint, "load_checkpoint": False}
-        return config
-    return config | {"initialize_from_hf": checkpoint}
+        return {}
+    if takes_optimizer(job.recipe):
+        # initialize_from is passed over unless loading is forbidden
+        return {"trainer": trainer | {"initialize_from": checkpoint, "load_checkpoint": False}}
+    return {"initialize_from_hf": checkpoint}

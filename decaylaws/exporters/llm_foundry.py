@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.native import NativeScheduler, choose_native
-from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
@@ -22,14 +23,23 @@ def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> 
     just that.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; sources with paths of streaming data sets.
+        recipe: sources with paths of streaming data sets.
         options: ranks and local batch size become ``device_train_microbatch_size``.
 
     Raises:
         NotRepresentableError: the path is neither warm-up from zero, hold, linear decay nor a cosine.
     """
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     path, lr = choose_native(job, NativeScheduler(("linear", "cosine"), _replay, _has_scheduler))
+    groups = (
+        "Composer takes the settings of the optimiser's groups from the checkpoint: betas, eps, weight decay, and the "
+        "LR of the first step. Compare them with those here before launching. From the second step on the LR is "
+        "this one.",
+    )
     return job.export(
         {"midtrain_llm_foundry.yaml": to_yaml(_config(job, path))},
         lr.step_lrs,
@@ -37,9 +47,13 @@ def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> 
             "LLM Foundry takes the LR at the start of each step: the first step has the hand-over LR itself.",
             "Its decoupled AdamW does not multiply weight decay by the peak LR; the value here already is.",
             "Check load_ignore_keys against the keys of the checkpoint before launching.",
+            *(groups if takes_optimizer(recipe) else ()),
             *open_ends(recipe, "streaming data sets (MDS)"),
             *state_notes(recipe, "load_path takes a Composer checkpoint."),
         ),
+        restart="Launch again with the same file: autoresume finds the last checkpoint of the run itself in "
+        "save_folder, and load_path and load_ignore_keys are passed over then.",
+        last_checkpoint=f"{options.output}/latest-rank0.pt",
         approximations=lr.approximations,
     )
 
@@ -71,7 +85,7 @@ def _scheduler(path: WarmupHoldDecay, batch_tokens: int) -> dict[str, Any]:
 
 def _config(job: Job, path: WarmupHoldDecay) -> dict[str, Any]:
     recipe, options, stage, optimizer = job.recipe, job.options, job.stage, job.recipe.optimizer
-    config = {
+    config: dict[str, Any] = {
         "max_duration": f"{path.num_steps * stage.batch_tokens}tok",
         "max_seq_len": stage.seq_len,
         "global_train_batch_size": job.sequences,
@@ -89,8 +103,14 @@ def _config(job: Job, path: WarmupHoldDecay) -> dict[str, Any]:
             "gradient_clipping": {"clipping_type": "norm", "clipping_threshold": optimizer.clip_norm}
         },
         "train_loader": {"name": "text", "dataset": _dataset(job), "drop_last": True},
+        "run_name": "midtrain",
+        "autoresume": True,
         "save_folder": options.output,
+        "save_latest_filename": "latest-rank{rank}.pt",
     }
+    theta = job.rope_theta()
+    if theta is not None:
+        config["model"] = {"attn_config": {"rope": True, "rope_theta": theta}}
     checkpoint = start_checkpoint(recipe)
     if checkpoint is not None:
         config |= {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
-from decaylaws.exporters.native import NativeScheduler, choose_native, counted_before
+from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.counters import counters_at_start
+from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -24,34 +27,56 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     """The recipe as ``midtrain_megatron.args``, one flag per line, for ``pretrain_gpt.py $(cat ...)``.
 
     Everything is counted in samples, as Megatron does itself, and the new LR settings override those of the
-    checkpoint.
+    checkpoint. ``restart_megatron.args`` is for a run that was interrupted.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; sources with prefixes of indexed data.
-        options: ``data_parallel_ranks`` and ``local_batch_size`` become the micro-batch size.
+        recipe: sources with prefixes of indexed data.
+        options: ``data_parallel_ranks`` and ``local_batch_size`` become the micro-batch size; ``seen_samples`` is
+            where the checkpoint's counter stands.
 
     Raises:
         NotRepresentableError: the path is no warm-up, hold, decay of a shape that Megatron has, or a source's
             path holds a blank, which its data arguments cannot.
     """
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), _replay, _accepts))
-    seen = counted_before(job, path, "sequences", job.stage.seq_len)
-    flags = {**_lr_flags(path, job.sequences, seen), **_run_flags(job, seen), **_data_flags(job)}
-    text = "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
+    seen, told = counters_at_start(job, path, "samples")
+    common = {
+        **_lr_flags(path, job.sequences, seen.samples),
+        **_run_flags(job, seen.samples),
+        **_data_flags(job),
+    }
+    # the run's own checkpoints hold its samples, its random state and the settings that override those of the start
+    restart = {"load": shlex.quote(options.output), "override-opt_param-scheduler": ""}
     return job.export(
-        {"midtrain_megatron.args": text},
+        {
+            "midtrain_megatron.args": _text(common | _start_flags(job)),
+            "restart_megatron.args": _text(common | restart),
+        },
         lr.step_lrs,
         (
             "Megatron takes the LR at the start of each step: the first step has the hand-over LR itself.",
             "Versions before the fix of issue 1284 keep the checkpoint's LR in spite of the override flag: look "
             "at the first LR that is logged.",
             "Sources repeat without a word when they run out; the caps hold for the samples set here.",
+            told,
             *open_ends(recipe, "prefixes of indexed data"),
             *state_notes(recipe, "--load takes a Megatron checkpoint folder."),
         ),
+        restart="Launch with restart_megatron.args, which loads the last checkpoint of the run itself. The other file "
+        "would start again from the hand-over.",
+        last_checkpoint=options.output,
         approximations=lr.approximations,
+        counts_from=seen,
     )
+
+
+def _text(flags: Mapping[str, str]) -> str:
+    return "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
 
 
 def _accepts(path: WarmupHoldDecay) -> bool:
@@ -82,7 +107,10 @@ def _lr_flags(path: WarmupHoldDecay, sequences: int, seen: int) -> dict[str, str
 
 def _run_flags(job: Job, seen: int) -> dict[str, str]:
     recipe, options, optimizer = job.recipe, job.options, job.recipe.optimizer
-    flags = {
+    theta = job.rope_theta()
+    if theta is not None and theta != round(theta):
+        raise job.refuse(f"its base of RoPE is a whole number, and stages.rope.theta={theta:g} is none")
+    return {
         "train-samples": str(seen + recipe.num_steps * job.sequences),
         "global-batch-size": str(job.sequences),
         "micro-batch-size": str(options.local_batch_size),
@@ -96,13 +124,18 @@ def _run_flags(job: Job, seen: int) -> dict[str, str]:
         # Megatron refuses seed 0
         "seed": str(recipe.seed + 1),
         "save": shlex.quote(options.output),
+        "save-interval": str(max(1, recipe.num_steps // 10)),
+        **({} if theta is None else {"rotary-base": f"{theta:.0f}"}),
     }
-    checkpoint = start_checkpoint(recipe)
+
+
+def _start_flags(job: Job) -> dict[str, str]:
+    checkpoint = start_checkpoint(job.recipe)
     if checkpoint is None:
-        return flags
-    flags |= {"load": shlex.quote(checkpoint), "no-load-rng": ""}
+        return {}
+    flags = {"load": shlex.quote(checkpoint), "no-load-rng": ""}
     # --finetune starts the counters anew and leaves the moments behind
-    return flags | ({"override-opt_param-scheduler": ""} if takes_optimizer(recipe) else {"finetune": ""})
+    return flags | ({"override-opt_param-scheduler": ""} if takes_optimizer(job.recipe) else {"finetune": ""})
 
 
 def _data_flags(job: Job) -> dict[str, str]:

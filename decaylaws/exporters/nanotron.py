@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
+from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
+from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
@@ -20,41 +25,127 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
     """The recipe as ``midtrain_nanotron.yaml``, to be merged into the model's own config.
 
     Steps of the decay and the LR at its end are always written: left out, nanotron stops the decay on the
-    way, or does not decay at all.
+    way, or does not decay at all. nanotron also takes the settings of the optimiser's groups from a checkpoint, its
+    peak LR among them; ``start_checkpoint.py`` makes a copy of the checkpoint that has the recipe's.
+
+    Stages that differ in their mixture only become ``data_stages`` of one run with one schedule. nanotron loads the
+    data of the last stage that a config names, so that every stage has a config of its own.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; sources with folders of tokenised data.
-        options: ranks and local batch size become ``micro_batch_size`` and accumulation.
+        recipe: sources with folders of tokenised data.
+        options: ranks and local batch size become ``parallelism.dp``, ``micro_batch_size`` and accumulation.
 
     Raises:
         NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that nanotron has.
     """
-    job = Job.of(recipe, options, TARGET, VERSION)
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
+    job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    taken_over = recipe.handover.tokens if start_checkpoint(recipe) is not None else 0
-    seen, rest = divmod(taken_over, job.stage.batch_tokens)
-    if rest:
-        raise job.refuse(f"handover.tokens={recipe.handover.tokens} is no whole number of its batches")
+    stages = _data_stages(job)
+    files = {}
+    for number in range(1, len(stages) + 1):
+        folder = f"stage-{number}/" if len(stages) > 1 else ""
+        config = _config(job, path, stages[:number])
+        restart = to_yaml(config | {"checkpoints": config["checkpoints"] | _own_checkpoint(options)})
+        files[f"{folder}restart_nanotron.yaml"] = restart
+        # a later stage starts as a restart does: from the run's own checkpoint
+        files[f"{folder}midtrain_nanotron.yaml"] = to_yaml(config) if number == 1 else restart
+    files["start_checkpoint.py"] = render(
+        "nanotron.py.j2",
+        name=recipe.name,
+        version=VERSION,
+        checkpoint=start_checkpoint(recipe),
+        start=f"{options.output}/start",
+        restart=f"{options.output}/restart",
+        lr=path.peak_lr,
+        optimizer=recipe.optimizer,
+    )
     return job.export(
-        {"midtrain_nanotron.yaml": to_yaml(_config(job, path, seen))},
+        files,
         lr.step_lrs,
-        (
-            "nanotron takes the LR at the start of each step: the first step has the hand-over LR itself.",
-            f"The run counts on from step {seen:,} of the checkpoint; its schedule starts anew.",
-            "The one on PyPI (0.4) has other keys.",
-            *open_ends(recipe, "tokenised folders"),
-            *state_notes(recipe, "resume_checkpoint_path takes a nanotron checkpoint folder."),
-        ),
+        _notes(job, path, stages),
+        restart=f"Run 'python start_checkpoint.py {options.output}/STEP' with the step of the last checkpoint, then "
+        "launch with restart_nanotron.yaml (of the stage that was running). Resumed from its own checkpoint as it is, "
+        "nanotron would be one step ahead in its schedule, and at a wrong LR in a decay that ends above zero.",
+        last_checkpoint=f"{options.output}/{recipe.num_steps}",
         approximations=lr.approximations,
     )
+
+
+def _notes(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> tuple[str, ...]:
+    recipe, options = job.recipe, job.options
+    notes = [
+        "nanotron takes the LR at the start of each step: the first step has the hand-over LR itself.",
+        "Steps are counted from 1 again, and so is the schedule: load_lr_scheduler is false.",
+        f"The batch is divided among {options.data_parallel_ranks:,} data-parallel ranks (parallelism.dp). For "
+        "another number export again with --ranks: batch_accumulation_per_replica depends on it.",
+        "It decays the gains of norms too: weight_decay_exclude_named_params fails in this version for models whose "
+        "embeddings are not tied.",
+        "The one on PyPI (0.4) has other keys.",
+        *open_ends(recipe, "tokenised folders"),
+        *state_notes(recipe, "It has to be a nanotron checkpoint folder."),
+    ]
+    if takes_optimizer(recipe):
+        notes.append(
+            f"Run start_checkpoint.py before the launch: it writes a copy of the checkpoint to {options.output}/start "
+            "whose optimiser has the recipe's LR, betas and weight decay. nanotron would go on with the checkpoint's: "
+            f"its LR would be the checkpoint's peak LR where the schedule says {path.peak_lr:.6g}."
+        )
+    for number, (before, stage) in enumerate(pairwise(stages), start=2):
+        notes.append(
+            f"Stage {number} ({stage.name}) begins after step {before.end:,}: run 'python start_checkpoint.py "
+            f"{options.output}/{before.end}', then launch with stage-{number}/midtrain_nanotron.yaml."
+        )
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class DataStage:
+    """A stretch of steps with one mixture.
+
+    Attributes:
+        name: unique in the run.
+        mixture: shares of the sources.
+        start: its first step, counted from 1 at the hand-over.
+        end: its last step.
+    """
+
+    name: str
+    mixture: Mixture
+    start: int
+    end: int
+
+
+def _data_stages(job: Job) -> list[DataStage]:
+    """Stages of the recipe; neighbours of one mixture are one stage."""
+    stages: list[DataStage] = []
+    for mixture, group in groupby(job.recipe.stages, key=lambda stage: stage.mixture):
+        own = list(group)
+        start = stages[-1].end + 1 if stages else 1
+        taken = any(stage.name == own[0].name for stage in stages)
+        name = f"{own[0].name} {len(stages) + 1}" if taken else own[0].name
+        stages.append(DataStage(name, mixture, start, start - 1 + sum(stage.num_steps for stage in own)))
+    return stages
+
+
+def _own_checkpoint(options: ExportOptions) -> dict[str, Any]:
+    return {
+        "resume_checkpoint_path": f"{options.output}/restart",
+        "load_lr_scheduler": True,
+        "load_optimizer": True,
+    }
 
 
 def _replay(path: WarmupHoldDecay) -> Floats:
     return path.peak_lr * start_of_step_factors(path)
 
 
-def _config(job: Job, path: WarmupHoldDecay, seen_steps: int) -> dict[str, Any]:
-    recipe, options, stage, optimizer = job.recipe, job.options, job.stage, job.recipe.optimizer
+def _config(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> dict[str, Any]:
+    """The config of the run up to the end of ``stages``."""
+    recipe, options, optimizer = job.recipe, job.options, job.recipe.optimizer
     scheduler = {
         "learning_rate": path.peak_lr,
         "lr_warmup_steps": path.warmup_steps,
@@ -65,7 +156,7 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int) -> dict[str, Any]:
         "lr_decay_steps": max(1, path.decay_steps),
         "min_decay_lr": path.end_lr,
     }
-    dataset = {"dataset_folder": list(job.paths.values()), "dataset_weights": list(job.shares.values())}
+    checkpoint, theta = start_checkpoint(recipe), job.rope_theta()
     return {
         "optimizer": {
             "learning_rate_scheduler": scheduler,
@@ -82,21 +173,35 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int) -> dict[str, Any]:
         "data_stages": [
             {
                 "name": stage.name,
-                "start_training_step": 1,
-                "data": {"seed": recipe.seed, "num_loading_workers": 1, "dataset": dataset},
+                "start_training_step": stage.start,
+                "data": {
+                    "seed": recipe.seed,
+                    "num_loading_workers": 1,
+                    "dataset": _dataset(job, stage.mixture),
+                },
             }
+            for stage in stages
         ],
         "checkpoints": {
             "checkpoints_path": options.output,
             "checkpoint_interval": max(1, recipe.num_steps // 10),
-            "resume_checkpoint_path": start_checkpoint(recipe),
+            "resume_checkpoint_path": f"{options.output}/start" if takes_optimizer(recipe) else checkpoint,
             "load_lr_scheduler": False,
             "load_optimizer": takes_optimizer(recipe),
         },
+        **({} if theta is None else {"model": {"model_config": {"rope_theta": theta}}}),
+        "parallelism": {"dp": options.data_parallel_ranks},
         "tokens": {
-            "train_steps": seen_steps + recipe.num_steps,
-            "sequence_length": stage.seq_len,
+            # counted from the hand-over: without the checkpoint's scheduler nanotron starts at step 1
+            "train_steps": stages[-1].end,
+            "sequence_length": job.stage.seq_len,
             "micro_batch_size": options.local_batch_size,
             "batch_accumulation_per_replica": job.accumulation,
         },
     }
+
+
+def _dataset(job: Job, mixture: Mixture) -> dict[str, Any]:
+    shares = {path: mixture.share(name) for name, path in job.paths.items()}
+    used = {path: share for path, share in shares.items() if share > 0}
+    return {"dataset_folder": list(used), "dataset_weights": list(used.values())}

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters.base import Floats, Job, max_abs_error
-from decaylaws.exporters.notes import takes_optimizer
-from decaylaws.exporters.wsd import WarmupHoldDecay
+from decaylaws.exporters.base import Floats, Job, max_abs_error, max_error_off_path
+from decaylaws.exporters.wsd import WarmupHoldDecay, joined_segments
 
 HOLD_GRID = 33
 
@@ -76,8 +75,11 @@ def choose_table_or_native(job: Job, scheduler: NativeScheduler) -> LrChoice:
         return _table(lrs)
     path = WarmupHoldDecay.of(recipe)
     native = scheduler.replay(path) if path is not None and scheduler.can(path) else None
-    if path is not None and native is not None and max_abs_error(native, recipe) <= options.tolerance * peak:
-        return LrChoice(native, path, path.peak_lr)
+    if path is not None and native is not None:
+        prefers_table = options.lr_rule == "auto" and scheduler.table
+        error = (max_abs_error if prefers_table else max_error_off_path)(native, recipe)
+        if error <= options.tolerance * peak:
+            return LrChoice(native, path, path.peak_lr)
     if options.lr_rule == "auto" and scheduler.table:
         return _table(lrs)
     if options.on_inexpressible == "approximate" and peak > 0.0:
@@ -100,17 +102,18 @@ def _table(lrs: Floats) -> LrChoice:
 def _refusal(job: Job, native: Floats | None, peak: float) -> NotRepresentableError:
     if native is None:
         return job.refuse(f"its schedulers have no LR path of the form {describe_path(job)}")
-    error = max_abs_error(native, job.recipe)
+    error = max_error_off_path(native, job.recipe)
     return job.refuse(
-        f"its scheduler misses the LR path by up to {error:.3g} ({error / peak:.2%} of the peak), "
-        f"more than the tolerance of {job.options.tolerance:.2%}"
+        f"its scheduler is off the LR path by up to {error:.3g} ({error / peak:.2%} of the peak), more than "
+        f"--tolerance {job.options.tolerance:g} allows"
     )
 
 
 def describe_path(job: Job) -> str:
     """The LR path in short: ``linear 0 -> 0.001, constant 0.001 -> 0.001``."""
-    segments = [segment for stage in job.recipe.stages for segment in stage.lr.segments]
-    return ", ".join(f"{part.shape} {part.start_lr:g} -> {part.end_lr:g}" for part in segments)
+    return ", ".join(
+        f"{part.shape} {part.start_lr:g} -> {part.end_lr:g}" for part in joined_segments(job.recipe)
+    )
 
 
 def _nearest(job: Job, scheduler: NativeScheduler, own: WarmupHoldDecay | None) -> LrChoice:
@@ -155,27 +158,3 @@ def _candidates(job: Job, scheduler: NativeScheduler) -> Iterator[WarmupHoldDeca
                     hold_steps=hold,
                     decay_steps=num_steps - warmup - hold,
                 )
-
-
-def counted_before(job: Job, path: WarmupHoldDecay, unit: str, unit_tokens: int) -> int:
-    """Units at which the run begins in a target that takes its own counter over with the optimiser's state.
-
-    Args:
-        job: the recipe on its way to the target.
-        path: the LR path that the target will follow from there.
-        unit: what the target counts, in the plural.
-        unit_tokens: tokens of one.
-
-    Raises:
-        NotRepresentableError: the path warms up anew, or the hand-over lies within a unit.
-    """
-    if not takes_optimizer(job.recipe):
-        return 0
-    if path.warmup_steps:
-        raise job.refuse(
-            f"it counts on from the checkpoint's {unit}, so a new warm-up needs optimizer_state: fresh"
-        )
-    seen, rest = divmod(job.recipe.handover.tokens, unit_tokens)
-    if rest:
-        raise job.refuse(f"handover.tokens={job.recipe.handover.tokens} is no whole number of its {unit}")
-    return seen

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.piecewise import knots
 from decaylaws.exporters.templates import render
@@ -25,13 +26,17 @@ def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Ex
     recipe's LR at these counts.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; sources with paths to raw token arrays.
+        recipe: sources with paths to raw token arrays.
         options: ``lr_rule`` ``auto`` keeps within 0.1 % of the peak LR (or ``tolerance``, if smaller),
             ``native`` within ``tolerance``, ``exact`` draws as many lines as the path needs.
 
     Raises:
         NotRepresentableError: what one run of OLMo-core cannot hold.
     """
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     batch_tokens = job.stage.batch_tokens
     stages = _stages(recipe, batch_tokens, _tolerance(job.options))
@@ -49,6 +54,8 @@ def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Ex
         lr=float(step_lrs[0]),
         checkpoint=start_checkpoint(recipe),
         load_optimizer=recipe.handover.optimizer_state == "load",
+        output=options.output,
+        rope_theta=job.rope_theta(),
     )
     mixture = {"sources": [_source(job, name, path) for name, path in job.paths.items()]}
     return job.export(
@@ -61,6 +68,9 @@ def export_olmo_core(recipe: Recipe, options: ExportOptions | None = None) -> Ex
             *open_ends(recipe, "token arrays (*.npy)"),
             *state_notes(recipe, "The trainer's own state is left behind: its step count would end the run."),
         ),
+        restart="Launch again with the same settings: the trainer looks for a checkpoint of the run itself in "
+        "save_folder first, with its whole state, and passes load_path over where it finds one.",
+        last_checkpoint=f"{options.output}/step{recipe.num_steps}",
         # whole sequences are dealt out by share, none are drawn
         realised_shares=job.shares,
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
-from decaylaws.exporters.notes import START_FOLDER, open_ends, start_checkpoint, state_notes
+from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import torchtitan_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
@@ -16,6 +17,7 @@ from decaylaws.recipe import Recipe
 
 TARGET, VERSION = "torchtitan", "0.3.0"
 MODULE, FUNCTION = "midtrain_torchtitan", "midtrain"
+CHECKPOINT_FOLDER = "checkpoint"  # below the folder of the run, as in torchtitan
 DEFAULT_MODEL = "torchtitan.models.llama3.config_registry:llama3_8b"
 DECAY_TYPES = {"linear": "linear", "cosine": "cosine", "1-sqrt": "sqrt"}
 
@@ -28,12 +30,16 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
     torchtitan's own schedule or from a table, by ``options.lr_rule``.
 
     Args:
-        recipe: one mixture, one batch size, one sequence length; every source with a path to JSON Lines.
+        recipe: every source with a path to JSON Lines.
         options: ``model`` is ``module:function`` of the config to start from.
 
     Raises:
         NotRepresentableError: torchtitan cannot express the recipe; the message says what.
     """
+    return export_runs(recipe, options, _export_run)
+
+
+def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     _check_names(job)
     scheduler = NativeScheduler(tuple(DECAY_TYPES), _replay, table=True)
@@ -52,17 +58,26 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
         factors=lr.factors,
         schedule=lr.path and _settings(lr.path),
         steps=recipe.num_steps,
+        interval=max(1, recipe.num_steps // 10),
         seq_len=job.stage.seq_len,
         global_batch_size=job.sequences,
         local_batch_size=job.options.local_batch_size,
         seed=recipe.seed,
         optimizer=recipe.optimizer,
-        checkpoint=start_checkpoint(recipe, folder=f"/{START_FOLDER}"),
-        load_optimizer=recipe.handover.optimizer_state == "load",
+        checkpoint=start_checkpoint(recipe),
+        load_optimizer=takes_optimizer(recipe),
+        rope_theta=job.rope_theta(),
         output=job.options.output,
+        checkpoint_folder=CHECKPOINT_FOLDER,
     )
     return job.export(
-        {f"{MODULE}.py": text}, lr.step_lrs, _notes(recipe, lr), approximations=lr.approximations
+        {f"{MODULE}.py": text},
+        lr.step_lrs,
+        _notes(recipe, lr),
+        restart="Launch again with the same module: torchtitan goes on from the last checkpoint of the run itself, "
+        "with its schedule, its step count and its place in the data. The hand-over is not read again.",
+        last_checkpoint=f"{options.output}/{CHECKPOINT_FOLDER}/step-{recipe.num_steps}",
+        approximations=lr.approximations,
     )
 
 
@@ -115,5 +130,8 @@ def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
         "Its sources loop without a word when they run out: the token caps of the recipe hold only for the "
         "steps that the module sets.",
         *open_ends(recipe),
-        *state_notes(recipe, "A checkpoint must be a DCP folder of torchtitan with an absolute path."),
+        *state_notes(
+            recipe,
+            "It must be a DCP folder of torchtitan; a relative path is looked up where the trainer starts.",
+        ),
     )

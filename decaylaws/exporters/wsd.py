@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 from decaylaws.recipe import Recipe
-from decaylaws.schedules import Segment
+from decaylaws.schedules import Schedule, Segment
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class WarmupHoldDecay:
 
         Corners that fall inside a step are moved to the nearest step; the caller measures what that costs.
         """
-        parts = [segment for stage in recipe.stages for segment in stage.lr.segments]
-        if not parts or any(part.is_piece for part in parts) or not _continuous(parts):
+        parts = joined_segments(recipe)
+        if any(part.is_piece for part in parts) or not _continuous(parts):
             return None
         warmup = parts.pop(0) if _is_warmup(parts[0]) else None
         decay = parts.pop() if parts and parts[-1].shape != "constant" else None
@@ -82,8 +83,28 @@ class WarmupHoldDecay:
         )
 
 
+def joined_segments(recipe: Recipe) -> list[Segment]:
+    """Segments of all stages in order; a curve that a stage ends in the middle of is one segment again."""
+    # a schedule joins pieces of one curve itself; two whole straight lines of one slope are left to do
+    path = Schedule(tuple(segment for stage in recipe.stages for segment in stage.lr.segments))
+    parts: list[Segment] = []
+    for segment in (part.standalone() for part in path):
+        line = _one_line(parts[-1], segment) if parts else None
+        parts = [*parts[:-1], line] if line else [*parts, segment]
+    return parts
+
+
+def _one_line(first: Segment, second: Segment) -> Segment | None:
+    if not first.shape == second.shape == "linear" or not _continuous([first, second]):
+        return None
+    slopes = [(part.end_lr - part.start_lr) / part.tokens for part in (first, second)]
+    if not math.isclose(*slopes, rel_tol=1e-9):
+        return None
+    return Segment(first.tokens + second.tokens, first.start_lr, second.end_lr, "linear")
+
+
 def _continuous(parts: list[Segment]) -> bool:
-    return all(abs(a.end_lr - b.start_lr) <= 1e-12 * a.end_lr for a, b in pairwise(parts))
+    return all(abs(a.end_lr - b.start_lr) <= 1e-9 * a.end_lr for a, b in pairwise(parts))
 
 
 def _is_warmup(part: Segment) -> bool:

@@ -143,6 +143,18 @@ class Schedule:
         """[steps] mean LR over the tokens of each step; ceil(tokens / batch_tokens) steps."""
         return self.mean_lrs(self.step_edges(batch_tokens))
 
+    def step_ranges(self, batch_tokens: int | BatchSchedule) -> tuple[Array, Array]:
+        """[steps] lowest and [steps] highest LR that the path has within each step, both sides of a jump included."""
+        edges = self.step_edges(batch_tokens).astype(np.float64)
+        points = self._split_at_breakpoints(edges)
+        # between two neighbours the path runs one way, so that its ends are its extremes
+        first, last = self.lr(points[:-1]), self.lr(np.nextafter(points[1:], 0.0))
+        steps = np.searchsorted(points, edges[:-1])
+        return (
+            np.minimum.reduceat(np.minimum(first, last), steps),
+            np.maximum.reduceat(np.maximum(first, last), steps),
+        )
+
     def mean_lrs(self, edges: npt.ArrayLike) -> Array:
         """[n - 1] mean LR between neighbours among n increasing positions."""
         outer = np.asarray(edges, dtype=np.float64)

@@ -130,7 +130,8 @@ OLMO = GOLDEN["olmo-core"][1].replace(
 BENT = {
     # the checkpoint's count of the schedule is taken over unless the file says otherwise
     "on": ("nanotron", NANOTRON.replace("EXTRA", "").replace("LOAD", ""), [1, 1, 1, *(1 - k / 8 for k in range(1, 8))]),
-    "anew": ("nanotron", ANEW.replace("EXTRA", ""), [1] * 10),
+    # without the checkpoint's schedule, nanotron counts its steps from zero too
+    "anew": ("nanotron", ANEW.replace("EXTRA", ""), [1] * 13 + [1 - k / 8 for k in range(1, 8)]),
     "share": ("megatron", f"{MEGATRON} --lr-warmup-fraction 0.5", [0, 0.2, 0.4, 0.6, 0.8, 1, 0.8, 0.6, 0.4, 0.2]),
     "t_max": (
         "llm-foundry",

@@ -78,20 +78,6 @@ def test_megatron_refuses_a_run_that_only_warms_up(make_recipe) -> None:
         export(recipe.model_copy(update={"stages": (rise,)}), "megatron")
 
 
-@pytest.mark.parametrize("target", sorted(set(EXPORTERS) - {"levanter"}))
-def test_a_mixture_that_changes(make_recipe, target: str) -> None:
-    stage = make_recipe("linear", 100).to_dict()["stages"][0]
-    tokens = stage["lr"][0]["tokens"]
-    level = [{"tokens": tokens, "start_lr": 6.1351e-5, "end_lr": 6.1351e-5, "shape": "constant"}]
-    stages = [stage | {"lr": level}, stage | {"name": "more math", "mixture": {"web": 0.5, "math": 0.5}}]
-    recipe = make_recipe(sources=CLEAN_SOURCES, stages=stages)
-    with pytest.raises(NotRepresentableError, match="mixture changes between stages"):
-        export(recipe, target)
-    result = export(recipe, target, ExportOptions(on_inexpressible="approximate"))
-    assert dict(result.realised_shares) == pytest.approx({"web": 0.6, "math": 0.4})
-    assert "off by up to 10.0%" in result.approximations[0]
-
-
 def test_what_was_written_and_what_needs_doing(make_recipe, tmp_path) -> None:
     handover = make_recipe("three-stage", 1000).handover.model_dump(exclude_none=True)
     handover.pop("checkpoint", None)

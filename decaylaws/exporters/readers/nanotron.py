@@ -25,16 +25,16 @@ def read_nanotron(path: Path, recipe: Recipe) -> ConfigSchedule:
     peak = fields.number(f"{prefix}.learning_rate")
     warmup = fields.number(f"{prefix}.lr_warmup_steps", 0.0)
     resumed = fields.get("checkpoints.resume_checkpoint_path") is not None
-    seen = seen_steps(recipe) if resumed else 0
-    # True if left out: the schedule then goes on at the checkpoint's step
+    # True if left out: steps and schedule then go on where the checkpoint stands, otherwise both start anew
     goes_on = resumed and fields.get("checkpoints.load_lr_scheduler") is not False
+    seen = seen_steps(recipe) if goes_on else 0
     total = fields.count("tokens.train_steps")
     start = fields.number(f"{prefix}.lr_decay_starting_step", warmup)
     shape = fields.choice(f"{prefix}.lr_decay_style", DECAY_SHAPES, "linear")
     style = fields.choice(f"{prefix}.lr_warmup_style", ("linear", "constant"), "linear")
     lrs = warmup_hold_decay_lrs(
         whole_steps(path, total - seen),
-        first=seen if goes_on else 0,
+        first=seen,
         peak_lr=peak,
         warmup=warmup if style == "linear" else 0.0,
         hold=start - (warmup if style == "linear" else 0.0),
@@ -44,7 +44,7 @@ def read_nanotron(path: Path, recipe: Recipe) -> ConfigSchedule:
         # left out: the LR itself, so no decay at all
         floor_lr=fields.number(f"{prefix}.min_decay_lr", peak),
     )
-    if style == "linear" and warmup == 0 and not (goes_on and seen):
+    if style == "linear" and warmup == 0 and not seen:
         lrs[0] = 0.0
     told = f"Its schedule goes on at step {seen:,} (checkpoints.load_lr_scheduler)."
     return ConfigSchedule(lrs, _nanotron_shares(path, fields, recipe), notes=(told,) if goes_on else ())

@@ -24,6 +24,7 @@ class CheckpointFacts:
         kind: format of the checkpoint.
         step: optimiser steps behind it.
         tokens: tokens behind it.
+        samples: sequences behind it.
         lr: LR of its last step.
         has_optimizer: whether it holds the optimiser's moments.
         vocab_size: rows of the embedding, or the config's figure.
@@ -34,6 +35,7 @@ class CheckpointFacts:
     kind: str
     step: int | None = None
     tokens: int | None = None
+    samples: int | None = None
     lr: float | None = None
     has_optimizer: bool | None = None
     vocab_size: int | None = None

@@ -64,6 +64,7 @@ def megatron_facts(folder: Path) -> CheckpointFacts:
         kind="megatron",
         step=whole(common.get("iteration", settings.get("iteration"))),
         tokens=_tokens(settings),
+        samples=whole(settings.get("consumed_train_samples")),
         lr=next((lr for lr in lrs if lr is not None), None),
         has_optimizer=any("exp_avg" in name for name in entries) or _has_zarr_moments(folder),
         vocab_size=whole(settings.get("padded_vocab_size")),

@@ -1,0 +1,68 @@
+"""Where a target's own counters stand at the hand-over, for targets that count on from the checkpoint's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from decaylaws.errors import DataError
+from decaylaws.exporters.base import Counters, Job
+from decaylaws.exporters.notes import start_checkpoint, takes_optimizer
+from decaylaws.exporters.wsd import WarmupHoldDecay
+from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
+
+
+def counters_at_start(
+    job: Job, path: WarmupHoldDecay, counts: Literal["steps", "samples"]
+) -> tuple[Counters, str]:
+    """The target's counters at the hand-over, and a sentence that says where they are known from.
+
+    What the user said comes first, then what the checkpoint says of itself where it lies on this machine. Else the
+    recipe's tokens are taken for batches and sequences of the recipe's own size.
+
+    Args:
+        job: the recipe on its way to a target that takes over counters together with the optimiser's state.
+        path: the LR path that the target will follow from there.
+        counts: what the target reads its schedule by.
+
+    Raises:
+        NotRepresentableError: the path warms up anew, or the tokens at the hand-over are no whole number of what
+            the target counts.
+    """
+    if not takes_optimizer(job.recipe):
+        return Counters(), "Its counters start at zero."
+    if path.warmup_steps:
+        raise job.refuse(
+            f"it counts on from the checkpoint's {counts}, so a new warm-up needs optimizer_state: fresh"
+        )
+    facts, options = _facts(start_checkpoint(job.recipe)), job.options
+    known = {
+        "steps": facts.step if options.seen_steps is None else options.seen_steps,
+        "samples": facts.samples if options.seen_samples is None else options.seen_samples,
+    }
+    tokens, size = job.recipe.handover.tokens, {"steps": job.stage.batch_tokens, "samples": job.stage.seq_len}
+    if known[counts] is None and tokens % size[counts]:
+        raise job.refuse(
+            f"handover.tokens={tokens} is no whole number of {counts} of {size[counts]:,} tokens; say with "
+            f"--seen-{counts} where the checkpoint's own counter stands"
+        )
+    filled = {name: tokens // size[name] if count is None else count for name, count in known.items()}
+    counters = Counters(filled["steps"], filled["samples"])
+    if known[counts] is not None:
+        return counters, f"Its schedule goes on from {counts[:-1]} {known[counts]:,} of the checkpoint."
+    return counters, (
+        f"Its schedule is written to go on from {counts[:-1]} {filled[counts]:,}: the {tokens:,} tokens at the "
+        f"hand-over, divided by the recipe's {size[counts]:,} tokens for each. A checkpoint that was trained with "
+        "another sequence length or batch size counts otherwise, and the run would end too early, too late or at "
+        f"the wrong LR. Look at what the checkpoint says, and export with --seen-{counts} if it says another figure."
+    )
+
+
+def _facts(checkpoint: str | None) -> CheckpointFacts:
+    """What a checkpoint on this machine says; nothing where there is none that can be read."""
+    if checkpoint is not None and Path(checkpoint).exists():
+        try:
+            return read_facts(checkpoint)
+        except DataError:
+            pass  # the export must not depend on a checkpoint of a format that only the target knows
+    return CheckpointFacts(kind="unknown")
