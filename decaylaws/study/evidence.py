@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from decaylaws.laws.decay import (
     held_out_fits,
     held_out_table,
 )
-from decaylaws.laws.decay.choose import CANDIDATES
+from decaylaws.laws.decay.choose import CANDIDATES, member_votes
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import matched_control, seed_noise
@@ -29,6 +29,7 @@ from decaylaws.study.sweep import decays
 FIT_FORMAT = 9  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 AIMS = {"mixture": 0.005, "corner": 0.010, "size": 0.015}  # MAE, nats per token, of a full test design
+_SURE_CHOICE = 0.9  # of the draws of held-out runs in which the chosen member does best
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
@@ -111,35 +112,52 @@ def _fit(
 ) -> tuple[Fit, DecayLaw]:
     trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
     trunk_batch = study.settings.batch_tokens
-    progress(
-        "fit", 0, 3, "scoring the members of the decay family, regressions and baselines on held-out runs"
-    )
     every = decay_predictors(trunk_mixture, CANDIDATES, reference_batch_tokens=trunk_batch)
-    fits = held_out_fits(every, runs, seed=seed)
+    fits = held_out_fits(every, runs, seed=seed, progress=progress)
     table = held_out_table(fits, runs)
-    member = best_member(table)
+    member, votes = best_member(table), member_votes(fits, runs, seed=seed)
     errors = table[~table["law"].isin({f"decay:{name}" for name in CANDIDATES if name != member})]
-    progress("fit", 1, 3, f"fitting '{member}' and its bootstrap")
     law = DecayLaw(
         trunk_mixture,
         member,
         reference_lr=study.settings.trunk.peak_lr,
         reference_batch_tokens=trunk_batch,
         seed=seed,
-    ).fit(runs)
-    progress("fit", 2, 3, "calibrating the intervals of held-out runs")
-    predictions = held_out_predictions([each for each in fits if each.law == f"decay:{member}"], runs)
+    ).fit(runs, progress=progress)
+    chosen = [each for each in fits if each.law == f"decay:{member}"]
+    predictions = held_out_predictions(chosen, runs, progress=progress)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
-    progress("fit", 3, 3)
-    notes = _notes(errors, predictions, runs, excluded, law)
+    notes = (*_notes(errors, predictions, runs, excluded, law), *choice_notes(member, votes))
     found = guard_changes(law, runs, held_out)
     return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes), law
 
 
-def held_out_predictions(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFrame:
+def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
+    """What to know where other held-out runs would have chosen another member.
+
+    Args:
+        member: the member that was chosen.
+        votes: by member, how often it does best where the held-out runs are drawn anew.
+    """
+    rivals = {name: share for name, share in votes.items() if name != member and share > 0}
+    if not rivals or votes.get(member, 0.0) >= _SURE_CHOICE:
+        return []
+    rival = max(rivals, key=lambda name: rivals[name])
+    return [
+        f"The choice of the member is unsure: where the held-out runs are drawn anew, '{member}' does best in "
+        f"{100 * votes.get(member, 0.0):.0f} % of the draws and '{rival}' in {100 * rivals[rival]:.0f} %. Away from "
+        "the fitted runs the two can differ by more than the intervals say."
+    ]
+
+
+def held_out_predictions(
+    fits: Sequence[HeldOutFits], runs: pd.DataFrame, progress: Progress = silent
+) -> pd.DataFrame:
     """Held-out runs predicted with a 90 % interval by one member's fits without them, by kind (``held_out``)."""
-    parts = []
-    for kind, test, fitted in ((e.kind, test, law) for e in fits for test, law in zip(e.tests, e.fitted)):
+    pairs = [(each.kind, test, law) for each in fits for test, law in zip(each.tests, each.fitted)]
+    parts: list[pd.DataFrame] = []
+    for kind, test, fitted in pairs:
+        progress("held-out intervals", len(parts), len(pairs), kind)
         law = cast(DecayLaw, fitted).with_intervals(HELD_OUT_FOLDS)
         found, rows = law.predict(runs[test], interval=0.9), runs[test]
         parts.append(
@@ -155,6 +173,7 @@ def held_out_predictions(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.
                 }
             )
         )
+    progress("held-out intervals", len(pairs), len(pairs))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -17,11 +17,14 @@ from decaylaws.laws.decay import (
     LiteratureLaw,
     NearestRun,
     decay_predictors,
+    held_out_fits,
     held_out_report,
     select_member,
     splits,
 )
+from decaylaws.laws.decay.choose import member_votes
 from decaylaws.laws.decay.form import annealed, evaluate
+from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
 from decaylaws.laws.decay.literature import FORMS
 from decaylaws.laws.decay.parameters import Frame, Layout
@@ -510,3 +513,47 @@ def test_a_fit_never_builds_what_all_domains_would_share(monkeypatch: pytest.Mon
     runs = simulated(24, noise=0.002, seed=3)
     law = DecayLaw(TRUNK, num_draws=2, num_folds=2).fit(runs)
     assert np.isfinite(law.predict(runs, interval=0.9).upper).all()
+
+
+class Off:
+    """A predictor that errs by so much on each of the first rows and by another amount on the others."""
+
+    def __init__(self, first: float, others: float) -> None:
+        self.off = (first, others)
+
+    def predict(self, runs: pd.DataFrame) -> np.ndarray:
+        errors = np.where(np.arange(len(runs)) < 4, *self.off)
+        return runs[[f"loss:{name}" for name in SOURCES]].to_numpy() + errors[:, None]
+
+
+def test_votes_show_whether_the_choice_of_the_member_hangs_on_a_few_runs() -> None:
+    runs = simulated(20)
+    test = np.arange(len(runs)) < 12
+
+    def votes(**members: Off) -> dict[str, float]:
+        fits = [HeldOutFits(f"decay:{name}", "mixture", [test], [law], 0.0) for name, law in members.items()]
+        return member_votes([*fits, HeldOutFits("regmix", "mixture", [test], [Off(0, 0)], 0.0)], runs)
+
+    sure = votes(a=Off(0.02, 0.02), b=Off(0.01, 0.01))
+    assert list(sure) == ["b", "a"]
+    assert sure["b"] == pytest.approx(1.0)
+    unsure = votes(a=Off(0.05, 0.0), b=Off(0.015, 0.015))
+    assert 0.5 < unsure["b"] < 0.9
+    assert sum(unsure.values()) == pytest.approx(1.0)
+
+
+def test_every_refit_is_told_to_who_waits() -> None:
+    told: dict[str, list[float]] = {}
+
+    def progress(stage: str, done: float, total: float, note: str = "") -> None:
+        assert 0 <= done <= total
+        told.setdefault(stage, []).append(done)
+
+    runs = simulated(16)
+    DecayLaw(TRUNK, num_draws=3, num_folds=2).fit(runs, progress=progress)
+    assert told["bootstrap"] == [1, 2, 3]
+    assert told["intervals"] == sorted(told["intervals"])
+    assert len(told["intervals"]) >= 3
+    held_out_fits({"constant": ConstantChange}, runs, progress=progress)
+    assert told["held-out fits"][0] == 0
+    assert len(told["held-out fits"]) >= 4

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.evidence import guard_changes, size_notes
+from decaylaws.study.evidence import choice_notes, guard_changes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
@@ -74,3 +74,12 @@ def test_errors_to_one_side_at_another_size_are_said(bias: float, sizes: list[in
     (note,) = size_notes(errors, sizes)
     assert expected in note
     assert size_notes(errors.assign(bias=0.01), [1, 2]) == []
+
+
+def test_a_choice_that_hangs_on_a_few_runs_is_said() -> None:
+    (note,) = choice_notes(
+        "effective_gain", {"effective_gain": 0.63, "saturating": 0.3, "relaxed_gain": 0.07}
+    )
+    assert "'effective_gain' does best in 63 % of the draws and 'saturating' in 30 %" in note
+    assert choice_notes("effective_gain", {"effective_gain": 0.95, "saturating": 0.05}) == []
+    assert choice_notes("effective_gain", {"effective_gain": 1.0}) == []

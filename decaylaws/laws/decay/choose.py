@@ -15,11 +15,15 @@ from decaylaws.laws.decay.baselines import (
     DecayPredictor,
     NearestRun,
 )
-from decaylaws.laws.decay.heldout import held_out_report
+from decaylaws.laws.decay.heldout import HeldOutFits, held_out_report
+from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.literature import FORMS, LiteratureLaw
+from decaylaws.runs.table import LOSS, names_with
 
 _LAW = "decay:"  # how reports name the decay law, before its member
+_LEAST_MAE = 1e-4  # nats per token: errors below it do not count as smaller
+_VOTES = 400
 CANDIDATES = ("effective_gain", "effective_saturating", "relaxed_gain", "saturating")
 
 
@@ -81,5 +85,43 @@ def select_member(
 def best_member(report: pd.DataFrame) -> str:
     """The member of the decay law that does best in a held-out report, baselines left out."""
     laws = report[report["law"].str.startswith(_LAW)]
-    rank = laws.assign(log_mae=np.log(laws["mae"].clip(lower=1e-4))).groupby("law")["log_mae"].mean()
+    rank = laws.assign(log_mae=np.log(laws["mae"].clip(lower=_LEAST_MAE))).groupby("law")["log_mae"].mean()
     return str(rank.idxmin()).removeprefix(_LAW)
+
+
+def member_votes(fits: Sequence[HeldOutFits], runs: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
+    """How often each member does best where the held-out runs are drawn anew, most often first; sums to one.
+
+    A share well below one says that the choice hangs on a few runs: with others, another member would be taken, and
+    away from the fitted runs members can differ by more than their held-out errors do.
+
+    Args:
+        fits: of the members, on the same hold-outs.
+        runs: the runs that they were fitted on in part.
+        seed: of the draws.
+    """
+    errors: dict[str, dict[str, np.ndarray]] = {}
+    for each in fits:
+        if each.law.startswith(_LAW) and each.fitted:
+            errors.setdefault(each.law.removeprefix(_LAW), {})[each.kind] = _absolute_errors(each, runs)
+    members = list(errors)
+    rng, wins = np.random.default_rng(seed), np.zeros(len(members))
+    kinds = set.intersection(*(set(found) for found in errors.values())) if errors else set()
+    for _ in range(_VOTES if kinds else 0):
+        scores = np.zeros(len(members))
+        for kind in sorted(kinds):
+            rows = len(errors[members[0]][kind])
+            drawn = rng.integers(rows, size=rows)
+            means = [errors[member][kind][drawn].mean() for member in members]
+            scores += np.log(np.maximum(means, _LEAST_MAE))
+        wins[scores.argmin()] += 1 / _VOTES
+    order = np.argsort(-wins, kind="stable")
+    return {members[index]: float(wins[index]) for index in order}
+
+
+def _absolute_errors(fits: HeldOutFits, runs: pd.DataFrame) -> np.ndarray:
+    """Mean absolute error over domains of every held-out run, nats per token."""
+    domains, parts = names_with(runs, LOSS), []
+    for law, test in zip(fits.fitted, fits.tests):
+        parts.append(np.abs(law.predict(runs[test]) - final_losses(runs[test], domains)).mean(axis=1))
+    return np.concatenate(parts)

@@ -14,9 +14,12 @@ from decaylaws.errors import DecaylawsError, InvalidValueError
 from decaylaws.laws.decay.baselines import DecayPredictor
 from decaylaws.laws.decay.inputs import final_losses, plain_shares
 from decaylaws.laws.kit.law import Array
+from decaylaws.progress import Progress, silent
 from decaylaws.runs.table import LOSS, MIX, names_with
 
 BoolArray = np.ndarray
+HELD_OUT_STAGE = "held-out fits"
+"""What progress calls the fits without held-out runs."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def held_out_fits(
     *,
     num_folds: int = 5,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> list[HeldOutFits]:
     """Every predictor fitted without the held-out rows: what :func:`held_out_table` scores, for further use.
 
@@ -87,6 +91,7 @@ def held_out_fits(
         runs: finished decays.
         num_folds: folds over mixtures.
         seed: seed of the folds.
+        progress: told of every fit.
 
     Raises:
         InvalidValueError: no predictors, or runs of which none can be held out.
@@ -99,11 +104,14 @@ def held_out_fits(
             "runs", len(runs), "must leave at least 4 runs when mixtures, lengths or a size are held out",
             "Run more microanneals.",
         )  # fmt: skip
-    return [
-        _without(name, make, runs, kind, tests)
-        for name, make in predictors.items()
-        for kind, tests in by_kind
-    ]
+    count, total, found = 0, len(predictors) * sum(len(tests) for _, tests in by_kind), []
+    for name, make in predictors.items():
+        for kind, tests in by_kind:
+            progress(HELD_OUT_STAGE, count, total, f"{name} without {kind}")
+            found.append(_without(name, make, runs, kind, tests))
+            count += len(tests)
+    progress(HELD_OUT_STAGE, total, total)
+    return found
 
 
 def held_out_table(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFrame:

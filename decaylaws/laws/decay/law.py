@@ -35,6 +35,7 @@ from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.kit.threads import one_blas_thread
+from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
 from decaylaws.runs.table import LOSS, MIX, names_with, require_decays
 
@@ -99,8 +100,13 @@ class DecayLaw(DecaySlices):
         self.seed = seed
 
     @one_blas_thread()
-    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
+    def fit(self, X: pd.DataFrame, y: Any = None, *, progress: Progress = silent) -> Self:
         """Fit on finished decays: a runs table whose rows passed ``decaylaws.runs.table.fit_ready``.
+
+        Args:
+            X: the finished decays.
+            y: nothing; for scikit-learn.
+            progress: told of every refit of the bootstrap and of the hold-outs.
 
         Raises:
             InvalidValueError: fewer than four runs, an unknown member, a loss that is missing.
@@ -127,9 +133,9 @@ class DecayLaw(DecaySlices):
             seconds=rough.report.seconds + solution.report.seconds,
         )
         self.params_ = dict(zip(self._layout.names(self.domains_, self.sources_), self._theta.tolist()))
-        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed))
+        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed), progress)
         self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
-        self._calibrate(*self._fitted_on)
+        self._calibrate(*self._fitted_on, progress)
         return self
 
     @one_blas_thread()
@@ -259,7 +265,9 @@ class DecayLaw(DecaySlices):
             max_evaluations=max_evaluations, polish=False, normal_equations=True,
         )  # fmt: skip
 
-    def _bootstrap(self, inputs: DecayInputs, observed: Array, prior: Prior, names: Sequence[str]) -> None:
+    def _bootstrap(
+        self, inputs: DecayInputs, observed: Array, prior: Prior, names: Sequence[str], progress: Progress
+    ) -> None:
         """Refits under run weights and a prior mean drawn from the prior.
 
         Without the second, what the runs do not determine (size, with one size in the fit) would look certain.
@@ -272,6 +280,7 @@ class DecayLaw(DecaySlices):
                 inputs, observed, replace(prior, mean=mean), self._theta, weights, max_evaluations=_REFIT
             )
             draws.append(refit.theta)
+            progress("bootstrap", len(draws), self.num_draws)
         self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
         self._draw_covariance = self._over_draws(inputs)
 
@@ -290,7 +299,13 @@ class DecayLaw(DecaySlices):
         return staged_start(inputs, self._frame, self._layout, prior, solve_stage)
 
     def _calibrate(
-        self, inputs: DecayInputs, observed: Array, prior: Prior, solution: Solution, groups: Array
+        self,
+        inputs: DecayInputs,
+        observed: Array,
+        prior: Prior,
+        solution: Solution,
+        groups: Array,
+        progress: Progress = silent,
     ) -> None:
         """Held-out errors beside the spread that the fit without those rows predicts for them, and the misfit."""
         self._held_out, self.misfit_ = {}, Misfit()
@@ -298,12 +313,15 @@ class DecayLaw(DecaySlices):
             return
         masks = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
         slopes, found = evaluate(self._theta, inputs, self._frame)[1], {}
+        count, total = 0, sum(len(each) for each in masks.values())
         for kind in (kind for kind, each in masks.items() if each):
             errors, spreads = [], []
             for rows in masks[kind]:
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
                 errors.append((self.loss(inputs, theta) - observed)[rows])
+                count += 1
+                progress("intervals", count, total)
                 spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(rows)))
             noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks[kind]])
             num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks[kind]])))
