@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 TARGETS := .venv-targets
 TARGETS_STAMP := $(TARGETS)/.installed
 
-.PHONY: install demo test test-targets lint format docs notebooks clean
+.PHONY: install demo test test-targets lint format reference docs notebooks clean
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +44,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the pages that the code already states: commands and settings
+reference: $(STAMP)
+	$(BIN)/python docs/generate.py
 
 # strict: a broken link or a missing page is an error
 docs: $(STAMP)

@@ -24,15 +24,15 @@ class ClassifierSettings(_Settings):
     """A linear classifier on hashed words, trained on two files of examples; its score is the chance of ``good``."""
 
     good: str = Field(description="JSON Lines, text or Parquet, relative to study.yaml")
-    bad: str
-    text_field: str = "text"
+    bad: str = Field(description="examples of text to avoid, in the same formats")
+    text_field: str = Field("text", description="column or key that holds the text of the examples")
 
 
 class PerplexitySettings(_Settings):
     """A language model as judge: the score is minus its bits per byte."""
 
     checkpoint: str = Field(description="Hugging Face folder with tokenizer, relative to study.yaml")
-    device: str = "cpu"
+    device: str = Field("cpu", description="where the language model runs")
 
 
 class QualitySettings(_Settings):

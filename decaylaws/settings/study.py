@@ -36,24 +36,33 @@ class SourceSettings(_Settings):
     ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
     """
 
-    format: Literal["embedded", "jsonl", "text", "parquet", "datasets"]
+    format: Literal["embedded", "jsonl", "text", "parquet", "datasets"] = Field(
+        description="how the text is stored; embedded text comes out of installed packages"
+    )
     path: str | None = Field(
         None, description="file, folder or glob, relative to study.yaml; none for embedded"
     )
     text_field: str = Field(
         "text", description="column or key that holds the text (jsonl, parquet, datasets)"
     )
-    group: Literal["general", "specialised"] = "specialised"
-    capability: Capability | None = Field(None, description="what the source serves, for objectives by group")
+    group: Literal["general", "specialised"] = Field(
+        "specialised",
+        description="general text keeps abilities, specialised text adds them; the front of the search shows both",
+    )
+    capability: Capability | None = Field(
+        None, description="what the source serves, for objectives by group of domains"
+    )
     max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
-    lower: Share = 0.0
-    upper: Share = 1.0
+    lower: Share = Field(0.0, description="smallest share of the source in a mixture")
+    upper: Share = Field(1.0, description="largest share of the source in a mixture")
     max_bytes: Count | None = Field(None, description="take at most so many bytes of text (UTF-8)")
     min_document_bytes: Count | None = Field(
         None, description="take documents of at least so many bytes only: a length class"
     )
     max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
-    heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = 0.1
+    heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share of the documents that is kept back for evaluation"
+    )
     on_bad: Literal["error", "skip"] = Field(
         "error",
         description="what a row that is no JSON or holds no text does: stop, or be passed over and counted",
@@ -81,24 +90,30 @@ class SourceSettings(_Settings):
 class TokenizerSettings(_Settings):
     """Byte-level BPE trained on the train split, or a ready ``tokenizer.json``."""
 
-    vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = 4096
+    vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = Field(
+        4096, description="entries of the tokenizer that is trained"
+    )
     path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
     end_token: str | None = Field(
         None, description="its token that ends a document, where it is none of the usual ones"
     )
-    train_bytes_per_source: Count = 2_000_000
+    train_bytes_per_source: Count = Field(
+        2_000_000, description="text of each source that the tokenizer is trained on, in bytes"
+    )
 
 
 class ShapeSettings(_Settings):
     """A model shape by its free dimensions; the vocabulary comes from the tokenizer."""
 
-    d_model: Count
-    num_layers: Count
-    num_heads: Count
-    num_kv_heads: Count | None = None
-    d_ff: Count
-    rope_theta: Positive = 10_000.0
-    tie_embeddings: bool = True
+    d_model: Count = Field(description="width of the residual stream")
+    num_layers: Count = Field(description="decoder layers")
+    num_heads: Count = Field(description="attention heads; d_model must be a multiple")
+    num_kv_heads: Count | None = Field(
+        None, description="key and value heads (grouped-query attention); without it as many as num_heads"
+    )
+    d_ff: Count = Field(description="width of the feed-forward layers")
+    rope_theta: Positive = Field(10_000.0, description="base of the rotary embedding")
+    tie_embeddings: bool = Field(True, description="whether input and output embeddings are one matrix")
 
     def shape(self, *, vocab_size: int, seq_len: int) -> ModelShape:
         """The full shape, validated."""
@@ -118,11 +133,15 @@ class ShapeSettings(_Settings):
 class OptimizerSettings(_Settings):
     """AdamW, shared by trunks, microanneals and the launched run."""
 
-    beta1: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.95
-    eps: Positive = 1e-8
-    weight_decay: Weight = 0.1
-    clip_norm: Positive = 1.0
+    beta1: Annotated[float, NUMBER, Field(ge=0, lt=1)] = Field(
+        0.9, description="decay rate of the first moment"
+    )
+    beta2: Annotated[float, NUMBER, Field(ge=0, lt=1)] = Field(
+        0.95, description="decay rate of the second moment"
+    )
+    eps: Positive = Field(1e-8, description="added to the root of the second moment")
+    weight_decay: Weight = Field(0.1, description="decoupled weight decay of matrices")
+    clip_norm: Positive = Field(1.0, description="largest norm of a gradient")
 
     def config(self) -> OptimizerConfig:
         """The value type that runs carry."""
@@ -132,11 +151,15 @@ class OptimizerSettings(_Settings):
 class TrunkSettings(_Settings):
     """The stable phase of each model shape: warm-up, then constant LR on the general mixture."""
 
-    tokens: Tokens
-    warmup_tokens: Tokens
-    peak_lr: Positive
-    mixture: dict[str, Share]
-    seed: NotNegative = 0
+    tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
+    warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
+    peak_lr: Positive = Field(
+        description="learning rate of the constant phase, at which every decay is handed over"
+    )
+    mixture: dict[str, Share] = Field(
+        description="share of each source; decays on this mixture are the controls"
+    )
+    seed: NotNegative = Field(0, description="of the initial weights and the order of the data")
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
@@ -149,22 +172,32 @@ class TrunkSettings(_Settings):
 class DesignSettings(_Settings):
     """Which microanneals the sweep runs."""
 
-    num_mixtures: Annotated[int, NUMBER, Field(ge=4)] = 24
-    decay_tokens: Annotated[list[Tokens], Field(min_length=1)]
-    start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    num_mixtures: Annotated[int, NUMBER, Field(ge=4)] = Field(
+        24, description="candidate mixtures that the proxy runs"
+    )
+    decay_tokens: Annotated[list[Tokens], Field(min_length=1)] = Field(
+        description="lengths of the decays in tokens"
+    )
+    start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = Field(
+        [1.0], description="start learning rates of the decays, as factors of trunk.peak_lr"
+    )
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
         ["linear"], description="decays end at LR 0, which no exponential reaches; constant keeps its LR"
     )
     batch_tokens: list[Tokens] = Field(
         default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
     )
-    num_replicates: Annotated[int, NUMBER, Field(ge=2)] = 3
-    runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = 8
+    num_replicates: Annotated[int, NUMBER, Field(ge=2)] = Field(
+        3, description="runs of one plan that differ in their seed only"
+    )
+    runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = Field(
+        8, description="runs of the design that are repeated at each further size"
+    )
     read_outs: Annotated[int, NUMBER, Field(ge=0)] = Field(
         0,
         description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",
     )
-    seed: NotNegative = 0
+    seed: NotNegative = Field(0, description="of the mixtures and of the order of the data")
 
 
 class ObjectiveSettings(_Settings):
@@ -174,8 +207,11 @@ class ObjectiveSettings(_Settings):
     capabilities: dict[Capability, Weight] = Field(
         default_factory=dict, description="weight by group; shared equally by the domains of its sources"
     )
-    guard_domains: list[str] = Field(default_factory=list)
-    guard_nats: Weight = 0.02
+    guard_domains: list[str] = Field(
+        default_factory=list,
+        description="domains whose loss may rise by at most guard_nats against the control",
+    )
+    guard_nats: Weight = Field(0.02, description="largest rise of a guarded loss, in nats per token")
     kl_strength: Weight = Field(
         0.0, description="nats of loss that one nat of KL divergence from the prior mixture has to earn"
     )
@@ -193,7 +229,7 @@ class ObjectiveSettings(_Settings):
 class TargetSettings(_Settings):
     """The run that all this is for."""
 
-    shape: str
+    shape: str = Field(description="the shape that the recommendation is for; it runs no microanneal")
     max_decay_tokens: Tokens = Field(description="budget of the decay at target scale")
     repetition_scale: Positive = Field(
         1.0,
@@ -205,7 +241,9 @@ class TargetSettings(_Settings):
 class EvaluationSettings(_Settings):
     """Held-out evaluation, the same tokens for every run."""
 
-    tokens_per_domain: Tokens = 16_384
+    tokens_per_domain: Tokens = Field(
+        16_384, description="held-out tokens of each domain that an evaluation reads"
+    )
     points: Annotated[int, NUMBER, Field(ge=1)] = Field(
         2, description="evaluations of a microanneal after its start"
     )
@@ -223,7 +261,9 @@ class EvaluationSetSettings(_Settings):
 class DecontaminationSettings(_Settings):
     """Train documents that hold an evaluation item are dropped; sources that repeat held-out text are refused."""
 
-    evaluation_sets: dict[str, EvaluationSetSettings] = Field(default_factory=dict)
+    evaluation_sets: dict[str, EvaluationSetSettings] = Field(
+        default_factory=dict, description="sets by name whose items no train text may hold"
+    )
     ngram: Annotated[int, NUMBER, Field(ge=8)] = Field(13, description="words of a matching run")
     min_coverage: Share = Field(0.5, description="smallest share of an item's words in matching runs")
     hybrid: bool = Field(True, description="also near matches, by longest common subsequence of words")
@@ -232,7 +272,9 @@ class DecontaminationSettings(_Settings):
         0.05,
         description="largest share of a domain's held-out passages that the train text of a source may repeat",
     )
-    on_overlap: Literal["refuse", "allow"] = "refuse"
+    on_overlap: Literal["refuse", "allow"] = Field(
+        "refuse", description="whether plan refuses a corpus above max_heldout_overlap"
+    )
 
 
 class TrainSettings(_Settings):
@@ -257,7 +299,9 @@ class BackendSettings(_Settings):
     slots: Count | None = Field(
         None, description="members that train as one stack in a worker; None takes what measures fastest"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where proxies run; auto takes a GPU where there is one"
+    )
     keep_checkpoints: bool = Field(False, description="keep the last checkpoint of every decay")
 
 
@@ -267,7 +311,7 @@ class SamplerSettings(_Settings):
     kind: Literal["tpe", "gp", "nsga2"] = Field(
         description="tpe and gp lower the objective; nsga2 spans the front of general against specialised loss"
     )
-    trials: Count = 24
+    trials: Count = Field(24, description="runs that are proposed in all")
     batch: Count = Field(8, description="proposals under way at once")
     promote: Annotated[int, NUMBER, Field(ge=2)] | None = Field(
         None,
@@ -292,29 +336,39 @@ class SamplerSettings(_Settings):
 class StudySettings(_Settings):
     """The whole of ``study.yaml``."""
 
-    name: Annotated[str, Field(min_length=1)]
-    sources: Annotated[dict[str, SourceSettings], Field(min_length=2)]
+    name: Annotated[str, Field(min_length=1)] = Field(
+        description="name of the study, also in a shared storage"
+    )
+    sources: Annotated[dict[str, SourceSettings], Field(min_length=2)] = Field(
+        description="sources of text by name, at least two"
+    )
     groups: dict[str, GroupSettings] = Field(
         default_factory=dict, description="sources whose total is bounded, or whose proportions are fixed"
     )
-    tokenizer: TokenizerSettings = TokenizerSettings()
-    seq_len: Count = 128
-    batch_tokens: Tokens = 1024
-    shapes: Annotated[dict[str, ShapeSettings], Field(min_length=2)]
+    tokenizer: TokenizerSettings = Field(TokenizerSettings(), description="how text becomes tokens")
+    seq_len: Count = Field(128, description="tokens of a training sequence")
+    batch_tokens: Tokens = Field(1024, description="tokens of an optimiser step, a multiple of seq_len")
+    shapes: Annotated[dict[str, ShapeSettings], Field(min_length=2)] = Field(
+        description="model shapes by name"
+    )
     proxy: str = Field(description="the shape that runs the whole design; the others run a part of it")
-    optimizer: OptimizerSettings = OptimizerSettings()
-    trunk: TrunkSettings
-    design: DesignSettings
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="settings of AdamW")
+    trunk: TrunkSettings = Field(description="the stable phase of every shape")
+    design: DesignSettings = Field(description="the microanneals of the sweep")
     sampler: SamplerSettings | None = Field(None, description="proposals after the design; None makes none")
-    objective: ObjectiveSettings
-    target: TargetSettings
-    evaluation: EvaluationSettings = EvaluationSettings()
-    decontamination: DecontaminationSettings = DecontaminationSettings()
-    train: TrainSettings = TrainSettings()
-    backend: BackendSettings = BackendSettings()
+    objective: ObjectiveSettings = Field(description="what the search lowers, and what it must keep")
+    target: TargetSettings = Field(description="the run that the recommendation is for")
+    evaluation: EvaluationSettings = Field(
+        EvaluationSettings(), description="how held-out losses are measured"
+    )
+    decontamination: DecontaminationSettings = Field(
+        DecontaminationSettings(), description="evaluation items that are kept out of train text"
+    )
+    train: TrainSettings = Field(TrainSettings(), description="number format and compiler of the proxies")
+    backend: BackendSettings = Field(BackendSettings(), description="where and how fast proxies run")
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
-    search_trials: Count = 400
-    seed: NotNegative = 0
+    search_trials: Count = Field(400, description="trials of the search on the fitted law")
+    seed: NotNegative = Field(0, description="of fit and search")
 
     @field_validator("sources", mode="before")
     @classmethod
