@@ -2,12 +2,13 @@
 #   make demo          the whole path on text from installed packages, to a launched recipe and a report
 #   make test          lint, types and every test
 #   make test-targets  exports run by the trainers that they are written for
-# The first two install into .venv; 'make install' does only that. The third has .venv-targets of its own, since the
-# trainers need other versions.
+# The first two install into .venv what they need and no more; 'make install' does only that for the first. The third has
+# .venv-targets of its own, since the trainers need other versions.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-tests
 TARGETS := .venv-targets
 TARGETS_STAMP := $(TARGETS)/.installed
 
@@ -15,10 +16,18 @@ TARGETS_STAMP := $(TARGETS)/.installed
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Installing decaylaws with PyTorch into $(VENV); this takes a few minutes and about 2 GB of disk."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,datasets,postgres]'
-	touch $(STAMP)
+	@echo "PyTorch is there. Installing the other packages."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	@touch $(STAMP)
+	@echo "Installed. Next: make demo, or $(BIN)/decaylaws init my-study --template quick"
+
+$(TEST_STAMP): $(STAMP)
+	@echo "Installing what the tests, ruff and mypy need on top."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,postgres]'
+	@touch $(TEST_STAMP)
 
 install: $(STAMP)
 
@@ -26,7 +35,7 @@ demo: $(STAMP)
 	$(BIN)/decaylaws demo demo-study
 
 # one thread a process: two processes of tests share the cores
-test: $(STAMP) lint
+test: $(TEST_STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # all of it pinned and without a resolver: the trainers' own pins contradict each other
@@ -40,7 +49,7 @@ $(TARGETS_STAMP): tests/exporters/targets.txt constraints.txt
 test-targets: $(TARGETS_STAMP)
 	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(TARGETS)/bin/python -m pytest -q tests/exporters/test_targets*.py
 
-lint: $(STAMP)
+lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -55,11 +64,11 @@ docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
 	@echo "Open build/site/index.html"
 
-format: $(STAMP)
+format: $(TEST_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-notebooks: $(STAMP)
+notebooks: $(TEST_STAMP)
 	$(BIN)/python notebooks/run.py
 
 clean:
