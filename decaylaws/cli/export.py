@@ -60,7 +60,9 @@ def export(
     model: Annotated[str | None, typer.Option(help="the target's own name of the model")] = None,
     seen_steps: Annotated[
         int | None,
-        typer.Option(help="steps that the checkpoint's own counter stands at, where it cannot be read", min=0),
+        typer.Option(
+            help="steps that the checkpoint's own counter stands at, where it cannot be read", min=0
+        ),
     ] = None,
     seen_samples: Annotated[
         int | None, typer.Option(help="sequences that it counts, likewise", min=0)

@@ -9,10 +9,13 @@ from typing import Literal
 
 from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
 from decaylaws.recipe.corpus_facts import PreparedCorpus
+from decaylaws.recipe.families import why_not_trainable
 from decaylaws.recipe.model import Recipe
 
 LR_TOLERANCE = 1e-3
 TOKENS_TOLERANCE = 1e-3
+PARAMS_TOLERANCE = 0.2
+"""A model is counted in several ways (biases, norms, a second head), and another size is mostly twice as large."""
 
 Verdict = Literal["ok", "unknown", "wrong"]
 
@@ -48,6 +51,7 @@ def examine(recipe: Recipe, checkpoint: str | Path, *, corpus: PreparedCorpus | 
         _lr(recipe, facts),
         _optimizer(recipe, facts),
         _tokens(recipe, facts),
+        *_model(recipe, facts),
         _vocabulary(recipe, facts),
         *_tokenizers(recipe, facts, corpus),
         *_epochs(recipe, corpus),
@@ -62,16 +66,56 @@ def holds(findings: list[Finding]) -> bool:
 
 def _lr(recipe: Recipe, facts: CheckpointFacts) -> Finding:
     first = recipe.stages[0].lr.start_lr
-    if facts.lr is None:
+    if not facts.lrs:
         return Finding(
             "lr", "unknown", f"The recipe starts at {first:.6g}; the checkpoint does not say its LR."
         )
-    if abs(first - facts.lr) <= LR_TOLERANCE * max(first, facts.lr):
-        return Finding("lr", "ok", f"The checkpoint ends and the recipe starts at {first:.6g}.")
-    jump = f"The checkpoint ends at {facts.lr:.6g}, the recipe starts at {first:.6g}"
-    if recipe.handover.lr_jump and abs(recipe.handover.lr - facts.lr) <= LR_TOLERANCE * facts.lr:
+    if facts.lr_step is not None:
+        return Finding(
+            "lr",
+            "unknown",
+            f"The recipe starts at {first:.6g}; the checkpoint's log ends with {facts.lrs[0]:.6g} at step "
+            f"{facts.lr_step:,}, and the checkpoint was written at another step.",
+        )
+    said = " and ".join(f"{lr:.6g}" for lr in facts.lrs)
+    groups = f" (LRs of its {len(facts.lrs)} groups of parameters)" if len(facts.lrs) > 1 else ""
+    if any(_is_close(first, lr) for lr in facts.lrs):
+        return Finding(
+            "lr", "ok", f"The recipe starts at {first:.6g}, and the checkpoint ends at {said}{groups}."
+        )
+    jump = f"The checkpoint ends at {said}{groups}, the recipe starts at {first:.6g}"
+    if recipe.handover.lr_jump and any(_is_close(recipe.handover.lr, lr) for lr in facts.lrs):
         return Finding("lr", "ok", f"{jump}, as handover.lr_jump says.")
     return Finding("lr", "wrong", f"{jump}. Start the first stage where the checkpoint stands.")
+
+
+def _is_close(one: float, other: float) -> bool:
+    return abs(one - other) <= LR_TOLERANCE * max(one, other)
+
+
+def _model(recipe: Recipe, facts: CheckpointFacts) -> Iterator[Finding]:
+    """Whether it is the model that the recipe was made for, and one that can be trained."""
+    wanted = recipe.handover.run_id
+    if wanted is not None and facts.run_id is not None:
+        if wanted == facts.run_id:
+            yield Finding("run", "ok", f"Run {wanted} wrote the checkpoint.")
+        else:
+            yield Finding(
+                "run",
+                "wrong",
+                f"The recipe starts from run {wanted}, and run {facts.run_id} wrote the checkpoint. Give that run's "
+                "checkpoint, or correct handover.run_id.",
+            )
+    params, found = recipe.provenance.non_embedding_params, facts.non_embedding_params
+    if params is not None and found is not None:
+        sizes = f"The checkpoint has {found:,} parameters beside its embedding, the recipe was made for {params:,}."
+        if abs(params - found) <= PARAMS_TOLERANCE * max(params, found):
+            yield Finding("size", "ok", sizes)
+        else:
+            yield Finding("size", "wrong", f"{sizes} Is it another model?")
+    reason = None if facts.config is None else why_not_trainable(facts.config)
+    if reason is not None:
+        yield Finding("model", "wrong", f"'decaylaws launch' cannot train it: {reason}")
 
 
 def _optimizer(recipe: Recipe, facts: CheckpointFacts) -> Finding:
@@ -93,6 +137,12 @@ def _tokens(recipe: Recipe, facts: CheckpointFacts) -> Finding:
     if facts.tokens is None:
         return Finding(
             "tokens", "unknown", f"The recipe expects {wanted:,}; the checkpoint{step} does not say."
+        )
+    if wanted == 0 and recipe.handover.checkpoint is not None:
+        return Finding(
+            "tokens",
+            "unknown",
+            f"The recipe does not say handover.tokens; the checkpoint{step} has seen {facts.tokens:,}.",
         )
     if abs(facts.tokens - wanted) <= TOKENS_TOLERANCE * max(facts.tokens, wanted):
         return Finding("tokens", "ok", f"The checkpoint{step} has seen {facts.tokens:,} tokens.")

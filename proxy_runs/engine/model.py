@@ -32,30 +32,11 @@ from torch import Tensor
 
 from decaylaws.runs.config import ModelShape
 from proxy_runs.engine import formulas, kernels
-
-Params = dict[str, Tensor]
+from proxy_runs.weights.params import Params, param_shapes
 
 # from here on [T, T] scores leave the cache and torch's blockwise attention wins
 LONG_SEQUENCE = 512
 MAX_COMPILED_SHAPES = 64
-
-
-def param_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each parameter of one member, in the order in which everything stores them."""
-    d, kv, v = shape.d_model, shape.num_kv_heads * shape.head_dim, shape.vocab_size
-    shapes: dict[str, tuple[int, ...]] = {"embed": (v, d)}
-    for layer in range(shape.num_layers):
-        prefix = f"layers.{layer}."
-        shapes[prefix + "attn_norm"] = (d,)
-        shapes[prefix + "qkv"] = (d, d + 2 * kv)
-        shapes[prefix + "attn_out"] = (d, d)
-        shapes[prefix + "mlp_norm"] = (d,)
-        shapes[prefix + "gate_up"] = (d, 2 * shape.d_ff)
-        shapes[prefix + "down"] = (shape.d_ff, d)
-    shapes["final_norm"] = (d,)
-    if not shape.tie_embeddings:
-        shapes["head"] = (v, d)
-    return shapes
 
 
 def is_decayed(name: str) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from decaylaws.runs.config import OptimizerConfig
-from proxy_runs.engine.model import Params, is_decayed
+from proxy_runs.engine.model import is_decayed
+from proxy_runs.weights.params import Params
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ import torch
 from decaylaws.runs.config import ModelShape
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.heldout import EvaluationSet
-from proxy_runs.engine.model import Params, StackedLlama, param_shapes
+from proxy_runs.engine.model import StackedLlama
 from proxy_runs.engine.optim import MemberStep
 from proxy_runs.engine.run import Run
 from proxy_runs.engine.step import MemberwiseStep, StackwiseStep
 from proxy_runs.weights.checkpoints import MemberState
+from proxy_runs.weights.params import Params, param_shapes
 
 
 @dataclass(frozen=True)

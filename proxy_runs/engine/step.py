@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proxy_runs.engine.model import Params, StackedLlama
+from proxy_runs.engine.model import StackedLlama
 from proxy_runs.engine.optim import MemberStep, MemberwiseAdamW, StackwiseAdamW
+from proxy_runs.weights.params import Params
 
 WARM_UP_STEPS = 3
 """Steps before a recording, in which torch and its libraries set up what must not be recorded; torch's own advice."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from decaylaws.errors import DataError, InvalidValueError
 from proxy_runs.evaluation.text import TextEncoder
+from proxy_runs.weights.causal_lm import load_causal_lm, require_checkpoint
+from proxy_runs.weights.checkpoint_files import content_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -55,19 +56,15 @@ class Checkpoint:
             context_tokens: longest input; the model's own limit without it.
 
         Raises:
-            DataError: there is no model or no tokenizer, or transformers cannot load one of them.
+            DataError: there is no model or no tokenizer, transformers cannot load one of them, or the weights are not
+                those of the config.
             InvalidValueError: an unknown dtype, a device that is not there, or a context longer than the model's.
         """
         if dtype not in _DTYPES:
             raise InvalidValueError("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
         require_checkpoint(directory)
         _require_device(device)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=_DTYPES[dtype], local_files_only=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"The model in {directory} cannot be loaded: {error}") from None
+        model = load_causal_lm(directory, dtype=_DTYPES[dtype])
         limit = _context_limit(model.config, context_tokens)
         encoder = TextEncoder(_tokenizer(directory), fallback_prefix=model.config.eos_token_id)
         return cls(directory, model.to(device).eval(), encoder, limit, torch.device(device))
@@ -80,21 +77,6 @@ class Checkpoint:
         return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
 
-def require_checkpoint(directory: Path) -> None:
-    """Refuse a folder without a model.
-
-    Raises:
-        DataError: as said.
-    """
-    if directory.is_file():
-        raise DataError(
-            f"{directory} is a file; give the folder of a Hugging Face checkpoint. 'decaylaws to-hf' makes one of a "
-            "study's own checkpoint."
-        )
-    if not (directory / "config.json").is_file():
-        raise DataError(f"{directory} holds no config.json. Give the folder of a Hugging Face checkpoint.")
-
-
 def fingerprints(directory: Path) -> tuple[str, str]:
     """Hashes of the whole checkpoint and of its tokenizer alone, 16 hex digits each.
 
@@ -102,7 +84,7 @@ def fingerprints(directory: Path) -> tuple[str, str]:
         DataError: the folder holds no model.
     """
     require_checkpoint(directory)
-    return _digest(directory, _WEIGHTS + _TOKENIZER), _digest(directory, _TOKENIZER)
+    return content_digest(directory, _WEIGHTS + _TOKENIZER)[:16], content_digest(directory, _TOKENIZER)[:16]
 
 
 def _require_device(device: str) -> None:
@@ -111,14 +93,6 @@ def _require_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
         raise InvalidValueError("device", device, "must be one that this machine has", f"{reason}.") from None
-
-
-def _digest(directory: Path, patterns: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in directory.glob(pattern)}):
-        with open(path, "rb") as handle:
-            digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def _tokenizer(directory: Path) -> Any:
@@ -138,7 +112,7 @@ def _tokenizer(directory: Path) -> Any:
 
 
 def _context_limit(config: Any, asked: int | None) -> int:
-    own = getattr(config, "max_position_embeddings", None)
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
     limit = asked or own
     if limit is None:
         raise InvalidValueError(

@@ -1,8 +1,9 @@
-"""``torchrun -m proxy_runs.fsdp SETTINGS``: one rank of a full-scale run."""
+"""``python -m proxy_runs.fsdp SETTINGS`` under torchrun: one rank of a full-scale run."""
 
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 import torch.distributed as dist
@@ -11,13 +12,12 @@ from transformers.utils import logging
 from decaylaws.errors import DecaylawsError
 from proxy_runs.fsdp.parallel import open_world
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.fsdp.trainer import Trainer
-
-USER_ERROR = 2
+from proxy_runs.fsdp.torchrun import STOPPED, USER_ERROR
+from proxy_runs.fsdp.trainer import StoppedError, Trainer
 
 
 def main(arguments: list[str]) -> int:
-    """Train; returns the exit code: 2 for what the user can mend."""
+    """Train; returns the exit code. What went wrong is a line that begins with ``error:`` or ``failed:``."""
     logging.disable_progress_bar()
     try:
         settings = TrainSettings.load(Path(arguments[0]))
@@ -25,7 +25,11 @@ def main(arguments: list[str]) -> int:
         Trainer(settings, world).train()
     except DecaylawsError as error:
         sys.stderr.write(f"error: {error}\n")
-        return USER_ERROR
+        return STOPPED if isinstance(error, StoppedError) else USER_ERROR
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        sys.stderr.write(f"{traceback.format_exc()}failed: {type(error).__name__}: {reason}\n")
+        return 1
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

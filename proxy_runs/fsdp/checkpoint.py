@@ -6,7 +6,6 @@ its name when every rank has written, so what is there can be resumed, on any nu
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from decaylaws.errors import DataError
 from decaylaws.io.files import write_text
-from decaylaws.recipe.files import to_json
+from decaylaws.recipe.files import read_mapping, to_json
 from proxy_runs.fsdp.parallel import World
 
 STATE_FILE = "state.json"
@@ -84,12 +83,20 @@ class Checkpoints:
         """
         try:
             dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
-            return dict(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+            return self.state(folder)
         except (dcp.CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder; the one before it "
                 "is taken then."
             ) from error
+
+    def state(self, folder: Path) -> dict[str, Any]:
+        """The JSON values of a checkpoint.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        return read_mapping(folder / STATE_FILE)
 
     def _publish(self, step: int) -> None:
         dist.barrier()

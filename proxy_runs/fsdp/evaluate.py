@@ -42,6 +42,6 @@ def _mean_loss(module: CausalLoss, windows: Tensor, world: World, batch_sequence
         weight = torch.ones_like(batch[:, 1:], dtype=torch.float32)
         if len(batch) == 0:
             batch, weight = windows[:1], torch.zeros_like(windows[:1, 1:], dtype=torch.float32)
-        total += float(module(batch, weight))
+        total += float(module(batch, weight).tokens)
     tokens = windows.shape[0] * (windows.shape[1] - 1)
     return world.sum(total)[0] / tokens

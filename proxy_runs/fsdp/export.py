@@ -2,48 +2,98 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from decaylaws.io.files import write_text
+from decaylaws.recipe.checkpoints.formats import TRAINING_STATE
+from decaylaws.recipe.files import to_json
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.fsdp.parallel import World
+from proxy_runs.fsdp.start import Start
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+GENERATION_FILE = "generation_config.json"
 
 
 def export_hf(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path, store: TokenStore, world: World
+    start: Start,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    store: TokenStore,
+    world: World,
+    *,
+    state: Mapping[str, Any],
 ) -> None:
-    """Gather sharded ``weights`` and save them with config and tokenizer; every rank calls it.
+    """Gather sharded ``weights`` and save them with what belongs to the model; every rank calls it.
 
-    The folder appears under its name when it is complete. The first rank holds all weights in host memory.
+    Config, number format, tokenizer, chat template and settings of generation are those of the start. The folder
+    appears under its name when it is complete. The first rank holds all weights in host memory. ``state`` says where
+    the model stands, for ``decaylaws doctor``.
     """
     gathered = {name: _gathered(tensor, keep=world.is_first) for name, tensor in weights.items()}
     if world.is_first:
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished, state_dict=gathered)
-        _tokenizer(store, model).save_pretrained(unfinished)
+        parameters = dict(start.model.named_parameters())
+        # buffers, such as the bias of a router, keep the format that they have
+        stored = {name: t.to(start.dtype) if name in parameters else t for name, t in gathered.items()}
+        _save(start, stored, unfinished)
+        _keep_tokenizer(start, store, unfinished)
+        write_text(unfinished / TRAINING_STATE, to_json(dict(state)))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     dist.barrier()
+
+
+def _save(start: Start, weights: Mapping[str, Tensor], folder: Path) -> None:
+    model, own = start.model, start.model.generation_config
+    if start.folder is not None:
+        # transformers refuses to write settings of generation that it has read, such as a temperature without sampling
+        model.generation_config = GenerationConfig()
+    model.save_pretrained(folder, state_dict=dict(weights))
+    model.generation_config = own
+    if start.folder is not None:
+        (folder / GENERATION_FILE).unlink(missing_ok=True)
+        if (start.folder / GENERATION_FILE).is_file():
+            shutil.copyfile(start.folder / GENERATION_FILE, folder / GENERATION_FILE)
+    config = copy.deepcopy(model.config)
+    for name, rate in start.dropout.items():
+        setattr(config, name, rate)
+    config.dtype = str(start.dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
+
+
+def _keep_tokenizer(start: Start, store: TokenStore, folder: Path) -> None:
+    """The start's own files, or the corpus's tokenizer for a start that has none."""
+    if start.folder is None or not (start.folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.from_file(str(store.tokenizer_path))
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            eos_token=tokenizer.id_to_token(store.eos_id),
+            model_max_length=getattr(start.model.config.get_text_config(), "max_position_embeddings", None),
+        ).save_pretrained(folder)
+        return
+    for name in TOKENIZER_FILES:
+        if (start.folder / name).is_file():
+            shutil.copyfile(start.folder / name, folder / name)
+    if (start.folder / "additional_chat_templates").is_dir():
+        shutil.copytree(start.folder / "additional_chat_templates", folder / "additional_chat_templates")
 
 
 def _gathered(tensor: Tensor, *, keep: bool) -> Tensor:
     full = tensor.detach()
     full = full.full_tensor() if isinstance(full, DTensor) else full
     return full.cpu() if keep else full.new_empty(0)
-
-
-def _tokenizer(store: TokenStore, model: PreTrainedModel) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer.from_file(str(store.tokenizer_path))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=tokenizer.id_to_token(store.eos_id),
-        model_max_length=model.config.max_position_embeddings,
-    )

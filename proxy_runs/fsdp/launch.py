@@ -21,11 +21,14 @@ from decaylaws.io.files import check_record, write_text
 from decaylaws.io.json import load_json
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
+from decaylaws.recipe.doctor import examine
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
+from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.metrics import last_step
-from proxy_runs.fsdp.plan import TrainPlan
+from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, no_moments
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "settings.json",
@@ -49,7 +52,7 @@ def torchrun_command(settings_file: Path, *, ranks: int, max_restarts: int = 3) 
     return [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "proxy_runs.fsdp.torchrun",
         "--standalone",
         "--local-addr=127.0.0.1",
         f"--nproc-per-node={ranks}",
@@ -75,12 +78,13 @@ def launch(
         The content of ``result.json``: start and final loss by domain, realised tokens and epochs by source.
 
     Raises:
-        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit, found before anything starts.
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit, or the folder holds another run; found
+            before anything starts.
         DecaylawsError: the run failed; the message holds its last lines.
     """
-    num_steps = _check(settings)
-    result_file = settings.output / RESULT_FILE
-    done = _finished(result_file, settings)
+    plan = _check(settings)
+    num_steps, result_file = plan.num_steps, settings.output / RESULT_FILE
+    done = _finished(result_file, settings, plan)
     if done is not None:
         return done
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -103,13 +107,22 @@ def launch(
     return _result(result_file)
 
 
-def _check(settings: TrainSettings) -> int:
-    """Find what cannot work before processes start; returns the number of steps."""
-    plan = TrainPlan(Recipe.load(settings.recipe), TokenStore.open(settings.corpus, verify=False))
+def _check(settings: TrainSettings) -> TrainPlan:
+    """Find what cannot work before processes start; returns the steps."""
+    recipe = Recipe.load(settings.recipe)
+    store = TokenStore.open(settings.corpus, verify=False)
+    plan = TrainPlan(recipe, store)
+    plan.first_averaged_step(settings.average_last_steps)
     if not settings.start.exists():
         raise DataError(f"There is no checkpoint at {settings.start}. Run its trunk first ('decaylaws run').")
-    plan.first_averaged_step(settings.average_last_steps)
-    return plan.num_steps
+    check_tokenizer(settings.start, store)
+    for finding in examine(recipe, settings.start):
+        if finding.verdict == "wrong" and finding.check != "optimizer":
+            raise DataError(f"The recipe and its start {settings.start} do not fit: {finding.message}")
+    wants_moments = recipe.handover.optimizer_state == "load" and settings.start.is_dir()
+    if wants_moments and not (settings.start / OPTIMIZER_FILE).is_file():
+        raise DataError(no_moments(settings.start))
+    return plan
 
 
 def _result(path: Path) -> dict[str, Any]:
@@ -119,12 +132,15 @@ def _result(path: Path) -> dict[str, Any]:
     return dict(load_json(path.read_bytes(), path, remedy))
 
 
-def _finished(result_file: Path, settings: TrainSettings) -> dict[str, Any] | None:
-    """The result of an earlier launch of the same recipe."""
+def _finished(result_file: Path, settings: TrainSettings, plan: TrainPlan) -> dict[str, Any] | None:
+    """The result of an earlier launch, which must be the one that is asked for."""
     if not result_file.is_file():
         return None
     result = _result(result_file)
-    return result if result["recipe_sha256"] == Recipe.load(settings.recipe).sha256 else None
+    require_same(
+        result.get("identity"), identity_of(settings, plan.recipe, plan.corpus_fingerprint), result_file
+    )
+    return result
 
 
 @contextmanager
@@ -187,6 +203,9 @@ def _failure(log: Path, start: int, code: int) -> str:
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if reasons:
         return reasons[0]
+    failures = [line.removeprefix("failed: ") for line in lines if line.startswith("failed: ")]
+    if failures:
+        return f"The launched run failed: {failures[0].rstrip('.')}. The whole log is {log}."
     tail = "\n".join(lines[-LOG_TAIL_LINES:])
     return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
 
@@ -243,6 +262,7 @@ def slurm_script(
     if not 1 / 12 <= hours < float("inf"):
         raise InvalidValueError("slurm.hours", hours, "must be at least 1/12 (five minutes)")
     minutes = round(hours * 60)
+    python = shlex.quote(sys.executable)
     options = [
         f"--job-name={job_name}",
         f"--nodes={nodes}",
@@ -259,7 +279,7 @@ def slurm_script(
 set -euo pipefail
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PYTHONSAFEPATH=1
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun torchrun \\
+srun {python} -m proxy_runs.fsdp.torchrun \\
   --nnodes={nodes} --nproc-per-node={ranks_per_node} --max-restarts={max_restarts} \\
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head_node:29500" \\
   -m proxy_runs.fsdp {shlex.quote(str(settings_file))} &

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -16,8 +18,25 @@ from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.settings import TrainSettings
 
 # models whose logits are head(hidden) and nothing else: their head may run in chunks of tokens
-CHUNKED_HEADS = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "olmo3", "smollm3", "mixtral", "phi3")
+CHUNKED_HEADS = (
+    "llama", "mistral", "qwen2", "qwen3", "olmo2", "olmo3", "smollm3", "phi3",
+    "mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
+)  # fmt: skip
 CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
+
+
+class Losses(NamedTuple):
+    """Losses of a forward pass, scalars in float32.
+
+    Attributes:
+        objective: what is minimised: ``tokens`` and, in training, z-loss and balance loss with their weights.
+        tokens: weighted sum of the token losses, nats.
+        balance: the experts' balance loss times the sum of the token weights; zero without one.
+    """
+
+    objective: Tensor
+    tokens: Tensor
+    balance: Tensor
 
 
 class CausalLoss(nn.Module):
@@ -28,53 +47,74 @@ class CausalLoss(nn.Module):
     Args:
         lm: any Hugging Face causal LM.
         z_loss: weight of the squared log-normaliser (PaLM, section 5).
+        balance_loss: weight of the loss that keeps experts evenly used (Switch Transformer, section 2.2), as
+            ``transformers`` computes it for the model; 0 leaves it out.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, z_loss: float = 0.0) -> None:
+    def __init__(self, lm: PreTrainedModel, *, z_loss: float = 0.0, balance_loss: float = 0.0) -> None:
         super().__init__()
         self.lm = lm
         self.z_loss = z_loss
+        self.balance_loss = balance_loss
         self._chunked = lm.config.model_type in CHUNKED_HEADS
 
-    def forward(self, windows: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of the token losses: a scalar, float32, nats."""
-        return (self.token_losses(windows, z_loss=self.z_loss) * weights.flatten()).sum()
+    def forward(self, windows: Tensor, weights: Tensor) -> Losses:
+        """Losses of the windows; evaluation mode knows no z-loss and no balance loss."""
+        losses, squares, balance = self._token_losses(windows)
+        tokens = (losses * weights.flatten()).sum()
+        balance = balance * weights.sum()
+        objective = tokens + self.z_loss * (squares * weights.flatten()).sum() + self.balance_loss * balance
+        return Losses(objective, tokens.detach(), balance.detach())
 
-    def token_losses(self, windows: Tensor, *, z_loss: float = 0.0) -> Tensor:
-        """Loss of each predicted token, ``[B * T]``, float32."""
+    def _token_losses(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and squared log-normaliser of each predicted token, ``[B * T]``, and the balance loss; float32."""
         inputs, targets = windows[:, :-1], windows[:, 1:].flatten()
+        with_balance = self.training and self.balance_loss > 0
+        options: dict[str, Any] = {"output_router_logits": True} if with_balance else {}
+        squared = self.training and self.z_loss > 0
+        none = torch.zeros((), device=windows.device)
         if not self._chunked:
-            logits = self.lm(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-            return _cross_entropy(logits, targets, z_loss)
-        hidden = self.lm.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-        head = self.lm.get_output_embeddings()
+            output = self.lm(input_ids=inputs, use_cache=False, **options)
+            losses, squares = _cross_entropy(output.logits.flatten(0, 1), targets, squared)
+            return losses, squares, output.aux_loss.float() if with_balance else none
+        output = self.lm.base_model(input_ids=inputs, use_cache=False, **options)
+        hidden, head = output.last_hidden_state.flatten(0, 1), self.lm.get_output_embeddings()
         rows = max(1, CHUNK_LOGITS[hidden.device.type] // head.weight.shape[0])
-        losses = []
+        parts = []
         for part, target in zip(hidden.split(rows), targets.split(rows)):
             if torch.is_grad_enabled():
-                losses.append(checkpoint(_head_loss, part, head, target, z_loss, use_reentrant=False))
+                parts.append(checkpoint(_head_loss, part, head, target, squared, use_reentrant=False))
             else:
-                losses.append(_head_loss(part, head, target, z_loss))
-        return torch.cat(losses)
+                parts.append(_head_loss(part, head, target, squared))
+        losses, squares = (torch.cat(each) for each in zip(*parts))
+        return losses, squares, _balance(self.lm, output.router_logits) if with_balance else none
 
 
-def _head_loss(hidden: Tensor, head: nn.Module, targets: Tensor, z_loss: float) -> Tensor:
-    return _cross_entropy(head(hidden), targets, z_loss)
+def _head_loss(hidden: Tensor, head: nn.Module, targets: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
+    return _cross_entropy(head(hidden), targets, squared)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, z_loss: float) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
     logits = logits.float()
     losses = F.cross_entropy(logits, targets, reduction="none")
-    return losses + z_loss * logits.logsumexp(-1).square() if z_loss else losses
+    return losses, logits.logsumexp(-1).square() if squared else torch.zeros_like(losses)
 
 
-def shard_model(lm: PreTrainedModel, settings: TrainSettings, world: World) -> CausalLoss:
+def _balance(lm: PreTrainedModel, router_logits: Any) -> Tensor:
+    """What the model's own forward pass computes when it is asked for the router's logits."""
+    formula = sys.modules[type(lm).__module__].load_balancing_loss_func
+    return formula(router_logits, lm.num_experts, lm.num_experts_per_tok).float()
+
+
+def shard_model(
+    lm: PreTrainedModel, settings: TrainSettings, world: World, *, balance_loss: float = 0.0
+) -> CausalLoss:
     """Shard ``lm`` over the mesh, one unit per decoder layer, and put it on the rank's device."""
     if settings.activation_checkpointing:
         # transformers 5 renames it on the way
         enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module = CausalLoss(lm, z_loss=settings.z_loss).to(world.device)
+    module = CausalLoss(lm, z_loss=settings.z_loss, balance_loss=balance_loss).to(world.device)
     module.train()
     dtype = getattr(torch, settings.dtype)
     policy = MixedPrecisionPolicy(
@@ -84,7 +124,8 @@ def shard_model(lm: PreTrainedModel, settings: TrainSettings, world: World) -> C
         if settings.compile:
             layer.compile()
         _shard(layer, world, policy)
-    _shard(module, world, policy)
+    # the whole module's only float inputs are the weights of the tokens, which bfloat16 would round by up to 0.2 %
+    _shard(module, world, replace(policy, cast_forward_inputs=False))
     return module
 
 
@@ -113,3 +154,9 @@ def _decoder_layers(lm: PreTrainedModel) -> Iterator[nn.Module]:
 def named_parameters(module: CausalLoss) -> dict[str, nn.Parameter]:
     """Parameters under the names of the Hugging Face checkpoint; a tied one once."""
     return {name.removeprefix("lm."): parameter for name, parameter in module.named_parameters()}
+
+
+def persistent_buffers(module: CausalLoss) -> dict[str, Tensor]:
+    """Buffers that belong to the checkpoint, such as the bias by which DeepSeek-V3's router balances its experts."""
+    names = module.lm.state_dict().keys()
+    return {name: buffer for name, buffer in module.lm.named_buffers() if name in names}

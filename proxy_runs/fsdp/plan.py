@@ -5,12 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.recipe import Recipe, RopeSettings, Stage
+from decaylaws.recipe.corpus_facts import tokenizer_fingerprint
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences, rank_slice
 from proxy_runs.data.shards import TokenStore
 
@@ -52,6 +54,7 @@ class TrainPlan:
     def __init__(self, recipe: Recipe, store: TokenStore) -> None:
         _check_corpus(recipe, store)
         self.recipe = recipe
+        self.corpus_fingerprint = store.fingerprint
         self._first_steps = np.cumsum([0, *(stage.num_steps for stage in recipe.stages)])
         self._first_tokens = np.cumsum([0, *(stage.tokens for stage in recipe.stages)])
         self._lrs = recipe.step_lrs()
@@ -109,6 +112,20 @@ class TrainPlan:
                 for name, count in self._readers[number].sampler.counts(sequences).items():
                     totals[name] += int(count) * stage.seq_len
         return totals
+
+
+def check_tokenizer(start: Path, store: TokenStore) -> None:
+    """Whether the ids of the corpus mean to a start what they meant to it before.
+
+    Raises:
+        DataError: the start has a tokenizer of its own, and it gives tokens other ids.
+    """
+    own = start / "tokenizer.json"
+    if own.is_file() and tokenizer_fingerprint(own) != tokenizer_fingerprint(store.tokenizer_path):
+        raise DataError(
+            f"The tokenizer in {start} gives tokens other ids than that of the corpus {store.directory}. Prepare the "
+            "corpus with the checkpoint's own tokenizer (tokenizer.path)."
+        )
 
 
 def order_checksum(windows: NDArray[np.int64], first: int) -> int:

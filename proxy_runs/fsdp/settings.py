@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,17 @@ from decaylaws.recipe.files import read_mapping, to_json
 
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
+
+
+LAYOUT = frozenset(
+    {
+        "recipe", "corpus", "start", "output", "device", "micro_batch_sequences", "replicas",
+        "activation_checkpointing", "checkpoint_interval", "keep_last", "async_checkpoints", "eval_points",
+        "log_interval", "tensorboard", "wandb_project",
+    }
+)  # fmt: skip
+"""Settings that may change between a run and its resumption: where things are, how the work is laid out and what is
+written on the way. They move numbers by the rounding of sums at most."""
 
 
 class TrainSettings(BaseModel):
@@ -31,6 +42,7 @@ class TrainSettings(BaseModel):
         activation_checkpointing: recompute activations in the backward pass.
         compile: compile each decoder layer.
         z_loss: weight of the squared log of the softmax's normaliser; 0 leaves it out.
+        router_aux_loss_coef: weight of the experts' balance loss; ``None`` takes the checkpoint's own.
         checkpoint_interval: steps between checkpoints; 0 saves at the end only.
         keep_last: checkpoints to keep.
         async_checkpoints: write checkpoints in the background.
@@ -59,6 +71,7 @@ class TrainSettings(BaseModel):
     activation_checkpointing: bool = False
     compile: bool = False
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    router_aux_loss_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     checkpoint_interval: Natural = 100
     keep_last: Count = 2
     async_checkpoints: bool = False
@@ -89,6 +102,11 @@ class TrainSettings(BaseModel):
             first = error.errors(include_url=False)[0]
             field = "launch." + ".".join(str(part) for part in first["loc"])
             raise InvalidValueError(field, first["input"], f"is not valid: {first['msg']}") from error
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the numbers of a run, as JSON values."""
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in LAYOUT}
 
     def save(self, path: Path) -> Path:
         """Write the settings as JSON."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from decaylaws.errors import DataError
+from decaylaws.recipe.families import why_not_trainable
+from proxy_runs.weights.causal_lm import load_causal_lm, load_config
+from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, no_moments
 from proxy_runs.weights.checkpoints import load_checkpoint
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -25,47 +28,53 @@ class Start:
     """A model and the state of its optimiser.
 
     Attributes:
-        model: float32 weights, on the CPU.
+        model: float32 weights, on the CPU; its dropout is off.
         moments: by ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``, full tensors under Hugging Face's
             names; ``None`` for a fresh optimiser.
         optimizer_step: steps that the moments have seen: what the bias correction counts.
+        folder: Hugging Face folder whose tokenizer and settings of generation belong to the model, if it has one.
+        dtype: number format of the stored weights, which those of the result get too.
+        dropout: rates of the config that are off while training, by name.
     """
 
     model: PreTrainedModel
     moments: Mapping[str, Tensor] | None
     optimizer_step: int
+    folder: Path | None = None
+    dtype: torch.dtype = torch.float32
+    dropout: Mapping[str, float] = field(default_factory=dict)
 
 
-def load_start(path: Path, *, with_optimizer: bool) -> Start:
+def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = None) -> Start:
     """Read the checkpoint that a recipe starts from. Nothing in it is executed.
 
     Args:
         path: a member checkpoint (``.safetensors``), or a Hugging Face folder, where
             ``optimizer.safetensors`` holds the moments.
         with_optimizer: take the moments as well.
+        eos_token_id: id of the token that ends a document, for a member checkpoint, which does not know its text.
 
     Raises:
-        DataError: the checkpoint is missing, damaged, or lacks the moments that the recipe asks for.
+        DataError: the checkpoint is missing, damaged, of a model that cannot be trained here, or lacks the moments that
+            the recipe asks for.
     """
-    start = _from_member(path) if path.is_file() else _from_folder(path)
+    start = _from_member(path, eos_token_id) if path.is_file() else _from_folder(path)
     if not with_optimizer:
-        return Start(start.model, None, 0)
+        return replace(start, moments=None, optimizer_step=0)
     if start.moments is None:
-        raise DataError(
-            f"The recipe takes the optimiser's state over, but {path} holds none. Start from a checkpoint "
-            f"with {OPTIMIZER_FILE}, or set handover.optimizer_state: fresh."
-        )
+        raise DataError(no_moments(path))
     return start
 
 
-def _from_member(path: Path) -> Start:
+def _from_member(path: Path, eos_token_id: int | None) -> Start:
     state = load_checkpoint(path)
     moments = {
         f"{kind}.{name}": tensor
         for kind, params in (("exp_avg", state.exp_avg), ("exp_avg_sq", state.exp_avg_sq))
         for name, tensor in to_hf_weights(params, state.shape).items()
     }
-    return Start(to_hf_model(state.params, state.shape), moments, state.step)
+    model = to_hf_model(state.params, state.shape, eos_token_id=eos_token_id)
+    return Start(model, moments, state.step)
 
 
 def _from_folder(path: Path) -> Start:
@@ -73,16 +82,38 @@ def _from_folder(path: Path) -> Start:
         raise DataError(
             f"{path} is neither a member checkpoint nor a Hugging Face folder with a config.json."
         )
+    config = load_config(path)
+    reason = why_not_trainable(config.to_dict())
+    if reason is not None:
+        raise DataError(f"The checkpoint in {path} cannot be trained here: {reason}")
+    dtype = _stored_dtype(config)
+    dropout = _turn_dropout_off(config)
+    model = load_causal_lm(path, config=config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
         moments = load_file(path / OPTIMIZER_FILE) if (path / OPTIMIZER_FILE).is_file() else None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The checkpoint in {path} cannot be read: {error}") from error
+        raise DataError(f"The optimiser's state in {path} cannot be read: {error}") from error
     if moments and "step" not in moments:
         raise DataError(
             f"{path / OPTIMIZER_FILE} does not say its step. Save it again, with a tensor 'step'."
         )
     step = int(moments.pop("step").item()) if moments else 0
-    return Start(model, moments, step)
+    return Start(model, moments, step, folder=path, dtype=dtype, dropout=dropout)
+
+
+def _stored_dtype(config: Any) -> torch.dtype:
+    dtype = getattr(config, "dtype", None)
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
+
+
+def _turn_dropout_off(config: Any) -> dict[str, float]:
+    """Train without dropout, whose draws would differ between ranks and after a resumption; returns its rates."""
+    rates = {
+        name: float(value)
+        for name, value in vars(config).items()
+        if ("drop" in name or "jitter" in name) and isinstance(value, int | float) and value > 0
+    }
+    for name in rates:
+        setattr(config, name, 0.0)
+    return rates

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -23,12 +25,14 @@ from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints
 from proxy_runs.fsdp.evaluate import heldout_losses
+from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
+from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.metrics import MetricsFile, Mirror, TensorBoardEvents, WandbRun
-from proxy_runs.fsdp.model import exchange_gradients, named_parameters, shard_model
+from proxy_runs.fsdp.model import exchange_gradients, named_parameters, persistent_buffers, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
-from proxy_runs.fsdp.plan import Step, TrainPlan, order_checksum
+from proxy_runs.fsdp.plan import Step, TrainPlan, check_tokenizer, order_checksum
 from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start
@@ -55,13 +59,24 @@ class Trainer:
         self.world = world
         self.recipe = Recipe.load(settings.recipe)
         store = TokenStore.open(settings.corpus, verify=world.is_first)
+        # hashed and compared by one rank: its error ends all of them
+        self.identity = (
+            identity_of(settings, self.recipe, store.fingerprint) if world.is_first else dict[str, Any]()
+        )
         self.plan = TrainPlan(self.recipe, store)
-        start = load_start(settings.start, with_optimizer=self.recipe.handover.optimizer_state == "load")
+        start = load_start(
+            settings.start,
+            with_optimizer=self.recipe.handover.optimizer_state == "load",
+            eos_token_id=store.eos_id,
+        )
         config = start.model.config.get_text_config()
-        _check_lengths(self.plan, config.max_position_embeddings)
+        _check_lengths(self.plan, getattr(config, "max_position_embeddings", None))
         _check_vocabulary(store, config.vocab_size)
+        check_tokenizer(settings.start, store)
         _check_ropes(self.recipe, start.model)
-        self.module = shard_model(start.model, settings, world)
+        self.balance = balance_of(start.model, settings.router_aux_loss_coef)
+        self.start = replace(start, moments=None)
+        self.module = shard_model(start.model, settings, world, balance_loss=self.balance.weight)
         parameters = named_parameters(self.module)
         self.average = (
             TailAverage(parameters, first_step=self.plan.first_averaged_step(settings.average_last_steps))
@@ -158,8 +173,8 @@ class Trainer:
         self._enter_stage_of(self.step)
         windows = self.plan.windows(step, rank=self.world.rank, world_size=self.world.size)
         ledger = self._ledger(step, windows)
-        loss, stop, *ledger_sums = self.world.sum(
-            self._accumulate(step, windows), float(self._stop), *ledger.values()
+        loss, balance, stop, *ledger_sums = self.world.sum(
+            *self._accumulate(step, windows), float(self._stop), *ledger.values()
         )
         taken, norm = self._update(step, loss)
         self.watch.note(loss, norm, step=step.index, taken=taken)
@@ -167,7 +182,7 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
         read = {name: int(value) for name, value in zip(ledger, ledger_sums)}
-        self._log(step, loss, norm, read, time.perf_counter() - began)
+        self._log(step, loss, balance, norm, read, time.perf_counter() - began)
         return stop > 0
 
     def _ledger(self, step: Step, windows: np.ndarray) -> dict[str, int]:
@@ -179,21 +194,21 @@ class Trainer:
             "unbroken_sequences": int(within_a_document.sum()),
         }
 
-    def _accumulate(self, step: Step, windows: np.ndarray) -> float:
-        """Gradients of the loss of this rank's windows; returns its part of the step's loss."""
+    def _accumulate(self, step: Step, windows: np.ndarray) -> list[float]:
+        """Gradients of the loss of this rank's windows; returns its parts of the step's loss and balance loss."""
         micro = self._pass_sequences(self.plan.seq_len(step))
         passes = math.ceil(math.ceil(step.sequences / self.world.size) / micro)
         # stays on the device until the end: reading it in every pass would make a GPU wait
-        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        total = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         for number in range(passes):
             batch, weights = _micro_batch(windows, number * micro, micro, step, self.plan.seq_len(step))
             # gradients are exchanged once, with the last pass
             exchange_gradients(self.module, number == passes - 1)
-            loss = self.module(batch.to(self.world.device), weights.to(self.world.device))
+            losses = self.module(batch.to(self.world.device), weights.to(self.world.device))
             # the exchange averages over ranks, but their parts of the loss add up
-            (loss * self.world.size).backward()
-            total += loss.detach()
-        return float(total)
+            (losses.objective * self.world.size).backward()
+            total += torch.stack([losses.tokens, losses.balance])
+        return total.tolist()
 
     def _pass_sequences(self, seq_len: int) -> int:
         """Sequences of a forward pass: as many tokens as in the first stage, whatever their length."""
@@ -208,7 +223,9 @@ class Trainer:
         self.optimizer_step += int(taken)
         return taken, norm
 
-    def _log(self, step: Step, loss: float, norm: float, ledger: dict[str, int], seconds: float) -> None:
+    def _log(
+        self, step: Step, loss: float, balance: float, norm: float, ledger: dict[str, int], seconds: float
+    ) -> None:
         if self.metrics is None or (
             self.step % self.settings.log_interval and self.step < self.plan.num_steps
         ):
@@ -218,6 +235,7 @@ class Trainer:
             tokens=step.tokens,
             lr=step.lr,
             loss=loss if math.isfinite(loss) else None,
+            **({"balance_loss": balance if math.isfinite(balance) else None} if self.balance.weight else {}),
             grad_norm=norm if math.isfinite(norm) else None,
             skipped=self.watch.skipped,
             tokens_per_second=round(step.sequences * self.plan.seq_len(step) / seconds, 1),
@@ -239,17 +257,25 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs in tensors: weights and moments, sharded."""
         weights = {f"param.{name}": tensor.detach() for name, tensor in named_parameters(self.module).items()}
+        buffers = {f"buffer.{name}": tensor for name, tensor in persistent_buffers(self.module).items()}
         averages = {} if self.average is None else self.average.tensors()
-        return weights | self.optimizer.moments() | averages
+        return weights | buffers | self.optimizer.moments() | averages
+
+    def _standing(self) -> dict[str, Any]:
+        """Where the run stands, as a recipe that begins here would put it."""
+        return {
+            "step": self.step,
+            # of the whole history, as every checkpoint counts them
+            "tokens": self.recipe.handover.tokens + self.plan.step(self.step - 1).tokens,
+            "lr": float(self.recipe.step_lrs()[self.step - 1]),
+        }
 
     def _save(self) -> None:
         state = {
-            "step": self.step,
+            **self._standing(),
             "optimizer_step": self.optimizer_step,
             "watch": self.watch.state(),
-            "lr": float(self.recipe.step_lrs()[self.step - 1]),
-            "tokens": self.plan.step(self.step - 1).tokens,
-            "recipe_sha256": self.recipe.sha256,
+            "identity": self.identity,
             "start_losses": self.start_losses,
         }
         self.checkpoints.save(self.step, self._tensors(), state)
@@ -258,11 +284,9 @@ class Trainer:
         latest = self.checkpoints.latest()
         if latest is None:
             return
+        if self.world.is_first:  # before the tensors are read: another model's would not fit
+            require_same(self.checkpoints.state(latest).get("identity"), self.identity, latest)
         state = self.checkpoints.load(latest, self._tensors())
-        if state["recipe_sha256"] != self.recipe.sha256:
-            raise DecaylawsError(
-                f"{latest} was written for another recipe. Choose another output folder, or delete it."
-            )
         self.step, self.optimizer_step = state["step"], state["optimizer_step"]
         self.start_losses = state["start_losses"]
         self.watch.restore(**state["watch"])
@@ -270,23 +294,39 @@ class Trainer:
 
     def _export(self, losses: dict[str, float]) -> None:
         """Write the Hugging Face folders and the result."""
-        parameters = named_parameters(self.module)
-        export_hf(self.module.lm, parameters, self.settings.output / "hf", self.store, self.world)
+
+        def save(weights: Mapping[str, Tensor], name: str) -> None:
+            weights = {**weights, **persistent_buffers(self.module)}
+            folder = self.settings.output / name
+            export_hf(self.start, weights, folder, self.store, self.world, state=self._standing())
+
+        save(named_parameters(self.module), "hf")
         result = self._result(losses)
         if self.average is not None:
-            folder = self.settings.output / "hf-averaged"
-            export_hf(self.module.lm, self.average.mean, folder, self.store, self.world)
+            save(self.average.mean, "hf-averaged")
             with self.average.in_place():
                 result["averaged_losses"] = self._heldout_losses()
         if self.world.is_first:
             write_text(self.settings.output / RESULT_FILE, to_json(result), recorded=True)
         dist.barrier()
 
+    def _notes(self) -> list[str]:
+        """What the trainer did that the recipe does not say."""
+        notes = [self.balance.note] if self.balance.note else []
+        if self.start.dropout:
+            rates = ", ".join(f"{name} {rate:g}" for name, rate in self.start.dropout.items())
+            notes.append(f"Dropout was off; the config of the start has {rates}.")
+        return notes
+
     def _result(self, losses: dict[str, float]) -> dict[str, Any]:
         read = self.plan.read_tokens(self.plan.num_steps)
         available = self.store.available_tokens
         return {
+            "identity": self.identity,
+            "start": str(self.settings.start),
+            "settings": self.settings.model_dump(mode="json"),
             "recipe_sha256": self.recipe.sha256,
+            "notes": self._notes(),
             "steps": self.plan.num_steps,
             "tokens": self.recipe.tokens,
             "start_losses": self.start_losses,
@@ -297,11 +337,12 @@ class Trainer:
         }
 
 
-def _check_lengths(plan: TrainPlan, max_positions: int) -> None:
+def _check_lengths(plan: TrainPlan, max_positions: int | None) -> None:
+    """``max_positions`` is the model's limit; there is none for positions that are not embedded (ALiBi, Mamba)."""
     for number, stage in enumerate(plan.recipe.stages):
         rope = plan.rope(number)
         longest = max_positions if rope is None else rope.max_seq_len
-        if stage.seq_len > longest:
+        if longest is not None and stage.seq_len > longest:
             made_for = "max_position_embeddings" if rope is None else "rope"
             raise InvalidValueError(
                 f"stages.{number}.seq_len",

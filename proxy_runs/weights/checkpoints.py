@@ -23,7 +23,7 @@ from torch import Tensor
 from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write
 from decaylaws.runs.config import ModelShape
-from proxy_runs.engine.model import Params, param_shapes
+from proxy_runs.weights.params import Params, param_shapes
 
 FORMAT = 1
 STATE_KINDS = ("param", "exp_avg", "exp_avg_sq")

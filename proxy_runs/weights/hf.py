@@ -18,7 +18,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 
 from decaylaws.errors import DataError
 from decaylaws.runs.config import ModelShape
-from proxy_runs.engine.model import Params
+from proxy_runs.weights.params import Params
 
 # what LlamaForCausalLM can do and the stack cannot: a checkpoint that uses it is refused
 _REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}

@@ -20,8 +20,9 @@ from torch import Tensor
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules import Schedule
 from proxy_runs.engine.heldout import EvaluationSet
-from proxy_runs.engine.model import Params, StackedLlama, stack_params
+from proxy_runs.engine.model import StackedLlama, stack_params
 from proxy_runs.weights.checkpoints import MemberState
+from proxy_runs.weights.params import Params
 
 
 def merge_weights(decay: Schedule, edges: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -87,9 +87,12 @@ def test_the_loss_in_chunks_is_the_plain_one(
     plain.backward()
     wanted = {key: p.grad.clone() for key, p in lm.named_parameters() if p.grad is not None}
     lm.zero_grad()
-    loss = CausalLoss(lm, z_loss=z_loss)(windows, torch.full((3, SEQ_LEN), 1 / (3 * SEQ_LEN)))
-    loss.backward()
-    assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    losses = CausalLoss(lm, z_loss=z_loss)(windows, torch.full((3, SEQ_LEN), 1 / (3 * SEQ_LEN)))
+    losses.objective.backward()
+    assert losses.objective.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert losses.tokens.item() == pytest.approx(
+        F.cross_entropy(logits, windows[:, 1:].flatten()).item(), abs=1e-5
+    )
     for key, parameter in lm.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[key], atol=1e-6, rtol=1e-4)
 
@@ -98,7 +101,14 @@ def test_the_z_loss_is_not_part_of_the_heldout_loss() -> None:
     lm, windows = build("llama"), batch()
     weights = torch.full((3, SEQ_LEN), 1 / (3 * SEQ_LEN))
     module = CausalLoss(lm, z_loss=1.0)
-    assert module.token_losses(windows).mean().item() < module(windows, weights).item() - 1.0
+    in_training = module(windows, weights)
+    assert in_training.tokens.item() < in_training.objective.item() - 1.0
+    measured = module.eval()(windows, weights)
+    assert (
+        measured.objective.item()
+        == measured.tokens.item()
+        == pytest.approx(in_training.tokens.item(), abs=1e-6)
+    )
 
 
 def few_steps(workspace: Path, steps: int) -> Path:
@@ -270,8 +280,9 @@ def _disturb(output: Path, *, jumps_at: tuple[int, ...]) -> None:
     """Losses of some steps are far off, and ``wandb`` is a stand-in that writes down what it is told."""
     accumulate = Trainer._accumulate
 
-    def disturbed(self: Trainer, step: Any, windows: Any) -> float:
-        return accumulate(self, step, windows) + (9.0 if step.index in jumps_at else 0.0)
+    def disturbed(self: Trainer, step: Any, windows: Any) -> list[float]:
+        loss, balance = accumulate(self, step, windows)
+        return [loss + (9.0 if step.index in jumps_at else 0.0), balance]
 
     Trainer._accumulate = disturbed  # type: ignore[method-assign]
     sys.modules["wandb"] = fake_wandb(output / "wandb.jsonl")

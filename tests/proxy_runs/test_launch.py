@@ -9,22 +9,39 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.recipe import Recipe
+from decaylaws.recipe.doctor import examine
 from decaylaws.runs.config import ModelShape
+from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.model import init_params
+from proxy_runs.fsdp import torchrun
 from proxy_runs.fsdp.__main__ import main
-from proxy_runs.fsdp.launch import _alone_in, launch, slurm_script, torchrun_command, write_slurm_job
+from proxy_runs.fsdp.identity import identity_of
+from proxy_runs.fsdp.launch import (
+    _alone_in,
+    _failure,
+    launch,
+    slurm_script,
+    torchrun_command,
+    write_slurm_job,
+)
 from proxy_runs.fsdp.metrics import last_step, read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.fsdp.torchrun import USER_ERROR
+from proxy_runs.fsdp.trainer import Trainer
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
+from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
+from proxy_runs.weights.hf import save_hf
+from tests.proxy_runs.fsdp_runs import train
 
 SHAPE = ModelShape(d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=32)
 STEPS = 60
@@ -154,12 +171,149 @@ def test_problems_are_found_before_anything_starts(settings: TrainSettings, tmp_
         torchrun_command(tmp_path / "s.json", ranks=0)
 
 
-def test_a_failing_run_reports_its_own_error(settings: TrainSettings, tmp_path: Path) -> None:
-    start = tmp_path / "damaged.safetensors"
-    start.write_bytes(settings.start.read_bytes()[:-100])
+def test_a_users_error_ends_the_run_at_once_in_its_own_words(settings: TrainSettings, tmp_path: Path) -> None:
+    # one flipped bit in the weights: only the ranks, which read all of them, can find it
+    content = bytearray(settings.start.read_bytes())
+    content[-1] ^= 1
+    start = tmp_path / "flipped.safetensors"
+    start.write_bytes(content)
     broken = settings.model_copy(update={"output": tmp_path / "out", "start": start})
-    with pytest.raises(DecaylawsError, match="damaged"):
-        launch(broken, ranks=1, max_restarts=0)
+    with pytest.raises(DecaylawsError, match=rf"The checkpoint {start} is damaged\. Delete it"):
+        launch(broken, ranks=1)
+    log = (tmp_path / "out" / "launch.log").read_text()
+    assert log.count("error: ") == 1
+    assert "Traceback" not in log
+
+
+def test_what_died_of_something_else_tells_its_reason(
+    settings: TrainSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dies(_: Trainer) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
+
+    own = settings.model_copy(update={"output": tmp_path / "out"})
+    # not the exit code of a user's error: torchrun starts such ranks again
+    train(own, ranks=1, prepare=lambda: setattr(Trainer, "train", dies), exit_code=1)
+    log = tmp_path / "launch.log"
+    log.write_text("of an earlier launch\n" + capfd.readouterr().err + "[torchrun's own page]\n" * 40)
+    assert _failure(log, 0, 1) == (
+        f"The launched run failed: RuntimeError: CUDA error: an illegal memory access. The whole log is {log}."
+    )
+    log.write_text("nothing that can be understood\n")
+    assert _failure(log, 0, 7).startswith("The launched run ended with exit code 7.")
+
+
+def test_an_error_of_the_users_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_with(code: int) -> Callable[[list[str]], None]:
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file="none")
+
+        def run(_: list[str]) -> None:
+            raise ChildFailedError("proxy_runs.fsdp", {0: failure})
+
+        return run
+
+    for code, wanted in ((USER_ERROR, USER_ERROR), (-9, 1), (1, 1)):
+        monkeypatch.setattr(torchrun.run, "main", fails_with(code))
+        assert torchrun.main([]) == wanted
+
+
+def finished(settings: TrainSettings, output: Path) -> TrainSettings:
+    """Settings of a launch that has ended, as far as a later one can see."""
+    own = settings.model_copy(update={"output": output})
+    output.mkdir()
+    store = TokenStore.open(own.corpus)
+    identity = identity_of(own, Recipe.load(own.recipe), store.fingerprint)
+    (output / "result.json").write_text(json.dumps({"identity": identity, "losses": {"code": 1.0}}))
+    return own
+
+
+def test_a_result_is_returned_to_the_launch_that_made_it(settings: TrainSettings, tmp_path: Path) -> None:
+    done = finished(settings, tmp_path / "done")
+    assert launch(done)["losses"] == {"code": 1.0}
+    # how the work is laid out moves no number
+    layout = {"micro_batch_sequences": 2, "checkpoint_interval": 7, "log_interval": 3}
+    assert launch(done.model_copy(update=layout))["losses"] == {"code": 1.0}
+    start = tmp_path / "other.safetensors"
+    state = load_checkpoint(settings.start)
+    state.params["embed"][0, 0] += 1.0
+    save_checkpoint(state, start)
+    recipe = Recipe.load(settings.recipe).model_copy(update={"seed": 1}).save(tmp_path / "other.yaml")
+    changes: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "z_loss": 1e-4,
+        "average_last_steps": 5,
+        "eval_tokens_per_domain": 501,
+        "max_loss_jump": None,
+        "max_skipped_steps": 9,
+        "compile": True,
+        "router_aux_loss_coef": 0.0,
+    }
+    assert set(changes) == set(settings.deciding())
+    for name, change in {"start": start, "recipe": recipe, **changes}.items():
+        with pytest.raises(
+            DataError, match=rf"result\.json belongs to a launch with another {name} \(there.*output="
+        ):
+            launch(done.model_copy(update={name: change}))
+    (tmp_path / "done" / "result.json").write_text('{"recipe_sha256": "0"}')
+    with pytest.raises(DataError, match="does not say what it started from"):
+        launch(done)
+
+
+def test_a_run_goes_on_from_its_own_checkpoints_only(
+    settings: TrainSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    short = Recipe.load(settings.recipe).to_dict()
+    short["stages"][0]["lr"][0]["tokens"] = 2 * 8 * 32
+    recipe = Recipe.from_dict(short).save(tmp_path / "short.yaml")
+    own = settings.model_copy(update={"output": tmp_path / "run", "recipe": recipe})
+    train(own, ranks=1)
+    result = json.loads((own.output / "result.json").read_text())
+    assert result["identity"] == identity_of(
+        own, Recipe.load(recipe), TokenStore.open(own.corpus).fingerprint
+    )
+    assert result["start"] == str(settings.start)
+    assert result["settings"]["dtype"] == "float32"
+    train(own.model_copy(update={"micro_batch_sequences": 3}), ranks=1)
+    train(own.model_copy(update={"dtype": "bfloat16"}), ranks=1, exit_code=USER_ERROR)
+    error = capfd.readouterr().err
+    assert "step-00000002 belongs to a launch with another dtype (there float32, now bfloat16)" in error
+
+
+def test_the_checkpoints_and_the_folder_say_where_the_run_stands(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    values = Recipe.load(settings.recipe).to_dict()
+    values["stages"][0]["lr"][0] |= {"tokens": 2 * 8 * 32, "end_lr": 4e-3, "shape": "constant"}
+    values["handover"]["tokens"] = 10**9
+    recipe = Recipe.from_dict(values).save(tmp_path / "later.yaml")
+    output = train(settings.model_copy(update={"output": tmp_path / "run", "recipe": recipe}), ranks=1)
+    values["handover"] |= {"checkpoint": "launch/hf", "tokens": 10**9 + 512, "optimizer_state": "fresh"}
+    values["provenance"] = {"non_embedding_params": SHAPE.non_embedding_params}
+    following = Recipe.from_dict(values)
+    for place in ("hf", "checkpoints/step-00000002"):
+        found = {item.check: item.verdict for item in examine(following, output / place)}
+        assert {found[name] for name in ("lr", "tokens")} == {"ok"}
+    assert {item.check: item.verdict for item in examine(following, output / "hf")}["size"] == "ok"
+    config = json.loads((output / "hf" / "config.json").read_text())
+    assert config["eos_token_id"] == TokenStore.open(settings.corpus).eos_id
+
+
+def test_a_start_without_moments_or_of_another_text_is_refused_before_anything_starts(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    state = load_checkpoint(settings.start)
+    start = tmp_path / "start"
+    save_hf(state.params, SHAPE, start, tokenizer_path=settings.corpus / "tokenizer.json", eos_token_id=256)
+    given = settings.model_copy(update={"start": start, "output": tmp_path / "out"})
+    with pytest.raises(DataError, match=r"holds none\. Start from a checkpoint with optimizer\.safetensors"):
+        launch(given)
+    tokenizer = json.loads((start / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (start / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(DataError, match="other ids than that of the corpus"):
+        launch(given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_launches_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from decaylaws.runs.config import OptimizerConfig
-from proxy_runs.engine.model import Params
 from proxy_runs.engine.optim import MemberStep, MemberwiseAdamW, Moments, StackwiseAdamW
+from proxy_runs.weights.params import Params
 
 SIZES = {"embed": (6, 4), "layers.0.attn_norm": (4,), "layers.0.qkv": (4, 5)}
 

@@ -192,3 +192,90 @@ def test_command_line(checkpoint: Path) -> None:
     assert "handover.lr: 6.1351e-05 -> 0.0003" in result.output
     assert runner.invoke(app, ["show", str(good)]).output.startswith("recipe: 50B tokens")
     assert json.loads(runner.invoke(app, ["schema"]).output)["$id"] == "decaylaws.recipe/2"
+
+
+def test_groups_with_lrs_of_their_own_are_compared_with_any(checkpoint: Path) -> None:
+    torch = pytest.importorskip("torch")
+    # muP: matrices at a tenth of the embeddings' LR
+    torch.save({"_last_lr": [6.1351e-4, 6.1351e-5, 6.1351e-5]}, checkpoint / "scheduler.pt")
+    assert read_facts(checkpoint).lrs == (6.1351e-4, 6.1351e-5)
+    for lr, verdict in ((6.1351e-4, "ok"), (6.1351e-5, "ok"), (3e-4, "wrong")):
+        (finding,) = (item for item in examine(_recipe(lr), checkpoint) if item.check == "lr")
+        assert finding.verdict == verdict
+        assert "0.00061351 and 6.1351e-05 (LRs of its 2 groups of parameters)" in finding.message
+
+
+def test_the_last_lr_of_a_log_is_not_that_of_a_later_step(checkpoint: Path) -> None:
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state["log_history"][-1]["step"] -= 400
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    (finding,) = (item for item in examine(_recipe(3e-4), checkpoint) if item.check == "lr")
+    assert finding.verdict == "unknown"
+    assert "log ends with 6.13511e-05 at step 928,246" in finding.message
+
+
+def test_json_with_a_byte_order_mark_is_read(checkpoint: Path) -> None:
+    for name in ("trainer_state.json", "config.json"):
+        text = (checkpoint / name).read_text()
+        (checkpoint / name).write_text(text, encoding="utf-8-sig")
+    facts = read_facts(checkpoint)
+    assert (facts.step, facts.tokens, facts.vocab_size) == (928_646, OLMO_TOKENS, 100_352)
+
+
+def test_the_vocabulary_of_a_nested_text_model_is_found(checkpoint: Path) -> None:
+    config = {
+        "model_type": "gemma3",
+        "text_config": {"vocab_size": 262_208},
+        "vision_config": {"hidden_size": 8},
+    }
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert read_facts(checkpoint).vocab_size == 262_208
+    found = {item.check: item for item in examine(_recipe(6.1351e-5), checkpoint)}
+    assert found["vocabulary"].verdict == "ok"
+    assert found["model"].verdict == "wrong"
+    assert "'gemma3' model has a vision tower" in found["model"].message
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "optimizer.bin",
+        "optimizer_0/.metadata",
+        "global_step1000/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "optimizer.safetensors",
+    ],
+)
+def test_moments_are_found_where_trainers_put_them(checkpoint: Path, place: str) -> None:
+    (checkpoint / "optimizer.pt").unlink()
+    assert read_facts(checkpoint).has_optimizer is False
+    (checkpoint / place).parent.mkdir(exist_ok=True)
+    (checkpoint / place).write_bytes(b"")
+    if place == "optimizer.safetensors":
+        save_file({"exp_avg.w": np.zeros((2, 2), np.float32)}, checkpoint / place)
+    assert read_facts(checkpoint).has_optimizer is True
+
+
+def member(path: Path, *, run_id: str, d_model: int, tokens: int = 640) -> Path:
+    tensors = {
+        "param.embed": np.zeros((257, d_model), np.float32),
+        "param.layers.0.qkv": np.zeros((d_model, 3 * d_model), np.float32),
+        "exp_avg.layers.0.qkv": np.zeros((d_model, 3 * d_model), np.float32),
+    }
+    save_file(tensors, path, metadata={"header": json.dumps({"run_id": run_id, "step": 5, "tokens": tokens})})
+    return path
+
+
+def test_trunks_are_told_apart(tmp_path: Path) -> None:
+    handover = {"run_id": "trunk-64", "lr": 3e-4, "tokens": 640}
+    recipe = _recipe(3e-4, handover=handover, provenance={"non_embedding_params": 3 * 64 * 64})
+    right = member(tmp_path / "right.safetensors", run_id="trunk-64", d_model=64)
+    assert holds(examine(recipe, right))
+    for d_model in (16, 32, 128):
+        other = member(tmp_path / f"{d_model}.safetensors", run_id=f"trunk-{d_model}", d_model=d_model)
+        found = _verdicts(recipe, other)
+        assert (found["run"], found["size"]) == ("wrong", "wrong")
+    (finding,) = (item for item in examine(recipe, other) if item.check == "run")
+    assert "starts from run trunk-64, and run trunk-128 wrote the checkpoint" in finding.message
+    # tokens that a recipe leaves out are not said to be zero
+    unsaid = _recipe(3e-4, handover={"checkpoint": "c", "lr": 3e-4})
+    assert _verdicts(unsaid, right)["tokens"] == "unknown"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from decaylaws.cli.recipe import app
 from decaylaws.errors import DataError
 from decaylaws.recipe import Recipe
-from decaylaws.recipe.checkpoints import read_facts
+from decaylaws.recipe.checkpoints import inert_pickle, read_facts
 from decaylaws.recipe.corpus_facts import read_corpus, tokenizer_fingerprint
 from decaylaws.recipe.doctor import examine, holds
 from tests.recipe.others import LR, STEP, TOKENS, Bomb, save_dcp
@@ -239,3 +239,89 @@ def test_the_trainers_scheduler_knows_better_than_its_log(tmp_path: Path) -> Non
     torch.save({"_last_lr": []}, buffer)
     (tmp_path / "scheduler.pt").write_bytes(buffer.getvalue())
     assert read_facts(tmp_path).lr == 1e-3
+
+
+def _deep_key(levels: int) -> bytes:
+    """A dictionary whose key is a tuple of two references to a tuple of two references and so on."""
+    doubled = b"".join(bytes([ord("h"), k, ord("h"), k, 0x86, ord("q"), k + 1]) for k in range(levels))
+    return b"\x80\x02})q\x00" + doubled + b"K\x01s."
+
+
+def _references(levels: int) -> Any:
+    """Lists of references to lists, ten each: a walk that looks into each of them ends never."""
+    content: Any = [1]
+    for _ in range(levels):
+        content = [content] * 60
+    return {"args": None, "optimizer": content}
+
+
+def _stored(data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data)
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "a nested key": (_stored(_deep_key(200)), "a key is a nested tuple"),
+    "a set of nested keys": (
+        _stored(_deep_key(200).replace(b"})q", b"\x8f()q").replace(b"K\x01s.", b"\x90.")),
+        "a key is a nested tuple",
+    ),
+    "a zip bomb": (_stored(b"]" * 2**26, zipfile.ZIP_DEFLATED), "unpacks to more than its own bytes"),
+    "many containers": (_stored(b"\x80\x02" + b"]" * 2**18 + b"."), "more than 100,000 containers"),
+    "a long path": (
+        _stored(
+            b"\x80\x02cpathlib\nPosixPath\n(X\xff\xff\x00\x00"
+            + b"a" * 65_535
+            + b"q\x00"
+            + b"h\x00" * 64
+            + b"tR."
+        ),
+        "a path has more than 65,536 characters",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("place", ["megatron/iter_0928646/common.pt", "olmo/train/rank0.pt", "full.pt"])
+def test_small_files_that_want_all_memory_or_all_time(
+    megatron: Path, olmo: Path, tmp_path: Path, name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inert_pickle, "MAX_CONTAINERS", 100_000)
+    content, message = HOSTILE[name]
+    (tmp_path / place).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_facts(tmp_path / place.split("/")[0])
+
+
+def test_references_are_followed_once(megatron: Path) -> None:
+    (megatron / f"iter_{STEP:07d}" / "common.pt").write_bytes(
+        _stored(pickle.dumps(_references(6), protocol=2))
+    )
+    assert read_facts(megatron).lr is None
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        ({"optimizer_state_dict": "adamw", "step": STEP}, ".pt"),
+        ({"optimizer_states": ["adamw"], "global_step": STEP}, ".ckpt"),
+        ({"optim": "adamw", "step": STEP}, ".pth"),
+    ],
+)
+def test_files_of_other_conventions(tmp_path: Path, content: dict[str, Any], suffix: str) -> None:
+    model = torch.nn.Linear(2, 2)
+    adamw = torch.optim.AdamW([{"params": [model.weight], "lr": 10 * LR}, {"params": [model.bias]}], lr=LR)
+    model(torch.ones(1, 2)).sum().backward()
+    adamw.step()
+    state = adamw.state_dict()
+    filled = {
+        key: state if value == "adamw" else [state] if value == ["adamw"] else value
+        for key, value in content.items()
+    }
+    torch.save(filled, tmp_path / f"full{suffix}")
+    torch.save(filled, tmp_path / f"old{suffix}", _use_new_zipfile_serialization=False)
+    for name in ("full", "old"):
+        facts = read_facts(tmp_path / f"{name}{suffix}")
+        assert (facts.step, facts.lrs, facts.has_optimizer) == (STEP, (10 * LR, LR), True)

@@ -20,10 +20,10 @@ from decaylaws.recipe.checkpoints.facts import (
     TOKEN_NAMES,
     CheckpointFacts,
     embedding_rows,
-    number,
+    rates,
     whole,
 )
-from decaylaws.recipe.checkpoints.inert_pickle import MAX_BYTES, Record, load_inert
+from decaylaws.recipe.checkpoints.inert_pickle import MAX_BYTES, Record, load_inert, torch_pickle
 
 METADATA = ".metadata"
 MAX_SCALAR_BYTES = 1024 * 1024
@@ -98,6 +98,15 @@ def _is_metadata(module: str, name: str) -> bool:
     return (module, name) in _ALLOWED or (module == "torch" and _DTYPE.match(name) is not None)
 
 
+def is_torch(module: str, name: str) -> bool:
+    """Whether a (module, name) belongs to what ``torch.save`` writes: tensors, their storages and plain containers."""
+    return (
+        module.startswith(("torch.", "numpy."))
+        or module in ("torch", "numpy")
+        or (module, name) in _ALLOWED | {("argparse", "Namespace"), ("collections", "defaultdict")}
+    )
+
+
 def _places(stored: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
     places: dict[str, Mapping[str, Any]] = {}
     for index, info in stored.items():
@@ -136,6 +145,8 @@ def read_scalar(folder: Path, entry: DcpEntry) -> object:
         with path.open("rb") as handle:
             handle.seek(entry.offset)
             data = handle.read(entry.length)
+        # read inertly first: what torch's reader would unpack or hash for ever is refused there
+        load_inert(torch_pickle(io.BytesIO(data), str(path)), str(path), is_torch)
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     except Exception as error:
@@ -160,7 +171,7 @@ def dcp_facts(folder: Path, *, kind: str = "dcp") -> CheckpointFacts:
         kind=kind,
         step=whole(value(*STEP_NAMES)),
         tokens=whole(value(*TOKEN_NAMES)),
-        lr=number(read_scalar(folder, entries[lrs[0]])) if lrs else None,
+        lrs=rates(read_scalar(folder, entries[name]) for name in lrs),
         has_optimizer=any("exp_avg" in name for name in entries),
         vocab_size=embedding_rows({name: entry.shape for name, entry in entries.items() if entry.shape}),
     )

@@ -25,21 +25,34 @@ class CheckpointFacts:
         step: optimiser steps behind it.
         tokens: tokens behind it.
         samples: sequences behind it.
-        lr: LR of its last step.
+        lrs: LR of its last step, of each group of parameters that has one of its own.
+        lr_step: the step of that LR, where it is an older one than the checkpoint's.
         has_optimizer: whether it holds the optimiser's moments.
         vocab_size: rows of the embedding, or the config's figure.
         tokenizer_fingerprint: of the tokenizer beside it, see
             :func:`decaylaws.recipe.corpus_facts.tokenizer_fingerprint`.
+        run_id: the run that wrote it.
+        non_embedding_params: parameters without embedding and output head.
+        config: of a Hugging Face model.
     """
 
     kind: str
     step: int | None = None
     tokens: int | None = None
     samples: int | None = None
-    lr: float | None = None
+    lrs: tuple[float, ...] = ()
+    lr_step: int | None = None
     has_optimizer: bool | None = None
     vocab_size: int | None = None
     tokenizer_fingerprint: str | None = None
+    run_id: str | None = None
+    non_embedding_params: int | None = None
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def lr(self) -> float | None:
+        """LR of the first group of parameters."""
+        return self.lrs[0] if self.lrs else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise DataError(f"{path} has more than {MAX_JSON_BYTES:,} bytes.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -76,16 +89,34 @@ def number(value: object) -> float | None:
     return result if math.isfinite(result) and result >= 0 else None
 
 
+def rates(values: Iterable[object]) -> tuple[float, ...]:
+    """The different LRs among ``values``, in their order; what is none is left out."""
+    return tuple(dict.fromkeys(rate for value in values if (rate := number(value)) is not None))
+
+
 def first_whole(values: Mapping[str, Any], names: Iterable[str]) -> int | None:
     """The first of ``names`` that ``values`` has as a count."""
     return next((count for name in names if (count := whole(values.get(name))) is not None), None)
+
+
+_OTHER_TENSORS = ("exp_avg", "optim", "position", "wpe")
+_EMBEDDINGS, _HEADS = ("embed", "wte"), ("lm_head", "param.head")
 
 
 def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
     """Rows of the token embedding among tensors by name; moments and position embeddings are none."""
     for name, shape in shapes.items():
         sizes = list(shape)
-        other = any(part in name for part in ("exp_avg", "optim", "position"))
-        if ("embed" in name or "wte" in name) and not other and len(sizes) == 2:
+        other = any(part in name for part in _OTHER_TENSORS)
+        if any(part in name for part in _EMBEDDINGS) and not other and len(sizes) == 2:
             return whole(sizes[0])
     return None
+
+
+def non_embedding_params(shapes: Mapping[str, Iterable[int]]) -> int | None:
+    """Numbers in the tensors that are neither embedding nor output head nor state of the optimiser."""
+    left_out = _OTHER_TENSORS + _EMBEDDINGS + _HEADS
+    counts = [
+        math.prod(shape) for name, shape in shapes.items() if not any(part in name for part in left_out)
+    ]
+    return whole(sum(counts)) or None

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.recipe.checkpoints.dcp import METADATA, dcp_facts
+from decaylaws.recipe.checkpoints.dcp import METADATA, dcp_facts, is_torch
 from decaylaws.recipe.checkpoints.facts import (
     STEP_NAMES,
     TOKEN_NAMES,
     CheckpointFacts,
     embedding_rows,
     first_whole,
-    number,
+    non_embedding_params,
+    rates,
     read_json,
     whole,
 )
+from decaylaws.recipe.checkpoints.inert_pickle import load_torch_file
 from decaylaws.recipe.checkpoints.megatron import COMMON, TRACKER, latest_iteration, megatron_facts
 from decaylaws.recipe.corpus_facts import tokenizer_fingerprint
 
-OPTIMIZER_FILES = ("optimizer.pt", "optimizer.safetensors")
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# of the Trainer, of launch, of accelerate with FSDP, of DeepSpeed
+OPTIMIZER_FILES = (
+    "optimizer.pt", "optimizer.bin", "optimizer.safetensors", "optimizer_[0-9]*", "*_optim_states.pt",
+    "global_step*/*_optim_states.pt",
+)  # fmt: skip
+OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+TRAINING_STATE = "training_state.json"
+"""What a launched run says of itself beside its model."""
 OLMO_TENSORS, OLMO_TRAINER = "model_and_optim", "train/rank0.pt"
 
 
@@ -82,12 +91,15 @@ def _member(path: Path) -> CheckpointFacts:
             raise DataError(f"{path} has a damaged header: {error}") from error
     if not isinstance(header, dict):
         raise DataError(f"{path} has a damaged header: it must be a JSON object.")
+    run_id = header.get("run_id")
     return CheckpointFacts(
         kind="safetensors",
         step=whole(header.get("step")),
         tokens=whole(header.get("tokens")),
         has_optimizer=any(name.startswith("exp_avg") for name in shapes),
         vocab_size=embedding_rows(shapes),
+        run_id=run_id if isinstance(run_id, str) else None,
+        non_embedding_params=non_embedding_params(shapes),
     )
 
 
@@ -98,7 +110,7 @@ def _sharded(path: Path) -> CheckpointFacts:
         kind="sharded",
         step=whole(state.get("step")),
         tokens=whole(state.get("tokens")),
-        lr=number(state.get("lr")),
+        lrs=rates([state.get("lr")]),
         has_optimizer=any(name.startswith("exp_avg") for name in names),
     )
 
@@ -106,39 +118,49 @@ def _sharded(path: Path) -> CheckpointFacts:
 def _huggingface(path: Path) -> CheckpointFacts:
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     trainer = read_json(path / "trainer_state.json") if (path / "trainer_state.json").is_file() else {}
+    launched = read_json(path / TRAINING_STATE) if (path / TRAINING_STATE).is_file() else {}
     tokenizer = path / "tokenizer.json"
+    step = first_whole({**trainer, **launched}, STEP_NAMES)
+    lrs, lr_step = _trainer_lrs(path, trainer) if trainer else (rates([launched.get("lr")]), None)
+    text = config.get("text_config")
+    shapes = {
+        name: shape
+        for file in sorted(path.glob("*.safetensors"))
+        if file.name not in OPTIMIZER_FILES
+        for name, shape in _header(file)[1].items()
+    }
     return CheckpointFacts(
         kind="huggingface",
-        step=whole(trainer.get("global_step")),
+        step=step,
         # the Trainer writes zero where it was not told to count
-        tokens=whole(trainer.get("num_input_tokens_seen")) or None,
-        lr=_trainer_lr(path, trainer),
-        has_optimizer=any((path / name).is_file() for name in OPTIMIZER_FILES),
-        vocab_size=whole(config.get("vocab_size")),
+        tokens=first_whole({**trainer, **launched}, TOKEN_NAMES) or None,
+        lrs=lrs,
+        lr_step=lr_step if lr_step != step else None,
+        has_optimizer=any(any(path.glob(name)) for name in OPTIMIZER_FILES),
+        vocab_size=whole(
+            config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+        ),
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer.is_file() else None,
+        non_embedding_params=non_embedding_params(shapes),
+        config=config or None,
     )
 
 
-def _trainer_lr(path: Path, trainer: Mapping[str, Any]) -> float | None:
-    """LR of the Trainer's scheduler; failing that, the last one that it logged."""
+def _trainer_lrs(path: Path, trainer: Mapping[str, Any]) -> tuple[tuple[float, ...], int | None]:
+    """LRs of the Trainer's scheduler; failing that, the last one that it logged, with its step."""
     if (path / "scheduler.pt").is_file():
         last = _load(path / "scheduler.pt").get("_last_lr")
-        if isinstance(last, list) and last and number(last[0]) is not None:
-            return number(last[0])
+        if isinstance(last, list) and rates(last):
+            return rates(last), None
     history = trainer.get("log_history")
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
-    logged = [entry["learning_rate"] for entry in entries if "learning_rate" in entry]
-    return number(logged[-1]) if logged else None
+    logged = [entry for entry in entries if "learning_rate" in entry]
+    return (rates([logged[-1]["learning_rate"]]), whole(logged[-1].get("step"))) if logged else ((), None)
 
 
 def _load(path: Path) -> dict[Any, Any]:
-    """The dictionary in a torch file, loaded with ``weights_only``."""
-    torch = importlib.import_module("torch")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # what torch raises for a damaged or unsafe file is not documented
-        raise DataError(f"{path} cannot be loaded without running code in it: {error}") from error
+    """The dictionary in a torch file; tensors in it are not read, and nothing in it runs."""
+    content = load_torch_file(path, is_torch)
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a dictionary.")
     return content
@@ -146,16 +168,17 @@ def _load(path: Path) -> dict[Any, Any]:
 
 def _torch_file(path: Path) -> CheckpointFacts:
     content = _load(path)
-    optimizer = content.get("optimizer", content if "param_groups" in content else None)
-    groups = optimizer.get("param_groups") if isinstance(optimizer, dict) else None
-    entries = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-    lrs = [group["lr"] for group in entries if "lr" in group]
+    found = next((content[key] for key in OPTIMIZER_KEYS if key in content), None)
+    found = content if found is None and "param_groups" in content else found
+    optimizers = [each for each in (found if isinstance(found, list) else [found]) if isinstance(each, dict)]
+    groups = [each["param_groups"] for each in optimizers if isinstance(each.get("param_groups"), list)]
+    entries = [group for each in groups for group in each if isinstance(group, dict)]
     return CheckpointFacts(
         kind="torch",
         step=first_whole(content, STEP_NAMES),
         tokens=first_whole(content, TOKEN_NAMES),
-        lr=number(lrs[0]) if lrs else None,
-        has_optimizer=bool(isinstance(optimizer, dict) and optimizer.get("state")),
+        lrs=rates(group["lr"] for group in entries if "lr" in group),
+        has_optimizer=any(each.get("state") for each in optimizers),
     )
 
 
@@ -164,13 +187,10 @@ def _olmo_core(path: Path) -> CheckpointFacts:
     facts = dcp_facts(path / OLMO_TENSORS, kind="olmo-core")
     counters = _load(path / OLMO_TRAINER) if (path / OLMO_TRAINER).is_file() else {}
     step, tokens = first_whole(counters, STEP_NAMES), first_whole(counters, TOKEN_NAMES)
-    return CheckpointFacts(
-        kind=facts.kind,
+    return replace(
+        facts,
         step=facts.step if step is None else step,
         tokens=facts.tokens if tokens is None else tokens,
-        lr=facts.lr,
-        has_optimizer=facts.has_optimizer,
-        vocab_size=facts.vocab_size,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints.dcp import METADATA, read_dcp
-from decaylaws.recipe.checkpoints.facts import CheckpointFacts, number, whole
+from decaylaws.recipe.checkpoints.facts import CheckpointFacts, rates, whole
 from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
 
 COMMON = "common.pt"
@@ -59,13 +59,13 @@ def megatron_facts(folder: Path) -> CheckpointFacts:
     arguments = common.get("args")
     settings = arguments.fields if isinstance(arguments, Record) else {}
     entries = read_dcp(folder) if (folder / METADATA).is_file() else {}
-    lrs = [number(group.get("lr")) for group in _param_groups(common)]
+    lrs = rates(group.get("lr") for group in _param_groups(common, set()))
     return CheckpointFacts(
         kind="megatron",
         step=whole(common.get("iteration", settings.get("iteration"))),
         tokens=_tokens(settings),
         samples=whole(settings.get("consumed_train_samples")),
-        lr=next((lr for lr in lrs if lr is not None), None),
+        lrs=lrs,
         has_optimizer=any("exp_avg" in name for name in entries) or _has_zarr_moments(folder),
         vocab_size=whole(settings.get("padded_vocab_size")),
     )
@@ -81,20 +81,24 @@ def _tokens(settings: Mapping[str, Any]) -> int | None:
     return None if samples is None or length is None else whole(samples * length)
 
 
-def _param_groups(value: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Parameter groups, however deep: one optimiser, a chain of them, or one per model chunk."""
-    if depth > _MAX_DEPTH or not isinstance(value, dict | list | tuple):
+def _param_groups(value: object, seen: set[int], depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Parameter groups, however deep: one optimiser, a chain of them, or one per model chunk.
+
+    What was ``seen`` is passed by: references back and forth would be followed for ever.
+    """
+    if depth > _MAX_DEPTH or not isinstance(value, dict | list | tuple) or id(value) in seen:
         return
+    seen.add(id(value))
     if not isinstance(value, dict):
         for item in value:
-            yield from _param_groups(item, depth + 1)
+            yield from _param_groups(item, seen, depth + 1)
         return
     groups = value.get("param_groups")
     if isinstance(groups, list):
         yield from (group for group in groups if isinstance(group, dict))
     for key in value:
         if key not in ("param_groups", "args"):
-            yield from _param_groups(value[key], depth + 1)
+            yield from _param_groups(value[key], seen, depth + 1)
 
 
 def _has_zarr_moments(folder: Path) -> bool:

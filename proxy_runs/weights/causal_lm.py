@@ -1,0 +1,117 @@
+"""A causal LM out of a Hugging Face folder, with every weight accounted for.
+
+``from_pretrained`` fills what the folder lacks with random numbers and drops what it does not know, and says so in
+a warning at most. A launch would train such a model, and an evaluation would score it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from decaylaws.errors import DataError
+
+NAMED = 3
+"""Weights of a kind that an error names."""
+
+
+def require_checkpoint(directory: Path) -> None:
+    """Refuse what is not a folder with a model.
+
+    Raises:
+        DataError: as said.
+    """
+    if directory.is_file():
+        raise DataError(
+            f"{directory} is a file; give the folder of a Hugging Face checkpoint. 'decaylaws to-hf' makes one of a "
+            "study's own checkpoint."
+        )
+    if not (directory / "config.json").is_file():
+        raise DataError(f"{directory} holds no config.json. Give the folder of a Hugging Face checkpoint.")
+
+
+def load_config(directory: Path) -> Any:
+    """The ``transformers`` config of a folder; nothing is downloaded, and no code of the folder is run.
+
+    Raises:
+        DataError: there is none, or ``transformers`` does not know the model.
+    """
+    require_checkpoint(directory)
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # what transformers raises for a config that it cannot use is not documented
+        raise DataError(f"The config in {directory} cannot be used: {_first_line(error)}") from error
+
+
+def load_causal_lm(
+    directory: Path, *, dtype: torch.dtype = torch.float32, config: Any = None
+) -> PreTrainedModel:
+    """The model in a folder that ``save_pretrained`` wrote.
+
+    Args:
+        directory: the folder; nothing is downloaded, and no code of the folder is run.
+        dtype: of the weights in memory.
+        config: the folder's own one, changed; read from the folder without it.
+
+    Raises:
+        DataError: there is no causal LM, a file is damaged, or the folder's weights are not those of its config.
+    """
+    config = load_config(directory) if config is None else config
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of missing weights becomes the error below
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported like the others
+        )
+    except Exception as error:
+        # what transformers and safetensors raise for a damaged file is not documented
+        raise DataError(f"The model in {directory} cannot be read: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    wrong = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(name for name, *_ in report["mismatched_keys"]),
+    }
+    if any(wrong.values()):
+        raise DataError(_what_is_wrong(directory, config.model_type, wrong))
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _what_is_wrong(directory: Path, model_type: str, wrong: Mapping[str, Sequence[str]]) -> str:
+    parts = [
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {how}"
+        for how, names in wrong.items()
+        if names
+    ]
+    problem = (
+        f"The weights in {directory} are not those of its config.json ({model_type}): {', and '.join(parts)}."
+    )
+    missing, unexpected = wrong["missing"], wrong["unexpected"]
+    wrapper = next((name.split(".")[0] for name in unexpected if name.partition(".")[2] in missing), None)
+    if wrapper is not None:
+        return f"{problem} The names begin with '{wrapper}.': save the model again without that wrapper."
+    if list(missing) == ["lm_head.weight"]:
+        return f"{problem} If the head is the embedding, set tie_word_embeddings: true in config.json."
+    return f"{problem} Save the model again, or correct config.json."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
