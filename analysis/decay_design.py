@@ -42,7 +42,7 @@ from decaylaws.runs.noise import seed_noise
 from decaylaws.runs.table import LOSS, START_LOSS, fit_ready
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.study import Study
-from decaylaws.study.sweep import decays
+from decaylaws.study.results import decays
 
 TRUNK_TOKENS, LATER_TOKENS = 1_310_720, 1_638_400
 SHORT, MIDDLE, LONG = 131_072, 262_144, 524_288  # 10, 20 and 40 % of the trunk

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,9 +10,8 @@ import yaml
 from decaylaws.designs.planner import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.noise import Noise
-from decaylaws.runs.table import RUN_COLUMNS, write_table
+from decaylaws.runs.table import RUN_COLUMNS
 from decaylaws.settings.study import StudySettings, parse_settings
-from decaylaws.study import Study
 from decaylaws.study.directory import template_text
 from decaylaws.study.sweep import detectable_effect
 
@@ -165,17 +162,19 @@ def test_the_table_prices_every_run(design: Design) -> None:
     np.testing.assert_allclose(shares, 1.0)
 
 
-def test_a_plan_says_what_it_can_detect_before_it_runs(tmp_path: Path, settings: StudySettings) -> None:
-    study = Study(tmp_path, settings)
+def test_a_plan_says_what_it_can_detect_before_it_runs(settings: StudySettings) -> None:
     replicates = settings.design.num_replicates
     now, doubled = (Noise(1.0, count - 1).detectable_effect() for count in (replicates, 2 * replicates))
-    assert f"With {replicates} of them it takes {now:.2g} times the standard" in detectable_effect(study)
-    assert f"with {2 * replicates} {doubled:.2g} times (design.num_replicates" in detectable_effect(study)
+    assert f"With {replicates} of them it takes {now:.2g} times the standard" in detectable_effect(
+        settings, None
+    )
+    assert f"with {2 * replicates} {doubled:.2g} times (design.num_replicates" in detectable_effect(
+        settings, None
+    )
     column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}
     constant = dict.fromkeys(RUN_COLUMNS, 1) | {"kind": "decay", "role": "replicate", "reached_target": True}
     rows = pd.DataFrame([constant] * 3).assign(
         run_id=["a", "b", "c"], seed=[1, 2, 3], **column, **{"mix:code": 1.0}
     )
-    write_table(rows, study.runs_file)
     measured = Noise(0.01, 2).detectable_effect()
-    assert f"differ by {measured:.3g} nats per token (3 seed replicates" in detectable_effect(study)
+    assert f"differ by {measured:.3g} nats per token (3 seed replicates" in detectable_effect(settings, rows)

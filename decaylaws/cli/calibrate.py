@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from decaylaws.designs.planner import Design
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.study import Study
-from decaylaws.study.directory import content_hash, read_json, write_json
+from decaylaws.study.directory import read_json, write_json
+from decaylaws.study.question import content_hash
 
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend

@@ -89,7 +89,11 @@ def export(
         seen_samples=seen_samples,
     )
     directory = out or (source.parent / "exports" if study is None else study.export_dir)
-    _print_exports(recipe, directory, export_all(recipe, directory, target, options))
+    if study is not None and out is None:
+        outcomes = decision.export(study, target, options)
+    else:
+        outcomes = export_all(recipe, directory, target, options)
+    _print_exports(recipe, directory, outcomes)
     if study is not None:
         say_next(console, study, verb_after("export"))
 

@@ -26,7 +26,7 @@ from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.io.files import write_text
 from decaylaws.io.yaml import load_yaml
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
-from decaylaws.study import Study, decision, evidence, overlap, sweep
+from decaylaws.study import Study, decision, evidence, overlap, question, sweep
 from decaylaws.study import confirm as confirming
 from decaylaws.study.checks import changed_text, check_prepared, short_heldout
 from decaylaws.study.read_outs import read_out_errors
@@ -135,7 +135,8 @@ def plan(directory: StudyDir) -> None:
     for group in study.settings.source_groups:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
-    console.print(sweep.detectable_effect(study), highlight=False, soft_wrap=True)
+    runs = study.runs() if study.runs_file.is_file() else None
+    console.print(sweep.detectable_effect(study.settings, runs), highlight=False, soft_wrap=True)
     console.print(
         f"About {per_hour * hours:.2g} {clock} with {speed.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",
@@ -195,7 +196,9 @@ def run(
         console.print(f"{slurm} written. Submit it with 'sbatch {slurm}', as often as it takes.")
         return
     if retry_failed:
-        console.print(f"{training.open_queue(study, console).retry_failed()} failed runs queued again.")
+        queue = training.open_queue(study, console, serves=study.plan_inputs())
+        again = queue.retry_failed(study.question().planned)
+        console.print(f"{again} failed runs queued again.")
     proposals = training.open_proposals(study)
     runs = [(item.role, item.config) for item in design]
     table = training.run(study, runs, console, workers=workers, proposals=proposals)
@@ -203,6 +206,7 @@ def run(
     words = [f"{ended.get(status, 0)} {status}" for status in (FINISHED, DIVERGED)]
     words += [f"{ended[PRUNED]} {PRUNED}"] if PRUNED in ended else []
     console.print(f"{len(table)} runs recorded in {study.runs_file}: {', '.join(words)}.")
+    say_left_out(study)
     errors = read_out_errors(study)
     if not errors.empty:
         console.print(frame_table(errors, title="merged read-outs minus the real decays, nats per token"))
@@ -212,22 +216,27 @@ def run(
     say_next(console, study, verb_after("run"))
 
 
-def fit(directory: StudyDir) -> None:
+def fit(
+    directory: StudyDir,
+    partial: Annotated[bool, typer.Option(help="fit although planned runs have no result yet")] = False,
+) -> None:
     """Fit the laws and print their held-out error beside the baselines.
 
     Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
     The table says how far each law is off on runs that it did not see.
     A baseline is better, or an aim is missed? More runs help: raise
-    design.num_mixtures in study.yaml, then plan and run again.
+    design.num_mixtures in study.yaml, set design.keep_earlier to fit
+    the present runs too, then plan and run again.
     Next: decaylaws recommend.
     """
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
-        result, new = evidence.fit(study, progress=progress)
+        result, new = evidence.fit(study, partial=partial, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
     console.print(frame_table(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
     for line in result.notes:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say_left_out(study)
     say_next(console, study, verb_after("fit"))
 
 
@@ -261,13 +270,16 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     from decaylaws.cli import training
 
     study = open_study(console, directory)
-    confirmation, new = decision.predict(study)
+    confirmation, new = confirming.predict(study)
     console.print(
         f"Predictions {'stored' if new else 'were stored'} at {confirmation.created}, before the runs: "
         f"{study.confirm_file}"
     )
-    training.run(study, confirmation.runs(), console, workers=workers)
+    runs = confirmation.runs()
+    serves = question.content_hash("confirm", sorted(config.run_id for _, config in runs))
+    training.run(study, runs, console, workers=workers, serves=serves)
     print_confirmation(study)
+    say_left_out(study)
     say_next(console, study, verb_after("confirm"))
 
 
@@ -309,6 +321,20 @@ def launch(
     say_next(console, study, verb_after("launch"))
 
 
+def say_left_out(study: Study) -> None:
+    """Say how many recorded runs do not belong to the present question, and why."""
+    left_out = study.left_out()
+    if left_out.empty:
+        return
+    words = question.left_out_words(left_out)
+    earlier = (left_out["reason"] == question.EARLIER_PLAN).sum()
+    if earlier:
+        words += (
+            f" With design.keep_earlier: true a fit uses the decays among those {earlier} of an earlier plan."
+        )
+    console.print(f"  {words}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _setting(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator:
@@ -341,10 +367,14 @@ def status(directory: StudyDir) -> None:
     for step in found:
         table.add_row(step.verb, step.state)
     console.print(table)
+    for step in found:
+        if step.why:
+            console.print(f"  {step.verb}: {step.why}", highlight=False, markup=False, soft_wrap=True)
     if study.plan_file.exists():
-        counts = training.open_queue(study, console).counts()
+        planned = {item.config.run_id for item in study.design()}
+        counts = training.open_queue(study, console).counts(planned)
         console.print(
-            f"runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
+            f"planned runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
             f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
         )
     say_next(console, study, next_verb(found))

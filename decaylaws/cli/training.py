@@ -5,7 +5,11 @@ Every import of ``proxy_runs`` stands inside a function, so that the verbs that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import json
+import socket
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,7 @@ from decaylaws.errors import StudyError
 from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study, decision
 from decaylaws.study.checks import record_settings
+from decaylaws.study.directory import read_json, write_json
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
@@ -52,8 +57,11 @@ def run(
     *,
     workers: int | None,
     proposals: Proposals | None = None,
+    serves: str | None = None,
 ) -> pd.DataFrame:
     """Queue the runs that the study does not hold, work the queue off, and write the tables.
+
+    Runs that wait in the storage for something else, such as an earlier plan, stay where they are.
 
     Args:
         study: the study.
@@ -61,19 +69,26 @@ def run(
         console: where progress goes.
         workers: processes; None takes the study's setting.
         proposals: what a sampler wants to have run after the planned runs.
+        serves: what the runs are wanted for; None says that they are the present plan's.
 
     Returns:
-        The runs table.
+        The runs table, with the rows of earlier plans.
 
     Raises:
-        StudyError: runs failed for good; the message says where their logs are.
+        StudyError: runs failed for good; the message says where their logs are. Or the storage is not the study's
+            own: it does not hold what runs.csv holds, or another folder keeps its checkpoints.
     """
-    queue = open_queue(study, console)
-    work_off(study, queue, runs, console, workers=workers)
+    serves = study.plan_inputs() if serves is None else serves
+    queue = open_queue(study, console, serves=serves)
+    check_folder(study, queue)
+    _check_storage(study, queue, runs)
+    wanted = {config.run_id for _, config in runs}
+    work_off(study, queue, runs, console, workers=workers, serves=serves)
     if proposals is not None and not queue.counts().waiting:
-        _follow(study, queue, proposals, runs, console, workers=workers)
-    table = write_results(study, queue.results())
-    _raise_if_unfinished(study, queue)
+        _follow(study, queue, proposals, runs, console, workers=workers, serves=serves)
+        wanted |= {run.config.run_id for run in proposals.runs()}
+    table = write_results(study, queue.every_result())
+    _raise_if_unfinished(study, queue, wanted)
     return table
 
 
@@ -84,6 +99,7 @@ def work_off(
     console: Console,
     *,
     workers: int | None,
+    serves: str = "",
     refill: Callable[[], Sequence[RunConfig]] = lambda: (),
 ) -> None:
     """Queue what the queue does not hold and train until nothing is left of it."""
@@ -101,7 +117,7 @@ def work_off(
     with SweepDisplay(console, speed.workers * speed.matmul_flops) as display:
         while True:
             run_pool(
-                workspace(study, slots),
+                workspace(study, slots, serves=serves),
                 workers=speed.workers,
                 log_dir=study.log_dir,
                 listen=display,
@@ -117,7 +133,60 @@ def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunCon
 
     planned = {config.run_id for _, config in runs if config.kind == "trunk"}
     needed = planned | {config.start_run_id for config in queue.open_runs() if config.start_run_id}
-    return {run_id for run_id in needed if not final_checkpoint(study.checkpoint_dir, run_id).is_file()}
+    lost = {run_id for run_id in needed if not final_checkpoint(study.checkpoint_dir, run_id).is_file()}
+    if study.shares_storage:
+        _refuse_trunks_of_others(study, queue, lost)
+    return lost
+
+
+def _refuse_trunks_of_others(study: Study, queue: RunQueue, lost: set[str]) -> None:
+    """Refuse to train trunks again that another machine has, whose forks would wait for checkpoints of that machine."""
+    for run_id, worker in queue.worker_of(lost).items():
+        host = worker.rpartition(":")[0]
+        if host != socket.gethostname():
+            raise StudyError(
+                f"The trunk {run_id} was trained on the machine '{host}', and its checkpoint is not in "
+                f"{study.checkpoint_dir.resolve()}. Machines that work on one storage must share the study's folder: "
+                "mount it here, or copy the folder 'checkpoints' from that machine."
+            )
+
+
+def check_folder(study: Study, queue: RunQueue) -> None:
+    """Refuse a shared storage whose runs keep their checkpoints in another folder.
+
+    Raises:
+        StudyError: another study of the same name, or another copy of this one, uses the storage.
+    """
+    if not study.shares_storage:
+        return
+    if not study.folder_file.is_file():
+        with contextlib.suppress(FileExistsError), open(study.folder_file, "x", encoding="utf-8") as file:
+            json.dump({"id": uuid.uuid4().hex}, file)
+    own = {"id": str(read_json(study.folder_file).get("id")), "host": socket.gethostname()}
+    recorded = queue.folder()
+    if not recorded:
+        queue.set_folder(own | {"path": str(study.root.resolve())})
+    elif recorded["id"] != own["id"]:
+        raise StudyError(
+            f"The storage holds the runs of another study named '{study.settings.name}', in {recorded['path']} on the "
+            f"machine '{recorded['host']}', not those of {study.root.resolve()}. Give this study another 'name' in "
+            "study.yaml; machines that work on one study must share its folder."
+        )
+
+
+def _check_storage(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunConfig]]) -> None:
+    """Refuse a storage that has lost runs which the runs table holds: they would be trained again."""
+    if not study.runs_file.is_file():
+        return
+    wanted = {config.run_id for _, config in runs}
+    recorded = set(study.runs()["run_id"]) & wanted
+    missing = recorded - {result["row"]["run_id"] for result in queue.results()}
+    if missing:
+        raise StudyError(
+            f"The storage does not hold {len(missing)} of the {len(recorded)} finished runs in {study.runs_file}: it "
+            "was moved or emptied, or 'storage' or 'name' in study.yaml changed. Point them at the storage that holds "
+            "the runs. To train them again instead, move runs.csv and curves.csv out of the study first."
+        )
 
 
 def _follow(
@@ -128,6 +197,7 @@ def _follow(
     console: Console,
     *,
     workers: int | None,
+    serves: str,
 ) -> None:
     """Ask, train and tell until the sampler has made all its proposals."""
 
@@ -137,7 +207,11 @@ def _follow(
             [run_id for run_id, _ in queue.failures()],
             queue.pruned(),
         )
-        return [(run.role, run.config) for run in proposals.ask()]
+        asked = proposals.ask()
+        # the runs that were proposed for the present plan belong to its question
+        proposed = [run.to_dict() for run in proposals.runs()]
+        write_json(study.proposals_file, {"inputs": study.plan_inputs(), "runs": proposed})
+        return [(run.role, run.config) for run in asked]
 
     def refill() -> list[RunConfig]:
         runs = ask()
@@ -147,18 +221,18 @@ def _follow(
     rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
     proposals.learn([(config, rows[config.run_id]) for _, config in planned if config.run_id in rows])
     while runs := ask():
-        work_off(study, queue, runs, console, workers=workers, refill=refill)
+        work_off(study, queue, runs, console, workers=workers, serves=serves, refill=refill)
 
 
-def _raise_if_unfinished(study: Study, queue: RunQueue) -> None:
-    failures = queue.failures()
+def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]) -> None:
+    failures = queue.failures(run_ids)
     if failures:
         run_id, log = failures[0]
         raise StudyError(
             f"{len(failures)} runs failed twice; the first is {run_id} ({log.strip().splitlines()[-1]}). "
             f"The rest is recorded. See {study.log_dir}; 'decaylaws run --retry-failed' tries them again."
         )
-    counts = queue.counts()
+    counts = queue.counts(run_ids)
     if counts.waiting:
         raise StudyError(
             f"{counts.waiting} runs wait for a trunk that diverged ({counts.diverged} runs diverged). "
@@ -214,10 +288,12 @@ def open_proposals(study: Study) -> Proposals | None:
     if study.settings.sampler is None:
         return None
     storage = open_storage(study.storage_url)
-    return Proposals(study.planner(), study.settings.sampler, storage, study.settings.name)
+    return Proposals(
+        study.planner(), study.settings.sampler, storage, f"{study.settings.name}/{study.plan_inputs()}"
+    )
 
 
-def open_queue(study: Study, console: Console) -> RunQueue:
+def open_queue(study: Study, console: Console, *, serves: str = "") -> RunQueue:
     """The study's queue in Optuna's storage."""
     from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.storage import CONNECT_SECONDS
@@ -225,11 +301,17 @@ def open_queue(study: Study, console: Console) -> RunQueue:
     def waits(stage: str, done: float, total: float, note: str = "") -> None:
         console.print(f"  {stage}: {note}", highlight=False)
 
-    url, name = study.storage_url, study.storage_name
-    return RunQueue(url, name, progress=waits, connect_seconds=CONNECT_SECONDS)
+    return RunQueue(
+        study.storage_url,
+        study.storage_name,
+        serves=serves,
+        measure=study.measure,
+        progress=waits,
+        connect_seconds=CONNECT_SECONDS,
+    )
 
 
-def workspace(study: Study, slots: int) -> Workspace:
+def workspace(study: Study, slots: int, *, serves: str = "") -> Workspace:
     """What the workers of a study need to know."""
     from proxy_runs.sweep.workspace import Workspace
 
@@ -244,5 +326,7 @@ def workspace(study: Study, slots: int) -> Workspace:
         slots=slots,
         device=study.settings.backend.device,
         keep_checkpoints=study.settings.backend.keep_checkpoints,
+        serves=serves,
+        measure=study.measure,
         prune={sampler.kind: sampler.prune} if sampler and sampler.prune else {},
     )

@@ -10,6 +10,7 @@ from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections
 from decaylaws.report.words import when
 from decaylaws.study import Study
+from decaylaws.study.status import report_stamp
 
 __all__ = ["write_report"]
 
@@ -27,5 +28,5 @@ def write_report(study: Study) -> Path:
         f"Study '{study.settings.name}', recommended {created}",
         all_sections(material),
     )
-    write_text(study.report_file, page)
+    write_text(study.report_file, f"{page.rstrip()}\n{report_stamp(study)}\n")
     return study.report_file

@@ -20,7 +20,7 @@ from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
 from decaylaws.study.decision import decay_target, load_recipe
 from decaylaws.study.directory import read_json
-from decaylaws.study.evidence import Fit, load_fit
+from decaylaws.study.evidence import Fit, load_fit, noise_at
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Material:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The runs table."""
-        return self.study.runs()
+        """The runs that belong to the present question."""
+        return confirm.present_runs(self.study)
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -114,7 +114,7 @@ class Material:
     @cached_property
     def noise(self) -> Mapping[str, Noise | None]:
         """Seed noise of the objective by scale; None where no plan finished under two seeds."""
-        return {scale: confirm.noise_at(self.study, scale, self.runs) for scale in confirm.SCALES}
+        return {scale: noise_at(self.study, scale, self.runs) for scale in confirm.SCALES}
 
     def noise_sd(self, scale: str) -> float:
         """Standard deviation of the objective between seeds at a scale, nats per token; NaN where not measured."""

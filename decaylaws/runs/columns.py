@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from decaylaws.runs.config import RunConfig
+from decaylaws.runs.config import NUMERICS_VERSION, RunConfig
 
 FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 """How a run that was recorded ended."""
@@ -46,7 +48,18 @@ RUN_COLUMNS = (
     "train_flops",
     "data_fingerprint",
 )
+EVALUATION, NUMERICS, POOLS = "evaluation_tokens", "numerics", "pools"
+"""What else decides the numbers of a row: held-out tokens per domain, the trainer's numerics, and a fingerprint of how
+much of each source the run may draw from. Tables from elsewhere may leave them out."""
+
 CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss", "bits_per_byte")
+
+
+def pool_fingerprint(pool_tokens: Mapping[str, int] | None) -> str:
+    """First 8 hex digits of the SHA-256 over the tokens of each source that a run may draw from, or ``all``."""
+    if pool_tokens is None:
+        return "all"
+    return hashlib.sha256(json.dumps(dict(pool_tokens), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -72,6 +85,8 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         "seed": config.seed,
         "train_flops": config.train_flops,
         "data_fingerprint": config.data_fingerprint,
+        NUMERICS: NUMERICS_VERSION,
+        POOLS: pool_fingerprint(config.pool_tokens),
     }
     row |= {MIX + name: share for name, share in config.mixture.weights.items()}
     if available_tokens is not None:

@@ -16,6 +16,10 @@ A *runs table* is a plain DataFrame, one row per run. Fixed columns:
 ``data_fingerprint``    fingerprint of the corpus
 ======================  ======================================================================
 
+A study's own table also has what else decides the numbers of a row: ``evaluation_tokens`` (held-out tokens per domain),
+``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much of each source the run may
+draw from). One run measured on two numbers of tokens has two rows.
+
 and by source ``mix:<source>`` (share of tokens), ``epochs:<source>``; by domain ``start_loss:<domain>`` and
 ``loss:<domain>`` (nats per token, before and after), ``bpb:<domain>`` (bits per byte, after). Where trunks were
 averaged, ``averaged_loss:<domain>`` of a trunk and ``averaged_start_loss:<domain>`` of its decays hold the loss of the
@@ -44,8 +48,11 @@ from decaylaws.runs.columns import (
     BPB,
     CURVE_COLUMNS,
     EPOCHS,
+    EVALUATION,
     LOSS,
     MIX,
+    NUMERICS,
+    POOLS,
     READ_OUT,
     READ_OUT_SHAPES,
     RUN_COLUMNS,
@@ -67,8 +74,11 @@ __all__ = [
     "CURVE_COLUMNS",
     "DECAY_COLUMNS",
     "EPOCHS",
+    "EVALUATION",
     "LOSS",
     "MIX",
+    "NUMERICS",
+    "POOLS",
     "READ_OUT",
     "READ_OUT_SHAPES",
     "RUN_COLUMNS",
@@ -148,17 +158,17 @@ def validate_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``frame`` if it is a runs table.
 
     Raises:
-        SchemaError: a fixed column is missing, or a run stands in it twice.
+        SchemaError: a fixed column is missing, or a run stands in it twice with the same ``evaluation_tokens``.
     """
     missing = [column for column in RUN_COLUMNS if column not in frame.columns]
     if missing:
         raise SchemaError("runs table", missing=missing)
-    _require_once(frame)
+    _require_once(frame, [column for column in ("run_id", EVALUATION) if column in frame.columns])
     return frame
 
 
-def _require_once(frame: pd.DataFrame) -> None:
-    doubled = frame.loc[frame["run_id"].duplicated(), "run_id"].astype(str).tolist()
+def _require_once(frame: pd.DataFrame, identity: Sequence[str] = ("run_id",)) -> None:
+    doubled = frame.loc[frame.duplicated(list(identity)), "run_id"].astype(str).tolist()
     if doubled:
         raise SchemaError("runs table", unexpected=doubled, remedy="Each run_id may stand in the table once.")
 
@@ -174,8 +184,10 @@ def _require_one_corpus(frame: pd.DataFrame) -> None:
 
 def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A validated curves table from one mapping per evaluation."""
-    frame = pd.DataFrame(list(rows), columns=list(CURVE_COLUMNS))
-    return frame.sort_values(["run_id", "tokens", "domain"], ignore_index=True)
+    frame = pd.DataFrame(list(rows))
+    columns = [*CURVE_COLUMNS, *(name for name in (EVALUATION,) if name in frame.columns)]
+    order = [name for name in ("run_id", EVALUATION, "tokens", "domain") if name in columns]
+    return frame.reindex(columns=columns).sort_values(order, ignore_index=True)
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
@@ -203,7 +215,7 @@ def _read(path: str | Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a Parquet file: {error}") from None
     # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
-    return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint"))
+    return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint", POOLS))
 
 
 def write_table(frame: pd.DataFrame, path: str | Path, *, recorded: bool = False) -> None:

@@ -130,10 +130,25 @@ class Proposals:
     def _is_whole(self, trial: FrozenTrial) -> bool:
         return trial.params.keys() == self._space.keys()
 
-    def _run(self, trial: FrozenTrial) -> PlannedRun:
-        """The run of a proposal at the length that it has come to."""
+    def runs(self) -> list[PlannedRun]:
+        """Every run that was proposed so far, with those of proposals that have ended."""
+        proposed = [
+            self._run(trial, rung)
+            for trial in self._trials()
+            if self._is_whole(trial) and _RUN_ID not in trial.user_attrs
+            for rung in self._rungs(trial)
+        ]
+        return list({run.config.run_id: run for run in proposed}.values())
+
+    def _rungs(self, trial: FrozenTrial) -> list[int]:
+        """Numbers of the lengths that a proposal has come to."""
+        last = self._rung(trial)
+        return list(range(min(last, len(self.lengths) - 1) + 1)) if self.sampler.promote else [last]
+
+    def _run(self, trial: FrozenTrial, rung: int | None = None) -> PlannedRun:
+        """The run of a proposal at the length of a rung, by default the one that it has come to."""
         design, params = self.planner.settings.design, trial.params
-        length = int(params.get(_LENGTH, self.lengths[self._rung(trial)]))
+        length = int(params.get(_LENGTH, self.lengths[self._rung(trial) if rung is None else rung]))
         space = self.planner.space
         blocks = from_log_ratios([params[f"log_ratio_{k}"] for k in range(1, len(space.blocks))])
         schedule = self.planner.decay_schedule(

@@ -197,6 +197,11 @@ class DesignSettings(_Settings):
         0,
         description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",
     )
+    keep_earlier: bool = Field(
+        False,
+        description="also fit finished decays of earlier plans that fork from the same trunks; false makes the answer "
+        "depend on study.yaml and the corpus alone",
+    )
     seed: NotNegative = Field(0, description="of the mixtures and of the order of the data")
 
 

@@ -10,14 +10,13 @@ from typing import Any
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.documents import PREPARATION_VERSION, find_documents
 from decaylaws.io.files import record_content
+from decaylaws.settings.study import SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
 
 SETTINGS_NAME = "settings.json"
-# the settings of a source that decide its text; the others (group, max_epochs, bounds) need no new corpus
-TEXT_SETTINGS = {
-    "format", "path", "text_field", "heldout_fraction", "max_bytes", "min_document_bytes", "max_document_bytes",
-    "quality", "on_bad",
-}  # fmt: skip
+# settings of a source that leave its text as it is, and of decontamination; every other one needs a new corpus
+NO_TEXT = {"group", "capability", "max_epochs", "lower", "upper"}
+NO_DECONTAMINATION = {"max_heldout_overlap", "on_overlap"}
 _WHOLE_FILE_BYTES = 1 << 26
 _SAMPLE_BYTES = 1 << 20
 
@@ -57,7 +56,10 @@ def check_prepared(study: Study) -> None:
                 "Where the same tokens come out, its runs stay valid."
             )
         settings = {key: value for key, value in stored.items() if key not in ("preparation", "text")}
-        changed = _first_change("", settings, _text_settings(study))
+        settings, wanted = _explicit(settings), _explicit(_text_settings(study))
+        changed = _first_change("", {**settings, "order": []}, {**wanted, "order": []})
+        if not changed and settings["order"] != wanted["order"]:
+            changed = "sources (their order)"  # the first source keeps what a later one repeats
     else:
         names = set(study.corpus().available_tokens) ^ set(study.settings.sources)
         changed = f"sources.{min(names)}" if names else ""
@@ -110,11 +112,12 @@ def _text_settings(study: Study) -> dict[str, Any]:
     settings = study.settings
     return {
         "sources": {
-            name: source.model_dump(mode="json", include=TEXT_SETTINGS)
-            for name, source in settings.sources.items()
+            name: source.model_dump(mode="json", exclude=NO_TEXT) for name, source in settings.sources.items()
         },
+        "order": list(settings.sources),
         "tokenizer": settings.tokenizer.model_dump(mode="json"),
         "seed": settings.seed,
+        "decontamination": settings.decontamination.model_dump(mode="json", exclude=NO_DECONTAMINATION),
     }
 
 
@@ -158,6 +161,23 @@ def _content(study: Study, files: Iterable[Path]) -> str:
 def _name(study: Study, file: Path) -> str:
     """A file's name below the study, which may be moved with its text, or its whole name."""
     return file.relative_to(study.root).as_posix() if file.is_relative_to(study.root) else str(file)
+
+
+def _explicit(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings without those that have their default: an earlier version did not know all of them.
+
+    Without evaluation sets nothing in ``decontamination`` touches the text.
+    """
+    defaults = {name: field.default for name, field in SourceSettings.model_fields.items()}
+    sources = {
+        name: {key: value for key, value in source.items() if key not in defaults or value != defaults[key]}
+        for name, source in settings["sources"].items()
+    }
+    decontamination = settings.get("decontamination", {})
+    if not decontamination.get("evaluation_sets"):
+        decontamination = {}
+    order = settings.get("order", list(sources))
+    return {**settings, "sources": sources, "order": order, "decontamination": decontamination}
 
 
 def _first_change(path: str, stored: Any, wanted: Any) -> str:

@@ -22,10 +22,14 @@ from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import Noise, matched_control, told_apart
 from decaylaws.runs.objective import objective_value, objective_values
-from decaylaws.runs.table import LOSS, MIX, READ_OUT
-from decaylaws.study.directory import Study, content_hash, read_json, write_json
-from decaylaws.study.sweep import decays, planned_rows
+from decaylaws.runs.table import LOSS, MIX
+from decaylaws.study.decision import load_recipe
+from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.evidence import fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.question import CONFIRMING, content_hash
+from decaylaws.study.results import decays, planned_rows
 
+CONFIRM_FORMAT = 2  # of confirm.json
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
 SCALES = ("proxy", "target")
 
@@ -36,8 +40,9 @@ class Confirmation:
 
     Attributes:
         created: UTC, ISO 8601: when the predictions were stored.
-        entries: one per run, as stored: ``candidate``, ``scale``, ``run_id``, ``config``, ``objective``
-            (``{mean, lower, upper}``) and ``predicted`` (the same by domain).
+        entries: one per run, as stored: ``candidate``, ``scale``, ``run_id``, ``config``, ``recorded_before`` (whether
+            the run had finished for an earlier recipe when it was predicted), ``objective`` (``{mean, lower, upper}``)
+            and ``predicted`` (the same by domain).
     """
 
     created: str
@@ -52,47 +57,88 @@ class Confirmation:
         return [(role, RunConfig.from_dict(config)) for role, config in reversed(found.values())]
 
 
-def predict_confirmation(study: Study, law: DecayLaw, recipe: Recipe) -> tuple[Confirmation, bool]:
-    """Store what the law predicts for the confirming runs, unless it is stored for this recipe already.
+def predict(study: Study) -> tuple[Confirmation, bool]:
+    """Store what the law expects of the confirming runs before they start, unless it is stored already.
+
+    A confirmation belongs to the law, the objective and the runs that it is about. Those that were stored before stay
+    in the file as they were.
 
     Returns:
         The confirmation, and whether its predictions are new.
+
+    Raises:
+        StudyError: nothing has been recommended, or something changed since.
     """
+    recipe = load_recipe(study)
+    _, law = load_fit(study)
     stored = _stored(study, recipe)
     if stored is not None:
         return stored, False
     runs = study.runs()
     labelled = _configs(study, recipe, runs)
     configs = [config for _, _, config in labelled]
-    predicted = _predictions(study, law, planned_rows(study, configs, runs))
+    predicted = _predictions(study, law, planned_rows(configs, runs, study.corpus().available_tokens))
     entries = [
         {
             "candidate": candidate,
             "scale": scale,
             "run_id": config.run_id,
             "config": config.to_dict(),
+            "recorded_before": config.run_id in set(runs["run_id"]),
             "objective": objective,
             "predicted": by_domain,
         }
         for (candidate, scale, config), (objective, by_domain) in zip(labelled, predicted)
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    values = {"recipe": content_hash(recipe.to_dict()), "created": created, "entries": entries}
-    write_json(study.confirm_file, values)
+    new = {"key": _key(study, labelled), "created": created, "entries": entries}
+    write_json(study.confirm_file, {"format": CONFIRM_FORMAT, "confirmations": [*_confirmations(study), new]})
     return Confirmation(created, tuple(entries)), True
 
 
+def _confirmations(study: Study) -> list[dict[str, Any]]:
+    """All that was ever predicted, oldest first; what an earlier version wrote has no key, so that it is only kept."""
+    if not study.confirm_file.is_file():
+        return []
+    stored = read_json(study.confirm_file)
+    return list(stored["confirmations"]) if "confirmations" in stored else [{**stored, "key": ""}]
+
+
 def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
-    """What was predicted for just this recipe, if it was."""
-    stored = read_json(study.confirm_file) if study.confirm_file.is_file() else {}
-    if stored.get("recipe") != content_hash(recipe.to_dict()):
+    """What was predicted for just the runs of this recipe, by the present law, if it was."""
+    confirmations = _confirmations(study)
+    if not confirmations:
         return None
-    return Confirmation(stored["created"], tuple(stored["entries"]))
+    key = _key(study, _configs(study, recipe, study.runs()))
+    found = [each for each in confirmations if each["key"] == key]
+    return Confirmation(found[-1]["created"], tuple(found[-1]["entries"])) if found else None
+
+
+def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
+    """Hash of all that decides the predictions: what the law was fitted to, the objective, and the runs."""
+    return content_hash(
+        fit_inputs(study, usable_runs(study)[0]),
+        study.settings.objective_weights,
+        study.settings.evaluation.tokens_per_domain,
+        [(candidate, scale, config.run_id) for candidate, scale, config in labelled],
+    )
 
 
 def find_confirmation(study: Study) -> Confirmation | None:
     """The stored confirmation of the recipe that the study recommends now; None where there is none of it."""
-    return _stored(study, Recipe.load(study.recipe_file)) if study.recipe_file.is_file() else None
+    return _stored(study, load_recipe(study)) if study.recipe_file.is_file() else None
+
+
+def present_runs(study: Study) -> pd.DataFrame:
+    """The runs that belong to the present question, without those that confirmed another recipe.
+
+    Raises:
+        StudyError: as :func:`find_confirmation`, or nothing has been run.
+    """
+    runs, found = study.runs(), find_confirmation(study)
+    own = {entry["run_id"] for entry in found.entries} if found else set()
+    other = runs["role"].astype(str).str.startswith(CONFIRMING) & ~runs["run_id"].isin(own)
+    return runs[~other].reset_index(drop=True)
 
 
 def load_confirmation(study: Study) -> Confirmation:
@@ -169,14 +215,22 @@ def domain_table(study: Study) -> pd.DataFrame:
 def verdict(study: Study) -> tuple[str, ...]:
     """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
     table, domains = confirmation_table(study), domain_table(study)
-    runs = study.runs()
+    runs = present_runs(study)
     lines = [
         line
         for scale, rows in table.groupby("scale", sort=False)
         for line in _verdict(scale, rows, noise_at(study, scale, runs))
     ]
     held = 100 * domains["inside"].mean()
-    return (*lines, f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
+    lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
+    entries = load_confirmation(study).entries
+    known = sum(bool(entry.get("recorded_before")) for entry in entries)
+    if known:
+        lines.append(
+            f"{known} of {len(entries)} of these runs had finished for an earlier recipe before the predictions were "
+            "stored. No law was fitted to them."
+        )
+    return tuple(lines)
 
 
 def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
@@ -218,24 +272,6 @@ def noise_words(noise: Noise) -> str:
         f"standard deviation between seeds {noise.sd:.4f}, measured{at} with {noise.degrees} "
         f"degree{'s' if noise.degrees > 1 else ''} of freedom"
     )
-
-
-def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
-    """Seed noise of the objective at a scale, from runs that differ in their seed alone.
-
-    Args:
-        study: the study.
-        scale: ``proxy`` or ``target``. Where that size has no replicates the noise of the others is taken, and the
-            answer's ``sizes`` say so.
-        runs: the runs table.
-
-    Returns:
-        None where no plan was run under two seeds.
-    """
-    shape = study.settings.proxy if scale == "proxy" else study.settings.target.shape
-    repeated = runs[(runs["kind"] == "decay") & (runs["role"] != READ_OUT)]
-    params = study.planner().shape(shape).non_embedding_params
-    return Noise.at_size(repeated, study.settings.objective_weights, params)
 
 
 def _with_gains(table: pd.DataFrame) -> pd.DataFrame:

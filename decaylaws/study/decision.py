@@ -32,12 +32,14 @@ from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target, decay_recipe
 from decaylaws.search import recommend as search
-from decaylaws.study.confirm import Confirmation, noise_at, predict_confirmation
-from decaylaws.study.directory import Study, content_hash, read_json, write_json
-from decaylaws.study.evidence import Fit, load_fit, usable_runs
-from decaylaws.study.sweep import proportional_mixture, start_losses
+from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.evidence import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.question import content_hash
+from decaylaws.study.results import decays, start_losses
+from decaylaws.study.sweep import proportional_mixture
 
 RECOMMENDATION_FORMAT = 6  # of laws/recommendation.json; an older file is searched anew
+EXPORTED = "exported.json"
 GUARD_CONFIDENCE = 0.95
 GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 
@@ -53,7 +55,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
     fit, law = load_fit(study)
-    inputs = content_hash(RECOMMENDATION_FORMAT, study.decisive_settings(), law.to_dict())
+    inputs = recommendation_inputs(study)
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
     if stored and read_json(study.recommendation_file)["inputs"] == inputs:
         return Recipe.load(study.recipe_file), False
@@ -66,14 +68,31 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
     return recipe, True
 
 
+def recommendation_inputs(study: Study) -> str:
+    """Hash of all that decides the recommendation: settings, corpus, and what the law was fitted to.
+
+    Not the law's own content: its file also says how long the fit took.
+    """
+    fitted = fit_inputs(study, usable_runs(study)[0])
+    return content_hash(RECOMMENDATION_FORMAT, study.decisive_settings(), vars(study.corpus()), fitted)
+
+
 def load_recipe(study: Study) -> Recipe:
     """The recommended recipe.
 
     Raises:
-        StudyError: nothing has been recommended.
+        StudyError: nothing has been recommended, or study.yaml, corpus or runs changed since.
     """
     if not study.recipe_file.is_file():
         raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
+    check_fit(study)
+    stored = read_json(study.recommendation_file) if study.recommendation_file.is_file() else {}
+    if stored.get("inputs") != recommendation_inputs(study):
+        raise StudyError(
+            f"{study.recipe_file} answers an older question: study.yaml, the corpus or the runs changed since. "
+            f"Run 'decaylaws recommend {study.root}'. The old recipe can still be used as a file of its own: "
+            f"'decaylaws export {study.recipe_file}'."
+        )
     return Recipe.load(study.recipe_file)
 
 
@@ -87,17 +106,26 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     return dict(read_json(study.recommendation_file))
 
 
-def predict(study: Study) -> tuple[Confirmation, bool]:
-    """Store what the law expects of the confirming runs, before they start."""
-    _, law = load_fit(study)
-    return predict_confirmation(study, law, load_recipe(study))
-
-
 def export(
     study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
 ) -> dict[str, Export | NotRepresentableError]:
-    """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`."""
-    return export_all(load_recipe(study), study.export_dir, targets, options)
+    """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`.
+
+    Raises:
+        StudyError: nothing has been recommended, or something changed since.
+        NotRepresentableError: a target that was asked for by name cannot express the recipe.
+    """
+    recipe = load_recipe(study)
+    outcomes = export_all(recipe, study.export_dir, targets, options)
+    written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
+    write_json(study.export_dir / EXPORTED, {**read_exported(study), **written})
+    return outcomes
+
+
+def read_exported(study: Study) -> dict[str, str]:
+    """Digest of the recipe that each target's folder was written for."""
+    path = study.export_dir / EXPORTED
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
@@ -169,7 +197,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
     settings, planner = study.settings, study.planner()
     peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
     budget = settings.target.max_decay_tokens
-    noise = noise_at(study, "target", study.runs())
+    noise = noise_at(study, "target", decays(study.runs()))
     return search(
         law,
         planner.space,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,15 +11,19 @@ from typing import Any
 
 import pandas as pd
 
+from decaylaws import __version__
 from decaylaws.designs.planner import CorpusFacts, Design, Planner
 from decaylaws.errors import DataError, InvalidValueError, StudyError
 from decaylaws.io.files import check_record, is_changed, record_of, write_text
 from decaylaws.io.json import load_json
+from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
-from decaylaws.runs.table import read_curves, read_runs
+from decaylaws.runs.table import EVALUATION, read_curves, read_runs
 from decaylaws.settings.study import StudySettings, load_settings
+from decaylaws.study.question import Question, content_hash
 
 SETTINGS_NAME = "study.yaml"
+SQLITE = "sqlite:///"
 TEMPLATES = ("study", "quick", "demo")
 
 
@@ -33,9 +36,10 @@ class Study:
         study.yaml       what the user wants
         corpus/          tokenised sources and manifest.json
         plan.json        the design: every planned run
+        proposals.json   the runs that a sampler proposed after the design
         storage.sqlite3  Optuna: queue and results (unless study.yaml names another storage)
         checkpoints/     trunks, and members that were interrupted
-        runs.csv         one row per finished run; curves.csv: one row per evaluation
+        runs.csv         one row per finished run, of earlier plans too; curves.csv: one row per evaluation
         laws/            the fitted laws and their held-out errors
         recipe.yaml      the recommendation
         confirm.json     what was predicted before the confirming runs started
@@ -86,6 +90,11 @@ class Study:
     def plan_file(self) -> Path:
         """The design."""
         return self.root / "plan.json"
+
+    @property
+    def proposals_file(self) -> Path:
+        """Runs that a sampler proposed after the design."""
+        return self.root / "proposals.json"
 
     @property
     def calibration_file(self) -> Path:
@@ -164,8 +173,29 @@ class Study:
 
     @property
     def storage_url(self) -> str:
-        """Optuna storage: the user's, or a file in the study."""
-        return self.settings.storage or f"sqlite:///{(self.root / 'storage.sqlite3').resolve()}"
+        """Optuna storage: the user's, or a file in the study; the path of a file starts from the study."""
+        url = self.settings.storage or f"{SQLITE}storage.sqlite3"
+        path = url.removeprefix(SQLITE)
+        if path == url or not path or path.startswith(("/", ":", "file:")):
+            return url
+        return f"{SQLITE}{(self.root / path).resolve()}"
+
+    @property
+    def shares_storage(self) -> bool:
+        """Whether the storage lies outside the study's folder, where other studies and machines may use it."""
+        path = self.storage_url.removeprefix(SQLITE)
+        is_file = path != self.storage_url
+        return not (is_file and Path(path).resolve().is_relative_to(self.root.resolve()))
+
+    @property
+    def folder_file(self) -> Path:
+        """Identity of the folder, for machines that share a storage: written when a shared storage is first used."""
+        return self.root / "folder.json"
+
+    @property
+    def measure(self) -> str:
+        """What besides a run's config decides its numbers, as the queue labels its trials."""
+        return f"{self.settings.evaluation.tokens_per_domain} tokens"
 
     @property
     def storage_name(self) -> str:
@@ -235,19 +265,46 @@ class Study:
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
 
-        What decontamination decides is in the corpus, whose fingerprint is compared beside these settings.
+        Of decontamination only what decides the text: the other settings refuse a corpus and change nothing in it.
         """
-        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage", "decontamination"})
+        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage"})
+        settings["decontamination"] = {
+            name: value
+            for name, value in settings["decontamination"].items()
+            if name not in ("max_heldout_overlap", "on_overlap")
+        }
         # defaults that older studies did not have are left out: their stored results stay valid
         for source in settings["sources"].values():
             if source["quality"] is None:
                 del source["quality"]
         if not settings["groups"]:
             del settings["groups"]
+        if not self.settings.decontamination.evaluation_sets:
+            del settings["decontamination"]
+        if not self.settings.design.keep_earlier:
+            del settings["design"]["keep_earlier"]
         settings["train"] = asdict(self.arithmetic())
         if self.arithmetic() == EXACT:
             del settings["train"]
         return settings
+
+    def plan_inputs(self) -> str:
+        """Hash of what decides the runs of the sweep and their numbers: settings, corpus, version.
+
+        The objective is part of it only where a sampler proposes runs by it; else it is a question to finished runs.
+        """
+        settings = self.decisive_settings()
+        for name in ("name", "search_trials"):
+            del settings[name]
+        del settings["target"]["max_decay_tokens"]
+        settings["design"].pop("keep_earlier", None)
+        if settings["sampler"]:  # more proposals go on where fewer ended
+            del settings["sampler"]["trials"]
+        else:
+            del settings["objective"]
+            for source in settings["sources"].values():
+                del source["group"], source["capability"]
+        return content_hash(__version__, settings, vars(self.corpus()))
 
     def arithmetic(self) -> Arithmetic:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32."""
@@ -269,12 +326,43 @@ class Study:
         Raises:
             StudyError: it has not been planned.
         """
+        return Design.from_dict(self._plan())
+
+    def _plan(self) -> Any:
         if not self.plan_file.is_file():
             raise StudyError(f"{self.root} has no plan yet. Run 'decaylaws plan {self.root}'.")
-        return Design.from_dict(read_json(self.plan_file))
+        return read_json(self.plan_file)
 
-    def runs(self) -> pd.DataFrame:
-        """The runs table.
+    def question(self) -> Question:
+        """What the study asks now: which recorded runs belong to it.
+
+        Raises:
+            StudyError: nothing is prepared or planned, or study.yaml or the corpus changed since.
+        """
+        stored = self._plan()
+        if stored.get("inputs") != self.plan_inputs():
+            raise StudyError(
+                f"study.yaml or the corpus of {self.root} changed since the plan was made. "
+                f"Run 'decaylaws plan {self.root}'; runs that both plans hold are not repeated."
+            )
+        planner = self.planner()
+        return Question(
+            planned={run["run_id"]: run["role"] for run in stored["runs"]},
+            proposed={run["run_id"]: run["role"] for run in self._proposed()},
+            data_fingerprint=planner.corpus.fingerprint,
+            evaluation_tokens=self.settings.evaluation.tokens_per_domain,
+            pools=pool_fingerprint(planner.pool_tokens()),
+            sources=tuple(self.settings.sources),
+            keep_earlier=self.settings.design.keep_earlier,
+        )
+
+    def _proposed(self) -> list[dict[str, Any]]:
+        """Runs that the sampler of the present plan proposed so far, as ``PlannedRun.to_dict`` writes them."""
+        stored = read_json(self.proposals_file) if self.proposals_file.is_file() else {}
+        return list(stored["runs"]) if stored.get("inputs") == self.plan_inputs() else []
+
+    def recorded_runs(self) -> pd.DataFrame:
+        """The whole runs table, with the runs of earlier plans and corpora.
 
         Raises:
             StudyError: nothing has been run.
@@ -283,9 +371,29 @@ class Study:
             raise StudyError(f"{self.root} has no finished runs yet. Run 'decaylaws run {self.root}'.")
         return read_runs(self.runs_file)
 
+    def runs(self) -> pd.DataFrame:
+        """The rows of the runs table that belong to the present question.
+
+        Raises:
+            StudyError: nothing has been run, or the plan is not the present one.
+        """
+        return self.question().split(self.recorded_runs())[0]
+
+    def left_out(self) -> pd.DataFrame:
+        """The rows of the runs table that do not belong to the present question: ``run_id``, ``role``, ``reason``.
+
+        Raises:
+            StudyError: nothing has been run, or the plan is not the present one.
+        """
+        return self.question().split(self.recorded_runs())[1]
+
     def curves(self) -> pd.DataFrame:
-        """The curves table, written beside the runs table."""
-        return read_curves(self.curves_file)
+        """The curves of the runs that belong to the present question."""
+        curves, runs = read_curves(self.curves_file), self.runs()
+        own = curves["run_id"].isin(runs["run_id"])
+        if EVALUATION in curves:
+            own &= curves[EVALUATION] == self.settings.evaluation.tokens_per_domain
+        return curves[own].reset_index(drop=True)
 
 
 def template_text(name: str) -> str:
@@ -317,9 +425,3 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically and record its hash; refuses NaN, which JSON does not have."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n", recorded=True)
-
-
-def content_hash(*parts: Any) -> str:
-    """First 16 hex digits of the SHA-256 over JSON values; what an idempotent verb compares."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -21,10 +21,11 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.choose import CANDIDATES, member_votes
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.noise import matched_control, seed_noise
-from decaylaws.runs.table import LOSS, fit_ready, values_by
-from decaylaws.study.directory import Study, content_hash, read_json, write_json
-from decaylaws.study.sweep import decays
+from decaylaws.runs.noise import Noise, matched_control, seed_noise
+from decaylaws.runs.table import LOSS, READ_OUT, fit_ready, values_by
+from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.question import content_hash
+from decaylaws.study.results import decays
 
 FIT_FORMAT = 9  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
@@ -57,17 +58,28 @@ class Fit:
     notes: tuple[str, ...]
 
 
-def fit(study: Study, *, progress: Progress = silent) -> tuple[Fit, bool]:
+def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> tuple[Fit, bool]:
     """Fit the laws, unless they are fitted to these very runs.
+
+    Args:
+        study: the study.
+        partial: fit although planned runs have no result yet.
+        progress: told of the three stages.
 
     Returns:
         The fit, and whether it is new.
 
     Raises:
-        StudyError: too few runs have finished.
+        StudyError: too few runs have finished, or planned ones are missing.
     """
     runs, excluded = usable_runs(study)
-    inputs = content_hash(__version__, FIT_FORMAT, runs.sort_values("run_id").to_csv(index=False))
+    missing = set(study.question().planned) - set(study.runs()["run_id"])
+    if missing and not partial:
+        raise StudyError(
+            f"{len(missing)} planned runs of {study.root} have no result yet. Run 'decaylaws run {study.root}' to the "
+            "end, or fit those that have one with 'decaylaws fit --partial'."
+        )
+    inputs = fit_inputs(study, runs)
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = read_json(study.fit_file)
         if stored["inputs"] == inputs:
@@ -78,21 +90,49 @@ def fit(study: Study, *, progress: Progress = silent) -> tuple[Fit, bool]:
     return result, True
 
 
+def fit_inputs(study: Study, runs: pd.DataFrame) -> str:
+    """Hash of all that decides the fitted law: its rows, and the settings that it is told."""
+    settings = study.settings
+    told = {
+        "domains": list(settings.sources),
+        "trunk_mixture": settings.trunk.mixture,
+        "trunk_lr": settings.trunk.peak_lr,
+        "trunk_batch_tokens": settings.batch_tokens,
+        "seed": settings.seed,
+    }
+    return content_hash(__version__, FIT_FORMAT, told, runs.sort_values("run_id").to_csv(index=False))
+
+
 def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
     """The stored fit and its law.
 
     Raises:
-        StudyError: nothing has been fitted.
+        StudyError: nothing has been fitted, or not to the runs that belong to the present question.
+    """
+    stored = check_fit(study)
+    law = DecayLaw.from_dict(read_json(study.law_file))
+    if not isinstance(law, DecayLaw):
+        raise DataError(f"{study.law_file} holds a {type(law).__name__}. Delete it and run 'decaylaws fit'.")
+    return _restore(stored), law
+
+
+def check_fit(study: Study) -> dict[str, Any]:
+    """Refuse a fit that does not rest on the runs of the present question; its file's content.
+
+    Raises:
+        StudyError: nothing has been fitted, or not to these runs.
     """
     if not study.fit_file.is_file():
         raise StudyError(f"{study.root} has no fitted law yet. Run 'decaylaws fit {study.root}'.")
     stored = read_json(study.fit_file)
     if stored.get("format") != FIT_FORMAT:
         raise StudyError(f"{study.fit_file} is of an older version. Run 'decaylaws fit {study.root}'.")
-    law = DecayLaw.from_dict(read_json(study.law_file))
-    if not isinstance(law, DecayLaw):
-        raise DataError(f"{study.law_file} holds a {type(law).__name__}. Delete it and run 'decaylaws fit'.")
-    return _restore(stored), law
+    if stored["inputs"] != fit_inputs(study, usable_runs(study)[0]):
+        raise StudyError(
+            f"The law of {study.root} was fitted to other runs than those that belong to study.yaml now. "
+            f"Run 'decaylaws fit {study.root}'."
+        )
+    return dict(stored)
 
 
 def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -272,6 +312,24 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
         f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average: "
         "so few sizes hardly say how fast a larger model learns a new mixture. Its intervals allow for that."
     ]
+
+
+def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
+    """Seed noise of the objective at a scale, from runs that differ in their seed alone.
+
+    Args:
+        study: the study.
+        scale: ``proxy`` or ``target``. Where that size has no replicates the noise of the others is taken, and the
+            answer's ``sizes`` say so.
+        runs: the runs table.
+
+    Returns:
+        None where no plan was run under two seeds.
+    """
+    shape = study.settings.proxy if scale == "proxy" else study.settings.target.shape
+    repeated = runs[(runs["kind"] == "decay") & (runs["role"] != READ_OUT)]
+    params = study.planner().shape(shape).non_embedding_params
+    return Noise.at_size(repeated, study.settings.objective_weights, params)
 
 
 def _store(result: Fit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from decaylaws.io.tables import read_csv
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.table import LOSS, READ_OUT, READ_OUT_SHAPES
+from decaylaws.runs.table import EVALUATION, LOSS, READ_OUT, READ_OUT_SHAPES
 from decaylaws.schedules import decay
 from decaylaws.study.directory import Study
 
@@ -66,7 +66,10 @@ def read_out_errors(study: Study) -> pd.DataFrame:
     if not study.read_outs_file.is_file():
         return pd.DataFrame()
     configs = [item.config for item in study.design() if item.role == READ_OUT]
-    pairs = compare(configs, study.runs(), read_csv(study.read_outs_file, text=("run_id",)))
+    read_outs = read_csv(study.read_outs_file, text=("run_id",))
+    if EVALUATION in read_outs:
+        read_outs = read_outs[read_outs[EVALUATION] == study.settings.evaluation.tokens_per_domain]
+    pairs = compare(configs, study.runs(), read_outs)
     rows = []
     for shape, part in pairs.groupby("decay_shape"):
         means = part.groupby("run_id")[["read_out", "decayed"]].mean()

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from decaylaws.errors import DecaylawsError, StudyError
+from decaylaws.study.checks import check_prepared
 from decaylaws.study.confirm import confirmation_table, find_confirmation
-from decaylaws.study.directory import Study
+from decaylaws.study.decision import load_recipe, read_exported
+from decaylaws.study.directory import Study, read_json
+from decaylaws.study.evidence import check_fit
+from decaylaws.study.question import content_hash
+from decaylaws.study.sweep import current_plan
 
 
 class State(StrEnum):
@@ -16,15 +22,23 @@ class State(StrEnum):
 
     DONE = "done"
     BEGUN = "begun"
+    STALE = "stale"
     OPEN = "-"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A verb of a study and how far it is."""
+    """A verb of a study and how far it is.
+
+    Attributes:
+        verb: its name.
+        state: how far it is.
+        why: why its result is stale; empty where it is not.
+    """
 
     verb: str
     state: State
+    why: str = ""
 
 
 RESULTS: dict[str, Callable[[Study], Path]] = {
@@ -40,17 +54,43 @@ RESULTS: dict[str, Callable[[Study], Path]] = {
 }
 """The verbs of a study in their order, and what each leaves behind."""
 
+CHAIN = ("prepare", "plan", "run", "fit", "recommend")
+"""Verbs on whose results all later ones rest."""
+
 
 def steps(study: Study) -> list[Step]:
-    """The verbs of a study in their order; whether results are out of date is for each verb to find."""
-    unfinished = {"run": _runs_are_missing, "confirm": _confirmation_is_missing}
-    found = []
+    """The verbs of a study in their order; what answers an older question is stale, and so is all that rests on it."""
+    found: list[Step] = []
+    stale = ""
     for verb, result in RESULTS.items():
-        state = State.DONE if result(study).exists() else State.OPEN
-        if state == State.DONE and verb in unfinished and unfinished[verb](study):
-            state = State.BEGUN
-        found.append(Step(verb, state))
+        step = Step(verb, State.OPEN)
+        if result(study).exists():
+            step = Step(verb, State.STALE, f"It rests on '{stale}'.") if stale else _step(study, verb)
+            stale = stale or (verb if step.state == State.STALE and verb in CHAIN else "")
+        found.append(step)
     return found
+
+
+def _step(study: Study, verb: str) -> Step:
+    """State of a verb that has left a result; those before it are not stale."""
+    checks: dict[str, Callable[[Study], object]] = {
+        "prepare": check_prepared,
+        "plan": current_plan,
+        "fit": check_fit,
+        "recommend": load_recipe,
+        "export": _check_exported,
+        "launch": _check_launched,
+        "report": _check_reported,
+    }
+    unfinished = {"run": _runs_are_missing, "confirm": _confirmation_is_missing}
+    try:
+        if verb in unfinished:
+            return Step(verb, State.BEGUN if unfinished[verb](study) else State.DONE)
+        if verb in checks:
+            checks[verb](study)
+    except DecaylawsError as error:
+        return Step(verb, State.STALE, str(error))
+    return Step(verb, State.DONE)
 
 
 def next_verb(done: list[Step]) -> str | None:
@@ -73,3 +113,43 @@ def _confirmation_is_missing(study: Study) -> bool:
     if not study.runs_file.is_file() or find_confirmation(study) is None:
         return True
     return bool(confirmation_table(study)["observed"].isna().any())
+
+
+def _check_exported(study: Study) -> None:
+    sha256, exported = load_recipe(study).sha256, read_exported(study)
+    old = [
+        path.name
+        for path in sorted(study.export_dir.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and exported.get(path.name) != sha256
+    ]
+    if old:
+        raise StudyError(
+            f"{', '.join(old)}: written for another recipe. Run 'decaylaws export {study.root}'."
+        )
+
+
+def _check_launched(study: Study) -> None:
+    launched = read_json(study.launch_dir / "result.json").get("recipe_sha256")
+    if launched != load_recipe(study).sha256:
+        raise StudyError(f"Another recipe was launched. Run 'decaylaws launch {study.root}'.")
+
+
+def _check_reported(study: Study) -> None:
+    if report_stamp(study) not in study.report_file.read_text(encoding="utf-8", errors="replace")[-200:]:
+        raise StudyError(
+            f"Results changed since the report was written. Run 'decaylaws report {study.root}'."
+        )
+
+
+def report_stamp(study: Study) -> str:
+    """What the last line of a report says of the results that it shows; another one where any of them changed."""
+    results = [
+        study.fit_file,
+        study.recommendation_file,
+        study.recipe_file,
+        study.confirm_file,
+        study.launch_dir / "result.json",
+    ]
+    files = [path for path in (*results, *sorted(study.evaluation_dir.glob("*/*.json"))) if path.is_file()]
+    content = [[path.relative_to(study.root).as_posix(), path.read_text(encoding="utf-8")] for path in files]
+    return f"<!-- results {content_hash(content, study.runs().to_csv(index=False))} -->"

@@ -214,7 +214,7 @@ class _Pool:
 
     def progress(self) -> PoolProgress:
         """What is left to do."""
-        return PoolProgress.of(RunQueue(self._workspace.storage_url, self._workspace.study_name).open_runs())
+        return PoolProgress.of(RunQueue.of(self._workspace).open_runs())
 
     def start(self) -> None:
         self._log_dir.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,9 @@ import functools
 import os
 import socket
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
@@ -36,9 +36,11 @@ from proxy_runs.sweep.trials import (
     LOG,
     MAX_ATTEMPTS,
     MAX_DEATHS,
+    MEASURE,
     RESULT,
     ROLE,
     RUN_ID,
+    SERVES,
     TICKET,
     WORKER,
     again,
@@ -51,6 +53,10 @@ from proxy_runs.sweep.trials import (
     replaces,
     waiting_trial,
 )
+from proxy_runs.sweep.workspace import Workspace
+
+FOLDER = "folder"
+"""Attribute of the Optuna study that names the folder of the checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,13 @@ class QueueCounts:
 class RunQueue:
     """The runs of one study in Optuna's storage.
 
+    The storage keeps the runs of every plan that the study ever had; a queue claims those alone that it serves.
+
     Args:
         url: storage URL (``sqlite:///...``, ``postgresql://...``).
         name: name of the Optuna study; it is created where it is missing.
+        serves: what the runs are wanted for, such as a fingerprint of the present plan.
+        measure: what besides a config decides the numbers of its run; the queue sees only trials of the same.
         progress: told when the storage does not answer and the queue waits for it.
         connect_seconds: how long to wait for the first answer, as long as for any other where it is None. A verb
             that a person has just typed asks for less: its URL may be wrong.
@@ -98,13 +108,32 @@ class RunQueue:
     """
 
     def __init__(
-        self, url: str, name: str, *, progress: Progress = silent, connect_seconds: float | None = None
+        self,
+        url: str,
+        name: str,
+        *,
+        serves: str = "",
+        measure: str = "",
+        progress: Progress = silent,
+        connect_seconds: float | None = None,
     ) -> None:
+        self._serves, self._measure = serves, measure
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._patiently = Patience(progress)
         self._storage = Patience(progress, connect_seconds)(lambda: open_storage(url, _give_back_stale))
         self._study = self._patiently(lambda: _load_or_create(self._storage, name))
         self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+
+    @classmethod
+    def of(cls, workspace: Workspace, *, progress: Progress = silent) -> Self:
+        """The queue of a workspace."""
+        return cls(
+            workspace.storage_url,
+            workspace.study_name,
+            serves=workspace.serves,
+            measure=workspace.measure,
+            progress=progress,
+        )
 
     def enqueue(self, runs: Sequence[tuple[str, RunConfig]], *, progress: Progress = silent) -> int:
         """Queue the runs that the study does not hold yet, and those that a crash took out of the queue.
@@ -114,15 +143,29 @@ class RunQueue:
             progress: told how many are queued; a storage takes some 30 ms for each.
 
         Returns:
-            How many were queued.
+            How many were queued, with those that waited for an earlier plan and now wait for this one.
         """
-        held = {trial.user_attrs[RUN_ID] for trial in self._latest() if not is_owed(trial)}
+        held = {trial.user_attrs[RUN_ID]: trial for trial in self._latest() if not is_owed(trial)}
         new = [(role, config) for role, config in runs if config.run_id not in held]
         for done, (role, config) in enumerate(new, start=1):
-            self._add(waiting_trial(role, config))
+            self._add(waiting_trial(role, config, serves=self._serves, measure=self._measure))
             progress("queue", done, len(new))
+        taken = [self._take_over(held[c.run_id], role) for role, c in runs if c.run_id in held]
         self._close_doubles()
-        return len(new)
+        return len(new) + sum(taken)
+
+    def _take_over(self, trial: FrozenTrial, role: str) -> bool:
+        """Let an open run that was queued for something else serve this queue; whether it waits."""
+        if trial.state.is_finished() or self._is_served(trial):
+            return False
+        trial_id = self._trial_id(trial.number)
+        with contextlib.suppress(UpdateFinishedTrialError):  # it ended meanwhile, which is as well
+            self._set(trial_id, ROLE, role)
+            self._set(trial_id, SERVES, self._serves)
+        return trial.state == TrialState.WAITING
+
+    def _is_served(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get(SERVES, "") == self._serves)
 
     def _close_doubles(self) -> None:
         """Close waiting trials that do not count, since machines that started together queued their runs at once."""
@@ -147,7 +190,7 @@ class RunQueue:
         """
         claims: list[Claim] = []
         first = like
-        for trial in self._latest(TrialState.WAITING):
+        for trial in self._open(TrialState.WAITING):
             if len(claims) == count or (claims and claims[0].is_retried):
                 break
             config = config_of(trial)
@@ -165,12 +208,12 @@ class RunQueue:
 
     def open_runs(self) -> list[RunConfig]:
         """Configs of the runs that are not closed yet, whoever holds them."""
-        trials = self._latest(TrialState.WAITING, TrialState.RUNNING)
+        trials = self._open(TrialState.WAITING, TrialState.RUNNING)
         return [config_of(trial) for trial in trials]
 
     def claimable(self, ready: Callable[[RunConfig], bool]) -> bool:
         """Whether any waiting run is ``ready``."""
-        return any(ready(config_of(trial)) for trial in self._latest(TrialState.WAITING))
+        return any(ready(config_of(trial)) for trial in self._open(TrialState.WAITING))
 
     def _claim_one(self, trial: FrozenTrial) -> Claim | None:
         trial_id = self._trial_id(trial.number)
@@ -229,7 +272,10 @@ class RunQueue:
             return False
         if attempt >= MAX_ATTEMPTS:
             return False
-        self._add(waiting_trial(claim.role, claim.config, attempt=attempt + 1))
+        serves, measure = (trial.user_attrs.get(name, "") for name in (SERVES, MEASURE))
+        self._add(
+            waiting_trial(claim.role, claim.config, attempt=attempt + 1, serves=serves, measure=measure)
+        )
         return True
 
     def give_back(self, claim: Claim) -> None:
@@ -251,9 +297,13 @@ class RunQueue:
             self._patiently(lambda: optuna.storages.fail_stale_trials(self._study))
         return len(held) - len(self._in_state(TrialState.RUNNING))
 
-    def retry_failed(self) -> int:
-        """Queue again every run whose last attempt failed; returns how many."""
-        return self._repeat(self._latest(TrialState.FAIL))
+    def retry_failed(self, run_ids: Collection[str] | None = None) -> int:
+        """Queue those of the runs, of all without ids, again whose last attempt failed; returns how many."""
+        return self._repeat(self._failed(run_ids))
+
+    def _failed(self, run_ids: Collection[str] | None) -> list[FrozenTrial]:
+        failed = self._latest(TrialState.FAIL)
+        return [trial for trial in failed if run_ids is None or trial.user_attrs[RUN_ID] in run_ids]
 
     def repeat(self, run_ids: Collection[str]) -> int:
         """Queue finished runs again, whose checkpoints are gone; returns how many.
@@ -265,29 +315,63 @@ class RunQueue:
 
     def _repeat(self, trials: Sequence[FrozenTrial]) -> int:
         for trial in trials:
-            self._add(waiting_trial(trial.user_attrs[ROLE], config_of(trial), repeats=trial.number))
+            self._add(
+                waiting_trial(
+                    trial.user_attrs[ROLE],
+                    config_of(trial),
+                    repeats=trial.number,
+                    serves=self._serves,
+                    measure=self._measure,
+                )
+            )
         return len(trials)
 
+    def worker_of(self, run_ids: Collection[str]) -> dict[str, str]:
+        """``host:process`` of the worker that finished each of these runs, where one did."""
+        return {
+            trial.user_attrs[RUN_ID]: trial.user_attrs.get(WORKER, "")
+            for trial in self._latest(TrialState.COMPLETE)
+            if trial.user_attrs[RUN_ID] in run_ids
+        }
+
+    def folder(self) -> dict[str, str]:
+        """What the first machine said of the folder with the checkpoints of these runs; empty before any did."""
+        return dict(self._patiently(lambda: self._study.user_attrs).get(FOLDER, {}))
+
+    def set_folder(self, folder: Mapping[str, str]) -> None:
+        """Say which folder holds the checkpoints of these runs."""
+        self._patiently(lambda: self._study.set_user_attr(FOLDER, dict(folder)))
+
     def results(self) -> list[dict[str, Any]]:
-        """``{"row", "curve", "role"}`` of every recorded run, each run once, in order of their ids."""
-        trials = [t for t in self._trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        by_run = {t.user_attrs[RUN_ID]: {**t.user_attrs[RESULT], ROLE: t.user_attrs[ROLE]} for t in trials}
-        return [by_run[run_id] for run_id in sorted(by_run)]
+        """``{"row", "curve", "role"}`` of every recorded run of this measure, each once, in order of their ids."""
+        return _recorded(self._trials())
+
+    def every_result(self) -> list[dict[str, Any]]:
+        """The same of every measure: a run that was measured in two ways comes twice."""
+        return _recorded(self._every_trial())
 
     def pruned(self) -> dict[str, float]:
         """Objective of the runs that were pruned, where they stood then, by their ids."""
         pruned = [trial for trial in self._latest() if is_pruned(trial) and trial.intermediate_values]
         return {trial.user_attrs[RUN_ID]: trial.intermediate_values[trial.last_step] for trial in pruned}
 
-    def failures(self) -> list[tuple[str, str]]:
-        """``(run_id, log)`` of the runs that failed for good."""
+    def failures(self, run_ids: Collection[str] | None = None) -> list[tuple[str, str]]:
+        """``(run_id, log)`` of those of the runs, of all without ids, that failed for good."""
         return [
-            (t.user_attrs[RUN_ID], t.user_attrs.get(LOG, "no log")) for t in self._latest(TrialState.FAIL)
+            (trial.user_attrs[RUN_ID], trial.user_attrs.get(LOG, "no log")) for trial in self._failed(run_ids)
         ]
 
-    def counts(self) -> QueueCounts:
-        """How many runs stand where."""
-        trials = self._latest()
+    def counts(self, run_ids: Collection[str] | None = None) -> QueueCounts:
+        """How many of the runs with these ids stand where; without ids, of those that ended or that are served here."""
+        trials = [
+            trial
+            for trial in self._latest()
+            if (
+                trial.user_attrs[RUN_ID] in run_ids
+                if run_ids is not None
+                else trial.state.is_finished() or self._is_served(trial)
+            )
+        ]
         states = [trial.state for trial in trials]
         pruned = sum(is_pruned(trial) for trial in trials)
         return QueueCounts(
@@ -309,8 +393,15 @@ class RunQueue:
         counted = sorted(by_run.values(), key=lambda trial: trial.number)
         return [trial for trial in counted if not states or trial.state in states]
 
+    def _open(self, *states: TrialState) -> list[FrozenTrial]:
+        """As ``_latest``, of the runs that this queue serves."""
+        return [trial for trial in self._latest(*states) if self._is_served(trial)]
+
     def _trials(self) -> list[FrozenTrial]:
-        """All trials, attempts that were given back included; ended ones come out of a cache."""
+        """All trials of this measure, attempts that were given back included; ended ones come out of a cache."""
+        return [trial for trial in self._every_trial() if trial.user_attrs.get(MEASURE, "") == self._measure]
+
+    def _every_trial(self) -> list[FrozenTrial]:
         trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
         return [trial for trial in trials if RUN_ID in trial.user_attrs]
 
@@ -373,6 +464,18 @@ def _load_or_create(storage: BaseStorage, name: str) -> optuna.Study:
         return optuna.load_study(storage=storage, study_name=name)  # a study that may only be read will do
     except KeyError:
         return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+
+
+def _recorded(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    by_run = {
+        (t.user_attrs[RUN_ID], t.user_attrs.get(MEASURE, "")): {
+            **t.user_attrs[RESULT],
+            ROLE: t.user_attrs[ROLE],
+        }
+        for t in ended
+    }
+    return [by_run[key] for key in sorted(by_run)]
 
 
 def _claim(trial: FrozenTrial, trial_id: int) -> Claim:

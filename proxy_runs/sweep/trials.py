@@ -20,6 +20,8 @@ MAX_ATTEMPTS = 2
 CONFIG, ROLE, RUN_ID = "config", "role", "run_id"
 RESULT, LOG, ATTEMPT, WORKER = "result", "log", "attempt", "worker"
 DEATHS, TICKET, REPEATS = "deaths", "ticket", "repeats"
+SERVES, MEASURE = "serves", "measure"
+"""What a waiting run is wanted for, and what besides its config decides the numbers of its result."""
 
 MIN_RIVALS = 5
 """Finished runs of its kind without which no run is pruned."""
@@ -39,6 +41,8 @@ def again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
         attempt=int(attrs[ATTEMPT]),
         deaths=int(attrs[DEATHS]) + deaths,
         result=attrs.get(RESULT),
+        serves=attrs.get(SERVES, ""),
+        measure=attrs.get(MEASURE, ""),
     )
 
 
@@ -50,6 +54,8 @@ def waiting_trial(
     deaths: int = 0,
     result: dict[str, Any] | None = None,
     repeats: int | None = None,
+    serves: str = "",
+    measure: str = "",
 ) -> FrozenTrial:
     """A trial that puts a run into the queue.
 
@@ -60,9 +66,11 @@ def waiting_trial(
         deaths: workers that died over it.
         result: what an earlier worker has recorded, and not closed.
         repeats: number of the ended trial that this one takes the place of.
+        serves: what the run is wanted for; only a queue that serves the same claims it.
+        measure: what besides the config decides the numbers of the result.
     """
     params, distributions = _design_variables(config)
-    optional = {RESULT: result, REPEATS: repeats}
+    optional = {RESULT: result, REPEATS: repeats, SERVES: serves or None, MEASURE: measure or None}
     return create_trial(
         state=TrialState.WAITING,
         params=params,

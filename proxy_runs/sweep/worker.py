@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.runs.columns import LOSS, READ_OUT
+from decaylaws.runs.columns import EVALUATION, LOSS, READ_OUT
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
 from proxy_runs.data.shards import TokenStore
@@ -101,7 +101,7 @@ class Worker:
         self._workspace = workspace
         self._say = say
         self._stop = stop
-        self._queue = RunQueue(workspace.storage_url, workspace.study_name, progress=self._storage_waits)
+        self._queue = RunQueue.of(workspace, progress=self._storage_waits)
         self._store = TokenStore.open(workspace.corpus, verify=False)
         self._last_reclaim = 0.0
 
@@ -194,9 +194,15 @@ class Worker:
     def _end(self, heart: Heart, result: RunResult) -> None:
         """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
         claim, where = heart.claim(result.run_id), self._workspace
-        row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result)}
-        read_outs = self._read_outs(claim, result)
-        self._record(heart.drop(result.run_id), {"row": row, "curve": result.curve, **read_outs})
+        # what the run's config does not say and its numbers depend on
+        measured = {EVALUATION: where.evaluation.tokens_per_domain}
+        row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result), **measured}
+        curve = [{**point, **measured} for point in result.curve]
+        read_outs = {
+            name: [{**each, **measured} for each in rows]
+            for name, rows in self._read_outs(claim, result).items()
+        }
+        self._record(heart.drop(result.run_id), {"row": row, "curve": curve, **read_outs})
         staying = [claim.config.tokens] if where.keep_checkpoints else []
         forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
 

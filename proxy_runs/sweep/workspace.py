@@ -32,6 +32,8 @@ class Workspace:
         slots: members that train as one stack.
         device: ``cpu``, ``cuda`` or ``auto``.
         keep_checkpoints: whether the last checkpoint of every decay stays.
+        serves: what the runs are wanted for: others that wait in the storage are left alone.
+        measure: what besides a config decides the numbers of its run.
         prune: by role, the best percent of its rivals among which a run must stand on its way; others run to their end.
     """
 
@@ -44,6 +46,8 @@ class Workspace:
     slots: int = 1
     device: str = "cpu"
     keep_checkpoints: bool = False
+    serves: str = ""
+    measure: str = ""
     prune: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -13,7 +13,7 @@ from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
 from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings.study import EvaluationSettings
 from decaylaws.study.read_outs import compare, emulated_runs
-from decaylaws.study.sweep import with_averaged_starts
+from decaylaws.study.results import with_averaged_starts
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import train
 from proxy_runs.engine.heldout import EvaluationSet

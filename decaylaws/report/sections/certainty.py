@@ -18,7 +18,7 @@ from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
 from decaylaws.study import confirm
-from decaylaws.study.sweep import decays
+from decaylaws.study.results import decays
 
 _POINTS = 33  # of a slice through the objective
 _BEST_RUNS = 8

@@ -9,7 +9,7 @@ from decaylaws.report.words import name
 from decaylaws.runs.table import LOSS, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.evidence import ERROR_COLUMNS
-from decaylaws.study.sweep import decays
+from decaylaws.study.results import decays
 
 
 def microanneals(material: Material) -> Section:
