@@ -98,10 +98,12 @@ def prepare(directory: StudyDir) -> None:
     if not leaks.empty:
         console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
     for name, counts in counts_of.items():
-        limit = study.settings.sources[name].max_bytes
-        if limit and counts.get("documents_over_max_bytes"):
+        source = study.settings.sources[name]
+        if source.format == "embedded":
+            continue  # scraps of installed packages, which nobody will mend
+        if source.max_bytes and counts.get("documents_over_max_bytes"):
             taken = counts["train_bytes"] + counts["heldout_bytes"]
-            _say_of(name, f"{taken:,} bytes of text taken of max_bytes = {limit:,}")
+            _say_of(name, f"{taken:,} bytes of text taken of max_bytes = {source.max_bytes:,}")
         if said := passed_over(counts):
             _say_of(name, f"passed over: {said}")
         if said := kept_doubtful(counts):

@@ -110,7 +110,7 @@ def kept_doubtful(counts: Mapping[str, int]) -> str:
 
 
 def _in_words(names: Mapping[str, str], counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[name]:,} {words}" for name, words in names.items() if counts.get(name))
+    return ", ".join(f"{words} ({counts[name]:,})" for name, words in names.items() if counts.get(name))
 
 
 @dataclass(frozen=True)
