@@ -119,7 +119,7 @@ def test_prepare_says_what_it_passed_over(tmp_path: Path) -> None:
     with_source(tmp_path, "maths", **limited)
     said = " ".join(decaylaws("prepare", str(tmp_path)).split())
     assert (
-        "maths: passed over: 1 rows that are no JSON or hold no text, 1 rows whose text is null, 1 doc"
+        "maths: passed over: rows that are no JSON or hold no text (1), rows whose text is null (1), doc"
         in said
     )
     assert "bytes of text taken of max_bytes = 80,000" in said
