@@ -23,6 +23,7 @@ quarter of the fit rows by compute, with the law fitted to the rest; nothing was
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from _common import parse_args, run, write_json
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.io.tables import read_csv, without_text
 from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.report import NotIdentifiedWarning
 from decaylaws.laws.scaling import (
     PUBLISHED_STEP_LAW,
     Chinchilla,
@@ -206,6 +208,7 @@ FORMATS = (
 def main() -> None:
     """Fit every law on every recognised folder and write the scores."""
     args = parse_args("Laws of size and tokens on published records")
+    warnings.simplefilter("ignore", NotIdentifiedWarning)  # the status of every fit stands beside its scores
     if not args.data.is_dir():
         raise DataError(f"{args.data} is not a folder.")
     folders = [args.data, *sorted(path for path in args.data.iterdir() if path.is_dir())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.downstream import AccuracyComputeLaw, AccuracySizeTokenLaw, SigmoidLink, TaskLadder
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.report import NotIdentifiedWarning
 
 ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 LINK = {"floor": 0.25, "ceiling": 0.95, "slope": 6.0, "midpoint": 0.8}
@@ -93,14 +95,17 @@ def test_larger_runs_lie_within_the_intervals_and_json_keeps_the_law(law: Law, t
     )
     fit, new = (part.assign(flops=6 * part["params"] * part["tokens"]) for part in (fit, new))
     new = new[new["final"]]
-    prediction = law.fit(fit).predict(new, interval=0.9)
+    # eight finished runs of two sizes leave a valley in the ladder's first step, which says so beyond them
+    with pytest.warns(NotIdentifiedWarning) if isinstance(law, TaskLadder) else nullcontext():
+        prediction = law.fit(fit).predict(new, interval=0.9)
     assert np.all((prediction.lower <= prediction.mean) & (prediction.mean <= prediction.upper))
     assert np.all((prediction.lower >= 0) & (prediction.upper <= 1))
     assert coverage(prediction, new["accuracy"]) >= 0.5
     error = np.mean(np.abs(prediction.mean - new["accuracy"]))
     assert error < np.abs(fit["accuracy"].max() - new["accuracy"]).mean()
     law.save(tmp_path / "law.json")
-    again = Law.load(tmp_path / "law.json").predict(new, interval=0.9)
+    with pytest.warns(NotIdentifiedWarning) if isinstance(law, TaskLadder) else nullcontext():
+        again = Law.load(tmp_path / "law.json").predict(new, interval=0.9)
     np.testing.assert_array_equal(again.mean, prediction.mean)
     np.testing.assert_array_equal(again.upper, prediction.upper)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.base import clone
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.report import FitStatus, NotIdentifiedWarning
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
@@ -24,6 +26,7 @@ from decaylaws.laws.scaling import (
     OverTraining,
     SizeTokenLaw,
     Skaling,
+    optimal_allocation,
 )
 from decaylaws.laws.scaling.families import Inputs
 from decaylaws.laws.scaling.objective import huber_root
@@ -350,6 +353,43 @@ class TestBadInput:
         table = grid(1, 8)
         with pytest.raises(InvalidValueError, match="params"):
             Chinchilla().fit(table, TRUTH.predict(table))
+
+    @pytest.mark.parametrize("kind", LAWS)
+    @pytest.mark.parametrize("exponent", [1.0, 0.6])
+    def test_runs_on_one_line_of_size_and_tokens_are_refused(
+        self, kind: type[SizeTokenLaw], exponent: float
+    ) -> None:
+        size = np.repeat(np.geomspace(5e7, 2e9, 6), 3)
+        wobble = np.tile([0.985, 1.0, 1.015], 6)
+        line = pd.DataFrame({"params": size, "tokens": 20 * 1e8 * (size / 1e8) ** exponent * wobble})
+        for prior in (False, True):
+            with pytest.raises(InvalidValueError, match="log params and log tokens lie on one line"):
+                kind(prior=prior).fit(line, TRUTH.predict(line))
+
+    def test_the_rest_of_a_hold_out_on_one_line_tells_nothing(self) -> None:
+        size = np.geomspace(5e7, 2e9, 12)
+        rows = pd.DataFrame({"params": size, "tokens": 20 * size})
+        longer = pd.DataFrame({"params": [1e9, 2e9, 2e9, 1e9], "tokens": [1e12, 1e12, 2e12, 3e12]})
+        table = pd.concat([rows, longer], ignore_index=True)
+        assert Chinchilla(max_starts=2).fit(table, TRUTH.predict(table)).extrapolation_error_ is None
+
+    def test_what_the_runs_do_not_decide_is_said_beyond_them(self) -> None:
+        table = grid(4, 4)
+        law = Chinchilla(max_starts=2).fit(table, TRUTH.predict(table))
+        beyond = pd.DataFrame({"params": [1e12], "tokens": [1e13]})
+        for status in FitStatus:
+            law.report_ = replace(law.report_, status=status)
+            law.predict(table)
+            if status.is_identified:
+                law.predict(beyond)
+                continue
+            with pytest.warns(NotIdentifiedWarning, match="do not decide losses of sizes or tokens outside"):
+                law.predict(beyond, interval=0.9)
+            with pytest.warns(NotIdentifiedWarning, match="do not decide the best size for a budget"):
+                optimal_allocation(law, 1e21)
+            again = Law.from_dict(law.to_dict())
+            with pytest.warns(NotIdentifiedWarning):
+                again.predict(beyond)
 
     def test_more_unique_tokens_than_tokens(self) -> None:
         table = grid().assign(unique_tokens=lambda runs: 1.5 * runs["tokens"], loss=TRUTH.predict(grid()))

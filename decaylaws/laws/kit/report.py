@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+
+class NotIdentifiedWarning(UserWarning):
+    """A law answers a question that its runs do not decide."""
 
 
 class FitStatus(StrEnum):
@@ -16,6 +21,11 @@ class FitStatus(StrEnum):
     AT_BOUNDS = "at_bounds"
     ILL_CONDITIONED = "ill_conditioned"
     NOT_CONVERGED = "not_converged"
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the data determine the parameters, so that the law means something beyond the data."""
+        return self in (FitStatus.CONVERGED, FitStatus.STARTS_DISAGREE)
 
     @property
     def sentence(self) -> str:
@@ -68,6 +78,13 @@ class FitReport:
         if not self.at_bounds:
             return self.status.sentence
         return f"{self.status.sentence} At bounds: {', '.join(self.at_bounds)}."
+
+    def warn_unless_identified(self, question: str) -> None:
+        """Warn that ``question`` (such as "the best size for a budget") is not decided by the fitted runs."""
+        if not self.status.is_identified:
+            warnings.warn(
+                f"The runs do not decide {question}. {self.sentence}", NotIdentifiedWarning, stacklevel=3
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -26,7 +26,7 @@ from decaylaws.laws.kit.drawn import DrawnLaw
 from decaylaws.laws.kit.draws import quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.solver import Solution, solve
-from decaylaws.laws.scaling.tables import columns, positive, target
+from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line, positive, target
 
 _GAIN_HUBER = 0.03  # of log gains: the difference of two noisy evaluations scatters by some per cent
 _LOSS_HUBER = 2e-3  # of the undecayed losses, nats
@@ -104,7 +104,7 @@ class DecayGain(DrawnLaw):
             )
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(begin).mean())))
         pairs = self._pairs(X)
-        if np.linalg.matrix_rank(pairs.design) < len(_POWER_NAMES):
+        if off_line(params, begin) < LEAST_OFF_LINE:
             raise InvalidValueError(
                 "params, tokens_begin",
                 (float(params[0]), float(begin[0])),

@@ -53,11 +53,15 @@ def optimal_allocation(
         One row per budget: ``flops``, ``params``, ``tokens``, ``loss``, ``tokens_per_param``, and with
         ``interval`` ``params_lower``, ``params_upper``, ``tokens_lower``, ``tokens_upper``.
 
+    Warns:
+        NotIdentifiedWarning: the law's runs do not determine its parameters, and with them the best size.
+
     Raises:
         NotFittedError: before ``fit``.
         InvalidValueError: a budget is not positive, or its best size lies outside 1e4 to 1e15 parameters.
     """
     law._require_fitted()
+    law.report_.warn_unless_identified("the best size for a budget")
     budgets = positive("flops", np.atleast_1d(np.asarray(flops, dtype=float)))
     positive("flops_per_param_token", [flops_per_param_token])
     params = _best_params(law, law.theta_, budgets, unique_tokens, flops_per_param_token)
@@ -65,7 +69,7 @@ def optimal_allocation(
     table = pd.DataFrame(
         {"flops": budgets, "params": params, "tokens": budgets / (flops_per_param_token * params)}
     )
-    table["loss"] = law.predict(_with_unique(table, unique_tokens))
+    table["loss"] = law.point(_with_unique(table, unique_tokens))
     table["tokens_per_param"] = table["tokens"] / table["params"]
     if interval is None:
         return table

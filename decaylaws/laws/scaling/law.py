@@ -46,6 +46,7 @@ class SizeTokenLaw(DrawnLaw):
         report_: diagnosis of the fit.
         theta_: the family's internal parameters, ``[p]``.
         center_: reference N and D of the internal parameters.
+        range_: smallest and largest log N and log D of the fit, relative to the centre, ``[2]`` each.
         draws_: draws of theta, ``[num_draws, p]``.
         residuals_: predicted minus observed log loss, ``[n]``.
         extrapolation_error_: mean absolute log error on the quarter of the rows with the most compute,
@@ -53,6 +54,7 @@ class SizeTokenLaw(DrawnLaw):
     """
 
     center_: tuple[float, float]
+    range_: tuple[Array, Array]
 
     def __init__(
         self,
@@ -82,7 +84,8 @@ class SizeTokenLaw(DrawnLaw):
         Raises:
             SchemaError: a column is missing.
             InvalidValueError: a value is not finite and positive, there are more unique
-                tokens than tokens, N or D takes one value only, or there are fewer runs than parameters.
+                tokens than tokens, N or D takes one value only, both lie on one line of their logs (as at 20
+                tokens per parameter each), or there are fewer runs than parameters.
         """
         self._check_settings()
         loss = target(X, y)
@@ -93,6 +96,8 @@ class SizeTokenLaw(DrawnLaw):
         objective = Objective(self.family, inputs, np.log(loss), self.huber_delta, self.prior)
         solution = objective.settle(self.family.starts(inputs, loss)[: self.max_starts])
         self.theta_, self.report_ = solution.theta, solution.report
+        logs = np.column_stack([inputs.log_params, inputs.log_tokens])
+        self.range_ = logs.min(axis=0), logs.max(axis=0)
         self.params_ = self.family.to_public(self.theta_, self.center_)
         self.residuals_ = objective.residuals(self.theta_)
         self.extrapolation_error_ = objective.extrapolation_error(self.theta_)
@@ -108,11 +113,28 @@ class SizeTokenLaw(DrawnLaw):
             raise InvalidValueError("num_draws", self.num_draws, "must not be negative")
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
-        """Loss of every row, nats per token; with ``interval`` the range of a new run at that level."""
-        self._require_fitted()
+        """Loss of every row, nats per token; with ``interval`` the range of a new run at that level.
+
+        Warns:
+            NotIdentifiedWarning: the fitted runs do not determine the law's parameters, and a row has more or fewer
+                parameters or tokens than any of them.
+        """
+        mean = self.point(X)
         inputs = _inputs(*size_token_columns(X), self.center_)
-        mean = np.exp(self.family.log_loss(self.theta_, inputs)[0])
+        if self._is_outside(inputs):
+            self.report_.warn_unless_identified("losses of sizes or tokens outside the fitted ones")
         return mean if interval is None else self._interval(inputs, mean, interval)
+
+    def point(self, X: pd.DataFrame) -> Array:
+        """Loss of every row ``[n]``, nats per token, without a word on whether the fit can be trusted there."""
+        self._require_fitted()
+        return np.exp(self.family.log_loss(self.theta_, _inputs(*size_token_columns(X), self.center_))[0])
+
+    def _is_outside(self, inputs: Inputs) -> bool:
+        """Whether a row has a size or a number of tokens beyond those of the fit."""
+        logs = np.column_stack([inputs.log_params, inputs.log_tokens])
+        low, high = self.range_
+        return bool(((logs < low - 1e-9) | (logs > high + 1e-9)).any())
 
     def log_loss(self, X: pd.DataFrame, theta: Array) -> Array:
         """Log of the loss of every row ``[n]`` under other internal parameters, such as one of ``draws_``."""
@@ -144,6 +166,7 @@ class SizeTokenLaw(DrawnLaw):
         _require_same(params, law.params_, cls.__name__)
         law.draws_, law.residuals_ = np.empty((0, len(law.theta_))), np.empty(0)
         law.extrapolation_error_ = None
+        law.range_ = np.full(2, -np.inf), np.full(2, np.inf)
         law.report_ = FitReport(FitStatus.CONVERGED, 0.0, 0, 0.0, (), 1.0, 0.0, 0, len(law.theta_), 0.0)
         return law
 
@@ -186,11 +209,13 @@ class SizeTokenLaw(DrawnLaw):
         return self.draws_
 
     def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "center": self.center_}
+        return {**super()._state(), "center": self.center_, "range": self.range_}
 
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
+        low, high = state.get("range", (np.full(2, -np.inf), np.full(2, np.inf)))
+        self.range_ = np.array(low, dtype=float), np.array(high, dtype=float)
 
 
 def _internal(family: Family, params: Mapping[str, float], law: str) -> Array:

@@ -14,6 +14,7 @@ from decaylaws.laws.kit.drawn import degrees_factor
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.families import Family, Inputs
+from decaylaws.laws.scaling.tables import require_spread
 
 _WEAK_PRIOR_NOISE = 1e-5  # makes a prior that only decides what the data leave open
 _LEAST_NOISE = 7e-4  # in Huber roots: seeds alone make losses differ by half a thousandth
@@ -116,15 +117,15 @@ class Objective:
             theta: where the refit starts: the fit to all rows.
 
         Returns:
-            The error, or None where the rest cannot be fitted: too few rows, or N or D no longer varies.
+            The error, or None where the rest cannot be fitted: too few rows, or N or D no longer vary on their own.
         """
         compute = self.inputs.log_params + self.inputs.log_tokens
         held = compute > np.quantile(compute, 1 - _HELD_SHARE)
         rest = replace(self, inputs=self.inputs.take(~held), log_loss=self.log_loss[~held])
-        varies = [len(np.unique(values)) > 1 for values in (rest.inputs.log_params, rest.inputs.log_tokens)]
-        if not all(varies) or not held.any():
+        if not held.any():
             return None
         try:
+            require_spread(np.exp(rest.inputs.log_params), np.exp(rest.inputs.log_tokens))
             solution = rest.settle(np.atleast_2d(theta))
         except DecaylawsError:
             return None
