@@ -10,7 +10,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import ValidationError
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import MixtureSpace
@@ -24,7 +27,7 @@ from decaylaws.recipe import (
     Source,
     Stage,
 )
-from decaylaws.recipe.model import GUARD_TOLERANCE, HANDOVER_TOLERANCE
+from decaylaws.recipe.model import GUARD_TOLERANCE, HANDOVER_TOLERANCE, as_invalid_value
 from decaylaws.schedules import Schedule, decay
 from decaylaws.search.recommendation import Recommendation
 from decaylaws.search.regression import MixtureChoice
@@ -71,24 +74,30 @@ def decay_recipe(
             "Give the trunk's.",
         )
     schedule = decay(plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape)
-    return Recipe(
-        name=name,
-        handover=_jumping(handover, schedule),
-        stages=(
-            Stage(name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch, seq_len=seq_len),
-        ),
-        sources=_sources(sources),
-        optimizer=optimizer or OptimizerSettings(),
-        seed=seed,
-        predictions={
-            domain: Prediction(
-                mean=estimate.mean, lower=estimate.lower, upper=estimate.upper, control=found.control[domain]
-            )
-            for domain, estimate in found.predicted.items()
-        },
-        guards={domain: _guard(found, domain, slack) for domain, slack in found.guards.items()},
-        provenance=provenance or Provenance(),
-    )
+    first = schedule.start_lr
+    jumps = abs(first - handover.lr) > HANDOVER_TOLERANCE * max(first, handover.lr)
+    with _named_errors():
+        return Recipe(
+            name=name,
+            handover=handover.model_copy(update={"lr_jump": handover.lr_jump or jumps}),
+            stages=(
+                Stage(name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch, seq_len=seq_len),
+            ),
+            sources=_sources(sources),
+            optimizer=optimizer or OptimizerSettings(),
+            seed=seed,
+            predictions={
+                domain: Prediction(
+                    mean=estimate.mean,
+                    lower=estimate.lower,
+                    upper=estimate.upper,
+                    control=found.control[domain],
+                )
+                for domain, estimate in found.predicted.items()
+            },
+            guards={domain: _guard(found, domain, slack) for domain, slack in found.guards.items()},
+            provenance=provenance or Provenance(),
+        )
 
 
 def mixture_recipe(
@@ -124,24 +133,32 @@ def mixture_recipe(
         InvalidValueError: the schedule starts away from ``handover.lr`` without ``lr_jump``, or the sources do not
             allow the mixture over so many tokens.
     """
-    stage = Stage(
-        name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch_tokens, seq_len=seq_len
-    )
-    return Recipe(
-        name=name,
-        handover=handover,
-        stages=(stage,),
-        sources=_sources(sources),
-        optimizer=optimizer or OptimizerSettings(),
-        seed=seed,
-        provenance=provenance or Provenance(),
-    )
+    with _named_errors():
+        return Recipe(
+            name=name,
+            handover=handover,
+            stages=(
+                Stage(
+                    name="decay",
+                    lr=schedule,
+                    mixture=found.mixture,
+                    batch_tokens=batch_tokens,
+                    seq_len=seq_len,
+                ),
+            ),
+            sources=_sources(sources),
+            optimizer=optimizer or OptimizerSettings(),
+            seed=seed,
+            provenance=provenance or Provenance(),
+        )
 
 
-def _jumping(handover: HandOver, schedule: Schedule) -> HandOver:
-    first = schedule.start_lr
-    jumps = abs(first - handover.lr) > HANDOVER_TOLERANCE * max(first, handover.lr)
-    return handover.model_copy(update={"lr_jump": handover.lr_jump or jumps})
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise as_invalid_value(error) from error
 
 
 def _sources(sources: Sources) -> dict[str, Source]:

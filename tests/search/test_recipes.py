@@ -54,5 +54,7 @@ def test_a_mixture_that_a_regression_chose_becomes_a_recipe() -> None:
     assert recipe.sources["web"].available_tokens == 10**7
     assert recipe.predictions == {}
     scarce = {name: Source(available_tokens=100, max_epochs=1) for name in START}
-    with pytest.raises((InvalidValueError, ValueError), match="max_epochs"):
+    with pytest.raises(InvalidValueError, match="max_epochs"):
         mixture_recipe(choice, decay(10_000, 2e-3), sources=scarce, **given)
+    with pytest.raises(InvalidValueError, match="must be a multiple of seq_len"):
+        mixture_recipe(choice, decay(10_000, 2e-3), sources=SPACE, **given | {"seq_len": 300})
