@@ -50,9 +50,18 @@ def plot_confirmation(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_guards(guards: pd.DataFrame) -> Figure:
-    """Change of guarded domains against the control: ``domain``, ``limit``, ``predicted``, ``observed``."""
+    """Change of guarded domains against the control.
+
+    Columns ``domain``, ``limit``, ``margin`` (nats below the limit in which no prediction may lie), ``predicted`` and
+    ``observed`` (NaN where nothing was).
+    """
     drawn, (axes,) = figure(height=0.5 * len(guards) + 1.3)
     for row in guards.reset_index(drop=True).itertuples():
+        (band,) = axes.barh(
+            row.Index, row.margin, left=row.limit - row.margin, height=0.7, color="none", edgecolor=FAINT, hatch="///",
+            linewidth=0,
+        )  # fmt: skip
+        band.set_gid(f"margin-{row.domain}")
         axes.plot([0, row.predicted], [row.Index] * 2, color=PALETTE[0], linewidth=6, alpha=0.4)
         axes.plot(row.predicted, row.Index, "|", color=PALETTE[0], markersize=15, markeredgewidth=2)
         if np.isfinite(row.observed):
@@ -60,7 +69,7 @@ def plot_guards(guards: pd.DataFrame) -> Figure:
                 row.observed, row.Index, "o", color=PALETTE[3], markersize=8, markeredgecolor="white"
             )
             tips(dot, [f"{label(row.domain)}: observed {row.observed:+.4f}, predicted {row.predicted:+.4f}, "
-                       f"limit {row.limit:g} nats"])  # fmt: skip
+                       f"limit {row.limit:g} nats, margin {row.margin:.4f}"])  # fmt: skip
         axes.plot([row.limit] * 2, [row.Index - 0.35, row.Index + 0.35], color=INK, linewidth=2)
     axes.axvline(0, color=FAINT)
     axes.set_yticks(range(len(guards)), guards["domain"].map(label))

@@ -9,7 +9,19 @@ import numpy as np
 
 from decaylaws.plots import label as name
 
-__all__ = ["listed", "mixture_words", "name", "nats", "percent", "plain", "span", "when"]
+__all__ = [
+    "HOLD_OUTS",
+    "LAWS",
+    "law_name",
+    "listed",
+    "mixture_words",
+    "name",
+    "nats",
+    "percent",
+    "plain",
+    "span",
+    "when",
+]
 
 
 def percent(share: float) -> str:
@@ -53,3 +65,43 @@ def mixture_words(names: Sequence[str], shares: Sequence[float], *, most: int = 
     """The largest shares of a mixture."""
     order = sorted(range(len(names)), key=lambda k: -shares[k])[:most]
     return ", ".join(f"{percent(shares[k])} {name(names[k])}" for k in order if shares[k] >= 0.005)
+
+
+LAWS = {
+    "decay:effective_gain": (
+        "decay law, shares relax, gain follows",
+        "a domain's loss is a power of weighted shares, which relax from the trunk's mixture to the new one; the "
+        "gain of annealing grows with the loss that is left to learn",
+    ),
+    "decay:effective_saturating": (
+        "decay law, loss saturates",
+        "a domain's loss is a power of weighted shares and relaxes towards that of the new mixture",
+    ),
+    "decay:relaxed_gain": (
+        "decay law of inverse sums, shares relax, gain follows",
+        "as the first, with an inverse sum over shares in place of the power",
+    ),
+    "decay:saturating": (
+        "decay law of inverse sums, loss saturates",
+        "an inverse sum over shares, towards which the loss relaxes",
+    ),
+    "regmix": ("boosted trees (RegMix)", "LightGBM on mixture, size, tokens and LR, without a law"),
+    "inverse_sum": ("mixture law alone", "an inverse sum over shares that knows neither tokens nor LR"),
+    "nearest_run": ("nearest run", "the change of the most similar fitted run"),
+    "control": ("control", "the change of the matched control, whatever the mixture"),
+    "constant": ("constant", "every decay changes a loss as the average one did"),
+}
+"""What a held-out table's laws are called, and what each assumes."""
+
+HOLD_OUTS = {
+    "mixture": "mixtures that no kept run has",
+    "tokens": "decays longer than any kept one",
+    "size": "the largest model, from smaller ones",
+    "corner": "long decays of mixtures far from the typical one, neither of which a kept run has",
+}
+"""What was left out of a fit, by the name of the hold-out."""
+
+
+def law_name(key: str) -> str:
+    """A law or baseline as people read it."""
+    return LAWS[key][0] if key in LAWS else name(key)

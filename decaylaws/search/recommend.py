@@ -219,9 +219,9 @@ def _refine_lr(problem: DecayProblem, optimum: Optimum, choices: Choices) -> _Po
 def _rounded(problem: DecayProblem, optimum: Optimum) -> _Polished:
     """The optimum as a recipe states it: an LR of three digits and shares in tenths of a percent."""
     rate = float(f"{problem.plan.start_lr:.{LR_DIGITS}g}")
-    problem = replace(problem, plan=replace(problem.plan, start_lr=rate))
-    kept = bool((problem.robust_slack(optimum.shares[None]) >= -1e-6).all())
-    optimum = Optimum(optimum.shares, float(problem.robust_aim(optimum.shares[None])[0]), kept)
+    if rate != problem.plan.start_lr:  # an optimum on a guard leaves it by as little as the LR moves
+        problem = replace(problem, plan=replace(problem.plan, start_lr=rate))
+        problem, optimum = _polish(problem, [optimum.shares])
     return problem, rounded_optimum(
         problem.robust_aim, problem.space, problem.plan.decay_tokens, optimum,
         parts=SHARE_PARTS, slack=problem.robust_slack,

@@ -221,6 +221,10 @@ def verdict(study: Study) -> tuple[str, ...]:
         for scale, rows in table.groupby("scale", sort=False)
         for line in _verdict(scale, rows, noise_at(study, scale, runs))
     ]
+    for scale in SCALES:
+        missed, total = outside_intervals(domains, scale)
+        if len(missed):
+            lines.append(f"{scale} scale: {outside_words(missed, total)}.")
     held = 100 * domains["inside"].mean()
     lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
     entries = load_confirmation(study).entries
@@ -255,6 +259,30 @@ def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
         f"where {recommended['gain_predicted']:+.4f} was predicted."
     )
     return lines
+
+
+def outside_intervals(domains: pd.DataFrame, scale: str) -> tuple[pd.DataFrame, int]:
+    """Losses of the recommendation outside their 90 % intervals at a scale, and how many losses it has there.
+
+    Args:
+        domains: of :func:`domain_table`.
+        scale: ``proxy`` or ``target``.
+    """
+    own = domains[(domains["candidate"] == "recommended") & (domains["scale"] == scale)]
+    return own[~own["inside"].astype(bool)], len(own)
+
+
+def outside_words(missed: pd.DataFrame, total: int) -> str:
+    """Which losses were not what the law predicted, with both figures."""
+    named = [
+        f"{row.domain} (predicted {row.mean:.2f}, observed {row.observed:.2f})" for row in missed.itertuples()
+    ]
+    lie = (
+        "domain lies outside its 90 % interval"
+        if len(named) == 1
+        else "domains lie outside their 90 % intervals"
+    )
+    return f"{len(named)} of the recommendation's {total} {lie}: {', '.join(named)}"
 
 
 def seeds_explain(margin: float, noise: Noise | None) -> str:

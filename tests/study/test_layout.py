@@ -6,14 +6,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
 from decaylaws.report.page import PageTable, Section, Standing, json_block, render
+from decaylaws.report.sections.answer import lost, won
 from decaylaws.report.sections.certainty import observed_verdict
-from decaylaws.report.sections.question import lost
+from decaylaws.report.sections.decision import length_words
 from decaylaws.report.words import plain, when
 from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
@@ -106,3 +108,52 @@ def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:
     assert observed_verdict(-0.5, told_apart=0.0) == "did better at the target's scale"
     assert observed_verdict(-0.01, told_apart=0.02) == "not to be told apart by one run"
     assert least_gap(float("nan")) == 0.0
+
+
+def confirmed_domains(missed: int, total: int = 7) -> pd.DataFrame:
+    """The recommendation at the target's scale, some of its losses far below what was predicted."""
+    return pd.DataFrame(
+        {
+            "scale": "target", "candidate": "recommended", "domain": [f"domain_{k}" for k in range(total)],
+            "mean": 2.81, "observed": [2.36 if k < missed else 2.81 for k in range(total)],
+            "inside": [k >= missed for k in range(total)],
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("missed", "tone"), [(0, "good"), (1, "good"), (2, "open"), (7, "open")])
+def test_a_winner_outside_its_intervals_is_not_called_confirmed(missed: int, tone: str) -> None:
+    standing = won(True, confirmed_domains(missed))
+    assert standing.tone == tone
+    assert standing.text.startswith("Confirmed") == (tone == "good")
+    assert ("outside" in standing.text) == (missed > 0)
+    if missed == 2:
+        assert "2 of the recommendation's 7 domains lie outside their 90 % intervals" in standing.text
+        assert "domain_0 (predicted 2.81, observed 2.36)" in standing.text
+
+
+def test_why_a_length_was_chosen_compares_the_best_plan_of_each() -> None:
+    plans = pd.DataFrame(
+        [(200, "linear", 2.0, 2.1, True), (200, "cosine", 2.4, 2.5, True), (100, "linear", 2.3, 2.4, True),
+         (100, "cosine", 2.238, 2.3, True), (50, "linear", 1.0, 1.1, False)],
+        columns=["decay_tokens", "shape", "objective", "aim", "feasible"],
+    )  # fmt: skip
+    words = length_words(plans, 200, noise=0.01)
+    assert words.startswith(
+        "200 tokens: 0.2380 nats better by the law than the next best length, 100 tokens."
+    )
+    assert "not determined" not in words
+    assert "not determined by the evidence" in length_words(plans, 200, noise=0.1)
+    less = plans.assign(objective=plans["objective"].replace(2.238, 1.9))
+    assert "the law expects 0.1000 nats less of 100 tokens, but its gain is less certain" in length_words(
+        less, 200, 0.0
+    )
+
+
+def test_margins_that_decide_a_guard_are_drawn() -> None:
+    guards = pd.DataFrame(
+        {"domain": ["web"], "limit": [0.3], "margin": [0.12], "predicted": [0.1], "observed": [np.nan]}
+    )
+    (axes,) = plots.plot_guards(guards).axes
+    (band,) = [bar for bar in axes.patches if bar.get_gid() == "margin-web"]
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.18, 0.3))

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from decaylaws.report.material import Material
 from decaylaws.report.page import asset
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS
+from decaylaws.search import Plan
+from decaylaws.search.optimise import minimise_mixture
 from decaylaws.study import Study, confirm
-from decaylaws.study.decision import load_recipe
+from decaylaws.study.decision import load_recipe, load_recommendation
 from decaylaws.study.evidence import load_fit
 from decaylaws.study.status import next_verb, steps
 from tests.study.browser import evaluate, open_page
@@ -132,6 +135,61 @@ def test_the_report_answers_what_a_team_asks(study: Study, page: str) -> None:
         assert f">{title}</h2>" in page
     for line in load_recipe(study).provenance.evidence.run_ids:
         assert line in page
+
+
+@pytest.mark.slow
+def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: str) -> None:
+    first = unescape(page[page.index(">The answer</h2>") : page.index("<nav")])
+    found, recipe = load_recommendation(study), load_recipe(study)
+    for title in ("How sure it is", "Red flags", "Next", "What it costs", "The recipe"):
+        assert f"<h3>{title}</h3>" in first
+    assert f"{found['expected_regret']:.4f} nats on average over refits" in first
+    assert f"less than {found['regret_upper']:.4f} in 90 %" in first
+    missed, total = confirm.outside_intervals(confirm.domain_table(study), "target")
+    assert (confirm.outside_words(missed, total) if len(missed) else f"all {total} domains") in first
+    assert re.search(rf"<code class=\"command\">decaylaws (plan|launch|confirm) {study.root}</code>", first)
+    shown = yaml.safe_load(first.split("<pre>")[1].split("</pre>")[0])
+    assert shown == {key: value for key, value in recipe.to_dict().items() if key != "provenance"}
+    assert re.search(r"takes [\d.e+]+ FLOPs at the target's size. The study has spent [\d.e+]+ FLOPs", first)
+    assert "The target has 3.5 times the parameters of the largest microanneal." in first
+
+
+@pytest.mark.slow
+def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Study, page: str) -> None:
+    material, design = Material.of(study), study.settings.design
+    plans = pd.DataFrame(load_recommendation(study)["by_plan"])
+    kinds = len(design.decay_tokens) * len(design.shapes) * len(design.batch_tokens)
+    assert len(plans) == kinds
+    assert f"All {kinds} kinds of plan, each optimised over mixture and LR" in page
+    chosen, other = sorted(design.decay_tokens, key=lambda tokens: tokens != load_recipe(study).tokens)
+    rival = plans[plans["decay_tokens"] == other].sort_values("aim").iloc[0]
+    if rival["feasible"]:
+        gap = rival["objective"] - plans["objective"].iloc[0]
+        assert (
+            f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next best length, {other:,}"
+            in page
+        )
+    # no better mixture for that plan is found from anywhere: the sentence compares two optima
+    plan = Plan(decay_tokens=int(other), start_lr=rival["start_lr"], shape=rival["shape"],
+                batch_tokens=int(rival["batch_tokens"]))  # fmt: skip
+    margins = load_recommendation(study)["guard_margins"]
+    problem = replace(material.problem, plan=plan, goal=replace(material.problem.goal, guard_margins=margins))
+    starts = np.random.default_rng(1).dirichlet(np.ones(3), 3)
+    again = minimise_mixture(problem.robust_aim, problem.space, other, starts, slack=problem.robust_slack)
+    if again.feasible and rival["feasible"]:
+        assert rival["aim"] <= again.value + 0.002
+
+
+@pytest.mark.slow
+def test_recipe_report_and_explorer_are_of_one_mixture(study: Study) -> None:
+    material, found = Material.of(study), load_recommendation(study)
+    shares = material.recipe.stages[0].mixture.array(material.problem.space.names)
+    assert found["mixture"] == material.recipe.stages[0].mixture.to_dict()
+    assert found["objective"]["mean"] == pytest.approx(
+        float(material.problem.objective(shares[None])[0]), abs=1e-9
+    )
+    for domain, loss in zip(material.problem.law.domains_, material.problem.losses(shares[None])[0]):
+        assert material.recipe.predictions[domain].mean == pytest.approx(loss, abs=1e-9)
 
 
 @pytest.mark.slow

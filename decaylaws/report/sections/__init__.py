@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import Section
+from decaylaws.report.sections.answer import answer
 from decaylaws.report.sections.certainty import flatness, rejected
 from decaylaws.report.sections.decision import mixture, schedule
 from decaylaws.report.sections.evaluations import evaluations
@@ -13,7 +14,7 @@ from decaylaws.report.sections.evidence import laws, microanneals
 from decaylaws.report.sections.explorer import explorer
 from decaylaws.report.sections.outcome import confirmation, front, guards, launch
 from decaylaws.report.sections.provenance import provenance
-from decaylaws.report.sections.question import answer, asked
+from decaylaws.report.sections.question import asked
 from decaylaws.report.sections.read_outs import read_outs
 from decaylaws.report.sections.risks import risks
 from decaylaws.report.sections.stability import stability

@@ -11,8 +11,16 @@ from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import listed, name, percent
+from decaylaws.runs.noise import told_apart
 
-_SHARES_CAPTION = "What each share rests on. Leverage nears 1 where the law leans on few runs."
+_SHARES_CAPTION = (
+    "What each share rests on. 'As good as this' takes the law at its word and asks which mixtures no run could "
+    "tell from "
+    "the recommended one. 'Best in 90 % of refits' asks where the best mixture lies if the law is refitted to "
+    "resampled "
+    "runs. The one is freedom of choice, the other doubt about the law; either may be the wider. Leverage nears "
+    "1 where the law leans on few runs."
+)
 
 
 def mixture(material: Material) -> Section:
@@ -25,8 +33,10 @@ def mixture(material: Material) -> Section:
         Picture.of(drawn, "Share of each source in the recommended mixture and its rivals, in percent."),
         Picture.of(
             plots.plot_shares(ranges),
-            "Dot: the recommendation. Bar: shares of mixtures that are as good within the noise of one run. "
-            "Thin line: what the runs span. Black mark: the cap on the share.",
+            "Dot: the recommendation. Bar: shares of mixtures whose predicted objective lies within the noise of "
+            "one run "
+            f"({material.found['near_optimal_nats']:.4f} nats) of it. Thin line: what the runs span. Black mark: "
+            "the cap.",
         ),
     ]
     table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), _SHARES_CAPTION)
@@ -65,7 +75,7 @@ def _share_rows(material: Material, ranges: pd.DataFrame) -> list[dict[str, Any]
             {
                 "source": name(row.source),
                 "share": percent(row.share),
-                "near-optimal": f"{percent(row.near_low)} to {percent(row.near_high)}",
+                "as good as this": f"{percent(row.near_low)} to {percent(row.near_high)}",
                 "without caps and guards": percent(found["unconstrained"][row.source]),
                 "cap": "-" if row.cap >= 1 else percent(row.cap),
                 "epochs": f"{row.share * tokens / source.available_tokens:.2g}",
@@ -80,7 +90,7 @@ def _evidence_cells(evidence: Mapping[str, Any] | None, support: int) -> dict[st
     if evidence is None:
         return {"runs with half of it or more": support}
     return {
-        "in 90 % of refits": f"{percent(evidence['lower'])} to {percent(evidence['upper'])}",
+        "best in 90 % of refits": f"{percent(evidence['lower'])} to {percent(evidence['upper'])}",
         "runs within 5 points": evidence["runs_near"],
         "runs with the source": evidence["runs_with"],
         "leverage": f"{evidence['leverage']:.2f}",
@@ -113,39 +123,53 @@ def schedule(material: Material) -> Section:
     lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
         "The schedule",
-        _length_words(plans, stage.tokens, material.noise_sd("target")),
+        length_words(plans, stage.tokens, material.noise_sd("target")),
         pictures=[
             Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
             Picture.of(
                 lengths,
-                "Predicted objective by decay length. Diamonds: the best mixture of a length and shape; faint dots: "
-                "candidates of the search that keep their guards.",
+                "Predicted objective by decay length. Diamonds: every length, shape and batch size at its own "
+                "best mixture and LR; faint dots: candidates of the search that keep their guards.",
             ),
         ],
-        tables=[PageTable.of(_plan_table(plans), "Best mixture for each length and shape, nats per token.")],
+        tables=[
+            PageTable.of(
+                _plan_table(plans),
+                f"All {len(plans)} kinds of plan, each optimised over mixture and LR, nats per token; the "
+                "recommended one in bold.",
+                mark="chosen",
+            )
+        ],
     )
 
 
-def _length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
-    """Why this length: against the best of the other lengths."""
+def length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
+    """Why this length: against the best plan of every other length, each at its own best mixture and LR."""
     kept = plans[plans["feasible"]] if plans["feasible"].any() else plans
-    best = kept.groupby("decay_tokens")["objective"].min()
+    best = kept.sort_values("aim").groupby("decay_tokens").first()["objective"]
     others = best.drop(chosen, errors="ignore")
     if chosen not in best or others.empty:
-        return f"{chosen:,} tokens; no other length was optimised."
+        return f"{chosen:,} tokens; no other length was to be chosen from."
     rival = int(others.idxmin())
     gap = float(others.min() - best[chosen])
-    words = f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next length, {rival:,}."
-    if gap < 2 * noise:
-        words += " That is within the noise of two runs: the length is not determined by the evidence."
-    longest = max(best.index)
-    if chosen == longest:
+    if gap >= 0:
+        words = f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next best length, {rival:,} tokens."
+    else:
+        words = (
+            f"{chosen:,} tokens: the law expects {-gap:.4f} nats less of {rival:,} tokens, but its gain is less "
+            "certain or its mixture farther from the prior."
+        )
+    if not told_apart(gap, noise):
+        words += (
+            " Two single runs would not show that difference: the length is not determined by the evidence."
+        )
+    if chosen == max(best.index):
         words += " It is the longest that was considered; a longer one may do better still."
     return words
 
 
 def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:
-    best = plans[plans["feasible"]]["objective"].min()
+    best = plans["objective"].iloc[0]
     return pd.DataFrame(
         {
             "decay tokens": plans["decay_tokens"],
@@ -153,7 +177,8 @@ def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:
             "start LR": [f"{rate:.3g}" for rate in plans["start_lr"]],
             "batch tokens": plans["batch_tokens"],
             "objective": plans["objective"],
-            "above the best": plans["objective"] - best,
+            "above the recommended": plans["objective"] - best,
             "guards hold": plans["feasible"],
+            "chosen": plans.index == 0,
         }
-    ).sort_values("objective", ignore_index=True)
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from decaylaws import plots
 from decaylaws.report.material import Material
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import name
+from decaylaws.report.words import HOLD_OUTS, LAWS, law_name
 from decaylaws.runs.table import LOSS, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.evidence import ERROR_COLUMNS
@@ -42,16 +44,42 @@ def laws(material: Material) -> Section:
     """The law and its rivals on held-out runs."""
     fit = material.fit
     columns = [column for column in ERROR_COLUMNS if column in fit.errors]
-    errors = fit.errors[columns].assign(law=fit.errors["law"].map(name))
+    errors = fit.errors[columns].assign(law=fit.errors["law"].map(law_name))
     return Section(
         "The laws, on runs that they did not see",
-        "Each law and baseline was fitted without the held-out runs: other mixtures, the longest decays, the "
-        "largest model, and long decays on far mixtures (corner). Errors in nats per token.",
+        "Each law and baseline was fitted without the held-out runs and predicted them. Errors in nats per token.",
         pictures=[
             Picture.of(
                 plots.plot_held_out(fit.held_out), "Losses of held-out mixtures, predicted against observed."
             )
         ],
-        tables=[PageTable.of(errors, "Held-out errors, best first, nats per token.")],
-        notes=fit.notes,
+        tables=[
+            PageTable.of(errors, "Held-out errors, best first, nats per token."),
+            PageTable.of(_meanings(fit.errors), "What the names in this table mean."),
+        ],
+        notes=[_readable(note) for note in fit.notes],
     )
+
+
+def _meanings(errors: pd.DataFrame) -> pd.DataFrame:
+    """What was held out, and which laws and baselines were asked."""
+    held_out = {
+        f"held out: {kind}": HOLD_OUTS[kind] for kind in errors["held_out"].unique() if kind in HOLD_OUTS
+    }
+    laws = {law_name(key): LAWS[key][1] for key in errors["law"].unique() if key in LAWS}
+    columns = {
+        "mae": "mean absolute error over runs and domains",
+        "worst": "largest error",
+        "bias": "mean of predicted minus observed: positive where the law is pessimistic",
+        "spearman": "rank correlation of predicted and observed losses within a domain",
+    }
+    meanings = {**held_out, **laws, **{key: words for key, words in columns.items() if key in errors}}
+    return pd.DataFrame({"name": list(meanings), "meaning": list(meanings.values())})
+
+
+def _readable(note: str) -> str:
+    """A note of the fit with its laws as the table calls them."""
+    for key in sorted(LAWS, key=len, reverse=True):
+        for quoted in (f"'{key}'", f"'{key.removeprefix('decay:')}'"):
+            note = note.replace(quoted, f"'{law_name(key)}'")
+    return note

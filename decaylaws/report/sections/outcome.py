@@ -81,6 +81,7 @@ def guards(material: Material) -> Section:
             {
                 "domain": domain,
                 "limit": guard.limit,
+                "margin": guard_margin(guard),
                 "predicted": guard.predicted,
                 "observed": observed.get(domain, np.nan),
             }
@@ -96,8 +97,9 @@ def guards(material: Material) -> Section:
         pictures=[
             Picture.of(
                 plots.plot_guards(frame),
-                "Change of each guarded domain against the control. Black mark: the limit; tick: the prediction; dot: "
-                "what was observed at the target's scale.",
+                "Change of each guarded domain against the control. Black mark: the limit; hatched: the margin "
+                "below it, in "
+                "which no prediction may lie; tick: the prediction; dot: what was observed at the target's scale.",
             )
         ],
         tables=[PageTable.of(_guard_table(material, observed), "Guarded domains, nats per token.")],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from decaylaws.report.material import Material
 from decaylaws.report.page import Section
-from decaylaws.report.words import listed, name, percent
+from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.study import confirm
 
@@ -71,7 +71,10 @@ def _evidence(material: Material) -> Iterator[str]:
     if weak:
         yield f"Fewer than {_FEW} runs hold half of the recommended share or more of {listed(weak)}."
     if found["binding"]:
-        yield f"Limits decide, not the law, about {listed([name(key) for key in found['binding']])}."
+        yield (
+            f"The mixture is at its limit for {listed([name(key) for key in found['binding']])}; without the limit the "
+            "law would choose otherwise."
+        )
     yield from _distance_to_target(material)
 
 
@@ -96,7 +99,7 @@ def _law(material: Material) -> Iterator[str]:
     for kind, rows in material.fit.errors.groupby("held_out", sort=False):
         best = rows.sort_values("mae").iloc[0]
         if not str(best["law"]).startswith("decay:"):
-            yield f"On held-out {kind} '{best['law']}' predicts better than the decay law."
+            yield f"On held-out {kind} '{law_name(best['law'])}' predicts better than the decay law."
     gain = material.found["rivals"][0]["gain"]
     if gain["lower"] <= 0:
         yield "By the law alone the gain on the control is not certain: its 90 % interval holds 0."

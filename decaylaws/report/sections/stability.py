@@ -93,8 +93,17 @@ def _pairs(runs: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _count_words(pairs: pd.DataFrame, noise: float) -> str:
-    """How many pairs of mixtures of one plan both sizes order alike, of those that the larger one tells apart."""
+def rankings(material: Material) -> list[tuple[tuple[int, int], int, int]]:
+    """By pair of sizes: pairs of mixtures of one plan that both order alike, of those that the larger tells apart."""
+    pairs, noise = _pairs(_comparable(material), material.weights), material.noise_sd("target")
+    return [
+        ((int(small), int(large)), *_alike(rows, noise)[1:])
+        for (small, large), rows in pairs.groupby(["small", "large"])
+    ]
+
+
+def _alike(pairs: pd.DataFrame, noise: float) -> tuple[int, int, int]:
+    """Pairs of decays of one plan: how many there are, are ordered alike, and are told apart at the larger size."""
     alike = told = asked = 0
     for a, b in combinations(pairs.itertuples(), 2):
         if a.plan != b.plan:
@@ -104,6 +113,12 @@ def _count_words(pairs: pd.DataFrame, noise: float) -> str:
         if told_apart(gap, noise):
             told += 1
             alike += bool((b.small_objective - a.small_objective) * gap > 0)
+    return asked, alike, told
+
+
+def _count_words(pairs: pd.DataFrame, noise: float) -> str:
+    """How many pairs of mixtures of one plan both sizes order alike, of those that the larger one tells apart."""
+    asked, alike, told = _alike(pairs, noise)
     if not asked:
         return f"{len(pairs)} decays, no two of one plan (length, LR, shape, batch size and seed): nothing to rank."
     if not told:

@@ -1,0 +1,219 @@
+"""The answer: what to run, whether it stands, how sure it is, what comes next, the recipe, and what it costs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from math import ceil
+
+import pandas as pd
+
+from decaylaws.recipe import files as recipe_files
+from decaylaws.report.material import Material
+from decaylaws.report.page import Fact, Section, Standing, fill
+from decaylaws.report.sections.flags import red_flags
+from decaylaws.report.words import listed, name, percent, plain
+from decaylaws.runs.noise import Noise, least_gap, told_apart
+from decaylaws.study import confirm
+from decaylaws.study.sweep import decays
+
+
+def answer(material: Material) -> Section:
+    """The decision in one sentence, whether it stands, and all that a reader needs to act on it."""
+    stage = material.recipe.stages[0]
+    shape = stage.lr.segments[-1].shape
+    shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
+    words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
+    standing = _standing(material)
+    command, why = _next(material, standing)
+    body = fill(
+        "answer.html.j2",
+        sure=list(_how_sure(material)),
+        flags=red_flags(material),
+        command=command,
+        why=why,
+        cost=_cost(material),
+        path=str(material.study.recipe_file),
+        notation=str(stage.lr),
+        recipe=_recipe_text(material),
+    )
+    return Section(
+        "The answer",
+        f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape}).",
+        standing,
+        facts=_facts(material),
+        body=body,
+    )
+
+
+def _facts(material: Material) -> list[Fact]:
+    found, stage = material.found, material.recipe.stages[0]
+    gain = found["rivals"][0]["gain"]
+    facts = [
+        Fact(f"{stage.tokens:,}", "decay tokens"),
+        Fact(f"{stage.lr.start_lr:.3g} to {stage.lr.end_lr:.3g}", f"LR, {stage.lr.segments[-1].shape}"),
+        Fact(f"{stage.batch_tokens:,}", "batch tokens"),
+        Fact(
+            f"{gain['mean']:+.3f} nats",
+            f"predicted gain on the control ({gain['lower']:+.3f} to {gain['upper']:+.3f})",
+        ),
+        Fact(
+            f"{found['expected_regret']:.4f} nats",
+            f"expected regret by the law; below {found['regret_upper']:.4f} in 90 % of its refits",
+        ),
+        Fact(f"{_decay_flops(material):.2g} FLOPs", "cost of this decay"),
+    ]
+    if material.confirmed:
+        row = material.confirmed_row("recommended", "target")
+        facts.append(Fact(f"{row['gain_observed']:+.3f} nats", "observed gain on the control, target scale"))
+        winners = listed([name(key) for key in _winners(material)])
+        facts.append(Fact(winners or "none", "won at the target's scale"))
+    return facts
+
+
+# whether it stands --------------------------------------------------------------------------------------
+
+
+def _winners(material: Material) -> list[str]:
+    table = material.confirmation
+    won = table[table["won"] & (table["scale"] == "target")]["candidate"]
+    return list(won)
+
+
+def _standing(material: Material) -> Standing:
+    """What the confirming runs say about launching it."""
+    if not material.confirmed:
+        return Standing(
+            "Not confirmed: no run has tested this recommendation. Confirm it before you launch.", "open"
+        )
+    if not material.confirmed_row("recommended", "target")["guards_hold"]:
+        return Standing("Do not launch it as it is: at the target's scale it broke a guard.", "bad")
+    winners = _winners(material)
+    if "recommended" not in winners:
+        behind = -material.observed_gain_over(winners[0], "target")
+        return lost(behind, [name(key) for key in winners], material.noise["target"])
+    return won(
+        bool(material.confirmed_row("recommended", "proxy")["won"]), confirm.domain_table(material.study)
+    )
+
+
+def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
+    """What to make of rivals that did better by ``behind`` nats, one run each, where seeds differ by ``noise``."""
+    if noise is not None and not told_apart(behind, noise.sd):
+        return Standing(
+            f"Open: at the target's scale {listed(winners)} did better by {behind:.4f} nats, which seeds alone could "
+            f"explain ({confirm.noise_words(noise)}). Take either, by cost or caution, or run both under another seed.",
+            "open",
+        )
+    return Standing(f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad")
+
+
+def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
+    """What to make of a recommendation that won at the target's scale and kept its guards there.
+
+    Args:
+        at_proxy: whether it won at the proxy's scale as well.
+        domains: of ``confirm.domain_table``. Where more losses at the target lie outside their 90 % intervals than one
+            in ten, rounded up, the law was wrong about it.
+    """
+    missed, total = confirm.outside_intervals(domains, "target")
+    words = (
+        "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's."
+        if at_proxy
+        else "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below."
+    )
+    if missed.empty:
+        return Standing(words, "good")
+    said = confirm.outside_words(missed, total)
+    if len(missed) <= ceil(0.1 * total):
+        return Standing(f"{words} At the target's scale {said}, as one in ten may.", "good")
+    return Standing(
+        f"It won at the target's scale and kept its guards there, but not as predicted: {said}. Who won is what "
+        "the runs showed; do not rely on the law's figures at this size.",
+        "open",
+    )
+
+
+# how sure it is, what comes next, what it costs ------------------------------------------------------------
+
+
+def _how_sure(material: Material) -> Iterator[str]:
+    found = material.found
+    yield plain(found["verdict"], material.candidates)
+    yield (
+        "Against the best mixture of the same plan the recommendation gives away "
+        f"{found['expected_regret']:.4f} nats on average over refits of the law (expected regret), and less than "
+        f"{found['regret_upper']:.4f} in 90 % of them."
+    )
+    noise = material.noise["target"]
+    if noise is None:
+        yield "No plan was run under two seeds, so the noise of a single run is not known."
+    else:
+        yield (
+            f"The noise of one run: {confirm.noise_words(noise)}. Two single runs that differ by less than "
+            f"{least_gap(noise.sd):.4f} nats are not told apart."
+        )
+    if material.confirmed:
+        missed, total = confirm.outside_intervals(confirm.domain_table(material.study), "target")
+        if missed.empty:
+            yield f"At the target's scale all {total} domains of the recommendation lie inside their 90 % intervals."
+        else:
+            yield f"At the target's scale {confirm.outside_words(missed, total)}."
+
+
+def _next(material: Material, standing: Standing) -> tuple[str, str]:
+    """The command that goes on, and why it is that one."""
+    study = material.study
+    if not material.confirmed:
+        runs = len(confirm.SCALES) * len(confirm.CANDIDATES)
+        return _command(
+            "confirm", material
+        ), f"It runs up to {runs} decays that test the recommendation and its rivals."
+    if standing.tone == "bad":
+        return _command("plan", material), (
+            "Keep the control for now. More microanneals (design.num_mixtures) or another objective.guard_nats in "
+            "study.yaml ask the question anew; then run, fit, recommend and confirm."
+        )
+    if (study.launch_dir / "result.json").is_file():
+        return _command(
+            "evaluate", material, "--help"
+        ), "It was launched; its losses stand below. Now evaluate it on tasks."
+    return _command("launch", material), (
+        f"It runs the recipe. For another trainer run '{_command('export', material)}' instead."
+    )
+
+
+def _command(verb: str, material: Material, argument: str | None = None) -> str:
+    return f"decaylaws {verb} {argument or shlex.quote(str(material.study.root))}"
+
+
+def _decay_flops(material: Material) -> int:
+    """FLOPs of the recommended decay at the target's size; the trunk is not paid for again."""
+    study, recipe = material.study, material.recipe
+    stage = recipe.stages[0]
+    planned = study.planner().microanneal(
+        "launch", study.settings.target.shape, stage.lr, stage.mixture, seed=recipe.seed,
+        batch_tokens=stage.batch_tokens,
+    )  # fmt: skip
+    return planned.config.train_flops
+
+
+def _cost(material: Material) -> str:
+    runs = material.runs
+    sweep, trunks = decays(runs), runs[runs["kind"] == "trunk"]
+    confirming = runs[runs["role"].astype(str).str.startswith("confirm")]
+    parts = [
+        f"{rows['train_flops'].sum():.2g} on {len(rows)} {words}{'s' if len(rows) != 1 else ''}"
+        for rows, words in ((trunks, "trunk"), (sweep, "microanneal"), (confirming, "confirming run"))
+        if len(rows)
+    ]
+    return (
+        f"The recommended decay takes {_decay_flops(material):.2g} FLOPs at the target's size. The study has spent "
+        f"{runs['train_flops'].sum():.2g} FLOPs: {listed(parts)}."
+    )
+
+
+def _recipe_text(material: Material) -> str:
+    """The recipe as YAML without its provenance, which stands at the end of the page."""
+    values = {key: value for key, value in material.recipe.to_dict().items() if key != "provenance"}
+    return recipe_files.to_yaml(values)

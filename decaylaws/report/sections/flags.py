@@ -1,0 +1,107 @@
+"""Red flags of ``docs/concepts/when-not-to-believe.md`` that a study's own figures raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from decaylaws.report.material import Material
+from decaylaws.report.sections.stability import rankings
+from decaylaws.report.words import law_name, listed, name, percent
+from decaylaws.runs.noise import least_gap
+from decaylaws.runs.table import LOSS, START_LOSS
+from decaylaws.study import confirm
+from decaylaws.study.sweep import decays
+
+SIMPLE = ("nearest_run", "control", "constant")
+"""Predictors that need no law."""
+
+_LARGER = 1.5  # times the largest microanneal's parameters: a step that the law has to extrapolate
+_FULL = 0.5  # of a decay's tokens: a mixture full of one domain
+_MOVES = 1.0  # nats: a decay that changes a loss by more is a learning curve of a new domain
+
+
+def red_flags(material: Material) -> list[str]:
+    """Reasons not to believe the recommendation, those of this study's own figures."""
+    return [
+        *_confirmation(material),
+        *_ranking(material),
+        *_evidence(material),
+        *_law(material),
+        *_runs(material),
+    ]
+
+
+def _confirmation(material: Material) -> Iterator[str]:
+    if not material.confirmed:
+        yield "It was not confirmed: a law is an opinion."
+        return
+    if not material.confirmed_row("recommended", "target")["guards_hold"]:
+        yield "A guard broke at the target's scale."
+    gap = least_gap(material.noise_sd("target"))
+    rivals = [key for key in material.candidates if key != "recommended"]
+    close = [name(key) for key in rivals if abs(material.observed_gain_over(key, "target")) <= gap]
+    if close:
+        yield f"At the target's scale one run each does not tell it from {listed(close)}: seeds alone explain as much."
+    held = float(confirm.domain_table(material.study)["inside"].mean())
+    if held < 0.85:
+        yield (
+            f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow, and "
+            "the regret rests on the same law."
+        )
+
+
+def _ranking(material: Material) -> Iterator[str]:
+    for sizes, alike, told in rankings(material):
+        if told >= 3 and alike <= told / 2:
+            yield (
+                f"Rankings do not hold across sizes: {alike} of {told} pairs of mixtures stand in the same order at "
+                f"{sizes[0]:,} and {sizes[1]:,} parameters, so the proxy cannot choose for the target."
+            )
+
+
+def _evidence(material: Material) -> Iterator[str]:
+    problem, evidence = material.problem, material.problem.law.evidence_
+    target, largest = problem.target.non_embedding_params, evidence["non_embedding_params"][1]
+    if target > _LARGER * largest:
+        yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal."
+    beyond = [line for line in material.found["beyond_evidence"] if not line.startswith("non-embedding")]
+    if beyond:
+        yield f"It lies beyond its evidence: {'; '.join(beyond)}."
+    source, share = max(material.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
+    longest = problem.plan.decay_tokens >= evidence["decay_tokens"][1]
+    if longest and share >= max(_FULL, 0.9 * evidence["shares"][source][1]):
+        yield (
+            f"It is the longest decay that was run, {percent(share)} of it {name(source)}: where length and "
+            "mixture both lie at the edge of the runs, 90 % intervals held 75 % of the losses of earlier studies."
+        )
+
+
+def _law(material: Material) -> Iterator[str]:
+    unsure = [name(domain) for domain, guard in material.recipe.guards.items() if not guard.holds]
+    if unsure:
+        yield f"The guard of {listed(unsure)} is not sure: only the prediction keeps the limit, the margin does not."
+    for kind, rows in material.fit.errors.groupby("held_out", sort=False):
+        own = rows[rows["law"].str.startswith("decay:")]["mae"].min()
+        simple = rows[rows["law"].isin(SIMPLE) & (rows["mae"] <= own)]
+        if len(simple):
+            best = simple.sort_values("mae").iloc[0]
+            yield (
+                f"A simpler predictor is as good on held-out {kind}: {law_name(best['law'])} errs by "
+                f"{best['mae']:.4f} nats, the decay law by {own:.4f}."
+            )
+
+
+def _runs(material: Material) -> Iterator[str]:
+    sweep = decays(material.runs)
+    moved = {
+        domain: float((sweep[LOSS + domain] - sweep[START_LOSS + domain]).abs().median())
+        for domain in material.problem.law.domains_
+    }
+    far = [name(domain) for domain, change in moved.items() if change > _MOVES]
+    if far:
+        yield (
+            f"Microanneals move the loss of {listed(far)} by more than {_MOVES:g} nat: they are learning curves of new "
+            "domains rather than gentle anneals."
+        )
+    if not material.study.settings.decontamination.evaluation_sets:
+        yield "Nobody looked whether the sources hold your evaluation sets (decontamination.evaluation_sets)."
