@@ -1,4 +1,4 @@
-"""What a fit says of its own accuracy: noise of seeds, and the aims that it met or missed."""
+"""What a fit says of its own accuracy."""
 
 from __future__ import annotations
 
