@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import os
+import random
 import subprocess
 from pathlib import Path
 from shutil import which
@@ -151,6 +152,26 @@ def test_a_row_keeps_what_it_was_read_from(tmp_path):
     (row,) = read_rows(tmp_path / "a.jsonl", "jsonl", "text")
     assert isinstance(row, Row)
     assert (row.text, row.values["id"], row.raw[-2:], row.has_surrogates) == ("a?", 1, "\r\n", True)
+
+
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path):
+    rng = random.Random(0)
+    rows = b'{"text": "one \\ud800", "id": [1, {"a": null}]}\r\n{"text": null}\n\n{"text": "two"}\n'
+    contents = {"a.jsonl": rows, "a.json": b"[" + rows.replace(b"\r\n", b",").replace(b"\n\n", b",") + b"]"}
+    contents |= {f"a.txt{suffix}": pack(b"one\n\ntwo\n" * 50) for suffix, pack in PACKED.items()}
+    refused = 0
+    for _ in range(100):
+        for name, content in contents.items():
+            damaged = bytearray(content)
+            for _ in range(rng.choice((1, 1, 2))):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            (tmp_path / name).write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
+            try:
+                texts(tmp_path / name)
+            except DataError as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > 100
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.io.documents import BadRow, document_text, format_of, json_lines, json_object, parquet_batches
+from decaylaws.io.documents import (
+    BadRow,
+    document_text,
+    format_of,
+    json_lines,
+    json_object,
+    parquet_batches,
+    parquet_values,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class EvaluationSet:
             raise DataError(f"Evaluation set '{self.name}' finds no file at {self.path}. Correct the path.")
         if format_of(self.path) == "parquet":
             for batch in parquet_batches(self.path):
-                yield from batch.to_pylist()
+                yield from parquet_values(self.path, batch)
             return
         for number, line in json_lines(self.path):
             row = json_object(f"{self.path}:{number}", line)

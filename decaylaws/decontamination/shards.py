@@ -200,7 +200,7 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[Rows]:
 def _parquet_rows(path: Path, text_field: str) -> Iterator[Rows]:
     first = 0
     for batch in documents.parquet_batches(path, text_field):
-        column = batch.column(batch.schema.names.index(text_field))
-        texts = [document_text(text)[0] if text else "" for text in column.to_pylist()]
+        values = documents.parquet_values(path, batch.select([text_field]))
+        texts = [document_text(row[text_field])[0] if row[text_field] else "" for row in values]
         yield Rows(first, texts, batch)
         first += len(texts)

@@ -362,6 +362,16 @@ def parquet_batches(
         yield from file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
 
 
+def parquet_values(path: Path, batch: pyarrow.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch of ``path``.
+
+    Raises:
+        DataError: text of the file is not UTF-8.
+    """
+    with parquet_errors(path):
+        return batch.to_pylist()
+
+
 def require_text_column(path: Path, schema: pyarrow.Schema, column: str) -> None:
     """Refuse a table without this column of text; one that is null throughout passes.
 
@@ -399,6 +409,7 @@ def parquet_errors(path: Path, kind: str = "Parquet file") -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{path} is no readable {kind} ({error}). If the download was interrupted, repeat it."
+            f"{path} is no readable {kind} ({reason}). If the download was interrupted, repeat it."
         ) from None

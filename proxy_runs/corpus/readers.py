@@ -134,7 +134,7 @@ def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Row | Ba
     _require_columns(name, source, path, schema)
     number = 0
     for batch in documents.parquet_batches(path, columns=_columns(source)):
-        for values in batch.to_pylist():
+        for values in documents.parquet_values(path, batch):
             yield _column_row(source, f"{path}:{number}", values)
             number += 1
 

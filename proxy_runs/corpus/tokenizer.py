@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -114,16 +115,9 @@ class TextTokenizer:
             yield sum(is_last for _, is_last in batch), text_bytes, len(tokens)
 
     def _encode(self, texts: Sequence[str]) -> list[NDArray[np.generic]]:
-        try:
+        remedy = "Use another one, or mend the regular expression of its pre-tokenizer."
+        with _tokenizer_errors("The tokenizer cannot encode the text", remedy):
             found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except BaseException as error:
-            # a panic of the Rust code, such as of a regular expression that backtracks too long, is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise DataError(
-                f"The tokenizer cannot encode the text ({error}). Use another one, or mend the regular expression of "
-                "its pre-tokenizer."
-            ) from None
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in found]
 
     def _check(self, text: str, ids: NDArray[np.generic]) -> int:
@@ -132,8 +126,10 @@ class TextTokenizer:
         if spelled == there:
             return there
         normalizer = self.tokenizer.normalizer
-        if normalizer is not None and spelled == len(normalizer.normalize_str(text).encode()):
-            return spelled
+        if normalizer is not None:
+            with _tokenizer_errors("The tokenizer cannot normalise the text", "Use another one."):
+                if spelled == len(normalizer.normalize_str(text).encode()):
+                    return spelled
         raise DataError(
             f"The tokenizer turns {there:,} bytes of text into tokens that spell {spelled:,} bytes (the text begins "
             f"with {text[:40]!r}): it adds or loses text. In tokenizer.json, set add_prefix_space to false and let no "
@@ -160,12 +156,10 @@ def load_tokenizer(
     content = _read_json(path, field)
     _require_ids(path, content, field)
     end_token = _end_token(path, content, end_token)
-    for added in content.get("added_tokens") or ():
+    for added in _added_tokens(content):
         added["special"] = bool(added.get("special")) or added.get("content") == end_token
-    try:
+    with _tokenizer_errors(f"'{field}': {path} is no tokenizer.json", "Save it anew with its own library."):
         tokenizer = whole_text_tokenizer(content)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise DataError(f"'{field}': {path} is no tokenizer.json ({error}).") from None
     tokenizer.encode_special_tokens = True
     _require_byte_level(content)
     vocab = tokenizer.get_vocab(with_added_tokens=True)
@@ -201,11 +195,25 @@ def _vocab(content: Mapping[str, Any]) -> dict[str, int]:
     """Every token with its id, as far as the file holds a table of them."""
     vocab = content["model"].get("vocab")
     found = dict(vocab) if isinstance(vocab, dict) else {}
-    added = content.get("added_tokens")
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict):
-            found[str(token.get("content"))] = token.get("id")
+    for token in _added_tokens(content):
+        found[str(token.get("content"))] = token.get("id")
     return found
+
+
+def _added_tokens(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    added = content.get("added_tokens")
+    return [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+
+
+@contextmanager
+def _tokenizer_errors(problem: str, remedy: str) -> Iterator[None]:
+    """Turns what the ``tokenizers`` package raises, bare exceptions and panics of its Rust code, into one message."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{problem} ({' '.join(str(error).split())}). {remedy}") from None
 
 
 def _require_ids(path: Path, content: Mapping[str, Any], field: str) -> None:
@@ -249,8 +257,8 @@ def _configured_end_token(path: Path) -> str:
 
 def _require_byte_level(content: Mapping[str, Any]) -> None:
     """Byte-level tokenizers write each byte as one character, so that a token's bytes are its characters."""
-    decoder = content.get("decoder") or {}
-    steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
+    decoder = content.get("decoder") or {}  # of a form that the tokenizers package has read
+    steps = decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
     if "ByteLevel" not in [step.get("type") for step in steps]:
         raise DataError(
             "The tokenizer is not byte-level, so the bytes behind a token are not known. "

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError, MissingExtraError
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.readers import read_documents, source_files
@@ -211,6 +212,15 @@ def test_source_code_is_text(tmp_path):
     (tmp_path / "code" / "a.py").write_text("x = 1\n")
     (tmp_path / "code" / "a.pyc").write_bytes(b"\xff")
     assert read(tmp_path, format="text", path="code") == ["x = 1\n"]
+
+
+def test_parquet_text_that_is_not_utf_8_is_one_error(tmp_path):
+    column = pyarrow.array([b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet is no readable Parquet file \('utf-8' codec"):
+        read(tmp_path, format="parquet", path="x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet is no readable Parquet file \('utf-8' codec"):
+        list(read_rows(tmp_path / "x.parquet", "text"))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "text"])

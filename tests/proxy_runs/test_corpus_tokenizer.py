@@ -150,6 +150,16 @@ def test_what_is_no_tokenizer_is_one_error(tmp_path, content):
         load_tokenizer(tmp_path / "x.json")
 
 
+def test_a_tokenizer_that_makes_its_library_panic_is_one_error(ready):
+    merges = [["a", "b"]]
+    model = {**ready.content["model"], "merges": merges, "continuing_subword_prefix": "\u00e9" * 50}
+    with pytest.raises(DataError, match=r"'tokenizer\.path': .*is no tokenizer\.json .*Save it anew"):
+        load_tokenizer(ready(model=model))
+    for added in (3.5, [[]], {"a": 1}):
+        with pytest.raises(DataError, match=r"tokenizer\.json"):
+            load_tokenizer(ready(added_tokens=added))
+
+
 def test_long_documents_are_encoded_in_pieces_to_the_same_tokens(ready, monkeypatch):
     text = "".join(f"line {number} of a long text\n  indented\n\n" for number in range(300))
     expected, totals = tokens(ready.path, [text, "x"])
