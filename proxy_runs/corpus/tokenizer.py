@@ -156,8 +156,8 @@ def load_tokenizer(
     content = _read_json(path, field)
     _require_ids(path, content, field)
     end_token = _end_token(path, content, end_token)
-    for added in _added_tokens(content):
-        added["special"] = bool(added.get("special")) or added.get("content") == end_token
+    for entry in _added_tokens(content):
+        entry["special"] = bool(entry.get("special")) or entry.get("content") == end_token
     with _tokenizer_errors(f"'{field}': {path} is no tokenizer.json", "Save it anew with its own library."):
         tokenizer = whole_text_tokenizer(content)
     tokenizer.encode_special_tokens = True
