@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from decaylaws.cli import app
 from decaylaws.settings.study import StudySettings
+from proxy_runs.fsdp.settings import TrainSettings
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 NOTE = "<!-- Written by docs/generate.py: change the code, then run 'make reference'. -->\n\n"
@@ -81,9 +82,19 @@ tokens can carry a unit (`500M`, `50B`, `4T`). Paths are relative to the file.
 """ + "".join(_sections("", StudySettings))
 
 
-def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
+def launch_page() -> str:
+    """Every setting of the trainer that ``decaylaws launch --set`` takes."""
+    return f"""{NOTE}# The settings of launch
+
+`decaylaws launch --set NAME=VALUE` takes each of them, and an unknown name is an error. The settings that decide the
+numbers of a run are part of its identity: a result or a checkpoint is taken up only by a launch with the same. They
+are all but paths, the layout of the work, and what is written on the way.
+""" + "".join(_sections("", TrainSettings, heading="Settings of the trainer"))
+
+
+def _sections(path: str, model: type[BaseModel], heading: str = "The top level") -> Iterator[str]:
     """The section of one mapping of the file, then those of the mappings in it."""
-    heading = f"`{path}`" if path else "The top level"
+    heading = f"`{path}`" if path else heading
     yield f"\n## {heading}\n\n{_first_paragraph(model)}\n\n"
     yield "| key | value | default | meaning |\n|---|---|---|---|\n"
     inner = []
@@ -150,7 +161,7 @@ def _values(field: FieldInfo) -> str:
     return ", ".join([words, *dict.fromkeys(limits)])
 
 
-_KINDS = ((bool, "true or false"), (int, "whole number"), (float, "number"), (str, "text"))
+_KINDS = ((bool, "true or false"), (int, "whole number"), (float, "number"), (str, "text"), (Path, "path"))
 
 
 def _literals(annotation: Any) -> Iterator[object]:
@@ -170,7 +181,7 @@ def _metadata(annotation: Any) -> Iterator[Any]:
         yield from _metadata(each)
 
 
-PAGES = {"commands.md": commands_page, "study-yaml.md": settings_page}
+PAGES = {"commands.md": commands_page, "study-yaml.md": settings_page, "launch-settings.md": launch_page}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from decaylaws import __version__
-from decaylaws.cli import context, evaluation, export, recipe, schedule, study
+from decaylaws.cli import context, evaluation, export, launch, recipe, schedule, study
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
 from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
@@ -37,7 +37,7 @@ PANELS = {
         study.recommend,
         study.confirm,
         export.export,
-        study.launch,
+        launch.launch,
         study.report,
         study.status,
         study.demo,

@@ -20,11 +20,10 @@ from decaylaws.cli.console import (
     say_next,
 )
 from decaylaws.cli.export import export
+from decaylaws.cli.launch import launch
 from decaylaws.designs.planner import Design
-from decaylaws.errors import InvalidValueError
 from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.io.files import write_text
-from decaylaws.io.yaml import load_yaml
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study, decision, evidence, overlap, question, sweep
 from decaylaws.study import confirm as confirming
@@ -285,44 +284,6 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     say_next(console, study, verb_after("confirm"))
 
 
-def launch(
-    directory: StudyDir,
-    processes: Annotated[int, typer.Option(help="ranks on this machine", min=1)] = 2,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME=VALUE for a setting of the trainer, such as dtype=bfloat16; repeat"),
-    ] = None,
-    slurm_nodes: Annotated[
-        int | None,
-        typer.Option(help="write a Slurm script for so many nodes instead of training here", min=1),
-    ] = None,
-    slurm_gpus: Annotated[int, typer.Option(help="GPUs of a node", min=1)] = 8,
-    slurm_hours: Annotated[
-        float, typer.Option(help="time limit of a job, which then saves and is queued again")
-    ] = 24.0,
-) -> None:
-    """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint.
-
-    Reads recipe.yaml, the corpus and the trunk's checkpoint.
-    Writes launch/: checkpoints, metrics, result.json and hf/; started again, it goes on.
-    Next: decaylaws report, or evaluate launch/hf.
-    """
-    from decaylaws.cli import training
-
-    study = open_study(console, directory)
-    settings = dict(_setting(text) for text in changes or [])
-    if slurm_nodes is not None:
-        script = training.write_job(study, settings, nodes=slurm_nodes, gpus=slurm_gpus, hours=slurm_hours)
-        console.print(f"Submit it with: sbatch {script}", highlight=False, soft_wrap=True)
-        return
-    result = training.launch(study, console, processes=processes, changes=settings)
-    table = confirming.launch_table(study, result["losses"])
-    console.print(frame_table(table, title=f"launched run on {processes} ranks, final loss, nats per token"))
-    folder = settings.get("output", study.launch_dir)
-    console.print(f"Checkpoints and Hugging Face folder: {folder}", highlight=False, soft_wrap=True)
-    say_next(console, study, verb_after("launch"))
-
-
 def say_left_out(study: Study) -> None:
     """Say how many recorded runs do not belong to the present question, and why."""
     left_out = study.left_out()
@@ -335,13 +296,6 @@ def say_left_out(study: Study) -> None:
             f" With design.keep_earlier: true a fit uses the decays among those {earlier} of an earlier plan."
         )
     console.print(f"  {words}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _setting(text: str) -> tuple[str, object]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InvalidValueError("set", text, "must read NAME=VALUE")
-    return name.strip(), load_yaml(value, f"The value of '--set {name.strip()}'")
 
 
 def report(directory: StudyDir) -> None:
@@ -400,7 +354,7 @@ def demo(
         ("5/9 recommend a recipe", lambda: recommend(directory)),
         ("6/9 confirm it", lambda: confirm(directory, workers)),
         ("7/9 export it", lambda: export(directory)),
-        ("8/9 launch it with FSDP2", lambda: launch(directory)),
+        ("8/9 launch it with FSDP2", lambda: launch(directory, processes=2)),
         ("9/9 report", lambda: report(directory)),
     )
     for title, part in parts:

@@ -9,9 +9,8 @@ import contextlib
 import json
 import socket
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -21,14 +20,13 @@ from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.errors import StudyError
 from decaylaws.runs.config import RunConfig
-from decaylaws.study import Study, decision
+from decaylaws.study import Study
 from decaylaws.study.checks import record_settings
 from decaylaws.study.directory import read_json, write_json
 from decaylaws.study.sweep import write_results
 
 if TYPE_CHECKING:
     from decaylaws.search.proposals import Proposals
-    from proxy_runs.fsdp.settings import TrainSettings
     from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.workspace import Workspace
 
@@ -238,46 +236,6 @@ def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]
             f"{counts.waiting} runs wait for a trunk that diverged ({counts.diverged} runs diverged). "
             "Lower trunk.peak_lr in study.yaml, then plan and run again."
         )
-
-
-def launch(
-    study: Study, console: Console, *, processes: int, changes: Mapping[str, object]
-) -> dict[str, Any]:
-    """Train the recipe at full scale with torchrun and FSDP2; goes on where an earlier launch stopped.
-
-    Returns:
-        Start and final loss by domain, realised tokens by source.
-
-    Raises:
-        InvalidValueError: ``changes`` names no setting of the trainer, or gives it what it must not hold.
-    """
-    from proxy_runs.fsdp.launch import launch as start
-
-    with ConsoleProgress(console) as progress:
-        return start(_launch_settings(study, changes), ranks=processes, progress=progress)
-
-
-def write_job(study: Study, changes: Mapping[str, object], *, nodes: int, gpus: int, hours: float) -> Path:
-    """Write a Slurm script that launches the recipe on ``nodes`` nodes; its path."""
-    from proxy_runs.fsdp.launch import write_slurm_job
-
-    return write_slurm_job(_launch_settings(study, changes), nodes=nodes, ranks_per_node=gpus, hours=hours)
-
-
-def _launch_settings(study: Study, changes: Mapping[str, object]) -> TrainSettings:
-    from proxy_runs.fsdp.settings import TrainSettings
-    from proxy_runs.weights.checkpoint_files import final_checkpoint
-
-    recipe = decision.load_recipe(study)
-    values = {
-        "recipe": study.recipe_file,
-        "corpus": study.corpus_dir,
-        "start": final_checkpoint(study.checkpoint_dir, str(recipe.handover.run_id)),
-        "output": study.launch_dir,
-        "device": study.settings.backend.device,
-        "eval_tokens_per_domain": study.settings.evaluation.tokens_per_domain,
-    }
-    return TrainSettings.checked(**{**values, **changes})
 
 
 def open_proposals(study: Study) -> Proposals | None:

@@ -391,15 +391,28 @@ def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
     return {"mean": float(mean), "lower": float(lower), "upper": float(upper)}
 
 
-def launch_table(study: Study, losses: Mapping[str, float]) -> pd.DataFrame:
+def is_confirmed(study: Study, recipe: Recipe) -> bool:
+    """Whether the confirming runs of the study are those of this recipe."""
+    try:
+        return load_recipe(study).sha256 == recipe.sha256 and find_confirmation(study) is not None
+    except StudyError:  # the study has no recipe, or has changed since
+        return False
+
+
+def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float]) -> pd.DataFrame:
     """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
 
     Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale; NaN where there was
     none) and ``launched`` (FSDP), nats per token.
+
+    Args:
+        study: which confirmed the recipe; ``None`` for a recipe without a study.
+        recipe: what was launched.
+        losses: of the launched run, by domain.
     """
-    predicted = Recipe.load(study.recipe_file).predictions
+    predicted = {domain: prediction.mean for domain, prediction in recipe.predictions.items()}
     confirmed = {}
-    if find_confirmation(study) is not None:
+    if study is not None and is_confirmed(study, recipe):
         table = domain_table(study)
         own = table[(table["candidate"] == "recommended") & (table["scale"] == "target")]
         confirmed = dict(zip(own["domain"], own["observed"]))
@@ -407,7 +420,7 @@ def launch_table(study: Study, losses: Mapping[str, float]) -> pd.DataFrame:
         [
             {
                 "domain": domain,
-                "predicted": predicted[domain].mean,
+                "predicted": predicted.get(domain, np.nan),
                 "confirmed": confirmed.get(domain, np.nan),
                 "launched": loss,
             }

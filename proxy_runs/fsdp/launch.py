@@ -28,6 +28,7 @@ from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.metrics import last_step
 from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.sweep.machine import visible_gpus
 from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, no_moments
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
@@ -43,6 +44,11 @@ PR_SET_PDEATHSIG = 1
 # a store of its own for every restart of the ranks: see proxy_runs.fsdp.parallel
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 LOG_TAIL_LINES = 15
+
+
+def default_ranks(device: str) -> int:
+    """A rank for each GPU that torch may use; two where there is none."""
+    return visible_gpus(device) or 2
 
 
 def torchrun_command(settings_file: Path, *, ranks: int, max_restarts: int = 3) -> list[str]:
@@ -82,6 +88,12 @@ def launch(
             before anything starts.
         DecaylawsError: the run failed; the message holds its last lines.
     """
+    gpus = visible_gpus(settings.device)
+    if 0 < gpus < ranks:
+        raise InvalidValueError(
+            "launch.processes", ranks, f"must be at most {gpus}, the GPUs of this machine"
+        )
+    settings = settings.resolved(on_gpu=gpus > 0)
     plan = _check(settings)
     num_steps, result_file = plan.num_steps, settings.output / RESULT_FILE
     done = _finished(result_file, settings, plan)
@@ -170,8 +182,7 @@ def _end_with_parent() -> None:
 
 
 def _environment(settings: TrainSettings) -> dict[str, str]:
-    on_cpu = settings.device == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*"))
-    own = environment() if on_cpu else {"TOKENIZERS_PARALLELISM": "false"}
+    own = environment() if visible_gpus(settings.device) == 0 else {"TOKENIZERS_PARALLELISM": "false"}
     return os.environ | SAFE_PATH | own | FRESH_STORE
 
 

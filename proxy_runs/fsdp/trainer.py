@@ -55,6 +55,7 @@ class Trainer:
     """
 
     def __init__(self, settings: TrainSettings, world: World) -> None:
+        settings = settings.resolved(on_gpu=world.device.type == "cuda")
         self.settings = settings
         self.world = world
         self.recipe = Recipe.load(settings.recipe)

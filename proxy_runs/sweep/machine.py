@@ -18,9 +18,21 @@ def default_workers(device: str = "cpu") -> int:
     Args:
         device: ``cpu``, ``cuda`` or ``auto``.
     """
-    if device == "cuda" or (device == "auto" and _gpus() and "+cpu" not in version("torch")):
+    if device == "cuda" or visible_gpus(device):
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(device: str) -> int:
+    """GPUs that torch may use for a device setting (``cpu``, ``cuda`` or ``auto``); told without loading torch."""
+    if device == "cpu" or "+cpu" in version("torch"):
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return len(_gpus())
+    names = [name.strip() for name in visible.split(",")]
+    ends = [number for number, name in enumerate(names) if name in ("", "-1")]
+    return min(ends, default=len(names))
 
 
 def machine_key(device: str) -> dict[str, str]:

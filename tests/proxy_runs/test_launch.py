@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +17,12 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from typer.testing import CliRunner
 
+from decaylaws.cli import app
+from decaylaws.cli.launch import SETTING_NAMES
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.progress import Progress
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.doctor import examine
 from decaylaws.runs.config import ModelShape
@@ -29,6 +34,7 @@ from proxy_runs.fsdp.identity import identity_of
 from proxy_runs.fsdp.launch import (
     _alone_in,
     _failure,
+    default_ranks,
     launch,
     slurm_script,
     torchrun_command,
@@ -38,6 +44,7 @@ from proxy_runs.fsdp.metrics import last_step, read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.torchrun import USER_ERROR
 from proxy_runs.fsdp.trainer import Trainer
+from proxy_runs.sweep.machine import visible_gpus
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.weights.hf import save_hf
@@ -83,6 +90,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
         start=root / "trunk.safetensors",
         output=root / "disturbed",
         device="cpu",
+        dtype="float32",
         checkpoint_interval=10,
         eval_tokens_per_domain=500,
     )
@@ -314,6 +322,59 @@ def test_a_start_without_moments_or_of_another_text_is_refused_before_anything_s
     with pytest.raises(DataError, match="other ids than that of the corpus"):
         launch(given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_launched_without_a_study(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[TrainSettings, int]] = []
+
+    def started(given: TrainSettings, *, ranks: int, progress: Progress) -> dict[str, Any]:
+        seen.append((given, ranks))
+        return {"losses": {"code": 1.25}, "notes": ["Dropout was off."]}
+
+    monkeypatch.setattr("proxy_runs.fsdp.launch.launch", started)
+    recipe = shutil.copy(settings.recipe, tmp_path / "recipe.yaml")
+    command = ["launch", str(recipe), "--start", str(settings.start), "--corpus", str(settings.corpus)]
+    result = CliRunner().invoke(app, [*command, "--set", "dtype=bfloat16", "--set", "max_loss_jump=null"])
+    assert result.exit_code == 0, result.exception
+    assert "1.25" in result.output
+    assert "Dropout was off." in result.output
+    ((given, ranks),) = seen
+    assert (given.recipe, given.start, given.corpus) == (recipe, settings.start, settings.corpus)
+    assert (given.output, given.dtype, given.max_loss_jump) == (tmp_path / "launch", "bfloat16", None)
+    assert ranks == 2
+    for missing in ("--start", "--corpus"):
+        place = command.index(missing)
+        error = CliRunner().invoke(app, command[:place] + command[place + 2 :]).exception
+        assert isinstance(error, InvalidValueError)
+        assert f"Give {missing}, the" in str(error)
+
+
+def test_every_setting_is_named_in_the_help() -> None:
+    assert set(SETTING_NAMES.split(", ")) == set(TrainSettings.model_fields)
+
+
+def test_a_rank_needs_a_gpu_of_its_own(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy_runs.sweep.machine.version", lambda _: "2.11.0+cu130")
+    monkeypatch.setattr("proxy_runs.sweep.machine._gpus", lambda: ["nvidia0", "nvidia1", "nvidia2"])
+    for visible, count in ((None, 3), ("0", 1), ("2,0", 2), ("", 0), ("-1", 0), ("1,-1,2", 1)):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert visible_gpus("auto") == count
+        assert default_ranks("auto") == (count or 2)
+        assert visible_gpus("cpu") == 0
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    given = settings.model_copy(update={"device": "auto", "dtype": "auto", "output": tmp_path / "out"})
+    with pytest.raises(InvalidValueError, match=r"launch\.processes.*at most 3, the GPUs.*got 4"):
+        launch(given, ranks=4)
+    assert given.resolved(on_gpu=True).dtype == "bfloat16"
+    assert given.resolved(on_gpu=False).dtype == "float32"
+    assert given.model_copy(update={"dtype": "float32"}).resolved(on_gpu=True).dtype == "float32"
 
 
 def test_two_launches_do_not_share_a_folder(tmp_path: Path) -> None:

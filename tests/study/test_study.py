@@ -229,7 +229,8 @@ def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) 
     page = write_report(Study.open(early)).read_text(encoding="utf-8")
     assert "Not confirmed: no run has tested this recommendation." in page
     assert "Not confirmed yet: run" in page
-    table = confirm.launch_table(Study.open(early), dict.fromkeys(study.settings.sources, 3.0))
+    losses = dict.fromkeys(study.settings.sources, 3.0)
+    table = confirm.launch_table(Study.open(early), load_recipe(study), losses)
     assert table["confirmed"].isna().all()
     assert table["predicted"].notna().all()
 

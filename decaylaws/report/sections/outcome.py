@@ -156,7 +156,13 @@ def launch(material: Material) -> Section:
     if not result_file.is_file():
         return Section("The launched run", f"Not launched yet: run 'decaylaws launch {study.root}'.")
     result = read_json(result_file)
-    table = confirm.launch_table(study, result["losses"])
+    if result.get("recipe_sha256") != material.recipe.sha256:
+        return Section(
+            "The launched run",
+            f"The last launched run trained another recipe. Run 'decaylaws launch {study.root} --output FOLDER' for "
+            "this one.",
+        )
+    table = confirm.launch_table(study, material.recipe, result["losses"])
     return Section(
         "The launched run",
         f"FSDP2, {result['steps']:,} steps, {result['tokens']:,} tokens. It reads the same sequences in the "
