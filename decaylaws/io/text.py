@@ -59,9 +59,9 @@ def find_files(path: str | Path, suffixes: Collection[str] | None = None) -> lis
     if pattern and "." in pattern[-1]:
         suffixes = None
     found: dict[str, Path] = {}
-    for file in sorted(_matching(root, pattern, set())) if pattern else ():
+    for file, real in sorted(_matching(root, pattern, set())) if pattern else ():
         if file.name not in _DESCRIPTIONS and (suffixes is None or plain_suffix(file) in suffixes):
-            found.setdefault(os.path.realpath(file), file)
+            found.setdefault(real, file)
     return list(found.values())
 
 
@@ -71,29 +71,36 @@ def _split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
     return Path(*path.parts[:first]), path.parts[first:]
 
 
-def _matching(folder: Path, pattern: tuple[str, ...], seen: set[tuple[str, int]]) -> Iterator[Path]:
-    """Files below ``folder`` that match the parts of a glob; ``seen`` ends loops of links."""
-    place = (os.path.realpath(folder), len(pattern))
-    if place in seen:
+def _matching(
+    folder: Path, pattern: tuple[str, ...], seen: set[tuple[str, int]]
+) -> Iterator[tuple[Path, str]]:
+    """Files below ``folder`` that match the parts of a glob, and where they really lie; ``seen`` ends loops of links."""
+    real = os.path.realpath(folder)
+    if (real, len(pattern)) in seen:
         return
-    seen.add(place)
+    seen.add((real, len(pattern)))
     part, rest = pattern[0], pattern[1:]
     if part == "**" and rest:
         yield from _matching(folder, rest, seen)
     try:
-        entries = sorted(folder.iterdir())
+        # scandir knows folders from files without asking for each: a folder may hold a million
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError:
         return
     for entry in entries:
         if entry.name.startswith(".") and not part.startswith("."):
             continue
-        if part == "**" and entry.is_dir():
-            yield from _matching(entry, pattern, seen)
-        elif part == "**" or fnmatchcase(entry.name, part):
-            if rest and part != "**" and entry.is_dir():
-                yield from _matching(entry, rest, seen)
-            elif not rest and entry.is_file():
-                yield entry
+        is_folder = entry.is_dir()
+        if part == "**" and is_folder:
+            yield from _matching(folder / entry.name, pattern, seen)
+        elif is_folder and rest and fnmatchcase(entry.name, part):
+            yield from _matching(folder / entry.name, rest, seen)
+        elif (
+            not is_folder and not rest and (part == "**" or fnmatchcase(entry.name, part)) and entry.is_file()
+        ):
+            path = folder / entry.name
+            yield path, os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -89,8 +89,7 @@ def read_documents(
 
 
 def make_document(text: str, score: float | None = None) -> Document:
-    """A document whose text decides its split."""
-    text, _ = document_text(text)
+    """A document whose text (see ``document_text``) decides its split."""
     return Document(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text, score)
 
 
