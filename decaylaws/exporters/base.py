@@ -195,8 +195,11 @@ class Job:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each source that has one, sorted by name: those of ``stage``, for the whole run."""
-        return {name: self.stage.mixture.share(name) for name in self.paths}
+        """Share of each source that has one, sorted by name, in the tokens of the whole run."""
+        if all(stage.mixture == self.stage.mixture for stage in self.recipe.stages):
+            return {name: self.stage.mixture.share(name) for name in self.paths}
+        mean = self.recipe.shares()
+        return {name: mean[name] for name in self.paths}
 
     @property
     def accumulation(self) -> int:

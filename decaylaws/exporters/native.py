@@ -101,7 +101,9 @@ def _table(lrs: Floats) -> LrChoice:
 
 def _refusal(job: Job, native: Floats | None, peak: float) -> NotRepresentableError:
     if native is None:
-        return job.refuse(f"its schedulers have no LR path of the form {describe_path(job)}")
+        several = len(joined_segments(job.recipe)) > 1
+        remedy = "; in stages of their own these become runs of their own" if several else ""
+        return job.refuse(f"its schedulers have no LR path of the form {describe_path(job)}{remedy}")
     error = max_error_off_path(native, job.recipe)
     return job.refuse(
         f"its scheduler is off the LR path by up to {error:.3g} ({error / peak:.2%} of the peak), more than "

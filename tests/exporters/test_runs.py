@@ -1,0 +1,170 @@
+"""Recipes of one and of several stages in every target: the written files, read back run by run, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from decaylaws.errors import NotRepresentableError
+from decaylaws.exporters import EXPORTERS, ExportOptions, export
+from decaylaws.exporters.base import max_error_off_path
+from decaylaws.exporters.check import READERS
+from decaylaws.recipe import HandOver, Recipe
+from tests.exporters.recipes import BATCH, PEAK, RECIPES, SEEN_STEPS, SEQ_LEN, SEQUENCES
+from tests.exporters.test_check import MAIN_FILES
+
+NO_PATH = "no LR path of the form"
+ROPE = "only a change of its base"
+SHIFT = "off the LR path"
+# what a target refuses, and why; everything else is written
+REFUSED = {
+    "1-sqrt": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
+    "exponential": dict.fromkeys(("megatron", "nanotron", "llm-foundry", "levanter"), NO_PATH),
+    "megatron-exponential": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), NO_PATH),
+    "short warm-up, 1-sqrt": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
+    "warm-up from a third": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), SHIFT),
+    "two decays in one stage": dict.fromkeys(("megatron", "nanotron", "llm-foundry", "levanter"), NO_PATH),
+    # half a cosine is no cosine, and these cannot change the mixture within a run
+    "one cosine, cut where the mixture changes": dict.fromkeys(("megatron", "llm-foundry"), NO_PATH),
+    "longer sequences, yarn, more math": dict.fromkeys(set(EXPORTERS) - {"huggingface"}, ROPE),
+}
+
+
+def parts(recipe: Recipe, folder: Path, target: str) -> Iterator[tuple[Recipe, Path]]:
+    """Each run that an export wrote below ``folder``: the recipe that it trains, and its main file."""
+    main = MAIN_FILES[target]
+    if (folder / main).is_file():
+        yield recipe, folder / main
+        return
+    for own in sorted(folder.glob("stage-*")):
+        if (own / "recipe.yaml").is_file():
+            yield Recipe.load(own / "recipe.yaml"), own / main
+
+
+def _handover(recipe: Recipe, **changes: object) -> HandOver:
+    return recipe.handover.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_run_trains_its_part_of_the_recipe(name: str, target: str, tmp_path: Path) -> None:
+    recipe, reason = RECIPES[name], REFUSED.get(name, {}).get(target)
+    if reason is not None:
+        with pytest.raises(NotRepresentableError, match=f"^{target} cannot express this recipe: .*{reason}"):
+            export(recipe, target)
+        return
+    result = export(recipe, target)
+    result.write(tmp_path)
+    assert len(result.step_lrs) == recipe.num_steps
+    assert result.max_abs_lr_error == np.abs(result.step_lrs - recipe.step_lrs()).max()
+    assert max_error_off_path(result.step_lrs, recipe) <= 0.01 * PEAK
+    assert dict(result.realised_shares) == pytest.approx(
+        {source: share for source, share in recipe.shares().items() if share > 0}, abs=5e-3
+    )
+    runs = list(parts(recipe, tmp_path, target))
+    if not runs:  # nanotron's data stages, which have a test of their own
+        assert target == "nanotron"
+        return
+    lrs: list[np.ndarray] = []
+    samples = recipe.handover.tokens // recipe.stages[0].seq_len
+    for part, path in runs:
+        length = part.stages[0].seq_len
+        if target == "megatron" and lrs:  # its reader takes the tokens for sequences of one length
+            part = part.model_copy(update={"handover": _handover(part, tokens=samples * length)})
+        samples += part.num_steps * part.stages[0].batch_tokens // length
+        read = READERS[target](path, part)
+        lrs.append(read.step_lrs)
+        assert len(read.step_lrs) == part.num_steps
+        assert read.batch_sequences in (None, part.stages[0].batch_tokens // part.stages[0].seq_len)
+        used = {source: share for source, share in part.shares().items() if share > 0}
+        assert dict(read.shares) == pytest.approx(used, abs=5e-3)
+    assert np.abs(np.concatenate(lrs) - result.step_lrs).max() <= 1e-9 * PEAK
+    assert sum(part.tokens for part, _ in runs) == recipe.tokens
+    for (_, before), (after, _) in pairwise(runs):
+        last = export(Recipe.load(before.with_name("recipe.yaml")), target).last_checkpoint
+        number = int(before.parent.name.removeprefix("stage-"))
+        assert after.handover.checkpoint == last.replace("outputs", f"outputs/stage-{number}", 1)
+        assert after.handover.optimizer_state == "load"
+
+
+def test_counters_go_on_from_run_to_run() -> None:
+    """Megatron counts sequences: its second run goes on from those of the first, whatever their length was."""
+    recipe = RECIPES["longer sequences, larger base"]
+    result = export(recipe, "megatron", ExportOptions(seen_samples=7_000))
+    first, second = recipe.stages
+    counted = 7_000 + first.num_steps * SEQUENCES
+    flags = [result.files[f"stage-{number}/midtrain_megatron.args"].splitlines() for number in (1, 2)]
+    assert f"--train-samples {counted}" in flags[0]
+    assert f"--train-samples {counted + second.num_steps * SEQUENCES // 4}" in flags[1]
+    assert "--load outputs/stage-1" in flags[1]
+    assert "--rotary-base 500000" in flags[1]
+    assert not any(line.startswith("--rotary-base") for line in flags[0])
+    levanter = export(recipe, "levanter", ExportOptions(seen_steps=123)).files
+    cycles = [
+        yaml.safe_load(levanter[f"stage-{number}/midtrain_levanter.yaml"])["optimizer"]["cycles"]
+        for number in (1, 2)
+    ]
+    assert cycles == [[123, 123 + first.num_steps], [123 + first.num_steps, 123 + recipe.num_steps]]
+
+
+def test_what_is_assumed_of_a_checkpoint_is_said() -> None:
+    recipe = RECIPES["linear"]
+    for target, unit, option in (
+        ("megatron", "sample", "--seen-samples"),
+        ("levanter", "step", "--seen-steps"),
+    ):
+        seen = SEEN_STEPS * (SEQUENCES if unit == "sample" else 1)
+        (told,) = [note for note in export(recipe, target).notes if option in note]
+        assert f"from {unit} {seen:,}: the {SEEN_STEPS * BATCH:,} tokens at the hand-over" in told
+        stated = export(recipe, target, ExportOptions(seen_steps=900, seen_samples=900))
+        assert f"Its schedule goes on from {unit} 900 of the checkpoint." in stated.notes
+
+
+def test_data_stages_of_nanotron() -> None:
+    """One run and one schedule; a config for each stage, since nanotron builds the data of the last one only."""
+    recipe = RECIPES["one line, cut where the mixture changes"]
+    files = export(recipe, "nanotron").files
+    first, second = (yaml.safe_load(files[f"stage-{number}/midtrain_nanotron.yaml"]) for number in (1, 2))
+    schedule = first["optimizer"]["learning_rate_scheduler"]
+    assert schedule == second["optimizer"]["learning_rate_scheduler"]
+    assert (schedule["learning_rate"], schedule["lr_decay_steps"], schedule["min_decay_lr"]) == (
+        PEAK,
+        256,
+        0.0,
+    )
+    assert (first["tokens"]["train_steps"], second["tokens"]["train_steps"]) == (128, 256)
+    assert [stage["start_training_step"] for stage in second["data_stages"]] == [1, 129]
+    assert second["data_stages"][:1] == first["data_stages"]
+    assert second["data_stages"][1]["data"]["dataset"] == {
+        "dataset_folder": ["/data/code", "/data/math", "/data/web"],
+        "dataset_weights": [0.25, 0.5, 0.25],
+    }
+    assert first["checkpoints"]["load_lr_scheduler"] is False
+    assert second["checkpoints"]["load_lr_scheduler"] is True
+    assert first["tokens"]["sequence_length"] == SEQ_LEN
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+@pytest.mark.parametrize("name", ["linear", "three stages"])
+def test_yaml_holds_floats_for_every_reader(name: str, target: str) -> None:
+    """PyYAML's SafeLoader, which nanotron uses, takes 1e-08 for text."""
+
+    def leaves(value: object) -> Iterator[object]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        if inner is None:
+            yield value
+        for item in inner or ():
+            yield from leaves(item)
+
+    files = export(RECIPES[name], target).files
+    for text in (text for file, text in files.items() if file.endswith(".yaml")):
+        texts = [leaf for leaf in leaves(yaml.safe_load(text)) if isinstance(leaf, str)]
+        assert texts
+        for leaf in texts:
+            with pytest.raises(ValueError, match="could not convert"):
+                float(leaf)
