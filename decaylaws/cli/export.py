@@ -69,14 +69,16 @@ def export(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="write nothing: read this configuration of --target, draw it beside the recipe"),
+        typer.Option(
+            help="write nothing: compare this configuration of --target with the recipe (FILE, or FILE.py:FUNCTION)"
+        ),
     ] = None,
 ) -> None:
     """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
     study = open_study(console, source) if source.is_dir() else None
     recipe = Recipe.load(source) if study is None else decision.load_recipe(study)
     if check is not None:
-        _check(recipe, target or [], check)
+        _check(recipe, target or [], check, seen_steps, seen_samples)
         return
     options = ExportOptions(
         lr_rule=lr_rule.value,
@@ -109,12 +111,14 @@ def _print_exports(
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _check(recipe: Recipe, targets: list[str], path: Path) -> None:
+def _check(
+    recipe: Recipe, targets: list[str], path: Path, seen_steps: int | None, seen_samples: int | None
+) -> None:
     if len(targets) != 1:
         raise InvalidValueError(
             "target", targets, "must name the one trainer that --check is a configuration of"
         )
-    result = check_config(recipe, targets[0], path)
+    result = check_config(recipe, targets[0], path, seen_steps=seen_steps, seen_samples=seen_samples)
     typer.echo(result.describe(), nl=False)
     if not result.agrees:
         raise typer.Exit(1)

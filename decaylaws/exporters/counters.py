@@ -35,7 +35,7 @@ def counters_at_start(
         raise job.refuse(
             f"it counts on from the checkpoint's {counts}, so a new warm-up needs optimizer_state: fresh"
         )
-    facts, options = _facts(start_checkpoint(job.recipe)), job.options
+    facts, options = checkpoint_facts(start_checkpoint(job.recipe)), job.options
     known = {
         "steps": facts.step if options.seen_steps is None else options.seen_steps,
         "samples": facts.samples if options.seen_samples is None else options.seen_samples,
@@ -58,7 +58,7 @@ def counters_at_start(
     )
 
 
-def _facts(checkpoint: str | None) -> CheckpointFacts:
+def checkpoint_facts(checkpoint: str | None) -> CheckpointFacts:
     """What a checkpoint on this machine says; nothing where there is none that can be read."""
     if checkpoint is not None and Path(checkpoint).exists():
         try:

@@ -98,19 +98,17 @@ def _stages(recipe: Recipe, batch_tokens: int, tolerance: float) -> list[dict[st
     ]
 
 
-def composable_lrs(stages: list[dict[str, float]], batch_tokens: int, num_steps: int) -> Floats:
+def composable_lrs(stages: list[dict[str, float]], batch_tokens: float, num_steps: int) -> Floats:
     """LR of ``ComposableScheduler`` with linear stages at 1, 2, ... ``num_steps`` batches, [num_steps]."""
     ends = np.cumsum([0.0, *(stage["duration"] for stage in stages)])
-    lrs = []
-    for tokens in (step * batch_tokens for step in range(1, num_steps + 1)):
-        number = int(np.searchsorted(ends, tokens, side="right")) - 1
-        if number == len(stages):
-            lrs.append(stages[-1]["end_lr"])
-            continue
-        stage = stages[number]
-        progress = (tokens - ends[number]) / stage["duration"]
-        lrs.append(stage["start_lr"] + (stage["end_lr"] - stage["start_lr"]) * progress)
-    return np.array(lrs)
+    tokens = np.arange(1, num_steps + 1) * float(batch_tokens)
+    number = np.searchsorted(ends, tokens, side="right") - 1
+    # whatever comes after the last stage stays at its end
+    last = stages[-1]["end_lr"]
+    starts = np.array([*(stage["start_lr"] for stage in stages), last])
+    rises = np.array([*(stage["end_lr"] - stage["start_lr"] for stage in stages), 0.0])
+    durations = np.array([*(stage["duration"] for stage in stages), 1.0])
+    return starts[number] + rises[number] * (tokens - ends[number]) / durations[number]
 
 
 def _source(job: Job, name: str, path: str) -> dict[str, object]:

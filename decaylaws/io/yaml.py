@@ -8,7 +8,8 @@ written, and a number with leading zeros is text, which becomes a decimal number
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -133,19 +134,34 @@ _CanonicalDumper.add_representer(float, _represent_float)
 _CanonicalDumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def load_yaml(text: str, what: object, *, aliases: bool = False) -> object:
+def load_yaml(
+    text: str,
+    what: object,
+    *,
+    aliases: bool = False,
+    tags: Mapping[str, Callable[[str], object]] = MappingProxyType({}),
+) -> object:
     """What a YAML text holds.
 
     Args:
         text: one document.
         what: the file, for the message.
         aliases: whether anchors, aliases and merged keys are allowed, as long as they do not multiply without end.
+        tags: what the word after a tag such as ``!include`` stands for; any other tag is refused.
 
     Raises:
         DataError: it is no such YAML; says why, in which line and column.
     """
+
+    class Loader(_AliasLoader if aliases else _StrictLoader):  # type: ignore[misc]
+        pass
+
+    for tag, meaning in tags.items():
+        Loader.add_constructor(
+            tag, lambda loader, node, meaning=meaning: meaning(loader.construct_scalar(node))
+        )
     try:
-        return (_AliasLoader if aliases else _StrictLoader)(text).get_single_data()
+        return Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{what} is not valid YAML: {_reason(error)}.") from None
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from decaylaws.cli import app
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
-from decaylaws.exporters.check import READERS
+from decaylaws.exporters.readers import READERS
 
 BATCH_TOKENS = 256 * 64
 CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
@@ -118,7 +118,8 @@ def test_configurations_of_others(make_recipe, tmp_path: Path, target: str) -> N
 
 NANOTRON = (
     "optimizer: {learning_rate_scheduler: {learning_rate: 1.0, lr_warmup_style: constant, lr_decay_style: linear, "
-    "lr_decay_starting_step: 12, lr_decay_steps: 8, min_decay_lr: 0.0EXTRA}}\ntokens: {train_steps: 20}\n"
+    "lr_decay_starting_step: 12, lr_decay_steps: 8, min_decay_lr: 0.0EXTRA}}\n"
+    "tokens: {train_steps: 20, sequence_length: 64, micro_batch_size: 256, batch_accumulation_per_replica: 1}\n"
     "checkpoints: {resume_checkpoint_path: /ckptLOAD}\n"
 )
 ANEW = NANOTRON.replace("LOAD", ", load_lr_scheduler: false")
@@ -220,14 +221,14 @@ def test_literal_sources_of_torchtitan_are_read(make_recipe, tmp_path: Path) -> 
     (tmp_path / "t.py").write_text(TITAN + SOURCE_CALLS.replace("WEB", "3.0"))
     check = check_config(make_recipe("linear", 10), "torchtitan", tmp_path / "t.py")
     assert check.schedule.shares == {"web": 0.75, "math": 0.25}
-    assert "no shares" not in check.describe()
+    assert "shares of sources, since" not in check.describe()
 
 
 def test_a_check_says_that_it_compared_no_shares(make_recipe, tmp_path: Path) -> None:
     for blend in ("", "--data-path /data/web /data/math"):  # prefixes alone are weighed by their size
         (tmp_path / "run.sh").write_text(f"{MEGATRON} {blend}")
         check = check_config(make_recipe("linear", 10), "megatron", tmp_path / "run.sh")
-        assert "It states no shares of sources: they are not compared." in check.describe()
+        assert "not compared: shares of sources, since the file does not state it" in check.describe()
 
 
 def test_transformers_agrees_with_what_is_read(make_recipe, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_olmo_core_counts_in_its_units(make_recipe, tmp_path: Path) -> None:
     assert read.step_lrs == pytest.approx(GOLDEN["olmo-core"][2])
     stage = "s = ComposableSchedulerStage(duration=5, start_lr=1.0, end_lr=0.0, shape=Shape.cosine)\n"
     (tmp_path / "o.py").write_text(stage + text)
-    with pytest.raises(InvalidValueError, match=r"shape' must be one of linear; got 'cosine'"):
+    with pytest.raises(InvalidValueError, match=r"shape' must be one of linear to be read; got 'cosine'"):
         check_config(make_recipe("linear", 20), "olmo-core", tmp_path / "o.py")
 
 

@@ -5,55 +5,108 @@ from __future__ import annotations
 from pathlib import Path
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.exporters.readers.readback import (
+from decaylaws.exporters.readers.paths_of_lr import warmup_hold_decay_lrs
+from decaylaws.exporters.readers.settings import (
+    CheckpointCounters,
     ConfigSchedule,
     Fields,
+    Settings,
     normalised_shares,
-    warmup_hold_decay_lrs,
     whole_steps,
 )
 from decaylaws.recipe import Recipe
 
+# what levanter takes where the file says nothing (AdamConfig, TrainerConfig)
+_DEFAULTS = {
+    "weight_decay": ("weight_decay", 0.1),
+    "beta1": ("beta1", 0.9),
+    "beta2": ("beta2", 0.95),
+    "eps": ("epsilon", 1e-8),
+    "clip_norm": ("max_grad_norm", 1.0),
+}
+_NUM_TRAIN_STEPS, _TRAIN_BATCH_SIZE = 400_000, 512
 
-def read_levanter(path: Path, recipe: Recipe) -> ConfigSchedule:
-    """levanter's YAML: one cycle, or the second of two, whose first is the checkpoint's past."""
+
+def read_levanter(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
+    """One cycle, or the second of two, whose first is the checkpoint's past."""
     fields = Fields.read(path)
-    total, batch = fields.count("trainer.num_train_steps"), fields.count("trainer.train_batch_size")
+    total = fields.count("trainer.num_train_steps", _NUM_TRAIN_STEPS, at_least=1)
     cycles = fields.get("optimizer.cycles")
     two = isinstance(cycles, list) and len(cycles) == 2 and isinstance(cycles[0], int)
     for name in ("optimizer.cycle_length", "optimizer.haps", *(() if two else ("optimizer.cycles",))):
         if fields.get(name) is not None:
-            raise InvalidValueError(
-                f"{path.name}: {name}", fields.get(name), "is a setting of the LR that is not read"
-            )
+            raise fields.wrong(name, fields.get(name), "is a setting of the LR that is not read")
     seen = cycles[0] if two else 0
-    steps = whole_steps(path, total - seen)
+    # the step at which the second cycle ends may lie before or after the run's end
+    end = cycles[1] if two and isinstance(cycles[1], int) else total
+    steps, length = whole_steps(path, total, seen=seen), whole_steps(path, end, seen=seen)
     peak = fields.number("optimizer.learning_rate", 6e-4)
 
     def in_steps(name: str, default: float | None) -> float:
         value = fields.number(name, default)
-        return float(int(value * steps)) if value <= 1 else value
+        return float(int(value * length)) if value <= 1 else value
 
     warmup = in_steps("optimizer.rewarmup", 0.0) if seen else in_steps("optimizer.warmup", 0.01)
     schedule = fields.choice("optimizer.lr_schedule", ("linear", "cosine", "constant"), "cosine")
-    left_out = fields.get("optimizer.decay") is None
-    decay = steps - warmup if left_out else min(in_steps("optimizer.decay", None), steps - warmup)
+    left_out = fields.get("optimizer.decay", "optimizer.cooldown") is None
+    if fields.get("optimizer.cooldown") is not None:
+        raise fields.wrong(
+            "optimizer.cooldown", fields.get("optimizer.cooldown"), "is a setting of the LR that is not read"
+        )
+    decay = length - warmup if left_out else min(in_steps("optimizer.decay", None), length - warmup)
+    settings, conflicts = _settings(fields)
+    counted = _seen(fields, recipe) if known.steps is None else known.steps
+    if two and counted is not None and seen != counted:
+        conflicts = (
+            *conflicts,
+            f"its second cycle starts at step {seen:,}, the checkpoint stands at step {counted:,}.",
+        )
     return ConfigSchedule(
         warmup_hold_decay_lrs(
             steps,
             peak_lr=peak,
             warmup=warmup,
-            hold=steps - warmup - decay,
+            hold=length - warmup - decay,
             decay=0.0 if schedule == "constant" else decay,
             decay_shape="linear" if schedule == "constant" else schedule,
             floor_lr=peak * fields.number("optimizer.min_lr_ratio", 0.1),
         ),
-        _levanter_shares(path, fields, seen, total),
-        batch,
+        _shares(path, fields, seen, total),
+        settings.stated,
+        settings.unread,
+        conflicts,
     )
 
 
-def _levanter_shares(path: Path, fields: Fields, seen: int, total: int) -> dict[str, float]:
+def _settings(fields: Fields) -> tuple[Settings, tuple[str, ...]]:
+    settings = Settings(fields.source)
+    kind = fields.get("optimizer.type")
+    if settings.optimizer(kind, ("adam",)):
+        for name, (key, default) in _DEFAULTS.items():
+            value = fields.get(f"optimizer.{key}")
+            settings.number(name, default if value is None else value)
+    settings.number("batch_sequences", fields.number("trainer.train_batch_size", _TRAIN_BATCH_SIZE))
+    settings.number("seq_len", fields.get("train_seq_len", "model.max_seq_len", "model.seq_len"))
+    whole, weights = fields.get("trainer.initialize_from"), fields.get("initialize_from_hf")
+    settings.text("start", whole or (weights if isinstance(weights, str) else ""))
+    if whole is not None or isinstance(weights, str):
+        settings.optimizer_state(whole is not None)
+    if whole is not None and fields.get("trainer.load_checkpoint") is True:
+        return settings, ("trainer.load_checkpoint asks for a checkpoint of the run itself.",)
+    return settings, ()
+
+
+def _seen(fields: Fields, recipe: Recipe) -> int | None:
+    """Steps of this file's own batch and sequence length before the hand-over; ``None`` where it states no length."""
+    seq_len = fields.get("train_seq_len", "model.max_seq_len", "model.seq_len")
+    if seq_len is None:
+        return None
+    length = Fields({"seq_len": seq_len}, fields.source).count("seq_len", at_least=1)
+    batch = fields.count("trainer.train_batch_size", _TRAIN_BATCH_SIZE, at_least=1)
+    return recipe.handover.tokens // (length * batch)
+
+
+def _shares(path: Path, fields: Fields, seen: int, total: int) -> dict[str, float]:
     """Mean shares over the steps that will be trained."""
     weights = fields.get("data.train_weights")
     if isinstance(weights, dict):

@@ -1,88 +1,156 @@
-"""Megatron-LM: flags in a file or a shell script, read and not run."""
+"""Megatron-LM: flags in a file, a shell script or a YAML file, read and not run."""
 
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import InvalidValueError
 from decaylaws.exporters.megatron import WSD_STYLES
-from decaylaws.exporters.readers.readback import (
+from decaylaws.exporters.readers.paths_of_lr import warmup_hold_decay_lrs
+from decaylaws.exporters.readers.python_files import Unread
+from decaylaws.exporters.readers.settings import (
+    CheckpointCounters,
     ConfigSchedule,
     Fields,
-    seen_steps,
+    Settings,
     shares_of_paths,
-    warmup_hold_decay_lrs,
     whole_steps,
 )
+from decaylaws.exporters.readers.shell_files import read_flags
+from decaylaws.exporters.readers.value_files import read_values
 from decaylaws.recipe import Recipe
-from decaylaws.recipe.files import read_text
+
+_NOT_READ = ("rampup-batch-size", "step-batch-size-schedule", "use-checkpoint-opt_param-scheduler")
+# by the name in the recipe: the flag and what Megatron-LM takes without it (megatron/training/arguments.py)
+_DEFAULTS = {
+    "weight_decay": ("weight-decay", 0.01),
+    "beta1": ("adam-beta1", 0.9),
+    "beta2": ("adam-beta2", 0.999),
+    "eps": ("adam-eps", 1e-8),
+    "clip_norm": ("clip-grad", 1.0),
+}
 
 
-def read_megatron(path: Path, recipe: Recipe) -> ConfigSchedule:
-    """Flags in a file or in a shell script; iterations or samples."""
-    flags = _flags(path)
-    fields = Fields({name: values[0] if values else True for name, values in flags.items()}, path)
-    batch = fields.count("global-batch-size")
+def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
+    """Flags, or YAML with a mapping of flags (``MODEL_ARGS``) or of arguments; iterations or samples."""
+    flags = _flags_of_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_flags(path)
+    values = {
+        name: words[0] if isinstance(words, list) and words else words or True
+        for name, words in flags.items()
+    }
+    fields = Fields({name: _plain(value) for name, value in values.items()}, path)
+    for flag in _NOT_READ:
+        if fields.get(flag) is not None:
+            raise fields.wrong(flag, fields.get(flag), "is a setting of the LR that is not read")
+    # with the checkpoint's counters, the run starts where the checkpoint stands
+    start = fields.get("load", "pretrained-checkpoint")
+    # a run that loads where it saves goes on with itself after a crash; its first launch begins at zero
+    restarts = start is not None and fields.get("load") == fields.get("save")
+    counts_on = "load" in flags and "finetune" not in flags and not restarts
+    seen, notes = _seen(fields, recipe, known) if counts_on else (0.0, ())
+    settings = Settings(path)
+    if settings.optimizer(fields.get("optimizer"), ("adam",)):
+        for name, (flag, default) in _DEFAULTS.items():
+            settings.number(name, default if fields.get(flag) is None else fields.get(flag))
+    if fields.get("weight-decay-incr-style") not in (None, "constant"):
+        settings.stated.pop("weight_decay", None)
+        settings.unread["weight_decay"] = "changes during the run (--weight-decay-incr-style)"
+    settings.number("seq_len", fields.get("seq-length"))
+    settings.number("batch_sequences", fields.get("global-batch-size"))
+    if fields.get("global-batch-size") is None:
+        settings.number("batch_part", fields.get("micro-batch-size"))
+    settings.text("start", start or "")
+    if start is not None:
+        settings.optimizer_state(not {"no-load-optim", "finetune"} & set(flags))
+    conflicts = []
+    if fields.get("decoupled-lr") is not None:
+        conflicts.append("--decoupled-lr gives the input and the output layer an LR of their own.")
+    if counts_on and "override-opt_param-scheduler" not in flags:
+        conflicts.append(
+            "without --override-opt_param-scheduler Megatron refuses another schedule than the checkpoint's."
+        )
+    return ConfigSchedule(
+        _lrs(fields, seen),
+        _shares(path, flags.get("data-path"), settings, recipe),
+        settings.stated,
+        settings.unread,
+        tuple(conflicts),
+        notes,
+    )
 
+
+def _lrs(fields: Fields, seen: float) -> Any:
     def in_steps(name: str, default: float | None = None) -> float:
-        if f"{name}-samples" in flags:
-            return fields.number(f"{name}-samples") / batch
+        if fields.get(f"{name}-samples") is not None:
+            return fields.number(f"{name}-samples") / fields.count("global-batch-size", at_least=1)
         return fields.number(f"{name}-iters", default)
 
-    for flag in ("rampup-batch-size", "use-checkpoint-opt_param-scheduler", "decoupled-lr"):
-        if flag in flags:
-            raise InvalidValueError(
-                f"{path.name}: {flag}", flags[flag], "is a setting of the LR that is not read"
-            )
-    # with the checkpoint's counters, the run starts where the checkpoint stands
-    counts_on = "load" in flags and "finetune" not in flags
-    seen = seen_steps(recipe) if counts_on else 0
     total = in_steps("train")
     decay_end, warmup = in_steps("lr-decay", total), in_steps("lr-warmup", 0.0)
-    if "lr-warmup-fraction" in flags:
+    if fields.get("lr-warmup-fraction") is not None:
         warmup = fields.number("lr-warmup-fraction") * decay_end
     style = fields.choice("lr-decay-style", ("constant", "linear", "cosine", "WSD"), "linear")
     wsd = in_steps("lr-wsd-decay") if style == "WSD" else decay_end - warmup
     our_shapes = {theirs: ours for ours, theirs in WSD_STYLES.items()} | {"constant": "constant"}
     shape = fields.choice("lr-wsd-decay-style", tuple(our_shapes), "exponential") if style == "WSD" else style
-    return ConfigSchedule(
-        warmup_hold_decay_lrs(
-            whole_steps(path, total - seen),
-            first=seen,
-            peak_lr=fields.number("lr"),
-            warmup=warmup,
-            hold=max(0.0, decay_end - warmup - wsd),
-            decay=0.0 if style == "constant" else wsd,
-            decay_shape=our_shapes[shape],
-            floor_lr=fields.number("min-lr", 0.0),
-            warmup_start_lr=fields.number("lr-warmup-init", 0.0),
-        ),
-        _megatron_shares(path, flags.get("data-path", []), recipe),
-        batch,
-        (f"Read as going on after {seen:,} steps of the checkpoint.",) if seen else (),
+    return warmup_hold_decay_lrs(
+        whole_steps(fields.source, total, seen=seen),
+        first=seen,
+        peak_lr=fields.number("lr"),
+        warmup=warmup,
+        hold=max(0.0, decay_end - warmup - wsd),
+        decay=0.0 if style == "constant" else wsd,
+        decay_shape=our_shapes[shape],
+        floor_lr=fields.number("min-lr", 0.0),
+        warmup_start_lr=fields.number("lr-warmup-init", 0.0),
     )
 
 
-def _megatron_shares(path: Path, blend: list[str], recipe: Recipe) -> dict[str, float]:
+def _seen(fields: Fields, recipe: Recipe, known: CheckpointCounters) -> tuple[float, tuple[str, ...]]:
+    """Steps that the checkpoint counts: its samples, by this file's own batch."""
+    if known.samples is not None:
+        return known.samples / fields.count("global-batch-size", at_least=1), ()
+    if not recipe.handover.tokens:
+        return 0.0, ()
+    seq_len = fields.count("seq-length", at_least=1)
+    samples = recipe.handover.tokens // seq_len
+    told = (
+        f"The checkpoint is taken to count {samples:,} samples: the {recipe.handover.tokens:,} tokens of the recipe's "
+        f"hand-over in sequences of {seq_len:,}. With another length before the hand-over its count is another."
+    )
+    return samples / fields.count("global-batch-size", at_least=1), (told,)
+
+
+def _shares(path: Path, blend: object, settings: Settings, recipe: Recipe) -> dict[str, float]:
     """Shares of a blend: weight, prefix, weight, prefix; prefixes alone are weighed by their size."""
-    weighted = bool(blend) and re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", blend[0])
-    return shares_of_paths(path, blend[1::2], blend[::2], recipe) if weighted else {}
+    words = blend if isinstance(blend, list) else []
+    if isinstance(blend, Unread) or any("$" in word for word in words):
+        settings.unread["shares"] = f"stand as '{' '.join(words)[:60] or getattr(blend, 'text', '')}'"
+        return {}
+    weighted = bool(words) and re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", words[0])
+    return shares_of_paths(path, words[1::2], words[::2], recipe) if weighted else {}
 
 
-def _flags(path: Path) -> dict[str, list[str]]:
-    text = re.sub(r"\\\r?\n", " ", read_text(path))
-    try:
-        words = shlex.split(text, comments=True)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be split into flags: {error}.") from error
-    flags: dict[str, list[str]] = {}
-    current: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            name, given, value = word[2:].partition("=")
-            current = flags[name] = [value] if given else []
-        else:
-            current.append(word.rstrip(")"))
+def _plain(value: object) -> object:
+    return Unread(value) if isinstance(value, str) and ("$" in value or "`" in value) else value
+
+
+def _flags_of_yaml(path: Path) -> dict[str, list[str] | Unread]:
+    values = read_values(path)
+    arguments = values.get("MODEL_ARGS", values)
+    if not isinstance(arguments, Mapping):
+        raise InvalidValueError(f"{path.name}: MODEL_ARGS", arguments, "must be a mapping of flags")
+    flags: dict[str, list[str] | Unread] = {}
+    for key, value in arguments.items():
+        name = str(key).removeprefix("--")
+        name = name if str(key).startswith("--") else name.replace("_", "-")
+        if value is True:
+            flags[name] = []
+        elif isinstance(value, list):
+            flags[name] = [str(item) for item in value]
+        elif value not in (None, False) and not isinstance(value, Mapping):
+            flags[name] = str(value).strip("[]").split()
     return flags
