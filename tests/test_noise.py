@@ -8,6 +8,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.noise import Noise, matched_control, seed_noise, told_apart
+from decaylaws.study.confirm import seeds_explain
 
 
 def replicates(sd: float, num_designs: int, seeds: int) -> pd.DataFrame:
@@ -76,6 +77,10 @@ def test_replicates_of_two_plans_lend_nothing_to_the_noise() -> None:
     assert Noise.from_replicates(both, {"web": 1.0}).sd == pytest.approx(0.0123, abs=1e-9)
     assert Noise.from_replicates(both, {"web": 1.0}).degrees == 4
     assert seed_noise(both, ["web"])["web"] == pytest.approx(0.0123, abs=1e-9)
+    said = seeds_explain(0.05, Noise.from_replicates(both, {"web": 1.0}))
+    assert said.startswith(
+        "seeds alone do not explain that (standard deviation between seeds 0.0123, measured at 10"
+    )
 
 
 def test_the_noise_of_a_size_is_its_own_or_says_whose_it_is() -> None:

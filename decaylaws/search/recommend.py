@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LR_DIGITS = 3
 SHARE_PARTS = 1000  # a recipe states shares in these: the law cannot tell finer steps apart
 
-_STARTS_PER_KIND = 2
+_STARTS_PER_KIND = 1
 
 
 def recommend(
@@ -151,27 +151,21 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
 
 
 def _kinds(table: pd.DataFrame, explorer: Explorer) -> list[tuple[Plan, list[Array]]]:
-    """Every length, shape and batch size, each at the best LR of its trials with its best mixtures as starts.
-
-    A kind that no trial met has the highest LR and no start of its own. The most promising kinds come first.
-    """
+    """Every length, shape and batch size with the best mixtures of its trials, the most promising kinds first."""
     choices = explorer.choices
     ranked = table.assign(broken=np.maximum(-table["slack"], 0.0)).sort_values(["broken", "objective"])
-    kinds = ["decay_tokens", "shape", "batch_tokens"]
-    tried = dict(list(ranked.groupby(kinds, sort=False)))
+    tried = dict(list(ranked.groupby(["decay_tokens", "shape", "batch_tokens"], sort=False)))
     every = product(choices.decay_tokens, choices.shapes, explorer.batch_sizes)
-    found = []
-    for key in dict.fromkeys([*tried, *every]):
-        rows, (tokens, shape, batch) = tried.get(key), key
-        plan = Plan(
-            decay_tokens=int(tokens),
-            start_lr=choices.start_lr[1] if rows is None else float(rows.iloc[0]["start_lr"]),
-            end_lr=choices.end_lr,
-            shape=str(shape),
-            batch_tokens=int(batch),
+    return [
+        (
+            Plan(
+                decay_tokens=int(key[0]), start_lr=choices.start_lr[1], end_lr=choices.end_lr, shape=str(key[1]),
+                batch_tokens=int(key[2]),
+            ),
+            list(tried[key]["shares"].head(_STARTS_PER_KIND)) if key in tried else [],
         )
-        found.append((plan, [] if rows is None else list(rows["shares"].head(_STARTS_PER_KIND))))
-    return found
+        for key in dict.fromkeys([*tried, *every])
+    ]  # fmt: skip
 
 
 _Polished = tuple[DecayProblem, Optimum]
@@ -182,11 +176,39 @@ def _optimise(explorer: Explorer, trials: pd.DataFrame) -> list[_Polished]:
     found: list[_Polished] = []
     for plan, starts in _kinds(trials, explorer):
         near = [min(found, key=_rank)[1].shares] if found else []
-        first = _polish(
-            explorer.problem(plan), [*starts, *near, explorer.goal.control.array(explorer.space.names)]
-        )
-        found.append(_refine_lr(*first, explorer.choices))
+        found.append(_best_lr(explorer, plan, [*starts, *near]))
     return sorted(found, key=_rank)
+
+
+def _best_lr(explorer: Explorer, plan: Plan, starts: Sequence[Array]) -> _Polished:
+    """The best mixture at the ends and the middle of the LR range, and where a parabola through them is lowest.
+
+    The mixture descends anew under every LR: one that lies on a guard says nothing of other LRs, under which the guard
+    lies elsewhere. The law is smooth in the log of the LR.
+    """
+    low, high = explorer.choices.start_lr
+    control = explorer.goal.control.array(explorer.space.names)
+    found: dict[float, _Polished] = {}
+    for rate in dict.fromkeys((high, float(np.sqrt(low * high)), low)):
+        # a descent that begins with a share of 0 may stay there: the control is inside
+        found[rate] = _polish(explorer.problem(replace(plan, start_lr=rate)), [*starts, control])
+        starts = [found[rate][1].shares]
+    if len(found) == 3 and all(optimum.feasible for _, optimum in found.values()):
+        vertex = _vertex(*(optimum.value for _, optimum in reversed(found.values())))
+        if vertex is not None:
+            rate = float(low * (high / low) ** vertex)
+            nearest = min(found.values(), key=_rank)[1].shares
+            found[rate] = _polish(explorer.problem(replace(plan, start_lr=rate)), [nearest])
+    return min(found.values(), key=_rank)
+
+
+def _vertex(at_low: float, at_middle: float, at_high: float) -> float | None:
+    """Where in [0, 1] a parabola through values at 0, 1/2 and 1 is lowest; None where that is one of the three."""
+    bend = at_low - 2 * at_middle + at_high
+    if not bend > 0:
+        return None
+    vertex = 0.5 - (at_high - at_low) / (4 * bend)
+    return vertex if 0.02 < vertex < 0.98 and abs(vertex - 0.5) > 0.02 else None
 
 
 def _rank(polished: _Polished) -> tuple[bool, float]:
@@ -198,22 +220,6 @@ def _polish(problem: DecayProblem, starts: Sequence[Array]) -> _Polished:
         problem.robust_aim, problem.space, problem.plan.decay_tokens, starts, slack=problem.robust_slack
     )
     return problem, optimum
-
-
-def _refine_lr(problem: DecayProblem, optimum: Optimum, choices: Choices) -> _Polished:
-    """Try the ends and the middle of the LR range: the law is smooth and nearly linear in the log of the LR.
-
-    The LR that is best for the mixture at hand is taken, and the mixture descends again under it.
-    """
-    low, high = choices.start_lr
-    here = optimum.shares[None]
-    options = [(problem, optimum)]
-    for rate in dict.fromkeys((low, float(np.sqrt(low * high)), high)):
-        other = replace(problem, plan=replace(problem.plan, start_lr=rate))
-        kept = bool((other.robust_slack(here) >= -1e-6).all())
-        options.append((other, Optimum(optimum.shares, float(other.robust_aim(here)[0]), kept)))
-    best = min(options, key=_rank)
-    return best if best[0] is problem else min(best, _polish(best[0], [optimum.shares]), key=_rank)
 
 
 def _rounded(problem: DecayProblem, optimum: Optimum) -> _Polished:

@@ -152,12 +152,15 @@ def test_the_order_of_the_rows_moves_nothing(law, sweep, control) -> None:
 
 
 def test_every_kind_of_plan_is_optimised_and_the_best_of_them_recommended(law, control) -> None:
-    """As many trials as kinds: the ranking of random mixtures says little, so that it decides nothing."""
-    wide = replace(CHOICES, shapes=("linear", "cosine"), batch_tokens=(500, 1000), start_lr=(5e-4, 1e-3))
-    found = recommend(law, space(), target=TARGET, goal=goal(control), choices=wide, trials=6, seed=0,
-                      within_evidence=False)  # fmt: skip
+    """Half as many trials as kinds: the ranking of random mixtures says little, so that it decides nothing."""
+    wide = replace(CHOICES, decay_tokens=(100_000, 200_000), shapes=("linear", "cosine"), batch_tokens=(500, 1000),
+                   start_lr=(5e-4, 1e-3))  # fmt: skip
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.1)  # binds, and elsewhere under another LR
+    found = recommend(
+        law, space(), target=TARGET, goal=wanted, choices=wide, trials=4, seed=0, within_evidence=False
+    )
     kinds = ["decay_tokens", "shape", "batch_tokens"]
-    assert len(found.by_plan) == len(found.by_plan[kinds].drop_duplicates()) == 12
+    assert len(found.by_plan) == len(found.by_plan[kinds].drop_duplicates()) == 8
     assert found.by_plan["aim"].idxmin() == 0
     best = found.by_plan.iloc[0]
     assert [best[name] for name in kinds] == [
@@ -167,17 +170,14 @@ def test_every_kind_of_plan_is_optimised_and_the_best_of_them_recommended(law, c
     ]
     assert best["objective"] == pytest.approx(found.objective.mean, abs=1e-9)
     for row in found.by_plan.itertuples():
-        plan = Plan(
-            decay_tokens=row.decay_tokens,
-            start_lr=row.start_lr,
-            shape=row.shape,
-            batch_tokens=row.batch_tokens,
-        )
-        problem = DecayProblem(law, space(), TARGET, goal(control), plan)
-        again = minimise_mixture(
-            problem.objective, space(), row.decay_tokens, [np.full(3, 1 / 3), found.mixture.array(SOURCES)]
-        )
-        assert row.objective <= again.value + 1e-4
+        for rate in (5e-4, 7e-4, 1e-3):
+            plan = Plan(
+                decay_tokens=row.decay_tokens, start_lr=rate, shape=row.shape, batch_tokens=row.batch_tokens
+            )
+            problem = DecayProblem(law, space(), TARGET, wanted, plan)
+            again = minimise_mixture(problem.objective, space(), row.decay_tokens, [np.full(3, 1 / 3)],
+                                     slack=problem.robust_slack)  # fmt: skip
+            assert row.aim <= again.value + 2e-4  # rounding to shares of .001 costs less
 
 
 def test_what_is_recommended_can_be_written_without_further_digits(law, control) -> None:
