@@ -326,7 +326,7 @@ def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> R
     return Rival(
         name, rival, float(problem.objective(shares[None])[0]),
         Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),
-        guards_hold=bool((problem.robust_slack(shares[None]) >= 0).all()),
+        guards_hold=bool((problem.robust_slack(shares[None]) >= 0).all()), doubts=problem.law.doubts_,
     )  # fmt: skip
 
 

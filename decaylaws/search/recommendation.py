@@ -34,6 +34,7 @@ class Rival:
         objective: its predicted objective.
         gain: what the recommendation gains over it; not certain where the interval holds 0.
         guards_hold: whether it keeps the guards as the recommendation has to.
+        doubts: why the law's word on the gain is not to be believed; empty where nothing speaks against it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Rival:
     objective: float
     gain: Estimate
     guards_hold: bool = True
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed_over(self) -> bool:
@@ -49,8 +51,8 @@ class Rival:
 
     @property
     def beaten(self) -> bool:
-        """Whether the whole interval of the gain is positive."""
-        return self.gain.lower > 0
+        """Whether the whole interval of the gain is positive, and to be believed."""
+        return self.gain.lower > 0 and not self.doubts
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def preferences(rivals: Sequence[Rival]) -> str:
     unsure = [rival.name for rival in rivals if not rival.beaten and not rival.passed_over]
     words = [f"Better than {', '.join(sure)} with 90 % confidence."] if sure else []
     words += [f"Not enough evidence to prefer it over {', '.join(unsure)}."] if unsure else []
+    words += dict.fromkeys(doubt for rival in rivals for doubt in rival.doubts)
     if passed_over:
         words.append(
             f"Predicted to be better, but not sure to keep the guards: {', '.join(passed_over)}. "

@@ -135,7 +135,8 @@ def recommend_mixture(
     points = np.vstack([_around(space, chosen, decay_tokens, seed), *named])
     drawn = _Drawn.of(weighted, points, weighted.draws(shares, losses, num_draws, seed), decay_tokens)
     low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
-    measured = drawn.rivals(against)
+    doubts = tuple(doubt for name, weight in weights.items() if weight > 0 for doubt in fitted.doubts_[name])
+    measured = tuple(replace(rival, doubts=doubts) for rival in drawn.rivals(against))
     found = fitted.predict_objective(weighted.frame(chosen[None]), weighted.weights, interval=LEVEL)
     mixture = Mixture.from_array(space.names, chosen)
     return MixtureChoice(

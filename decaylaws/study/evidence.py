@@ -27,8 +27,9 @@ from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 
-FIT_FORMAT = 9  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 10  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
+_LEAST_COVERAGE = 0.7  # of 90 % intervals on held-out runs: fewer than a handful of runs miss by chance
 _SURE_CHOICE = 0.9  # of the draws of held-out runs in which the chosen member does best
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
@@ -167,6 +168,8 @@ def _fit(
     predictions = held_out_predictions(chosen, runs, progress=progress)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
     notes = (*_notes(errors, predictions, runs, excluded, law), *choice_notes(member, votes))
+    law.doubts_ = (*law.doubts_, *coverage_doubts(predictions))
+    notes = (*notes, *law.doubts_)
     found = guard_changes(law, runs, held_out)
     return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes), law
 
@@ -186,6 +189,16 @@ def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
         f"The choice of the member is unsure: where the held-out runs are drawn anew, '{member}' does best in "
         f"{100 * votes.get(member, 0.0):.0f} % of the draws and '{rival}' in {100 * rivals[rival]:.0f} %. Away from "
         "the fitted runs the two can differ by more than the intervals say."
+    ]
+
+
+def coverage_doubts(predictions: pd.DataFrame) -> list[str]:
+    """Where 90 % intervals miss so many held-out losses that a preference by the law is not to be believed."""
+    inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
+    return [
+        f"90 % intervals hold only {100 * held.mean():.0f} % of the losses on held-out {kind}."
+        for kind, held in inside.groupby(predictions["held_out"], sort=False)
+        if held.mean() < _LEAST_COVERAGE
     ]
 
 

@@ -557,3 +557,24 @@ def test_every_refit_is_told_to_who_waits() -> None:
     held_out_fits({"constant": ConstantChange}, runs, progress=progress)
     assert told["held-out fits"][0] == 0
     assert len(told["held-out fits"]) >= 4
+
+
+def test_what_speaks_against_a_law_is_said() -> None:
+    runs = simulated(20)
+    quick = DecayLaw(TRUNK, num_draws=0, num_folds=0)
+    law = quick.fit(runs)
+    assert law.doubts_ == ()
+    law.doubts_ = ("90 % intervals hold only 61 % of the losses on held-out mixture.",)
+    assert Law.from_dict(law.to_dict()).doubts_ == law.doubts_
+    (control,) = quick.fit(runs[runs["role"] == "simplex"]).doubts_
+    assert control.startswith("No run decays on the trunk's own mixture")
+    (few,) = quick.fit(runs.iloc[[0, 1, 20, 21]]).doubts_
+    assert few == "The law was fitted on 4 runs; 3 sources need at least 5."
+    (trunk,) = quick.fit(runs.assign(start_tokens=1000)).doubts_
+    assert "start_tokens may be in thousands" in trunk
+    (short,) = quick.fit(runs.assign(decay_tokens=runs["decay_tokens"] / 1e3, batch_tokens=1)).doubts_
+    assert "decay_tokens may be in thousands" in short
+    with pytest.raises(
+        InvalidValueError, match=r"decay_tokens of row 0' must be at least the 1,000 tokens of one"
+    ):
+        quick.fit(runs.assign(decay_tokens=runs["decay_tokens"] / 1e3))

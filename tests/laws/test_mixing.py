@@ -31,6 +31,7 @@ from decaylaws.laws.mixing import (
     simulated_optimum,
 )
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
+from decaylaws.laws.mixing.diverged import diverged
 from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
@@ -130,10 +131,10 @@ def test_weights_of_runs_are_multiplicities() -> None:
     losses, counts = noisy(shares, 14), np.tile([1, 2, 3], 10)
     doubled = np.repeat(np.arange(30), counts)
     weighted = LinearRegression().fit(frame(shares), losses, sample_weight=counts)
-    repeated = LinearRegression().fit(frame(shares[doubled]), losses.iloc[doubled])
+    repeated = LinearRegression().fit_checked(frame(shares[doubled]), losses.iloc[doubled])
     np.testing.assert_allclose(weighted.predict(shares), repeated.predict(shares), rtol=1e-9)
     weighted_sum = InverseSum(num_starts=1).fit(frame(shares), losses, sample_weight=counts)
-    repeated_sum = InverseSum(num_starts=1).fit(frame(shares[doubled]), losses.iloc[doubled])
+    repeated_sum = InverseSum(num_starts=1).fit_checked(frame(shares[doubled]), losses.iloc[doubled])
     # the priors' centres read the median, which repeats move a little
     np.testing.assert_allclose(weighted_sum.predict(shares), repeated_sum.predict(shares), rtol=2e-3)
 
@@ -343,3 +344,65 @@ def test_the_default_beats_regmix_on_its_own_records(shared_data: object) -> Non
 
     assert score(regression(), 128) > score(LightGBMRegression.regmix(), 128) + 0.01
     assert score(regression(), 512) > score(LightGBMRegression.regmix(), 512)
+
+
+@pytest.mark.parametrize("name", ["inverse_sum", "blend", "lightgbm", "gaussian_process", "linear"])
+def test_one_diverged_run_is_left_out_by_name_and_spoils_nothing(name: str) -> None:
+    shares, unseen = draw_shares(20, seed=21), draw_shares(200, seed=22)
+    losses = noisy(shares, 23)
+    spoiled = losses.copy()
+    spoiled.iloc[7] *= 1.6
+    law = regression(name).fit(frame(shares), spoiled)
+    clean = regression(name).fit(frame(np.delete(shares, 7, axis=0)), losses.drop(index=7))
+    assert {(each.target, each.rows) for each in law.excluded_} == {(target, (7,)) for target in law.targets_}
+    assert "diverged" in law.excluded_[0].reason
+    np.testing.assert_array_equal(law.predict(unseen), clean.predict(unseen))
+    again = Law.from_dict(law.to_dict())
+    np.testing.assert_array_equal(again.predict(unseen), law.predict(unseen))
+    assert again.excluded_ == law.excluded_
+
+
+@pytest.mark.parametrize("count", [9, 20, 60])
+def test_no_run_of_clean_records_counts_as_diverged(count: int) -> None:
+    for seed in range(8):
+        shares = draw_shares(count, seed=seed, alpha=0.4)
+        for losses in noisy(shares, seed, sd=0.02).to_numpy().T:
+            assert not diverged(shares, losses).any()
+
+
+def test_two_diverged_runs_do_not_hide_each_other() -> None:
+    found = 0
+    for seed in range(8):
+        shares = draw_shares(20, seed=seed)
+        losses = noisy(shares, seed + 50).iloc[:, 0].to_numpy().copy()
+        losses[[2, 3]] *= 1.6
+        found += int(diverged(shares, losses)[[2, 3]].sum())
+    assert found >= 14  # of 16: one that alone holds a source may pass for what the source does
+
+
+def test_copies_of_a_run_are_left_out_by_name_and_replicates_are_not() -> None:
+    shares = draw_shares(20, seed=31)
+    losses = noisy(shares, 32)
+    twice = np.append(np.arange(20), [4, 4, 9])
+    law = InverseSum().fit(frame(shares[twice]), losses.iloc[twice])
+    assert [(each.rows, each.reason) for each in law.excluded_] == [
+        ((20, 21, 22), "an exact copy of another run")
+    ] * 2
+    np.testing.assert_array_equal(
+        law.predict(shares), InverseSum().fit(frame(shares), losses).predict(shares)
+    )
+    replicates = pd.concat([losses, losses.iloc[[4]] * 1.001], ignore_index=True)
+    assert InverseSum().fit(frame(shares[np.append(np.arange(20), 4)]), replicates).excluded_ == ()
+
+
+def test_too_few_runs_and_blind_regressions_are_doubted() -> None:
+    shares = draw_shares(12, seed=41)
+    few = np.hstack([0.5 * shares, 0.5 * np.random.default_rng(1).dirichlet(np.ones(8), 12)])
+    law = InverseSum().fit(few, noisy(shares, 42).iloc[:, 0])
+    assert law.doubts_[law.targets_[0]] == ("12 runs were fitted; 12 sources need at least 14.",)
+    assert Law.from_dict(law.to_dict()).doubts_ == law.doubts_
+    random = np.random.default_rng(43).uniform(2, 3, 40)
+    blind = InverseSum().fit(draw_shares(40, seed=44), random)
+    assert "no less than their mean loss does" in blind.doubts_["loss"][0]
+    clear = InverseSum().fit(draw_shares(40, seed=45), noisy(draw_shares(40, seed=45), 46))
+    assert set(clear.doubts_.values()) == {()}

@@ -169,3 +169,18 @@ def test_infeasible_caps_are_named() -> None:
     tight = MixtureSpace(tuple(SourceLimits(name, 1000, 1.0) for name in SOURCES))
     with pytest.raises(InfeasibleError, match="max_epochs"):
         recommend_mixture(*records(40, 7), tight, WEIGHTS, law="inverse_sum", decay_tokens=10**6)
+
+
+def test_runs_that_are_too_few_prefer_nothing() -> None:
+    shares, losses = records(10, 3)
+    rng = np.random.default_rng(4)
+    wide = pd.concat(
+        [0.5 * shares, pd.DataFrame(0.5 * rng.dirichlet(np.ones(7), 10)).add_prefix("s")], axis=1
+    )
+    sources = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in wide.columns))
+    found = recommend_mixture(wide, losses, sources, WEIGHTS, law="inverse_sum", num_draws=4,
+                              rivals={"corner": Mixture({"s0": 1.0})})  # fmt: skip
+    assert "Better than" not in found.verdict
+    assert "Not enough evidence to prefer it over token_proportional, corner." in found.verdict
+    assert "10 runs were fitted; 11 sources need at least 13." in found.verdict
+    assert not any(rival.beaten for rival in found.rivals)

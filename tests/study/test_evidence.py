@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.evidence import choice_notes, guard_changes, size_notes
+from decaylaws.study.evidence import choice_notes, coverage_doubts, guard_changes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
@@ -83,3 +83,11 @@ def test_a_choice_that_hangs_on_a_few_runs_is_said() -> None:
     assert "'effective_gain' does best in 63 % of the draws and 'saturating' in 30 %" in note
     assert choice_notes("effective_gain", {"effective_gain": 0.95, "saturating": 0.05}) == []
     assert choice_notes("effective_gain", {"effective_gain": 1.0}) == []
+
+
+def test_intervals_that_miss_too_much_are_doubted() -> None:
+    observed = np.array([0.0] * 6 + [9.0] * 4 + [0.0] * 3 + [9.0])
+    table = pd.DataFrame({"held_out": ["mixture"] * 10 + ["size"] * 4, "lower": -1.0, "upper": 1.0})
+    assert coverage_doubts(table.assign(observed=observed)) == [
+        "90 % intervals hold only 60 % of the losses on held-out mixture."
+    ]

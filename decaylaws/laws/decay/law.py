@@ -13,6 +13,7 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.decay.curvature import covariance_of, noise_of
+from decaylaws.laws.decay.doubts import doubts_of
 from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
@@ -67,12 +68,15 @@ class DecayLaw(DecaySlices):
         draws_: parameters of the bootstrap refits, ``[num_draws, p]``.
         evidence_: ranges of the fitted rows: shares, tokens, LR, sizes.
         misfit_: how far the form of the law is off away from the fitted runs, as held-out runs show.
+        doubts_: sentences on why no preference by this law is to be believed, such as runs that are too few; who holds
+            runs out adds what that shows. Empty where nothing speaks against it.
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
     draws_: Array
     noise_: Array
     evidence_: dict[str, Any]
+    doubts_: tuple[str, ...]
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
     _parameter_covariance: ArrowCovariance
@@ -220,6 +224,7 @@ class DecayLaw(DecaySlices):
         self.is_measured_ = has_measured_gains(runs, self.domains_)
         self._seen = Seen.by(self._inputs(runs))
         self.evidence_ = evidence_of(runs, self.sources_)
+        self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
     @property
     def _frame(self) -> Frame:
@@ -391,6 +396,7 @@ class DecayLaw(DecaySlices):
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
             "misfit": vars(self.misfit_),
             "is_measured": self.is_measured_,
+            "doubts": self.doubts_,
             "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
             "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
@@ -403,7 +409,7 @@ class DecayLaw(DecaySlices):
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
         self._seen = Seen(**{name: np.array(values, dtype=float) for name, values in state["seen"].items()})
         self.misfit_ = Misfit(**state["misfit"])
-        self.is_measured_ = bool(state["is_measured"])
+        self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self._theta = np.array(list(self.params_.values()))
         self._sd = np.array(state["sd"])
         self._parameter_covariance = ArrowCovariance.from_dict(state["covariance"])

@@ -23,6 +23,9 @@ from decaylaws.laws.mixing.data import (
     read_shares,
     read_weights,
 )
+from decaylaws.laws.mixing.diverged import diverged
+
+DIVERGED = "its loss lies far above what the other runs say of its mixture: it diverged or was mis-measured"
 
 FitOne = Callable[[Array, Array, Array], "TargetModel"]
 """Fits one target: shares [runs, sources], losses [runs], weights [runs]."""
@@ -73,6 +76,8 @@ class MixtureRegression(Law):
         targets_: names of the targets.
         unseen_: sources that no run holds; a mixture that uses one is refused.
         excluded_: runs left out, by target, with the reason.
+        doubts_: by target, sentences on why no preference by this regression is to be believed; empty where nothing
+            speaks against it.
         models_: the fitted model of each target.
     """
 
@@ -80,10 +85,11 @@ class MixtureRegression(Law):
     targets_: tuple[str, ...]
     unseen_: tuple[str, ...]
     excluded_: tuple[Exclusion, ...]
+    doubts_: dict[str, tuple[str, ...]]
     models_: dict[str, TargetModel]
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit every target.
+        """Fit every target, without the runs that diverged and the copies of others, which ``excluded_`` names.
 
         Args:
             X: shares [runs, sources]; every row on the simplex.
@@ -95,24 +101,39 @@ class MixtureRegression(Law):
                 runs.
             SchemaError: two columns have one name.
         """
+        return self._fit(X, y, sample_weight, check=True)
+
+    def fit_checked(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit every target on runs that another regression has checked: all of them count."""
+        return self._fit(X, y, sample_weight, check=False)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, check: bool) -> Self:
         shares, self.sources_ = read_shares(X)
         losses, self.targets_, self._single = read_losses(y, len(shares))
         weights = read_weights(sample_weight, len(shares))
+        copies = _copies(shares, losses) if check else np.zeros(len(shares), dtype=bool)
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
         self.models_, excluded = {}, []
         self._errors = np.full(losses.shape, np.nan)
         for column, target in enumerate(self.targets_):
             measured = np.isfinite(losses[:, column])
-            if not measured.all():
-                rows = tuple(np.flatnonzero(~measured).tolist())
-                excluded.append(Exclusion(target, rows, "no loss was measured"))
+            excluded += _exclusions(target, ~measured, "no loss was measured")
+            excluded += _exclusions(target, measured & copies, "an exact copy of another run")
+            measured &= ~copies
             _require_runs(target, int(measured.sum()))
+            if check:
+                left_out = np.zeros(len(measured), dtype=bool)
+                left_out[measured] = diverged(shares[measured], losses[measured, column])
+                excluded += _exclusions(target, left_out, DIVERGED)
+                measured &= ~left_out
+                _require_runs(target, int(measured.sum()))
             model = self._fit_target(target, shares[measured], losses[measured, column], weights[measured])
             self.models_[target] = model
             if len(model.errors):
                 log_errors = model.errors * model.spread(shares[measured])
                 self._errors[measured, column] = losses[measured, column] * np.expm1(log_errors)
         self.excluded_ = tuple(excluded)
+        self.doubts_ = self._doubts(losses)
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
         self.report_ = joint_report({target: model.report for target, model in self.models_.items()})
         return self
@@ -174,6 +195,25 @@ class MixtureRegression(Law):
         for weights in cluster_weights(groups, num_draws, seed=seed):
             yield type(self)(**self.get_params()).fit(X, y, sample_weight=weights)
 
+    def _doubts(self, losses: Array) -> dict[str, tuple[str, ...]]:
+        """By target: too few runs, or held-out errors as large as without a regression."""
+        need, found = len(self.sources_) - len(self.unseen_) + 2, {}
+        for column, target in enumerate(self.targets_):
+            used = len(losses) - sum(len(each.rows) for each in self.excluded_ if each.target == target)
+            few = (
+                [f"{used} runs were fitted; {need - 2} sources need at least {need}."] if used < need else []
+            )
+            known = np.isfinite(self._errors[:, column])
+            error = float(np.sqrt(np.mean(self._errors[known, column] ** 2))) if known.any() else 0.0
+            blind = error > 0 and error >= float(np.std(losses[known, column]))
+            if blind:
+                few.append(
+                    f"On runs that it has not seen the regression of '{target}' errs by {error:.3g}, no less than "
+                    "their mean loss does."
+                )
+            found[target] = tuple(few)
+        return found
+
     @abstractmethod
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> TargetModel:
         """Fit one target on runs whose loss exists."""
@@ -208,6 +248,7 @@ class MixtureRegression(Law):
             "unseen": self.unseen_,
             "excluded": [[e.target, e.rows, e.reason] for e in self.excluded_],
             "single": self._single,
+            "doubts": self.doubts_,
             "errors": [[e if np.isfinite(e) else None for e in row] for row in self._errors.tolist()],
             "models": models,
         }
@@ -216,6 +257,7 @@ class MixtureRegression(Law):
         self.sources_, self.targets_ = tuple(state["sources"]), tuple(state["targets"])
         self.unseen_, self._single = tuple(state["unseen"]), bool(state["single"])
         self.excluded_ = tuple(Exclusion(t, tuple(rows), why) for t, rows, why in state["excluded"])
+        self.doubts_ = {target: tuple(said) for target, said in state["doubts"].items()}
         self._errors = np.array(state["errors"], dtype=float)
         self.models_ = {
             target: self._restore_target(
@@ -274,6 +316,16 @@ def shares_frame(runs: pd.DataFrame, prefix: str) -> pd.DataFrame:
     if not columns:
         raise SchemaError("runs table", missing=[f"{prefix}<source>"])
     return runs[columns].set_axis([str(column).removeprefix(prefix) for column in columns], axis=1)
+
+
+def _exclusions(target: str, rows: NDArray[np.bool_], reason: str) -> list[Exclusion]:
+    return [Exclusion(target, tuple(np.flatnonzero(rows).tolist()), reason)] if rows.any() else []
+
+
+def _copies(shares: Array, losses: Array) -> NDArray[np.bool_]:
+    """Rows ``[n]`` that repeat an earlier one exactly: seeds differ in some digit, so a repeat is no replicate."""
+    rows = pd.DataFrame(np.hstack([shares, losses]))
+    return rows.duplicated().to_numpy() & np.isfinite(losses).any(axis=1)
 
 
 def _not_empty(errors: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

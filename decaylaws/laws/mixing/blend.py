@@ -100,9 +100,9 @@ class BlendedRegression(MixtureRegression):
             raise InvalidValueError("tree_share", self.tree_share, "must lie in [0, 1]")
         began = time.perf_counter()
         named = pd.DataFrame(shares, columns=list(self.sources_))
-        formula = InverseSum(num_starts=self.num_starts, seed=self.seed).fit(named, losses, weights)
+        formula = InverseSum(num_starts=self.num_starts, seed=self.seed).fit_checked(named, losses, weights)
         trees = LightGBMRegression(num_trees=150, learning_rate=0.05, num_leaves=15, seed=self.seed)
-        trees.fit(named, losses, weights)
+        trees.fit_checked(named, losses, weights)
         report = replace(formula.report_, seconds=time.perf_counter() - began)
         return BlendModel(formula, trees, self.tree_share, report)
 

@@ -13,10 +13,8 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.mixing.base import MixtureRegression
+from decaylaws.laws.mixing.diverged import NOISE_SD
 from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily, Start
-
-NOISE_SD = 0.02
-"""Scale of one run's error in log loss: sets how much a weak prior weighs against the runs."""
 
 
 @dataclass(frozen=True)

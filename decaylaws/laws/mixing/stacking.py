@@ -85,7 +85,7 @@ class StackedRegression(MixtureRegression):
             raise InvalidValueError("members", list(self.members), f"must be among {sorted(MEMBERS)}")
         held_out = self._held_out(shares, losses)
         share = _simplex_weights(held_out, np.log(losses))
-        fitted = {name: MEMBERS[name]().fit(shares, losses, sample_weight=weights) for name in self.members}
+        fitted = {name: MEMBERS[name]().fit_checked(shares, losses, weights) for name in self.members}
         errors = held_out @ share - np.log(losses)
         report = plain_report(losses, np.exp(held_out @ share), len(share), time.perf_counter() - began)
         return StackModel(fitted, share, errors, report)
@@ -96,7 +96,7 @@ class StackedRegression(MixtureRegression):
         for held in grouped_folds(mixture_groups(shares), self.num_folds, self.seed):
             kept = np.setdiff1d(np.arange(len(losses)), held)
             for column, name in enumerate(self.members):
-                member = MEMBERS[name]().fit(shares[kept], losses[kept])
+                member = MEMBERS[name]().fit_checked(shares[kept], losses[kept])
                 predictions[held, column] = np.log(member.predict(shares[held], allow_unseen=True))
         return predictions
 

@@ -127,12 +127,13 @@ def rejected(material: Material) -> Section:
 
 
 def _rival_rows(material: Material) -> list[dict[str, Any]]:
-    predicted = {rival["name"]: rival["gain"] for rival in material.found["rivals"]}
+    predicted = {rival["name"]: rival for rival in material.found["rivals"]}
     names = list(dict.fromkeys([*predicted, *(key for key in material.candidates if key != "recommended")]))
     return [{"rival": name(key), **_rival_cells(material, key, predicted.get(key))} for key in names]
 
 
-def _rival_cells(material: Material, key: str, gain: dict[str, float] | None) -> dict[str, Any]:
+def _rival_cells(material: Material, key: str, rival: dict[str, Any] | None) -> dict[str, Any]:
+    gain = None if rival is None else rival["gain"]
     cells: dict[str, Any] = {
         "predicted gain over it": nats(gain["mean"]) if gain else "-",
         "90 % interval": span(gain["lower"], gain["upper"], digits=3) if gain else "-",
@@ -141,20 +142,20 @@ def _rival_cells(material: Material, key: str, gain: dict[str, float] | None) ->
     for scale in confirm.SCALES:
         observed[scale] = material.observed_gain_over(key, scale)
         cells[f"observed, {scale}"] = nats(observed[scale])
-    cells["verdict"] = _rival_verdict(material, key, gain, observed)
+    cells["verdict"] = _rival_verdict(material, key, rival, observed)
     return cells
 
 
 def _rival_verdict(
-    material: Material, key: str, gain: dict[str, float] | None, observed: dict[str, float]
+    material: Material, key: str, rival: dict[str, Any] | None, observed: dict[str, float]
 ) -> str:
     if np.isfinite(observed["target"]):
         if not material.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"
         return observed_verdict(observed["target"], least_gap(material.noise_sd("target")))
-    if gain is None:
+    if rival is None:
         return "not predicted, not run"
-    return "beaten by the law" if gain["lower"] > 0 else "not enough evidence"
+    return "beaten by the law" if rival["beaten"] else "not enough evidence"
 
 
 def observed_verdict(gain: float, told_apart: float) -> str:
