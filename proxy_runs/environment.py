@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decaylaws.io.children import SAFE_PATH
+from proxy_runs.compiled_code import CACHE_VARIABLE, cache_folder
 
 _NEVER_TRIM_BYTES = 2**35
 
@@ -22,4 +23,5 @@ def environment() -> dict[str, str]:
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(_NEVER_TRIM_BYTES),
         "TOKENIZERS_PARALLELISM": "false",
+        CACHE_VARIABLE: str(cache_folder()),
     }

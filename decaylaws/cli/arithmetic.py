@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import asdict
 
@@ -63,23 +64,43 @@ def _candidates(study: Study) -> list[Arithmetic]:
 def _gain(study: Study, candidate: Arithmetic, seconds: float) -> tuple[float, str]:
     """How many times as fast a sweep of so many seconds would be, as the proxy's shape shows, and in words."""
     present = max(calibrate(study).speeds[study.planner().shape(study.settings.proxy)].values())
-    started = time.perf_counter()
+    started = _seconds(study)
     try:
-        speed = _speed(study, candidate)
+        speed, tried = _speed(study, candidate)
     except (InvalidValueError, RuntimeError) as error:  # no compiler here, or one that fails
         return 0.0, str(error).strip().splitlines()[0][:200]
-    compilation = (time.perf_counter() - started) * len(study.settings.shapes) if candidate.compiled else 0.0
+    # of each shape, and of one number of slots: that is what a worker compiles
+    compilation = (
+        (_seconds(study) - started) / tried * len(study.settings.shapes) if candidate.compiled else 0.0
+    )
     gain = seconds / (seconds * present / speed + compilation)
     with_it = " with its compilation" if candidate.compiled else ""
     return gain, f"the proxy trains {speed / present:.2f} times as fast, the sweep {gain:.2f} times{with_it}"
 
 
-def _speed(study: Study, arithmetic: Arithmetic) -> float:
-    """Tokens per second of the proxy's shape; what was compiled for it stays in the compiler's cache."""
+def _seconds(study: Study) -> float:
+    """Seconds of the processor, of this process and the compilers that it has started; on a GPU of the clock.
+
+    A busy machine would otherwise decide how a study computes, and the decision stays.
+    """
+    from proxy_runs.sweep.machine import visible_gpus
+
+    if visible_gpus(study.settings.backend.device):
+        return time.perf_counter()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
+    """Tokens per second of the proxy's shape, and how many numbers of slots were tried.
+
+    What was compiled for it stays in the compiler's cache, where workers find it.
+    """
     from proxy_runs.engine import Backend
     from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))
     shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
-    return max(tokens_per_second(shape, batch, backend, candidate_slots(batch, backend)).values())
+    speeds = tokens_per_second(shape, batch, backend, candidate_slots(batch, backend))
+    return max(speeds.values()), len(speeds)

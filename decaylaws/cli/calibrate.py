@@ -14,8 +14,8 @@ from decaylaws.study.question import content_hash
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend
 
-MAX_STEP_FLOPS = 2e11
-"""A step of more is not tried; its speed follows from the largest shape that was."""
+MAX_STEP_FLOPS = {"cpu": 2e11, "gpu": 2e13}
+"""A step of more is not tried: it takes seconds. Its speed follows from the largest shape that was."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     shapes = [planner.shape(name) for name in study.settings.shapes]
     arithmetic = study.arithmetic()
     keys = {shape: _key(shape, batch, arithmetic) for shape in shapes}
-    small = _small_enough(shapes, batch)
+    small = _small_enough(shapes, batch, study.settings.backend.device)
     stored = _stored(study)
     unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
     if unknown:
@@ -111,13 +111,16 @@ def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
     return {str(count): speed for count, speed in speeds.items()}
 
 
-def _small_enough(shapes: list[ModelShape], batch_tokens: int) -> list[ModelShape]:
+def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> list[ModelShape]:
     """Shapes whose step takes a second or two at most, or the smallest one."""
+    from proxy_runs.sweep.machine import visible_gpus
+
+    limit = MAX_STEP_FLOPS["gpu" if visible_gpus(device) else "cpu"]
     ordered = sorted(shapes, key=lambda shape: shape.train_flops_per_token)
     return [
         shape
         for shape in ordered
-        if batch_tokens * shape.train_flops_per_token <= MAX_STEP_FLOPS or shape is ordered[0]
+        if batch_tokens * shape.train_flops_per_token <= limit or shape is ordered[0]
     ]
 
 

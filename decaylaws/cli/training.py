@@ -9,7 +9,7 @@ import contextlib
 import json
 import socket
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,7 +19,7 @@ from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.errors import StudyError
-from decaylaws.runs.config import RunConfig
+from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.study import Study
 from decaylaws.study.checks import record_settings
 from decaylaws.study.directory import read_json, write_json
@@ -111,11 +111,12 @@ def work_off(
             f"Trunks to train again, since their checkpoints are gone: {repeated}.", highlight=False
         )
     speed = calibrate(study, workers=workers)
-    slots = study.settings.backend.slots or speed.slots(study.planner().shape(study.settings.proxy))
+    slots = study.settings.backend.slots
+    measured = {} if slots else {shape: speed.slots(shape) for shape in speed.speeds}
     with SweepDisplay(console, speed.workers * speed.matmul_flops) as display:
         while True:
             run_pool(
-                workspace(study, slots, serves=serves),
+                workspace(study, slots or 1, shape_slots=measured, serves=serves),
                 workers=speed.workers,
                 log_dir=study.log_dir,
                 listen=display,
@@ -269,7 +270,9 @@ def open_queue(study: Study, console: Console, *, serves: str = "") -> RunQueue:
     )
 
 
-def workspace(study: Study, slots: int, *, serves: str = "") -> Workspace:
+def workspace(
+    study: Study, slots: int, *, shape_slots: Mapping[ModelShape, int] | None = None, serves: str = ""
+) -> Workspace:
     """What the workers of a study need to know."""
     from proxy_runs.sweep.workspace import Workspace
 
@@ -282,6 +285,8 @@ def workspace(study: Study, slots: int, *, serves: str = "") -> Workspace:
         evaluation=study.settings.evaluation,
         objective=study.settings.objective_weights,
         slots=slots,
+        shape_slots=shape_slots or {},
+        slots_batch_tokens=study.settings.batch_tokens,
         device=study.settings.backend.device,
         keep_checkpoints=study.settings.backend.keep_checkpoints,
         serves=serves,

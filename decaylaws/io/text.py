@@ -74,7 +74,7 @@ def _split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
 def _matching(
     folder: Path, pattern: tuple[str, ...], seen: set[tuple[str, int]]
 ) -> Iterator[tuple[Path, str]]:
-    """Files below ``folder`` that match the parts of a glob, and where they really lie; ``seen`` ends loops of links."""
+    """Files below ``folder`` that match a glob's parts, and where they really lie; ``seen`` ends loops of links."""
     real = os.path.realpath(folder)
     if (real, len(pattern)) in seen:
         return

@@ -168,8 +168,11 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def _row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
-    """Rows of ``hidden [K, N, D]`` that pass through ``head [K, V, D]`` together; independent of ``K``."""
+    """Rows of ``hidden [K, N, D]`` that pass through ``head [K, V, D]`` together; on a CPU independent of ``K``."""
     rows = max(1, HEAD_CHUNK_LOGITS[hidden.device.type] // head.shape[1])
+    if hidden.device.type == "cuda":
+        # all members' logits exist at once; on a CPU, where rows decide the last bits, a run depends on no neighbour
+        rows = max(1, rows // hidden.shape[0])
     for first in range(0, hidden.shape[1], rows):
         yield slice(first, min(first + rows, hidden.shape[1]))
 

@@ -6,6 +6,7 @@ tokens. Reading and evaluating come on top; both are small beside the steps.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from decaylaws.runs.config import ModelShape, OptimizerConfig
+from proxy_runs.compiled_code import use_own_cache
 from proxy_runs.engine import Backend
+from proxy_runs.engine.heldout import EVAL_SEQUENCES, EvaluationSet
 from proxy_runs.engine.model import init_params
 from proxy_runs.engine.stack import Stack
 from proxy_runs.weights.checkpoints import MemberState
@@ -54,7 +57,12 @@ class SyntheticRun:
 
 
 def synthetic_step(shape: ModelShape, sequences: int, backend: Backend) -> Callable[[], object]:
-    """A step of a full stack on random tokens.
+    """A step of :func:`synthetic_stack`."""
+    return synthetic_stack(shape, sequences, backend).step
+
+
+def synthetic_stack(shape: ModelShape, sequences: int, backend: Backend) -> Stack:
+    """A full stack on random tokens.
 
     Args:
         shape: model shape of every member.
@@ -71,7 +79,7 @@ def synthetic_step(shape: ModelShape, sequences: int, backend: Backend) -> Calla
         )  # fmt: skip
         run: Any = SyntheticRun(shape, sequences, slot)
         stack.load(slot, run, state)
-    return stack.step
+    return stack
 
 
 def matmul_step(device: torch.device | str = "cpu") -> Callable[[], object]:
@@ -110,18 +118,44 @@ def tokens_per_second(
     shape: ModelShape, batch_tokens: int, backend: Backend, slots: Sequence[int]
 ) -> dict[int, float]:
     """Training tokens per second of one worker, all members together, by number of slots; those that fit the memory."""
+    use_own_cache()
     found = {}
     with _one_thread():
         for count in slots:
-            chosen = replace(backend, slots=count)
             try:
-                step = synthetic_step(shape, batch_tokens // shape.seq_len, chosen)
-                found[count] = count * batch_tokens / seconds_of(step, backend.torch_device)
+                seconds = _seconds_of_a_step(
+                    shape, batch_tokens // shape.seq_len, replace(backend, slots=count)
+                )
+                found[count] = count * batch_tokens / seconds
             except torch.OutOfMemoryError:
                 if not found:
                     raise
                 break
+            finally:
+                _give_memory_back(backend.torch_device)
     return found
+
+
+def _seconds_of_a_step(shape: ModelShape, sequences: int, backend: Backend) -> float:
+    stack = synthetic_stack(shape, sequences, backend)
+    seconds = seconds_of(stack.step, backend.torch_device)
+    if backend.is_stackwise:
+        # evaluation needs more memory than a step, beside what a recorded step keeps
+        stack.losses(range(backend.slots), _synthetic_evaluation(shape, backend.torch_device))
+    return seconds
+
+
+def _synthetic_evaluation(shape: ModelShape, device: torch.device) -> EvaluationSet:
+    """As many windows as evaluation reads at once."""
+    windows = torch.randint(shape.vocab_size, (EVAL_SEQUENCES, shape.seq_len + 1), device=device)
+    return EvaluationSet({"synthetic": windows}, {"synthetic": 1.0}, "synthetic")
+
+
+def _give_memory_back(device: torch.device) -> None:
+    """Who measured keeps nothing of the GPU: its workers are other processes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def candidate_slots(batch_tokens: int, backend: Backend) -> list[int]:

@@ -287,7 +287,7 @@ class _Pool:
             self._spawn(worker)
         else:
             self.error = (
-                f"Workers died {self._restarts} times (exit code {code}; -9: short of memory?). "
+                f"Workers died {self._restarts} times (exit code {code}; -9: short of memory? 3: the GPU failed). "
                 f"See {self._log_dir}, and give fewer workers or slots."
             )
 

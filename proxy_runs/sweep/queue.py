@@ -177,21 +177,26 @@ class RunQueue:
                     self._patiently(functools.partial(change_state, self._storage, trial_id, TrialState.FAIL))
 
     def claim(
-        self, count: int, ready: Callable[[RunConfig], bool], *, like: RunConfig | None = None
+        self,
+        count: int | Callable[[RunConfig], int],
+        ready: Callable[[RunConfig], bool],
+        *,
+        like: RunConfig | None = None,
     ) -> list[Claim]:
         """Claim up to ``count`` waiting runs that can train as one stack and are ``ready``, in queue order.
 
         A run that raised before is claimed alone: should it raise again, it takes no other with it.
 
         Args:
-            count: how many at most.
+            count: how many at most; a function says it for the first run that is claimed.
             ready: whether a run could start now.
             like: a run that is in training, whose stack they are to join; none are claimed where the next one cannot.
         """
         claims: list[Claim] = []
         first = like
         for trial in self._open(TrialState.WAITING):
-            if len(claims) == count or (claims and claims[0].is_retried):
+            limit = count if isinstance(count, int) else count(first) if first is not None else 1
+            if len(claims) >= limit or (claims and claims[0].is_retried):
                 break
             config = config_of(trial)
             if not ready(config):

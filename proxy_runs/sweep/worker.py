@@ -20,15 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.runs.columns import EVALUATION, LOSS, READ_OUT
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
+from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult, train
 from proxy_runs.sweep.queue import Claim, RunQueue
 from proxy_runs.sweep.storage import HEARTBEAT_SECONDS
 from proxy_runs.sweep.workspace import (
+    EXIT_DEVICE,
     EXIT_ERROR,
     STOP_PATIENCE_SECONDS,
     STORAGE_VARIABLE,
@@ -110,7 +114,7 @@ class Worker:
         while not self._stop.is_set():
             asked = time.monotonic()
             self._reclaim_now_and_then()
-            claims = self._queue.claim(self._workspace.slots, self._is_ready)
+            claims = self._queue.claim(self._workspace.slots_for, self._is_ready)
             if claims:
                 self._work(claims)
             elif self._nothing_to_wait_for():
@@ -142,8 +146,15 @@ class Worker:
                 # a damaged shard or a full disk is not the run's fault: no other run would fare better
                 self._return(heart)
                 raise
-            except Exception:
-                self._fail(heart, traceback.format_exc())
+            except torch.AcceleratorError:
+                # every later call of this process would fail as well, and take the whole queue with it
+                self._return(heart)
+                raise
+            except Exception as error:
+                if is_unfinished_code(error) and clear_unfinished(older_than_seconds=0):
+                    self._return(heart)  # the code is built anew with the next claim
+                else:
+                    self._fail(heart, traceback.format_exc())
             self._return(heart)
 
     def _train(self, heart: Heart) -> None:
@@ -165,7 +176,7 @@ class Worker:
             self._untrained(heart, heart.held),
             self._store,
             checkpoint_dir=where.checkpoints,
-            slots=where.slots,
+            slots=where.slots_for(heart.held[0].config),
             device=where.device,
             evaluation=where.evaluation,
             keep_at=lambda config: self._kept(heart.claim(config.run_id)),
@@ -285,9 +296,13 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends our standard input
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    clear_unfinished()
     try:
         workspace = Workspace.from_json(arguments[0], os.environ[STORAGE_VARIABLE])
         Worker(workspace, _say, stop).run()
+    except torch.AcceleratorError:
+        sys.stderr.write(traceback.format_exc())
+        return EXIT_DEVICE
     except DecaylawsError as error:
         _say(WorkerEvent(kind="error", note=str(error)))
         return EXIT_ERROR

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.settings.study import EvaluationSettings
 
 STOP_PATIENCE_SECONDS = 30.0
@@ -16,6 +17,8 @@ STORAGE_VARIABLE = "DECAYLAWS_STORAGE"
 """Environment variable that tells a worker its storage: every user of a machine can read command lines."""
 EXIT_ERROR = 2
 """Exit code of a worker that met an error of the whole study; starting it again would not help."""
+EXIT_DEVICE = 3
+"""Exit code of a worker whose GPU failed: no later call of the same process would do; another process starts anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,9 @@ class Workspace:
         study_name: Optuna study.
         evaluation: held-out evaluation.
         objective: weight of each domain in the value by which Optuna knows a run.
-        slots: members that train as one stack.
+        slots: members that train as one stack, of shapes that ``shape_slots`` does not hold.
+        shape_slots: members that train as one stack, by shape; measured with batches of ``slots_batch_tokens``.
+        slots_batch_tokens: a run of a larger batch takes the memory of several, so that fewer fit a stack.
         device: ``cpu``, ``cuda`` or ``auto``.
         keep_checkpoints: whether the last checkpoint of every decay stays.
         serves: what the runs are wanted for: others that wait in the storage are left alone.
@@ -44,6 +49,8 @@ class Workspace:
     evaluation: EvaluationSettings
     objective: Mapping[str, float]
     slots: int = 1
+    shape_slots: Mapping[ModelShape, int] = field(default_factory=dict)
+    slots_batch_tokens: int = 0
     device: str = "cpu"
     keep_checkpoints: bool = False
     serves: str = ""
@@ -56,6 +63,7 @@ class Workspace:
         del values["storage_url"]
         values["corpus"], values["checkpoints"] = str(self.corpus), str(self.checkpoints)
         values["evaluation"] = self.evaluation.model_dump()
+        values["shape_slots"] = [[asdict(shape), count] for shape, count in self.shape_slots.items()]
         return json.dumps(values)
 
     @classmethod
@@ -64,7 +72,16 @@ class Workspace:
         values = {**json.loads(line), "storage_url": storage_url}
         values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
         values["evaluation"] = EvaluationSettings(**values["evaluation"])
+        values["shape_slots"] = {ModelShape(**shape): count for shape, count in values["shape_slots"]}
         return cls(**values)
+
+    def slots_for(self, config: RunConfig) -> int:
+        """Members of a stack of runs like ``config``."""
+        count = self.shape_slots.get(config.shape)
+        if count is None:
+            return self.slots
+        batches = max(1.0, config.batch_tokens / self.slots_batch_tokens) if self.slots_batch_tokens else 1.0
+        return max(1, int(count / batches))
 
 
 @dataclass(frozen=True, kw_only=True)

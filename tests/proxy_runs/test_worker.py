@@ -19,13 +19,16 @@ import torch
 from decaylaws.errors import DataError, StudyError
 from decaylaws.runs.config import RunConfig
 from decaylaws.settings.study import EvaluationSettings
+from proxy_runs import compiled_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run
 from proxy_runs.engine.stack import Stack
+from proxy_runs.environment import environment
+from proxy_runs.sweep import worker
 from proxy_runs.sweep.pool import run_pool
 from proxy_runs.sweep.queue import QueueCounts, RunQueue
 from proxy_runs.sweep.worker import Worker
-from proxy_runs.sweep.workspace import WorkerEvent, Workspace
+from proxy_runs.sweep.workspace import EXIT_DEVICE, STORAGE_VARIABLE, WorkerEvent, Workspace
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
@@ -274,3 +277,100 @@ def test_a_slot_that_gets_free_takes_the_next_run_from_the_queue(
     assert queue.counts().finished == 7
     beside_the_longest = [forks[seed].run_id for seed in (3, 5, 4, 6)]
     assert ended[2:] == beside_the_longest, "pair after pair it would have been 3, 4, 5, 6"
+
+
+def test_a_gpu_that_failed_costs_no_run_and_ends_the_worker(
+    workspace: Workspace, queue: RunQueue, trunk: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Stack, "step", lost)
+    with pytest.raises(torch.AcceleratorError):
+        work(workspace)
+    assert_only_the_trunk_is_recorded(queue, trunk)
+    monkeypatch.setenv(STORAGE_VARIABLE, workspace.storage_url)
+    monkeypatch.setattr(worker, "_watch_parent", lambda stop: None)
+    assert worker.main([workspace.to_json()]) == EXIT_DEVICE
+    assert_only_the_trunk_is_recorded(queue, trunk)
+    monkeypatch.undo()
+    work(workspace)  # another process, whose GPU works
+    assert queue.counts().finished == 3
+
+
+def test_a_gpu_that_runs_out_of_memory_is_the_runs_fault(
+    workspace: Workspace, queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Stack, "step", full)
+    work(workspace)
+    assert queue.counts().failed == 2
+
+
+def test_code_that_was_never_linked_is_built_again(
+    workspace: Workspace, queue: RunQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(compiled_code.CACHE_VARIABLE, str(tmp_path / "compiled"))
+    library = tmp_path / "compiled" / "ab" / "main.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    (library.parent / "whole.so").write_bytes(b"\x7fELF")
+    step = Stack.step
+
+    def needs_the_library(stack: Stack) -> Any:
+        if library.exists() and library.stat().st_size == 0:
+            try:
+                raise ImportError(f"{library}: file too short")
+            except ImportError as error:
+                raise RuntimeError("backend='inductor' raised") from error
+        return step(stack)
+
+    monkeypatch.setattr(Stack, "step", needs_the_library)
+    # what is young may still be written by another process
+    assert compiled_code.clear_unfinished() == 0
+    events = work(workspace)
+    assert not library.exists()
+    assert (library.parent / "whole.so").exists()
+    assert queue.counts().finished == 3
+    assert "failed" not in {event.kind for event in events}
+    library.touch()
+    os.utime(library, (0, 0))
+    assert compiled_code.clear_unfinished() == 1
+    assert not compiled_code.is_unfinished_code(RuntimeError("shape mismatch"))
+    assert compiled_code.CACHE_VARIABLE in environment()
+
+
+def test_a_stack_has_the_slots_that_were_measured_for_its_shape(
+    workspace: Workspace, trunk: RunConfig
+) -> None:
+    larger = replace(trunk.shape, d_model=2 * trunk.shape.d_model)
+    measured = replace(
+        workspace,
+        slots=7,
+        shape_slots={trunk.shape: 4, larger: 1},
+        slots_batch_tokens=trunk.batch_tokens,
+    )
+    again = Workspace.from_json(measured.to_json(), workspace.storage_url)
+    assert again == measured
+    for config, count in (
+        (trunk, 4),
+        (trunk.with_changes(shape=larger), 1),
+        (trunk.with_changes(batch_tokens=2 * trunk.batch_tokens), 2),
+        (trunk.with_changes(batch_tokens=9 * trunk.batch_tokens), 1),
+        (trunk.with_changes(shape=replace(trunk.shape, num_layers=5)), 7),
+    ):
+        assert again.slots_for(config) == count
+
+
+def test_claims_are_as_many_as_the_first_runs_stack_holds(queue: RunQueue) -> None:
+    asked: list[int] = []
+
+    def slots(config: RunConfig) -> int:
+        asked.append(config.seed)
+        return 1
+
+    assert [claim.config.seed for claim in queue.claim(slots, lambda _: True)] == [1]
+    assert set(asked) == {1}
+    assert [claim.config.seed for claim in queue.claim(lambda _: 2, lambda _: True)] == [2]

@@ -105,7 +105,9 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     )
     proxy = study.planner().shape(study.settings.proxy)
     assert speed.slots(proxy) in speed.speeds[proxy]
-    monkeypatch.setattr(calibrating, "MAX_STEP_FLOPS", 1.0)  # all but the smallest shape follow from it
+    monkeypatch.setattr(
+        calibrating, "MAX_STEP_FLOPS", {"cpu": 1.0}
+    )  # all but the smallest shape follow from it
     scaled = calibrate(study, workers=2)
     target = study.planner().shape("target")
     rate = max(speed.speeds[proxy].values()) * proxy.train_flops_per_token
@@ -177,7 +179,7 @@ def test_a_long_sweep_takes_the_first_arithmetic_that_pays_and_stays_with_it(
         decaylaws("plan", root)
     eager = {run.config.run_id for run in long_study.design()}
     long_study.arithmetic_file.unlink()
-    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: {fast: 2e9}[candidate])
+    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: ({fast: 2e9}[candidate], 1))
     printed = decaylaws("plan", root)
     assert "compiled bfloat16: the proxy trains 2.00 times as fast" in printed
     assert "train: compiled bfloat16\n" in printed
@@ -206,7 +208,9 @@ def test_what_is_tried_is_what_study_yaml_leaves_open(
     with (long_study.root / "study.yaml").open("a") as file:
         file.write(f"train: {train}\n")
     seen: list[str] = []
-    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: seen.append(str(candidate)) or 5e8)
+    monkeypatch.setattr(
+        arithmetic, "_speed", lambda study, candidate: (seen.append(str(candidate)) or 5e8, 1)
+    )
     printed = decaylaws("plan", str(long_study.root))
     assert seen == tried
     assert printed.count("the proxy trains 0.50 times as fast") == len(tried)
@@ -218,7 +222,7 @@ def test_a_machine_without_instructions_for_bfloat16_does_not_try_it(
     monkeypatch.setattr("proxy_runs.engine.has_bfloat16", lambda device: False)
     monkeypatch.setattr(arithmetic, "MIN_GAIN", 1.05)
     monkeypatch.setattr(
-        arithmetic, "_speed", lambda study, candidate: {Arithmetic(compiled=True): 5e8}[candidate]
+        arithmetic, "_speed", lambda study, candidate: ({Arithmetic(compiled=True): 5e8}[candidate], 1)
     )
     assert "compiled float32: the proxy trains 0.50 times as fast" in decaylaws("plan", str(long_study.root))
     assert long_study.arithmetic() == EXACT
