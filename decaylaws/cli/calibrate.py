@@ -10,6 +10,7 @@ from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.study import Study
 from decaylaws.study.directory import read_json, write_json
 from decaylaws.study.question import content_hash
+from decaylaws.study.stored import StoredCalibration
 
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend
@@ -66,7 +67,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     small = _small_enough(shapes, batch, study.settings.backend.device)
     stored = _stored(study)
     unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
-    if unknown:
+    if unknown or "matmul_flops" not in stored:
         stored |= _measure_matmul(study) if "matmul_flops" not in stored else {}
         stored["speeds"] |= {keys[shape]: _measure(study, shape) for shape in unknown}
         write_json(study.calibration_file, stored)
@@ -90,7 +91,7 @@ def _stored(study: Study) -> dict[str, Any]:
     from proxy_runs.sweep.machine import machine_key
 
     key = machine_key(study.settings.backend.device)
-    stored = read_json(study.calibration_file) if study.calibration_file.is_file() else {}
+    stored = read_json(study.calibration_file, StoredCalibration) if study.calibration_file.is_file() else {}
     return stored if stored.get("machine") == key else {"machine": key, "speeds": {}}
 
 

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from decaylaws.errors import DataError
 from decaylaws.evaluation.estimates import Estimate, ratio_estimate
-from decaylaws.io.files import read_model, write_text
+from decaylaws.io.files import check_record, write_text
+from decaylaws.io.json import read_json
 
 FILE_NAME = "evaluation.json"
 FORMAT_VERSION = 1
@@ -160,7 +161,7 @@ def estimate_table(table: pd.DataFrame, metrics: Iterable[Metric]) -> list[Estim
 
 def write_documents(table: pd.DataFrame, path: Path) -> None:
     """One JSON object a line."""
-    write_text(path, table.to_json(orient="records", lines=True, double_precision=15))
+    write_text(path, table.to_json(orient="records", lines=True, double_precision=15), recorded=True)
 
 
 def read_documents(directory: Path, task: TaskRecord) -> pd.DataFrame:
@@ -170,6 +171,7 @@ def read_documents(directory: Path, task: TaskRecord) -> pd.DataFrame:
         DataError: the file is missing, damaged, or lacks a column.
     """
     path = directory / task.documents
+    check_record(path, "Run 'decaylaws evaluate' again.")
     text_columns = {"document": str, "group": str, "cluster": str}
     try:
         table = pd.read_json(path, lines=True, dtype=text_columns, convert_dates=False)
@@ -191,12 +193,13 @@ def read_evaluation(directory: Path) -> Evaluation:
     path = directory / FILE_NAME
     if not path.is_file():
         raise DataError(f"{directory} holds no {FILE_NAME}. Run 'decaylaws evaluate ... --out {directory}'.")
-    return read_model(path, Evaluation, "Delete it and evaluate again.")
+    found: Evaluation = read_json(path, Evaluation, "Delete it and evaluate again.")
+    return found
 
 
 def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
     """Make ``evaluation`` the content of the folder's ``evaluation.json`` in one step."""
-    write_text(directory / FILE_NAME, evaluation.model_dump_json(indent=1) + "\n")
+    write_text(directory / FILE_NAME, evaluation.model_dump_json(indent=1) + "\n", recorded=True)
 
 
 def _plain(estimate: Estimate) -> dict[str, object]:

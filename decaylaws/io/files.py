@@ -16,15 +16,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO
 
 from decaylaws.errors import DataError
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-Model = TypeVar("Model", bound="BaseModel")
-
 
 RECORDS = ".sha256"
 """Folder of the records, beside the files that they are about."""
@@ -140,25 +134,3 @@ def _record(path: Path, content: Path) -> None:
         handle.write(b"".join(b"\n" + each for each in new if each not in known) + b"\n")
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def read_model(path: Path, model: type[Model], remedy: str) -> Model:
-    """A JSON file as a validated model.
-
-    Args:
-        path: a file that exists.
-        model: what it holds.
-        remedy: what to do about a damaged one, a sentence.
-
-    Raises:
-        DataError: the file is damaged, the message names the field; or it is not what was recorded.
-    """
-    check_record(path, remedy)
-    from pydantic import ValidationError  # who only writes tables should not wait for pydantic
-
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise DataError(f"{path} is damaged ({field or 'JSON'}: {problem['msg']}). {remedy}") from None

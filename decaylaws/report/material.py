@@ -18,8 +18,7 @@ from decaylaws.runs.noise import Noise
 from decaylaws.runs.objective import normalised
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study, confirm
-from decaylaws.study.decision import decay_target, load_recipe
-from decaylaws.study.directory import read_json
+from decaylaws.study.decision import decay_target, load_recipe, load_recommendation
 from decaylaws.study.evidence import Fit, load_fit, noise_at
 
 
@@ -45,7 +44,7 @@ class Material:
         Raises:
             StudyError: there is no recommendation yet.
         """
-        return cls(study, load_recipe(study), read_json(study.recommendation_file))
+        return cls(study, load_recipe(study), load_recommendation(study))
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from decaylaws.io.documents import PREPARATION_VERSION, find_documents
 from decaylaws.io.files import record_content
 from decaylaws.settings.study import SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.stored import StoredSettings
 
 SETTINGS_NAME = "settings.json"
 # settings of a source that leave its text as it is, and of decontamination; every other one needs a new corpus
@@ -25,12 +26,13 @@ def record_settings(study: Study) -> None:
     """Write beside the shards which settings and which text they answer."""
     record_content(study.settings_file)
     path = study.shard_dir() / SETTINGS_NAME
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_json(path, StoredSettings) if path.is_file() else {}
     text = {}
     for name, files in _text_files(study).items():
         known = stored.get("text", {}).get(name, {})
         moment = _moment(study, files)
-        content = known["content"] if known.get("moment") == moment else _content(study, files)
+        content = known.get("content") if known.get("moment") == moment else None
+        content = content or _content(study, files)
         text[name] = {"moment": moment, "content": content}
     record = {"preparation": PREPARATION_VERSION, **_text_settings(study), "text": text}
     if record != stored:
@@ -49,7 +51,7 @@ def check_prepared(study: Study) -> None:
     path = study.shard_dir() / SETTINGS_NAME
     remedy = f"Run 'decaylaws prepare {study.root}'."
     if path.is_file():
-        stored = read_json(path)
+        stored = read_json(path, StoredSettings)
         if stored.get("preparation") != PREPARATION_VERSION:
             raise StudyError(
                 f"The corpus of {study.root} was prepared by a version of decaylaws that read text otherwise. {remedy} "
@@ -81,14 +83,14 @@ def changed_text(study: Study) -> list[str]:
     no longer there says nothing: the corpus does not need it.
     """
     path = study.shard_dir() / SETTINGS_NAME
-    stored = read_json(path).get("text", {}) if path.is_file() else {}
+    stored = read_json(path, StoredSettings).get("text", {}) if path.is_file() else {}
     return [
         name
         for name, files in _text_files(study).items()
         if name in stored
         and files
-        and stored[name]["moment"] != _moment(study, files)
-        and stored[name]["content"] != _content(study, files)
+        and stored[name].get("moment") != _moment(study, files)
+        and stored[name].get("content") != _content(study, files)
     ]
 
 

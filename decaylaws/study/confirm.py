@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import StudyError
+from decaylaws.io.json import rebuilding
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
@@ -24,10 +25,11 @@ from decaylaws.runs.noise import Noise, matched_control, told_apart
 from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.runs.table import LOSS, MIX
 from decaylaws.study.decision import load_recipe
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.evidence import fit_inputs, load_fit, noise_at, usable_runs
 from decaylaws.study.question import CONFIRMING, content_hash
 from decaylaws.study.results import decays, planned_rows
+from decaylaws.study.stored import StoredConfirmations
 
 CONFIRM_FORMAT = 2  # of confirm.json
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
@@ -100,7 +102,7 @@ def _confirmations(study: Study) -> list[dict[str, Any]]:
     """All that was ever predicted, oldest first; what an earlier version wrote has no key, so that it is only kept."""
     if not study.confirm_file.is_file():
         return []
-    stored = read_json(study.confirm_file)
+    stored = read_json(study.confirm_file, StoredConfirmations)
     return list(stored["confirmations"]) if "confirmations" in stored else [{**stored, "key": ""}]
 
 
@@ -110,8 +112,20 @@ def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
     if not confirmations:
         return None
     key = _key(study, _configs(study, recipe, study.runs()))
-    found = [each for each in confirmations if each["key"] == key]
-    return Confirmation(found[-1]["created"], tuple(found[-1]["entries"])) if found else None
+    found = [each for each in confirmations if each.get("key") == key]
+    if not found:
+        return None
+    confirmation = Confirmation(found[-1]["created"], tuple(found[-1]["entries"]))
+    with rebuilding(study.confirm_file, REMEDY):
+        pairs = [(entry["candidate"], entry["scale"]) for entry in confirmation.entries]
+        if sorted(pairs) != sorted((candidate, scale) for candidate in CANDIDATES for scale in SCALES):
+            raise ValueError("it must hold each candidate at each scale once")
+        for entry in confirmation.entries:
+            if set(entry["predicted"]) != set(study.settings.sources):
+                raise ValueError(f"{entry['candidate']}: it must hold a prediction for every domain")
+            if RunConfig.from_dict(entry["config"]).run_id != entry["run_id"]:
+                raise ValueError(f"{entry['candidate']}: its config is not that of run {entry['run_id']}")
+    return confirmation
 
 
 def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:

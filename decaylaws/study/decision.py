@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 import decaylaws
-from decaylaws.errors import NotRepresentableError, StudyError
+from decaylaws.errors import DataError, NotRepresentableError, StudyError
 from decaylaws.exporters import Export, ExportOptions, export_all
 from decaylaws.io.files import record_content
 from decaylaws.laws.decay import DecayLaw
@@ -32,10 +32,11 @@ from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Choices, Goal, Recommendation, Target, decay_recipe
 from decaylaws.search import recommend as search
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.evidence import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays, start_losses
+from decaylaws.study.stored import stored_form
 from decaylaws.study.sweep import proportional_mixture
 
 RECOMMENDATION_FORMAT = 6  # of laws/recommendation.json; an older file is searched anew
@@ -57,7 +58,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
     fit, law = load_fit(study)
     inputs = recommendation_inputs(study)
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
-    if stored and read_json(study.recommendation_file)["inputs"] == inputs:
+    if stored and read_json(study.recommendation_file).get("inputs") == inputs:
         return Recipe.load(study.recipe_file), False
     margins = guard_margins(study, fit)
     found = _search(study, law, margins, progress)
@@ -103,7 +104,14 @@ def load_recommendation(study: Study) -> dict[str, Any]:
         StudyError: nothing has been recommended.
     """
     load_recipe(study)
-    return dict(read_json(study.recommendation_file))
+    found: dict[str, Any] = read_json(study.recommendation_file, stored_form(Recommendation))
+    names, path = set(study.settings.sources), study.recommendation_file
+    for key in ("mixture", "unconstrained", "near_optimal", "support", "predicted", "control"):
+        if set(found[key]) != names:
+            raise DataError(f"{path} is damaged ({key}: it is not about {', '.join(names)}). {REMEDY}")
+    if not found["rivals"]:
+        raise DataError(f"{path} is damaged (rivals: the control must be one). {REMEDY}")
+    return found
 
 
 def export(
@@ -125,7 +133,7 @@ def export(
 def read_exported(study: Study) -> dict[str, str]:
     """Digest of the recipe that each target's folder was written for."""
     path = study.export_dir / EXPORTED
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_json(path, dict[str, str])) if path.is_file() else {}
 
 
 def guard_margins(study: Study, fit: Fit) -> dict[str, float]:

@@ -13,16 +13,20 @@ import pandas as pd
 
 from decaylaws import __version__
 from decaylaws.designs.planner import CorpusFacts, Design, Planner
-from decaylaws.errors import DataError, InvalidValueError, StudyError
-from decaylaws.io.files import check_record, is_changed, record_of, write_text
-from decaylaws.io.json import load_json
+from decaylaws.errors import InvalidValueError, StudyError
+from decaylaws.io import json as json_files
+from decaylaws.io.files import is_changed, record_of, write_text
+from decaylaws.io.json import rebuilding
 from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.table import EVALUATION, read_curves, read_runs
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study.question import Question, content_hash
+from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan
 
 SETTINGS_NAME = "study.yaml"
+REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
+"""What to do about a damaged file of a study."""
 SQLITE = "sqlite:///"
 TEMPLATES = ("study", "quick", "demo")
 
@@ -221,7 +225,7 @@ class Study:
             raise StudyError(
                 f"The corpus of {self.root} is not prepared. Run 'decaylaws prepare {self.root}'."
             )
-        return read_json(path)
+        return read_json(path, StoredManifest)
 
     def shard_dir(self) -> Path:
         """Where the shards of the prepared corpus lie, and what was found while they were made.
@@ -310,11 +314,12 @@ class Study:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32."""
         train, settled = self.settings.train, asdict(EXACT)
         if self.arithmetic_file.is_file():
-            settled |= read_json(self.arithmetic_file)
-        return Arithmetic(
-            precision=settled["precision"] if train.precision == "auto" else train.precision,
-            compiled=settled["compiled"] if train.compile == "auto" else train.compile,
-        )
+            settled |= read_json(self.arithmetic_file, StoredArithmetic)
+        with rebuilding(self.arithmetic_file, REMEDY):
+            return Arithmetic(
+                precision=settled["precision"] if train.precision == "auto" else train.precision,
+                compiled=settled["compiled"] if train.compile == "auto" else train.compile,
+            )
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""
@@ -326,12 +331,14 @@ class Study:
         Raises:
             StudyError: it has not been planned.
         """
-        return Design.from_dict(self._plan())
+        stored = self._plan()
+        with rebuilding(self.plan_file, REMEDY):
+            return Design.from_dict(stored)
 
     def _plan(self) -> Any:
         if not self.plan_file.is_file():
             raise StudyError(f"{self.root} has no plan yet. Run 'decaylaws plan {self.root}'.")
-        return read_json(self.plan_file)
+        return read_json(self.plan_file, StoredPlan)
 
     def question(self) -> Question:
         """What the study asks now: which recorded runs belong to it.
@@ -358,7 +365,7 @@ class Study:
 
     def _proposed(self) -> list[dict[str, Any]]:
         """Runs that the sampler of the present plan proposed so far, as ``PlannedRun.to_dict`` writes them."""
-        stored = read_json(self.proposals_file) if self.proposals_file.is_file() else {}
+        stored = read_json(self.proposals_file, StoredPlan) if self.proposals_file.is_file() else {}
         return list(stored["runs"]) if stored.get("inputs") == self.plan_inputs() else []
 
     def recorded_runs(self) -> pd.DataFrame:
@@ -407,19 +414,13 @@ def template_text(name: str) -> str:
     return files("decaylaws.study").joinpath("templates", f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of the study.
+def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
+    """Read a JSON file of the study as a value of a known type.
 
     Raises:
-        DataError: it is not readable, or not what was written.
+        DataError: it is not readable, not what was written, or of other types.
     """
-    remedy = "Put it back from a copy, or delete it and run the verb that writes it."
-    try:
-        check_record(path, remedy)
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} is not readable ({error.strerror}). {remedy}") from None
-    return load_json(content, path, remedy)
+    return json_files.read_json(path, schema, REMEDY)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

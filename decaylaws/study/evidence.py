@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
-from decaylaws.errors import DataError, StudyError
+from decaylaws.errors import StudyError
+from decaylaws.io.json import rebuilding, typed
 from decaylaws.laws.decay import (
     DecayLaw,
     best_member,
@@ -23,15 +24,17 @@ from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise, matched_control, seed_noise
 from decaylaws.runs.table import LOSS, READ_OUT, fit_ready, values_by
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
+from decaylaws.study.stored import StoredFit
 
 FIT_FORMAT = 10  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 _LEAST_COVERAGE = 0.7  # of 90 % intervals on held-out runs: fewer than a handful of runs miss by chance
 _SURE_CHOICE = 0.9  # of the draws of held-out runs in which the chosen member does best
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
+HELD_OUT_COLUMNS = ["run_id", "domain", "predicted", "lower", "upper", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
 
 
@@ -81,8 +84,8 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
         )
     inputs = fit_inputs(study, runs)
     if study.fit_file.is_file() and study.law_file.is_file():
-        stored = read_json(study.fit_file)
-        if stored["inputs"] == inputs:
+        stored = _stored_fit(study)
+        if stored is not None and stored["inputs"] == inputs:
             return _restore(stored), False
     result, law = _fit(study, runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
@@ -110,13 +113,27 @@ def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
         StudyError: nothing has been fitted, or not to the runs that belong to the present question.
     """
     stored = check_fit(study)
-    law = DecayLaw.from_dict(read_json(study.law_file))
-    if not isinstance(law, DecayLaw):
-        raise DataError(f"{study.law_file} holds a {type(law).__name__}. Delete it and run 'decaylaws fit'.")
+    content, some_run = read_json(study.law_file), usable_runs(study)[0].head(1)
+    with rebuilding(study.law_file, REMEDY):
+        law = DecayLaw.from_dict(content)
+        if not isinstance(law, DecayLaw):
+            raise TypeError(f"it holds a {type(law).__name__}")
+        if set(law.domains_) != set(study.settings.sources):
+            raise ValueError(f"it is a law of {', '.join(law.domains_)}")
+        law.predict(some_run, interval=0.9)  # whatever a prediction needs is there and fits
     return _restore(stored), law
 
 
-def check_fit(study: Study) -> dict[str, Any]:
+def _stored_fit(study: Study) -> StoredFit | None:
+    """Content of the fit's file; None where an earlier version wrote it."""
+    content = read_json(study.fit_file)
+    if content.get("format") != FIT_FORMAT:
+        return None
+    stored: StoredFit = typed(content, StoredFit, study.fit_file, REMEDY)
+    return stored
+
+
+def check_fit(study: Study) -> StoredFit:
     """Refuse a fit that does not rest on the runs of the present question; its file's content.
 
     Raises:
@@ -124,15 +141,15 @@ def check_fit(study: Study) -> dict[str, Any]:
     """
     if not study.fit_file.is_file():
         raise StudyError(f"{study.root} has no fitted law yet. Run 'decaylaws fit {study.root}'.")
-    stored = read_json(study.fit_file)
-    if stored.get("format") != FIT_FORMAT:
+    stored = _stored_fit(study)
+    if stored is None:
         raise StudyError(f"{study.fit_file} is of an older version. Run 'decaylaws fit {study.root}'.")
     if stored["inputs"] != fit_inputs(study, usable_runs(study)[0]):
         raise StudyError(
             f"The law of {study.root} was fitted to other runs than those that belong to study.yaml now. "
             f"Run 'decaylaws fit {study.root}'."
         )
-    return dict(stored)
+    return stored
 
 
 def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -351,11 +368,11 @@ def _store(result: Fit) -> dict[str, Any]:
     }
 
 
-def _restore(stored: dict[str, Any]) -> Fit:
+def _restore(stored: StoredFit) -> Fit:
     return Fit(
         member=stored["member"],
-        errors=pd.DataFrame(stored["errors"]),
-        held_out=pd.DataFrame(stored["held_out"]),
+        errors=pd.DataFrame(stored["errors"], columns=None if stored["errors"] else list(ERROR_COLUMNS)),
+        held_out=pd.DataFrame(stored["held_out"], columns=None if stored["held_out"] else HELD_OUT_COLUMNS),
         guard_changes=pd.DataFrame(stored["guard_changes"], columns=GUARD_COLUMNS),
         excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
         notes=tuple(stored["notes"]),

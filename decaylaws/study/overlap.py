@@ -6,7 +6,9 @@ import pandas as pd
 
 from decaylaws.decontamination import Report
 from decaylaws.errors import StudyError
-from decaylaws.study.directory import Study, read_json
+from decaylaws.io.json import rebuilding
+from decaylaws.study.directory import REMEDY, Study, read_json
+from decaylaws.study.stored import StoredOverlap
 
 
 def evaluation_report(study: Study) -> Report | None:
@@ -14,7 +16,9 @@ def evaluation_report(study: Study) -> Report | None:
     path = study.shard_dir() / "contamination.json"
     if not study.settings.decontamination.evaluation_sets or not path.is_file():
         return None
-    return Report.from_dict(read_json(path))
+    content = read_json(path)
+    with rebuilding(path, REMEDY):
+        return Report.from_dict(content)
 
 
 def heldout_overlap(study: Study) -> pd.DataFrame:
@@ -31,7 +35,7 @@ def heldout_overlap(study: Study) -> pd.DataFrame:
         )
     rows = [
         {"source": source, "domain": domain, "share": share}
-        for source, shares in read_json(path)["overlap"].items()
+        for source, shares in read_json(path, StoredOverlap)["overlap"].items()
         for domain, share in shares.items()
     ]
     return pd.DataFrame(rows, columns=["source", "domain", "share"])

@@ -14,6 +14,7 @@ from decaylaws.study.decision import load_recipe, read_exported
 from decaylaws.study.directory import Study, read_json
 from decaylaws.study.evidence import check_fit
 from decaylaws.study.question import content_hash
+from decaylaws.study.stored import StoredResult
 from decaylaws.study.sweep import current_plan
 
 
@@ -129,7 +130,7 @@ def _check_exported(study: Study) -> None:
 
 
 def _check_launched(study: Study) -> None:
-    launched = read_json(study.launch_dir / "result.json").get("recipe_sha256")
+    launched = read_json(study.launch_dir / "result.json", StoredResult).get("recipe_sha256")
     if launched != load_recipe(study).sha256:
         raise StudyError(f"Another recipe was launched. Run 'decaylaws launch {study.root}'.")
 

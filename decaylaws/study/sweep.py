@@ -19,6 +19,7 @@ from decaylaws.study.checks import check_prepared
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.results import decays, with_averaged_starts
+from decaylaws.study.stored import StoredPlan
 
 
 def plan(study: Study) -> tuple[Design, bool]:
@@ -38,9 +39,9 @@ def plan(study: Study) -> tuple[Design, bool]:
     record_content(study.settings_file)
     wanted = study.plan_inputs()
     if study.plan_file.is_file():
-        stored = read_json(study.plan_file)
+        stored = read_json(study.plan_file, StoredPlan)
         if stored.get("inputs") == wanted:
-            return Design.from_dict(stored), False
+            return study.design(), False
     design = study.planner().sweep()
     write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
     return design, True

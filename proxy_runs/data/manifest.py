@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from decaylaws.errors import DataError
-from decaylaws.io.files import read_model, write_text
+from decaylaws.io.files import write_text
+from decaylaws.io.json import read_json
 
 MANIFEST_NAME = "manifest.json"
 
@@ -124,7 +125,7 @@ def read_manifest(directory: Path) -> Manifest:
     if not path.is_file():
         raise DataError(f"There is no prepared corpus at {directory}. Run 'decaylaws prepare' first.")
     remedy = "Delete it and run 'decaylaws prepare'."
-    manifest = read_model(path, Manifest, remedy)
+    manifest: Manifest = read_json(path, Manifest, remedy)
     if manifest.fingerprint != corpus_fingerprint(manifest.tokenizer, manifest.sources):
         raise DataError(f"{path} is damaged (fingerprint: it is not that of the files below it). {remedy}")
     return manifest

@@ -11,6 +11,7 @@ from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, plain, span, when
 from decaylaws.study import Study, confirm
 from decaylaws.study.directory import read_json
+from decaylaws.study.stored import StoredResult
 
 
 def confirmation(material: Material) -> Section:
@@ -155,7 +156,7 @@ def launch(material: Material) -> Section:
     result_file = study.launch_dir / "result.json"
     if not result_file.is_file():
         return Section("The launched run", f"Not launched yet: run 'decaylaws launch {study.root}'.")
-    result = read_json(result_file)
+    result = read_json(result_file, StoredResult)
     if result.get("recipe_sha256") != material.recipe.sha256:
         return Section(
             "The launched run",
