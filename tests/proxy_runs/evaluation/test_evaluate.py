@@ -288,7 +288,7 @@ def test_evaluations_without_common_documents_are_refused(folder: Path, tmp_path
     with pytest.raises(DataError, match="share no task"):
         compare_evaluations(tmp_path / "quiz", tmp_path / "words")
     (tmp_path / "quiz" / "evaluation.json").write_text("{")
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match="changed since decaylaws wrote it"):
         compare_evaluations(tmp_path / "quiz", tmp_path / "words")
 
 
