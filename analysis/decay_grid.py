@@ -8,7 +8,8 @@ every other row. Defaults: evaluations beyond the burn-in, 12 per curve; the los
 one more evaluation, less the constant by which the full validation set lies above the curve's. Intervals are
 conformal: the errors of the decayed fit runs of the same model, which fall with a run's length. A model without
 fit rows lies on the line through the other sizes of its data set; where there is none, the law of the data set
-with most rows answers (``law_of``), shifted by the two data sets' difference on common sizes.
+with most rows answers (``law_of``), shifted by the two data sets' difference on common sizes. Rows of a scheduler or
+decay that is not known here are left out by name (``left_out``).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ LABELS = ("run_id", "dataset", "scheduler", "decay_type", "use")
 FIT_USES = ("fit", "size_fit")
 WARMUP_START = 0.01  # of the peak, as the logged LRs show
 COSINE_FLOOR = 0.1  # of the peak, where cos_final_lr does not say
+SCHEDULERS = ("cos", "wsd")
 SHAPES = {"linear": "linear", "sqrt": "1-sqrt"}
 POINTS = 12
 MIN_SCORES = 10
@@ -89,6 +91,7 @@ def main() -> None:
     runs = read_table(arguments.data, "runs.csv", RUN_COLUMNS, LABELS)
     curves = read_table(arguments.data, "curves.csv", ["run_id", "step", "val_loss"], LABELS)
     _check(runs)
+    runs, left_out = _known(runs)
     points = dict(list(curves.groupby("run_id", sort=False)))
     fit_rows = runs[runs["use"].isin(FIT_USES)]
     laws = {
@@ -103,7 +106,9 @@ def main() -> None:
     most = str(fit_rows["dataset"].value_counts().index[0])
     asked = runs[~runs["use"].isin(FIT_USES)]
     predictions = [_predict(row, laws, most) for row in asked.itertuples()]
-    write_json(arguments.json, _summary(asked, predictions, laws))
+    write_json(arguments.json, {**_summary(asked, predictions, laws), "left_out": left_out})
+    for run_id, reason in left_out.items():
+        print(f"left out {run_id}: {reason}")
     if arguments.figure:
         _draw(arguments.figure, asked, predictions)
 
@@ -119,6 +124,17 @@ def _check(runs: pd.DataFrame) -> None:
         raise InvalidValueError("run_id", twice, "must be unique")
 
 
+def _known(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The rows whose schedule can be drawn, and the others by name with the reason."""
+    left_out = {}
+    for row in runs.itertuples():
+        if row.scheduler not in SCHEDULERS:
+            left_out[str(row.run_id)] = f"scheduler {row.scheduler!r} is not one of {', '.join(SCHEDULERS)}"
+        elif row.scheduler == "wsd" and row.decay_frac > 0 and row.decay_type not in SHAPES:
+            left_out[str(row.run_id)] = f"decay_type {row.decay_type!r} is not one of {', '.join(SHAPES)}"
+    return runs[~runs["run_id"].astype(str).isin(left_out)], left_out
+
+
 def _schedule(row: Any) -> Schedule:
     step = int(row.tokens_per_step)
     total, rise = int(row.total_steps) * step, int(row.warmup_steps) * step
@@ -126,17 +142,11 @@ def _schedule(row: Any) -> Schedule:
     if row.scheduler == "cos":
         end = row.cos_final_lr if row.cos_final_lr > 0 else COSINE_FLOOR * row.peak_lr
         return start.then(decay(total - rise, row.peak_lr, end, "cosine"))
-    if row.scheduler != "wsd":
-        raise InvalidValueError(f"scheduler of run {row.run_id}", row.scheduler, "must be wsd or cos")
     length = min(round(row.decay_frac * total), total - rise)
     if total - rise > length:
         start = start.then(constant(total - rise - length, row.peak_lr))
     if length == 0:
         return start
-    if row.decay_type not in SHAPES:
-        raise InvalidValueError(
-            f"decay_type of run {row.run_id}", row.decay_type, f"must be one of {[*SHAPES]}"
-        )
     return start.then(decay(length, row.peak_lr, 0.0, SHAPES[row.decay_type]))
 
 

@@ -268,10 +268,27 @@ def test_a_horizon_without_steps_is_named():
         ForwardMomentumLaw(horizon_steps=0).fit(fit_curves())
 
 
+def test_one_curve_that_holds_its_lr_before_it_falls_is_enough():
+    held = []
+    for seed in range(4):
+        law = DEFAULT_LAW().fit([simulated("late", LATE, noise=5e-4, seed=seed)])
+        for index, (name, schedule) in enumerate([*SCHEDULES.items(), ("long", LONG)]):
+            curve = simulated(name, schedule, noise=5e-4, seed=100 * index + seed)
+            asked = curve.select(np.arange(len(curve.tokens) - 5, len(curve.tokens)))
+            found = law.predict([asked], interval=0.9)
+            assert found.mean == pytest.approx(asked.observed, rel=0.015)
+            held.append(coverage(found, asked.observed))
+    assert np.mean(held) >= 0.7
+
+
 def test_too_little_evidence_is_named():
     curves = fit_curves()
-    with pytest.raises(InvalidValueError, match="at least 2"):
+    with pytest.raises(InvalidValueError, match="at least 1"):
+        MomentumLaw().fit([])
+    with pytest.raises(InvalidValueError, match="LR falls"):
         MomentumLaw().fit(curves[:1])
+    with pytest.raises(InvalidValueError, match=r"hold the LR over 8 evaluations .* \(here 0 and \d+\)"):
+        MomentumLaw().fit(curves[1:2])
     longer = warmup_stable_decay(TOTAL + STEP, PEAK, warmup_tokens=WARMUP, decay_tokens=0)
     flat = [curves[0], simulated("twin", longer)]
     with pytest.raises(InvalidValueError, match="LR falls"):

@@ -82,7 +82,7 @@ def test_schedule_laws_writes_what_the_format_asks_for(scripts, tmp_path):
         (lambda runs, curves: curves.sort_values("step", ascending=False, inplace=True), "must increase"),
         (lambda runs, curves: runs.__setitem__("peak_lr", -1e-4), "lr"),
         (lambda runs, curves: runs.__setitem__("schedule", "zigzag"), "must be one of"),
-        (lambda runs, curves: runs.drop(index=[1, 2], inplace=True), "at least 2"),
+        (lambda runs, curves: runs.drop(index=[1, 2], inplace=True), "LR falls"),
         (lambda runs, curves: runs.drop(columns="use", inplace=True), "missing use"),
         (lambda runs, curves: curves.__setitem__("step", curves["step"] * 0.01), "beyond the warm-up"),
     ],
@@ -113,10 +113,15 @@ def test_decay_grid_on_the_published_rows(scripts, tmp_path, shared_data):
     extra = runs[small].assign(use="transfer")
     folder = tmp_path / "data"
     folder.mkdir()
-    pd.concat([kept, extra.head(3)]).to_csv(folder / "runs.csv", index=False)
+    odd = extra.tail(2).assign(scheduler=["trapezoid", "wsd"], decay_frac=0.2, decay_type="zigzag")
+    pd.concat([kept, extra.head(3), odd]).to_csv(folder / "runs.csv", index=False)
     pd.read_csv(source / "curves.csv").to_csv(folder / "curves.csv", index=False)
     result = scripts("decay_grid", folder, tmp_path / "out.json")
-    assert len(result["predictions"]) == 16
+    assert len(result["predictions"]) == 16 + 3
+    assert result["left_out"] == {
+        odd["run_id"].iloc[0]: "scheduler 'trapezoid' is not one of cos, wsd",
+        odd["run_id"].iloc[1]: "decay_type 'zigzag' is not one of linear, sqrt",
+    }
     assert result["groups"]["transfer"]["mae"] < 1.0  # one fitted size answers for every size, and says so
     assert result["mae"] < 6e-3
     assert result["regret"] <= 2e-3

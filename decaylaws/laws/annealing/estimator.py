@@ -24,6 +24,7 @@ from decaylaws.schedules import Schedule
 # Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.
 _NOISE = 1e-3
 _TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
+_STRETCHES = 8
 _MAX_DRAW_POINTS = 64
 _NUM_OWN = len(PER_MODEL)
 
@@ -91,12 +92,13 @@ class ScheduleLaw(Law):
         """Fit on loss curves.
 
         Args:
-            X: curves with losses; several models share the kernel.
+            X: curves with losses; several models share the kernel. One curve is enough where it holds its LR and
+                then lets it fall.
             y: unused, for scikit-learn.
 
         Raises:
-            InvalidValueError: fewer than two schedules, no curve in which the LR falls, a curve without
-                losses, or fewer points than parameters.
+            InvalidValueError: one schedule that does not tell progress from annealing, no curve in which the LR
+                falls, a curve without losses, or fewer points than parameters.
         """
         if not 0 <= self.burn_in < 1:
             raise InvalidValueError("burn_in", self.burn_in, "must lie in [0, 1)")
@@ -106,7 +108,7 @@ class ScheduleLaw(Law):
             raise InvalidValueError("max_points", self.max_points, "must be at least 1")
         if not self.run_sd >= 0:
             raise InvalidValueError("run_sd", self.run_sd, "must not be negative")
-        curves = check_curves(X)
+        curves = check_curves(X, self.burn_in)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
         self.evidence_ = evidence_of(curves)
@@ -290,6 +292,8 @@ class ScheduleLaw(Law):
 
     def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
         clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])
+        if len(groups) == 1:  # stretches of the one curve stand for runs: its evaluations are not independent
+            clusters = np.arange(len(clusters)) * _STRETCHES // len(clusters)
         return one_step_draws(
             solution,
             clusters,

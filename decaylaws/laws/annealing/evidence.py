@@ -12,6 +12,9 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.curves import LossCurve, lr_path
 from decaylaws.laws.kit.compare import Fold
 
+_HELD, _FALLING = 8, 4  # evaluations of one curve that show progress alone, and progress with annealing
+_PEAK = 1e-3  # relative: how far below the peak an LR still counts as held
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -37,22 +40,24 @@ def evidence_of(curves: Sequence[LossCurve]) -> Evidence:
     return Evidence(max(float(curve.tokens[-1]) for curve in curves), min(peaks), max(peaks), min(ends))
 
 
-def check_curves(curves: Sequence[LossCurve]) -> list[LossCurve]:
+def check_curves(curves: Sequence[LossCurve], burn_in: float) -> list[LossCurve]:
     """The curves, if they can tell progress from annealing.
 
+    Two schedules can. One can where it holds its LR and then lets it fall, with evaluations in both parts: the first
+    shows progress alone. Where the LR falls all along, as a cosine does, every split of the fall of the loss between
+    the two fits alike.
+
+    Args:
+        curves: what is to be fitted.
+        burn_in: share of a curve that the fit leaves out.
+
     Raises:
-        InvalidValueError: fewer than two curves or schedules, a curve without losses, or no fall of the LR.
+        InvalidValueError: no curve, a curve without losses, no fall of the LR, or one schedule that does not hold its
+            LR for long enough before it falls.
     """
     listed = list(curves)
-    if len([curve.observed for curve in listed]) < 2:
-        raise InvalidValueError(
-            "curves",
-            len(listed),
-            "must be at least 2: one curve cannot tell progress from annealing",
-            "Add a run with another schedule, best a drop of the LR that is then held.",
-        )
-    if len({curve.schedule for curve in listed}) < 2:
-        raise InvalidValueError("curves", listed[0].run_id, "must come from at least 2 different schedules")
+    if not [curve.observed for curve in listed]:
+        raise InvalidValueError("curves", 0, "must be at least 1")
     if not any(len(lr_path(curve.schedule, curve.tokens).drops) for curve in listed):
         raise InvalidValueError(
             "curves",
@@ -60,7 +65,27 @@ def check_curves(curves: Sequence[LossCurve]) -> list[LossCurve]:
             "must include one in which the LR falls",
             "Add a decayed run, best a drop of the LR that is then held.",
         )
+    if len({curve.schedule for curve in listed}) < 2:
+        held, falling = max(_held_and_falling(curve, burn_in) for curve in listed)
+        if held < _HELD or falling < _FALLING:
+            raise InvalidValueError(
+                "curves",
+                listed[0].run_id,
+                f"must come from at least 2 different schedules, or hold the LR over {_HELD} evaluations beyond the "
+                f"burn-in and let it fall over {_FALLING} (here {held} and {falling}): else progress and annealing "
+                "cannot be told apart",
+                "Add a run with another schedule, best a drop of the LR that is then held.",
+            )
     return listed
+
+
+def _held_and_falling(curve: LossCurve, burn_in: float) -> tuple[int, int]:
+    """How many evaluations beyond the burn-in stand at the peak LR, and how many after it has begun to fall."""
+    rates = np.asarray(curve.schedule.lr(np.minimum(curve.tokens, curve.schedule.tokens)), dtype=float)
+    at_peak = rates >= (1 - _PEAK) * curve.schedule.peak_lr
+    begins = np.flatnonzero(at_peak)[-1] if at_peak.any() else -1
+    held = at_peak & (curve.tokens >= burn_in * curve.tokens[-1])
+    return int(held.sum()), len(rates) - 1 - int(begins)
 
 
 def spread_out(count: int, limit: int) -> NDArray[np.intp]:
