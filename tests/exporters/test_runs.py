@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters import EXPORTERS, ExportOptions, export
+from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
 from decaylaws.exporters.base import max_error_off_path
-from decaylaws.exporters.check import READERS
 from decaylaws.recipe import HandOver, Recipe
 from tests.exporters.recipes import BATCH, PEAK, RECIPES, SEEN_STEPS, SEQ_LEN, SEQUENCES
 from tests.exporters.test_check import MAIN_FILES
@@ -77,10 +76,11 @@ def test_every_run_trains_its_part_of_the_recipe(name: str, target: str, tmp_pat
         if target == "megatron" and lrs:  # its reader takes the tokens for sequences of one length
             part = part.model_copy(update={"handover": _handover(part, tokens=samples * length)})
         samples += part.num_steps * part.stages[0].batch_tokens // length
-        read = READERS[target](path, part)
+        check = check_config(part, target, path)
+        read = check.schedule
+        assert all("its LR" in line for line in check.differences), check.differences
         lrs.append(read.step_lrs)
         assert len(read.step_lrs) == part.num_steps
-        assert read.batch_sequences in (None, part.stages[0].batch_tokens // part.stages[0].seq_len)
         used = {source: share for source, share in part.shares().items() if share > 0}
         assert dict(read.shares) == pytest.approx(used, abs=5e-3)
     assert np.abs(np.concatenate(lrs) - result.step_lrs).max() <= 1e-9 * PEAK

@@ -572,6 +572,7 @@ def test_levanter(name: str, tmp_path: Path) -> None:
 
 @written("huggingface")
 def test_huggingface(name: str, tmp_path: Path) -> None:
+    import_trainer("accelerate")
     transformers = import_trainer("transformers")
     for part, path, promised in runs(name, "huggingface", tmp_path):
         values = json.loads(path.read_text())

@@ -9,6 +9,7 @@ import numpy as np
 from decaylaws.errors import DataError
 from decaylaws.exporters.base import Floats
 from decaylaws.exporters.huggingface import DECAY_SHAPES
+from decaylaws.exporters.notes import START_FOLDER, start_checkpoint
 from decaylaws.exporters.readers.paths_of_lr import table_lrs, warmup_hold_decay_lrs
 from decaylaws.exporters.readers.python_files import PythonFile
 from decaylaws.exporters.readers.settings import (
@@ -52,6 +53,10 @@ def read_huggingface(path: Path, recipe: Recipe, known: CheckpointCounters) -> C
     pairs = sources.items() if isinstance(sources, dict) else ()
     weights = [(name, value[1]) for name, value in pairs if isinstance(value, tuple) and len(value) == 2]
     settings = _settings(fields, module)
+    if settings.stated.get("start") == START_FOLDER and start_checkpoint(recipe) is None:
+        settings.text(
+            "start", ""
+        )  # the folder of the model itself, which a recipe without checkpoint needs as well
     notes = (
         ("The batch is this part times the ranks that the launch has.",)
         if "batch_part" in settings.stated

@@ -55,11 +55,16 @@ def read_levanter(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
         )
     decay = length - warmup if left_out else min(in_steps("optimizer.decay", None), length - warmup)
     settings, conflicts = _settings(fields)
-    counted = _seen(fields, recipe) if known.steps is None else known.steps
-    if two and counted is not None and seen != counted:
+    notes: tuple[str, ...] = ()
+    if two and known.steps not in (None, seen):
         conflicts = (
             *conflicts,
-            f"its second cycle starts at step {seen:,}, the checkpoint stands at step {counted:,}.",
+            f"its second cycle starts at step {seen:,}, the checkpoint stands at step {known.steps:,}.",
+        )
+    elif two and known.steps is None:
+        notes = (
+            f"Its second cycle starts at step {seen:,}; nothing here says that the checkpoint stands there "
+            "(--seen-steps does).",
         )
     return ConfigSchedule(
         warmup_hold_decay_lrs(
@@ -75,6 +80,7 @@ def read_levanter(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
         settings.stated,
         settings.unread,
         conflicts,
+        notes,
     )
 
 
@@ -94,16 +100,6 @@ def _settings(fields: Fields) -> tuple[Settings, tuple[str, ...]]:
     if whole is not None and fields.get("trainer.load_checkpoint") is True:
         return settings, ("trainer.load_checkpoint asks for a checkpoint of the run itself.",)
     return settings, ()
-
-
-def _seen(fields: Fields, recipe: Recipe) -> int | None:
-    """Steps of this file's own batch and sequence length before the hand-over; ``None`` where it states no length."""
-    seq_len = fields.get("train_seq_len", "model.max_seq_len", "model.seq_len")
-    if seq_len is None:
-        return None
-    length = Fields({"seq_len": seq_len}, fields.source).count("seq_len", at_least=1)
-    batch = fields.count("trainer.train_batch_size", _TRAIN_BATCH_SIZE, at_least=1)
-    return recipe.handover.tokens // (length * batch)
 
 
 def _shares(path: Path, fields: Fields, seen: int, total: int) -> dict[str, float]:
