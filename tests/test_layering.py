@@ -33,6 +33,13 @@ LAW_LEVELS = [
     {"annealing", "continued", "decay", "mixing", "scaling", "stability"},
     {"downstream"},
 ]
+PROXY_LEVELS = [
+    {"environment", "data"},
+    {"weights", "testing"},
+    {"engine", "evaluation"},
+    {"corpus", "sweep"},
+    {"fsdp"},
+]
 PROXY_MAY_IMPORT = {
     "context", "decontamination", "errors", "evaluation", "io", "mixtures", "progress", "recipe", "runs", "schedules",
     "settings",
@@ -88,7 +95,9 @@ def rooms(package: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("package", "levels"), [("decaylaws", LEVELS), ("decaylaws.laws", LAW_LEVELS)], ids=["decaylaws", "laws"]
+    ("package", "levels"),
+    [("decaylaws", LEVELS), ("decaylaws.laws", LAW_LEVELS), ("proxy_runs", PROXY_LEVELS)],
+    ids=["decaylaws", "laws", "proxy_runs"],
 )
 def test_a_room_imports_lower_levels_only(package: str, levels: list[set[str]]) -> None:
     level = {room: at for at, level in enumerate(levels) for room in level}

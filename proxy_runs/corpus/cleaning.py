@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _LICENCE = re.compile(

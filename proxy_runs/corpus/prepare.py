@@ -39,7 +39,6 @@ from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, rem
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from proxy_runs.data.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -51,6 +50,7 @@ from proxy_runs.data.manifest import (
     write_manifest,
 )
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 HELDOUT_OVERLAP_NAME = "heldout_overlap.json"
 CONTAMINATION_NAME = "contamination.json"

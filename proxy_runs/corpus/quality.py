@@ -21,8 +21,8 @@ from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write
 from decaylaws.settings.quality import ClassifierSettings, PerplexitySettings, QualitySettings
 from proxy_runs.corpus.demo.texts import Source, limited_documents
-from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.readers import make_document
+from proxy_runs.data.documents import Document
 
 MIN_EXAMPLES = 10
 _BATCH_DOCUMENTS = 256

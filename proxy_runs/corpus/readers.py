@@ -23,7 +23,7 @@ from decaylaws.io.documents import (
     require_text_column,
 )
 from decaylaws.settings.study import SourceSettings
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
 
 if TYPE_CHECKING:
     import pyarrow

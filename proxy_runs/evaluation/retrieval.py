@@ -17,7 +17,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation.questions import Question
 from decaylaws.evaluation.records import EXACT_MATCH, GOLD_BITS_PER_BYTE
 from decaylaws.progress import Progress
-from proxy_runs.corpus.demo.words import COLOURS, GOODS, NAMES, PLACES, WORDS
+from proxy_runs.data.words import COLOURS, GOODS, NAMES, PLACES, WORDS
 from proxy_runs.evaluation.answers import score_questions
 from proxy_runs.evaluation.checkpoint import Checkpoint
 from proxy_runs.evaluation.task import Kind, ScoringSettings, TaskResult

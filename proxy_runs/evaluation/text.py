@@ -29,7 +29,7 @@ from tokenizers import Encoding
 from tokenizers.processors import TemplateProcessing
 
 from decaylaws.errors import DataError
-from proxy_runs.corpus.tokenizer import whole_text_tokenizer
+from proxy_runs.data.tokenizer import whole_text_tokenizer
 
 _LAST_CHARACTER = chr(0x10FFFF)
 

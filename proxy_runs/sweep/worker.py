@@ -29,6 +29,8 @@ from decaylaws.runs.objective import objective_value
 from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult, train
+from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
+from proxy_runs.engine.readouts import checkpoint_tokens, read_out
 from proxy_runs.sweep.queue import Claim, RunQueue
 from proxy_runs.sweep.storage import HEARTBEAT_SECONDS
 from proxy_runs.sweep.workspace import (
@@ -39,9 +41,7 @@ from proxy_runs.sweep.workspace import (
     WorkerEvent,
     Workspace,
 )
-from proxy_runs.weights.averaging import averaged_losses, averaged_tokens
 from proxy_runs.weights.checkpoint_files import final_checkpoint, forget_kept
-from proxy_runs.weights.readouts import checkpoint_tokens, read_out
 
 IDLE_SECONDS = 0.5
 RECLAIM_SECONDS = 5.0

@@ -16,7 +16,7 @@ import pytest
 
 from proxy_runs.corpus.demo import GENERATED, generated_documents
 from proxy_runs.corpus.demo.tasks import csv_to_table, sort_numbers, spell_number, to_json
-from proxy_runs.corpus.demo.words import WEEKDAYS, listing, number_words, ordinal
+from proxy_runs.data.words import WEEKDAYS, listing, number_words, ordinal
 
 OPERATORS = {
     ast.Add: operator.add,

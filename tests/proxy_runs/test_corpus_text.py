@@ -12,8 +12,8 @@ import pytest
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
 from proxy_runs.corpus.demo.embedded import EMBEDDED, Package, embedded_documents, package_versions
 from proxy_runs.corpus.demo.python_text import code_text, docstring_text, prose_paragraphs, prose_text
-from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.overlap import HeldOutOverlap, ngram_hashes
+from proxy_runs.data.documents import Document
 
 PROSE = (
     "The optimiser keeps a running mean of the gradient for every parameter, and divides by the root of a "

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from decaylaws.errors import DataError
-from proxy_runs.corpus import tokenizer as module
-from proxy_runs.corpus.tokenizer import EOS, load_tokenizer, train_tokenizer
+from proxy_runs.data import tokenizer as module
+from proxy_runs.data.tokenizer import EOS, load_tokenizer, train_tokenizer
 
 TEXTS = ["The cat sat on the mat. " * 40, "print('<|endoftext|>')\n", "caf\u00e9 \u4e2d", "x"]
 
@@ -178,7 +178,7 @@ def test_long_documents_are_encoded_in_pieces_to_the_same_tokens(ready, monkeypa
 MEMORY = """
 import io, random, resource, sys
 from pathlib import Path
-from proxy_runs.corpus.tokenizer import load_tokenizer
+from proxy_runs.data.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(Path(sys.argv[1]))
 list(tokenizer.write(["warm up"], io.BytesIO()))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

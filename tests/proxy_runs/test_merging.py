@@ -18,11 +18,11 @@ from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.engine import RunResult, train
 from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.merging import emulated_losses, merge, merge_weights
 from proxy_runs.engine.model import init_params
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint
-from proxy_runs.weights.merging import emulated_losses, merge, merge_weights
 
 SHAPE = ModelShape(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=32, vocab_size=257, seq_len=16)
 

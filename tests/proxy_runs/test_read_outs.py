@@ -16,16 +16,16 @@ from decaylaws.study.read_outs import compare, emulated_runs
 from decaylaws.study.results import with_averaged_starts
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import train
+from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.model import StackedLlama, stack_params
+from proxy_runs.engine.readouts import checkpoint_tokens
 from proxy_runs.sweep.queue import RunQueue
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import Workspace
 from proxy_runs.testing import make_tiny_store
-from proxy_runs.weights.averaging import averaged_losses, averaged_tokens
 from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint
 from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.readouts import checkpoint_tokens
 from tests.proxy_runs.tiny_runs import BATCH, PEAK_LR, tiny_fork, tiny_trunk
 
 

@@ -15,7 +15,7 @@ from proxy_runs.corpus.demo.facts import FACTS
 from proxy_runs.corpus.demo.passages import PASSAGES
 from proxy_runs.corpus.demo.tasks import TASKS
 from proxy_runs.corpus.demo.word_problems import WORD_PROBLEMS
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
 
 Generator = Callable[[Random], Document]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
-from proxy_runs.corpus.demo.words import of_lines
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import of_lines
 
 
 def _nonzero(rng: Random, limit: int) -> int:

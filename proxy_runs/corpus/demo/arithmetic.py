@@ -6,8 +6,8 @@ import math
 from fractions import Fraction
 from random import Random
 
-from proxy_runs.corpus.demo.words import of_lines, plural
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import of_lines, plural
 
 _PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands", "millions")
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy_runs.corpus.demo.python_text import code_text, docstring_text, prose_paragraphs, prose_text
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
 
 _SKIPPED = frozenset(
     (

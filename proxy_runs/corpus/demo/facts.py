@@ -16,8 +16,8 @@ from functools import cache
 from http import HTTPStatus
 from random import Random
 
-from proxy_runs.corpus.demo.words import MONTHS, WEEKDAYS, of_lines, ordinal, plural
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import MONTHS, WEEKDAYS, of_lines, ordinal, plural
 
 _BLOCKS = ((0x21, 0x250), (0x370, 0x590), (0x2010, 0x2800))  # Latin; Greek to Armenian; symbols
 _DOCUMENTED = (str, bytes, list, dict, set, tuple, int, float, math, itertools)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
-from proxy_runs.corpus.demo.words import (
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import (
     COLOURS,
     GOODS,
     NAMES,
@@ -18,7 +19,6 @@ from proxy_runs.corpus.demo.words import (
     pick,
     plural,
 )
-from proxy_runs.corpus.documents import Document
 
 
 def _read(key: object, passage: str, question: str, answer: str) -> Document:

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from random import Random
 
-from proxy_runs.corpus.demo.words import (
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import (
     COLOURS,
     GOODS,
     MONTHS,
@@ -18,7 +19,6 @@ from proxy_runs.corpus.demo.words import (
     of_lines,
     pick,
 )
-from proxy_runs.corpus.documents import Document
 
 
 def _turn(key: object, instruction: str, response: str) -> Document:

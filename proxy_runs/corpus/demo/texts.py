@@ -21,8 +21,8 @@ from decaylaws.settings.study import SourceSettings
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
 from proxy_runs.corpus.demo import GENERATED, generated_documents
 from proxy_runs.corpus.demo.embedded import EMBEDDED, embedded_documents
-from proxy_runs.corpus.documents import Document
 from proxy_runs.corpus.readers import read_documents, source_files
+from proxy_runs.data.documents import Document
 
 SPLITS = ("train", "heldout")
 MAX_HELDOUT_BYTES = 4_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from random import Random
 
-from proxy_runs.corpus.demo.words import COLOURS, GOODS, NAMES, PLACES, of_lines, pick, plural
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
+from proxy_runs.data.words import COLOURS, GOODS, NAMES, PLACES, of_lines, pick, plural
 
 
 def _worked(key: object, problem: str, *steps: str, answer: object) -> Document:

@@ -17,10 +17,10 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.merging import merge
 from proxy_runs.engine.model import StackedLlama, stack_params
 from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint
 from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.merging import merge
 
 CHECKPOINTS = 16
 

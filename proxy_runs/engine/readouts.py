@@ -1,7 +1,7 @@
 """Merged read-outs of a sweep: decays that were never run, read out of one constant-LR run per mixture.
 
 A run of the role ``read_out`` keeps checkpoints on its way; their weighted averages emulate a decay of every shape
-(``proxy_runs.weights.merging``). That screens mixtures and shapes at the price of one run for all shapes.
+(``proxy_runs.engine.merging``). That screens mixtures and shapes at the price of one run for all shapes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from decaylaws.schedules import decay
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.merging import emulated_losses
 from proxy_runs.weights.checkpoint_files import kept_checkpoint, start_checkpoint
 from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.merging import emulated_losses
 
 CHECKPOINTS = 8
 

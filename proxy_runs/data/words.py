@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from proxy_runs.corpus.documents import Document
+from proxy_runs.data.documents import Document
 
 
 def _split(words: str) -> tuple[str, ...]:
