@@ -34,7 +34,7 @@ LAW_LEVELS = [
     {"downstream"},
 ]
 PROXY_LEVELS = [
-    {"environment", "data"},
+    {"environment", "compiled_code", "data"},
     {"weights", "testing"},
     {"engine", "evaluation"},
     {"corpus", "sweep"},
