@@ -34,8 +34,8 @@ LAW_LEVELS = [
     {"downstream"},
 ]
 PROXY_LEVELS = [
-    {"environment", "compiled_code", "data"},
-    {"weights", "testing"},
+    {"compiled_code", "data"},
+    {"environment", "weights", "testing"},
     {"engine", "evaluation"},
     {"corpus", "sweep"},
     {"fsdp"},
