@@ -31,46 +31,18 @@ PREPARATION_VERSION = 2
 
 Format = Literal["jsonl", "text", "parquet"]
 
+_PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex", ".html", ".htm")
+_SOURCE_CODE = (
+    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cs", ".java", ".kt", ".scala", ".js", ".jsx",
+    ".ts", ".tsx", ".css", ".go", ".rs", ".rb", ".php", ".pl", ".lua", ".swift", ".dart", ".sh", ".bash", ".sql", ".r",
+    ".jl", ".m", ".f", ".f90", ".hs", ".ml", ".ex", ".clj", ".lean", ".v",
+)  # fmt: skip
 SUFFIXES: Mapping[Format, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".json", ".ndjson"),
-    "text": (
-        *(".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex", ".html", ".htm"),
-        *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cs", ".java", ".kt", ".scala"),
-        *(
-            ".js",
-            ".jsx",
-            ".ts",
-            ".tsx",
-            ".css",
-            ".go",
-            ".rs",
-            ".rb",
-            ".php",
-            ".pl",
-            ".lua",
-            ".swift",
-            ".dart",
-        ),
-        *(
-            ".sh",
-            ".bash",
-            ".sql",
-            ".r",
-            ".jl",
-            ".m",
-            ".f",
-            ".f90",
-            ".hs",
-            ".ml",
-            ".ex",
-            ".clj",
-            ".lean",
-            ".v",
-        ),
-    ),
+    "text": (*_PROSE, *_SOURCE_CODE),
     "parquet": (".parquet",),
 }
-"""Suffixes of the files of each format in a folder; those of text are prose and source code."""
+"""Suffixes of the files of each format in a folder."""
 
 READABLE = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 MAX_BLOCK_CHARS = 32_768

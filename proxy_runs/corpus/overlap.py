@@ -14,23 +14,36 @@ NGRAM = 13
 MAX_SEEN_SHARE = 0.15
 """A held-out document with a larger share of its 13-grams in the train split is dropped."""
 
+_LONG_CHARS = 1 << 20
+_MAX_KNOWN_CHARS = 64
 _WORD = re.compile(r"\w+")
 _POWERS = np.array([pow(0x9E3779B97F4A7C15, k, 2**64) for k in range(NGRAM)], dtype=np.uint64)
 
 
-@lru_cache(maxsize=1 << 18)
 def _word_hash(word: str) -> int:
+    # text without blanks is one long word, which must not be kept
+    return _known_word_hash(word) if len(word) <= _MAX_KNOWN_CHARS else _hash(word)
+
+
+@lru_cache(maxsize=1 << 18)
+def _known_word_hash(word: str) -> int:
+    return _hash(word)
+
+
+def _hash(word: str) -> int:
     data = word.encode()
     return zlib.crc32(data) << 32 | zlib.adler32(data) ^ len(data)
 
 
 def ngram_hashes(text: str) -> NDArray[np.uint64]:
     """64-bit hashes of all runs of 13 words, case and punctuation aside [max(0, num_words - 12)]."""
-    words = [_word_hash(word) for word in _WORD.findall(text.lower())]
-    if len(words) < NGRAM:
+    lower = text.lower()
+    # a list of all words is a third faster, and for a long text too large
+    words = _WORD.findall(lower) if len(text) < _LONG_CHARS else (found[0] for found in _WORD.finditer(lower))
+    hashes = np.fromiter(map(_word_hash, words), np.uint64)
+    if len(hashes) < NGRAM:
         return np.zeros(0, dtype=np.uint64)
-    hashes = np.array(words, dtype=np.uint64)
-    length = len(words) - NGRAM + 1
+    length = len(hashes) - NGRAM + 1
     total = np.zeros(length, dtype=np.uint64)
     for k, power in enumerate(_POWERS):
         total += hashes[k : k + length] * power
