@@ -300,12 +300,18 @@ def max_abs_error(step_lrs: Floats, recipe: Recipe) -> float:
     return float(np.abs(step_lrs - recipe.step_lrs()).max())
 
 
-def max_error_off_path(step_lrs: Floats, recipe: Recipe) -> float:
-    """Largest distance of a step's LR from all LRs that the recipe's path has within that step.
+def errors_off_path(step_lrs: Floats, recipe: Recipe) -> Floats:
+    """Distance of each step's LR from all LRs that the recipe's path has within that step, over the steps of both.
 
     Trainers read their schedule at the start or at the end of a step, the recipe takes the mean over it. An LR
     that the path has somewhere within the step is exact by the trainer's own reading of it.
     """
     ranges = [stage.lr.step_ranges(stage.batch_tokens) for stage in recipe.stages]
-    lowest, highest = (np.concatenate(sides) for sides in zip(*ranges))
-    return float(np.maximum(lowest - step_lrs, step_lrs - highest).clip(min=0.0).max())
+    lowest, highest = (np.concatenate(sides)[: len(step_lrs)] for sides in zip(*ranges))
+    lrs = step_lrs[: len(lowest)]
+    return np.maximum(lowest - lrs, lrs - highest).clip(min=0.0)
+
+
+def max_error_off_path(step_lrs: Floats, recipe: Recipe) -> float:
+    """The largest of :func:`errors_off_path`."""
+    return float(errors_off_path(step_lrs, recipe).max())

@@ -106,6 +106,9 @@ def _joined(parts: Sequence[Recipe], exports: Sequence[Export]) -> Export:
         files[f"{folder}/{NOTES_FILE}"] = exported.notes_text()
         files[f"{folder}/{RECIPE_FILE}"] = to_yaml(part.to_dict())
         start = "" if number == 1 else f" from {exports[number - 2].last_checkpoint}"
+        if number > 1 and exported.last_step > part.num_steps:
+            before = exports[number - 2]
+            start += f" (--seen-steps {before.last_step} --seen-samples {before.last_sample})"
         notes.append(
             f"Run {folder} ({', '.join(stage.name for stage in part.stages)}): {part.num_steps:,} steps{start}, LR "
             f"{exported.step_lrs[0]:.4g} to {exported.step_lrs[-1]:.4g}. Its own notes are in {folder}/{NOTES_FILE}."

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.exporters.base import Floats
+from decaylaws.exporters.base import Floats, errors_off_path
 from decaylaws.exporters.counters import checkpoint_facts
 from decaylaws.exporters.notes import start_checkpoint
 from decaylaws.exporters.readers import READERS, ConfigSchedule
@@ -128,7 +128,7 @@ def check_config(
     error = float(np.abs(ours[:common] - theirs[:common]).max())
     comparisons = (
         _steps(ours, theirs),
-        _lrs(ours, theirs, error),
+        _lrs(recipe, theirs),
         _shares(recipe, schedule),
         *_settings(recipe, schedule),
     )
@@ -142,11 +142,11 @@ def _steps(ours: Floats, theirs: Floats) -> Comparison:
     )
 
 
-def _lrs(ours: Floats, theirs: Floats, error: float) -> Comparison:
-    if error <= LR_TOLERANCE * ours.max():
+def _lrs(recipe: Recipe, theirs: Floats) -> Comparison:
+    ours, errors = recipe.step_lrs(), errors_off_path(theirs, recipe)
+    if errors.max() <= LR_TOLERANCE * ours.max():
         return Comparison("LR of every step")
-    common = min(len(ours), len(theirs))
-    step = int(np.abs(ours[:common] - theirs[:common]).argmax())
+    step = int(errors.argmax())
     return Comparison(
         "LR of every step",
         f"at step {step + 1:,} its LR is {theirs[step]:.4g}, the recipe's {ours[step]:.4g}.",

@@ -57,14 +57,15 @@ def _starting_from(model: str | None, recipe: Recipe) -> Recipe:
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     lr = choose_table_or_native(job, NativeScheduler(DECAY_SHAPES, _replay, table=True))
-    model = start_checkpoint(recipe) or START_FOLDER
+    model = start_checkpoint(recipe)
     script = render(
         "huggingface.py.j2",
         name=recipe.name,
         version=VERSION,
         ranks=job.options.data_parallel_ranks,
-        model=model,
-        optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if takes_optimizer(recipe) else None,
+        start=model or START_FOLDER,
+        random_weights=model is None,
+        optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if model and takes_optimizer(recipe) else None,
         seq_len=job.stage.seq_len,
         rope=job.stage.rope,
         # for heads of two dimensions the base of NTK-aware scaling has no meaning: the script works it out
@@ -147,8 +148,10 @@ def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
         if lr.path is None
         else "The Trainer takes the LR at the start of each step: the first step has the hand-over LR itself."
     )
+    config = f"The script expects the model's config and tokenizer in '{START_FOLDER}'."
     return (
         steps,
+        *(() if start_checkpoint(recipe) else (config,)),
         "The model shifts labels itself: a sequence of n tokens has n - 1 targets.",
         "Sources start again without a word when they run out: the token caps of the recipe hold only for "
         "the steps that max_steps sets.",
