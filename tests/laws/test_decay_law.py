@@ -578,3 +578,9 @@ def test_what_speaks_against_a_law_is_said() -> None:
         InvalidValueError, match=r"decay_tokens of row 0' must be at least the 1,000 tokens of one"
     ):
         quick.fit(runs.assign(decay_tokens=runs["decay_tokens"] / 1e3))
+
+
+@pytest.mark.parametrize("trunk", [{}, {"web": 0.0}, {"web": 3.0, "code": 1.0}, {"web": 1.2, "code": -0.2}])
+def test_a_trunk_mixture_is_a_mixture(trunk: dict[str, float]) -> None:
+    with pytest.raises(InvalidValueError, match="'trunk_mixture' must"):
+        DecayLaw(trunk).fit(simulated(8))

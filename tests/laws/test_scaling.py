@@ -15,7 +15,7 @@ from sklearn.base import clone
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
-from decaylaws.laws.kit.report import FitStatus, NotIdentifiedWarning
+from decaylaws.laws.kit.report import FitStatus, ImplausibleUnitsWarning, NotIdentifiedWarning
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
@@ -365,6 +365,11 @@ class TestBadInput:
         for prior in (False, True):
             with pytest.raises(InvalidValueError, match="log params and log tokens lie on one line"):
                 kind(prior=prior).fit(line, TRUTH.predict(line))
+
+    def test_tokens_in_thousands_are_asked_about(self) -> None:
+        table = grid(4, 4)
+        with pytest.warns(ImplausibleUnitsWarning, match="Are the tokens in thousands"):
+            Chinchilla(max_starts=1).fit(table.assign(tokens=table["tokens"] / 1e3), TRUTH.predict(table))
 
     def test_the_rest_of_a_hold_out_on_one_line_tells_nothing(self) -> None:
         size = np.geomspace(5e7, 2e9, 12)

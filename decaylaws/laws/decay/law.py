@@ -36,6 +36,7 @@ from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.kit.threads import one_blas_thread
+from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
 from decaylaws.runs.table import LOSS, MIX, names_with, require_decays
@@ -212,6 +213,12 @@ class DecayLaw(DecaySlices):
         if not self.domains_:
             raise SchemaError("runs table", missing=[f"{LOSS}<domain>"], remedy="It holds no loss to fit.")
         require_decays(runs, self.domains_)
+        try:
+            Mixture(self.trunk_mixture)
+        except InvalidValueError as error:
+            raise InvalidValueError(
+                "trunk_mixture", dict(self.trunk_mixture), error.constraint, error.remedy
+            ) from None
         self.sources_ = list(dict.fromkeys([*self.trunk_mixture, *names_with(runs, MIX)]))
         lr = float(runs["start_lr"].max()) if self.reference_lr is None else self.reference_lr
         common = int(runs["batch_tokens"].mode().iloc[0])

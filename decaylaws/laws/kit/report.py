@@ -13,6 +13,10 @@ class NotIdentifiedWarning(UserWarning):
     """A law answers a question that its runs do not decide."""
 
 
+class ImplausibleUnitsWarning(UserWarning):
+    """Counts of runs that only another unit can explain."""
+
+
 class FitStatus(StrEnum):
     """How a fit ended; the worst thing that is true of it."""
 

@@ -18,7 +18,7 @@ from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.solver import Solution
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
-from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target
+from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target, warn_of_units
 
 
 class SizeTokenLaw(DrawnLaw):
@@ -81,6 +81,9 @@ class SizeTokenLaw(DrawnLaw):
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit to runs.
 
+        Warns:
+            ImplausibleUnitsWarning: so few tokens per parameter that one of the counts is in another unit.
+
         Raises:
             SchemaError: a column is missing.
             InvalidValueError: a value is not finite and positive, there are more unique
@@ -91,6 +94,7 @@ class SizeTokenLaw(DrawnLaw):
         loss = target(X, y)
         params, tokens, unique = size_token_columns(X)
         require_spread(params, tokens)
+        warn_of_units(params, tokens)
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(tokens).mean())))
         inputs = _inputs(params, tokens, unique, self.center_)
         objective = Objective(self.family, inputs, np.log(loss), self.huber_delta, self.prior)

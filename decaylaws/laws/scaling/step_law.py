@@ -25,7 +25,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import quantile_interval
 from decaylaws.laws.kit.law import Array, Law
 from decaylaws.laws.kit.solver import solve
-from decaylaws.laws.scaling.tables import columns, target
+from decaylaws.laws.scaling.tables import columns, require_spread, target
 
 NAMES = ("log_c", "a", "b", "log_d", "e", "log_h_u", "log_h_v", "atanh_r")
 # arXiv 2503.04715; 95 % intervals: a -.774 to -.655, b .271 to .345, e .534 to .606.
@@ -76,13 +76,15 @@ class StepLaw(Law):
 
         Raises:
             SchemaError: a column is missing.
-            InvalidValueError: a value is not finite and positive, ``window`` is not, or the window holds
-                fewer runs than parameters.
+            InvalidValueError: a value is not finite and positive, ``window`` is not, the window holds fewer runs
+                than parameters, or, without a prior, N and D do not vary on their own.
         """
         if not self.window > 0:
             raise InvalidValueError("window", self.window, "must be positive", "0.01 keeps runs within 1 %.")
         loss = target(X, y)
         params, tokens, lr, batch = columns(X, _COLUMNS)
+        if not self.prior:
+            require_spread(params, tokens)  # else nothing tells the exponents of N and D apart
         groups = pd.Series(zip(params, tokens))
         near = loss <= (1 + self.window) * pd.Series(loss).groupby(groups).transform("min").to_numpy()
         level = np.unique(groups[near], return_inverse=True)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array, floats
+from decaylaws.laws.kit.report import ImplausibleUnitsWarning
 
+_LEAST_TOKENS_PER_PARAM = 0.05  # published runs have .2 and more
 LEAST_OFF_LINE = 0.03
 """Runs nearer than that to one line of log N and log D do not tell the two apart: in simulations 90 % intervals off the
 line are then several times the loss, or hold half of the truths."""
@@ -79,6 +82,18 @@ def positive(field: str, values: ArrayLike) -> Array:
             "Drop or repair the row.",
         )
     return array
+
+
+def warn_of_units(params: Array, tokens: Array) -> None:
+    """Warn of runs with so few tokens per parameter that one of the counts is likely in another unit."""
+    ratio = float(np.median(tokens / params))
+    if ratio < _LEAST_TOKENS_PER_PARAM:
+        warnings.warn(
+            f"Half of the runs have {ratio:.2g} tokens per parameter or fewer. Are the tokens in thousands or "
+            "millions? Give params and tokens as plain counts.",
+            ImplausibleUnitsWarning,
+            stacklevel=3,
+        )
 
 
 def off_line(params: Array, tokens: Array) -> float:
