@@ -22,7 +22,7 @@ from decaylaws.runs.table import LOSS, MIX, names_with, values_by
 Array = NDArray[np.float64]
 
 PLAN = (
-    "data_fingerprint", "non_embedding_params", "start_run_id", "start_tokens",
+    "data_fingerprint", "evaluation_tokens", "non_embedding_params", "start_run_id", "start_tokens",
     "decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens",
 )  # fmt: skip
 """Columns that make two runs one plan, beside the mixture; those that a table does not hold are not compared."""

@@ -12,6 +12,7 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
+    EVALUATION,
     LOSS,
     READ_OUT,
     START_LOSS,
@@ -27,8 +28,9 @@ def with_averaged_starts(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if runs.empty:
         return runs
-    trunks = runs[(runs["kind"] == "trunk") & runs["reached_target"].astype(bool)].set_index("run_id")
-    starts = runs["start_run_id"]
+    is_trunk = (runs["kind"] == "trunk") & runs["reached_target"].astype(bool)
+    trunks = runs[is_trunk].set_index(_measured(runs, "run_id")[is_trunk])
+    starts = _measured(runs, "start_run_id")
     at_end = trunks["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
     return runs.assign(
         **{
@@ -37,6 +39,13 @@ def with_averaged_starts(runs: pd.DataFrame) -> pd.DataFrame:
             if (averages := trunks[AVERAGED_LOSS + domain]).notna().all()
         }
     )
+
+
+def _measured(runs: pd.DataFrame, column: str) -> pd.Series:
+    """A run of every row with the held-out tokens that measured the row: one trunk may be measured on several."""
+    if EVALUATION not in runs.columns:
+        return runs[column].astype(str)
+    return runs[column].astype(str) + "/" + runs[EVALUATION].fillna(-1).astype(int).astype(str)
 
 
 def decays(runs: pd.DataFrame) -> pd.DataFrame:
