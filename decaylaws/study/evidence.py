@@ -23,7 +23,7 @@ from decaylaws.laws.decay.choose import CANDIDATES, member_votes
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise, matched_control, seed_noise
-from decaylaws.runs.table import LOSS, READ_OUT, fit_ready, values_by
+from decaylaws.runs.table import LOSS, fit_ready, values_by
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
@@ -340,7 +340,9 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
 
 
 def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
-    """Seed noise of the objective at a scale, from runs that differ in their seed alone.
+    """Seed noise of the objective at a scale, from decays of the sweep that differ in their seed alone.
+
+    Runs that confirm a recipe do not count: the noise that decided the recommendation stays that of the report.
 
     Args:
         study: the study.
@@ -352,9 +354,8 @@ def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
         None where no plan was run under two seeds.
     """
     shape = study.settings.proxy if scale == "proxy" else study.settings.target.shape
-    repeated = runs[(runs["kind"] == "decay") & (runs["role"] != READ_OUT)]
     params = study.planner().shape(shape).non_embedding_params
-    return Noise.at_size(repeated, study.settings.objective_weights, params)
+    return Noise.at_size(decays(runs), study.settings.objective_weights, params)
 
 
 def _store(result: Fit) -> dict[str, Any]:

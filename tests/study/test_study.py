@@ -186,6 +186,9 @@ def test_recipe_report_and_explorer_are_of_one_mixture(study: Study) -> None:
     material, found = Material.of(study), load_recommendation(study)
     shares = material.recipe.stages[0].mixture.array(material.problem.space.names)
     assert found["mixture"] == material.recipe.stages[0].mixture.to_dict()
+    assert found["near_optimal_nats"] == material.noise_sd(
+        "target"
+    )  # one noise of a run, whatever speaks of it
     assert found["objective"]["mean"] == pytest.approx(
         float(material.problem.objective(shares[None])[0]), abs=1e-9
     )

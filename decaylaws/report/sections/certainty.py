@@ -112,8 +112,8 @@ def rejected(material: Material) -> Section:
     return Section(
         "Tried and rejected",
         f"The search scored {len(trials)} candidates by the law; {broken} of them did not keep the guards with "
-        "their margins. The best of every plan were optimised exactly; rivals were measured under the recommended "
-        "schedule.",
+        "their margins. From there mixture and LR of every kind of plan were optimised; rivals were measured under the "
+        "recommended schedule.",
         tables=[
             PageTable.of(pd.DataFrame(_rival_rows(material)), "Rivals and their verdicts, nats per token."),
             PageTable.of(
