@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from decaylaws.errors import DataError
 from decaylaws.io.files import write_text
 from decaylaws.recipe.files import read_mapping, to_json
 from proxy_runs.fsdp.parallel import World
+from proxy_runs.weights.checkpoint_files import STATE_FILE
 
-STATE_FILE = "state.json"
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -49,14 +51,17 @@ class Checkpoints:
         steps = self._steps()
         return self._path(steps[-1]) if steps else None
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Save sharded ``tensors`` and the JSON values of ``state``; every rank calls it."""
+    def save(
+        self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], config: PreTrainedConfig
+    ) -> None:
+        """Save sharded ``tensors``, the JSON values of ``state`` and the model's config; every rank calls it."""
         self.finish()
         folder = self._unfinished(step)
         if self._world.is_first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_text(folder / STATE_FILE, to_json(state))
+            config.save_pretrained(folder)
         dist.barrier()
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
         if self._background_group is None:
@@ -74,29 +79,6 @@ class Checkpoints:
             future.result()
             self._pending = None
             self._publish(step)
-
-    def load(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Fill sharded ``tensors`` from a checkpoint, whatever number of ranks wrote it; returns its state.
-
-        Raises:
-            DataError: the checkpoint is damaged or of another model.
-        """
-        try:
-            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
-            return self.state(folder)
-        except (dcp.CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder; the one before it "
-                "is taken then."
-            ) from error
-
-    def state(self, folder: Path) -> dict[str, Any]:
-        """The JSON values of a checkpoint.
-
-        Raises:
-            DataError: they cannot be read.
-        """
-        return read_mapping(folder / STATE_FILE)
 
     def _publish(self, step: int) -> None:
         dist.barrier()
@@ -116,3 +98,30 @@ class Checkpoints:
 
     def _unfinished(self, step: int) -> Path:
         return self.directory / f".step-{step:08d}.unfinished"
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The JSON values of a checkpoint.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return read_mapping(folder / STATE_FILE)
+
+
+def read_checkpoint(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Fill ``tensors``, sharded or whole, from a checkpoint, whatever number of ranks wrote it; returns its state.
+
+    Raises:
+        DataError: the checkpoint is damaged or of another model.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process may read it, too
+            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+        return read_state(folder)
+    except (dcp.CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder; the one before it "
+            "is taken then."
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from decaylaws.recipe.checkpoints.formats import TRAINING_STATE
 from decaylaws.recipe.files import to_json
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.fsdp.parallel import World
-from proxy_runs.fsdp.start import Start
+from proxy_runs.fsdp.start import Start, stored_config
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
@@ -69,11 +68,7 @@ def _save(start: Start, weights: Mapping[str, Tensor], folder: Path) -> None:
         (folder / GENERATION_FILE).unlink(missing_ok=True)
         if (start.folder / GENERATION_FILE).is_file():
             shutil.copyfile(start.folder / GENERATION_FILE, folder / GENERATION_FILE)
-    config = copy.deepcopy(model.config)
-    for name, rate in start.dropout.items():
-        setattr(config, name, rate)
-    config.dtype = str(start.dtype).removeprefix("torch.")
-    config.save_pretrained(folder)
+    stored_config(start).save_pretrained(folder)
 
 
 def _keep_tokenizer(start: Start, store: TokenStore, folder: Path) -> None:

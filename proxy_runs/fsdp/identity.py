@@ -14,7 +14,7 @@ from decaylaws.recipe import Recipe
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.weights.checkpoint_files import content_digest
 
-START_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+START_FILES = ("config.json", "state.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
 def identity_of(settings: TrainSettings, recipe: Recipe, corpus: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from proxy_runs.fsdp.metrics import last_step
 from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.sweep.machine import visible_gpus
-from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, no_moments
+from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, STATE_FILE, no_moments
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "settings.json",
@@ -132,7 +132,7 @@ def _check(settings: TrainSettings) -> TrainPlan:
         if finding.verdict == "wrong" and finding.check != "optimizer":
             raise DataError(f"The recipe and its start {settings.start} do not fit: {finding.message}")
     wants_moments = recipe.handover.optimizer_state == "load" and settings.start.is_dir()
-    if wants_moments and not (settings.start / OPTIMIZER_FILE).is_file():
+    if wants_moments and not any((settings.start / name).is_file() for name in (OPTIMIZER_FILE, STATE_FILE)):
         raise DataError(no_moments(settings.start))
     return plan
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -146,9 +145,16 @@ def _shard(module: nn.Module, world: World, policy: MixedPrecisionPolicy) -> Non
     fully_shard(module, mesh=world.mesh, mp_policy=policy)
 
 
-def _decoder_layers(lm: PreTrainedModel) -> Iterator[nn.Module]:
+def _decoder_layers(lm: PreTrainedModel) -> list[nn.Module]:
+    """The modules that ``transformers`` never splits; the outer one where one lies in another (Mamba)."""
     names = set(lm._no_split_modules or ())
-    return (module for module in lm.modules() if type(module).__name__ in names)
+    layers: dict[str, nn.Module] = {}
+    for path, module in lm.named_modules():  # outer modules come first
+        parts = path.split(".")
+        inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
+        if type(module).__name__ in names and not inside:
+            layers[path] = module
+    return list(layers.values())
 
 
 def named_parameters(module: CausalLoss) -> dict[str, nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from decaylaws.errors import DataError
 from decaylaws.recipe.families import why_not_trainable
+from proxy_runs.fsdp.checkpoint import read_checkpoint
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
-from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, no_moments
+from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, STATE_FILE, no_moments
 from proxy_runs.weights.checkpoints import load_checkpoint
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
 
@@ -49,8 +51,8 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
     """Read the checkpoint that a recipe starts from. Nothing in it is executed.
 
     Args:
-        path: a member checkpoint (``.safetensors``), or a Hugging Face folder, where
-            ``optimizer.safetensors`` holds the moments.
+        path: a member checkpoint (``.safetensors``), a checkpoint of a launched run (``checkpoints/step-...``), or a
+            Hugging Face folder, where ``optimizer.safetensors`` holds the moments.
         with_optimizer: take the moments as well.
         eos_token_id: id of the token that ends a document, for a member checkpoint, which does not know its text.
 
@@ -58,7 +60,10 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
         DataError: the checkpoint is missing, damaged, of a model that cannot be trained here, or lacks the moments that
             the recipe asks for.
     """
-    start = _from_member(path, eos_token_id) if path.is_file() else _from_folder(path)
+    if path.is_file():
+        start = _from_member(path, eos_token_id)
+    else:
+        start = _from_launched(path) if (path / STATE_FILE).is_file() else _from_folder(path)
     if not with_optimizer:
         return replace(start, moments=None, optimizer_step=0)
     if start.moments is None:
@@ -101,10 +106,35 @@ def _from_folder(path: Path) -> Start:
     return Start(model, moments, step, folder=path, dtype=dtype, dropout=dropout)
 
 
+def _from_launched(path: Path) -> Start:
+    config = load_config(path)
+    dtype, dropout = _stored_dtype(config), _turn_dropout_off(config)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    parameters, own = dict(model.named_parameters()), model.state_dict()
+    tensors = {f"param.{name}": parameter.data for name, parameter in parameters.items()}
+    tensors |= {f"buffer.{name}": own[name] for name, _ in model.named_buffers() if name in own}
+    moments = {
+        f"{kind}.{name}": torch.zeros_like(parameter.data)
+        for kind in MOMENTS
+        for name, parameter in parameters.items()
+    }
+    state = read_checkpoint(path, tensors | moments)
+    return Start(model, moments, int(state["optimizer_step"]), dtype=dtype, dropout=dropout)
+
+
 def _stored_dtype(config: Any) -> torch.dtype:
     dtype = getattr(config, "dtype", None)
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
+
+
+def stored_config(start: Start) -> Any:
+    """The config of the result: that of the model, with the number format and the dropout of the start."""
+    config = copy.deepcopy(start.model.config)
+    for name, rate in start.dropout.items():
+        setattr(config, name, rate)
+    config.dtype = str(start.dtype).removeprefix("torch.")
+    return config
 
 
 def _turn_dropout_off(config: Any) -> dict[str, float]:

@@ -23,7 +23,7 @@ from decaylaws.recipe.files import to_json
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.average import TailAverage
-from proxy_runs.fsdp.checkpoint import Checkpoints
+from proxy_runs.fsdp.checkpoint import Checkpoints, read_checkpoint, read_state
 from proxy_runs.fsdp.evaluate import heldout_losses
 from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
@@ -35,7 +35,7 @@ from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.plan import Step, TrainPlan, check_tokenizer, order_checksum
 from proxy_runs.fsdp.rope import check_rope, set_rope
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.fsdp.start import load_start
+from proxy_runs.fsdp.start import load_start, stored_config
 from proxy_runs.fsdp.watch import LossWatch
 
 METRICS_FILE = "metrics.jsonl"
@@ -279,15 +279,15 @@ class Trainer:
             "identity": self.identity,
             "start_losses": self.start_losses,
         }
-        self.checkpoints.save(self.step, self._tensors(), state)
+        self.checkpoints.save(self.step, self._tensors(), state, stored_config(self.start))
 
     def _resume(self) -> None:
         latest = self.checkpoints.latest()
         if latest is None:
             return
         if self.world.is_first:  # before the tensors are read: another model's would not fit
-            require_same(self.checkpoints.state(latest).get("identity"), self.identity, latest)
-        state = self.checkpoints.load(latest, self._tensors())
+            require_same(read_state(latest).get("identity"), self.identity, latest)
+        state = read_checkpoint(latest, self._tensors())
         self.step, self.optimizer_step = state["step"], state["optimizer_step"]
         self.start_losses = state["start_losses"]
         self.watch.restore(**state["watch"])

@@ -11,6 +11,8 @@ from decaylaws.errors import DataError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 """Moments of a launch's start, beside the weights in a Hugging Face folder."""
+STATE_FILE = "state.json"
+"""Where a launched run stands, in each of its sharded checkpoints."""
 
 
 def final_checkpoint(directory: Path, run_id: str) -> Path:

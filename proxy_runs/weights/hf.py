@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from decaylaws.errors import DataError
 from decaylaws.runs.config import ModelShape
+from proxy_runs.weights.causal_lm import load_causal_lm, load_config
 from proxy_runs.weights.params import Params
 
 # what LlamaForCausalLM can do and the stack cannot: a checkpoint that uses it is refused
@@ -160,13 +161,8 @@ def load_hf(directory: Path) -> tuple[ModelShape, Params]:
     """Read a Hugging Face Llama checkpoint folder as one member.
 
     Raises:
-        DataError: the folder holds no model, or one that the stack does not compute.
+        DataError: the folder holds no model, one that the stack does not compute, or not the weights of its config.
     """
-    if not (directory / "config.json").is_file():
-        raise DataError(f"{directory} holds no config.json. Give the folder of a Hugging Face checkpoint.")
-    shape = shape_of(AutoConfig.from_pretrained(directory), where=str(directory))
-    try:
-        model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    except OSError as error:
-        raise DataError(f"The weights in {directory} cannot be read: {error}") from error
-    return shape, from_hf_weights(model.state_dict(), shape)
+    config = load_config(directory)
+    shape = shape_of(config, where=str(directory))
+    return shape, from_hf_weights(load_causal_lm(directory, config=config).state_dict(), shape)

@@ -21,6 +21,7 @@ from transformers import (
     GPT2Config,
     GptOssConfig,
     Mamba2Config,
+    MambaConfig,
     MixtralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -28,6 +29,8 @@ from transformers import (
 )
 
 from decaylaws.errors import DataError
+from decaylaws.recipe import Recipe
+from decaylaws.recipe.doctor import examine, holds
 from decaylaws.recipe.families import why_not_trainable
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
@@ -79,6 +82,7 @@ FAMILIES: dict[str, Any] = {
     "deepseek_v2": DeepseekV2Config(**LATENT),
     "deepseek_v3": DeepseekV3Config(**LATENT),
     "bloom": BloomConfig(**TOKENS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.1),
+    "mamba": MambaConfig(**TOKENS, pad_token_id=None, hidden_size=32, num_hidden_layers=2, state_size=8),
     "mamba2": Mamba2Config(
         **TOKENS,
         pad_token_id=None,
@@ -129,7 +133,7 @@ def loss_in_transformers(folder: Path, workspace: Path) -> float:
     return float(F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "bloom", "mamba2"])
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "bloom", "mamba", "mamba2"])
 def test_what_is_saved_is_what_was_trained(workspace: Path, name: str) -> None:
     start = started_from(workspace, name)
     output = train(settings_for(workspace, f"{name}-run", start=start), ranks=1)
@@ -181,6 +185,32 @@ def test_experts_are_balanced_or_the_model_is_refused() -> None:
         ):
             balance_of(build(name), wanted)
     assert "without a balance loss" in balance_of(build("deepseek_v2"), 0.0).note
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt2"])
+def test_a_launch_goes_on_from_the_checkpoint_of_another(workspace: Path, name: str) -> None:
+    """Weights, buffers, moments, format and dropout of the config are those of the first launch at its end."""
+    store, values = TokenStore.open(workspace / "corpus"), {"start": started_from(workspace, name)}
+    half = train(settings_for(workspace, f"{name}-half", checkpoint_interval=3, **values), ranks=2)
+    checkpoint = half / "checkpoints" / "step-00000003"
+    following = recipe_of(store, stage(3, sequences=3, seq_len=SEQ_LEN)).to_dict()
+    following["handover"] |= {
+        "checkpoint": str(checkpoint),
+        "tokens": 3 * 3 * SEQ_LEN,
+        "optimizer_state": "load",
+    }
+    file = Recipe.from_dict(following).save(workspace / f"{name}-following.yaml")
+    assert holds(examine(Recipe.load(file), checkpoint))
+    later = train(settings_for(workspace, f"{name}-later", recipe=file, start=checkpoint), ranks=1)
+    start = load_start(checkpoint, with_optimizer=True)
+    assert start.optimizer_step == 3
+    assert start.moments is not None
+    assert all(moment.abs().max() > 0 for key, moment in start.moments.items() if "exp_avg_sq" in key)
+    result = json.loads((later / "result.json").read_text())
+    ended = json.loads((half / "result.json").read_text())
+    assert result["start_losses"] == pytest.approx(ended["losses"], abs=1e-5)
+    config = json.loads((later / "hf" / "config.json").read_text())
+    assert config.get("resid_pdrop") == (0.1 if name == "gpt2" else None)
 
 
 def test_dropout_is_off_and_stays_in_the_config(workspace: Path) -> None:
