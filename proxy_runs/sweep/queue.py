@@ -51,6 +51,8 @@ from proxy_runs.sweep.trials import (
     is_pruned,
     is_retried,
     replaces,
+    result_of,
+    sealed,
     waiting_trial,
 )
 from proxy_runs.sweep.workspace import Workspace
@@ -118,7 +120,7 @@ class RunQueue:
         connect_seconds: float | None = None,
     ) -> None:
         self._serves, self._measure = serves, measure
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, Patience says
         self._patiently = Patience(progress)
         self._storage = Patience(progress, connect_seconds)(lambda: open_storage(url, _give_back_stale))
         self._study = self._patiently(lambda: _load_or_create(self._storage, name))
@@ -260,7 +262,7 @@ class RunQueue:
             False where the run had been given to another worker meanwhile; its result counts then.
         """
         try:
-            self._set(claim.trial_id, RESULT, result)
+            self._set(claim.trial_id, RESULT, sealed(result, claim.config.run_id, self._measure))
             self._close(claim, TrialState.COMPLETE if value is not None else TrialState.PRUNED, value)
         except UpdateFinishedTrialError:
             return False
@@ -475,7 +477,7 @@ def _recorded(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     by_run = {
         (t.user_attrs[RUN_ID], t.user_attrs.get(MEASURE, "")): {
-            **t.user_attrs[RESULT],
+            **result_of(t),
             ROLE: t.user_attrs[ROLE],
         }
         for t in ended
@@ -485,7 +487,8 @@ def _recorded(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
 
 def _claim(trial: FrozenTrial, trial_id: int) -> Claim:
     attrs = trial.user_attrs
-    return Claim(trial.number, trial_id, attrs[ROLE], config_of(trial), attrs.get(RESULT), is_retried(trial))
+    result = result_of(trial) if RESULT in attrs else None
+    return Claim(trial.number, trial_id, attrs[ROLE], config_of(trial), result, is_retried(trial))
 
 
 def _give_back_stale(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -38,6 +38,8 @@ HOPELESS = {
     "readonly database": "Give write access to the study, or copy it to a place that can be written.",
     "unable to open database file": "The folder of the file must exist and be writable.",
     "is not a database": "It is damaged, or another file; put it back from a copy, or delete it and run again.",
+    "Could not decode": "The database is damaged: put it back from a copy, or delete it and run again.",
+    "no such column": "It is damaged, or of another program; put it back from a copy, or delete it and run again.",
     "malformed": "The file is damaged: put it back from a copy, or delete it and run again.",
     "is full": "Free space on the disk, then repeat.",
     "disk I/O error": "The disk cannot be read or written; free space or move the study, then repeat.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -11,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import PercentilePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from decaylaws.errors import StudyError
 from decaylaws.runs.columns import PRUNED
 from decaylaws.runs.config import RunConfig
 
@@ -20,6 +23,7 @@ MAX_ATTEMPTS = 2
 CONFIG, ROLE, RUN_ID = "config", "role", "run_id"
 RESULT, LOG, ATTEMPT, WORKER = "result", "log", "attempt", "worker"
 DEATHS, TICKET, REPEATS = "deaths", "ticket", "repeats"
+CHECKSUM = "sha256"
 SERVES, MEASURE = "serves", "measure"
 """What a waiting run is wanted for, and what besides its config decides the numbers of its result."""
 
@@ -28,8 +32,46 @@ MIN_RIVALS = 5
 
 
 def config_of(trial: FrozenTrial) -> RunConfig:
-    """The run of a trial."""
-    return RunConfig.from_dict(trial.user_attrs[CONFIG])
+    """The run of a trial.
+
+    Raises:
+        StudyError: the storage holds another config than was queued.
+    """
+    attrs = trial.user_attrs
+    if attrs.get(CHECKSUM) not in (None, _checksum(attrs[RUN_ID], attrs[CONFIG])):
+        raise _damaged(trial)
+    return RunConfig.from_dict(attrs[CONFIG])
+
+
+def sealed(result: Mapping[str, Any], run_id: str, measure: str) -> dict[str, Any]:
+    """A result with the checksum of its content and of the run that it is of."""
+    content = {key: value for key, value in result.items() if key != CHECKSUM}
+    return {**content, CHECKSUM: _checksum(run_id, measure, content)}
+
+
+def result_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The result of an ended trial.
+
+    Raises:
+        StudyError: the storage holds another one than was recorded.
+    """
+    attrs = trial.user_attrs
+    content = {key: value for key, value in attrs[RESULT].items() if key != CHECKSUM}
+    stored = attrs[RESULT].get(CHECKSUM)  # an older version stored none
+    if stored not in (None, _checksum(attrs[RUN_ID], attrs.get(MEASURE, ""), content)):
+        raise _damaged(trial)
+    return content
+
+
+def _checksum(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _damaged(trial: FrozenTrial) -> StudyError:
+    return StudyError(
+        f"The storage is damaged: trial {trial.number}, of run {trial.user_attrs[RUN_ID]}, does not hold what was "
+        "recorded. Put the storage back from a copy, or delete it and run again."
+    )
 
 
 def again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
@@ -79,6 +121,7 @@ def waiting_trial(
             RUN_ID: config.run_id,
             ROLE: role,
             CONFIG: config.to_dict(),
+            CHECKSUM: _checksum(config.run_id, config.to_dict()),
             ATTEMPT: attempt,
             DEATHS: deaths,
             TICKET: uuid.uuid4().hex,

@@ -346,3 +346,35 @@ def test_workers_that_claim_at_once_never_share_a_run(queue: RunQueue, url: str)
     assert sum(claimed) == 24
     study = optuna.load_study(study_name="study", storage=url)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 24
+
+
+def test_a_result_or_a_config_that_changed_in_the_storage_is_refused(queue: RunQueue, url: str) -> None:
+    queue.enqueue([("a", fork(1)), ("b", fork(2))])
+    (claim,) = queue.claim(1, lambda config: config == fork(1))
+    queue.finish(
+        claim, {**result(claim.config), "row": {"run_id": claim.config.run_id, "loss:web": 2.5}}, 2.5
+    )
+    assert queue.results()[0]["row"]["loss:web"] == 2.5
+    database = sqlite3.connect(url.removeprefix("sqlite:///"))
+    rows = database.execute(
+        "SELECT trial_user_attribute_id, key, value_json FROM trial_user_attributes"
+    ).fetchall()
+    for wanted, old, new, read in (
+        ("result", "2.5", "2.4", lambda: RunQueue(url, "study").results()),
+        ("config", '"seed": 2', '"seed": 3', lambda: RunQueue(url, "study").claim(1, always)),
+    ):
+        (found,) = (row for row in rows if row[1] == wanted and old in row[2])
+        change = "UPDATE trial_user_attributes SET value_json = ? WHERE trial_user_attribute_id = ?"
+        database.execute(change, (found[2].replace(old, new), found[0]))
+        database.commit()
+        with pytest.raises(
+            StudyError, match=r"storage is damaged: trial \d, of run [0-9a-f]{16}, does not hold"
+        ):
+            read()
+        database.execute(change, (found[2], found[0]))
+        database.commit()
+    database.execute("UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'result'")
+    database.commit()
+    with pytest.raises(StudyError, match="holds a damaged value"):
+        RunQueue(url, "study").results()
+    database.close()
