@@ -131,14 +131,16 @@ def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.i
     """Variance within plans ``[k]`` of values ``[n, k]``, its degrees of freedom, and the rows that measured it.
 
     One run counts once, under whatever role or in whatever copy it stands in the table: a copy agrees with itself.
+    Two runs are copies if they share plan and seed, or, where no seed is known, plan and every value.
     """
     columns = [name for name in PLAN if name in runs.columns]
     shares = {MIX + name: runs[MIX + name].to_numpy(dtype=float).round(9) for name in names_with(runs, MIX)}
     plans = runs[columns].reset_index(drop=True).assign(**shares)
     kept = np.flatnonzero(np.isfinite(values).all(axis=1))
-    if "seed" in runs.columns:
-        single = plans.assign(seed=runs["seed"].to_numpy()).iloc[kept]
-        kept = kept[~single.duplicated().to_numpy()]
+    seeds = (runs["seed"] if "seed" in runs.columns else pd.Series(np.nan, runs.index)).reset_index(drop=True)
+    told = pd.DataFrame(np.where(seeds.isna().to_numpy()[:, None], values, 0.0))
+    single = pd.concat([plans, seeds, told], axis=1).iloc[kept]
+    kept = kept[~single.duplicated().to_numpy()]
     groups = plans.iloc[kept].groupby(list(plans.columns), sort=False, dropna=False).ngroup().to_numpy()
     residuals, degrees, measured = np.zeros(values.shape[1]), 0, []
     for group in np.unique(groups):

@@ -91,3 +91,11 @@ def test_intervals_that_miss_too_much_are_doubted() -> None:
     assert coverage_doubts(table.assign(observed=observed)) == [
         "90 % intervals hold only 60 % of the losses on held-out mixture."
     ]
+
+
+def test_replicates_without_a_recorded_seed_count_and_copies_do_not() -> None:
+    rows = [row(0.5, 3.0), row(0.5, 3.2), row(0.5, 3.0)]
+    for table in (pd.DataFrame(rows), pd.DataFrame(rows).assign(seed=None)):
+        assert seed_noise(table, ["web", "code"])["web"] == pytest.approx(np.sqrt(0.02))
+    seeded = pd.DataFrame(rows).assign(seed=[0, 1, 2])
+    assert seed_noise(seeded, ["web"])["web"] == pytest.approx(np.std([3.0, 3.2, 3.0], ddof=1))
