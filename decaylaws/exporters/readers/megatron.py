@@ -128,7 +128,7 @@ def _shares(path: Path, blend: object, settings: Settings, recipe: Recipe) -> di
     """Shares of a blend: weight, prefix, weight, prefix; prefixes alone are weighed by their size."""
     words = blend if isinstance(blend, list) else []
     if isinstance(blend, Unread) or any("$" in word for word in words):
-        settings.unread["shares"] = f"stand as '{' '.join(words)[:60] or getattr(blend, 'text', '')}'"
+        settings.unread["shares"] = f"stands as '{' '.join(words)[:60] or getattr(blend, 'text', '')}'"
         return {}
     weighted = bool(words) and re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", words[0])
     return shares_of_paths(path, words[1::2], words[::2], recipe) if weighted else {}

@@ -29,6 +29,7 @@ def read_flags(path: Path) -> dict[str, list[str] | Unread]:
         DataError: the file cannot be split into words.
     """
     text = re.sub(r"\\\r?\n", " ", read_text(path))
+    text = _ARITHMETIC.sub(lambda found: re.sub(r"\s", "", found[0]), text)  # one word, as in the shell
     try:
         words = shlex.split(text, comments=True)
     except ValueError as error:
@@ -80,8 +81,8 @@ class _Script:
     def _assign(self, name: str, adds: bool, text: str) -> None:
         self._current = []
         if text.startswith("("):  # an array: its flags follow, and hold whether or not it is used
-            if text != "(":
-                self._word(text[1:])
+            for part in text[1:].split():
+                self._word(part.strip("'\""))
             return
         if "--" in text:  # OPTIONS="--lr 1 --min-lr 2"
             for part in text.split():
