@@ -81,8 +81,10 @@ def _settings(fields: Fields) -> Settings:
     )
     if micro is not None and accumulation is not None:
         part = fields.count("tokens.micro_batch_size") * fields.count("tokens.batch_accumulation_per_replica")
-        ranks = fields.get("parallelism.dp")
-        settings.number("batch_part" if ranks is None else "batch_sequences", part * (ranks or 1))
+        if fields.get("parallelism.dp") is None:
+            settings.number("batch_part", part)
+        else:
+            settings.number("batch_sequences", part * fields.count("parallelism.dp", at_least=1))
     start = fields.get("checkpoints.resume_checkpoint_path")
     settings.text("start", _original(fields.source, start) or "")
     if start is not None:

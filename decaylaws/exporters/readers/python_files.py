@@ -93,9 +93,24 @@ class PythonFile:
         self.functions = {node.name: node for node in self._tree.body if isinstance(node, ast.FunctionDef)}
         self._bound = _bindings(self._tree)
         self.names = frozenset(self._bound)
+        self._by_name: dict[str, list[ast.Call]] = {}
+        self._by_keyword: dict[str, list[ast.expr]] = {}
+        self._index()
         self._constants: dict[str, Any] = {}
         self._resolving: set[str] = set()
         self._num_results = 0
+
+    def _index(self) -> None:
+        """Calls by the last part of their function's name, values by the keyword or key that they stand at."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Call):
+                self._by_name.setdefault(dotted(node.func).rpartition(".")[2], []).append(node)
+                for keyword in node.keywords:
+                    self._by_keyword.setdefault(keyword.arg or "", []).append(keyword.value)
+            elif isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values):
+                    if isinstance(key, ast.Constant):
+                        self._by_keyword.setdefault(str(key.value), []).append(value)
 
     def constant(self, name: str) -> Any:
         """The one value that ``name`` has in the file; ``None`` where it is never assigned.
@@ -124,13 +139,17 @@ class PythonFile:
 
     def calls(self, *endings: str) -> list[Call]:
         """Calls of functions with one of these names, in the order of the file."""
-        found = []
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Call):
-                name = dotted(node.func)
-                if any(name == ending or name.endswith(f".{ending}") for ending in endings):
-                    found.append((node.lineno, node.col_offset, self._call(node, {}, 0)))
-        return [call for *_, call in sorted(found, key=lambda entry: entry[:2]) if isinstance(call, Call)]
+        nodes = [node for ending in endings for node in self._by_name.get(ending.rpartition(".")[2], ())]
+        named = [
+            (node, dotted(node.func))
+            for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset))
+        ]
+        made = [
+            self._call(node, {}, 0)
+            for node, name in named
+            if any(name == ending or name.endswith(f".{ending}") for ending in endings)
+        ]
+        return [call for call in made if isinstance(call, Call)]
 
     def literal_calls(self, *endings: str) -> list[Call]:
         """As :meth:`calls`, where a value that cannot be read would be taken for the trainer's default.
@@ -150,13 +169,7 @@ class PythonFile:
         Raises:
             DataError: they have several.
         """
-        values = []
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Call):
-                values += [self.value(keyword.value) for keyword in node.keywords if keyword.arg in names]
-            elif isinstance(node, ast.Dict):
-                keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
-                values += [self.value(value) for key, value in zip(keys, node.values) if key in names]
+        values = [self.value(node) for name in names for node in self._by_keyword.get(name, ())]
         plain = [value for value in values if not isinstance(value, Unread)]
         if any(value != plain[0] for value in plain):
             raise DataError(f"{self.path} gives {names[0]!r} several values: {sorted(set(map(str, plain)))}.")
