@@ -75,6 +75,8 @@ class SourceSettings(_Settings):
             raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
         if self.lower > self.upper:
             raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
+        if self.on_bad == "skip" and self.format in ("embedded", "text"):
+            raise ValueError(f"format {self.format!r} has no rows that on_bad could skip; leave it out")
         if (self.min_document_bytes or 0) >= (self.max_document_bytes or math.inf):
             raise ValueError(
                 f"min_document_bytes={self.min_document_bytes} must be below "
@@ -100,6 +102,14 @@ class TokenizerSettings(_Settings):
     train_bytes_per_source: Count = Field(
         2_000_000, description="text of each source that the tokenizer is trained on, in bytes"
     )
+
+    @model_validator(mode="after")
+    def _end_token_of_a_ready_one(self) -> Self:
+        if self.end_token is not None and self.path is None:
+            raise ValueError(
+                "end_token names a token of tokenizer.path; a tokenizer that is trained here has its own"
+            )
+        return self
 
 
 class ShapeSettings(_Settings):

@@ -13,7 +13,7 @@ import pytest
 
 from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError, MissingExtraError
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.study import SourceSettings, TokenizerSettings
 from proxy_runs.corpus.readers import read_documents, source_files
 
 
@@ -170,6 +170,13 @@ def test_on_bad_skip_passes_over_rows_and_counts_them(tmp_path):
         "documents_empty": 1,
         "documents_with_lone_surrogates": 1,
     }
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(ValueError, match="format 'text' has no rows that on_bad could skip"):
+        SourceSettings(format="text", path="x", on_bad="skip")
+    with pytest.raises(ValueError, match=r"end_token names a token of tokenizer\.path"):
+        TokenizerSettings(end_token="<END>")
 
 
 @pytest.mark.parametrize(

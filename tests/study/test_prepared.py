@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from decaylaws.cli import app
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
 from decaylaws.study import Study, sweep
 from decaylaws.study.checks import changed_text
@@ -80,6 +82,13 @@ def test_text_that_changed_since_is_noticed_by_what_comes_after_prepare(root: Pa
         ):
             sweep.plan(study)
         assert changed_text(study) == ["maths"]
+        # an SQLite file serves no Slurm job, so that nothing is trained here
+        result = CliRunner().invoke(app, ["run", str(root), "--slurm", str(root / "job.sh")])
+        said = " ".join(result.output.split())
+        assert (
+            "The text of maths changed since the corpus was prepared. The runs use the corpus as it was"
+            in said
+        )
         source.write_text(text.replace("sum", "mus"))
         assert changed_text(study) == ["maths"]
         (root / "data" / "web" / "new.txt").write_text("new")
