@@ -129,11 +129,12 @@ def export_table(outcomes: Mapping[str, Export | NotRepresentableError]) -> pd.D
 
 
 def export_remarks(recipe: Recipe, outcomes: Mapping[str, Export | NotRepresentableError]) -> list[str]:
-    """What needs a person's attention after :func:`export_all`: gaps, approximations, and what is to be filled in."""
+    """What needs a person after :func:`export_all`: gaps, approximations, assumptions, and what is to be filled in."""
     lines = []
     for target, outcome in outcomes.items():
         if isinstance(outcome, Export):
             lines += [f"{target}, approximated: {told}" for told in outcome.approximations]
+            lines += [f"{target}, assumed: {told}" for told in outcome.assumptions]
         else:
             lines.append(f"{target}: not written. {outcome}")
     return [*lines, *(to_do(recipe) if any(isinstance(o, Export) for o in outcomes.values()) else ())]

@@ -84,6 +84,7 @@ class Export:
         max_abs_lr_error: largest distance of ``step_lrs`` from the recipe's own LR at that step.
         realised_shares: expected share of each source in the tokens that the target trains on.
         approximations: what differs from the recipe because the target cannot express it, and by how much.
+        assumptions: what was taken for granted of the checkpoint, and what follows if it is not so.
         notes: what a person must know before launching.
         restart: what to do when the run was interrupted, a sentence or more.
         last_checkpoint: where the target leaves its last checkpoint, with the optimiser's state.
@@ -98,6 +99,7 @@ class Export:
     max_abs_lr_error: float
     realised_shares: Mapping[str, float]
     approximations: tuple[str, ...]
+    assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     restart: str
     last_checkpoint: str
@@ -119,7 +121,11 @@ class Export:
             f"Written for {self.target} {self.target_version}. The LR that it will use is at most "
             f"{self.max_abs_lr_error:.3g} off the recipe's at any step.\n"
         )
-        told = [*(f"Approximated: {text}" for text in self.approximations), *self.notes]
+        told = [
+            *(f"Approximated: {text}" for text in self.approximations),
+            *(f"Assumed: {text}" for text in self.assumptions),
+            *self.notes,
+        ]
         listed = "".join(f"- {text}\n" for text in told)
         return f"{head}\n{listed}\n## To restart a run that was interrupted\n\n{self.restart}\n"
 
@@ -234,6 +240,7 @@ class Job:
         last_checkpoint: str,
         realised_shares: Mapping[str, float] | None = None,
         approximations: tuple[str, ...] = (),
+        assumptions: tuple[str, ...] = (),
         counts_from: Counters = Counters(),
     ) -> Export:
         """The result; shares are the recipe's and sources are drawn at random unless said otherwise.
@@ -249,6 +256,7 @@ class Job:
             max_abs_lr_error=max_abs_error(step_lrs, self.recipe),
             realised_shares=self.shares if realised_shares is None else realised_shares,
             approximations=approximations,
+            assumptions=assumptions,
             notes=(*notes, *drawn),
             restart=restart,
             last_checkpoint=last_checkpoint,

@@ -129,6 +129,7 @@ def _joined(parts: Sequence[Recipe], exports: Sequence[Export]) -> Export:
             for name in names
         },
         approximations=tuple(approximations),
+        assumptions=exports[0].assumptions,  # of the later runs the counters are known
         notes=(
             f"One run cannot hold what changes between the stages: {len(exports)} runs follow one another. Launch "
             "them in the order of their folders, all from the same place.",

@@ -14,8 +14,8 @@ from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
 
 def counters_at_start(
     job: Job, path: WarmupHoldDecay, counts: Literal["steps", "samples"]
-) -> tuple[Counters, str]:
-    """The target's counters at the hand-over, and a sentence that says where they are known from.
+) -> tuple[Counters, tuple[str, ...], tuple[str, ...]]:
+    """The target's counters at the hand-over, with a sentence where they are known, another where they are assumed.
 
     What the user said comes first, then what the checkpoint says of itself where it lies on this machine. Else the
     recipe's tokens are taken for batches and sequences of the recipe's own size.
@@ -30,7 +30,7 @@ def counters_at_start(
             the target counts.
     """
     if not takes_optimizer(job.recipe):
-        return Counters(), "Its counters start at zero."
+        return Counters(), ("Its counters start at zero.",), ()
     if path.warmup_steps:
         raise job.refuse(
             f"it counts on from the checkpoint's {counts}, so a new warm-up needs optimizer_state: fresh"
@@ -49,13 +49,18 @@ def counters_at_start(
     filled = {name: tokens // size[name] if count is None else count for name, count in known.items()}
     counters = Counters(filled["steps"], filled["samples"])
     if known[counts] is not None:
-        return counters, f"Its schedule goes on from {counts[:-1]} {known[counts]:,} of the checkpoint."
-    return counters, (
+        return (
+            counters,
+            (f"Its schedule goes on from {counts[:-1]} {known[counts]:,} of the checkpoint.",),
+            (),
+        )
+    assumed = (
         f"Its schedule is written to go on from {counts[:-1]} {filled[counts]:,}: the {tokens:,} tokens at the "
         f"hand-over, divided by the recipe's {size[counts]:,} tokens for each. A checkpoint that was trained with "
         "another sequence length or batch size counts otherwise, and the run would end too early, too late or at "
         f"the wrong LR. Look at what the checkpoint says, and export with --seen-{counts} if it says another figure."
     )
+    return counters, (), (assumed,)
 
 
 def checkpoint_facts(checkpoint: str | None) -> CheckpointFacts:

@@ -1,4 +1,4 @@
-"""levanter (marin's main of 2026-08): the parts of its YAML that a recipe decides."""
+"""levanter (marin-levanter 0.2.20): the parts of its YAML that a recipe decides."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
-TARGET, VERSION = "levanter", "marin main of 2026-08"
+TARGET, VERSION = "levanter", "marin-levanter 0.2.20"
 DECAY_SHAPES = ("linear", "cosine")
 DEFAULT_BLOCK = 2048
-RUN_ID = "midtrain"
 
 
 def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -50,7 +49,7 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    seen, told = counters_at_start(job, path, "steps")
+    seen, known, assumed = counters_at_start(job, path, "steps")
     block = _block_size(job, seen.steps)
     config = _config(job, path, seen.steps, block)
     return job.export(
@@ -66,18 +65,19 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
             f"Sources are dealt out in blocks of {block:,} sequences and start again without a word when they run "
             "out; the caps hold for the steps set here.",
             "Versions before LmDataConfig call data.components data.configs.",
-            told,
+            *known,
             *open_ends(recipe, "levanter caches"),
             *state_notes(
                 recipe, "initialize_from takes a levanter checkpoint, initialize_from_hf a Hugging Face one."
             ),
         ),
-        restart="Launch with restart_levanter.yaml, which loads the last checkpoint of the run itself, under the run's "
-        "id (trainer.id). The other file would start again from the hand-over.",
-        last_checkpoint=f"{_folder(job)}/step-{seen.steps + recipe.num_steps}",
+        restart="Launch with restart_levanter.yaml, which loads the last checkpoint of the run itself. The other file "
+        "would start again from the hand-over.",
+        last_checkpoint=f"{options.output}/step-{seen.steps + recipe.num_steps}",
         realised_shares=_realised(job, block),
         approximations=lr.approximations,
         counts_from=seen,
+        assumptions=assumed,
     )
 
 
@@ -170,21 +170,16 @@ def _config(job: Job, path: WarmupHoldDecay, seen_steps: int, block: int) -> dic
             "stop_strategy": "restart",
         },
         "trainer": {
-            "id": RUN_ID,
             "seed": recipe.seed,
             "num_train_steps": seen_steps + recipe.num_steps,
             "train_batch_size": job.sequences,
             "per_device_parallelism": options.local_batch_size,
-            "checkpointer": {"base_path": options.output},
+            # a restart finds them whatever the run's id is by then
+            "checkpointer": {"base_path": options.output, "append_run_id_to_base_path": False},
         },
         "train_seq_len": job.stage.seq_len,
         "optimizer": _optimizer(job, path, seen_steps),
     }
-
-
-def _folder(job: Job) -> str:
-    """Where levanter keeps the checkpoints of a run: by its id, below the base path."""
-    return f"{job.options.output}/{RUN_ID}"
 
 
 def _start(job: Job, trainer: dict[str, Any]) -> dict[str, Any]:

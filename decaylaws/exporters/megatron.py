@@ -44,7 +44,8 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
     path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), _replay, _accepts))
-    seen, told = counters_at_start(job, path, "samples")
+    seen, known, assumed = counters_at_start(job, path, "samples")
+    groups = ("Adam's betas and eps come from the checkpoint's groups: compare them with those here.",)
     common = {
         **_lr_flags(path, job.sequences, seen.samples),
         **_run_flags(job, seen.samples),
@@ -63,7 +64,8 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
             "Versions before the fix of issue 1284 keep the checkpoint's LR in spite of the override flag: look "
             "at the first LR that is logged.",
             "Sources repeat without a word when they run out; the caps hold for the samples set here.",
-            told,
+            *known,
+            *(groups if takes_optimizer(recipe) else ()),
             *open_ends(recipe, "prefixes of indexed data"),
             *state_notes(recipe, "--load takes a Megatron checkpoint folder."),
         ),
@@ -72,6 +74,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         last_checkpoint=options.output,
         approximations=lr.approximations,
         counts_from=seen,
+        assumptions=assumed,
     )
 
 

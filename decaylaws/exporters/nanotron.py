@@ -17,7 +17,7 @@ from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
 
-TARGET, VERSION = "nanotron", "main of 2026-04"
+TARGET, VERSION = "nanotron", "main of 2026-04 (2411b022)"
 DECAY_SHAPES = ("linear", "cosine", "1-sqrt")  # nanotron has our names
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
+from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export, export_remarks
 from decaylaws.exporters.base import max_error_off_path
 from decaylaws.recipe import Recipe
 from tests.exporters.recipes import BATCH, PEAK, RECIPES, SEEN_STEPS, SEQ_LEN, SEQUENCES
@@ -111,10 +111,15 @@ def test_what_is_assumed_of_a_checkpoint_is_said() -> None:
         ("levanter", "step", "--seen-steps"),
     ):
         seen = SEEN_STEPS * (SEQUENCES if unit == "sample" else 1)
-        (told,) = [note for note in export(recipe, target).notes if option in note]
+        exported = export(recipe, target)
+        (told,) = exported.assumptions
+        assert option in told
+        assert f"Assumed: {told}" in exported.notes_text()
+        assert any(told in line for line in export_remarks(recipe, {target: exported}))
         assert f"from {unit} {seen:,}: the {SEEN_STEPS * BATCH:,} tokens at the hand-over" in told
         stated = export(recipe, target, ExportOptions(seen_steps=900, seen_samples=900))
         assert f"Its schedule goes on from {unit} 900 of the checkpoint." in stated.notes
+        assert stated.assumptions == ()
 
 
 def test_data_stages_of_nanotron() -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from decaylaws.cli.recipe import app
 from decaylaws.errors import DataError
+from decaylaws.exporters import export
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.checkpoints import inert_pickle, read_facts
 from decaylaws.recipe.corpus_facts import read_corpus, tokenizer_fingerprint
@@ -87,6 +88,21 @@ def _recipe(lr: float) -> Recipe:
             "sources": {"web": {}},
         }
     )
+
+
+def test_an_export_goes_on_from_what_the_checkpoint_counts(megatron: Path) -> None:
+    """Pre-trained at 4,096 tokens and decayed at 8,192: the run begins at the checkpoint's own sample."""
+    values = _recipe(LR).to_dict()
+    values["handover"]["checkpoint"] = str(megatron)
+    values["stages"][0] |= {"seq_len": 8192, "batch_tokens": 2**22}
+    recipe = Recipe.from_dict(values)
+    exported = export(recipe, "megatron")
+    samples = TOKENS // 4096
+    assert f"--train-samples {samples + recipe.num_steps * 512}" in exported.files["midtrain_megatron.args"]
+    assert f"Its schedule goes on from sample {samples:,} of the checkpoint." in exported.notes
+    assert exported.assumptions == ()
+    assumed = export(_recipe(LR), "megatron").assumptions  # its checkpoint is not on this machine
+    assert "--seen-samples" in assumed[0]
 
 
 def test_moments_that_are_missing_are_missed(tmp_path: Path) -> None:
