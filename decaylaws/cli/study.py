@@ -276,9 +276,7 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
         f"Predictions {'stored' if new else 'were stored'} at {confirmation.created}, before the runs: "
         f"{study.confirm_file}"
     )
-    runs = confirmation.runs()
-    serves = question.content_hash("confirm", sorted(config.run_id for _, config in runs))
-    training.run(study, runs, console, workers=workers, serves=serves)
+    training.run(study, confirmation.runs(), console, workers=workers, serves=confirmation.serves)
     print_confirmation(study)
     say_left_out(study)
     say_next(console, study, verb_after("confirm"))

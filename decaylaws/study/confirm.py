@@ -26,7 +26,7 @@ from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.runs.table import LOSS, MIX
 from decaylaws.study.decision import load_recipe
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.evidence import fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.evidence import fit_inputs, load_fit, noise_at
 from decaylaws.study.question import CONFIRMING, content_hash
 from decaylaws.study.results import decays, planned_rows
 from decaylaws.study.stored import StoredConfirmations
@@ -49,6 +49,11 @@ class Confirmation:
 
     created: str
     entries: tuple[Mapping[str, Any], ...]
+
+    @property
+    def serves(self) -> str:
+        """What the runs are wanted for, so that a queue leaves those of other confirmations alone."""
+        return content_hash("confirm", sorted(entry["run_id"] for entry in self.entries))
 
     def runs(self) -> list[tuple[str, RunConfig]]:
         """Role and config of every distinct run, in order."""
@@ -131,7 +136,7 @@ def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
 def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
     """Hash of all that decides the predictions: what the law was fitted to, the objective, and the runs."""
     return content_hash(
-        fit_inputs(study, usable_runs(study)[0]),
+        fit_inputs(study),
         study.settings.objective_weights,
         study.settings.evaluation.tokens_per_domain,
         [(candidate, scale, config.run_id) for candidate, scale, config in labelled],
@@ -140,7 +145,9 @@ def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
 
 def find_confirmation(study: Study) -> Confirmation | None:
     """The stored confirmation of the recipe that the study recommends now; None where there is none of it."""
-    return _stored(study, load_recipe(study)) if study.recipe_file.is_file() else None
+    if not study.recipe_file.is_file():
+        return None
+    return study.once("confirmation", lambda: _stored(study, load_recipe(study)))
 
 
 def present_runs(study: Study) -> pd.DataFrame:

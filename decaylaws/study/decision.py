@@ -74,7 +74,7 @@ def recommendation_inputs(study: Study) -> str:
 
     Not the law's own content: its file also says how long the fit took.
     """
-    fitted = fit_inputs(study, usable_runs(study)[0])
+    fitted = fit_inputs(study)
     return content_hash(RECOMMENDATION_FORMAT, study.decisive_settings(), vars(study.corpus()), fitted)
 
 
@@ -84,6 +84,10 @@ def load_recipe(study: Study) -> Recipe:
     Raises:
         StudyError: nothing has been recommended, or study.yaml, corpus or runs changed since.
     """
+    return study.once("recipe", lambda: _load_recipe(study))
+
+
+def _load_recipe(study: Study) -> Recipe:
     if not study.recipe_file.is_file():
         raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
     check_fit(study)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -29,6 +29,8 @@ REMEDY = "Put it back from a copy, or delete it and run the verb that writes it.
 """What to do about a damaged file of a study."""
 SQLITE = "sqlite:///"
 TEMPLATES = ("study", "quick", "demo")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,7 @@ class Study:
             for name, value in settings["decontamination"].items()
             if name not in ("max_heldout_overlap", "on_overlap")
         }
+        settings["order"] = list(self.settings.sources)  # the first source keeps what a later one repeats
         # defaults that older studies did not have are left out: their stored results stay valid
         for source in settings["sources"].values():
             if source["quality"] is None:
@@ -340,12 +343,35 @@ class Study:
             raise StudyError(f"{self.root} has no plan yet. Run 'decaylaws plan {self.root}'.")
         return read_json(self.plan_file, StoredPlan)
 
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What ``compute`` makes of the study's files, worked out once for each state of these files.
+
+        A verb asks many times which rows belong to the question; the answer changes with a file only.
+        """
+        files = (
+            *(self.corpus_dir / "manifest.json", self.arithmetic_file, self.plan_file, self.proposals_file),
+            *(self.runs_file, self.law_file, self.fit_file),
+            *(self.recommendation_file, self.recipe_file, self.confirm_file),
+        )
+        states = [path.stat() if path.is_file() else None for path in files]
+        stamp = [state and (state.st_mtime_ns, state.st_size, state.st_ino) for state in states]
+        known = self.__dict__.setdefault("_known", {})
+        if known.get("stamp") != stamp:
+            known.clear()
+            known["stamp"] = stamp
+        if name not in known:
+            known[name] = compute()
+        return cast(T, known[name])
+
     def question(self) -> Question:
         """What the study asks now: which recorded runs belong to it.
 
         Raises:
             StudyError: nothing is prepared or planned, or study.yaml or the corpus changed since.
         """
+        return self.once("question", self._question)
+
+    def _question(self) -> Question:
         stored = self._plan()
         if stored.get("inputs") != self.plan_inputs():
             raise StudyError(
@@ -384,7 +410,7 @@ class Study:
         Raises:
             StudyError: nothing has been run, or the plan is not the present one.
         """
-        return self.question().split(self.recorded_runs())[0]
+        return self._split()[0]
 
     def left_out(self) -> pd.DataFrame:
         """The rows of the runs table that do not belong to the present question: ``run_id``, ``role``, ``reason``.
@@ -392,7 +418,10 @@ class Study:
         Raises:
             StudyError: nothing has been run, or the plan is not the present one.
         """
-        return self.question().split(self.recorded_runs())[1]
+        return self._split()[1]
+
+    def _split(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return self.once("split", lambda: self.question().split(self.recorded_runs()))
 
     def curves(self) -> pd.DataFrame:
         """The curves of the runs that belong to the present question."""

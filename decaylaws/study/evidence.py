@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise, matched_control, seed_noise
 from decaylaws.runs.table import LOSS, fit_ready, values_by
+from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
@@ -61,6 +62,29 @@ class Fit:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Told:
+    """All that a fit is told of the study besides its runs.
+
+    Attributes:
+        trunk_mixture: share of each source in the trunks.
+        trunk_lr: LR at the end of the trunks.
+        trunk_batch_tokens: tokens of an optimiser step of the trunks.
+        seed: of the bootstrap.
+    """
+
+    trunk_mixture: Mapping[str, float]
+    trunk_lr: float
+    trunk_batch_tokens: int
+    seed: int
+
+    @classmethod
+    def by(cls, settings: StudySettings) -> Self:
+        """What the settings say."""
+        trunk = settings.trunk
+        return cls(trunk.mixture, trunk.peak_lr, settings.batch_tokens, settings.seed)
+
+
 def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> tuple[Fit, bool]:
     """Fit the laws, unless they are fitted to these very runs.
 
@@ -82,28 +106,28 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
             f"{len(missing)} planned runs of {study.root} have no result yet. Run 'decaylaws run {study.root}' to the "
             "end, or fit those that have one with 'decaylaws fit --partial'."
         )
-    inputs = fit_inputs(study, runs)
+    inputs = fit_inputs(study)
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = _stored_fit(study)
         if stored is not None and stored["inputs"] == inputs:
             return _restore(stored), False
-    result, law = _fit(study, runs, excluded, progress)
+    result, law = _fit(Told.by(study.settings), runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
     write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **_store(result)})
     return result, True
 
 
-def fit_inputs(study: Study, runs: pd.DataFrame) -> str:
-    """Hash of all that decides the fitted law: its rows, and the settings that it is told."""
-    settings = study.settings
-    told = {
-        "domains": list(settings.sources),
-        "trunk_mixture": settings.trunk.mixture,
-        "trunk_lr": settings.trunk.peak_lr,
-        "trunk_batch_tokens": settings.batch_tokens,
-        "seed": settings.seed,
-    }
-    return content_hash(__version__, FIT_FORMAT, told, runs.sort_values("run_id").to_csv(index=False))
+def fit_inputs(study: Study) -> str:
+    """Hash of all that decides the fitted law: its rows, and the settings that it is told.
+
+    Raises:
+        StudyError: too few runs have finished, or the plan is not the present one.
+    """
+    return study.once("fit inputs", lambda: _fit_inputs(Told.by(study.settings), usable_runs(study)[0]))
+
+
+def _fit_inputs(told: Told, runs: pd.DataFrame) -> str:
+    return content_hash(__version__, FIT_FORMAT, vars(told), runs.sort_values("run_id").to_csv(index=False))
 
 
 def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
@@ -144,7 +168,7 @@ def check_fit(study: Study) -> StoredFit:
     stored = _stored_fit(study)
     if stored is None:
         raise StudyError(f"{study.fit_file} is of an older version. Run 'decaylaws fit {study.root}'.")
-    if stored["inputs"] != fit_inputs(study, usable_runs(study)[0]):
+    if stored["inputs"] != fit_inputs(study):
         raise StudyError(
             f"The law of {study.root} was fitted to other runs than those that belong to study.yaml now. "
             f"Run 'decaylaws fit {study.root}'."
@@ -153,7 +177,15 @@ def check_fit(study: Study) -> StoredFit:
 
 
 def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decays of the sweep that a fit may use, and the others with the reason."""
+    """Decays of the sweep that a fit may use, and the others with the reason.
+
+    Raises:
+        StudyError: too few runs have finished, or the plan is not the present one.
+    """
+    return study.once("usable runs", lambda: _usable_runs(study))
+
+
+def _usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     domains = list(study.settings.sources)
     kept, excluded = fit_ready(decays(study.runs()), domains, data_fingerprint=study.corpus().fingerprint)
     if len(kept) < len(domains) + 2:
@@ -164,22 +196,18 @@ def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     return kept.reset_index(drop=True), excluded.reset_index(drop=True)
 
 
-def _fit(
-    study: Study, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress
-) -> tuple[Fit, DecayLaw]:
-    trunk_mixture, seed = study.settings.trunk.mixture, study.settings.seed
-    trunk_batch = study.settings.batch_tokens
-    every = decay_predictors(trunk_mixture, CANDIDATES, reference_batch_tokens=trunk_batch)
-    fits = held_out_fits(every, runs, seed=seed, progress=progress)
+def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress) -> tuple[Fit, DecayLaw]:
+    every = decay_predictors(told.trunk_mixture, CANDIDATES, reference_batch_tokens=told.trunk_batch_tokens)
+    fits = held_out_fits(every, runs, seed=told.seed, progress=progress)
     table = held_out_table(fits, runs)
-    member, votes = best_member(table), member_votes(fits, runs, seed=seed)
+    member, votes = best_member(table), member_votes(fits, runs, seed=told.seed)
     errors = table[~table["law"].isin({f"decay:{name}" for name in CANDIDATES if name != member})]
     law = DecayLaw(
-        trunk_mixture,
+        told.trunk_mixture,
         member,
-        reference_lr=study.settings.trunk.peak_lr,
-        reference_batch_tokens=trunk_batch,
-        seed=seed,
+        reference_lr=told.trunk_lr,
+        reference_batch_tokens=told.trunk_batch_tokens,
+        seed=told.seed,
     ).fit(runs, progress=progress)
     chosen = [each for each in fits if each.law == f"decay:{member}"]
     predictions = held_out_predictions(chosen, runs, progress=progress)

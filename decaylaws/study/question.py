@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,7 @@ class Question:
         kept = kept.assign(
             role=[self._role(run_id, role) for run_id, role in zip(kept["run_id"], kept["role"])]
         )
-        kept = kept[[column for column in kept.columns if self._is_present(column)]]
-        return with_averaged_starts(kept), left_out.reset_index(drop=True)
+        return with_averaged_starts(kept[self._columns(list(kept.columns))]), left_out.reset_index(drop=True)
 
     def _role(self, run_id: str, recorded: str) -> str:
         return self.planned.get(run_id) or self.proposed.get(run_id) or recorded
@@ -107,12 +106,12 @@ class Question:
             return ""
         return EARLIER_PLAN
 
-    def _is_present(self, column: str) -> bool:
-        """Whether a column is fixed, or of a source that the study has."""
-        if column.startswith(AVERAGED_START_LOSS):  # filled in anew from the trunks that belong
-            return False
+    def _columns(self, columns: Sequence[str]) -> list[str]:
+        """The fixed columns, then those of the study's sources in their order, whatever order they were recorded in."""
         prefixes = (MIX, EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, BPB)
-        return not column.startswith(prefixes) or column.partition(":")[2] in self.sources
+        fixed = [name for name in columns if not name.startswith((*prefixes, AVERAGED_START_LOSS))]
+        by_source = [prefix + name for prefix in prefixes for name in self.sources]
+        return [*fixed, *(name for name in by_source if name in columns)]
 
 
 def left_out_words(left_out: pd.DataFrame) -> str:
@@ -121,8 +120,8 @@ def left_out_words(left_out: pd.DataFrame) -> str:
         return ""
     counts = left_out["reason"].value_counts()
     parts = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    noun = "recorded run does" if len(left_out) == 1 else "recorded runs do"
-    return f"{len(left_out)} {noun} not belong to the present question and are left out: {parts}."
+    does, are = ("run does", "is") if len(left_out) == 1 else ("runs do", "are")
+    return f"{len(left_out)} recorded {does} not belong to the present question and {are} left out: {parts}."
 
 
 def content_hash(*parts: Any) -> str:

@@ -115,7 +115,9 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
     curves = curves_table(point for result in results for point in result["curve"])
     if study.curves_file.is_file():
         curves = _with_earlier(curves, read_curves(study.curves_file))
-    runs = with_averaged_starts(runs)
+    if EVALUATION in runs:
+        measured = runs.groupby(EVALUATION, sort=False, dropna=False)
+        runs = pd.concat([with_averaged_starts(rows) for _, rows in measured], ignore_index=True)
     write_table(runs, study.runs_file, recorded=True)
     write_table(curves, study.curves_file, recorded=True)
     read_outs = pd.DataFrame([row for result in results for row in result.get("read_outs", [])])
