@@ -35,6 +35,7 @@ from decaylaws.search import Estimate, Plan
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study, confirm, decision, evidence, sweep
 from decaylaws.study.checks import _text_settings, record_settings
+from decaylaws.study.directory import read_json
 from decaylaws.study.evidence import Fit
 from decaylaws.study.question import content_hash
 from proxy_runs.data.manifest import (
@@ -244,7 +245,8 @@ def fit(
     rows = [(row["run_id"], name, row[LOSS + name]) for row in runs.to_dict("records") for name in domains]
     held_out = pd.DataFrame(rows, columns=["run_id", "domain", "observed"]).assign(lower=2.0, upper=5.0)
     held_out["predicted"] = [3.0 + fraction(law.digest, run_id, name) for run_id, name, _ in rows]
-    errors = pd.DataFrame([{"held_out": "mixture", "law": f"decay:{MEMBER}", "mae": fraction(law.digest)}])
+    error = {"held_out": "mixture", "law": f"decay:{MEMBER}", "mae": fraction(law.digest)}
+    errors = pd.DataFrame([{**error, "num_runs": len(runs), "worst": 0.0, "bias": 0.0, "spearman": 0.0}])
     changes = evidence.guard_changes(law, runs, held_out)  # type: ignore[arg-type]
     return Fit(MEMBER, errors, held_out, changes, excluded, (f"digest {law.digest}",)), law
 
@@ -354,7 +356,7 @@ def _recipe(study: Study) -> Any:
     decision.recommend(study)
     values = decision.load_recipe(study).to_dict()
     values["provenance"].pop("created")
-    return values, decision.load_recommendation(study)["digest"]
+    return values, read_json(study.recommendation_file)["digest"]
 
 
 def _undated(text: str) -> str:
