@@ -229,9 +229,12 @@ def write_slurm_job(settings: TrainSettings, **options: Any) -> Path:
         options: of :func:`slurm_script`.
 
     Raises:
-        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit.
+        DataError, InvalidValueError: recipe, corpus or checkpoint do not fit, or the folder holds another run.
     """
-    _check(settings)
+    plan = _check(settings)
+    # a node of a cluster has GPUs; the trainer finds out for itself
+    as_on_a_node = settings.resolved(on_gpu=settings.device != "cpu")
+    _finished(settings.output / RESULT_FILE, as_on_a_node, plan)
     absolute = {name: getattr(settings, name).resolve() for name in ("recipe", "corpus", "start", "output")}
     settings = settings.model_copy(update=absolute)
     settings.output.mkdir(parents=True, exist_ok=True)

@@ -262,6 +262,8 @@ def test_a_result_is_returned_to_the_launch_that_made_it(settings: TrainSettings
             DataError, match=rf"result\.json belongs to a launch with another {name} \(there.*output="
         ):
             launch(done.model_copy(update={name: change}))
+    with pytest.raises(DataError, match="another dtype"):
+        write_slurm_job(done.model_copy(update={"dtype": "bfloat16"}), nodes=1, ranks_per_node=1, hours=1)
     (tmp_path / "done" / "result.json").write_text('{"recipe_sha256": "0"}')
     with pytest.raises(DataError, match="does not say what it started from"):
         launch(done)

@@ -6,6 +6,8 @@ import argparse
 import io
 import json
 import pickle
+import sys
+import types
 import warnings
 import zipfile
 from pathlib import Path
@@ -341,3 +343,29 @@ def test_files_of_other_conventions(tmp_path: Path, content: dict[str, Any], suf
     for name in ("full", "old"):
         facts = read_facts(tmp_path / f"{name}{suffix}")
         assert (facts.step, facts.lrs, facts.has_optimizer) == (STEP, (10 * LR, LR), True)
+
+
+@pytest.mark.parametrize(
+    ("module", "is_read"), [("lightning.fabric.utilities.data", True), ("of.somebody", False)]
+)
+def test_settings_of_a_trainer_beside_the_optimiser_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, is_read: bool
+) -> None:
+    """Lightning keeps its hyperparameters in a dictionary of its own class."""
+    attributes = type("AttributeDict", (dict,), {"__module__": module})
+    parts = module.split(".")
+    for path in (".".join(parts[: end + 1]) for end in range(len(parts))):
+        monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
+    monkeypatch.setattr(sys.modules[module], "AttributeDict", attributes, raising=False)
+    content = {
+        "hyper_parameters": attributes(lr=1.0, betas=[0.9, 0.95]),
+        "optimizer_states": [{"state": {0: 1}, "param_groups": [{"lr": LR}]}],
+        "global_step": STEP,
+    }
+    (tmp_path / "last.ckpt").write_bytes(_stored(pickle.dumps(content, protocol=2)))
+    if is_read:
+        facts = read_facts(tmp_path / "last.ckpt")
+        assert (facts.step, facts.lrs, facts.has_optimizer) == (STEP, (LR,), True)
+    else:
+        with pytest.raises(DataError, match="without running code"):
+            read_facts(tmp_path / "last.ckpt")

@@ -6,6 +6,7 @@ import shutil
 import time
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from decaylaws.cli import arithmetic
 from decaylaws.cli import calibrate as calibrating
 from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.live import SweepDisplay
-from decaylaws.runs.config import EXACT, Arithmetic
+from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.study import Study
 from proxy_runs.engine import Backend
+from proxy_runs.engine.stack import Stack
 from proxy_runs.sweep import calibration, machine
 from proxy_runs.sweep.calibration import candidate_slots
 from proxy_runs.sweep.machine import best_slots, default_workers
@@ -241,3 +243,23 @@ def test_a_compiler_that_fails_and_a_sweep_that_has_begun_leave_it_as_it_is(
     long_study.checkpoint_dir.mkdir()
     assert "train:" not in decaylaws("plan", str(long_study.root))
     assert long_study.arithmetic() == EXACT
+
+
+def test_slots_that_leave_no_room_for_an_evaluation_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ModelShape(
+        d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=32, vocab_size=64, seq_len=16
+    )
+    monkeypatch.setattr(calibration, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(Backend, "is_stackwise", True)
+    losses, asked = Stack.losses, []
+
+    def with_little_memory(stack: Stack, slots: Any, evaluation: Any) -> Any:
+        asked.append(len(slots))
+        if len(slots) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(stack, slots, evaluation)
+
+    monkeypatch.setattr(Stack, "losses", with_little_memory)
+    found = calibration.tokens_per_second(shape, 32, Backend(device="cpu"), [1, 2, 4])
+    assert set(found) == {1, 2}
+    assert asked == [1, 2, 4]

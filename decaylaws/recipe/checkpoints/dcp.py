@@ -98,12 +98,21 @@ def _is_metadata(module: str, name: str) -> bool:
     return (module, name) in _ALLOWED or (module == "torch" and _DTYPE.match(name) is not None)
 
 
+_TRAINERS = ("torch.", "numpy.", "lightning.", "lightning_fabric.", "pytorch_lightning.", "omegaconf.")
+_CONTAINERS = {
+    ("argparse", "Namespace"),
+    ("collections", "defaultdict"),
+    ("typing", "Any"),
+    *(("builtins", name) for name in ("dict", "list", "set", "tuple", "int", "float", "str", "bool")),
+}
+
+
 def is_torch(module: str, name: str) -> bool:
-    """Whether a (module, name) belongs to what ``torch.save`` writes: tensors, their storages and plain containers."""
+    """Whether a (module, name) belongs to a file of ``torch.save``: tensors, plain containers, a trainer's settings."""
     return (
-        module.startswith(("torch.", "numpy."))
+        module.startswith(_TRAINERS)
         or module in ("torch", "numpy")
-        or (module, name) in _ALLOWED | {("argparse", "Namespace"), ("collections", "defaultdict")}
+        or (module, name) in _ALLOWED | _CONTAINERS
     )
 
 

@@ -39,6 +39,18 @@ class Record:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
+    # a container of another class: what it holds is passed over
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None:
+        """As of a list."""
+
+    def extend(self, values: object) -> None:
+        """As of a list."""
+
+    def add(self, value: object) -> None:
+        """As of a set."""
+
     @property
     def fields(self) -> dict[str, Any]:
         """State by attribute name; empty where it has another form."""
