@@ -19,6 +19,7 @@ from proxy_runs.corpus import prepare
 from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.evaluation.sources import HeldOutPart
 
 TOKENIZER = TokenizerSettings(vocab_size=400, train_bytes_per_source=20_000)
 SOURCES = {
@@ -172,6 +173,39 @@ def test_a_document_that_does_not_fit_is_passed_over_and_those_after_it_are_take
     assert source.counts["documents_over_max_bytes"] >= 1
     with pytest.raises(DataError, match=r"Passed over: documents that did not fit into max_bytes \(301\)"):
         make(base, "none", sources={"mine": SOURCES["mine"].model_copy(update={"max_bytes": 3})})
+
+
+def test_documents_that_spell_out_special_tokens_stay_whole(base):
+    rng = random.Random(5)
+    texts = [f"{sentence(rng)} <|endoftext|> {sentence(rng)}\n" for _ in range(60)]
+    (base / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    manifest = make(base, sources={"mine": SOURCES["mine"]})
+    store = TokenStore.open(base / "corpus")
+    for split, tokens in (
+        ("train", np.asarray(store.train("mine"))),
+        ("heldout", store.heldout("mine").tokens),
+    ):
+        entry = getattr(manifest.sources["mine"], split)
+        assert (tokens == store.eos_id).sum() == entry.documents > 0
+    assert set(HeldOutPart(base / "corpus", "mine").texts()) <= set(texts)
+    content = json.loads(store.tokenizer_path.read_text())
+    truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    (base / "used.json").write_text(json.dumps({**content, "truncation": truncation}))
+    again = make(
+        base, "again", sources={"mine": SOURCES["mine"]}, tokenizer=TokenizerSettings(path="used.json")
+    )
+    assert again.fingerprint == manifest.fingerprint
+
+
+def test_a_corpus_of_an_earlier_preparation_is_made_anew(base, monkeypatch):
+    sources = {"mine": SOURCES["mine"]}
+    monkeypatch.setattr(prepare, "PREPARATION_VERSION", 1)
+    earlier = make(base, sources=sources)
+    monkeypatch.undo()
+    now = make(base, sources=sources)
+    assert now.request != earlier.request
+    assert now.fingerprint == earlier.fingerprint, "the same tokens: runs on them stay valid"
+    assert not (base / "corpus" / f"data-{earlier.request}").exists()
 
 
 def test_a_tokenizer_learns_from_few_long_documents_too(base):
