@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
+from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.settings.numbers import Share
 from decaylaws.settings.quality import QualitySettings
 
@@ -36,7 +37,7 @@ class GroupSettings(BaseModel):
         if (self.members is None) == (self.mixture is None):
             raise ValueError("needs either members (free) or mixture (fixed proportions)")
         total = sum((self.mixture or {"": 1.0}).values())
-        if abs(total - 1.0) > 1e-6:
+        if abs(total - 1.0) > SUM_TOLERANCE:
             raise ValueError(f"the weights of mixture must sum to one; they sum to {total:.6g}")
         return self
 

@@ -406,3 +406,13 @@ def test_too_few_runs_and_blind_regressions_are_doubted() -> None:
     assert "no less than their mean loss does" in blind.doubts_["loss"][0]
     clear = InverseSum().fit(draw_shares(40, seed=45), noisy(draw_shares(40, seed=45), 46))
     assert set(clear.doubts_.values()) == {()}
+
+
+def test_shares_rounded_to_six_digits_are_read() -> None:
+    shares = draw_shares(20, seed=51)
+    losses = noisy(shares, 52)
+    law = LinearRegression().fit(shares, losses)
+    rounded = np.tile([0.333333, 0.333333, 0.333333, 0.0], (1, 1))
+    np.testing.assert_allclose(law.predict(rounded), law.predict(rounded / rounded.sum()), rtol=1e-12)
+    with pytest.raises(InvalidValueError, match="must sum to 1"):
+        law.predict([[0.3333, 0.3333, 0.3333, 0.0]])

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array, floats
+from decaylaws.mixtures.mixture import SUM_TOLERANCE
 
 MIN_RUNS = 8
+_EXACT = 1e-12  # a sum nearer to 1 than that is 1
 
 Indices = NDArray[np.intp]
 
 
 def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tuple[str, ...]]:
-    """Shares [runs, sources] and source names.
+    """Shares [runs, sources], divided by their sum where that is 1 within 1e-5, and source names.
 
     Args:
         X: a DataFrame with one column per source, or an array [runs, sources] (columns are then named
@@ -42,7 +44,8 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
     if shares.ndim != 2 or shares.shape[1] != len(names):
         raise InvalidValueError("shares", shares.shape, f"must have shape [runs, {len(names)}]")
     _check_simplex(shares)
-    return shares, names
+    totals = shares.sum(axis=1, keepdims=True)
+    return np.where(np.abs(totals - 1.0) > _EXACT, shares / np.where(totals > 0, totals, 1.0), shares), names
 
 
 def _in_order(X: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
@@ -61,7 +64,7 @@ def _check_simplex(shares: Array) -> None:
             "shares", shares[row].tolist(), f"must be finite and not negative (row {row})"
         )
     worst = int(np.argmax(np.abs(shares.sum(axis=1) - 1.0))) if len(shares) else 0
-    if len(shares) and abs(shares[worst].sum() - 1.0) > 1e-6:
+    if len(shares) and abs(shares[worst].sum() - 1.0) > SUM_TOLERANCE:
         raise InvalidValueError(
             "shares",
             float(shares[worst].sum()),
