@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from decaylaws.errors import InfeasibleError
@@ -95,22 +96,54 @@ def polish_pairs(
     Returns:
         A mixture ``[m]`` that no such move improves, unless ``max_moves`` ended the search.
     """
-    polytope = space.polytope(decay_tokens)
-    blocks = polytope.project((space.blocks > 0).astype(float) @ shares)
-    reached, moves = float(value(blocks[None] @ space.blocks)[0]), 0
-    if float(value(shares[None])[0]) < reached:
-        return shares  # the projection cost more than it mended
+    found = polish_each(
+        lambda points, _: value(points), space, decay_tokens, shares[None], steps=steps, max_moves=max_moves
+    )
+    return np.asarray(found[0])
+
+
+def polish_each(
+    value: Callable[[Array, NDArray[np.int64]], Array],
+    space: MixtureSpace,
+    decay_tokens: float | None,
+    starts: Array,
+    *,
+    steps: Sequence[float] = _PAIR_STEPS,
+    max_moves: int = 400,
+) -> Array:
+    """As :func:`polish_pairs`, for several functions side by side: one call values what all of them try next.
+
+    Args:
+        value: maps mixtures ``[k, m]`` and the number of the function that asks for each ``[k]`` to values ``[k]``.
+        space: what is feasible.
+        decay_tokens: length of the decay, which sets the caps on epochs.
+        starts: feasible mixture to begin with, by function ``[b, m]``.
+        steps: as for one function.
+        max_moves: as for one function, of each.
+
+    Returns:
+        ``[b, m]``.
+    """
+    polytope, everyone = space.polytope(decay_tokens), np.arange(len(starts))
+    blocks = np.array([polytope.project((space.blocks > 0).astype(float) @ start) for start in starts])
+    reached = value(blocks @ space.blocks, everyone)
+    at_start = value(starts, everyone)
+    better = at_start < reached - _LEAST_GAIN * np.abs(reached)  # the projection cost more than it mended
+    moves = np.zeros(len(starts), dtype=int)
     for step in steps:
-        while moves < max_moves:
-            around = _pair_moves(polytope, blocks, step)
-            if not len(around):
-                break
-            values = value(around @ space.blocks)
-            best = int(np.argmin(values))
-            if not values[best] < reached - _LEAST_GAIN * abs(reached):
-                break
-            blocks, reached, moves = around[best], float(values[best]), moves + 1
-    return np.asarray(blocks @ space.blocks)
+        moving = everyone[~better & (moves < max_moves)].tolist()
+        while moving:
+            around = [_pair_moves(polytope, blocks[k], step) for k in moving]
+            owner = np.repeat(moving, [len(each) for each in around])
+            values, still = value(np.vstack(around) @ space.blocks, owner), []
+            for k, points in zip(moving, around):
+                own = values[owner == k]
+                best = int(np.argmin(own)) if len(own) else 0
+                if len(own) and own[best] < reached[k] - _LEAST_GAIN * abs(reached[k]):
+                    blocks[k], reached[k], moves[k] = points[best], own[best], moves[k] + 1
+                    still += [k] if moves[k] < max_moves else []
+            moving = still
+    return np.where(better[:, None], starts, blocks @ space.blocks)
 
 
 def rounded_optimum(

@@ -11,14 +11,14 @@ For tables whose runs differ in nothing but the mixture. Where length, LR or siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
@@ -38,7 +38,7 @@ from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.explore import search_mixture
-from decaylaws.search.optimise import minimise_mixture, polish_pairs
+from decaylaws.search.optimise import minimise_mixture, polish_each, polish_pairs
 from decaylaws.search.recommendation import Estimate, Rival, preferences
 
 Method = Literal["auto", "exact", "optuna", "regmix"]
@@ -133,7 +133,7 @@ def recommend_mixture(
     }
     named = [mixture.array(space.names) for mixture in against.values()]
     points = np.vstack([_around(space, chosen, decay_tokens, seed), *named])
-    drawn = _Drawn.of(weighted, points, weighted.draws(shares, losses, num_draws, seed), decay_tokens)
+    drawn = _Drawn.of(points, _Draws.of(weighted, shares, losses, num_draws, seed), decay_tokens)
     low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
     doubts = tuple(doubt for name, weight in weights.items() if weight > 0 for doubt in fitted.doubts_[name])
     measured = tuple(replace(rival, doubts=doubts) for rival in drawn.rivals(against))
@@ -187,22 +187,50 @@ class _Weighted:
         """Weighted loss ``[n]``."""
         return np.asarray(self.law.predict_objective(self.frame(shares), self.weights), dtype=float)
 
-    def draws(
-        self, shares: pd.DataFrame, losses: pd.DataFrame, num_draws: int, seed: int
-    ) -> list[Callable[[Array], Array]]:
-        """Draws of the fit, each a weighted loss ``[n]`` of mixtures ``[n, m]``."""
-        law = self.law
-        if isinstance(law, _WITH_POSTERIOR):
-            vector = np.array([self.weights.get(name, 0.0) for name in law.targets_])
 
-            def drawn(points: Array, number: int) -> Array:
-                # one seed gives one set of parameters, at whatever mixtures they are asked
-                found = law.posterior(self.frame(points), num_draws=num_draws, seed=seed)
-                return np.asarray(found[number] @ vector)
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of a fit as weighted losses.
 
-            return [partial(drawn, number=number) for number in range(num_draws)]
-        refits = law.resampled(shares, losses, num_draws=num_draws, seed=seed)
-        return [replace(self, law=refit).value for refit in refits]
+    Attributes:
+        fitted: the fit.
+        number: how many draws.
+        seed: of a posterior's draws: one seed gives one set of parameters, at whatever mixtures they are asked.
+        refits: fits to resampled runs, where the regression has no posterior.
+    """
+
+    fitted: _Weighted
+    number: int
+    seed: int
+    refits: tuple[_Weighted, ...] = ()
+
+    @classmethod
+    def of(
+        cls, fitted: _Weighted, shares: pd.DataFrame, losses: pd.DataFrame, number: int, seed: int
+    ) -> _Draws:
+        """Draws from the posterior, or bootstrap refits where there is none."""
+        if isinstance(fitted.law, _WITH_POSTERIOR):
+            return cls(fitted, number, seed)
+        refits = fitted.law.resampled(shares, losses, num_draws=number, seed=seed)
+        return cls(fitted, number, seed, tuple(replace(fitted, law=refit) for refit in refits))
+
+    def values(self, points: Array) -> Array:
+        """Weighted loss of mixtures ``[n, m]`` under every draw ``[b, n]``."""
+        law = self.fitted.law
+        if not isinstance(law, _WITH_POSTERIOR):
+            return np.array([refit.value(points) for refit in self.refits])
+        vector = np.array([self.fitted.weights.get(name, 0.0) for name in law.targets_])
+        found = law.posterior(self.fitted.frame(points), num_draws=self.number, seed=self.seed)
+        return np.asarray(found @ vector)
+
+    def own_values(self, points: Array, draw: NDArray[np.int64]) -> Array:
+        """Weighted loss of each mixture ``[n, m]`` under a draw of its own ``[n]``."""
+        if not self.refits:
+            return np.asarray(self.values(points)[draw, np.arange(len(points))])
+        found = np.empty(len(points))
+        for number in np.unique(draw):
+            found[draw == number] = self.refits[number].value(points[draw == number])
+        return found
 
 
 @dataclass(frozen=True)
@@ -224,21 +252,13 @@ class _Drawn:
     regrets: Array
 
     @classmethod
-    def of(
-        cls,
-        weighted: _Weighted,
-        points: Array,
-        draws: Sequence[Callable[[Array], Array]],
-        decay_tokens: float | None,
-    ) -> _Drawn:
+    def of(cls, points: Array, draws: _Draws, decay_tokens: float | None) -> _Drawn:
         """Value ``points`` under every draw, and descend in each from the best of them to its own optimum."""
-        values = np.array([draw(points) for draw in draws])
+        values, everyone = draws.values(points), np.arange(draws.number)
         starts = points[values.argmin(axis=1)]
-        optima = np.array(
-            [polish_pairs(draw, weighted.space, decay_tokens, start) for draw, start in zip(draws, starts)]
-        )
-        best = np.array([float(draw(optimum[None])[0]) for draw, optimum in zip(draws, optima)])
-        return cls(points, weighted.value(points), values, optima, np.maximum(values[:, 0] - best, 0.0))
+        optima = polish_each(draws.own_values, draws.fitted.space, decay_tokens, starts)
+        best = draws.own_values(optima, everyone)
+        return cls(points, draws.fitted.value(points), values, optima, np.maximum(values[:, 0] - best, 0.0))
 
     def rivals(self, against: Mapping[str, Mixture]) -> tuple[Rival, ...]:
         """The rivals, in the order of the last points, with what the chosen mixture gains on them."""
