@@ -302,7 +302,9 @@ def launch(settings: TrainSettings) -> dict[str, Any]:
     given = [recipe.stages, settings.start.name, corpus, settings.eval_tokens_per_domain]
     result = {"losses": {name: 3.0 + fraction(repr(given), name) for name in recipe.predictions}}
     settings.output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result | {"recipe_sha256": recipe.sha256})
+    text = json.dumps(
+        result | {"recipe_sha256": recipe.sha256, "steps": recipe.num_steps, "tokens": recipe.tokens}
+    )
     (settings.output / "result.json").write_text(text, encoding="utf-8")
     return result
 
