@@ -217,6 +217,9 @@ def _failure(log: Path, start: int, code: int) -> str:
     failures = [line.removeprefix("failed: ") for line in lines if line.startswith("failed: ")]
     if failures:
         return f"The launched run failed: {failures[0].rstrip('.')}. The whole log is {log}."
+    if code < 0:
+        memory = " (short of memory?)" if code == -signal.SIGKILL else ""
+        return f"torchrun was ended by signal {-code}{memory}. Launch again to go on. The whole log is {log}."
     tail = "\n".join(lines[-LOG_TAIL_LINES:])
     return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
 

@@ -209,6 +209,7 @@ def test_what_died_of_something_else_tells_its_reason(
     )
     log.write_text("nothing that can be understood\n")
     assert _failure(log, 0, 7).startswith("The launched run ended with exit code 7.")
+    assert "ended by signal 9 (short of memory?). Launch again" in _failure(log, 0, -9)
 
 
 def test_an_error_of_the_users_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
