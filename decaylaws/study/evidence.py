@@ -144,7 +144,11 @@ def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
             raise TypeError(f"it holds a {type(law).__name__}")
         if set(law.domains_) != set(study.settings.sources):
             raise ValueError(f"it is a law of {', '.join(law.domains_)}")
-        law.predict(some_run, interval=0.9)  # whatever a prediction needs is there and fits
+        # whatever a prediction needs is there, fits and is finite
+        with np.errstate(all="ignore"):
+            found = law.predict(some_run, interval=0.9)
+        if not np.isfinite([found.mean, found.lower, found.upper]).all():
+            raise ValueError("its predictions are not finite")
     return _restore(stored), law
 
 

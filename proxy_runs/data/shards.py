@@ -101,11 +101,23 @@ class TokenStore:
         return np.memmap(self.directory / self._source(name).train.file.path, dtype=self.dtype, mode="r")
 
     def heldout(self, domain: str) -> HeldOut:
-        """Held-out tokens of ``domain`` and the bytes behind each."""
-        path = self.directory / self._source(domain).heldout.file.path
-        tokens = np.fromfile(path, dtype=self.dtype).astype(np.int64)
-        lengths = np.fromfile(self.directory / self.manifest.token_bytes.path, dtype="<u2").astype(np.int64)
+        """Held-out tokens of ``domain`` and the bytes behind each; read whole, so that comparing hashes costs little.
+
+        Raises:
+            DataError: a file is missing, or changed since it was prepared.
+        """
+        tokens = np.frombuffer(self._verified(self._source(domain).heldout.file), self.dtype).astype(np.int64)
+        lengths = np.frombuffer(self._verified(self.manifest.token_bytes), "<u2").astype(np.int64)
         return HeldOut(tokens, lengths[tokens])
+
+    def _verified(self, entry: FileEntry) -> bytes:
+        path = self.directory / entry.path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"Cannot open {path}: {error.strerror}. {_REMEDY}") from error
+        _check_digest(path, entry, hashlib.sha256(content).hexdigest())
+        return content
 
     def read_into(self, name: str, start: int, row: NDArray[Any]) -> None:
         """Fill ``row`` (contiguous, of ``dtype``) with the train tokens of ``name`` from ``start`` on.
@@ -148,7 +160,10 @@ def _check_file(directory: Path, entry: FileEntry, *, verify: bool) -> None:
     if not verify:
         return
     with open(path, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        _check_digest(path, entry, hashlib.file_digest(handle, "sha256").hexdigest())
+
+
+def _check_digest(path: Path, entry: FileEntry, digest: str) -> None:
     if digest != entry.sha256:
         raise DataError(
             f"{path} changed since it was prepared (SHA-256 {digest[:12]}..., "

@@ -199,10 +199,8 @@ class Patience:
                     ) from error
             except DecaylawsError:
                 raise
-            except (
-                ValueError,
-                LookupError,
-            ) as error:  # a value that Optuna itself wrote and cannot read any more
+            # a value that Optuna itself wrote and cannot read any more
+            except (ValueError, LookupError, TypeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise StudyError(
                     f"The storage holds a damaged value ({reason}). "

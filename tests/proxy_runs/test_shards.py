@@ -164,3 +164,14 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="Cannot write"), atomic_write(tmp_path / "file" / "below"):
         pass
+
+
+def test_held_out_text_that_changes_after_the_store_was_opened_is_refused(tmp_path):
+    store = make_tiny_store(tmp_path)
+    path = tmp_path / store.manifest.sources["maths"].heldout.file.path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=rf"{path.name} changed since it was prepared.*decaylaws prepare"):
+        store.heldout("maths")
+    assert store.heldout("code").tokens.size > 0
