@@ -31,12 +31,12 @@ class Comparison:
 
     Attributes:
         name: the quantity.
-        difference: a sentence where they differ, empty where they agree.
+        differences: a sentence for each thing that differs; empty where they agree.
         not_compared: why they could not be compared; empty where they were.
     """
 
     name: str
-    difference: str = ""
+    differences: tuple[str, ...] = ()
     not_compared: str = ""
 
 
@@ -59,7 +59,7 @@ class ConfigCheck:
     @property
     def differences(self) -> tuple[str, ...]:
         """What does not agree, a sentence each."""
-        found = [comparison.difference for comparison in self.comparisons if comparison.difference]
+        found = [line for comparison in self.comparisons for line in comparison.differences]
         return (*found, *self.schedule.conflicts)
 
     @property
@@ -137,9 +137,8 @@ def check_config(
 
 def _steps(ours: Floats, theirs: Floats) -> Comparison:
     differ = len(ours) != len(theirs)
-    return Comparison(
-        "number of steps", f"it trains {len(theirs):,} steps, the recipe {len(ours):,}." if differ else ""
-    )
+    line = f"it trains {len(theirs):,} steps, the recipe {len(ours):,}."
+    return Comparison("number of steps", (line,) if differ else ())
 
 
 def _lrs(recipe: Recipe, theirs: Floats) -> Comparison:
@@ -149,7 +148,7 @@ def _lrs(recipe: Recipe, theirs: Floats) -> Comparison:
     step = int(errors.argmax())
     return Comparison(
         "LR of every step",
-        f"at step {step + 1:,} its LR is {theirs[step]:.4g}, the recipe's {ours[step]:.4g}.",
+        (f"at step {step + 1:,} its LR is {theirs[step]:.4g}, the recipe's {ours[step]:.4g}.",),
     )
 
 
@@ -165,7 +164,7 @@ def _shares(recipe: Recipe, schedule: ConfigSchedule) -> Comparison:
         for source in sorted({*ours, *theirs})
         if abs(theirs.get(source, 0.0) - ours.get(source, 0.0)) > SHARE_TOLERANCE
     ]
-    return Comparison(name, "\ndiffers: ".join(lines))
+    return Comparison(name, tuple(lines))
 
 
 def _settings(recipe: Recipe, schedule: ConfigSchedule) -> Iterator[Comparison]:
@@ -175,11 +174,11 @@ def _settings(recipe: Recipe, schedule: ConfigSchedule) -> Iterator[Comparison]:
     yield _number(schedule, "sequence length", "seq_len", lengths, "tokens")
     yield _batch(recipe, schedule)
     kind = schedule.stated.get("optimizer")
-    yield Comparison(
-        "optimiser",
-        f"its optimiser is {kind}, the recipe's AdamW." if kind not in (None, "AdamW") else "",
-        "" if kind else _reason(schedule, "optimizer"),
-    )
+    if kind is None:
+        yield Comparison("optimiser", not_compared=_reason(schedule, "optimizer"))
+    else:
+        line = f"its optimiser is {kind}, the recipe's AdamW."
+        yield Comparison("optimiser", () if kind == "AdamW" else (line,))
     yield _number(schedule, "weight decay", "weight_decay", [optimizer.weight_decay])
     yield _number(schedule, "beta1", "beta1", [optimizer.beta1])
     yield _number(schedule, "beta2", "beta2", [optimizer.beta2])
@@ -187,7 +186,7 @@ def _settings(recipe: Recipe, schedule: ConfigSchedule) -> Iterator[Comparison]:
     yield _number(schedule, "clipping of gradients", "clip_norm", [optimizer.clip_norm])
     yield from _start(recipe, schedule)
     if schedule.stated.get("shuffle") is False:
-        yield Comparison("shuffling", "it does not shuffle: sources follow one another.")
+        yield Comparison("shuffling", ("it does not shuffle: sources follow one another.",))
     else:
         yield Comparison(
             "shuffling", not_compared="" if "shuffle" in schedule.stated else _reason(schedule, "shuffle")
@@ -203,7 +202,7 @@ def _number(
     if len(ours) == 1 and math.isclose(theirs, ours[0], rel_tol=NUMBER_TOLERANCE):
         return Comparison(name)
     wanted = " and ".join(f"{value:,.10g}" for value in ours)
-    return Comparison(name, f"its {name} is {f'{theirs:,.10g} {unit}'.strip()}, the recipe's {wanted}.")
+    return Comparison(name, (f"its {name} is {f'{theirs:,.10g} {unit}'.strip()}, the recipe's {wanted}.",))
 
 
 def _batch(recipe: Recipe, schedule: ConfigSchedule) -> Comparison:
@@ -216,16 +215,14 @@ def _batch(recipe: Recipe, schedule: ConfigSchedule) -> Comparison:
         if ours == [theirs]:
             return Comparison(name)
         wanted = " and ".join(f"{count:,}" for count in ours)
-        return Comparison(name, f"its batch has {theirs:,.10g} {unit}, the recipe's {wanted}.")
+        return Comparison(name, (f"its batch has {theirs:,.10g} {unit}, the recipe's {wanted}.",))
     if "batch_part" not in stated:
         return Comparison(name, not_compared=_reason(schedule, "batch_sequences"))
     part = float(stated["batch_part"])
     if any(part <= 0 or count % part for count in sequences):
         wanted = " and ".join(f"{count:,}" for count in sequences)
-        return Comparison(
-            name,
-            f"a rank adds {part:,.10g} sequences to its batch: no number of ranks makes the recipe's {wanted}.",
-        )
+        line = f"a rank adds {part:,.10g} sequences to its batch: no number of ranks makes the recipe's {wanted}."
+        return Comparison(name, (line,))
     ranks = " or ".join(f"{count / part:,.10g}" for count in sequences)
     return Comparison(
         name,
@@ -244,17 +241,15 @@ def _start(recipe: Recipe, schedule: ConfigSchedule) -> Iterator[Comparison]:
     else:
         theirs = str(schedule.stated["start"])
         same = theirs.rstrip("/") == (ours or "").rstrip("/")
-        shown = theirs or "random weights"
-        yield Comparison(
-            name, "" if same else f"it starts from {shown}, the recipe from {ours or 'random weights'}."
-        )
+        line = f"it starts from {theirs or 'random weights'}, the recipe from {ours or 'random weights'}."
+        yield Comparison(name, () if same else (line,))
     name, mine = "optimiser state", recipe.handover.optimizer_state
     if "optimizer_state" not in schedule.stated or ours is None:
         yield Comparison(name, not_compared=_reason(schedule, "optimizer_state"))
         return
     words = {"load": "takes the checkpoint's optimiser state over", "fresh": "starts the optimiser afresh"}
     theirs = str(schedule.stated["optimizer_state"])
-    yield Comparison(name, "" if theirs == mine else f"it {words[theirs]}, the recipe {words[mine]}.")
+    yield Comparison(name, () if theirs == mine else (f"it {words[theirs]}, the recipe {words[mine]}.",))
 
 
 def _reason(schedule: ConfigSchedule, key: str) -> str:
