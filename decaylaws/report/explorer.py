@@ -15,6 +15,7 @@ from decaylaws.laws.decay.inputs import REPEAT_SCALE
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.material import Material
+from decaylaws.runs.noise import least_gap
 from decaylaws.search import DecayProblem
 
 NUM_CHECKS = 12
@@ -37,7 +38,7 @@ def explorer_data(material: Material) -> dict[str, Any]:
         "runs": runs.tolist(),
         "run_spacing": _spacing(runs),
         "presets": {name: mixture.array(names).tolist() for name, mixture in material.candidates.items()},
-        "noise": material.found["near_optimal_nats"],
+        "least_gap": least_gap(material.noise_sd("target")),
         "checks": _checks(problem, stage.mixture),
     }
 

@@ -26,6 +26,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
 from decaylaws.report.material import Material
 from decaylaws.report.page import asset
+from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS
 from decaylaws.search import Plan
@@ -308,6 +309,13 @@ def test_the_explorer_shows_what_its_sliders_say(study: Study, page: str, tmp_pa
     problem = Material.of(study).problem
     assert float(value) == pytest.approx(float(problem.objective(np.array([[0.5, 0.4, 0.1]]))[0]), abs=5.1e-5)
     assert "nearest mixture that was run" in verdict
+    shares = np.array(
+        [[0.5, 0.4, 0.1], Material.of(study).recipe.stages[0].mixture.array(problem.space.names)]
+    )
+    change = float(-np.diff(problem.objective(shares))[0])
+    assert f"{abs(change):.4f} nats {'worse' if change > 0 else 'better'} than the recommendation" in verdict
+    gap = least_gap(Material.of(study).noise_sd("target"))
+    assert ("which two single runs would not tell apart" in verdict) == (abs(change) <= gap)
 
 
 def test_a_page_that_asks_the_network_or_fails_is_caught(tmp_path: Path) -> None:

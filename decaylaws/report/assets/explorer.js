@@ -72,9 +72,10 @@
     if (broken.length) sentences.push(["bad", `Guards not safe: ${broken.map((d) => words(d.name)).join(", ")}.`]);
     if (!outside.length && !strayed.length && !broken.length) sentences.push(["good", "Feasible: caps and guards hold by the law."]);
     const change = objective(model, losses) - objective(model, recommended);
-    const against = Math.abs(change) <= model.noise
-      ? `within the noise of one run (${model.noise.toFixed(4)} nats) of the recommendation: not to be told apart`
-      : `${Math.abs(change).toFixed(4)} nats ${change > 0 ? "worse" : "better"} than the recommendation`;
+    const apart = Math.abs(change) > model.least_gap ? "" : ", which two single runs would not tell apart";
+    const against = Math.abs(change) < 5e-5
+      ? "that of the recommendation"
+      : `${Math.abs(change).toFixed(4)} nats ${change > 0 ? "worse" : "better"} than the recommendation${apart}`;
     sentences.push(["", `The objective is ${against}.`]);
     const away = distanceToRuns(model, shares);
     const far = away > model.run_spacing;
