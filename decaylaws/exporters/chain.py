@@ -67,7 +67,9 @@ def _chain(
         if exports:
             last = exports[-1]
             own = replace(own, seen_steps=last.last_step, seen_samples=last.last_sample)
-        parts.append(_part(recipe, runs, number, exports))
+        checkpoint = exports[-1].last_checkpoint if exports else ""
+        # each run starts its sources anew, in another order
+        parts.append(part_recipe(recipe, runs, number, checkpoint, recipe.seed + number - 1))
         try:
             exports.append(export_run(parts[-1], own))
         except NotRepresentableError as error:
@@ -76,17 +78,26 @@ def _chain(
     return _joined(parts, exports)
 
 
-def _part(recipe: Recipe, runs: Sequence[tuple[Stage, ...]], number: int, before: Sequence[Export]) -> Recipe:
-    """The recipe of one run: its stages, and the hand-over from the run before it."""
+def part_recipe(
+    recipe: Recipe, runs: Sequence[tuple[Stage, ...]], number: int, checkpoint: str, seed: int
+) -> Recipe:
+    """The recipe of run ``number``, counted from 1: its stages, and the hand-over from the run before it.
+
+    Args:
+        recipe: the whole recipe.
+        runs: stages of each run.
+        number: which of them.
+        checkpoint: where the run before leaves its last checkpoint; not used for the first.
+        seed: keys the order of the run's data.
+    """
     stages = [stage.model_dump(mode="json", by_alias=True, exclude_none=True) for stage in runs[number - 1]]
-    values = recipe.to_dict() | {"stages": stages}
+    values = recipe.to_dict() | {"stages": stages, "seed": seed}
     for source in values["sources"].values():
         source.pop("epochs", None)  # filled in anew, for this run
-    if before:
+    if number > 1:
         trained = [stage for run in runs[: number - 1] for stage in run]
-        values["seed"] = recipe.seed + number - 1  # each run starts its sources anew, in another order
         values["handover"] = {
-            "checkpoint": before[-1].last_checkpoint,
+            "checkpoint": checkpoint,
             "tokens": recipe.handover.tokens + sum(stage.num_steps * stage.batch_tokens for stage in trained),
             "lr": trained[-1].lr.end_lr,
             "lr_source": f"end of stage {number - 1}",

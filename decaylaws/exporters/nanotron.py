@@ -7,14 +7,14 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
-from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.chain import RECIPE_FILE, export_runs, part_recipe
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.mixtures import Mixture
-from decaylaws.recipe import Recipe
+from decaylaws.recipe import Recipe, Stage
 from decaylaws.recipe.files import to_yaml
 
 TARGET, VERSION = "nanotron", "main of 2026-04 (2411b022)"
@@ -44,25 +44,34 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
-    stages = _data_stages(job)
+    groups = [tuple(group) for _, group in groupby(recipe.stages, key=lambda stage: stage.mixture)]
+    stages = _data_stages(groups)
     files = {}
-    for number in range(1, len(stages) + 1):
+    for number, stage in enumerate(stages, start=1):
         folder = f"stage-{number}/" if len(stages) > 1 else ""
+        checkpoint = start_checkpoint(recipe) if number == 1 else f"{options.output}/{stage.start - 1}"
+        start = f"{options.output}/start" if number == 1 else f"{options.output}/start-{number}"
         config = _config(job, path, stages[:number])
-        restart = to_yaml(config | {"checkpoints": config["checkpoints"] | _own_checkpoint(options)})
-        files[f"{folder}restart_nanotron.yaml"] = restart
-        # a later stage starts as a restart does: from the run's own checkpoint
-        files[f"{folder}midtrain_nanotron.yaml"] = to_yaml(config) if number == 1 else restart
-    files["start_checkpoint.py"] = render(
-        "nanotron.py.j2",
-        name=recipe.name,
-        version=VERSION,
-        checkpoint=start_checkpoint(recipe),
-        start=f"{options.output}/start",
-        restart=f"{options.output}/restart",
-        lr=path.peak_lr,
-        optimizer=recipe.optimizer,
-    )
+        if (
+            number > 1
+        ):  # as a restart does, a later stage goes on from the run's own checkpoint and its schedule
+            config["checkpoints"] |= _own_checkpoint(start)
+        own = config["checkpoints"] | _own_checkpoint(f"{options.output}/restart")
+        files[f"{folder}midtrain_nanotron.yaml"] = to_yaml(config)
+        files[f"{folder}restart_nanotron.yaml"] = to_yaml(config | {"checkpoints": own})
+        files[f"{folder}start_checkpoint.py"] = render(
+            "nanotron.py.j2",
+            name=recipe.name,
+            version=VERSION,
+            checkpoint=checkpoint,
+            start=start,
+            restart=f"{options.output}/restart",
+            lr=path.peak_lr,
+            optimizer=recipe.optimizer,
+        )
+        if folder:
+            part = part_recipe(recipe, groups, number, checkpoint or "", recipe.seed)
+            files[folder + RECIPE_FILE] = to_yaml(part.to_dict())
     return job.export(
         files,
         lr.step_lrs,
@@ -96,8 +105,8 @@ def _notes(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> tuple[st
         )
     for number, (before, stage) in enumerate(pairwise(stages), start=2):
         notes.append(
-            f"Stage {number} ({stage.name}) begins after step {before.end:,}: run 'python start_checkpoint.py "
-            f"{options.output}/{before.end}', then launch with stage-{number}/midtrain_nanotron.yaml."
+            f"Stage {number} ({stage.name}) goes on after step {before.end:,} of the same run: run start_checkpoint.py "
+            f"of stage-{number}, then launch with the file beside it. Checked with --seen-steps {before.end}."
         )
     return tuple(notes)
 
@@ -119,24 +128,21 @@ class DataStage:
     end: int
 
 
-def _data_stages(job: Job) -> list[DataStage]:
-    """Stages of the recipe; neighbours of one mixture are one stage."""
+def _data_stages(groups: list[tuple[Stage, ...]]) -> list[DataStage]:
+    """A data stage for each group of stages of one mixture."""
     stages: list[DataStage] = []
-    for mixture, group in groupby(job.recipe.stages, key=lambda stage: stage.mixture):
-        own = list(group)
+    for own in groups:
         start = stages[-1].end + 1 if stages else 1
         taken = any(stage.name == own[0].name for stage in stages)
         name = f"{own[0].name} {len(stages) + 1}" if taken else own[0].name
-        stages.append(DataStage(name, mixture, start, start - 1 + sum(stage.num_steps for stage in own)))
+        stages.append(
+            DataStage(name, own[0].mixture, start, start - 1 + sum(stage.num_steps for stage in own))
+        )
     return stages
 
 
-def _own_checkpoint(options: ExportOptions) -> dict[str, Any]:
-    return {
-        "resume_checkpoint_path": f"{options.output}/restart",
-        "load_lr_scheduler": True,
-        "load_optimizer": True,
-    }
+def _own_checkpoint(folder: str) -> dict[str, Any]:
+    return {"resume_checkpoint_path": folder, "load_lr_scheduler": True, "load_optimizer": True}
 
 
 def _replay(path: WarmupHoldDecay) -> Floats:

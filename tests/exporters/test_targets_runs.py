@@ -439,13 +439,12 @@ def test_nanotron(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     old.save(tmp_path / "start")
 
     folders = sorted((tmp_path / "export").glob("stage-*")) or [tmp_path / "export"]
-    native = not (folders[0] / "recipe.yaml").is_file()
     lrs: list[float] = []
     mixtures = []
     for folder in folders:
         config = _nanotron_config(folder / "midtrain_nanotron.yaml")
         script = folder / "start_checkpoint.py"
-        script = script if script.is_file() else tmp_path / "export/start_checkpoint.py"
+        native = "stage-" not in str(config.checkpoints.checkpoints_path)  # data stages of one run
         done = len(lrs) if native else 0
         steps = config.tokens.train_steps - done
         data = config.data_stages[-1].data.dataset
@@ -453,9 +452,7 @@ def test_nanotron(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert config.global_batch_size_in_tokens in {stage.batch_tokens for stage in recipe.stages}
         start = config.checkpoints.resume_checkpoint_path
         output = Path(str(config.checkpoints.checkpoints_path))
-        if done:  # a further data stage goes on from the run's own checkpoint
-            _start_checkpoint(script, str(output / str(done)))
-        elif start is not None and config.checkpoints.load_optimizer:
+        if start is not None and config.checkpoints.load_optimizer:
             _start_checkpoint(script)
         run = _Nanotron(config)
         group = run.optimizer.get_base_optimizer().param_groups[0]
