@@ -104,4 +104,4 @@ def _runs(material: Material) -> Iterator[str]:
             "domains rather than gentle anneals."
         )
     if not material.study.settings.decontamination.evaluation_sets:
-        yield "Nobody looked whether the sources hold your evaluation sets (decontamination.evaluation_sets)."
+        yield "The sources were not searched for your evaluation sets (decontamination.evaluation_sets)."
