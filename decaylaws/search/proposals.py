@@ -131,7 +131,10 @@ class Proposals:
         return trial.params.keys() == self._space.keys()
 
     def runs(self) -> list[PlannedRun]:
-        """Every run that was proposed so far, with those of proposals that have ended."""
+        """Every run that was proposed so far, with those of proposals that have ended.
+
+        With ``promote`` also the next length of proposals that were not promoted, which is never trained.
+        """
         proposed = [
             self._run(trial, rung)
             for trial in self._trials()

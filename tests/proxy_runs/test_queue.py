@@ -378,3 +378,45 @@ def test_a_result_or_a_config_that_changed_in_the_storage_is_refused(queue: RunQ
     with pytest.raises(StudyError, match="holds a damaged value"):
         RunQueue(url, "study").results()
     database.close()
+
+
+def test_a_queue_claims_what_it_serves_and_takes_over_what_both_plans_hold(url: str) -> None:
+    old, new = (RunQueue(url, "study", serves=plan) for plan in ("old plan", "new plan"))
+    assert old.enqueue([("trunk", trunk()), ("control", fork(1)), ("simplex", fork(2))]) == 3
+    assert new.claim(9, always) == []
+    assert new.open_runs() == []
+    assert new.enqueue([("trunk", trunk()), ("read_out", fork(2)), ("simplex", fork(3))]) == 3
+    (held,) = new.claim(9, always)
+    claims = [held, *new.claim(9, always)]
+    assert [(claim.role, claim.config) for claim in claims] == [
+        ("trunk", trunk()), ("read_out", fork(2)), ("simplex", fork(3)),
+    ]  # fmt: skip
+    assert old.open_runs() == [fork(1)]
+    new.give_back(claims[1])
+    assert [claim.config for claim in new.claim(9, always)] == [
+        fork(2)
+    ]  # still of the plan that took it over
+    assert new.counts({fork(1).run_id}).waiting == 1
+
+
+def test_a_failed_run_that_a_new_plan_holds_is_told_and_can_be_retried(url: str) -> None:
+    old, new = (RunQueue(url, "study", serves=plan) for plan in ("old plan", "new plan"))
+    old.enqueue([("simplex", fork(1)), ("simplex", fork(2))])
+    for _ in range(4):
+        (claim,) = old.claim(1, always)
+        old.fail(claim, "broken")
+    assert new.enqueue([("simplex", fork(1))]) == 0
+    assert [run_id for run_id, _ in new.failures({fork(1).run_id})] == [fork(1).run_id]
+    assert new.retry_failed({fork(1).run_id}) == 1
+    assert [claim.config for claim in new.claim(9, always)] == [fork(1)]
+
+
+def test_a_run_measured_in_another_way_is_another_result(url: str) -> None:
+    short, long = (RunQueue(url, "study", measure=tokens) for tokens in ("512 tokens", "4096 tokens"))
+    for queue, loss in ((short, 2.0), (long, 3.0)):
+        assert queue.enqueue([("simplex", fork(1))]) == 1
+        (claim,) = queue.claim(1, always)
+        queue.finish(claim, result(fork(1), loss), loss)
+    assert [each["row"]["loss:web"] for each in short.results()] == [2.0]
+    assert [each["row"]["loss:web"] for each in long.results()] == [3.0]
+    assert len(short.every_result()) == 2

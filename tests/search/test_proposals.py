@@ -177,3 +177,12 @@ def test_the_design_s_runs_are_learnt_once(storage: BaseStorage) -> None:
     np.testing.assert_allclose(shares, run.mixture.array(("web", "maths", "code")), atol=0.02)
     assert first.params["decay_tokens"] == run.tokens
     assert len(found.ask()) == 4
+
+
+def test_every_run_that_was_proposed_is_known_when_it_has_ended(storage: BaseStorage) -> None:
+    found = proposals(storage, kind="tpe", trials=4, batch=2, promote=2)
+    trained = {run.config.run_id for run in work_off(found)}
+    again = proposals(storage, kind="tpe", trials=4, batch=2, promote=2)
+    known = {run.config.run_id for run in again.runs()}
+    assert trained <= known  # and the next length of those that were not promoted, which nobody trains
+    assert len(known) <= len(trained) + 4

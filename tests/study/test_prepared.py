@@ -158,3 +158,22 @@ def test_a_budget_that_the_search_could_not_use_stops_the_plan_and_not_the_searc
         InvalidValueError, match=r"'objective\.guard_domains'.*got \['wbe'\].*web, maths, code"
     ):
         with_settings(root, objective={"weights": {"web": 1}, "guard_domains": ["wbe"]})
+
+
+def test_evaluation_sets_that_were_named_after_prepare_need_a_new_corpus(root: Path) -> None:
+    sweep.plan(with_settings(root))
+    named = {"evaluation_sets": {"exam": {"path": "data/exam.jsonl"}}}
+    study = with_settings(root, decontamination=named)
+    with pytest.raises(StudyError, match=r"'decontamination\.evaluation_sets' .*decaylaws prepare"):
+        sweep.plan(study)
+    with pytest.raises(StudyError, match="decaylaws plan"):
+        sweep.current_plan(study)
+    sweep.plan(
+        with_settings(root, decontamination={"ngram": 20, "on_overlap": "allow"})
+    )  # no set, no text to drop
+
+
+def test_the_order_of_sources_decides_which_one_keeps_what_both_hold(root: Path) -> None:
+    turned = dict(reversed(TINY_SETTINGS["sources"].items()))
+    with pytest.raises(StudyError, match=r"'sources \(their order\)'"):
+        sweep.plan(with_settings(root, sources=turned))
