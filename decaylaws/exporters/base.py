@@ -119,7 +119,7 @@ class Export:
         head = (
             f"# Before launching with {self.target}\n\n"
             f"Written for {self.target} {self.target_version}. The LR that it will use is at most "
-            f"{self.max_abs_lr_error:.3g} off the recipe's at any step.\n"
+            f"{self.max_abs_lr_error:.3g} off the recipe's mean over a step.\n"
         )
         told = [
             *(f"Approximated: {text}" for text in self.approximations),
