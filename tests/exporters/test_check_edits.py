@@ -113,6 +113,7 @@ EDITS: dict[str, list[tuple[str, ...]]] = {
         ("--override-opt_param-scheduler", ""),
         ("--override-opt_param-scheduler", "--use-checkpoint-opt_param-scheduler"),
         ("--data-path 0.3", "--data-path 0.4"),
+        ("--split 99,1,0", "--exit-interval 500"),
         ("--split 99,1,0", "if [ $1 = long ]; then\n--train-samples 800000\nfi"),
     ],
     "nanotron": [

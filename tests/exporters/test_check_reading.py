@@ -175,6 +175,16 @@ def test_what_differs_in_a_script_of_olmo_core(read, old: str, new: str, told: s
         ("Duration.tokens(MAX_TOKENS)", "Duration.epochs(1)", "its length follows from the size of the data"),
         ("max_duration=Duration.tokens(MAX_TOKENS),", "", "sets no max_duration"),
         ("warmup=0, alpha_f", "warmup=0, **more, alpha_f", "its keywords of LinearWithWarmup"),
+        (
+            "scheduler=LinearWithWarmup(",
+            "other=WSD(warmup=0), scheduler=LinearWithWarmup(",
+            "makes several schedulers",
+        ),
+        (
+            "max_duration=Duration",
+            "more=B(max_duration=Duration.steps(3)), max_duration=Duration",
+            "several values",
+        ),
         ("LinearWithWarmup(warmup=0, alpha_f=0.0)", "WSDS(period_lengths=[1])", "uses WSDS, a scheduler"),
     ],
 )

@@ -66,6 +66,12 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
     if start is not None:
         settings.optimizer_state(not {"no-load-optim", "finetune"} & set(flags))
     conflicts = []
+    lrs = _lrs(fields, seen)
+    if fields.get("exit-interval") is not None:
+        interval = fields.count("exit-interval", at_least=1)
+        stop = (seen // interval + 1) * interval
+        if stop < seen + len(lrs):
+            conflicts.append(f"--exit-interval ends the run at iteration {stop:,.10g}.")
     if fields.get("decoupled-lr") is not None:
         conflicts.append("--decoupled-lr gives the input and the output layer an LR of their own.")
     if counts_on and "override-opt_param-scheduler" not in flags:
@@ -73,7 +79,7 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
             "without --override-opt_param-scheduler Megatron refuses another schedule than the checkpoint's."
         )
     return ConfigSchedule(
-        _lrs(fields, seen),
+        lrs,
         _shares(path, flags.get("data-path"), settings, recipe),
         settings.stated,
         settings.unread,

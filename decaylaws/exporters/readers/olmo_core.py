@@ -183,11 +183,14 @@ def _lrs(module: PythonFile, lr_value: Any, steps: int, batch: float | None) -> 
     if lr_value is None:
         raise module.error("lr", None)
     lr = checked_number(module.path, "lr", lr_value)
-    for name in _SCHEDULERS:
-        for call in module.literal_calls(name):
-            fields = Fields(call.values, module.path)
-            units = fields.choice("units", ("steps", "tokens"), "steps")
-            return native_lrs(fields, name, lr, steps, _per_unit(units, batch, module.path))
+    calls = module.literal_calls(*_SCHEDULERS)
+    if any(call != calls[0] for call in calls):
+        raise DataError(f"{module.path} makes several schedulers: {', '.join(call.name for call in calls)}.")
+    for call in calls[:1]:
+        fields = Fields(call.values, module.path)
+        units = fields.choice("units", ("steps", "tokens"), "steps")
+        name = call.name.rpartition(".")[2]
+        return native_lrs(fields, name, lr, steps, _per_unit(units, batch, module.path))
     raise DataError(
         f"{module.path} makes none of the schedulers that are read: composable, {', '.join(_SCHEDULERS)}."
     )

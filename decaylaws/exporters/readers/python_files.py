@@ -66,7 +66,7 @@ class Call:
     """
 
     name: str
-    line: int
+    line: int = field(compare=False)
     values: dict[str, Any] = field(default_factory=dict)
 
     def unread(self) -> Iterator[tuple[str, Unread]]:
@@ -172,7 +172,9 @@ class PythonFile:
         values = [self.value(node) for name in names for node in self._by_keyword.get(name, ())]
         plain = [value for value in values if not isinstance(value, Unread)]
         if any(value != plain[0] for value in plain):
-            raise DataError(f"{self.path} gives {names[0]!r} several values: {sorted(set(map(str, plain)))}.")
+            raise DataError(
+                f"{self.path} gives {names[0]!r} several values: {sorted(set(map(written, plain)))}."
+            )
         return next(iter(plain or values), None)
 
     def error(self, name: str, value: object, *, line: int | None = None) -> DataError:
