@@ -24,6 +24,11 @@ MAX_SHOWN = 200
 """Letters of a value that a message shows; a value may be a file's whole content."""
 
 
+def shortened(text: str) -> str:
+    """``text``, cut where a message would be lost in it."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
 class DecaylawsError(Exception):
     """Base of every error that a user can mend."""
 
@@ -43,10 +48,7 @@ class InvalidValueError(DecaylawsError, ValueError):
         self.value = value
         self.constraint = constraint
         self.remedy = remedy
-        written = repr(_as_written(value))
-        if len(written) > MAX_SHOWN:
-            written = f"{written[:MAX_SHOWN]}..."
-        message = f"'{field}' {constraint}; got {written}."
+        message = f"'{field}' {constraint}; got {shortened(repr(_as_written(value)))}."
         super().__init__(f"{message} {remedy}".strip())
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:

@@ -12,6 +12,7 @@ import pytest
 
 from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write, check_record, record_of, write_text
+from decaylaws.io.json import read_json
 from decaylaws.runs.table import write_table
 
 
@@ -128,3 +129,23 @@ def test_many_writers_at_once_leave_a_file_that_is_read(tmp_path: Path) -> None:
             done.result()
     check_record(path, "")
     assert len(record_of(path).read_bytes().split()) == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": 1, "a": 2}', "key 'a' twice"),
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": "\\ud800"}', "half of a character"),
+        ('{"a"', "Expecting"),
+        (b"\xff", "can't decode"),
+        ('{"a": 1}', "a: Input should be a valid list"),
+        ("[]", "JSON: Input should be a valid dictionary"),
+    ],
+)
+def test_json_that_no_verb_would_write_is_one_sentence(tmp_path: Path, text: str | bytes, words: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=rf"plan\.json .*{words}.*Plan again\."):
+        read_json(path, dict[str, list[float]], "Plan again.")

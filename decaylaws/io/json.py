@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decaylaws.errors import DataError, DecaylawsError
+from decaylaws.errors import DataError, DecaylawsError, shortened
 from decaylaws.io.files import check_record
 
 if TYPE_CHECKING:
@@ -39,12 +39,26 @@ def load_json(text: str | bytes, what: object, remedy: str = "") -> Any:
         raise ValueError(f"{constant} is no number")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        require_characters(content)
+        return content
     except RecursionError:
         reason = "it is nested too deep"
     except ValueError as error:
         reason = str(error)
-    raise DataError(f"{what} is not valid JSON: {reason}. {remedy}".strip())
+    raise DataError(f"{what} is not valid JSON: {shortened(reason)}. {remedy}".strip())
+
+
+def require_characters(content: Any) -> None:
+    """Refuse text with half of a character, which an escape can write and nothing can print or store.
+
+    Raises:
+        ValueError: names it.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!a} is half of a character") from None
 
 
 def read_json(path: Path, schema: Any, remedy: str) -> Any:
@@ -77,7 +91,7 @@ def typed(content: Any, schema: Any, path: Path, remedy: str) -> Any:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "JSON"
-        raise DataError(f"{path} is damaged ({field}: {problem['msg']}). {remedy}") from None
+        raise DataError(f"{path} is damaged ({shortened(field)}: {problem['msg']}). {remedy}") from None
 
 
 @contextmanager
@@ -91,7 +105,9 @@ def rebuilding(path: Path, remedy: str) -> Iterator[None]:
         yield
     except (DecaylawsError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = str(error) if isinstance(error, DecaylawsError) else f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is damaged ({' '.join(reason.split()).rstrip('.')}). {remedy}") from error
+        raise DataError(
+            f"{path} is damaged ({shortened(' '.join(reason.split()).rstrip('.'))}). {remedy}"
+        ) from error
 
 
 @lru_cache

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, shortened
+from decaylaws.io.json import require_characters
 
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000
@@ -161,9 +162,11 @@ def load_yaml(
             tag, lambda loader, node, meaning=meaning: meaning(loader.construct_scalar(node))
         )
     try:
-        return Loader(text).get_single_data()
+        content = Loader(text).get_single_data()
+        require_characters(content)
+        return content
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{what} is not valid YAML: {_reason(error)}.") from None
+        raise DataError(f"{what} is not valid YAML: {shortened(_reason(error))}.") from None
 
 
 def to_yaml(data: dict[str, Any]) -> str:
