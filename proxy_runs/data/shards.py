@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError, shortened
 from proxy_runs.data.manifest import FileEntry, Manifest, SourceEntry, read_manifest
 
 _REMEDY = "Run 'decaylaws prepare' to build the corpus again."
@@ -152,9 +152,12 @@ def _close_all(descriptors: dict[str, int]) -> None:
 
 def _check_file(directory: Path, entry: FileEntry, *, verify: bool) -> None:
     path = directory / entry.path
-    if not path.is_file():
-        raise DataError(f"{path} is missing. {_REMEDY}")
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. {_REMEDY}") from None
+    except (OSError, ValueError) as error:  # a name that no file can have, in a damaged manifest
+        raise DataError(f"{shortened(str(path))!a} cannot be read ({error.args[-1]}). {_REMEDY}") from None
     if size != entry.bytes:
         raise DataError(f"{path} holds {size} bytes; the manifest says {entry.bytes}. {_REMEDY}")
     if not verify:

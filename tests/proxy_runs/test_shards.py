@@ -175,3 +175,13 @@ def test_held_out_text_that_changes_after_the_store_was_opened_is_refused(tmp_pa
     with pytest.raises(DataError, match=rf"{path.name} changed since it was prepared.*decaylaws prepare"):
         store.heldout("maths")
     assert store.heldout("code").tokens.size > 0
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "a\x00b"])
+def test_a_name_that_no_file_can_have_is_one_sentence(tmp_path, name):
+    store = make_tiny_store(tmp_path)
+    entry = store.manifest.tokenizer.model_copy(update={"path": name})
+    write_manifest(store.manifest.model_copy(update={"tokenizer": entry}), tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read.*decaylaws prepare") as caught:
+        TokenStore.open(tmp_path)
+    assert len(str(caught.value)) < 600
