@@ -19,6 +19,7 @@ from decaylaws.cli.calibrate import calibrate
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.errors import StudyError
+from decaylaws.runs.columns import EVALUATION
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.study import Study
 from decaylaws.study.checks import record_settings
@@ -178,7 +179,11 @@ def _check_storage(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunC
     if not study.runs_file.is_file():
         return
     wanted = {config.run_id for _, config in runs}
-    recorded = set(study.runs()["run_id"]) & wanted
+    rows = study.recorded_runs()
+    if EVALUATION not in rows:  # of an earlier version: nothing in it belongs to the question
+        return
+    measured = rows[EVALUATION] == study.settings.evaluation.tokens_per_domain
+    recorded = set(rows.loc[measured, "run_id"]) & wanted
     missing = recorded - {result["row"]["run_id"] for result in queue.results()}
     if missing:
         raise StudyError(
