@@ -30,8 +30,8 @@ LEVELS = [
 ]
 LAW_LEVELS = [
     {"kit"},
-    {"annealing", "continued", "decay", "mixing", "scaling", "stability"},
-    {"downstream"},
+    {"annealing", "continued", "mixing", "scaling", "stability"},
+    {"decay", "downstream"},
 ]
 PROXY_LEVELS = [
     {"compiled_code", "data"},

@@ -77,16 +77,8 @@ LAWS = {
         "decay law, loss saturates",
         "a domain's loss is a power of weighted shares and relaxes towards that of the new mixture",
     ),
-    "decay:relaxed_gain": (
-        "decay law of inverse sums, shares relax, gain follows",
-        "as the first, with an inverse sum over shares in place of the power",
-    ),
-    "decay:saturating": (
-        "decay law of inverse sums, loss saturates",
-        "an inverse sum over shares, towards which the loss relaxes",
-    ),
     "regmix": ("boosted trees (RegMix)", "LightGBM on mixture, size, tokens and LR, without a law"),
-    "inverse_sum": ("mixture law alone", "an inverse sum over shares that knows neither tokens nor LR"),
+    "inverse_sum": ("mixture law alone", "an inverse sum over shares that knows neither size, tokens nor LR"),
     "nearest_run": ("nearest run", "the change of the most similar fitted run"),
     "control": ("control", "the change of the matched control, whatever the mixture"),
     "constant": ("constant", "every decay changes a loss as the average one did"),

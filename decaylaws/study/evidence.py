@@ -13,13 +13,14 @@ from decaylaws import __version__
 from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding, typed
 from decaylaws.laws.decay import (
+    MEMBERS,
     DecayLaw,
     best_member,
     decay_predictors,
     held_out_fits,
     held_out_table,
 )
-from decaylaws.laws.decay.choose import CANDIDATES, member_votes
+from decaylaws.laws.decay.choose import member_votes
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise, matched_control, seed_noise
@@ -201,11 +202,13 @@ def _usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress) -> tuple[Fit, DecayLaw]:
-    every = decay_predictors(told.trunk_mixture, CANDIDATES, reference_batch_tokens=told.trunk_batch_tokens)
+    every = decay_predictors(
+        told.trunk_mixture, tuple(MEMBERS), reference_batch_tokens=told.trunk_batch_tokens
+    )
     fits = held_out_fits(every, runs, seed=told.seed, progress=progress)
     table = held_out_table(fits, runs)
     member, votes = best_member(table), member_votes(fits, runs, seed=told.seed)
-    errors = table[~table["law"].isin({f"decay:{name}" for name in CANDIDATES if name != member})]
+    errors = table[~table["law"].isin({f"decay:{name}" for name in MEMBERS if name != member})]
     law = DecayLaw(
         told.trunk_mixture,
         member,

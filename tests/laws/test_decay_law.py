@@ -14,8 +14,9 @@ from decaylaws.laws.decay import (
     ConstantChange,
     ControlChange,
     DecayLaw,
-    LiteratureLaw,
+    MixtureAlone,
     NearestRun,
+    best_member,
     decay_predictors,
     held_out_fits,
     held_out_report,
@@ -23,12 +24,10 @@ from decaylaws.laws.decay import (
     splits,
 )
 from decaylaws.laws.decay.choose import member_votes
-from decaylaws.laws.decay.form import annealed, evaluate
+from decaylaws.laws.decay.form import annealed, evaluate, plan_form
 from decaylaws.laws.decay.heldout import HeldOutFits
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
-from decaylaws.laws.decay.literature import FORMS
 from decaylaws.laws.decay.parameters import Frame, Layout
-from decaylaws.laws.decay.plan_form import plan_form
 from decaylaws.laws.decay.priors import decay_prior
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
@@ -167,7 +166,7 @@ def test_no_decay_leaves_the_checkpoint_as_it_is() -> None:
     inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
     theta = np.zeros(Layout(3, 3).size)
     theta[4] = np.log(100)
-    frame = Frame(MEMBERS["relaxed"], np.array(list(TRUNK.values())), 1e5, 1e6)
+    frame = Frame(MEMBERS["effective_gain"], np.array(list(TRUNK.values())), 1e5, 1e6)
     loss = evaluate(theta, inputs, frame)[0]
     np.testing.assert_allclose(loss, inputs.start_loss, atol=1e-4)
 
@@ -198,9 +197,9 @@ def test_the_law_beats_every_baseline_on_unseen_mixtures() -> None:
 
 
 def test_selection_names_a_member_and_shows_why() -> None:
-    name, report = select_member(TRUNK, simulated(20), ("effective", "tissue"))
-    assert name == "effective"
-    assert set(report["law"]) == {"decay:effective", "decay:tissue"}
+    name, report = select_member(TRUNK, simulated(20))
+    assert name == best_member(report)
+    assert set(report["law"]) == {"decay:effective_gain", "decay:effective_saturating"}
 
 
 def test_too_few_runs_to_hold_any_out_are_named() -> None:
@@ -381,30 +380,6 @@ def test_the_staged_fit_alone_is_near_the_truth() -> None:
     assert np.abs(joint - observed).mean() <= np.abs(staged - observed).mean()
 
 
-@pytest.mark.parametrize("name", list(FORMS))
-def test_a_published_law_predicts_what_it_planted(name: str) -> None:
-    runs = simulated(30, noise=0.0)
-    law = LiteratureLaw(name, TRUNK).fit(runs.head(8))
-    for domain in SOURCES:  # another truth of the same form, away from the prior's mean
-        for parameter in law.params_[domain]:
-            law.params_[domain][parameter] += 0.2
-    unseen = simulated(10, seed=3)
-    truth, planted = law.predict(unseen), law.predict(runs)
-    runs[[f"loss:{domain}" for domain in SOURCES]] = planted
-    again = Law.from_dict(json.loads(json.dumps(LiteratureLaw(name, TRUNK).fit(runs).to_dict())))
-    assert (
-        np.abs(again.predict(unseen) - truth).mean()
-        < 0.1 * np.abs(truth - planted.mean(axis=0)).mean() + 1e-4
-    )
-
-
-def test_a_published_law_says_what_it_cannot_do() -> None:
-    with pytest.raises(InvalidValueError, match="must be one of"):
-        LiteratureLaw("guess", TRUNK).fit(simulated(8))
-    with pytest.raises(InvalidValueError, match="interval"):
-        LiteratureLaw("data_mixing", TRUNK).fit(simulated(8)).predict(simulated(4), interval=0.9)
-
-
 def test_forgetting_is_the_rise_against_the_checkpoint(fitted: DecayLaw) -> None:
     plans = pd.DataFrame([planned(np.array([0.0, 0.5, 0.5])), planned(np.array([1.0, 0.0, 0.0]))])
     rise = fitted.forgetting(plans, ["web"])["mean"].to_numpy()
@@ -426,6 +401,12 @@ def test_baselines_predict_what_they_say() -> None:
     np.testing.assert_allclose(NearestRun().fit(runs).predict(runs), losses)
     constant = ConstantChange().fit(runs).predict(runs)
     np.testing.assert_allclose(constant - starts, np.tile((losses - starts).mean(axis=0), (len(runs), 1)))
+    known = MixtureAlone().fit(simulated(20))
+    one, longer = runs.iloc[[0]], runs.iloc[[0]].assign(decay_tokens=400_000, start_lr=1e-4)
+    np.testing.assert_array_equal(known.predict(one), known.predict(longer))
+    assert (
+        known.predict(one.assign(**{"mix:web": 0, "mix:code": 0, "mix:maths": 1}))[0, 2] < starts[0, 2] - 0.1
+    )
     control = runs.index[(runs["role"] == "control") & (runs["decay_tokens"] == 100_000)]
     plan = runs.loc[[0]].assign(decay_tokens=100_000, decay_shape="linear")
     np.testing.assert_allclose(
@@ -477,13 +458,7 @@ def test_a_domain_without_a_source_of_its_own_is_fitted() -> None:
     assert np.abs(law.predict(runs)[:, 0] - runs["loss:mixed"]).mean() < 3 * NOISE
 
 
-def test_a_member_whose_progress_follows_the_mixture_has_no_plain_form() -> None:
-    law = DecayLaw(TRUNK, "learning", num_draws=0, num_folds=0).fit(simulated(12))
-    with pytest.raises(InvalidValueError, match="no plain form"):
-        law.at_plan(law.inputs(simulated(1)))
-
-
-@pytest.mark.parametrize("member", [name for name, member in MEMBERS.items() if not member.own_progress])
+@pytest.mark.parametrize("member", list(MEMBERS))
 @pytest.mark.parametrize("measured", [False, True])
 def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool) -> None:
     runs = with_averages(simulated(40), 0.05)

@@ -9,12 +9,17 @@
     held_out_report(decay_predictors(trunk_mixture), runs)  # beside RegMix, inverse sum and simple baselines
 """
 
-from decaylaws.laws.decay.baselines import BoostedTrees, ConstantChange, ControlChange, NearestRun
-from decaylaws.laws.decay.choose import best_member, decay_predictors, literature_predictors, select_member
+from decaylaws.laws.decay.baselines import (
+    BoostedTrees,
+    ConstantChange,
+    ControlChange,
+    MixtureAlone,
+    NearestRun,
+)
+from decaylaws.laws.decay.choose import best_member, decay_predictors, select_member
 from decaylaws.laws.decay.heldout import held_out_fits, held_out_report, held_out_table, splits
 from decaylaws.laws.decay.law import DecayLaw
-from decaylaws.laws.decay.literature import LiteratureLaw
-from decaylaws.laws.decay.members import MEMBERS
+from decaylaws.laws.decay.parameters import MEMBERS
 from decaylaws.laws.decay.slices import CriticalRatio
 
 __all__ = [
@@ -24,14 +29,13 @@ __all__ = [
     "ControlChange",
     "CriticalRatio",
     "DecayLaw",
-    "LiteratureLaw",
+    "MixtureAlone",
     "NearestRun",
     "best_member",
     "decay_predictors",
     "held_out_fits",
     "held_out_report",
     "held_out_table",
-    "literature_predictors",
     "select_member",
     "splits",
 ]

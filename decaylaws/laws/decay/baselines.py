@@ -16,6 +16,7 @@ import pandas as pd
 from decaylaws.errors import NotFittedError
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, final_losses, plain_shares
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.mixing.parametric import InverseSum
 from decaylaws.runs.table import LOSS, MIX, START_LOSS, names_with, values_by
 
 _BOOSTING = {  # RegMix's regressor (Liu et al. 2024, arXiv 2407.01492), leaves small enough for a few dozen runs
@@ -131,3 +132,18 @@ class BoostedTrees(_Baseline):
     def _change(self, runs: pd.DataFrame) -> Array:
         features = self._features(runs)
         return np.column_stack([model.booster_.predict(features) for model in self._models])
+
+
+class MixtureAlone(_Baseline):
+    """The inverse-sum mixture law on the loss relative to the checkpoint's: it knows neither size, tokens nor LR.
+
+    Eight runs are the fewest that it is fitted on.
+    """
+
+    def _learn(self) -> None:
+        relative = 1.0 + self._changes / values_by(self._runs, START_LOSS, self.domains_)
+        self._law = InverseSum(num_starts=1).fit_checked(plain_shares(self._runs, self.sources_), relative)
+
+    def _change(self, runs: pd.DataFrame) -> Array:
+        relative = self._law.predict(plain_shares(runs, self.sources_), allow_unseen=True)
+        return (relative - 1.0) * values_by(runs, START_LOSS, self.domains_)

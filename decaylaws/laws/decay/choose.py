@@ -13,18 +13,18 @@ from decaylaws.laws.decay.baselines import (
     ConstantChange,
     ControlChange,
     DecayPredictor,
+    MixtureAlone,
     NearestRun,
 )
 from decaylaws.laws.decay.heldout import HeldOutFits, held_out_report
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.decay.law import DecayLaw
-from decaylaws.laws.decay.literature import FORMS, LiteratureLaw
+from decaylaws.laws.decay.parameters import MEMBERS
 from decaylaws.runs.table import LOSS, names_with
 
 _LAW = "decay:"  # how reports name the decay law, before its member
 _LEAST_MAE = 1e-4  # nats per token: errors below it do not count as smaller
 _VOTES = 400
-CANDIDATES = ("effective_gain", "effective_saturating", "relaxed_gain", "saturating")
 
 
 def decay_predictors(
@@ -52,22 +52,17 @@ def decay_predictors(
     return {
         **{_LAW + member: law(member) for member in members},
         "regmix": BoostedTrees,
-        "inverse_sum": law("inverse_sum"),
+        "inverse_sum": MixtureAlone,
         "nearest_run": NearestRun,
         "control": ControlChange,
         "constant": ConstantChange,
     }
 
 
-def literature_predictors(trunk_mixture: Mapping[str, float]) -> dict[str, Callable[[], DecayPredictor]]:
-    """Every published law of ``decaylaws.laws.decay.literature`` alone, ready for ``held_out_report``."""
-    return {name: functools.partial(LiteratureLaw, name, trunk_mixture) for name in FORMS}
-
-
 def select_member(
     trunk_mixture: Mapping[str, float],
     runs: pd.DataFrame,
-    members: Sequence[str] = CANDIDATES,
+    members: Sequence[str] = tuple(MEMBERS),
     *,
     reference_batch_tokens: int | None = None,
     seed: int = 0,

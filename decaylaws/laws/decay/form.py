@@ -17,15 +17,14 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 - *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
   relative LR, :math:`k_j` steps before the end (Tissue et al. 2024, arXiv 2408.11029, with exponential
   memory in steps); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
-- *mixture*: :math:`m_d(q) = 1 / \sum_j C_{dj} (q_j + \epsilon)^\gamma` (inverse sum, Apple 2025, arXiv
-  2507.09404), :math:`e^{t_d q}` (data-mixing laws, Ye et al. 2024) or :math:`-\sum_j b_{dj} \log(q_j +
-  \epsilon)`. The model forgets the trunk's mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S /
-  S_{ref})^{-b}` (Wang et al. 2025): either its *shares* relax, :math:`\Delta m = m(p_0 + g (p - p_0)) -
-  m(p_0)`, or its *loss* does, :math:`\Delta m = g (m(p) - m(p_0))`. With :math:`b = 1` the relaxing share
-  is the cumulative share of all tokens, so learning is a power law in a domain's own tokens while
-  forgetting is a transient.
+- *mixture*: :math:`m_d(q) = [\sum_j C_{dj} q_j]^{-\gamma}` of shares :math:`q_j = p_j^c`, a power law in the weighted
+  shares (BiMix, Ge et al. 2024, arXiv 2405.14908, with transfer between sources). The model forgets the trunk's
+  mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S / S_{ref})^{-b}` (Wang et al. 2025): either its *shares*
+  relax, :math:`\Delta m = m(q_0 + g (q - q_0)) - m(q_0)`, or its *loss* does, :math:`\Delta m = g (m(q) - m(q_0))`.
+  With :math:`b = 1` the relaxing share is the cumulative share of all tokens, so learning is a power law in a domain's
+  own tokens while forgetting is a transient.
 
-Both forms stand beside each other because they fit different data; held-out error chooses (``members``).
+Both forms stand beside each other because they fit different data; held-out error chooses (``parameters.MEMBERS``).
 
 A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
 (``inputs.at_reference_batch``).
@@ -40,21 +39,36 @@ gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the p
 
 with :math:`B_d` near 1 and :math:`s_B` near 0. What the one measured loss jumped by then drops out of every decay that
 takes the LR to zero, and other sizes and checkpoints need no extrapolation of the gain.
+
+At one plan, with size, checkpoint, tokens and LR given, only the mixture may still change, and the family becomes
+
+.. math::
+
+    L_d(p) = a_d + w_d [m_d(q_d) - m_{0,d}] - g_d (m_d(q_d) / m_{0,d})^\phi, \qquad
+    q_d = t + r_d (p^c - t),
+
+which :class:`PlanForm` holds: small enough to travel in a file and to be evaluated anywhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
-from decaylaws.laws.decay.mixture_law import MixtureValue, bend, log_ratio, mixture_law
 from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, Layout
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
+
+SHARE_FLOOR = (
+    1e-9  # added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm
+)
+_RATIO_FLOOR = 1e-12
 
 
 def evaluate(
@@ -66,18 +80,13 @@ def evaluate(
     size = inputs.params / frame.reference_params
     inputs = at_reference_batch(inputs, shared["batch"])
     slope = _Slopes(layout, inputs.log_batch, slopes)
-    change = _progress(shared, own, coefficients, inputs, frame, size, slope)
-    ratio = None
-    if frame.member.mixing != "none":
-        by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
-        change = change + by_mixture
+    change = _progress(shared, own, inputs, size, slope)
+    by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
+    change = change + by_mixture
     scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
     change = scale * change
     slope.scaled(scale, by_exponent=np.log(size)[:, None] * change)
-    if frame.member.annealing:
-        change = change - _anneal(
-            shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None
-        )
+    change = change - _anneal(shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None)
     slope.offsets(from_checkpoint)
     return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.arrow()
 
@@ -137,39 +146,13 @@ class _Slopes:
         )
 
 
-@dataclass(frozen=True)
-class _Exposure:
-    """A domain's own tokens per token over those of the trunk's mixture ``[n, d]``, and its slopes."""
-
-    value: Array
-    by_coefficient: Array
-    by_concavity: Array
-
-
-def _exposure(shared: dict[str, float], coefficients: Array, inputs: DecayInputs, frame: Frame) -> _Exposure:
-    concavity, worth = np.exp(shared["log_concavity"]), np.exp(coefficients)
-    trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
-    here, there = worth @ trunk, new @ worth.T
-    value = there / here
-    by_coefficient = worth * (new[:, None, :] - value[:, :, None] * trunk) / here[:, None]
-    bent = xlogy(new, new) @ worth.T - value * (worth @ xlogy(trunk, trunk))
-    return _Exposure(value, by_coefficient, bent / here)
-
-
 def _progress(
-    shared: dict[str, float],
-    own: dict[str, Array],
-    coefficients: Array,
-    inputs: DecayInputs,
-    frame: Frame,
-    size: Array,
-    slope: _Slopes,
+    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, size: Array, slope: _Slopes
 ) -> Array:
-    """Change of the loss by further tokens, of the trunk's mixture or of the domain's own, ``[n, d]``."""
-    exposure = _exposure(shared, coefficients, inputs, frame) if frame.member.own_progress else None
+    """Change of the loss by further tokens of the trunk's mixture, ``[n, d]``."""
     passed = (inputs.intrinsic / inputs.start_tokens)[:, None]
-    beta, log_growth = np.exp(shared["log_beta"]), np.log1p(passed * (exposure.value if exposure else 1.0))
-    fallen = np.exp(-beta * log_growth) if frame.member.progress else np.zeros_like(log_growth)
+    beta, log_growth = np.exp(shared["log_beta"]), np.log1p(passed)
+    fallen = np.exp(-beta * log_growth)
     amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
     change = amplitude * (fallen - 1.0)
     if slope.wanted:
@@ -177,11 +160,35 @@ def _progress(
         slope.shared("log_beta", amplitude * (-beta * log_growth * fallen))
         slope.shared("size_progress", change * np.log(size)[:, None])
         slope.own("log_progress", change)
-    if slope.wanted and exposure is not None:
-        by_exposure = -beta * amplitude * fallen * np.exp(-log_growth) * passed
-        slope.coefficients(by_exposure[:, :, None] * exposure.by_coefficient)
-        slope.shared("log_concavity", by_exposure * exposure.by_concavity)
     return change
+
+
+@dataclass(frozen=True)
+class _MixtureLaw:
+    """The mixture law ``[n, d]`` and its slopes: by coefficients and shares ``[n, d, m]``, by log gamma ``[n, d]``."""
+
+    value: Array
+    by_coefficient: Array
+    by_share: Array
+    by_gamma: Array
+
+
+def _mixture_law(log_weights: Array, q: Array, gamma: Array) -> _MixtureLaw:
+    """A power of the weighted shares, with weights ``[d, m]`` and exponents ``[d]``, at shares ``[n, d or 1, m]``."""
+    weighted = np.exp(log_weights) * (q + SHARE_FLOOR)
+    total = weighted.sum(axis=2)
+    value = total**-gamma
+    by_c = -(gamma * value / total)[:, :, None] * weighted
+    return _MixtureLaw(value, by_c, by_c / (q + SHARE_FLOOR), -gamma * value * np.log(total))
+
+
+def _bend(
+    there: _MixtureLaw, here: _MixtureLaw, reached: Array | float, trunk: Array, new: Array
+) -> tuple[Array, Array]:
+    """Slopes ``[n, d]`` of the mixture law there and here by the log of the shares' concavity."""
+    old, fresh = xlogy(trunk, trunk), xlogy(new, new)
+    mixed = old + np.asarray(reached)[..., None] * (fresh - old)[:, None, :]
+    return np.sum(there.by_share * mixed, axis=2), np.sum(here.by_share * old, axis=2)
 
 
 @dataclass(frozen=True)
@@ -194,11 +201,11 @@ class _Transient:
 
 
 def _transient(
-    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, frame: Frame
+    shared: Mapping[str, float], own: Mapping[str, Array], inputs: DecayInputs, frame: Frame
 ) -> _Transient:
     kappa, b = np.exp(shared["log_kappa"] + own["kappa"]), np.exp(shared["log_b"])
     x = (inputs.intrinsic / frame.reference_tokens)[:, None] * kappa[None, :]
-    kept = np.zeros_like(x) if frame.member.relaxing == "none" else np.exp(-b * np.log1p(x))
+    kept = np.exp(-b * np.log1p(x))
     return _Transient(1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept)
 
 
@@ -212,28 +219,29 @@ def _mixture(
     slope: _Slopes,
 ) -> tuple[Array, tuple[Array, _Slopes]]:
     """Change by the mixture ``[n, d]``; beside it log(m / m0) and its slopes, which the annealing gain may follow."""
-    mixing, relax_shares = frame.member.mixing, frame.member.relaxing == "shares"
+    relax_shares = frame.member.relaxing == "shares"
     transient = _transient(shared, own, inputs, frame)
     concavity = np.exp(shared["log_concavity"])
     trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
     step = (new - trunk)[:, None, :]
     shares = trunk + (transient.reached[:, :, None] * step if relax_shares else step)
     gamma = np.exp(shared["log_gamma"] + own["gamma"])
-    there = mixture_law(mixing, coefficients, shares, gamma)
-    here = mixture_law(mixing, coefficients, trunk[None, None, :], gamma)
+    there = _mixture_law(coefficients, shares, gamma)
+    here = _mixture_law(coefficients, trunk[None, None, :], gamma)
     scale = (size ** shared["size_mixture"])[:, None]
     weight = scale if relax_shares else scale * transient.reached
     change = weight * (there.value - here.value)
-    by_ratio, ratio = log_ratio(mixing, there, here), slope.like()
+    by_ratio = np.log(np.maximum(there.value, _RATIO_FLOOR) / np.maximum(here.value, _RATIO_FLOOR))
+    ratio = slope.like()
     if slope.wanted:
         along = np.sum(there.by_share * step, axis=2)
         by_reached = scale * (along if relax_shares else there.value - here.value)
         _add_mixture(slope, weight, there, here, 1.0, 1.0)
         _add_transient(slope, by_reached, transient)
         slope.shared("size_mixture", change * np.log(size)[:, None])
-        bent = bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
+        bent = _bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
         slope.shared("log_concavity", weight * (bent[0] - bent[1]))
-        over, under = (1.0, 1.0) if mixing == "log" else (1.0 / there.value, 1.0 / here.value)
+        over, under = 1.0 / there.value, 1.0 / here.value
         _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
         ratio.shared("log_concavity", over * bent[0] - under * bent[1])
         if relax_shares:
@@ -244,8 +252,8 @@ def _mixture(
 def _add_mixture(
     slope: _Slopes,
     weight: Array,
-    there: MixtureValue,
-    here: MixtureValue,
+    there: _MixtureLaw,
+    here: _MixtureLaw,
     over: Array | float,
     under: Array | float,
 ) -> None:
@@ -305,3 +313,79 @@ def _anneal(
             slope.shared("gain_follows", -gain * ratio[0])
             slope.values -= gain[:, :, None] * shared["gain_follows"] * ratio[1].values
     return gain
+
+
+@dataclass(frozen=True)
+class PlanForm:
+    """The law at one plan; arrays by domain ``[d]``, by law source ``[m]``, or both ``[d, m]``.
+
+    Attributes:
+        concavity: the exponent c of every share.
+        trunk: t, the trunk's shares to the power c.
+        reach: r, how far the shares have moved from the trunk's to the new ones.
+        coefficients: weights of the shares in the mixture law.
+        exponents: gamma of the mixture law.
+        floor: added to every share.
+        here: m at the trunk's shares.
+        base: a, loss without any change of the mixture and without annealing, nats per token.
+        weight: w, size scaling of the mixture term.
+        gain: g, annealing gain at the trunk's mixture, nats per token.
+        follows: the exponent phi; 0 where the gain does not follow the mixture.
+    """
+
+    concavity: float
+    trunk: Array
+    reach: Array
+    coefficients: Array
+    exponents: Array
+    floor: float
+    here: Array
+    base: Array
+    weight: Array
+    gain: Array
+    follows: float
+
+    def losses(self, shares: Array) -> Array:
+        """Losses ``[k, d]`` at effective shares ``[k, m]``, nats per token."""
+        step = np.asarray(shares) ** self.concavity - self.trunk
+        q = self.trunk + self.reach[:, None] * step[:, None, :]
+        value = np.sum(self.coefficients * (q + self.floor), axis=2) ** -self.exponents
+        ratio = np.maximum(value, _RATIO_FLOOR) / np.maximum(self.here, _RATIO_FLOOR)
+        change = self.weight * (value - self.here)
+        return self.base + change - self.gain * np.exp(self.follows * np.log(ratio))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
+    """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
+    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    shared, own, coefficients = layout.split(theta)
+    inputs = at_reference_batch(inputs, shared["batch"])
+    size = inputs.params / frame.reference_params
+    slope = _Slopes(layout, inputs.log_batch, wanted=False)
+    start = inputs.start_loss[0] + frame.checkpoint_of(inputs)[0] @ layout.offsets(theta)
+    all_terms = size[0] ** own["size"]
+    concavity = float(np.exp(shared["log_concavity"]))
+    trunk = frame.trunk_shares**concavity
+    reached, scale = _transient(shared, own, inputs, frame).reached[0], size[0] ** shared["size_mixture"]
+    relax_shares = frame.member.relaxing == "shares"
+    exponents = np.exp(shared["log_gamma"] + own["gamma"])
+    return PlanForm(
+        concavity=concavity,
+        trunk=trunk,
+        reach=reached if relax_shares else np.ones_like(reached),
+        coefficients=np.exp(coefficients),
+        exponents=exponents,
+        floor=SHARE_FLOOR,
+        here=_mixture_law(coefficients, trunk[None, None, :], exponents).value[0],
+        base=start + all_terms * _progress(shared, own, inputs, size, slope)[0],
+        weight=all_terms * (scale if relax_shares else scale * reached),
+        gain=_anneal(shared, own, inputs, size, slope, None)[0],
+        follows=shared["gain_follows"] if frame.member.gain_follows else 0.0,
+    )

@@ -14,7 +14,7 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.decay.curvature import covariance_of, noise_of
 from decaylaws.laws.decay.doubts import doubts_of
-from decaylaws.laws.decay.form import evaluate
+from decaylaws.laws.decay.form import PlanForm, evaluate, plan_form
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     decay_inputs,
@@ -24,10 +24,8 @@ from decaylaws.laws.decay.inputs import (
     mixture_groups,
 )
 from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, radii, spread, with_misfit
-from decaylaws.laws.decay.members import MEMBERS
 from decaylaws.laws.decay.misfit import Misfit, token_slopes
-from decaylaws.laws.decay.parameters import Frame, Layout
-from decaylaws.laws.decay.plan_form import PlanForm, plan_form
+from decaylaws.laws.decay.parameters import MEMBERS, Frame, Layout
 from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.decay.stages import staged_start
@@ -50,11 +48,11 @@ _HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
 
 
 class DecayLaw(DecaySlices):
-    """Loss of every domain after a decay from a measured checkpoint (module ``family`` has the formula).
+    """Loss of every domain after a decay from a measured checkpoint (module ``form`` has the formula).
 
     Args:
         trunk_mixture: share of every source in the trunk's data.
-        member: name of a member of the family (``decaylaws.laws.decay.members.MEMBERS``).
+        member: name of a member of the family (``decaylaws.laws.decay.parameters.MEMBERS``).
         domains: domains to predict; by default every ``loss:<domain>`` of the table.
         reference_lr: LR of the trunk at the hand-over; by default the largest start LR of the fit.
         reference_batch_tokens: tokens of a step of the trunk; by default the most common batch of the fit.

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.kit.law import Array
 
-EPSILON = 1e-3  # the smallest share that makes a difference
-
-Mixing = Literal["none", "power", "inverse_sum", "exponential", "log"]
-Relaxing = Literal["shares", "loss", "none"]
+Relaxing = Literal["shares", "loss"]
 
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
           "gain_follows", "log_concavity", "batch")  # fmt: skip
@@ -24,27 +21,27 @@ OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
 
 @dataclass(frozen=True)
 class Member:
-    """One member of the family: which terms it has.
+    """One member of the family: what relaxes, and whether the annealing gain follows the mixture.
 
     Attributes:
         name: what reports call it.
-        mixing: form of the mixture law; ``none`` leaves the mixture out.
-        relaxing: whether the trunk's shares or its loss relax towards the new mixture; ``none``: at once.
-        progress: whether further tokens bring a gain; without it, every decay brings the same.
-        own_progress: whether that gain counts a domain's own tokens (weighted as the power law weights sources)
-            rather than tokens of the trunk's mixture: learning is then a slow power law in own tokens beside a quick
-            transient in own shares. For ``power`` mixing only.
-        annealing: whether the fall of the LR brings a gain.
+        relaxing: whether the trunk's shares or its loss relax towards the new mixture.
         gain_follows: whether the annealing gain follows the reducible loss of the mixture.
     """
 
     name: str
-    mixing: Mixing = "inverse_sum"
-    relaxing: Relaxing = "shares"
-    progress: bool = True
-    own_progress: bool = False
-    annealing: bool = True
+    relaxing: Relaxing
     gain_follows: bool = False
+
+
+MEMBERS: dict[str, Member] = {
+    member.name: member
+    for member in (
+        Member("effective_gain", relaxing="shares", gain_follows=True),
+        Member("effective_saturating", relaxing="loss"),
+    )
+}
+"""The members that hold-outs have chosen on some sweep; other mixture laws and members lost on all of them."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from decaylaws.laws.decay.inputs import DecayInputs
-from decaylaws.laws.decay.parameters import EPSILON, OWN, SHARED, Frame, Layout, Member
+from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, Layout
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 
@@ -44,7 +44,7 @@ _MEASURED_LOG_ANNEAL = (0.0, 0.25, -2.0, 2.0)
 _MEASURED_SIZE_ANNEAL = (0.0, 0.05, -0.5, 0.5)
 _MEASURED_OFFSET_SD = 1e-3
 _HIERARCHY_WEIGHT = 4.0  # parameters that the first guess of a hierarchical deviation counts for
-_COEFFICIENT_SD = {"none": 1.0, "power": 1.5, "inverse_sum": 1.5, "exponential": 2.0, "log": 1.5}
+_COEFFICIENT_SD = 1.5
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ class Prior:
 
 def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sources: Sequence[str]) -> Prior:
     """The prior for a runs table's inputs; parameters of absent terms are fixed at their means."""
-    member, trunk_shares = frame.member, frame.trunk_shares
-    layout = Layout(len(domains), len(sources), len(frame.checkpoints))
     relative_sd = _MEASURED_OFFSET_SD if inputs.is_measured else _OFFSET_SD
     offset_sd = np.tile(relative_sd * inputs.start_loss.mean(axis=0), len(frame.checkpoints))
     memory = np.log(max(float(inputs.ages.max()) / 5.0, 1.0))
@@ -71,13 +69,14 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
         shared["size_anneal"], own_prior["log_anneal"] = _MEASURED_SIZE_ANNEAL, _MEASURED_LOG_ANNEAL
     table = np.array([shared[name] for name in SHARED])
     own = np.array([own_prior[kind] for kind in OWN for _ in domains])
-    coefficients = _coefficients(member, domains, sources, trunk_shares).ravel()
-    coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD[member.mixing])
+    coefficients = _coefficients(domains, sources, frame.trunk_shares).ravel()
+    coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD)
     mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd])
     sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd])
     lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd])
     upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd])
-    for index in _absent(member, layout):
+    if not frame.member.gain_follows:
+        index = SHARED.index("gain_follows")
         lower[index] = upper[index] = mean[index]
     return Prior(mean, sd, lower, upper, _starts(mean))
 
@@ -97,46 +96,10 @@ def hierarchical(first: Prior, theta: Array, covariance: ArrowCovariance, layout
     return replace(first, sd=sd)
 
 
-def _coefficients(
-    member: Member, domains: Sequence[str], sources: Sequence[str], trunk_shares: Array
-) -> Array:
+def _coefficients(domains: Sequence[str], sources: Sequence[str], trunk_shares: Array) -> Array:
     """Mean coefficients ``[d, m]``: a domain learns most from the source of its own name."""
     own = np.array([[domain == source for source in sources] for domain in domains], dtype=float)
-    if member.mixing == "exponential":
-        return -own
-    if member.mixing == "power":
-        return np.log(np.where(own > 0, 0.25 / (trunk_shares + 0.02)[None, :], 0.15))
-    if member.mixing == "log":
-        return np.log(np.where(own > 0, 0.1, 0.01))
-    known = own.any(axis=1, keepdims=True)
-    part = np.where(known, np.where(own > 0, 0.7, 0.3 / max(len(sources) - 1, 1)), 1.0 / len(sources))
-    return np.log(part / np.sqrt(trunk_shares + EPSILON)[None, :])
-
-
-def _absent(member: Member, layout: Layout) -> list[int]:
-    """Indices of the parameters that the member does not use."""
-    shared: set[str] = set()
-    own: set[str] = set()
-    if not member.annealing:
-        shared |= {"log_tau", "size_anneal"}
-        own |= {"log_anneal"}
-    if not (member.annealing and member.gain_follows):
-        shared |= {"gain_follows"}
-    if member.mixing == "none":
-        shared |= {"size_mixture"}
-        own |= {"mixture"}
-    if not member.progress:
-        shared |= {"log_beta"}
-    if member.relaxing == "none" or member.mixing == "none":
-        shared |= {"log_kappa", "log_b"}
-        own |= {"kappa"}
-    if member.mixing != "power":
-        shared |= {"log_concavity"}
-    if member.mixing not in ("power", "inverse_sum"):
-        shared |= {"log_gamma"}
-        own |= {"gamma"}
-    columns = [index for kind in own for index in range(*layout.columns(kind).indices(layout.size))]
-    return [*(SHARED.index(name) for name in shared), *columns]
+    return np.log(np.where(own > 0, 0.25 / (trunk_shares + 0.02)[None, :], 0.15))
 
 
 def _starts(mean: Array) -> Array:

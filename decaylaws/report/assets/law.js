@@ -1,5 +1,5 @@
 "use strict";
-// The decay law at one plan, in float64: the formula of decaylaws/laws/decay/plan_form.py. No document here, so that
+// The decay law at one plan, in float64: the formula of decaylaws/laws/decay/form.py. No document here, so that
 // it can be run beside the library.
 
 // Shares (in the order of the sliders) as the law sees them: repeats count less, law order.
@@ -17,25 +17,14 @@ function effectiveShares(model, shares) {
 // Predicted loss of every domain, nats per token.
 function predictedLosses(model, shares) {
   const form = model.form;
-  if (form.mixing === "none") return form.base.map((base, d) => base - form.gain[d]);
   const powers = effectiveShares(model, shares).map((share) => share ** form.concavity);
   return form.base.map((base, d) => {
-    const moved = powers.map((power, j) => form.trunk[j] + form.reach[d] * (power - form.trunk[j]));
-    const value = mixtureValue(form, d, moved);
-    const logRatio = form.mixing === "log"
-      ? value - form.here[d]
-      : Math.log(Math.max(value, 1e-12) / Math.max(form.here[d], 1e-12));
-    return base + form.weight[d] * (value - form.here[d]) - form.gain[d] * Math.exp(form.follows * logRatio);
+    const weighted = powers.map((power, j) =>
+      form.coefficients[d][j] * (form.trunk[j] + form.reach[d] * (power - form.trunk[j]) + form.floor));
+    const value = weighted.reduce((total, term) => total + term, 0) ** -form.exponents[d];
+    const ratio = Math.max(value, 1e-12) / Math.max(form.here[d], 1e-12);
+    return base + form.weight[d] * (value - form.here[d]) - form.gain[d] * ratio ** form.follows;
   });
-}
-
-function mixtureValue(form, d, q) {
-  const c = form.coefficients[d];
-  const sum = (term) => q.reduce((total, share, j) => total + term(share, j), 0);
-  if (form.mixing === "exponential") return Math.exp(sum((share, j) => share * c[j]));
-  if (form.mixing === "log") return -sum((share, j) => c[j] * Math.log(share + form.floor));
-  if (form.mixing === "power") return sum((share, j) => c[j] * (share + form.floor)) ** -form.exponents[d];
-  return 1 / sum((share, j) => c[j] * (share + form.floor) ** form.exponents[d]);
 }
 
 function objective(model, losses) {

@@ -1,4 +1,4 @@
-r"""The decay and continued-pretraining laws of the literature, each fitted alone, to be compared with the family.
+r"""The decay and continued-pretraining laws of the literature, each fitted alone: rivals of the decay law.
 
 All but ``tissue`` and ``wang_cpt`` ignore the LR path; none is anchored at the checkpoint's measured loss. With
 relative size :math:`n`, tokens of trunk and decay :math:`D_t`, tokens of the decay :math:`D`, a domain's own share
@@ -24,22 +24,22 @@ fell below the trunk's :math:`r_0`: no shift where it did not. Tokens are in uni
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, NotFittedError
 from decaylaws.laws.decay.inputs import decay_inputs, final_losses, plain_shares
-from decaylaws.laws.decay.parameters import EPSILON
-from decaylaws.laws.kit.law import Array, Law
-from decaylaws.laws.kit.report import FitReport
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.solver import solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.runs.table import LOSS, MIX, names_with
 
+EPSILON = 1e-3  # added to shares
 _NOISE = 5e-3  # nats, of one final loss; sets how much the priors weigh
 _EVALUATIONS = 60
 
@@ -157,7 +157,7 @@ FORMS: Mapping[str, Form] = {
 }  # fmt: skip
 
 
-class LiteratureLaw(Law):
+class PublishedForm:
     """One published law, fitted to every domain of a runs table by itself.
 
     Args:
@@ -169,10 +169,7 @@ class LiteratureLaw(Law):
 
     Attributes:
         params_: by domain, fitted parameters by name.
-        reports_: by domain, the diagnosis of its fit.
     """
-
-    reports_: dict[str, FitReport]
 
     def __init__(
         self, name: str, trunk_mixture: Mapping[str, float], *, domains: Sequence[str] | None = None
@@ -182,7 +179,7 @@ class LiteratureLaw(Law):
         self.domains = domains
 
     @one_blas_thread()
-    def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
+    def fit(self, X: pd.DataFrame) -> Self:
         """Fit on finished decays, a runs table.
 
         Raises:
@@ -199,17 +196,15 @@ class LiteratureLaw(Law):
             "tokens": float(X["start_tokens"].to_numpy(dtype=float).mean()),
         }
         observed = final_losses(X, self.domains_)
-        self.params_, self.reports_ = {}, {}
+        self.params_: dict[str, dict[str, float]] = {}
         for column, domain in enumerate(self.domains_):
             self._fit_domain(domain, self._features(X, domain), observed[:, column])
-        self.report_ = max(self.reports_.values(), key=lambda report: report.condition)
         return self
 
-    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Array:
+    def predict(self, X: pd.DataFrame) -> Array:
         """Losses after planned decays, nats per token, ``[n, d]``."""
-        self._require_fitted()
-        if interval is not None:
-            raise InvalidValueError("interval", interval, "is not offered by this law", "Leave it out.")
+        if not hasattr(self, "params_"):
+            raise NotFittedError(self)
         form = FORMS[self.name]
         columns = [
             form.value(np.array(list(self.params_[domain].values())), self._features(X, domain))
@@ -229,7 +224,6 @@ class LiteratureLaw(Law):
             max_evaluations=_EVALUATIONS, polish=False,
         )  # fmt: skip
         self.params_[domain] = dict(zip(names, found.theta.tolist()))
-        self.reports_[domain] = found.report
 
     def _features(self, runs: pd.DataFrame, domain: str) -> Features:
         reference = self._reference
@@ -251,13 +245,7 @@ class LiteratureLaw(Law):
             own_before=float(self.trunk_mixture.get(domain, 0.0)) if known else 1.0,
         )
 
-    def _state(self) -> dict[str, Any]:
-        reports = {domain: report.to_dict() for domain, report in self.reports_.items()}
-        return {"params": self.params_, "domains": self.domains_, "sources": self.sources_,
-                "reference": self._reference, "reports": reports}  # fmt: skip
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.params_ = {domain: dict(values) for domain, values in state["params"].items()}
-        self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
-        self._reference = dict(state["reference"])
-        self.reports_ = {domain: FitReport.from_dict(values) for domain, values in state["reports"].items()}
+def published_forms(trunk_mixture: Mapping[str, float]) -> dict[str, Callable[[], PublishedForm]]:
+    """Every form, unfitted, ready for ``held_out_report``."""
+    return {name: functools.partial(PublishedForm, name, trunk_mixture) for name in FORMS}
