@@ -77,6 +77,7 @@ class StoredSettings(TypedDict):
 
     sources: dict[str, dict[str, Any]]
     text: NotRequired[dict[str, dict[str, Any]]]
+    decontamination: NotRequired[dict[str, Any]]
 
 
 @_stored
