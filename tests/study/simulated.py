@@ -374,7 +374,8 @@ def _prepare(study: Study) -> Any:
 
 def _fit(study: Study) -> Any:
     fit, _ = evidence.fit(study)
-    return evidence.load_fit(study)[1].digest, fit.errors.to_csv(), fit.guard_changes.to_csv(), fit.notes
+    errors = fit.errors[sorted(fit.errors.columns)].to_csv()  # a stored table has an order of its own
+    return evidence.load_fit(study)[1].digest, errors, fit.guard_changes.to_csv(), fit.notes
 
 
 ANSWERS: Mapping[str, Callable[[Study], Any]] = {
