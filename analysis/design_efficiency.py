@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import run, write_json
+from _optimal_design import DesignProblem, choose_runs
 
-from decaylaws.designs.optimal import DesignProblem, choose_runs
 from decaylaws.laws.mixing import InverseSum
 from decaylaws.laws.mixing.families import SHARE_FLOOR
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits

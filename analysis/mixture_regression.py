@@ -23,19 +23,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import parse_args, read_table, run, without_copies, write_json
+from _mixture_rivals import RIVALS
 from scipy.stats import pearsonr, spearmanr
 
 from decaylaws.errors import DataError, DecaylawsError, SchemaError
 from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
-    REGRESSIONS,
     MixtureRegression,
     Recalibration,
     shares_frame,
 )
+from decaylaws.laws.mixing import REGRESSIONS as OFFERED
 from decaylaws.laws.mixing.data import MIN_RUNS
 
+REGRESSIONS = OFFERED | RIVALS
 SHARE, LOSS = "w_", "loss_"
 CURVE_RUNS = (32, 64, 128, 256, 512)
 CURVE_REGRESSIONS = ("blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear")

@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.laws.mixing import BiMix
-
 ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
 Table = pd.DataFrame
 Change = Callable[[Table], Table]
@@ -150,7 +148,7 @@ def test_a_domain_weighed_twice_is_an_error(analyse: Run, capsys: pytest.Capture
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two regressions instead of ten: these tests are about the records."""
+    """Two regressions instead of nine: these tests are about the records."""
     monkeypatch.syspath_prepend(str(ANALYSIS))
     script = importlib.import_module("mixture_regression")
     kept = {name: script.REGRESSIONS[name] for name in ("linear", "inverse_sum")}
@@ -192,7 +190,7 @@ def test_no_regression_at_all_is_an_error(
     analyse: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = importlib.import_module("mixture_regression")
-    monkeypatch.setattr(script, "REGRESSIONS", {"bimix": BiMix})
+    monkeypatch.setattr(script, "REGRESSIONS", {"bimix": script.RIVALS["bimix"]})
     with pytest.raises(SystemExit) as ended:
         analyse("regmix", lambda table: table.rename(columns={"loss_web": "loss_a", "loss_code": "loss_b"}))
     assert ended.value.code == 2

@@ -15,7 +15,6 @@ from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.mixing import (
     REGRESSIONS,
-    BiMix,
     BlendedRegression,
     GaussianProcess,
     InverseSum,
@@ -24,7 +23,6 @@ from decaylaws.laws.mixing import (
     LogLinear,
     MixtureRegression,
     Recalibration,
-    StackedRegression,
     recalibrate,
     regression,
     shares_frame,
@@ -32,7 +30,7 @@ from decaylaws.laws.mixing import (
 )
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.diverged import diverged
-from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily
+from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
 SOURCES = ["web", "code", "math", "books"]
@@ -59,7 +57,7 @@ def frame(shares: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(shares, columns=SOURCES)
 
 
-@pytest.mark.parametrize("family", [InverseSumFamily(), LogLinearFamily(), BiMixFamily(own=1)])
+@pytest.mark.parametrize("family", [InverseSumFamily(), LogLinearFamily()])
 def test_jacobians_equal_finite_differences(family: Family) -> None:
     shares, rng = draw_shares(6, seed=0), np.random.default_rng(1)
     start = family.start(shares, planted(shares)[:, 0])
@@ -103,7 +101,7 @@ def test_the_interval_of_an_objective_keeps_the_correlation_of_errors() -> None:
         law.predict_objective(frame(unseen), {"loss:latin": 1.0})
 
 
-@pytest.mark.parametrize("name", [name for name in REGRESSIONS if name != "bimix"])
+@pytest.mark.parametrize("name", list(REGRESSIONS))
 def test_every_regression_survives_json(name: str) -> None:
     shares = draw_shares(40, seed=9)
     law = regression(name)
@@ -160,19 +158,6 @@ def test_the_posterior_holds_the_true_regret() -> None:
         held += true_regrets[-1] <= np.quantile(draws[:, chosen] - draws.min(axis=1), 0.95)
     assert max(true_regrets) > 0.0
     assert held >= 10
-
-
-def test_the_stack_is_no_worse_than_its_worse_member_and_weighs_the_better_more() -> None:
-    shares, unseen = draw_shares(60, seed=18), draw_shares(200, seed=19)
-    stack = StackedRegression(members=("inverse_sum", "log_linear")).fit(frame(shares), noisy(shares, 20))
-    for target, weights in stack.params_.items():
-        assert weights["inverse_sum"] > weights["log_linear"], target
-        assert sum(weights.values()) == pytest.approx(1.0)
-    error = np.abs(np.log(stack.predict(frame(unseen)) / planted(unseen))).mean()
-    alone = LogLinear().fit(frame(shares), noisy(shares, 20)).predict(frame(unseen))
-    assert error < np.abs(np.log(alone / planted(unseen))).mean()
-    with pytest.raises(InvalidValueError, match="must be among"):
-        StackedRegression(members=("nothing",)).fit(frame(shares), noisy(shares, 20))
 
 
 def test_the_blend_lies_between_its_members() -> None:
@@ -235,14 +220,6 @@ def test_a_source_that_no_run_held_is_refused_unless_asked_for() -> None:
     with pytest.raises(InvalidValueError, match=r"'shares\.math' must be 0: no run of the fit held it"):
         law.predict(frame(draw_shares(2, seed=28)))
     assert np.isfinite(law.predict(frame(draw_shares(2, seed=28)), allow_unseen=True)).all()
-
-
-def test_bimix_needs_a_source_of_the_domains_own() -> None:
-    shares = draw_shares(30, seed=29)
-    law = BiMix().fit(frame(shares), noisy(shares, 30))
-    assert law.params_["loss:code"]["a:code"] > 0
-    with pytest.raises(InvalidValueError, match="BiMix needs an own source"):
-        BiMix().fit(frame(shares), noisy(shares, 30).rename(columns={"loss:web": "loss:latin"}))
 
 
 def test_a_vector_of_losses_is_answered_by_a_vector() -> None:

@@ -12,17 +12,14 @@ from decaylaws.laws.mixing.base import Exclusion, MixtureRegression, shares_fram
 from decaylaws.laws.mixing.blend import BlendedRegression
 from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.optimum import simulated_optimum
-from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
+from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
 from decaylaws.laws.mixing.recalibrate import Recalibration, recalibrate
 from decaylaws.laws.mixing.registry import DEFAULT_REGRESSION, REGRESSIONS, regression
-from decaylaws.laws.mixing.stacking import StackedRegression
 
 __all__ = [
     "DEFAULT_REGRESSION",
     "REGRESSIONS",
-    "BiMix",
     "BlendedRegression",
-    "DataMixingLaw",
     "Exclusion",
     "GaussianProcess",
     "InverseSum",
@@ -31,7 +28,6 @@ __all__ = [
     "LogLinear",
     "MixtureRegression",
     "Recalibration",
-    "StackedRegression",
     "recalibrate",
     "regression",
     "shares_frame",

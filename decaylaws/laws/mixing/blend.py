@@ -77,8 +77,8 @@ class BlendedRegression(MixtureRegression):
     """Inverse-sum law corrected by a quarter of a small LightGBM: geometric mean with fixed weights.
 
     The law carries the trend and extrapolates, the trees see interactions that it lacks. A share of 1/4
-    lowered the error in every cross-validation within RegMix's fit rows, from 64 runs to 384; weights chosen
-    for each fit (``StackedRegression``) gain little more and cost ten times the time.
+    lowered the error in every cross-validation within RegMix's fit rows, from 64 runs to 384; weights that
+    cross-validation chooses for each fit gain little more and cost ten times the time.
 
     Args:
         tree_share: weight of the trees in log loss, in [0, 1].

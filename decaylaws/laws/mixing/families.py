@@ -126,7 +126,8 @@ class LogLinearFamily:
     """``L = exp(c) + exp(t @ h)`` (olmix, arXiv 2602.12237; law M4 of Ye et al. 2024, arXiv 2403.16952).
 
     M4 is written ``c + k exp(t @ h)``; on the simplex ``log k`` is absorbed by every ``t``, so both papers
-    have the same family and differ only in how they fit it. Parameters: log of the floor, then t by source.
+    have the same family and differ only in how they fit it; on RegMix's records they score alike.
+    Parameters: log of the floor, then t by source.
     """
 
     def param_names(self, sources: Sequence[str]) -> list[str]:
@@ -152,35 +153,3 @@ class LogLinearFamily:
         """Derivative of the loss [runs, 1 + sources]."""
         raised = np.exp(shares @ theta[1:])
         return np.column_stack([np.full(len(shares), np.exp(theta[0])), raised[:, None] * shares])
-
-
-@dataclass(frozen=True)
-class BiMixFamily:
-    """``L = A / (h_own + floor)^a``: BiMix (arXiv 2405.14908) at one number of steps.
-
-    Only the domain's own share counts; there is no transfer between sources. Parameters: log A and a.
-
-    Attributes:
-        own: column of the domain's own source.
-    """
-
-    own: int
-    floor: float = SHARE_FLOOR
-
-    def param_names(self, sources: Sequence[str]) -> list[str]:
-        """``log_A`` and ``a:<own source>``."""
-        return ["log_A", f"a:{sources[self.own]}"]
-
-    def start(self, shares: Array, losses: Array) -> Start:
-        """The median loss with a small power of the own share."""
-        theta = np.array([np.log(np.median(losses)), 0.05])
-        return Start(theta, np.array([-10.0, -2.0]), np.array([10.0, 2.0]), np.array([5.0, 1.0]))
-
-    def value(self, theta: Array, shares: Array) -> Array:
-        """Loss [runs]."""
-        return np.exp(theta[0] - theta[1] * np.log(shares[:, self.own] + self.floor))
-
-    def jacobian(self, theta: Array, shares: Array) -> Array:
-        """Derivative of the loss [runs, 2]."""
-        loss = self.value(theta, shares)
-        return np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])

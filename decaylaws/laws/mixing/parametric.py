@@ -1,4 +1,4 @@
-"""Mixture laws with a formula: inverse-sum, data-mixing (M4), log-linear, BiMix, linear."""
+"""Mixture laws with a formula: inverse sum and log-linear."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.diverged import NOISE_SD
-from decaylaws.laws.mixing.families import BiMixFamily, Family, InverseSumFamily, LogLinearFamily, Start
+from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,6 @@ class FormulaRegression(MixtureRegression):
     num_starts: int
     seed: int
     _log_residuals = True
-    _prior = True
 
     def posterior(self, X: Any, *, num_draws: int, seed: int) -> Array:
         """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum.
@@ -106,7 +105,6 @@ class FormulaRegression(MixtureRegression):
         family = self._family(target)
         start = family.start(shares, losses)
         residuals, jacobian = _objective(family, shares, losses, self._log_residuals)
-        prior_sd = start.prior_sd if self._prior else np.full(len(start.theta), 1e3)
         solution = solve(
             residuals,
             _scattered(start, self.num_starts, self.seed),
@@ -117,10 +115,10 @@ class FormulaRegression(MixtureRegression):
             weights=weights,
             names=family.param_names(self.sources_),
             prior_mean=start.theta,
-            prior_sd=prior_sd,
+            prior_sd=start.prior_sd,
             noise_sd=NOISE_SD,
             max_evaluations=600,
-            normal_equations=self._prior,  # a prior on every parameter conditions them
+            normal_equations=True,  # a prior on every parameter conditions them
             polish=False,  # a prediction changes by less than the runs' noise long before machine precision
         )
         return FormulaModel.from_solution(family, solution, shares, losses)
@@ -150,25 +148,6 @@ class InverseSum(FormulaRegression):
         return InverseSumFamily()
 
 
-class DataMixingLaw(FormulaRegression):
-    """Law M4 of Ye et al. 2024: ``c + k exp(t @ h)`` by Huber's loss on nats, threshold 0.05 as published.
-
-    Args:
-        huber_delta: Huber's threshold in nats.
-        num_starts: starts of the fit (the paper uses 6,000; the ends agree long before).
-        seed: of the scattered starts.
-    """
-
-    _log_residuals = False
-    _prior = False
-
-    def __init__(self, huber_delta: float = 0.05, num_starts: int = 2, seed: int = 0) -> None:
-        self.huber_delta, self.num_starts, self.seed = huber_delta, num_starts, seed
-
-    def _family(self, target: str) -> Family:
-        return LogLinearFamily()
-
-
 class LogLinear(FormulaRegression):
     """olmix's ``exp(c) + exp(t @ h)``, threshold 0.02 as published, with a weak prior on t for few runs.
 
@@ -185,40 +164,6 @@ class LogLinear(FormulaRegression):
 
     def _family(self, target: str) -> Family:
         return LogLinearFamily()
-
-
-class BiMix(FormulaRegression):
-    """BiMix at one scale: a power of the domain's own share; a domain needs a source of its own.
-
-    Args:
-        own: source of each target; by default the source whose name the target's name ends with.
-        huber_delta: Huber's threshold on log loss.
-        num_starts: starts of the fit.
-        seed: of the scattered starts.
-    """
-
-    def __init__(
-        self,
-        own: dict[str, str] | None = None,
-        huber_delta: float = 0.02,
-        num_starts: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self.own, self.huber_delta, self.num_starts, self.seed = own, huber_delta, num_starts, seed
-
-    def _family(self, target: str) -> Family:
-        return BiMixFamily(self.sources_.index(self._own_source(target)))
-
-    def _own_source(self, target: str) -> str:
-        named = (self.own or {}).get(target)
-        if named is not None and named in self.sources_:
-            return named
-        fitting = [source for source in self.sources_ if target.endswith(source)]
-        if named is not None or not fitting:
-            raise InvalidValueError(
-                f"own.{target}", named, f"must be one of {list(self.sources_)}", "BiMix needs an own source."
-            )
-        return max(fitting, key=len)
 
 
 def _objective(family: Family, shares: Array, losses: Array, log_residuals: bool) -> tuple[Any, Any]:

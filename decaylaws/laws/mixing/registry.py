@@ -8,20 +8,16 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.blend import BlendedRegression
 from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
-from decaylaws.laws.mixing.parametric import BiMix, DataMixingLaw, InverseSum, LogLinear
-from decaylaws.laws.mixing.stacking import StackedRegression
+from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
 
 REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
     "blend": BlendedRegression,
     "inverse_sum": InverseSum,
-    "stack": StackedRegression,
     "lightgbm": LightGBMRegression,
     "lightgbm_regmix": LightGBMRegression.regmix,
     "gaussian_process": GaussianProcess,
     "log_linear": LogLinear,
-    "data_mixing_law": DataMixingLaw,
     "linear": LinearRegression,
-    "bimix": BiMix,
 }
 """Constructor of each regression, the most trusted first."""
 

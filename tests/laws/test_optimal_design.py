@@ -1,4 +1,4 @@
-"""Optimal designs: gains, budgets, and what they can detect."""
+"""Optimal designs: gains and budgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.designs.optimal import DesignProblem, choose_runs, next_run
+from analysis._optimal_design import DesignProblem, choose_runs
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.laws.mixing import InverseSum, LightGBMRegression
 from decaylaws.mixtures import MixtureSpace, SourceLimits
@@ -72,11 +72,6 @@ def test_the_budget_is_kept_and_cheap_runs_are_preferred() -> None:
         choose_runs(problem, budget=0.5)
     with pytest.raises(InvalidValueError, match="must be 'V' or 'D'"):
         choose_runs(problem, budget=5.0, criterion="A")  # type: ignore[arg-type]
-
-
-def test_the_next_run_is_the_first_of_a_greedy_design() -> None:
-    problem = linear_problem(seed=4)
-    assert next_run(problem) == choose_runs(problem, budget=1, num_starts=1).indices[0]
 
 
 def test_designs_are_read_from_a_fitted_law() -> None:

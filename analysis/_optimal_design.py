@@ -1,4 +1,4 @@
-"""Which runs to add: D- and V-optimal choices under a FLOP budget, the next run, what a design can detect.
+"""Which runs to add: D- and V-optimal choices under a FLOP budget.
 
 A law's error at a mixture is, to first order, ``sigma^2 j' M^-1 j`` with ``j`` the slope of the predicted log
 loss in the parameters and ``M`` the information of the runs so far (the prior included). D-optimality shrinks
@@ -21,7 +21,6 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.parametric import FormulaModel
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.noise import Noise
 
 Criterion = Literal["V", "D"]
 
@@ -100,19 +99,6 @@ class ChosenRuns:
     goal_sd_before: float
     goal_sd_after: float
 
-    def detectable_effect(self, noise: Noise, *, level: float = 0.05, power: float = 0.8) -> float:
-        """Smallest difference between two goal mixtures that the fit will tell from zero.
-
-        To first order and with independent errors of the two predictions, which overstates it for mixtures
-        that are close to one another.
-
-        Args:
-            noise: of one run, in log loss (the units of ``goal_sd_after``).
-            level: rate of false alarms.
-            power: chance to find the effect if it is there.
-        """
-        return self.goal_sd_after * noise.detectable_effect(level=level, power=power)
-
 
 def choose_runs(
     problem: DesignProblem,
@@ -149,12 +135,6 @@ def choose_runs(
         _goal_sd(problem, _covariance(problem, [])),
         _goal_sd(problem, _covariance(problem, chosen)),
     )
-
-
-def next_run(problem: DesignProblem, *, criterion: Criterion = "V") -> int:
-    """Index of the candidate worth most per cost^0.4, for a sweep that is under way."""
-    gains = _gains(problem, _covariance(problem, []), criterion)
-    return int(np.argmax(gains / problem.costs**COST_POWER))
 
 
 def _greedy(problem: DesignProblem, budget: float, criterion: Criterion, limit: int) -> list[int]:

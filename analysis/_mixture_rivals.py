@@ -1,9 +1,9 @@
-"""Several regressions in one: weights by cross-validation, in log loss."""
+"""Mixture regressions that lose to the library's own: a stack and BiMix, as rivals of ``mixture_regression.py``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from scipy.optimize import nnls
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array, Law
 from decaylaws.laws.kit.report import FitReport
+from decaylaws.laws.mixing import GaussianProcess, InverseSum, LightGBMRegression, LogLinear
 from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
-from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression
-from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
+from decaylaws.laws.mixing.families import SHARE_FLOOR, Start
+from decaylaws.laws.mixing.parametric import FormulaRegression
 
 MEMBERS: dict[str, Callable[[], MixtureRegression]] = {
     "inverse_sum": partial(InverseSum, num_starts=1),
@@ -115,3 +116,73 @@ def _simplex_weights(predictions: Array, observed: Array) -> Array:
     target = np.concatenate([np.zeros(len(observed)), [scale]])
     weights, _ = nnls(augmented, target)
     return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class BiMixFamily:
+    """``L = A / (h_own + floor)^a``: BiMix (arXiv 2405.14908) at one number of steps.
+
+    Only the domain's own share counts; there is no transfer between sources. Parameters: log A and a.
+
+    Attributes:
+        own: column of the domain's own source.
+    """
+
+    own: int
+    floor: float = SHARE_FLOOR
+
+    def param_names(self, sources: Sequence[str]) -> list[str]:
+        """``log_A`` and ``a:<own source>``."""
+        return ["log_A", f"a:{sources[self.own]}"]
+
+    def start(self, shares: Array, losses: Array) -> Start:
+        """The median loss with a small power of the own share."""
+        theta = np.array([np.log(np.median(losses)), 0.05])
+        return Start(theta, np.array([-10.0, -2.0]), np.array([10.0, 2.0]), np.array([5.0, 1.0]))
+
+    def value(self, theta: Array, shares: Array) -> Array:
+        """Loss [runs]."""
+        return np.exp(theta[0] - theta[1] * np.log(shares[:, self.own] + self.floor))
+
+    def jacobian(self, theta: Array, shares: Array) -> Array:
+        """Derivative of the loss [runs, 2]."""
+        loss = self.value(theta, shares)
+        return np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])
+
+
+class BiMix(FormulaRegression):
+    """BiMix at one scale: a power of the domain's own share; a domain needs a source of its own.
+
+    Args:
+        own: source of each target; by default the source whose name the target's name ends with.
+        huber_delta: Huber's threshold on log loss.
+        num_starts: starts of the fit.
+        seed: of the scattered starts.
+    """
+
+    def __init__(
+        self,
+        own: dict[str, str] | None = None,
+        huber_delta: float = 0.02,
+        num_starts: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.own, self.huber_delta, self.num_starts, self.seed = own, huber_delta, num_starts, seed
+
+    def _family(self, target: str) -> BiMixFamily:
+        return BiMixFamily(self.sources_.index(self._own_source(target)))
+
+    def _own_source(self, target: str) -> str:
+        named = (self.own or {}).get(target)
+        if named is not None and named in self.sources_:
+            return named
+        fitting = [source for source in self.sources_ if target.endswith(source)]
+        if named is not None or not fitting:
+            raise InvalidValueError(
+                f"own.{target}", named, f"must be one of {list(self.sources_)}", "BiMix needs an own source."
+            )
+        return max(fitting, key=len)
+
+
+RIVALS: dict[str, Callable[[], MixtureRegression]] = {"stack": StackedRegression, "bimix": BiMix}
+"""Constructor of each rival by name."""
