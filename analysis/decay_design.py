@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from decaylaws.cli import training
+from decaylaws.cli.console import ConsoleProgress
 from decaylaws.designs.planner import HOLD_LR_FACTOR, Planner
 from decaylaws.io.files import write_text
 from decaylaws.laws.decay import CriticalRatio, DecayLaw, decay_predictors, select_member
@@ -36,7 +36,9 @@ from decaylaws.runs.noise import seed_noise
 from decaylaws.runs.table import LOSS, START_LOSS, fit_ready
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.study import Study
+from decaylaws.study.prepare import prepare
 from decaylaws.study.results import decays
+from decaylaws.study.run import train
 
 TRUNK_TOKENS, LATER_TOKENS = 1_310_720, 1_638_400
 SHORT, MIDDLE, LONG = 131_072, 262_144, 524_288  # 10, 20 and 40 % of the trunk
@@ -294,8 +296,9 @@ def main() -> None:
         write_text(settings, yaml.safe_dump(SETTINGS, sort_keys=False))
     study, console = Study.open(given.study), Console()
     console.width = max(console.width, WIDTH)  # the table is for reading, in a log too
-    training.prepare(study, console)
-    runs = training.run(study, planned_runs(study.planner()), console, workers=given.workers)
+    with ConsoleProgress(console) as progress:
+        prepare(study, progress=progress)
+        runs = train(study, planned_runs(study.planner()), workers=given.workers, progress=progress)
     kept, _ = fit_ready(decays(runs), list(SETTINGS["sources"]), data_fingerprint=study.corpus().fingerprint)
     result = report(kept)
     write_json(given.json, result)

@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from decaylaws import plots
-from decaylaws.study import Study, confirm
-from decaylaws.study.decision import load_recipe
+from decaylaws.study import Study
+from decaylaws.study.confirm import candidate_mixtures, confirmation_table
+from decaylaws.study.recommend import load_recipe
 
 DPI = 160
 
@@ -45,11 +46,11 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, required=True, help="the PNG to write")
     arguments = parser.parse_args()
     study = Study.open(arguments.study)
-    mixtures = confirm.candidate_mixtures(study, load_recipe(study), study.runs())
+    mixtures = candidate_mixtures(study, load_recipe(study), study.runs())
     shares = {name.replace("_", " "): mixture.weights for name, mixture in mixtures.items()}
     figures = [
         plots.plot_mixtures(plots.mixture_data(shares)),
-        plots.plot_confirmation(confirm.confirmation_table(study)),
+        plots.plot_confirmation(confirmation_table(study)),
     ]
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.image.imsave(arguments.figure, stacked([pixels(drawn) for drawn in figures]))

@@ -13,7 +13,7 @@ from decaylaws.runs.noise import Noise
 from decaylaws.runs.table import RUN_COLUMNS
 from decaylaws.settings.study import StudySettings, parse_settings
 from decaylaws.study.directory import template_text
-from decaylaws.study.sweep import detectable_effect
+from decaylaws.study.plan import detectable_effect
 
 AVAILABLE = {
     "narrative": 600_000,

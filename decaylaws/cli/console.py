@@ -56,8 +56,16 @@ def say_next(console: Console, study: Study, verb: str | None) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def say(console: Console, sentences: Iterable[str]) -> None:
+    """Sentences for the reader, one a line, set off from tables."""
+    for sentence in sentences:
+        console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
 class ConsoleProgress:
     """A ``decaylaws.progress.Progress`` that draws on a console; use it as a context manager.
+
+    Bars appear with the first stage. :meth:`pause` takes them away, so that another live display may be drawn.
 
     Args:
         console: where to draw.
@@ -80,12 +88,15 @@ class ConsoleProgress:
         )
 
     def __enter__(self) -> ConsoleProgress:
-        self._rich.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._rich.stop()
+
+    def pause(self) -> None:
+        """Take the bars away until the next stage is heard of."""
         self._rich.stop()
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
@@ -96,6 +107,7 @@ class ConsoleProgress:
             self._line(stage, done, total, note)
 
     def _draw(self, stage: str, done: float, total: float, note: str) -> None:
+        self._rich.start()
         if stage not in self._bars:
             self._bars[stage] = self._rich.add_task(stage, total=total, note=note)
         self._rich.update(self._bars[stage], completed=done, total=total, note=note)

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from decaylaws.cli.console import frame_table, make_console, open_study, say_next
+from decaylaws import study as verbs
+from decaylaws.cli.console import frame_table, make_console, open_study, say, say_next
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import (
     EXPORTERS,
@@ -21,7 +22,7 @@ from decaylaws.exporters import (
     export_table,
 )
 from decaylaws.recipe import Recipe
-from decaylaws.study import decision
+from decaylaws.study.recommend import load_recipe
 from decaylaws.study.status import verb_after
 
 console = make_console()
@@ -76,7 +77,7 @@ def export(
 ) -> None:
     """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
     study = open_study(console, source) if source.is_dir() else None
-    recipe = Recipe.load(source) if study is None else decision.load_recipe(study)
+    recipe = Recipe.load(source) if study is None else load_recipe(study)
     if check is not None:
         _check(recipe, target or [], check, seen_steps, seen_samples)
         return
@@ -92,7 +93,7 @@ def export(
     )
     directory = out or (source.parent / "exports" if study is None else study.export_dir)
     if study is not None and out is None:
-        outcomes = decision.export(study, target, options)
+        outcomes = verbs.export(study, target, options)
     else:
         outcomes = export_all(recipe, directory, target, options)
     _print_exports(recipe, directory, outcomes)
@@ -107,8 +108,7 @@ def _print_exports(
     table = export_table(outcomes)
     if not table.empty:
         console.print(frame_table(table, title=f"written, a folder each with NOTES.md, in {directory}"))
-    for line in export_remarks(recipe, outcomes):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, export_remarks(recipe, outcomes))
 
 
 def _check(

@@ -21,16 +21,19 @@ class SweepDisplay:
 
     Args:
         console: where to draw.
+        progress: bars on the same console, which give way to the table.
         peak_flops: FLOPs per second that all workers could reach in large matmuls.
     """
 
-    def __init__(self, console: Console, peak_flops: float) -> None:
+    def __init__(self, console: Console, progress: ConsoleProgress, peak_flops: float) -> None:
+        self._progress = progress
         self._peak_flops = peak_flops
         self._lines = ConsoleProgress(console)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._is_terminal = console.is_terminal
 
     def __enter__(self) -> SweepDisplay:
+        self._progress.pause()
         if self._is_terminal:
             self._live.start()
         return self

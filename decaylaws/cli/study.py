@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from decaylaws.cli.arithmetic import settle_arithmetic
-from decaylaws.cli.calibrate import Calibration, calibrate
+from decaylaws import study as verbs
 from decaylaws.cli.console import (
     ConsoleProgress,
     frame_table,
@@ -17,18 +16,22 @@ from decaylaws.cli.console import (
     make_console,
     open_study,
     plain_table,
+    say,
     say_next,
 )
 from decaylaws.cli.export import export
 from decaylaws.cli.launch import launch
-from decaylaws.designs.planner import Design
-from decaylaws.io.documents import kept_doubtful, passed_over
+from decaylaws.cli.live import SweepDisplay
 from decaylaws.io.files import write_text
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
-from decaylaws.study import Study, decision, evidence, overlap, question, sweep
-from decaylaws.study import confirm as confirming
-from decaylaws.study.checks import changed_text, check_prepared, short_heldout
-from decaylaws.study.read_outs import read_out_errors
+from decaylaws.study import Study
+from decaylaws.study.checks import changed_text
+from decaylaws.study.confirm import Confirmed
+from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.plan import current_plan
+from decaylaws.study.prepare import check_corpus
+from decaylaws.study.question import EARLIER_PLAN, left_out_words
+from decaylaws.study.recommend import load_recommendation
 from decaylaws.study.slurm import slurm_script
 from decaylaws.study.status import next_verb, steps, verb_after
 
@@ -69,52 +72,23 @@ def prepare(directory: StudyDir) -> None:
     Writes corpus/: train and held-out tokens of every source, and the tokenizer.
     Next: decaylaws plan.
     """
-    from decaylaws.cli import training
-
     study = Study.open(directory)
-    training.prepare(study, console)
-    facts = study.corpus()
+    with ConsoleProgress(console) as progress:
+        prepared = verbs.prepare(study, progress=progress)
     columns = ("source", "train tokens", "held-out tokens", "repeated paragraphs, dropped")
-    table = plain_table(*columns, title=f"corpus {facts.fingerprint}")
-    heldout, counts_of = study.heldout_tokens(), study.source_counts()
-    for name, tokens in facts.available_tokens.items():
-        repeated = counts_of[name].get("paragraphs_repeated", 0)
-        table.add_row(name, f"{tokens:,}", f"{heldout[name]:,}", f"{repeated:,}")
+    table = plain_table(*columns, title=f"corpus {prepared.fingerprint}")
+    for name, *numbers in prepared.sources.itertuples(index=False):
+        table.add_row(name, *(f"{number:,}" for number in numbers))
     console.print(table)
-    short = short_heldout(study)
-    if short:
-        console.print(
-            f"Fewer held-out tokens than evaluation.tokens_per_domain = "
-            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all that "
-            "they hold; a larger heldout_fraction makes their losses more certain.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    report = overlap.evaluation_report(study)
-    if report is not None:
-        console.print(frame_table(report.task_table(), title="evaluation items, their documents dropped"))
-    leaks = overlap.heldout_overlap(study).query("share > 0").nlargest(3, "share")
-    if not leaks.empty:
-        console.print(frame_table(leaks, title="share of held-out passages that train text repeats"))
-    for name, counts in counts_of.items():
-        source = study.settings.sources[name]
-        if source.format == "embedded":
-            continue  # scraps of installed packages, which nobody will mend
-        if source.max_bytes and counts.get("documents_over_max_bytes"):
-            taken = counts["train_bytes"] + counts["heldout_bytes"]
-            _say_of(name, f"{taken:,} bytes of text taken of max_bytes = {source.max_bytes:,}")
-        if said := passed_over(counts):
-            _say_of(name, f"passed over: {said}")
-        if said := kept_doubtful(counts):
-            _say_of(name, f"kept: {said}")
-    # what 'plan' would refuse is said here, where the text can still be mended
-    check_prepared(study)
-    overlap.check_overlap(study)
+    if prepared.evaluation_items is not None:
+        title = "evaluation items, their documents dropped"
+        console.print(frame_table(prepared.evaluation_items, title=title))
+    if not prepared.repeated_heldout.empty:
+        title = "share of held-out passages that train text repeats"
+        console.print(frame_table(prepared.repeated_heldout, title=title))
+    say(console, prepared.notes)
+    check_corpus(study)
     say_next(console, study, verb_after("prepare"))
-
-
-def _say_of(name: str, said: str) -> None:
-    console.print(f"  {name}: {said}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def plan(directory: StudyDir) -> None:
@@ -126,40 +100,32 @@ def plan(directory: StudyDir) -> None:
     Next: decaylaws run.
     """
     study = Study.open(directory)
-    design, new = sweep.plan(study)
-    if settle_arithmetic(study, design, console):
-        design, new = sweep.plan(study)
-    speed = calibrate(study)
-    hours = speed.plan_hours(design)
-    clock, per_hour = ("hours", 1) if hours >= 1 else ("minutes", 60)
-    console.print(_cost_table(design, speed, clock, per_hour, title="plan" if new else "plan (kept)"))
+    with ConsoleProgress(console) as progress:
+        planned = verbs.plan(study, progress=progress)
+    say(console, planned.arithmetic)
+    clock, per_hour = ("hours", 1) if planned.hours >= 1 else ("minutes", 60)
+    title = "plan" if planned.is_new else "plan (kept)"
+    table = plain_table("role", "N (non-embedding)", "runs", "tokens", "FLOPs", clock, title=title)
+    for row in planned.cost.itertuples():
+        table.add_row(
+            row.role,
+            f"{row.non_embedding_params:,}",
+            str(row.runs),
+            f"{row.tokens:,}",
+            f"{row.train_flops:.3g}",
+            f"{per_hour * row.hours:.3g}",
+        )
+    console.print(table)
     for group in study.settings.source_groups:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(design)} runs, {design.train_flops:.3g} FLOPs in all.")
-    runs = study.runs() if study.runs_file.is_file() else None
-    console.print(sweep.detectable_effect(study.settings, runs), highlight=False, soft_wrap=True)
+    console.print(f"{len(planned.design)} runs, {planned.design.train_flops:.3g} FLOPs in all.")
+    console.print(planned.detectable_effect, highlight=False, soft_wrap=True)
     console.print(
-        f"About {per_hour * hours:.2g} {clock} with {speed.workers} workers on this machine, as measured now "
+        f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} workers on this machine, as measured now "
         f"({study.calibration_file.name}).",
         highlight=False,
     )
     say_next(console, study, verb_after("plan"))
-
-
-def _cost_table(design: Design, speed: Calibration, clock: str, per_hour: int, *, title: str) -> Table:
-    """Runs of each role and size, and how long they take in units of which an hour has ``per_hour``."""
-    table = plain_table("role", "N (non-embedding)", "runs", "tokens", "FLOPs", clock, title=title)
-    for (role, params), rows in design.table().groupby(["role", "non_embedding_params"], sort=False):
-        tokens = int(rows["tokens"].sum())
-        table.add_row(
-            role,
-            f"{params:,}",
-            str(len(rows)),
-            f"{tokens:,}",
-            f"{rows['train_flops'].sum():.3g}",
-            f"{per_hour * speed.params_hours(params, tokens):.3g}",
-        )
-    return table
 
 
 def run(
@@ -178,10 +144,7 @@ def run(
     Ctrl-C at any time: the same command goes on where it was.
     Next: decaylaws fit.
     """
-    from decaylaws.cli import training
-
     study = open_study(console, directory)
-    design = sweep.current_plan(study)
     if sources := changed_text(study):
         console.print(
             f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the corpus as it "
@@ -191,29 +154,28 @@ def run(
             soft_wrap=True,
         )
     if slurm is not None:
+        current_plan(study)
         text = slurm_script(study, tasks=tasks, workers=workers or 8, time_limit=time_limit)
         study.log_dir.mkdir(exist_ok=True)  # Slurm makes no folder for its output
         write_text(slurm, text)
         console.print(f"{slurm} written. Submit it with 'sbatch {slurm}', as often as it takes.")
         return
-    if retry_failed:
-        queue = training.open_queue(study, console, serves=study.plan_inputs())
-        again = queue.retry_failed(study.question().planned)
-        console.print(f"{again} failed runs queued again.")
-    proposals = training.open_proposals(study)
-    runs = [(item.role, item.config) for item in design]
-    table = training.run(study, runs, console, workers=workers, proposals=proposals)
-    ended = table["status"].value_counts()
+    with ConsoleProgress(console) as progress:
+        display = partial(SweepDisplay, console, progress)
+        sweep = verbs.run(
+            study, workers=workers, retry_failed=retry_failed, progress=progress, display=display
+        )
+    ended = sweep.runs["status"].value_counts()
     words = [f"{ended.get(status, 0)} {status}" for status in (FINISHED, DIVERGED)]
     words += [f"{ended[PRUNED]} {PRUNED}"] if PRUNED in ended else []
-    console.print(f"{len(table)} runs recorded in {study.runs_file}: {', '.join(words)}.")
+    console.print(f"{len(sweep.runs)} runs recorded in {study.runs_file}: {', '.join(words)}.")
     say_left_out(study)
-    errors = read_out_errors(study)
-    if not errors.empty:
-        console.print(frame_table(errors, title="merged read-outs minus the real decays, nats per token"))
-    if proposals is not None:
-        title = f"best after {proposals.asked} proposals of {proposals.sampler.kind}, nats per token"
-        console.print(frame_table(proposals.best(), title=title))
+    if not sweep.read_out_errors.empty:
+        title = "merged read-outs minus the real decays, nats per token"
+        console.print(frame_table(sweep.read_out_errors, title=title))
+    if sweep.best is not None:
+        title = f"best after {sweep.proposed} proposals of {sweep.sampler}, nats per token"
+        console.print(frame_table(sweep.best, title=title))
     say_next(console, study, verb_after("run"))
 
 
@@ -232,11 +194,10 @@ def fit(
     """
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
-        result, new = evidence.fit(study, partial=partial, progress=progress)
+        result, new = verbs.fit(study, partial=partial, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
-    console.print(frame_table(result.errors[list(evidence.ERROR_COLUMNS)], title=title))
-    for line in result.notes:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print(frame_table(result.errors[list(ERROR_COLUMNS)], title=title))
+    say(console, result.notes)
     say_left_out(study)
     say_next(console, study, verb_after("fit"))
 
@@ -254,9 +215,9 @@ def recommend(directory: StudyDir) -> None:
 
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
-        recipe, new = decision.recommend(study, progress=progress)
+        recipe, new = verbs.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
-    print_certainty(console, decision.load_recommendation(study))
+    print_certainty(console, load_recommendation(study))
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.", soft_wrap=True)
     say_next(console, study, verb_after("recommend"))
 
@@ -268,16 +229,11 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     run starts), then trains four mixtures at both scales and says who won.
     Next: decaylaws export, launch or report.
     """
-    from decaylaws.cli import training
-
     study = open_study(console, directory)
-    confirmation, new = confirming.predict(study)
-    console.print(
-        f"Predictions {'stored' if new else 'were stored'} at {confirmation.created}, before the runs: "
-        f"{study.confirm_file}"
-    )
-    training.run(study, confirmation.runs(), console, workers=workers, serves=confirmation.serves)
-    print_confirmation(study)
+    with ConsoleProgress(console) as progress:
+        display = partial(SweepDisplay, console, progress)
+        confirmed = verbs.confirm(study, workers=workers, progress=progress, display=display)
+    print_confirmation(confirmed)
     say_left_out(study)
     say_next(console, study, verb_after("confirm"))
 
@@ -287,13 +243,13 @@ def say_left_out(study: Study) -> None:
     left_out = study.left_out()
     if left_out.empty:
         return
-    words = question.left_out_words(left_out)
-    earlier = (left_out["reason"] == question.EARLIER_PLAN).sum()
+    words = left_out_words(left_out)
+    earlier = (left_out["reason"] == EARLIER_PLAN).sum()
     if earlier:
         words += (
             f" With design.keep_earlier: true a fit uses the decays among those {earlier} of an earlier plan."
         )
-    console.print(f"  {words}", highlight=False, markup=False, soft_wrap=True)
+    say(console, [words])
 
 
 def report(directory: StudyDir) -> None:
@@ -313,25 +269,21 @@ def report(directory: StudyDir) -> None:
 
 def status(directory: StudyDir) -> None:
     """Say what is done, what is under way and which command comes next."""
-    from decaylaws.cli import training
-
     study = open_study(console, directory)
-    found = steps(study)
+    with ConsoleProgress(console) as progress:
+        found = verbs.status(study, progress=progress)
     table = plain_table("step", "state", title=str(study.root), left=["state"])
-    for step in found:
+    for step in found.steps:
         table.add_row(step.verb, step.state)
     console.print(table)
-    for step in found:
-        if step.why:
-            console.print(f"  {step.verb}: {step.why}", highlight=False, markup=False, soft_wrap=True)
-    if study.plan_file.exists():
-        planned = {item.config.run_id for item in study.design()}
-        counts = training.open_queue(study, console).counts(planned)
+    say(console, [f"{step.verb}: {step.why}" for step in found.steps if step.why])
+    if found.counts is not None:
+        counts = found.counts
         console.print(
             f"planned runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
             f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
         )
-    say_next(console, study, next_verb(found))
+    say_next(console, study, found.next_verb)
 
 
 def demo(
@@ -360,14 +312,13 @@ def demo(
         part()
 
 
-def print_confirmation(study: Study) -> None:
+def print_confirmation(confirmed: Confirmed) -> None:
     """The confirm table as it came out, and who won."""
-    frame = confirming.confirmation_table(study)
     table = plain_table(
         "candidate", "scale", "predicted", "90 % interval", "observed", "gain", "guards", "",
         title="objective, nats per token; gain on the control as observed",
     )  # fmt: skip
-    for row in frame.itertuples():
+    for row in confirmed.table.itertuples():
         table.add_row(
             row.candidate,
             row.scale,
@@ -379,5 +330,4 @@ def print_confirmation(study: Study) -> None:
             "won" if row.won else "",
         )
     console.print(table)
-    for line in confirming.verdict(study):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, confirmed.verdict)

@@ -17,9 +17,17 @@ from decaylaws.recipe import Guard, Recipe
 from decaylaws.runs.noise import Noise
 from decaylaws.runs.objective import normalised
 from decaylaws.search import DecayProblem, Goal, Plan
-from decaylaws.study import Study, confirm
-from decaylaws.study.decision import decay_target, load_recipe, load_recommendation
-from decaylaws.study.evidence import Fit, load_fit, noise_at
+from decaylaws.study import Study
+from decaylaws.study.confirm import (
+    SCALES,
+    candidate_mixtures,
+    confirmation_table,
+    find_confirmation,
+    present_runs,
+)
+from decaylaws.study.fit import Fit, load_fit, noise_at
+from decaylaws.study.problem import decay_target
+from decaylaws.study.recommend import load_recipe, load_recommendation
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Material:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """The runs that belong to the present question."""
-        return confirm.present_runs(self.study)
+        return present_runs(self.study)
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -108,12 +116,12 @@ class Material:
     @cached_property
     def candidates(self) -> dict[str, Mixture]:
         """The recommended mixture and its rivals, by name."""
-        return confirm.candidate_mixtures(self.study, self.recipe, self.runs)
+        return candidate_mixtures(self.study, self.recipe, self.runs)
 
     @cached_property
     def noise(self) -> Mapping[str, Noise | None]:
         """Seed noise of the objective by scale; None where no plan finished under two seeds."""
-        return {scale: noise_at(self.study, scale, self.runs) for scale in confirm.SCALES}
+        return {scale: noise_at(self.study, scale, self.runs) for scale in SCALES}
 
     def noise_sd(self, scale: str) -> float:
         """Standard deviation of the objective between seeds at a scale, nats per token; NaN where not measured."""
@@ -127,9 +135,9 @@ class Material:
     @cached_property
     def confirmation(self) -> pd.DataFrame:
         """Predicted beside observed by candidate and scale; empty before ``confirm`` has predicted for this recipe."""
-        if confirm.find_confirmation(self.study) is None:
+        if find_confirmation(self.study) is None:
             return pd.DataFrame(columns=["scale", "candidate", "observed"])
-        return confirm.confirmation_table(self.study)
+        return confirmation_table(self.study)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:

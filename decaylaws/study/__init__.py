@@ -1,5 +1,40 @@
-"""A study: a directory, and the verbs of the command line as plain functions."""
+"""A study: a directory, and the verbs of the command line as functions.
 
+::
+
+    from decaylaws import study
+
+    mine = study.Study.create("my-study")
+    study.prepare(mine)
+    study.plan(mine)
+    study.run(mine, workers=2)
+    result, _ = study.fit(mine)
+    recipe, _ = study.recommend(mine)
+    print(study.confirm(mine).table)
+
+Every verb does what is missing, keeps what is finished, and takes ``progress``, which hears of every stage.
+"""
+
+from decaylaws.study.confirm import confirm
 from decaylaws.study.directory import Study
+from decaylaws.study.export import export
+from decaylaws.study.fit import fit
+from decaylaws.study.launch import launch
+from decaylaws.study.plan import plan
+from decaylaws.study.prepare import prepare
+from decaylaws.study.recommend import recommend
+from decaylaws.study.run import run
+from decaylaws.study.status import status
 
-__all__ = ["Study"]
+__all__ = [
+    "Study",
+    "confirm",
+    "export",
+    "fit",
+    "launch",
+    "plan",
+    "prepare",
+    "recommend",
+    "run",
+    "status",
+]

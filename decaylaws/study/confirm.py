@@ -19,16 +19,18 @@ from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
+from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import Noise, matched_control, told_apart
 from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.runs.table import LOSS, MIX
-from decaylaws.study.decision import load_recipe
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.evidence import fit_inputs, load_fit, noise_at
+from decaylaws.study.fit import fit_inputs, load_fit, noise_at
 from decaylaws.study.question import CONFIRMING, content_hash
+from decaylaws.study.recommend import load_recipe
 from decaylaws.study.results import decays, planned_rows
+from decaylaws.study.run import PoolDisplay, train
 from decaylaws.study.stored import StoredConfirmations
 
 CONFIRM_FORMAT = 2  # of confirm.json
@@ -62,6 +64,48 @@ class Confirmation:
             for entry in reversed(self.entries)
         }
         return [(role, RunConfig.from_dict(config)) for role, config in reversed(found.values())]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the confirming runs have come to.
+
+    Attributes:
+        predictions: what was stored before the runs started.
+        table: predicted beside observed, one row per candidate and scale (:func:`confirmation_table`).
+        verdict: who won, in sentences.
+    """
+
+    predictions: Confirmation
+    table: pd.DataFrame
+    verdict: tuple[str, ...]
+
+
+def confirm(
+    study: Study,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+    display: PoolDisplay | None = None,
+) -> Confirmed:
+    """Store predictions for the recipe and its rivals, run them at the proxy's and the target's scale, and say who won.
+
+    Args:
+        study: the study.
+        workers: processes; None takes the study's setting.
+        progress: hears of every stage.
+        display: shows what the workers are doing.
+
+    Raises:
+        StudyError: nothing has been recommended, something changed since, or runs failed for good.
+    """
+    stored, is_new = predict(study)
+    when = (
+        f"{'stored' if is_new else 'were stored'} at {stored.created}, before the runs: {study.confirm_file}"
+    )
+    progress("predictions", len(stored.entries), len(stored.entries), when)
+    train(study, stored.runs(), workers=workers, serves=stored.serves, progress=progress, display=display)
+    return Confirmed(stored, confirmation_table(study), verdict(study))
 
 
 def predict(study: Study) -> tuple[Confirmation, bool]:
@@ -418,33 +462,3 @@ def is_confirmed(study: Study, recipe: Recipe) -> bool:
         return load_recipe(study).sha256 == recipe.sha256 and find_confirmation(study) is not None
     except StudyError:  # the study has no recipe, or has changed since
         return False
-
-
-def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float]) -> pd.DataFrame:
-    """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
-
-    Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale; NaN where there was
-    none) and ``launched`` (FSDP), nats per token.
-
-    Args:
-        study: which confirmed the recipe; ``None`` for a recipe without a study.
-        recipe: what was launched.
-        losses: of the launched run, by domain.
-    """
-    predicted = {domain: prediction.mean for domain, prediction in recipe.predictions.items()}
-    confirmed = {}
-    if study is not None and is_confirmed(study, recipe):
-        table = domain_table(study)
-        own = table[(table["candidate"] == "recommended") & (table["scale"] == "target")]
-        confirmed = dict(zip(own["domain"], own["observed"]))
-    return pd.DataFrame(
-        [
-            {
-                "domain": domain,
-                "predicted": predicted.get(domain, np.nan),
-                "confirmed": confirmed.get(domain, np.nan),
-                "launched": loss,
-            }
-            for domain, loss in losses.items()
-        ]
-    )

@@ -1,4 +1,4 @@
-"""How far a study has come, and the verb that goes on."""
+"""The verb ``status``: how far a study has come, and the verb that goes on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from decaylaws.errors import DecaylawsError, StudyError
+from decaylaws.progress import Progress, silent
 from decaylaws.study.checks import check_prepared
 from decaylaws.study.confirm import confirmation_table, find_confirmation
-from decaylaws.study.decision import load_recipe, read_exported
 from decaylaws.study.directory import Study, read_json
-from decaylaws.study.evidence import check_fit
+from decaylaws.study.export import read_exported
+from decaylaws.study.fit import check_fit
+from decaylaws.study.plan import current_plan
 from decaylaws.study.question import content_hash
+from decaylaws.study.recommend import load_recipe
+from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredResult
-from decaylaws.study.sweep import current_plan
+
+if TYPE_CHECKING:
+    from proxy_runs.sweep.queue import QueueCounts
 
 
 class State(StrEnum):
@@ -57,6 +64,30 @@ RESULTS: dict[str, Callable[[Study], Path]] = {
 
 CHAIN = ("prepare", "plan", "run", "fit", "recommend")
 """Verbs on whose results all later ones rest."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands.
+
+    Attributes:
+        steps: one for each verb, in order.
+        next_verb: the verb that goes on; None when all is done.
+        counts: how many planned runs stand where; None before there is a plan.
+    """
+
+    steps: list[Step]
+    next_verb: str | None
+    counts: QueueCounts | None
+
+
+def status(study: Study, *, progress: Progress = silent) -> Status:
+    """Say what is done, what is under way and what comes next; ``progress`` hears while the storage does not answer."""
+    found = steps(study)
+    counts = None
+    if study.plan_file.exists():
+        counts = open_queue(study, progress).counts({item.config.run_id for item in study.design()})
+    return Status(found, next_verb(found), counts)
 
 
 def steps(study: Study) -> list[Step]:

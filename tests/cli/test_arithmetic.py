@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from decaylaws.cli import arithmetic
 from decaylaws.runs.config import Arithmetic
+from decaylaws.study import arithmetic
 
 PRESENT = 1000.0
 COMPILED = Arithmetic(compiled=True)

@@ -13,18 +13,16 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from decaylaws.cli import training
-from decaylaws.cli.launch import _of_study
 from decaylaws.exporters import Export
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
@@ -33,11 +31,17 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import names_with
 from decaylaws.search import Estimate, Plan
 from decaylaws.settings.study import parse_settings
-from decaylaws.study import Study, confirm, decision, evidence, sweep
+from decaylaws.study import Study
 from decaylaws.study.checks import _text_settings, record_settings
+from decaylaws.study.confirm import confirmation_table, domain_table, predict, verdict
 from decaylaws.study.directory import read_json
-from decaylaws.study.evidence import Fit
+from decaylaws.study.export import export
+from decaylaws.study.fit import Fit, Told, fit, guard_changes, load_fit
+from decaylaws.study.launch import launch_settings
+from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.question import content_hash
+from decaylaws.study.recommend import load_recipe, recommend
+from decaylaws.study.run import train
 from proxy_runs.data.manifest import (
     Manifest,
     SourceEntry,
@@ -236,8 +240,8 @@ class DigestLaw:
         return cls(values["digest"], values["domains"])
 
 
-def fit(
-    told: evidence.Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: object
+def simulated_fit(
+    told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: object
 ) -> tuple[Fit, DigestLaw]:
     """A law by digest, and errors and held-out predictions that follow from the same."""
     domains = names_with(runs, LOSS)
@@ -247,7 +251,7 @@ def fit(
     held_out["predicted"] = [3.0 + fraction(law.digest, run_id, name) for run_id, name, _ in rows]
     error = {"held_out": "mixture", "law": f"decay:{MEMBER}", "mae": fraction(law.digest)}
     errors = pd.DataFrame([{**error, "num_runs": len(runs), "worst": 0.0, "bias": 0.0, "spearman": 0.0}])
-    changes = evidence.guard_changes(law, runs, held_out)  # type: ignore[arg-type]
+    changes = guard_changes(law, runs, held_out)  # type: ignore[arg-type]
     return Fit(MEMBER, errors, held_out, changes, excluded, (f"digest {law.digest}",)), law
 
 
@@ -309,22 +313,25 @@ def launch(settings: TrainSettings) -> dict[str, Any]:
     return result
 
 
+def module_of(verb: str) -> ModuleType:
+    """The module of a verb; ``decaylaws.study.VERB`` is its function."""
+    return import_module(f"decaylaws.study.{verb}")
+
+
 def simulate(monkeypatch: pytest.MonkeyPatch) -> Storages:
     """Replace text, training, laws and search by digests for as long as ``monkeypatch`` lasts."""
     storages = Storages()
     speed = SimpleNamespace(workers=1, matmul_flops=1.0, slots=lambda shape: 1)
     monkeypatch.setattr(queue, "open_storage", storages.open)
     monkeypatch.setattr(pool, "run_pool", run_pool)
-    monkeypatch.setattr(training, "calibrate", lambda study, **_: speed)
-    monkeypatch.setattr(evidence, "_fit", fit)
-    monkeypatch.setattr(evidence, "DecayLaw", DigestLaw)
-    monkeypatch.setattr(decision, "search", search)
+    monkeypatch.setattr(module_of("run"), "calibrate", lambda study, **_: speed)
+    monkeypatch.setattr(module_of("fit"), "_fit", simulated_fit)
+    monkeypatch.setattr(module_of("fit"), "DecayLaw", DigestLaw)
+    monkeypatch.setattr(module_of("recommend"), "search", search)
     return storages
 
 
 # The verbs, and what each answers --------------------------------------------------------------------------
-
-CONSOLE = Console(quiet=True)
 
 
 def open_study(root: Path, settings: Mapping[str, Any]) -> Study:
@@ -334,29 +341,29 @@ def open_study(root: Path, settings: Mapping[str, Any]) -> Study:
 
 
 def _run(study: Study) -> Any:
-    design = sweep.current_plan(study)
-    training.run(study, [(item.role, item.config) for item in design], CONSOLE, workers=1)
+    design = current_plan(study)
+    train(study, [(item.role, item.config) for item in design], workers=1)
     runs = study.runs()
     return runs[runs["run_id"].isin(study.question().planned)].to_csv(index=False)
 
 
 def _confirm(study: Study) -> Any:
-    confirmation, _ = confirm.predict(study)
-    training.run(study, confirmation.runs(), CONSOLE, workers=1, serves=confirmation.serves)
-    lines = [line for line in confirm.verdict(study) if "earlier recipe" not in line]
-    return confirm.confirmation_table(study).to_csv(), confirm.domain_table(study).to_csv(), lines
+    confirmation, _ = predict(study)
+    train(study, confirmation.runs(), workers=1, serves=confirmation.serves)
+    lines = [line for line in verdict(study) if "earlier recipe" not in line]
+    return confirmation_table(study).to_csv(), domain_table(study).to_csv(), lines
 
 
 def _export(study: Study) -> Any:
-    outcomes = decision.export(study, ["huggingface"])
+    outcomes = export(study, ["huggingface"])
     (exported,) = outcomes.values()
     assert isinstance(exported, Export)
     return {name: _undated(text) for name, text in exported.files.items()}
 
 
 def _recipe(study: Study) -> Any:
-    decision.recommend(study)
-    values = decision.load_recipe(study).to_dict()
+    recommend(study)
+    values = load_recipe(study).to_dict()
     values["provenance"].pop("created")
     return values, read_json(study.recommendation_file)["digest"]
 
@@ -373,20 +380,20 @@ def _prepare(study: Study) -> Any:
 
 
 def _fit(study: Study) -> Any:
-    fit, _ = evidence.fit(study)
-    errors = fit.errors[sorted(fit.errors.columns)].to_csv()  # a stored table has an order of its own
-    return evidence.load_fit(study)[1].digest, errors, fit.guard_changes.to_csv(), fit.notes
+    found, _ = fit(study)
+    errors = found.errors[sorted(found.errors.columns)].to_csv()  # a stored table has an order of its own
+    return load_fit(study)[1].digest, errors, found.guard_changes.to_csv(), found.notes
 
 
 ANSWERS: Mapping[str, Callable[[Study], Any]] = {
     "prepare": _prepare,
-    "plan": lambda study: [(run.role, run.config.run_id) for run in sweep.plan(study)[0]],
+    "plan": lambda study: [(run.role, run.config.run_id) for run in plan_runs(study)[0]],
     "run": _run,
     "fit": _fit,
     "recommend": _recipe,
     "confirm": _confirm,
     "export": _export,
-    "launch": lambda study: launch(_of_study(study, {})),
+    "launch": lambda study: launch(launch_settings(study, {})),
 }
 """Every verb with what it answers, as values that two studies may be compared by."""
 

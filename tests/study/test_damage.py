@@ -16,18 +16,16 @@ import pytest
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.io.files import record_of
-from decaylaws.study import Study, confirm, sweep
+from decaylaws.study import Study
 from decaylaws.study.checks import check_prepared, short_heldout
-from decaylaws.study.decision import (
-    decay_target,
-    guard_margins,
-    load_recipe,
-    load_recommendation,
-    read_exported,
-)
+from decaylaws.study.confirm import confirmation_table, domain_table, load_confirmation
 from decaylaws.study.directory import read_json
-from decaylaws.study.evidence import load_fit, usable_runs
+from decaylaws.study.export import read_exported
+from decaylaws.study.fit import load_fit, usable_runs
 from decaylaws.study.overlap import check_overlap, heldout_overlap
+from decaylaws.study.plan import detectable_effect, plan_runs
+from decaylaws.study.problem import decay_target, guard_margins
+from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.stored import StoredCalibration
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import MemberState  # noqa: F401  (the engine comes first: its modules know each other)
@@ -44,15 +42,15 @@ def _fit(study: Study) -> None:
 
 
 def _confirmation(study: Study) -> None:
-    confirm.load_confirmation(study).runs()
-    confirm.confirmation_table(study)
-    confirm.domain_table(study)
+    load_confirmation(study).runs()
+    confirmation_table(study)
+    domain_table(study)
 
 
 def _runs(study: Study) -> None:
     usable_runs(study)
     study.left_out()
-    sweep.detectable_effect(study.settings, study.runs())
+    detectable_effect(study.settings, study.runs())
 
 
 def _prepared(study: Study) -> None:
@@ -70,7 +68,7 @@ def _settings(study: Study) -> None:
 
 
 READERS: dict[str, Read] = {
-    "plan.json": sweep.plan,
+    "plan.json": plan_runs,
     "runs.csv": _runs,
     "curves.csv": Study.curves,
     "laws/decay.json": _fit,

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from decaylaws.search.optimise import rounded_shares
-from decaylaws.study.decision import GUARD_RUNS, margin_near
+from decaylaws.study.problem import margin_near
+from decaylaws.study.recommend import GUARD_RUNS
 
 
 @pytest.mark.parametrize(

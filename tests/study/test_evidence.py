@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.evidence import choice_notes, coverage_doubts, guard_changes, size_notes
+from decaylaws.study.fit import choice_notes, coverage_doubts, guard_changes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",

@@ -12,12 +12,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from decaylaws.cli import arithmetic
-from decaylaws.cli import calibrate as calibrating
-from decaylaws.cli.calibrate import calibrate
+from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
-from decaylaws.study import Study
+from decaylaws.study import Study, arithmetic
+from decaylaws.study import calibrate as calibrating
+from decaylaws.study.calibrate import calibrate
 from proxy_runs.engine import Backend
 from proxy_runs.engine.stack import Stack
 from proxy_runs.sweep import calibration, machine
@@ -78,7 +78,7 @@ def test_a_terminal_shows_a_table_and_a_log_gets_lines(state: PoolProgress) -> N
     for is_terminal in (True, False):
         out = StringIO()
         console = Console(file=out, force_terminal=is_terminal, width=140)
-        with SweepDisplay(console, peak_flops=1e11) as display:
+        with SweepDisplay(console, ConsoleProgress(console), peak_flops=1e11) as display:
             display(state)
         text = out.getvalue()
         assert "loss 3.210" in text

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.errors import DataError, StudyError
-from decaylaws.study import Study, sweep
+from decaylaws.study import Study
 from decaylaws.study.overlap import evaluation_report, heldout_overlap
+from decaylaws.study.plan import current_plan, plan_runs
 from tests.decontamination.planted import document, every_eighth_changed, items, planted
 from tests.study.tiny import TINY_SETTINGS, decaylaws
 
@@ -66,12 +67,12 @@ def test_near_copies_of_heldout_text_stop_the_sweep_until_it_is_told_otherwise(t
     with pytest.raises(
         StudyError, match=r"'(code|maths)' repeats .* of '(code|maths)'.*on_overlap: allow"
     ) as caught:
-        sweep.plan(study)
+        plan_runs(study)
     assert "\n" not in str(caught.value)
     assert CliRunner().invoke(app, ["run", str(tmp_path)]).exit_code != 0
-    sweep.plan(make(tmp_path, texts, on_overlap="allow"))
+    plan_runs(make(tmp_path, texts, on_overlap="allow"))
     with pytest.raises(StudyError, match="max_heldout_overlap"):
-        sweep.current_plan(study)
+        current_plan(study)
 
 
 def test_evaluation_items_leave_the_train_text(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_evaluation_items_leave_the_train_text(tmp_path: Path) -> None:
     assert counts["maths"]["train"]["documents"] == counts["maths"]["counts"]["train_documents"] - dropped
     assert study.corpus().fingerprint != before.corpus().fingerprint
     assert evaluation_report(before) is None
-    sweep.plan(study)
+    plan_runs(study)
 
 
 def test_a_study_without_these_settings_is_prepared_as_ever(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_study_without_these_settings_is_prepared_as_ever(tmp_path: Path) -> N
     first = (study.corpus_dir / "manifest.json").read_text()
     (study.shard_dir() / "heldout_overlap.json").unlink()
     with pytest.raises(StudyError, match="Run 'decaylaws prepare"):
-        sweep.plan(study)
+        plan_runs(study)
     decaylaws("prepare", str(tmp_path))
     second = (study.corpus_dir / "manifest.json").read_text()
     without = [{**json.loads(text), "created": ""} for text in (first, second)]

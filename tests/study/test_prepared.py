@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
-from decaylaws.study import Study, sweep
+from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.directory import write_json
+from decaylaws.study.plan import plan_runs
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
@@ -42,17 +43,17 @@ def with_source(root: Path, name: str, **changes: Any) -> Study:
 
 def test_a_plan_on_a_corpus_of_other_settings_is_refused(root: Path) -> None:
     with pytest.raises(StudyError, match=r"'tokenizer\.vocab_size' .*changed.*decaylaws prepare"):
-        sweep.plan(with_settings(root, tokenizer={"vocab_size": 320}))
+        plan_runs(with_settings(root, tokenizer={"vocab_size": 320}))
     with pytest.raises(StudyError, match=r"'sources\.code\.heldout_fraction'"):
-        sweep.plan(with_source(root, "code", heldout_fraction=0.2))
+        plan_runs(with_source(root, "code", heldout_fraction=0.2))
     more = {**TINY_SETTINGS["sources"], "more": TINY_SETTINGS["sources"]["code"]}
     with pytest.raises(StudyError, match=r"'sources\.more'"):
-        sweep.plan(with_settings(root, sources=more))
+        plan_runs(with_settings(root, sources=more))
 
 
 def test_what_does_not_decide_the_text_needs_no_new_corpus(root: Path) -> None:
-    sweep.plan(with_source(root, "code", max_epochs=3, upper=0.9))
-    sweep.plan(with_settings(root))
+    plan_runs(with_source(root, "code", max_epochs=3, upper=0.9))
+    plan_runs(with_settings(root))
 
 
 def test_a_corpus_that_does_not_say_its_settings_is_told_by_its_sources(root: Path) -> None:
@@ -60,27 +61,27 @@ def test_a_corpus_that_does_not_say_its_settings_is_told_by_its_sources(root: Pa
     text = record.read_text()
     record.unlink()
     try:
-        sweep.plan(with_settings(root))
+        plan_runs(with_settings(root))
         more = {**TINY_SETTINGS["sources"], "more": TINY_SETTINGS["sources"]["code"]}
         with pytest.raises(StudyError, match=r"'sources\.more'"):
-            sweep.plan(with_settings(root, sources=more))
+            plan_runs(with_settings(root, sources=more))
     finally:
         record.write_text(text)
 
 
 def test_text_that_changed_since_is_noticed_by_what_comes_after_prepare(root: Path) -> None:
     study = with_settings(root)
-    sweep.plan(study)
+    plan_runs(study)
     source = root / "data" / "maths.jsonl"
     text, state = source.read_text(), source.stat()
     os.utime(source, (1, 1))
-    sweep.plan(study)  # a copy has another time and the same content
+    plan_runs(study)  # a copy has another time and the same content
     try:
         source.write_text(text + json.dumps({"text": "one more"}) + "\n")
         with pytest.raises(
             StudyError, match=r"text of 'sources\.maths' \(data/maths\.jsonl\) changed.*decaylaws prepare"
         ):
-            sweep.plan(study)
+            plan_runs(study)
         assert changed_text(study) == ["maths"]
         # an SQLite file serves no Slurm job, so that nothing is trained here
         result = CliRunner().invoke(app, ["run", str(root), "--slurm", str(root / "job.sh")])
@@ -95,7 +96,7 @@ def test_text_that_changed_since_is_noticed_by_what_comes_after_prepare(root: Pa
         assert changed_text(study) == ["web", "maths"]
         (root / "data" / "web" / "new.txt").unlink()
         source.unlink()
-        sweep.plan(study)  # the corpus does not need the text that it was prepared from
+        plan_runs(study)  # the corpus does not need the text that it was prepared from
     finally:
         source.write_text(text)
         os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -112,10 +113,10 @@ def test_a_corpus_that_an_earlier_version_read_otherwise_is_prepared_anew(root: 
     ):
         write_json(path, earlier)
         with pytest.raises(StudyError, match=r"read text otherwise\. Run 'decaylaws prepare"):
-            sweep.plan(study)
+            plan_runs(study)
     decaylaws("prepare", str(root))
     assert json.loads(path.read_text()) == record
-    sweep.plan(study)
+    plan_runs(study)
 
 
 def test_prepare_says_what_it_passed_over(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_n
     assert "Fewer held-out tokens" not in decaylaws("prepare", str(root))
     design = {**TINY_SETTINGS["design"], "batch_tokens": []}
     study = with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000, design=design)
-    for refuse in (sweep.plan, lambda study: decaylaws("prepare", str(study.root))):
+    for refuse in (plan_runs, lambda study: decaylaws("prepare", str(study.root))):
         with pytest.raises(DataError, match=r"held-out part of 'sources\.web'.*seq_len \+ 1 = 1000001"):
             refuse(study)
 
@@ -151,7 +152,7 @@ def test_a_budget_that_the_search_could_not_use_stops_the_plan_and_not_the_searc
     sources = {name: {**each, "max_epochs": 2} for name, each in TINY_SETTINGS["sources"].items()}
     beyond = {"shape": "target", "max_decay_tokens": 100_000_000}
     with pytest.raises(InfeasibleError, match=r"decay of 100,000,000 tokens.*shorten the decay"):
-        sweep.plan(with_settings(root, sources=sources, target=beyond))
+        plan_runs(with_settings(root, sources=sources, target=beyond))
     with pytest.raises(InvalidValueError, match=r"'target\.max_decay_tokens' .*2048; got 1024"):
         with_settings(root, target={"shape": "target", "max_decay_tokens": 1024})
     with pytest.raises(

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from decaylaws.cli import app
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.settings.study import SourceSettings, parse_settings
-from decaylaws.study import Study, sweep
+from decaylaws.study import Study
+from decaylaws.study.plan import plan_runs
 from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.quality import score_source
 from tests.decontamination.planted import document
@@ -80,7 +81,7 @@ def test_buckets_are_sources_with_shards_a_design_and_common_bounds(tmp_path: Pa
         for split in ("train", "heldout"):
             counted = report["buckets"][bucket][split]["documents"]
             assert entries[f"web.{bucket}"][split]["documents"] == counted > 0
-    design, _ = sweep.plan(study)
+    design, _ = plan_runs(study)
     table = design.table()
     shares = table[["mix:web.high", "mix:web.low"]].sum(axis=1)[table["role"] == "simplex"]
     assert shares.between(0.2 - 1e-6, 0.7 + 1e-6).all()

@@ -14,17 +14,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.cli import training
 from decaylaws.errors import StudyError
 from decaylaws.runs.columns import EVALUATION, NUMERICS, POOLS
 from decaylaws.runs.config import NUMERICS_VERSION
+from decaylaws.runs.table import write_table
 from decaylaws.settings.study import parse_settings
-from decaylaws.study import Study, confirm, decision, evidence, sweep
+from decaylaws.study import Study
+from decaylaws.study.confirm import predict
+from decaylaws.study.export import export
+from decaylaws.study.fit import fit
+from decaylaws.study.plan import plan_runs
 from decaylaws.study.question import EARLIER_PLAN, Question, left_out_words
+from decaylaws.study.recommend import load_recipe, recommend
+from decaylaws.study.run import open_queue
 from decaylaws.study.status import State, next_verb, steps
+from decaylaws.study.tables import write_results
 from tests.study.simulated import (
     ANSWERS,
-    CONSOLE,
     SETTINGS,
     VERBS,
     MemoryStorage,
@@ -165,7 +171,7 @@ def test_earlier_decays_count_where_the_study_asks_for_them(root: Path) -> None:
     # the controls of both plans share length, LR and batch size: each candidate still finds one control
     for verb in ("fit", "recommend", "confirm"):
         ANSWERS[verb](kept)
-    assert set(decision.load_recipe(kept).provenance.evidence.run_ids) >= earlier
+    assert set(load_recipe(kept).provenance.evidence.run_ids) >= earlier
 
 
 def test_one_run_measured_twice_has_two_rows_and_a_verb_sees_one(root: Path) -> None:
@@ -191,7 +197,7 @@ def test_a_table_never_loses_what_the_storage_has_lost(root: Path, storages: Sto
             StudyError, match=r"does not hold \d+ of the \d+ finished runs .*'storage' or 'name'"
         ):
             ANSWERS[verb](study)
-    sweep.write_results(study, [])
+    write_results(study, [])
     assert [study.runs_file.read_bytes(), study.curves_file.read_bytes()] == tables
     renamed = open_study(root, settings(name="renamed"))
     with pytest.raises(StudyError, match=r"'name' in study\.yaml changed"):
@@ -217,11 +223,11 @@ def test_a_fit_of_the_same_runs_leaves_recipe_and_predictions_as_they_were(root:
     shutil.rmtree(study.law_file.parent / ".sha256", ignore_errors=True)
     law = study.law_file.read_bytes()
     study.law_file.unlink()
-    _, new = evidence.fit(study)
+    _, new = fit(study)
     assert new
     assert study.law_file.read_bytes() != law  # it says how long the fit took
-    assert decision.recommend(study)[1] is False
-    assert confirm.predict(study)[1] is False
+    assert recommend(study)[1] is False
+    assert predict(study)[1] is False
     assert [
         path.read_bytes() for path in (study.recipe_file, study.recommendation_file, study.confirm_file)
     ] == kept
@@ -232,8 +238,8 @@ def test_predictions_are_added_and_never_replaced(root: Path) -> None:
     study = open_study(
         root, settings(objective={"guard_nats": 0.9, "weights": {"web": 1, "maths": 5, "code": 1}})
     )
-    decision.recommend(study)
-    confirm.predict(study)
+    recommend(study)
+    predict(study)
     after = json.loads(study.confirm_file.read_text())["confirmations"]
     assert after[: len(before)] == before
     assert len(after) == len(before) + 1
@@ -252,7 +258,7 @@ def test_status_tells_what_is_stale_and_what_comes_next(root: Path) -> None:
     assert next_verb(list(found.values())) == "recommend"
     replanned = open_study(root, settings(design={"num_mixtures": 6}))
     assert next_verb(steps(replanned)) == "plan"
-    sweep.plan(replanned)
+    plan_runs(replanned)
     found = {step.verb: step for step in steps(replanned)}
     assert (found["run"].state, found["fit"].state) == (State.BEGUN, State.STALE)
 
@@ -261,8 +267,8 @@ def test_a_recommendation_asks_for_a_fit_of_the_runs_that_are_there_now(root: Pa
     study = Study.open(root)
     runs = study.recorded_runs()
     runs.loc[runs["role"] == "simplex", "loss:web"] += 0.5
-    sweep.write_table(runs, study.runs_file, recorded=True)
-    for use in (decision.recommend, confirm.predict, decision.export):
+    write_table(runs, study.runs_file, recorded=True)
+    for use in (recommend, predict, export):
         with pytest.raises(StudyError, match="decaylaws fit"):
             use(study)
 
@@ -271,13 +277,13 @@ def test_a_fit_waits_for_the_planned_runs_or_is_told_not_to(root: Path) -> None:
     study = open_study(
         root, settings(design={"runs_at_other_sizes": 3, "num_replicates": 4, "decay_tokens": [4096]})
     )
-    sweep.plan(study)
+    plan_runs(study)
     missing = {item.config.run_id for item in study.design()} - set(study.runs()["run_id"])
     with pytest.raises(
         StudyError, match=rf"{len(missing)} planned runs .*no result yet.*decaylaws run.*--partial"
     ):
-        evidence.fit(study)
-    assert evidence.fit(study, partial=True)[1]
+        fit(study)
+    assert fit(study, partial=True)[1]
 
 
 # storages that are shared ------------------------------------------------------------------------------------
@@ -335,7 +341,7 @@ def test_a_queue_claims_nothing_of_an_older_plan(storages: Storages, tmp_path: P
     root = tmp_path / "study"
     old = planned_at(root, SETTINGS)
     waiting = [(item.role, item.config) for item in old.design()]
-    training.open_queue(old, CONSOLE, serves=old.plan_inputs()).enqueue(waiting)  # Ctrl-C while they wait
+    open_queue(old, serves=old.plan_inputs()).enqueue(waiting)  # Ctrl-C while they wait
     changed = settings(sources={"web": {**SETTINGS["sources"]["web"], "max_bytes": 9_000}})
     for verb in ("prepare", "plan", "run"):
         ANSWERS[verb](open_study(root, changed))
@@ -345,5 +351,5 @@ def test_a_queue_claims_nothing_of_an_older_plan(storages: Storages, tmp_path: P
     replanned = settings(design={"num_replicates": 3}, sources=changed["sources"])
     for verb in ("plan", "run"):
         ANSWERS[verb](open_study(root, replanned))
-    counts = training.open_queue(study, CONSOLE).counts({config.run_id for _, config in waiting})
+    counts = open_queue(study).counts({config.run_id for _, config in waiting})
     assert (counts.waiting, counts.finished) == (len(waiting), 0)

@@ -31,9 +31,17 @@ from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS
 from decaylaws.search import Plan
 from decaylaws.search.optimise import minimise_mixture
-from decaylaws.study import Study, confirm
-from decaylaws.study.decision import load_recipe, load_recommendation
-from decaylaws.study.evidence import load_fit
+from decaylaws.study import Study
+from decaylaws.study.confirm import (
+    confirmation_table,
+    domain_table,
+    find_confirmation,
+    outside_intervals,
+    outside_words,
+)
+from decaylaws.study.fit import load_fit
+from decaylaws.study.launch import launch_table
+from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.status import next_verb, steps
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
@@ -80,7 +88,7 @@ def test_laws_are_scored_beside_the_baselines(study: Study) -> None:
 @pytest.mark.slow
 def test_predictions_were_stored_before_the_runs_and_stay(study: Study) -> None:
     before = study.confirm_file.read_text(encoding="utf-8")
-    table = confirm.confirmation_table(study)
+    table = confirmation_table(study)
     assert len(table) == 8
     assert table["observed"].notna().all()
     assert table.groupby("scale")["won"].sum().eq(1).all()
@@ -147,8 +155,8 @@ def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: s
         assert f"<h3>{title}</h3>" in first
     assert f"{found['expected_regret']:.4f} nats on average over refits" in first
     assert f"less than {found['regret_upper']:.4f} in 90 %" in first
-    missed, total = confirm.outside_intervals(confirm.domain_table(study), "target")
-    assert (confirm.outside_words(missed, total) if len(missed) else f"all {total} domains") in first
+    missed, total = outside_intervals(domain_table(study), "target")
+    assert (outside_words(missed, total) if len(missed) else f"all {total} domains") in first
     assert re.search(rf"<code class=\"command\">decaylaws (plan|launch|confirm) {study.root}</code>", first)
     shown = yaml.safe_load(first.split("<pre>")[1].split("</pre>")[0])
     assert shown == {key: value for key, value in recipe.to_dict().items() if key != "provenance"}
@@ -234,7 +242,7 @@ def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) 
     assert "Not confirmed: no run has tested this recommendation." in page
     assert "Not confirmed yet: run" in page
     losses = dict.fromkeys(study.settings.sources, 3.0)
-    table = confirm.launch_table(Study.open(early), load_recipe(study), losses)
+    table = launch_table(Study.open(early), load_recipe(study), losses)
     assert table["confirmed"].isna().all()
     assert table["predicted"].notna().all()
 
@@ -244,13 +252,13 @@ def test_another_recipe_is_not_confirmed_by_the_runs_of_the_last(study: Study, t
     later = tmp_path / "later"
     shutil.copytree(study.root, later, ignore=shutil.ignore_patterns("checkpoints", "logs"))
     copy = Study.open(later)
-    assert confirm.find_confirmation(copy) is not None
+    assert find_confirmation(copy) is not None
     recipe = Recipe.load(copy.recipe_file)
     recipe.model_copy(update={"seed": recipe.seed + 1}).save(copy.recipe_file)
     assert "Not confirmed: no run has tested this recommendation." in write_report(copy).read_text("utf-8")
     assert next_verb(steps(copy)) == "confirm"
     with pytest.raises(StudyError, match="has no confirmation yet"):
-        confirm.confirmation_table(copy)
+        confirmation_table(copy)
 
 
 @pytest.mark.slow
@@ -371,9 +379,7 @@ def test_a_study_that_is_killed_again_and_again_ends_the_same(study: Study, tmp_
     columns = [name for name in wanted.columns if name.startswith(LOSS)]
     np.testing.assert_allclose(found[columns], wanted[columns], atol=1e-6)
     assert load_recipe(killed).stages == load_recipe(study).stages
-    pd.testing.assert_frame_equal(
-        confirm.confirmation_table(killed), confirm.confirmation_table(study), atol=1e-6
-    )
+    pd.testing.assert_frame_equal(confirmation_table(killed), confirmation_table(study), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -14,8 +14,15 @@ from decaylaws.report.page import Fact, Section, Standing, fill
 from decaylaws.report.sections.flags import red_flags
 from decaylaws.report.words import listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
-from decaylaws.study import confirm
-from decaylaws.study.sweep import decays
+from decaylaws.study.confirm import (
+    CANDIDATES,
+    SCALES,
+    domain_table,
+    noise_words,
+    outside_intervals,
+    outside_words,
+)
+from decaylaws.study.plan import decays
 
 
 def answer(material: Material) -> Section:
@@ -92,9 +99,7 @@ def _standing(material: Material) -> Standing:
     if "recommended" not in winners:
         behind = -material.observed_gain_over(winners[0], "target")
         return lost(behind, [name(key) for key in winners], material.noise["target"])
-    return won(
-        bool(material.confirmed_row("recommended", "proxy")["won"]), confirm.domain_table(material.study)
-    )
+    return won(bool(material.confirmed_row("recommended", "proxy")["won"]), domain_table(material.study))
 
 
 def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
@@ -102,7 +107,7 @@ def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing
     if noise is not None and not told_apart(behind, noise.sd):
         return Standing(
             f"Open: at the target's scale {listed(winners)} did better by {behind:.4f} nats, which seeds alone could "
-            f"explain ({confirm.noise_words(noise)}). Take either, by cost or caution, or run both under another seed.",
+            f"explain ({noise_words(noise)}). Take either, by cost or caution, or run both under another seed.",
             "open",
         )
     return Standing(f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad")
@@ -116,7 +121,7 @@ def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
         domains: of ``confirm.domain_table``. Where more losses at the target lie outside their 90 % intervals than one
             in ten, rounded up, the law was wrong about it.
     """
-    missed, total = confirm.outside_intervals(domains, "target")
+    missed, total = outside_intervals(domains, "target")
     words = (
         "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's."
         if at_proxy
@@ -124,7 +129,7 @@ def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
     )
     if missed.empty:
         return Standing(words, "good")
-    said = confirm.outside_words(missed, total)
+    said = outside_words(missed, total)
     if len(missed) <= ceil(0.1 * total):
         return Standing(f"{words} At the target's scale {said}, as one in ten may.", "good")
     return Standing(
@@ -150,22 +155,22 @@ def _how_sure(material: Material) -> Iterator[str]:
         yield "No plan was run under two seeds, so the noise of a single run is not known."
     else:
         yield (
-            f"The noise of one run: {confirm.noise_words(noise)}. Two single runs that differ by less than "
+            f"The noise of one run: {noise_words(noise)}. Two single runs that differ by less than "
             f"{least_gap(noise.sd):.4f} nats are not told apart."
         )
     if material.confirmed:
-        missed, total = confirm.outside_intervals(confirm.domain_table(material.study), "target")
+        missed, total = outside_intervals(domain_table(material.study), "target")
         if missed.empty:
             yield f"At the target's scale all {total} domains of the recommendation lie inside their 90 % intervals."
         else:
-            yield f"At the target's scale {confirm.outside_words(missed, total)}."
+            yield f"At the target's scale {outside_words(missed, total)}."
 
 
 def _next(material: Material, standing: Standing) -> tuple[str, str]:
     """The command that goes on, and why it is that one."""
     study = material.study
     if not material.confirmed:
-        runs = len(confirm.SCALES) * len(confirm.CANDIDATES)
+        runs = len(SCALES) * len(CANDIDATES)
         return _command(
             "confirm", material
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."

@@ -17,7 +17,7 @@ from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
-from decaylaws.study import confirm
+from decaylaws.study.confirm import SCALES, sweep_guards_hold
 from decaylaws.study.results import decays
 
 _POINTS = 33  # of a slice through the objective
@@ -139,7 +139,7 @@ def _rival_cells(material: Material, key: str, rival: dict[str, Any] | None) -> 
         "90 % interval": span(gain["lower"], gain["upper"], digits=3) if gain else "-",
     }
     observed = {}
-    for scale in confirm.SCALES:
+    for scale in SCALES:
         observed[scale] = material.observed_gain_over(key, scale)
         cells[f"observed, {scale}"] = nats(observed[scale])
     cells["verdict"] = _rival_verdict(material, key, rival, observed)
@@ -171,7 +171,7 @@ def _best_runs(material: Material) -> pd.DataFrame:
     tried = decays(material.runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     tried = tried.assign(
-        objective=objective_values(tried, material.weights), kept=confirm.sweep_guards_hold(study, tried)
+        objective=objective_values(tried, material.weights), kept=sweep_guards_hold(study, tried)
     ).sort_values("objective")
     sources = list(study.settings.sources)
     return pd.DataFrame(

@@ -10,7 +10,7 @@ from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import HOLD_OUTS, LAWS, law_name
 from decaylaws.runs.table import LOSS, names_with
 from decaylaws.study.confirm import noise_words
-from decaylaws.study.evidence import ERROR_COLUMNS
+from decaylaws.study.fit import ERROR_COLUMNS
 from decaylaws.study.results import decays
 
 

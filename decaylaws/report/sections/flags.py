@@ -9,8 +9,8 @@ from decaylaws.report.sections.stability import rankings
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.table import LOSS, START_LOSS
-from decaylaws.study import confirm
-from decaylaws.study.sweep import decays
+from decaylaws.study.confirm import domain_table
+from decaylaws.study.plan import decays
 
 SIMPLE = ("nearest_run", "control", "constant")
 """Predictors that need no law."""
@@ -42,7 +42,7 @@ def _confirmation(material: Material) -> Iterator[str]:
     close = [name(key) for key in rivals if abs(material.observed_gain_over(key, "target")) <= gap]
     if close:
         yield f"At the target's scale one run each does not tell it from {listed(close)}: seeds alone explain as much."
-    held = float(confirm.domain_table(material.study)["inside"].mean())
+    held = float(domain_table(material.study)["inside"].mean())
     if held < 0.85:
         yield (
             f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow, and "

@@ -9,8 +9,10 @@ from decaylaws import plots
 from decaylaws.report.material import Material, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, plain, span, when
-from decaylaws.study import Study, confirm
+from decaylaws.study import Study
+from decaylaws.study.confirm import domain_table, load_confirmation, verdict
 from decaylaws.study.directory import read_json
+from decaylaws.study.launch import launch_table
 from decaylaws.study.stored import StoredResult
 
 
@@ -21,7 +23,7 @@ def confirmation(material: Material) -> Section:
         return Section(
             "Predicted against observed", f"Not confirmed yet: run 'decaylaws confirm {study.root}'."
         )
-    stored = confirm.load_confirmation(study).created
+    stored = load_confirmation(study).created
     shown = pd.DataFrame(
         {
             "candidate": table["candidate"].map(name),
@@ -38,7 +40,7 @@ def confirmation(material: Material) -> Section:
     return Section(
         "Predicted against observed",
         f"The predictions were stored on {when(stored)}, before any of these runs started.",
-        notes=[plain(line, material.candidates) for line in confirm.verdict(study)],
+        notes=[plain(line, material.candidates) for line in verdict(study)],
         pictures=[
             Picture.of(
                 plots.plot_confirmation(table),
@@ -55,7 +57,7 @@ def confirmation(material: Material) -> Section:
 
 
 def _by_domain(study: Study) -> pd.DataFrame:
-    table = confirm.domain_table(study)
+    table = domain_table(study)
     rows = table[table["candidate"] == "recommended"]
     return pd.DataFrame(
         {
@@ -127,7 +129,7 @@ def _guard_table(material: Material, observed: dict[str, float]) -> pd.DataFrame
 
 
 def _observed_changes(study: Study) -> dict[str, float]:
-    table = confirm.domain_table(study)
+    table = domain_table(study)
     target = table[table["scale"] == "target"].pivot(index="domain", columns="candidate", values="observed")
     return (target["recommended"] - target["control"]).to_dict()
 
@@ -163,7 +165,7 @@ def launch(material: Material) -> Section:
             f"The last launched run trained another recipe. Run 'decaylaws launch {study.root} --output FOLDER' for "
             "this one.",
         )
-    table = confirm.launch_table(study, material.recipe, result["losses"])
+    table = launch_table(study, material.recipe, result["losses"])
     return Section(
         "The launched run",
         f"FSDP2, {result['steps']:,} steps, {result['tokens']:,} tokens. It reads the same sequences in the "

@@ -8,7 +8,7 @@ from decaylaws.report.material import Material
 from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
-from decaylaws.study import confirm
+from decaylaws.study.confirm import domain_table
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share
@@ -36,7 +36,7 @@ def _confirmation(material: Material) -> Iterator[str]:
         return
     if not material.confirmed_row("recommended", "target")["won"]:
         yield "At the target's scale the recommendation did not win."
-    domains = confirm.domain_table(material.study)
+    domains = domain_table(material.study)
     held = float(domains["inside"].mean())
     if held < 0.85:
         yield f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow."

@@ -1,6 +1,6 @@
-"""Where the command line reaches for ``proxy_runs``: the verbs that prepare data and train.
+"""The verb ``run``: train what is planned and has no result yet, and write the tables.
 
-Every import of ``proxy_runs`` stands inside a function, so that the verbs that only read never load torch.
+Every import of ``proxy_runs`` stands inside a function, so that verbs that only read never load torch.
 """
 
 from __future__ import annotations
@@ -9,54 +9,95 @@ import contextlib
 import json
 import socket
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console
 
-from decaylaws.cli.calibrate import calibrate
-from decaylaws.cli.console import ConsoleProgress
-from decaylaws.cli.live import SweepDisplay
 from decaylaws.errors import StudyError
+from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION
 from decaylaws.runs.config import ModelShape, RunConfig
-from decaylaws.study import Study
-from decaylaws.study.checks import record_settings
-from decaylaws.study.directory import read_json, write_json
-from decaylaws.study.sweep import write_results
+from decaylaws.study.calibrate import calibrate
+from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.plan import current_plan
+from decaylaws.study.read_outs import read_out_errors
+from decaylaws.study.tables import write_results
 
 if TYPE_CHECKING:
     from decaylaws.search.proposals import Proposals
+    from proxy_runs.sweep.pool import PoolProgress
     from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.workspace import Workspace
 
+PoolDisplay = Callable[[float], AbstractContextManager[Callable[["PoolProgress"], None]]]
+"""Opens a display of workers, given the FLOPs per second that all of them could reach in large matmuls."""
 
-def prepare(study: Study, console: Console) -> None:
-    """Read, split, filter and tokenise the sources; what is there already is kept."""
-    from proxy_runs.corpus.prepare import prepare_corpus
 
-    with ConsoleProgress(console) as progress:
-        prepare_corpus(
-            study.settings.sources,
-            study.corpus_dir,
-            tokenizer=study.settings.tokenizer,
-            seed=study.settings.seed,
-            base=study.root,
-            decontamination=study.settings.decontamination,
-            progress=progress,
-        )
-    record_settings(study)
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep has come to.
+
+    Attributes:
+        runs: the runs table, with the rows of earlier plans.
+        read_out_errors: merged read-outs minus the real decays, nats per token; empty without read-outs.
+        sampler: kind of the sampler that proposed runs after the design; empty where none did.
+        proposed: how many runs it has proposed.
+        best: the best of them so far; None where there is no sampler.
+    """
+
+    runs: pd.DataFrame
+    read_out_errors: pd.DataFrame
+    sampler: str = ""
+    proposed: int = 0
+    best: pd.DataFrame | None = None
 
 
 def run(
     study: Study,
-    runs: Sequence[tuple[str, RunConfig]],
-    console: Console,
     *,
-    workers: int | None,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    progress: Progress = silent,
+    display: PoolDisplay | None = None,
+) -> Sweep:
+    """Train the trunks and microanneals of the plan that have no result yet, then what the study's sampler proposes.
+
+    Args:
+        study: the study.
+        workers: processes; None takes the study's setting.
+        retry_failed: queue the runs again that failed twice.
+        progress: hears of every stage.
+        display: shows what the workers are doing; without it ``progress`` hears how many runs have ended.
+
+    Raises:
+        StudyError: nothing is planned, runs failed for good, or the storage is not the study's own.
+    """
+    design = current_plan(study)
+    if retry_failed:
+        again = open_queue(study, progress, serves=study.plan_inputs()).retry_failed(study.question().planned)
+        progress("failed runs queued again", again, again)
+    proposals = open_proposals(study)
+    runs = [(item.role, item.config) for item in design]
+    table = train(study, runs, workers=workers, proposals=proposals, progress=progress, display=display)
+    errors = read_out_errors(study)
+    if proposals is None:
+        return Sweep(table, errors)
+    return Sweep(table, errors, proposals.sampler.kind, proposals.asked, proposals.best())
+
+
+def train(
+    study: Study,
+    runs: Sequence[tuple[str, RunConfig]],
+    *,
+    workers: int | None = None,
     proposals: Proposals | None = None,
     serves: str | None = None,
+    progress: Progress = silent,
+    display: PoolDisplay | None = None,
 ) -> pd.DataFrame:
     """Queue the runs that the study does not hold, work the queue off, and write the tables.
 
@@ -65,10 +106,11 @@ def run(
     Args:
         study: the study.
         runs: role and config of what was planned.
-        console: where progress goes.
         workers: processes; None takes the study's setting.
         proposals: what a sampler wants to have run after the planned runs.
         serves: what the runs are wanted for; None says that they are the present plan's.
+        progress: hears of every stage.
+        display: shows what the workers are doing; without it ``progress`` hears how many runs have ended.
 
     Returns:
         The runs table, with the rows of earlier plans.
@@ -78,13 +120,16 @@ def run(
             own: it does not hold what runs.csv holds, or another folder keeps its checkpoints.
     """
     serves = study.plan_inputs() if serves is None else serves
-    queue = open_queue(study, console, serves=serves)
+    queue = open_queue(study, progress, serves=serves)
     check_folder(study, queue)
     _check_storage(study, queue, runs)
     wanted = {config.run_id for _, config in runs}
-    work_off(study, queue, runs, console, workers=workers, serves=serves)
+    train_all = partial(
+        work_off, study, queue, workers=workers, serves=serves, progress=progress, display=display
+    )
+    train_all(runs)
     if proposals is not None and not queue.counts().waiting:
-        _follow(study, queue, proposals, runs, console, workers=workers, serves=serves)
+        _follow(study, queue, proposals, runs, train_all)
         wanted |= {run.config.run_id for run in proposals.runs()}
     table = write_results(study, queue.every_result())
     _raise_if_unfinished(study, queue, wanted)
@@ -95,36 +140,45 @@ def work_off(
     study: Study,
     queue: RunQueue,
     runs: Sequence[tuple[str, RunConfig]],
-    console: Console,
     *,
     workers: int | None,
     serves: str = "",
     refill: Callable[[], Sequence[RunConfig]] = lambda: (),
+    progress: Progress = silent,
+    display: PoolDisplay | None = None,
 ) -> None:
     """Queue what the queue does not hold and train until nothing is left of it."""
     from proxy_runs.sweep.pool import run_pool
 
-    with ConsoleProgress(console) as progress:
-        queue.enqueue(runs, progress=progress)
+    queue.enqueue(runs, progress=progress)
     repeated = queue.repeat(_lost_trunks(study, queue, runs))
     if repeated:
-        console.print(
-            f"Trunks to train again, since their checkpoints are gone: {repeated}.", highlight=False
-        )
+        progress("trunks to train again", repeated, repeated, "(their checkpoints are gone)")
     speed = calibrate(study, workers=workers)
     slots = study.settings.backend.slots
     measured = {} if slots else {shape: speed.slots(shape) for shape in speed.speeds}
-    with SweepDisplay(console, speed.workers * speed.matmul_flops) as display:
+    opened = _as_stages(progress) if display is None else display(speed.workers * speed.matmul_flops)
+    with opened as listen:
         while True:
             run_pool(
                 workspace(study, slots or 1, shape_slots=measured, serves=serves),
                 workers=speed.workers,
                 log_dir=study.log_dir,
-                listen=display,
+                listen=listen,
                 refill=refill,
             )
             if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
                 return
+
+
+@contextlib.contextmanager
+def _as_stages(progress: Progress) -> Iterator[Callable[[PoolProgress], None]]:
+    """A display for callers that asked for none: one stage that counts the runs which have ended."""
+
+    def listen(state: PoolProgress) -> None:
+        progress("runs", len(state.ended), state.total_runs)
+
+    yield listen
 
 
 def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunConfig]]) -> set[str]:
@@ -198,10 +252,7 @@ def _follow(
     queue: RunQueue,
     proposals: Proposals,
     planned: Sequence[tuple[str, RunConfig]],
-    console: Console,
-    *,
-    workers: int | None,
-    serves: str,
+    train_all: Callable[..., None],
 ) -> None:
     """Ask, train and tell until the sampler has made all its proposals."""
 
@@ -225,7 +276,7 @@ def _follow(
     rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
     proposals.learn([(config, rows[config.run_id]) for _, config in planned if config.run_id in rows])
     while runs := ask():
-        work_off(study, queue, runs, console, workers=workers, serves=serves, refill=refill)
+        train_all(runs, refill=refill)
 
 
 def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]) -> None:
@@ -257,20 +308,17 @@ def open_proposals(study: Study) -> Proposals | None:
     )
 
 
-def open_queue(study: Study, console: Console, *, serves: str = "") -> RunQueue:
-    """The study's queue in Optuna's storage."""
+def open_queue(study: Study, progress: Progress = silent, *, serves: str = "") -> RunQueue:
+    """The study's queue in Optuna's storage; ``progress`` hears while the storage does not answer."""
     from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.storage import CONNECT_SECONDS
-
-    def waits(stage: str, done: float, total: float, note: str = "") -> None:
-        console.print(f"  {stage}: {note}", highlight=False)
 
     return RunQueue(
         study.storage_url,
         study.storage_name,
         serves=serves,
         measure=study.measure,
-        progress=waits,
+        progress=progress,
         connect_seconds=CONNECT_SECONDS,
     )
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from decaylaws.designs.planner import Design
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
-from decaylaws.study import Study
-from decaylaws.study.directory import read_json, write_json
+from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.stored import StoredCalibration
 

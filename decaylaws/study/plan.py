@@ -1,37 +1,86 @@
-"""The verb ``plan``, and the tables that a sweep leaves behind."""
+"""The verb ``plan``: which microanneals to run, and what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import record_content
-from decaylaws.io.tables import read_csv
 from decaylaws.mixtures import Mixture
+from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise
-from decaylaws.runs.table import EVALUATION, curves_table, read_curves, runs_table, write_table
 from decaylaws.settings.study import StudySettings
+from decaylaws.study.arithmetic import settle_arithmetic
+from decaylaws.study.calibrate import calibrate
 from decaylaws.study.checks import check_prepared
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.overlap import check_overlap
-from decaylaws.study.results import decays, with_averaged_starts
+from decaylaws.study.results import decays
 from decaylaws.study.stored import StoredPlan
 
 
-def plan(study: Study) -> tuple[Design, bool]:
-    """Plan the sweep of a study, unless the plan that lies there answers the same settings and corpus.
+@dataclass(frozen=True)
+class Plan:
+    """A planned sweep and what it costs on this machine.
 
-    Returns:
-        The design, and whether it is new.
+    Attributes:
+        design: every planned run.
+        is_new: whether the design was made now; it is kept while settings and corpus stay as they are.
+        cost: one row per role and size: ``role``, ``non_embedding_params``, ``runs``, ``tokens``, ``train_flops`` and
+            ``hours`` with all workers, evaluation not counted.
+        hours: of the whole sweep.
+        workers: worker processes that ``run`` would start here.
+        detectable_effect: which difference between two runs is more than noise, in a sentence.
+        arithmetic: how the proxies compute, in sentences, where that was decided now.
+    """
+
+    design: Design
+    is_new: bool
+    cost: pd.DataFrame
+    hours: float
+    workers: int
+    detectable_effect: str
+    arithmetic: tuple[str, ...]
+
+
+def plan(study: Study, *, progress: Progress = silent) -> Plan:
+    """Plan the sweep of a study and measure what it costs here.
 
     Raises:
         StudyError: study.yaml asks for another corpus, or a source repeats too much of the held-out text.
         DataError: a held-out part is shorter than one window.
         InfeasibleError: no mixture meets the caps at a decay of the design, or at ``target.max_decay_tokens``.
+    """
+    design, is_new = plan_runs(study)
+    changed, arithmetic = settle_arithmetic(study, design, progress)
+    if changed:
+        design, is_new = plan_runs(study)
+    speed = calibrate(study)
+    cost = [
+        {
+            "role": role,
+            "non_embedding_params": params,
+            "runs": len(rows),
+            "tokens": int(rows["tokens"].sum()),
+            "train_flops": rows["train_flops"].sum(),
+            "hours": speed.params_hours(params, int(rows["tokens"].sum())),
+        }
+        for (role, params), rows in design.table().groupby(["role", "non_embedding_params"], sort=False)
+    ]
+    effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
+    return Plan(
+        design, is_new, pd.DataFrame(cost), speed.plan_hours(design), speed.workers, effect, arithmetic
+    )
+
+
+def plan_runs(study: Study) -> tuple[Design, bool]:
+    """The design of a study, without its cost; see :func:`plan`.
+
+    Returns:
+        The design, and whether it is new.
     """
     check_prepared(study)
     check_overlap(study)
@@ -97,45 +146,3 @@ def current_plan(study: Study) -> Design:
     study.question()
     check_overlap(study)
     return study.design()
-
-
-def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Write the runs and curves tables; rows that the tables hold and the storage does not stay in them.
-
-    Args:
-        study: the study.
-        results: what the storage recorded, of earlier plans too.
-
-    Returns:
-        The runs table.
-    """
-    runs = runs_table(result["row"] for result in results)
-    if study.runs_file.is_file():
-        runs = _with_earlier(runs, study.recorded_runs())
-    curves = curves_table(point for result in results for point in result["curve"])
-    if study.curves_file.is_file():
-        curves = _with_earlier(curves, read_curves(study.curves_file))
-    if EVALUATION in runs:
-        measured = runs.groupby(EVALUATION, sort=False, dropna=False)
-        runs = pd.concat([with_averaged_starts(rows) for _, rows in measured], ignore_index=True)
-    write_table(runs, study.runs_file, recorded=True)
-    write_table(curves, study.curves_file, recorded=True)
-    read_outs = pd.DataFrame([row for result in results for row in result.get("read_outs", [])])
-    if study.read_outs_file.is_file():
-        read_outs = _with_earlier(read_outs, read_csv(study.read_outs_file, text=["run_id"]))
-    if not read_outs.empty:
-        write_table(read_outs, study.read_outs_file, recorded=True)
-    return runs
-
-
-def _with_earlier(rows: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
-    """``rows``, and those of an earlier table of other runs, or of the same runs on other evaluation tokens."""
-
-    def identity(table: pd.DataFrame) -> pd.Index:
-        tokens = table[EVALUATION].fillna(-1) if EVALUATION in table else pd.Series(-1, index=table.index)
-        return pd.Index(table["run_id"].astype(str) + "/" + tokens.astype(int).astype(str))
-
-    if rows.empty:
-        return earlier
-    kept = earlier[~identity(earlier).isin(identity(rows))]
-    return rows if kept.empty else pd.concat([rows, kept], ignore_index=True)

@@ -6,14 +6,12 @@ import resource
 import time
 from dataclasses import asdict
 
-from rich.console import Console
-
-from decaylaws.cli.calibrate import calibrate
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
+from decaylaws.progress import Progress, silent
 from decaylaws.runs.config import Arithmetic
-from decaylaws.study import Study
-from decaylaws.study.directory import write_json
+from decaylaws.study.calibrate import calibrate
+from decaylaws.study.directory import Study, write_json
 
 WORTH_TRYING_SECONDS = 1200.0
 """Sweeps that take less stay as they are: a shape costs half a minute of a core to compile, and so does finding out."""
@@ -21,32 +19,34 @@ MIN_GAIN = 1.05
 """Another arithmetic must make the sweep faster by so much, with the compilation of all its shapes."""
 
 
-def settle_arithmetic(study: Study, design: Design, console: Console) -> bool:
+def settle_arithmetic(
+    study: Study, design: Design, progress: Progress = silent
+) -> tuple[bool, tuple[str, ...]]:
     """Decide how the sweep computes, where study.yaml leaves it open and nothing was decided before.
 
     The answer belongs to the study, not to a machine: it changes the last digits of every loss and so the identity of
     every run. A sweep that has begun goes on as it began.
 
     Returns:
-        Whether the design has to be made anew.
+        Whether the design has to be made anew, and what was tried and decided now, in words.
     """
     train = study.settings.train
     if "auto" not in (train.precision, train.compile) or study.arithmetic_file.is_file():
-        return False
+        return False, ()
     seconds = 3600 * calibrate(study).plan_hours(design)
     present = chosen = study.arithmetic()
     notes: list[str] = []
     if seconds >= WORTH_TRYING_SECONDS and not study.checkpoint_dir.is_dir():
-        for candidate in _candidates(study):
+        candidates = _candidates(study)
+        for number, candidate in enumerate(candidates):
+            progress("measuring other arithmetic", number, len(candidates), str(candidate))
             gain, note = _gain(study, candidate, seconds)
             notes.append(f"{candidate}: {note}")
-            console.print(f"  {notes[-1]}", highlight=False, soft_wrap=True)
             if gain >= MIN_GAIN:
                 chosen = candidate
                 break
-        console.print(f"train: {chosen}", highlight=False)
     write_json(study.arithmetic_file, {**asdict(chosen), "note": "; ".join(notes)})
-    return chosen != present
+    return chosen != present, (*notes, f"train: {chosen}") if notes else ()
 
 
 def _candidates(study: Study) -> list[Arithmetic]:

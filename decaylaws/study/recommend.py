@@ -1,22 +1,17 @@
-"""The verbs ``recommend`` and ``export``: from a fitted law to a recipe, and to files that others can run."""
+"""The verb ``recommend``: from a fitted law to a recipe."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 import decaylaws
-from decaylaws.errors import DataError, NotRepresentableError, StudyError
-from decaylaws.exporters import Export, ExportOptions, export_all
+from decaylaws.errors import DataError, StudyError
 from decaylaws.io.files import record_content
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import (
     Evidence,
@@ -28,21 +23,17 @@ from decaylaws.recipe import (
     Source,
 )
 from decaylaws.recipe.corpus_facts import read_corpus
-from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
-from decaylaws.schedules import decay
-from decaylaws.search import Choices, Goal, Recommendation, Target, decay_recipe
+from decaylaws.search import Choices, Recommendation, decay_recipe
 from decaylaws.search import recommend as search
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.evidence import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.plan import proportional_mixture
+from decaylaws.study.problem import decay_target, goal, guard_margins
 from decaylaws.study.question import content_hash
-from decaylaws.study.results import decays, start_losses
+from decaylaws.study.results import decays
 from decaylaws.study.stored import stored_form
-from decaylaws.study.sweep import proportional_mixture
 
 RECOMMENDATION_FORMAT = 6  # of laws/recommendation.json; an older file is searched anew
-EXPORTED = "exported.json"
-GUARD_CONFIDENCE = 0.95
-GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 
 
 def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:
@@ -118,93 +109,6 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     return found
 
 
-def export(
-    study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
-) -> dict[str, Export | NotRepresentableError]:
-    """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`.
-
-    Raises:
-        StudyError: nothing has been recommended, or something changed since.
-        NotRepresentableError: a target that was asked for by name cannot express the recipe.
-    """
-    recipe = load_recipe(study)
-    outcomes = export_all(recipe, study.export_dir, targets, options)
-    written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
-    write_json(study.export_dir / EXPORTED, {**read_exported(study), **written})
-    return outcomes
-
-
-def read_exported(study: Study) -> dict[str, str]:
-    """Digest of the recipe that each target's folder was written for."""
-    path = study.export_dir / EXPORTED
-    return dict(read_json(path, dict[str, str])) if path.is_file() else {}
-
-
-def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
-    """Nats by which a guard's prediction must stay clear of its limit: what held-out runs would have needed.
-
-    The errors are of the change against the matched control, the very thing that a guard limits: a law that is
-    right about losses can still be optimistic about their differences.
-    """
-    objective = study.settings.objective
-    return {
-        domain: margin_near(fit.guard_changes[fit.guard_changes["domain"] == domain], objective.guard_nats)
-        for domain in objective.guard_domains
-    }
-
-
-def margin_near(changes: pd.DataFrame, limit: float) -> float:
-    """The 95 % quantile of observed minus predicted change, over the rows predicted nearest ``limit``, at least 0.
-
-    Rows far from the limit say little about a mixture that lies on it: the error grows with the change.
-
-    Args:
-        changes: of one domain, with ``predicted`` and ``observed``, nats per token.
-        limit: of the guard.
-    """
-    distance = (changes["predicted"] - limit).abs()
-    nearest = changes.loc[distance.sort_values(kind="stable").index[:GUARD_RUNS]]
-    return max(_quantile((nearest["observed"] - nearest["predicted"]).tolist(), GUARD_CONFIDENCE), 0.0)
-
-
-def _quantile(errors: Sequence[float], confidence: float) -> float:
-    """Conformal quantile: the next error lies below it with probability ``confidence``, as far as few can say."""
-    if not errors:
-        return 0.0
-    rank = min(math.ceil(confidence * (len(errors) + 1)), len(errors))
-    return sorted(errors)[rank - 1]
-
-
-def decay_target(study: Study) -> Target:
-    """The checkpoint from which the target's decay is to start.
-
-    Raises:
-        StudyError: the target's trunk has not been trained.
-    """
-    settings, planner = study.settings, study.planner()
-    trunk = planner.trunk(settings.target.shape).config
-    # a fork of no matter what schedule starts from the same measured losses
-    fork = planner.microanneal(
-        "start",
-        settings.target.shape,
-        decay(max(settings.design.decay_tokens), settings.trunk.peak_lr),
-        planner.control_mixture,
-        seed=settings.seed,
-    ).config
-    measured = start_losses(fork, study.runs())
-    return Target(
-        non_embedding_params=trunk.shape.non_embedding_params,
-        start_tokens=trunk.tokens,
-        batch_tokens=trunk.batch_tokens,
-        start_loss=_by_domain(measured, START_LOSS),
-        averaged_start_loss=_by_domain(measured, AVERAGED_START_LOSS),
-    )
-
-
-def _by_domain(row: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-
-
 def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
     settings, planner = study.settings, study.planner()
     peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
@@ -214,16 +118,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         law,
         planner.space,
         target=decay_target(study),
-        goal=Goal(
-            weights=settings.objective_weights,
-            control=planner.control_mixture,
-            guard_domains=settings.objective.guard_domains,
-            guard_nats=settings.objective.guard_nats,
-            guard_margins=margins,
-            general_domains=settings.general_sources,
-            prior=_prior(study),
-            kl_strength=settings.objective.kl_strength,
-        ),
+        goal=goal(study, margins),
         choices=Choices(
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
@@ -236,12 +131,6 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
         noise_sd=None if noise is None else noise.sd,
         progress=progress,
     )
-
-
-def _prior(study: Study) -> Mixture:
-    """The mixture that the objective's KL divergence is measured from."""
-    stated, space = study.settings.objective.prior, study.planner().space
-    return space.token_proportional() if stated is None else Mixture(stated)
 
 
 def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:

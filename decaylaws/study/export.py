@@ -1,0 +1,34 @@
+"""The verb ``export``: the study's recipe as configuration of other trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from decaylaws.errors import NotRepresentableError
+from decaylaws.exporters import Export, ExportOptions, export_all
+from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.recommend import load_recipe
+
+EXPORTED = "exported.json"
+
+
+def export(
+    study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
+) -> dict[str, Export | NotRepresentableError]:
+    """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`.
+
+    Raises:
+        StudyError: nothing has been recommended, or something changed since.
+        NotRepresentableError: a target that was asked for by name cannot express the recipe.
+    """
+    recipe = load_recipe(study)
+    outcomes = export_all(recipe, study.export_dir, targets, options)
+    written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
+    write_json(study.export_dir / EXPORTED, {**read_exported(study), **written})
+    return outcomes
+
+
+def read_exported(study: Study) -> dict[str, str]:
+    """Digest of the recipe that each target's folder was written for."""
+    path = study.export_dir / EXPORTED
+    return dict(read_json(path, dict[str, str])) if path.is_file() else {}

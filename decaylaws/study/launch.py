@@ -1,0 +1,149 @@
+"""The verb ``launch``: train a recipe at full scale with torchrun and FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.progress import Progress, silent
+from decaylaws.recipe import Recipe
+from decaylaws.study.confirm import domain_table, is_confirmed
+from decaylaws.study.directory import Study
+from decaylaws.study.recommend import load_recipe
+
+if TYPE_CHECKING:
+    from proxy_runs.fsdp.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a launched run has come to.
+
+    Attributes:
+        folder: checkpoints, metrics, ``result.json`` and the Hugging Face folder ``hf``.
+        ranks: how many processes trained it.
+        losses: one row per domain, see :func:`launch_table`.
+        notes: sentences on what is not as in the confirming run.
+    """
+
+    folder: Path
+    ranks: int
+    losses: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def launch(
+    target: Study | Path,
+    *,
+    processes: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    progress: Progress = silent,
+) -> Launched:
+    """Train a recipe on this machine; started again, it goes on where it was.
+
+    Args:
+        target: a study, whose present recipe is trained, or a recipe file.
+        processes: ranks; None takes one for each GPU, or two without one.
+        settings: of the trainer by name (``dtype``, ``start``, ...), see :func:`launch_settings`.
+        progress: hears of every stage.
+
+    Raises:
+        StudyError: the study has no recipe, or something changed since.
+        InvalidValueError: a setting is unknown or is not what it must be, or one is missing.
+        DataError: the start or the corpus cannot be read.
+    """
+    from proxy_runs.fsdp import launch as launcher
+
+    checked = launch_settings(target, settings or {})
+    ranks = processes or launcher.default_ranks(checked.device)
+    result = launcher.launch(checked, ranks=ranks, progress=progress)
+    recipe = Recipe.load(checked.recipe)
+    study = target if isinstance(target, Study) else None
+    losses = launch_table(study, recipe, result["losses"])
+    notes = (*result.get("notes", []), *_notes(study, recipe))
+    return Launched(Path(checked.output), ranks, losses, notes)
+
+
+def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> TrainSettings:
+    """Settings of the trainer: those of the study or beside the recipe, and what was asked for.
+
+    Raises:
+        InvalidValueError: a setting is unknown or is not what it must be, or one is missing.
+    """
+    from proxy_runs.fsdp.settings import TrainSettings
+    from proxy_runs.weights.checkpoint_files import final_checkpoint
+
+    if not isinstance(target, Study):
+        needed = {"start": "the checkpoint to start from", "corpus": "the folder of a prepared corpus"}
+        for name, what in needed.items():
+            if name not in wanted:
+                constraint = "is required to launch a recipe file"
+                raise InvalidValueError(name, None, constraint, f"Give --{name}, {what}.")
+        return TrainSettings.checked(**{"recipe": target, "output": target.parent / "launch", **wanted})
+    recipe = Recipe.load(str(wanted["recipe"])) if "recipe" in wanted else load_recipe(target)
+    run_id = recipe.handover.run_id
+    if run_id is None and "start" not in wanted:
+        constraint = "names no trunk of the study"
+        raise InvalidValueError("handover.run_id", None, constraint, "Give --start, or recommend again.")
+    values = {
+        "recipe": target.recipe_file,
+        "corpus": target.corpus_dir,
+        "start": final_checkpoint(target.checkpoint_dir, str(run_id)),
+        "output": target.launch_dir,
+        "device": target.settings.backend.device,
+        "eval_tokens_per_domain": target.settings.evaluation.tokens_per_domain,
+    }
+    return TrainSettings.checked(**{**values, **wanted})
+
+
+def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float]) -> pd.DataFrame:
+    """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
+
+    Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale; NaN where there was
+    none) and ``launched`` (FSDP), nats per token.
+
+    Args:
+        study: which confirmed the recipe; ``None`` for a recipe without a study.
+        recipe: what was launched.
+        losses: of the launched run, by domain.
+    """
+    predicted = {domain: prediction.mean for domain, prediction in recipe.predictions.items()}
+    confirmed = {}
+    if study is not None and is_confirmed(study, recipe):
+        table = domain_table(study)
+        own = table[(table["candidate"] == "recommended") & (table["scale"] == "target")]
+        confirmed = dict(zip(own["domain"], own["observed"]))
+    return pd.DataFrame(
+        [
+            {
+                "domain": domain,
+                "predicted": predicted.get(domain, np.nan),
+                "confirmed": confirmed.get(domain, np.nan),
+                "launched": loss,
+            }
+            for domain, loss in losses.items()
+        ]
+    )
+
+
+def _notes(study: Study | None, recipe: Recipe) -> list[str]:
+    """Why the column 'confirmed' is empty, or is not quite the same run."""
+    if study is None or not study.confirm_file.is_file():
+        return []
+    if not is_confirmed(study, recipe):
+        return [
+            "The column 'confirmed' is empty: this recipe is not the one that was confirmed. 'decaylaws confirm' "
+            "tests the study's present recipe."
+        ]
+    if recipe.handover.optimizer_state == "fresh":
+        return [
+            "The confirming run took the optimiser's moments over from its trunk; this run began with fresh ones "
+            "(handover.optimizer_state)."
+        ]
+    return []

@@ -1,0 +1,109 @@
+"""The verb ``prepare``: read, deduplicate, split and tokenise the sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from decaylaws.io.documents import kept_doubtful, passed_over
+from decaylaws.progress import Progress, silent
+from decaylaws.study.checks import check_prepared, record_settings, short_heldout
+from decaylaws.study.directory import Study
+from decaylaws.study.overlap import check_overlap, evaluation_report, heldout_overlap
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a prepared corpus holds.
+
+    Attributes:
+        fingerprint: of the corpus.
+        sources: one row per source: ``source``, ``train_tokens``, ``heldout_tokens``, ``repeated_paragraphs``
+            (dropped).
+        evaluation_items: items of evaluation sets whose documents were dropped, one row per set; None where
+            study.yaml names no sets.
+        repeated_heldout: share of held-out passages that train text repeats, the three largest.
+        notes: sentences on what was passed over, kept though doubtful, or is short.
+    """
+
+    fingerprint: str
+    sources: pd.DataFrame
+    evaluation_items: pd.DataFrame | None
+    repeated_heldout: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
+    """Prepare the corpus of a study; what is there already is kept.
+
+    Raises:
+        DataError: text, a tokenizer or a file of examples cannot be read.
+    """
+    from proxy_runs.corpus.prepare import prepare_corpus
+
+    settings = study.settings
+    prepare_corpus(
+        settings.sources,
+        study.corpus_dir,
+        tokenizer=settings.tokenizer,
+        seed=settings.seed,
+        base=study.root,
+        decontamination=settings.decontamination,
+        progress=progress,
+    )
+    record_settings(study)
+    heldout, counts = study.heldout_tokens(), study.source_counts()
+    facts = study.corpus()
+    sources = pd.DataFrame(
+        {
+            "source": name,
+            "train_tokens": tokens,
+            "heldout_tokens": heldout[name],
+            "repeated_paragraphs": counts[name].get("paragraphs_repeated", 0),
+        }
+        for name, tokens in facts.available_tokens.items()
+    )
+    report = evaluation_report(study)
+    repeated = heldout_overlap(study).query("share > 0").nlargest(3, "share")
+    return Preparation(
+        facts.fingerprint,
+        sources,
+        None if report is None else report.task_table(),
+        repeated,
+        tuple(_notes(study)),
+    )
+
+
+def check_corpus(study: Study) -> None:
+    """Refuse what ``plan`` would refuse, while the text can still be mended.
+
+    Raises:
+        StudyError: study.yaml asks for another corpus, or a source repeats too much of the held-out text.
+        DataError: a held-out part is shorter than one window.
+    """
+    check_prepared(study)
+    check_overlap(study)
+
+
+def _notes(study: Study) -> list[str]:
+    notes = []
+    short = short_heldout(study)
+    if short:
+        notes.append(
+            f"Fewer held-out tokens than evaluation.tokens_per_domain = "
+            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all that "
+            "they hold; a larger heldout_fraction makes their losses more certain."
+        )
+    for name, counts in study.source_counts().items():
+        source = study.settings.sources[name]
+        if source.format == "embedded":
+            continue  # scraps of installed packages, which nobody will mend
+        if source.max_bytes and counts.get("documents_over_max_bytes"):
+            taken = counts["train_bytes"] + counts["heldout_bytes"]
+            notes.append(f"{name}: {taken:,} bytes of text taken of max_bytes = {source.max_bytes:,}.")
+        if said := passed_over(counts):
+            notes.append(f"{name}: passed over: {said}.")
+        if said := kept_doubtful(counts):
+            notes.append(f"{name}: kept: {said}.")
+    return notes

@@ -1,0 +1,105 @@
+"""The search problem of a study: goal, guards with their margins, and the checkpoint of the target's decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from decaylaws.mixtures import Mixture
+from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
+from decaylaws.schedules import decay
+from decaylaws.search import Goal, Target
+from decaylaws.study.directory import Study
+from decaylaws.study.fit import Fit
+from decaylaws.study.results import start_losses
+
+GUARD_CONFIDENCE = 0.95
+GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
+
+
+def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
+    """What the search lowers and what it must keep, as study.yaml says it.
+
+    Args:
+        study: the study.
+        guard_margins: nats by which the prediction of each guard must stay clear of its limit.
+    """
+    objective, planner = study.settings.objective, study.planner()
+    prior = planner.space.token_proportional() if objective.prior is None else Mixture(objective.prior)
+    return Goal(
+        weights=study.settings.objective_weights,
+        control=planner.control_mixture,
+        guard_domains=objective.guard_domains,
+        guard_nats=objective.guard_nats,
+        guard_margins=guard_margins,
+        general_domains=study.settings.general_sources,
+        prior=prior,
+        kl_strength=objective.kl_strength,
+    )
+
+
+def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
+    """Nats by which a guard's prediction must stay clear of its limit: what held-out runs would have needed.
+
+    The errors are of the change against the matched control, the very thing that a guard limits: a law that is
+    right about losses can still be optimistic about their differences.
+    """
+    objective = study.settings.objective
+    return {
+        domain: margin_near(fit.guard_changes[fit.guard_changes["domain"] == domain], objective.guard_nats)
+        for domain in objective.guard_domains
+    }
+
+
+def margin_near(changes: pd.DataFrame, limit: float) -> float:
+    """The 95 % quantile of observed minus predicted change, over the rows predicted nearest ``limit``, at least 0.
+
+    Rows far from the limit say little about a mixture that lies on it: the error grows with the change.
+
+    Args:
+        changes: of one domain, with ``predicted`` and ``observed``, nats per token.
+        limit: of the guard.
+    """
+    distance = (changes["predicted"] - limit).abs()
+    nearest = changes.loc[distance.sort_values(kind="stable").index[:GUARD_RUNS]]
+    return max(_quantile((nearest["observed"] - nearest["predicted"]).tolist(), GUARD_CONFIDENCE), 0.0)
+
+
+def _quantile(errors: Sequence[float], confidence: float) -> float:
+    """Conformal quantile: the next error lies below it with probability ``confidence``, as far as few can say."""
+    if not errors:
+        return 0.0
+    rank = min(math.ceil(confidence * (len(errors) + 1)), len(errors))
+    return sorted(errors)[rank - 1]
+
+
+def decay_target(study: Study) -> Target:
+    """The checkpoint from which the target's decay is to start.
+
+    Raises:
+        StudyError: the target's trunk has not been trained.
+    """
+    settings, planner = study.settings, study.planner()
+    trunk = planner.trunk(settings.target.shape).config
+    # a fork of no matter what schedule starts from the same measured losses
+    fork = planner.microanneal(
+        "start",
+        settings.target.shape,
+        decay(max(settings.design.decay_tokens), settings.trunk.peak_lr),
+        planner.control_mixture,
+        seed=settings.seed,
+    ).config
+    measured = start_losses(fork, study.runs())
+    return Target(
+        non_embedding_params=trunk.shape.non_embedding_params,
+        start_tokens=trunk.tokens,
+        batch_tokens=trunk.batch_tokens,
+        start_loss=_by_domain(measured, START_LOSS),
+        averaged_start_loss=_by_domain(measured, AVERAGED_START_LOSS),
+    )
+
+
+def _by_domain(row: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
