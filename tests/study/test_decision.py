@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.search.optimise import rounded_shares
-from decaylaws.study.problem import margin_near
-from decaylaws.study.recommend import GUARD_RUNS
+from decaylaws.study.problem import GUARD_RUNS, margin_near
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, Stud
 from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.directory import write_json
-from decaylaws.study.plan import plan_runs
+from decaylaws.study.plan import current_plan, plan_runs
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
@@ -162,14 +162,14 @@ def test_a_budget_that_the_search_could_not_use_stops_the_plan_and_not_the_searc
 
 
 def test_evaluation_sets_that_were_named_after_prepare_need_a_new_corpus(root: Path) -> None:
-    sweep.plan(with_settings(root))
+    plan_runs(with_settings(root))
     named = {"evaluation_sets": {"exam": {"path": "data/exam.jsonl"}}}
     study = with_settings(root, decontamination=named)
     with pytest.raises(StudyError, match=r"'decontamination\.evaluation_sets' .*decaylaws prepare"):
-        sweep.plan(study)
+        plan_runs(study)
     with pytest.raises(StudyError, match="decaylaws plan"):
-        sweep.current_plan(study)
-    sweep.plan(
+        current_plan(study)
+    plan_runs(
         with_settings(root, decontamination={"ngram": 20, "on_overlap": "allow"})
     )  # no set, no text to drop
 
@@ -177,4 +177,4 @@ def test_evaluation_sets_that_were_named_after_prepare_need_a_new_corpus(root: P
 def test_the_order_of_sources_decides_which_one_keeps_what_both_hold(root: Path) -> None:
     turned = dict(reversed(TINY_SETTINGS["sources"].items()))
     with pytest.raises(StudyError, match=r"'sources \(their order\)'"):
-        sweep.plan(with_settings(root, sources=turned))
+        plan_runs(with_settings(root, sources=turned))
