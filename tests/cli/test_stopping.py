@@ -15,8 +15,8 @@ WAITS = """
 import sys, time
 from decaylaws import cli, entry
 def verb():
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)  # inside: the signal may come before the next line runs
         time.sleep(60)
     finally:
         print("workers saved", flush=True)

@@ -6,20 +6,25 @@ import copy
 import hashlib
 import json
 import random
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from decaylaws.cli import main
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.settings.study import load_settings, parse_settings
 from decaylaws.study.directory import template_text
+from tests.study.tiny import TINY_SETTINGS
 
 Settings = dict[str, Any]
 
@@ -216,7 +221,7 @@ def test_a_study_whose_caps_leave_no_mixture(settings: Settings) -> None:
     assert "max_epochs" in str(caught.value)
 
 
-# Through the command line, in a process of its own -------------------------------------------------------------
+# Through the command line --------------------------------------------------------------------------------------
 
 
 def snapshot(root: Path) -> dict[str, str]:
@@ -225,11 +230,15 @@ def snapshot(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from decaylaws.cli import main; sys.argv[0] = 'decaylaws'; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
+def run_verb(*arguments: str) -> SimpleNamespace:
+    """The entry point in this process; any exception but its own exit is a failure of the test."""
+    out, errors, code = StringIO(), StringIO(), 0
+    with patch.object(sys, "argv", ["decaylaws", *arguments]), redirect_stdout(out), redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as ending:
+            code = ending.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=errors.getvalue())
 
 
 def small_study(root: Path, change: Callable[[Settings], None] = lambda settings: None) -> Path:
@@ -247,7 +256,9 @@ def small_study(root: Path, change: Callable[[Settings], None] = lambda settings
     }
     settings["objective"]["weights"] = {"web": 1, "code": 1}
     settings["tokenizer"] = {"vocab_size": 300}
-    settings["train"] = {"compile": False}  # the template's sweep is long enough to be tried compiled
+    # the template's own sizes take half a minute to plan: their shapes are timed
+    for key in ("shapes", "seq_len", "batch_tokens", "trunk", "design"):
+        settings[key] = copy.deepcopy(TINY_SETTINGS[key])
     change(settings)
     (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return root
