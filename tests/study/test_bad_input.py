@@ -278,7 +278,7 @@ def typo(settings: Settings) -> None:
         ("prepare", missing_file, ["cod.jsonl"]),
         ("prepare", typo, ["objectve"]),
         ("plan", lambda settings: None, ["decaylaws prepare"]),
-        ("run", lambda settings: None, ["decaylaws plan"]),
+        ("run", lambda settings: None, ["decaylaws prepare"]),
         ("fit", lambda settings: None, ["decaylaws plan"]),
         ("recommend", lambda settings: None, ["decaylaws fit"]),
         ("confirm", lambda settings: None, ["decaylaws recommend"]),
