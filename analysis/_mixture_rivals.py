@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing import GaussianProcess, InverseSum, LightGBMRegression, LogLinear
 from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
@@ -104,9 +104,8 @@ class StackedRegression(MixtureRegression):
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> TargetModel:
-        members = {name: Law.from_dict(values) for name, values in state["members"].items()}
-        checked = {name: law for name, law in members.items() if isinstance(law, MixtureRegression)}
-        return StackModel(checked, np.array(state["weights"]), errors, report)
+        members = {name: MixtureRegression.from_dict(values) for name, values in state["members"].items()}
+        return StackModel(members, np.array(state["weights"]), errors, report)
 
 
 def _simplex_weights(predictions: Array, observed: Array) -> Array:

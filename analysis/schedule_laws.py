@@ -19,18 +19,16 @@ from typing import Any
 import numpy as np
 from _common import parse_args, run, write_json
 from _records import STEP_TOKENS, read_schedule_curves
+from _schedule_rivals import ForwardMomentumLaw, FunctionalScalingLaw, TwoExponentialLaw
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.laws.annealing import (
     DEFAULT_LAW,
-    ForwardMomentumLaw,
-    FunctionalScalingLaw,
     LossCurve,
     MomentumLaw,
     MultiPowerLaw,
     ReducibleMultiPowerLaw,
     ScheduleLaw,
-    TwoExponentialLaw,
 )
 from decaylaws.laws.annealing.optimum import Budget, best_curve
 from decaylaws.laws.kit.draws import coverage

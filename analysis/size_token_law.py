@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import parse_args, run, write_json
+from _size_token_rivals import Farseer, Kaplan
 
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.io.tables import read_csv, without_text
@@ -41,8 +42,6 @@ from decaylaws.laws.scaling import (
     PUBLISHED_STEP_LAW,
     Chinchilla,
     DataConstrained,
-    Farseer,
-    Kaplan,
     OverfittingPenalty,
     OverTraining,
     SizeTokenLaw,

@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
+from analysis._schedule_rivals import ForwardMomentumLaw, FunctionalScalingLaw, TwoExponentialLaw
 from decaylaws.errors import InvalidValueError, NotFittedError
 from decaylaws.laws.annealing import (
     DEFAULT_LAW,
-    ForwardMomentumLaw,
-    FunctionalScalingLaw,
     LossCurve,
     MomentumLaw,
     MultiPowerLaw,
     ReducibleMultiPowerLaw,
-    TwoExponentialLaw,
     held_out_folds,
     knot_path,
     lr_path,

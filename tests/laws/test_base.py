@@ -64,7 +64,7 @@ def test_a_damaged_file_is_named_and_a_path_may_be_text(tmp_path):
         (tmp_path / "damaged.json").write_text(text)
         with pytest.raises((DataError, SchemaError)):
             Law.load(tmp_path / "damaged.json")
-    with pytest.raises(DataError, match="no law that can be read"):
+    with pytest.raises(DataError, match="cannot be read as a law"):
         Law.load(tmp_path / "absent.json")
 
 

@@ -1,4 +1,4 @@
-"""Compute-optimal allocation: the three approaches find a known frontier, with intervals that hold it."""
+"""Compute-optimal allocation: the two approaches find a known frontier, with intervals that hold it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.law import Estimator
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
-    EnvelopeFrontier,
     IsoFlopFrontier,
     optimal_allocation,
 )
@@ -36,17 +35,6 @@ def isoflop_runs(seed: int, noise: float = 3e-3) -> pd.DataFrame:
     params = np.array([best_size(c) for c in flops]) * spread
     table = pd.DataFrame({"params": params, "tokens": flops / 6 / params, "flops": flops})
     return table.assign(loss=TRUTH.predict(table) * np.exp(rng.normal(0, noise, len(table))))
-
-
-def curves(num_sizes: int = 12) -> pd.DataFrame:
-    """Training curves of a ladder of sizes, without noise."""
-    tokens = np.geomspace(1e8, 2e11, 80)
-    parts = [
-        pd.DataFrame({"run": f"{n:.3g}", "params": n, "tokens": tokens})
-        for n in np.geomspace(1e7, 3e9, num_sizes)
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(loss=TRUTH.predict(table))
 
 
 class TestOptimalAllocation:
@@ -126,21 +114,7 @@ class TestIsoFlop:
 
     def test_json_round_trip(self) -> None:
         law, budgets = IsoFlopFrontier(num_draws=20).fit(isoflop_runs(0)), pd.DataFrame({"flops": [1e22]})
-        again = Law.from_dict(law.to_dict())
+        again = Estimator.from_dict(law.to_dict())
         pd.testing.assert_frame_equal(
             again.predict(budgets, interval=0.9), law.predict(budgets, interval=0.9)
         )
-
-
-class TestEnvelope:
-    def test_finds_the_frontier_of_dense_curves(self) -> None:
-        law = EnvelopeFrontier(num_draws=30).fit(curves())
-        assert law.params_["a"] == pytest.approx(EXPONENT, abs=0.02)
-        lower, upper = law.exponent_interval(0.9)
-        assert lower < EXPONENT < upper
-
-    def test_needs_runs(self) -> None:
-        with pytest.raises(SchemaError, match="run"):
-            EnvelopeFrontier().fit(curves().drop(columns="run"))
-        with pytest.raises(InvalidValueError, match="three"):
-            EnvelopeFrontier().fit(curves(2))

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.law import Law
 from decaylaws.laws.scaling import PUBLISHED_STEP_LAW, StepLaw, published_optimum
 from decaylaws.laws.scaling.step_law import _excess
 
@@ -70,7 +69,7 @@ def test_a_prior_settles_the_exponent_of_one_size() -> None:
 
 def test_json_round_trip() -> None:
     law, at = StepLaw(num_draws=20).fit(sweep(0)), pd.DataFrame({"params": [3e8], "tokens": [3e10]})
-    pd.testing.assert_frame_equal(Law.from_dict(law.to_dict()).optimum(at), law.optimum(at))
+    pd.testing.assert_frame_equal(StepLaw.from_dict(law.to_dict()).optimum(at), law.optimum(at))
 
 
 def test_bad_input() -> None:

@@ -19,12 +19,9 @@ from decaylaws.laws.annealing.evidence import Evidence, held_out_folds
 from decaylaws.laws.annealing.family import Family
 from decaylaws.laws.annealing.kernels import Kernel, Parameter
 from decaylaws.laws.annealing.laws import (
-    ForwardMomentumLaw,
-    FunctionalScalingLaw,
     MomentumLaw,
     MultiPowerLaw,
     ReducibleMultiPowerLaw,
-    TwoExponentialLaw,
 )
 from decaylaws.laws.annealing.table import prediction_table
 
@@ -34,8 +31,6 @@ __all__ = [
     "DEFAULT_LAW",
     "Evidence",
     "Family",
-    "ForwardMomentumLaw",
-    "FunctionalScalingLaw",
     "Kernel",
     "LossCurve",
     "LrPath",
@@ -44,7 +39,6 @@ __all__ = [
     "Parameter",
     "ReducibleMultiPowerLaw",
     "ScheduleLaw",
-    "TwoExponentialLaw",
     "held_out_folds",
     "knot_path",
     "lr_path",

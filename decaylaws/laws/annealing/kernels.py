@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -65,20 +64,6 @@ def _one_exponential(path: LrPath, theta: Array) -> tuple[Array, Array]:
     return share, slope[None]
 
 
-def _two_exponentials(path: LrPath, theta: Array) -> tuple[Array, Array]:
-    weight = 1 / (1 + np.exp(-theta[2]))
-    ratio = np.exp(theta[1])
-    fast, fast_slope = _exponential(path.elapsed, theta[0])
-    slow, slow_slope = _exponential(path.elapsed, theta[0] + np.log1p(ratio))
-    share = weight * fast + (1 - weight) * slow
-    slopes = [
-        weight * fast_slope + (1 - weight) * slow_slope,
-        (1 - weight) * slow_slope * ratio / (1 + ratio),
-        weight * (1 - weight) * (fast - slow),
-    ]
-    return share, np.stack(slopes)
-
-
 def _power(path: LrPath, theta: Array) -> tuple[Array, Array]:
     log_rate, log_beta, gamma = theta
     log_lr = np.log(np.maximum(path.drop_lr, _SMALLEST_LR))
@@ -94,17 +79,6 @@ _TIME = Parameter("log_time", np.log(0.03), np.log(1e-4), np.log(10.0))
 # Tissue et al. 2024 (arXiv 2408.11029): momentum of LR drops, an exponential in steps.
 EXPONENTIAL = Kernel("exponential", (_TIME,), _one_exponential)
 
-# Two of them, for the long memory that one cannot have.
-TWO_EXPONENTIALS = Kernel(
-    "two_exponentials",
-    (
-        Parameter("log_time", np.log(0.01), np.log(1e-4), np.log(1.0)),
-        Parameter("log_ratio", np.log(15.0), np.log(1.5), np.log(300.0), 0.5),
-        Parameter("logit_fast", 0.0, -5.0, 5.0, 1.0),
-    ),
-    _two_exponentials,
-)
-
 _RATE = Parameter("log_rate", np.log(60.0), np.log(0.1), np.log(1e5))
 
 # Luo et al. 2025 (arXiv 2503.12811): a power law in eta^-gamma times the LR integral since the drop.
@@ -114,17 +88,6 @@ MULTI_POWER = Kernel(
         _RATE,
         Parameter("log_beta", np.log(0.6), np.log(0.05), np.log(4.0), 1.0),
         Parameter("gamma", 0.6, -1.0, 2.0, 1.0),
-    ),
-    _power,
-)
-
-# Li et al. 2025 (arXiv 2509.19189): the same without the LR's own power.
-FUNCTIONAL = Kernel(
-    "functional",
-    (
-        _RATE,
-        Parameter("log_beta", np.log(0.6), np.log(0.05), np.log(4.0), 1.0),
-        Parameter("gamma", 0.0, 0.0, 0.0),
     ),
     _power,
 )
@@ -139,38 +102,3 @@ REDUCIBLE_MULTI_POWER = Kernel(
     ),
     _power,
 )
-
-
-def forward_momentum(steps_per_unit: float, *, beta1: float = 0.9, beta2: float = 0.999) -> Kernel:
-    """Annealing momentum, normalised as Adam normalises gradients (fm-annealing, AAAI 2026).
-
-    The gain is the sum over steps of ``m / sqrt(v)`` with ``m`` and ``v`` Adam's moments of the fall of the LR.
-    The ratio forgets how far the LR falls: the law counts the steps of a decay, and has nothing to fit in it.
-
-    Args:
-        steps_per_unit: optimiser steps in one unit of tokens.
-        beta1: decay of the first moment per step.
-        beta2: decay of the second moment per step.
-    """
-
-    def response(path: LrPath, theta: Array) -> tuple[Array, Array]:
-        mass = _momentum_mass(path, steps_per_unit, beta1, beta2)
-        share = (path.elapsed > 0) * (mass / np.where(path.drops == 0, 1.0, path.drops))[None, :]
-        return share, np.empty((0, *share.shape))
-
-    return Kernel("forward_momentum", (), response)
-
-
-@lru_cache(maxsize=512)  # nothing in it is fitted: once per curve is enough
-def _momentum_mass(path: LrPath, steps_per_unit: float, beta1: float, beta2: float) -> Array:
-    """Normalised momentum that each cell adds, relative to one that lasts the whole unit; O(cells)."""
-    steps = np.maximum(path.drop_tokens * steps_per_unit, 1.0)
-    mass, first, second = np.zeros(len(steps)), 0.0, 0.0
-    for index, (count, fall) in enumerate(zip(steps.tolist(), (path.drops / steps).tolist())):
-        decays = np.array([[beta1**part, beta2**part] for part in (0.0, 0.5 * count, count)])
-        m = decays[:, 0] * first + (1 - decays[:, 0]) * fall
-        v = decays[:, 1] * second + (1 - decays[:, 1]) * fall**2
-        ratio = m / np.sqrt(np.maximum(v, 1e-30))
-        mass[index] = count * (ratio[0] + 4 * ratio[1] + ratio[2]) / 6
-        first, second = m[2], v[2]
-    return mass / steps_per_unit

@@ -48,8 +48,8 @@ class Prediction:
         return len(self.mean)
 
 
-class Law(ABC):
-    """Base of every law.
+class Estimator(ABC):
+    """What is fitted and stored: base of every law, and of what gives an optimum (a size, an LR) instead of a loss.
 
     Attributes:
         params_: fitted parameters by name.
@@ -58,20 +58,16 @@ class Law(ABC):
 
     params_: dict[str, Any]
     report_: FitReport
-    _registry: ClassVar[dict[str, type[Law]]] = {}
+    _registry: ClassVar[dict[str, type[Estimator]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not inspect.isabstract(cls):
-            Law._registry[cls.__name__] = cls
+            Estimator._registry[cls.__name__] = cls
 
     @abstractmethod
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from data and return ``self``."""
-
-    @abstractmethod
-    def predict(self, X: Any, interval: float | None = None) -> Any:
-        """Predict; with ``interval`` (such as 0.9) return a :class:`Prediction` instead of an array."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments; ``deep`` is there for scikit-learn, laws do not nest."""
@@ -99,9 +95,16 @@ class Law(ABC):
             "report": self.report_.to_dict(),
         }
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Law:
-        """A fitted law from :meth:`to_dict`'s values; the module of its class must have been imported."""
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A fitted law of this class or of one below it, from :meth:`to_dict`'s values.
+
+        The module of the law's own class must have been imported.
+
+        Raises:
+            SchemaError: an entry is missing.
+            InvalidValueError: another format, or a law of another class.
+        """
         missing = {"law", "format", "settings", "state", "report"} - set(values)
         if missing:
             raise SchemaError("law", missing=sorted(missing))
@@ -109,9 +112,10 @@ class Law(ABC):
             raise InvalidValueError(
                 "format", values["format"], f"must be {FORMAT_VERSION}", "Fit the law again."
             )
-        kind = Law._registry.get(values["law"])
-        if kind is None:
-            raise InvalidValueError("law", values["law"], f"must be one of {sorted(Law._registry)}")
+        kind = Estimator._registry.get(values["law"])
+        if kind is None or not issubclass(kind, cls):
+            known = sorted(name for name, each in Estimator._registry.items() if issubclass(each, cls))
+            raise InvalidValueError("law", values["law"], f"must be one of {known}")
         law = kind(**values["settings"])
         law._restore(dict(values["state"]))
         law.report_ = FitReport.from_dict(values["report"])
@@ -121,20 +125,20 @@ class Law(ABC):
         """Write the fitted law as JSON; the file appears whole or not at all."""
         write_text(Path(path), json.dumps(self.to_dict(), indent=1))
 
-    @staticmethod
-    def load(path: str | Path) -> Law:
-        """Read a law that :meth:`save` wrote.
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a law of this class or of one below it that :meth:`save` wrote.
 
         Raises:
             DataError: the file cannot be read, or is damaged.
         """
         try:
-            return Law.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             if isinstance(error, DecaylawsError):
                 raise
             raise DataError(
-                f"{path} is no law that can be read ({error!r}). Fit it and save it again."
+                f"{path} cannot be read as a law ({error!r}). Fit it and save it again."
             ) from error
 
     def _state(self) -> dict[str, Any]:
@@ -161,6 +165,26 @@ class Law(ABC):
             if defaults[name].default is inspect.Parameter.empty or defaults[name].default != value
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+class Law(Estimator):
+    """Base of every law that predicts a loss or an accuracy.
+
+    Attributes:
+        unit: of predictions, ``nats per token`` or ``accuracy``.
+        columns: what ``predict`` reads of a table, by name; empty where a law reads every column (shares by source)
+            or no table (curves).
+        target: column that ``fit`` takes where ``y`` is not given; empty where ``y`` is required, or where the columns
+            have prefixes (``loss:<domain>``).
+    """
+
+    unit: ClassVar[str] = "nats per token"
+    columns: ClassVar[tuple[str, ...]] = ()
+    target: ClassVar[str] = ""
+
+    @abstractmethod
+    def predict(self, X: Any, interval: float | None = None) -> Any:
+        """Predict; with ``interval`` (such as 0.9) return a :class:`Prediction` instead of an array."""
 
 
 def floats(field: str, values: ArrayLike) -> Array:

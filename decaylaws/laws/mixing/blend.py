@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.flexible import LightGBMRegression, TreeModel
@@ -109,7 +109,5 @@ class BlendedRegression(MixtureRegression):
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> BlendModel:
-        formula, trees = Law.from_dict(state["formula"]), Law.from_dict(state["trees"])
-        assert isinstance(formula, InverseSum)
-        assert isinstance(trees, LightGBMRegression)
+        formula, trees = InverseSum.from_dict(state["formula"]), LightGBMRegression.from_dict(state["trees"])
         return BlendModel(formula, trees, self.tree_share, report)

@@ -1,14 +1,12 @@
 """Loss from size and tokens, and what follows from it: compute-optimal runs, best LR and batch, a decay's gain."""
 
 from decaylaws.laws.scaling.decay_gain import DecayGain
-from decaylaws.laws.scaling.frontier import EnvelopeFrontier, IsoFlopFrontier, optimal_allocation
+from decaylaws.laws.scaling.frontier import IsoFlopFrontier, optimal_allocation
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
-    Farseer,
-    Kaplan,
     OverfittingPenalty,
     OverTraining,
     Skaling,
@@ -21,10 +19,7 @@ __all__ = [
     "Chinchilla",
     "DataConstrained",
     "DecayGain",
-    "EnvelopeFrontier",
-    "Farseer",
     "IsoFlopFrontier",
-    "Kaplan",
     "OverTraining",
     "OverfittingPenalty",
     "SizeTokenLaw",

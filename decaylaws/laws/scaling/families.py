@@ -1,11 +1,10 @@
 """The shapes of size-and-token laws: log loss, analytic Jacobian, starts by variable projection.
 
-Five of the catalogue's laws are one expression with some parameters fixed or tied::
+The catalogue's laws are one expression with some parameters fixed or tied::
 
     L(N, D) = E + (A N^-alpha + B D^-beta)^k
 
     law                    source                     constraint             parameters
-    Kaplan                 arXiv 2001.08361           E = 0, beta = 1        4
     Chinchilla             arXiv 2203.15556           k = 1                  5
     over-training          arXiv 2403.08540           k = 1, alpha = beta    4
     Skaling                arXiv 2608.07222           none                   6

@@ -1,26 +1,23 @@
 """How to spend a compute budget: the size and tokens that reach the lowest loss for given training FLOPs.
 
-Hoffmann et al. 2022 (arXiv 2203.15556) give three ways to the same frontier ``N = G C^a``, ``D = H C^(1-a)``:
+Two of the three ways of Hoffmann et al. 2022 (arXiv 2203.15556) to the frontier ``N = G C^a``, ``D = H C^(1-a)``:
 
-1. :class:`EnvelopeFrontier`: at every FLOP count the run whose training curve is lowest;
-2. :class:`IsoFlopFrontier`: at every budget the vertex of a parabola of loss over log size;
-3. :func:`optimal_allocation`: the minimum of a fitted law along ``C = 6 N D``.
-
-The first two assume no shape of the law, but need runs around the optimum of every budget.
+- :class:`IsoFlopFrontier` (approach 2): at every budget the vertex of a parabola of loss over log size. It assumes no
+  shape of the law, but needs runs around the optimum of every budget.
+- :func:`optimal_allocation` (approach 3): the minimum of a fitted law along ``C = 6 N D``.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import quantile_interval
-from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.law import Array, Estimator
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.tables import columns, positive, target
@@ -77,20 +74,28 @@ def optimal_allocation(
     return _bounded(table, params, np.array(draws), interval, flops_per_param_token)
 
 
-class _Frontier(Law):
-    """``N = G C^a`` fitted to the optima of several budgets.
+class IsoFlopFrontier(Estimator):
+    """Approach 2: ``N = G C^a`` fitted to the optima of several budgets.
+
+    Each optimum is the vertex of a parabola of loss over log size. The frontier gives a size and a number of tokens, not a loss.
+
+    Args:
+        budget_width: runs whose log FLOPs lie within this of their neighbour's share a budget.
+        num_draws: draws behind every interval.
+        seed: seed of the draws.
 
     Attributes:
         params_: ``G, a`` of the size and ``H, b`` of the tokens, ``D = H C^b`` with ``b = 1 - a``.
         report_: diagnosis of the regression.
-        optima_: the optima that were regressed: ``flops``, ``params``, ``loss`` and more by approach.
+        optima_: the optima that were regressed: ``flops``, ``params``, ``loss``, ``weight`` and ``num_runs``.
         draws_: draws of ``(log G, a)``, ``[num_draws, 2]``, with G at the centre of the budgets.
     """
 
     optima_: pd.DataFrame
     draws_: Array
 
-    def __init__(self, *, num_draws: int = 200, seed: int = 0) -> None:
+    def __init__(self, *, budget_width: float = 0.05, num_draws: int = 200, seed: int = 0) -> None:
+        self.budget_width = budget_width
         self.num_draws = num_draws
         self.seed = seed
 
@@ -98,7 +103,7 @@ class _Frontier(Law):
         """Find the optima and regress log size on log FLOPs.
 
         Args:
-            X: columns ``params``, ``tokens``, ``flops`` (6 N D without it) and, for curves, ``run``.
+            X: columns ``params``, ``tokens``, ``flops`` (6 N D without it).
             y: losses; the column ``loss`` without it.
 
         Raises:
@@ -138,13 +143,18 @@ class _Frontier(Law):
         held = quantile_interval(self.theta_[1:2], self.draws_[:, 1:2], level)
         return float(held.lower[0]), float(held.upper[0])
 
-    @abstractmethod
     def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """One row per budget: ``flops``, ``params``, ``loss``, ``weight``."""
+        ordered = runs.sort_values("flops")
+        budget = (np.log(ordered["flops"]).diff() > self.budget_width).cumsum()
+        vertices = [_vertex(group) for _, group in ordered.groupby(budget)]
+        return pd.DataFrame([vertex for vertex in vertices if vertex is not None])
 
-    @abstractmethod
     def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
-        """Draws of theta."""
+        """The regression's covariance, at least that of the vertices' own variances."""
+        rng = np.random.default_rng(self.seed)
+        residuals = solution.residuals
+        variance = max(1.0, float(residuals @ residuals) / max(len(residuals) - len(_NAMES), 1))
+        return rng.multivariate_normal(solution.theta, solution.covariance(variance), size=self.num_draws)
 
     def _regress(self, optima: pd.DataFrame) -> Solution:
         budgets = np.log(optima["flops"].to_numpy() / self.center_)
@@ -185,100 +195,6 @@ class _Frontier(Law):
         self.optima_ = pd.DataFrame(state["optima"])
 
 
-class IsoFlopFrontier(_Frontier):
-    """Approach 2: the vertex of a parabola of loss over log size, budget by budget.
-
-    Args:
-        budget_width: runs whose log FLOPs lie within this of their neighbour's share a budget.
-        num_draws: draws behind every interval.
-        seed: seed of the draws.
-    """
-
-    def __init__(self, *, budget_width: float = 0.05, num_draws: int = 200, seed: int = 0) -> None:
-        self.budget_width = budget_width
-        self.num_draws = num_draws
-        self.seed = seed
-
-    def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
-        ordered = runs.sort_values("flops")
-        budget = (np.log(ordered["flops"]).diff() > self.budget_width).cumsum()
-        vertices = [_vertex(group) for _, group in ordered.groupby(budget)]
-        return pd.DataFrame([vertex for vertex in vertices if vertex is not None])
-
-    def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
-        """The regression's covariance, at least that of the vertices' own variances."""
-        rng = np.random.default_rng(self.seed)
-        residuals = solution.residuals
-        variance = max(1.0, float(residuals @ residuals) / max(len(residuals) - len(_NAMES), 1))
-        return rng.multivariate_normal(solution.theta, solution.covariance(variance), size=self.num_draws)
-
-
-class EnvelopeFrontier(_Frontier):
-    """Approach 1: at every FLOP count the run whose training curve is lowest.
-
-    Curves must be of runs for which every point is the loss that a run of that length would end with, such as
-    constant-LR runs compared with each other; points of one cosine are not.
-
-    Args:
-        num_budgets: FLOP counts, log-spaced over the range that at least three runs cover.
-        num_draws: resamples of the runs behind every interval.
-        seed: seed of the resamples.
-    """
-
-    def __init__(self, *, num_budgets: int = 100, num_draws: int = 200, seed: int = 0) -> None:
-        self.num_budgets = num_budgets
-        self.num_draws = num_draws
-        self.seed = seed
-
-    def _optima(self, runs: pd.DataFrame) -> pd.DataFrame:
-        if "run" not in runs:
-            raise SchemaError(
-                "curves", missing=["run"], remedy="Approach 1 needs to know which points are one run."
-            )
-        sizes, budgets, losses = self._curves(runs)
-        return _lowest(sizes, budgets, losses)
-
-    def _draw(self, runs: pd.DataFrame, solution: Solution) -> Array:
-        """Regressions of the envelopes of resampled runs; resamples without an inner optimum are left out."""
-        sizes, budgets, losses = self._curves(runs)
-        rng = np.random.default_rng(self.seed)
-        draws = []
-        for _ in range(self.num_draws):
-            kept = np.unique(rng.integers(len(sizes), size=len(sizes)))
-            optima = _lowest(sizes[kept], budgets, losses[kept])
-            if len(optima) >= 2:
-                draws.append(self._regress(optima).theta)
-        return np.array(draws).reshape(-1, len(_NAMES))
-
-    def _curves(self, runs: pd.DataFrame) -> tuple[Array, Array, Array]:
-        """Sizes ``[r]``, budgets ``[c]``, log losses ``[r, c]``; NaN beyond the ends of a run."""
-        curves = [curve.sort_values("flops") for _, curve in runs.groupby("run")]
-        ends = np.log([[curve["flops"].iloc[0], curve["flops"].iloc[-1]] for curve in curves])
-        if len(curves) < 3:
-            raise InvalidValueError("run", len(curves), "must take at least three values for an envelope")
-        low, high = np.sort(ends[:, 0])[2], np.sort(ends[:, 1])[-3]
-        grid = np.linspace(low, high, self.num_budgets)
-        rows = [
-            np.interp(grid, np.log(curve["flops"]), np.log(curve["loss"]), left=np.nan, right=np.nan)
-            for curve in curves
-        ]
-        return np.array([curve["params"].iloc[0] for curve in curves]), np.exp(grid), np.array(rows)
-
-
-def _lowest(sizes: Array, budgets: Array, losses: Array) -> pd.DataFrame:
-    """The lowest run of every budget, unless it is the smallest or largest of those that got there."""
-    rows = []
-    for column, flops in enumerate(budgets):
-        there = np.flatnonzero(np.isfinite(losses[:, column]))
-        if len(there) < 3:
-            continue
-        best = there[np.argmin(losses[there, column])]
-        if sizes[there].min() < sizes[best] < sizes[there].max():
-            loss = float(np.exp(losses[best, column]))
-            rows.append({"flops": flops, "params": sizes[best], "loss": loss, "weight": 1.0})
-    return pd.DataFrame(rows)
-
-
 def _vertex(group: pd.DataFrame) -> dict[str, float] | None:
     """Vertex of the parabola of loss over log size; None without a minimum inside the sizes."""
     log_n, loss = np.log(group["params"].to_numpy()), group["loss"].to_numpy()
@@ -310,8 +226,7 @@ def _runs(X: pd.DataFrame, y: ArrayLike | None) -> pd.DataFrame:
     if len(loss) == 0:
         raise InvalidValueError("runs", 0, "must hold at least one row")
     flops = positive("flops", X["flops"]) if "flops" in X else FLOPS_PER_PARAM_TOKEN * params * tokens
-    table = pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
-    return table.assign(run=X["run"].to_numpy()) if "run" in X else table
+    return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
 
 
 def _best_params(

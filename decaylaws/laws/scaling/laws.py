@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from decaylaws.laws.scaling.families import Family, PowerSum
-from decaylaws.laws.scaling.farseer import FarseerFamily
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.overfitting import Overfitting
 from decaylaws.laws.scaling.repeats import RepeatedData
@@ -17,23 +16,8 @@ _EXPONENTS = {"log_alpha": (0.35, 0.5), "log_beta": (0.35, 0.5)}
 _CHINCHILLA = PowerSum(fixed={"log_k": 0.0}, priors=_EXPONENTS)
 _OVER_TRAINING = PowerSum(fixed={"log_k": 0.0}, tied={"log_beta": "log_alpha"}, priors=_EXPONENTS)
 _SKALING = PowerSum(priors={**_EXPONENTS, "log_k": (0.45, 0.5)})
-_KAPLAN = PowerSum(fixed={"E": 0.0, "log_beta": 0.0}, priors={"log_alpha": (0.8, 0.5), "log_k": (0.095, 0.5)})
 _DATA_CONSTRAINED = RepeatedData(_CHINCHILLA)
 _OVERFITTING = Overfitting(_CHINCHILLA)
-_FARSEER = FarseerFamily()
-
-
-class Kaplan(SizeTokenLaw):
-    """Kaplan et al. 2020: ``L = ((N_c / N)^(a_N / a_D) + D_c / D)^a_D``, no irreducible loss; N without
-    embeddings.
-
-    In the family's terms ``k = a_D``, ``alpha = a_N / a_D``, ``A = N_c^alpha``, ``B = D_c``.
-    """
-
-    @property
-    def family(self) -> Family:
-        """Four parameters."""
-        return _KAPLAN
 
 
 class Chinchilla(SizeTokenLaw):
@@ -70,15 +54,6 @@ class Skaling(SizeTokenLaw):
     def family(self) -> Family:
         """Six parameters."""
         return _SKALING
-
-
-class Farseer(SizeTokenLaw):
-    """Farseer 2025: ``L = exp(s N^q + S) + exp(B N^b + Q) D^-exp(A N^a + E)``; N without embeddings."""
-
-    @property
-    def family(self) -> Family:
-        """Nine parameters."""
-        return _FARSEER
 
 
 class DataConstrained(SizeTokenLaw):
@@ -124,18 +99,6 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = MappingProxyType(
             "beta": 0.3526596,
             "R_D": 15.3878,
             "R_N": 5.3097,
-        },
-        # arXiv 2506.10972; bits per character
-        "farseer": {
-            "s": -0.062465473,
-            "q": 0.13,
-            "S": 0.12848807,
-            "B": 230.734371,
-            "b": -0.1729,
-            "Q": -1.544209554,
-            "A": -1.665630816,
-            "a": 0.0459,
-            "E": 3.13334720,
         },
     }
 )

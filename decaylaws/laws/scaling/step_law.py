@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import quantile_interval
-from decaylaws.laws.kit.law import Array, Law
+from decaylaws.laws.kit.law import Array, Estimator
 from decaylaws.laws.kit.solver import solve
 from decaylaws.laws.scaling.tables import columns, require_spread, target
 
@@ -39,7 +39,7 @@ _LOWER = (-30.0, -3.0, -3.0, -30.0, -3.0, -14.0, -14.0, -3.0)
 _UPPER = (30.0, 3.0, 3.0, 40.0, 3.0, 2.0, 2.0, 3.0)
 
 
-class StepLaw(Law):
+class StepLaw(Estimator):
     """Optimal learning rate and batch size, with the cost of missing them.
 
     ``X`` has the columns ``params`` (N without embeddings), ``tokens`` (D), ``lr`` (peak) and

@@ -1,4 +1,6 @@
-"""Farseer's law (arXiv 2506.10972): every coefficient of the token law is itself a law of size.
+"""Kaplan's and Farseer's laws of size and tokens: rivals of ``size_token_law.py``.
+
+Farseer's (arXiv 2506.10972) makes every coefficient of the token law itself a law of size.
 
 ::
 
@@ -17,12 +19,13 @@ from itertools import product
 import numpy as np
 
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.scaling.families import Inputs
+from decaylaws.laws.scaling.families import Family, Inputs, PowerSum
+from decaylaws.laws.scaling.law import SizeTokenLaw
 
 _NAMES = tuple(f"{line}{part}" for line in ("floor", "gain", "rate") for part in ("", "_slope", "_power"))
 _LOWER = (-7.0, -2.0, -0.6, -20.0, -4.0, -0.6, -4.0, -1.0, -0.6)
 _UPPER = (3.0, 0.0, 0.6, 20.0, 2.0, 0.6, 1.0, 1.0, 0.6)
-# The published fit (``laws.PUBLISHED``) at N = 1e9, with generous deviations.
+# The published fit (``PUBLISHED_FARSEER``) at N = 1e9, with generous deviations.
 _PRIOR_MEAN = (np.nan, -0.12, 0.13, np.nan, -1.0, -0.17, np.log(0.33), -0.15, 0.05)
 _PRIOR_SD = (np.inf, 0.12, 0.2, np.inf, 0.7, 0.2, 0.4, 0.2, 0.2)
 _LEAST_POWER = 1e-6  # below it the series of the Box-Cox transform is exact to rounding
@@ -109,3 +112,43 @@ def _published_line(line: Array, center: float) -> tuple[float, float, float]:
 def _internal_line(constant: float, factor: float, power: float, center: float) -> list[float]:
     slope = factor * power * center**power
     return [constant + slope / power, slope, power]
+
+
+_KAPLAN = PowerSum(fixed={"E": 0.0, "log_beta": 0.0}, priors={"log_alpha": (0.8, 0.5), "log_k": (0.095, 0.5)})
+_FARSEER = FarseerFamily()
+
+
+class Kaplan(SizeTokenLaw):
+    """Kaplan et al. 2020: ``L = ((N_c / N)^(a_N / a_D) + D_c / D)^a_D``, no irreducible loss; N without
+    embeddings.
+
+    In the family's terms ``k = a_D``, ``alpha = a_N / a_D``, ``A = N_c^alpha``, ``B = D_c``.
+    """
+
+    @property
+    def family(self) -> Family:
+        """Four parameters."""
+        return _KAPLAN
+
+
+class Farseer(SizeTokenLaw):
+    """Farseer 2025: ``L = exp(s N^q + S) + exp(B N^b + Q) D^-exp(A N^a + E)``; N without embeddings."""
+
+    @property
+    def family(self) -> Family:
+        """Nine parameters."""
+        return _FARSEER
+
+
+# bits per character
+PUBLISHED_FARSEER = {
+    "s": -0.062465473,
+    "q": 0.13,
+    "S": 0.12848807,
+    "B": 230.734371,
+    "b": -0.1729,
+    "Q": -1.544209554,
+    "A": -1.665630816,
+    "a": 0.0459,
+    "E": 3.13334720,
+}
