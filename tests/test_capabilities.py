@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.settings.capabilities import CAPABILITIES, PUBLISHED_AIMS, objective_weights, published_aims
+from decaylaws.settings.capabilities import objective_weights
 from decaylaws.settings.study import parse_settings
 from tests.study.tiny import TINY_SETTINGS as SETTINGS
 
@@ -45,13 +43,3 @@ def test_a_study_weighs_groups(tmp_path) -> None:
 def test_a_group_without_a_source_is_named() -> None:
     with pytest.raises(InvalidValueError, match=r"objective\.capabilities\.agent.*capability: agent"):
         parse_settings(SETTINGS | {"objective": {"capabilities": {"agent": 1}}})
-
-
-def test_facts_have_known_groups_and_a_source() -> None:
-    assert len(CAPABILITIES) == 8
-    for aim in PUBLISHED_AIMS:
-        assert set(aim.capabilities) <= set(CAPABILITIES)
-        assert re.search(r"arXiv \d{4}\.\d{5}|Hugging Face", aim.source)
-    assert {aim.model for aim in published_aims("agent")} == {"GLM-4.5"}
-    with pytest.raises(InvalidValueError, match="poetry"):
-        published_aims("poetry")  # type: ignore[arg-type]

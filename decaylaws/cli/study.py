@@ -187,7 +187,7 @@ def fit(
 
     Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
     The table says how far each law is off on runs that it did not see.
-    A baseline is better, or an aim is missed? More runs help: raise
+    If a baseline is better, more runs help: raise
     design.num_mixtures in study.yaml, set design.keep_earlier to fit
     the present runs too, then plan and run again.
     Next: decaylaws recommend.

@@ -77,7 +77,8 @@ def optimal_allocation(
 class IsoFlopFrontier(Estimator):
     """Approach 2: ``N = G C^a`` fitted to the optima of several budgets.
 
-    Each optimum is the vertex of a parabola of loss over log size. The frontier gives a size and a number of tokens, not a loss.
+    Each optimum is the vertex of a parabola of loss over log size. The frontier gives a size and a number
+    of tokens, not a loss.
 
     Args:
         budget_width: runs whose log FLOPs lie within this of their neighbour's share a budget.
