@@ -70,26 +70,29 @@ def mixture_words(names: Sequence[str], shares: Sequence[float], *, most: int = 
 LAWS = {
     "decay:effective_gain": (
         "decay law, shares relax, gain follows",
-        "a domain's loss is a power of weighted shares, which relax from the trunk's mixture to the new one; the "
-        "gain of annealing grows with the loss that is left to learn",
+        "The loss of a domain is a power of weighted shares, which relax from the trunk's mixture to the new one. The "
+        "annealing gain grows with the loss that is left to learn.",
     ),
     "decay:effective_saturating": (
         "decay law, loss saturates",
-        "a domain's loss is a power of weighted shares and relaxes towards that of the new mixture",
+        "The loss of a domain is a power of weighted shares and relaxes towards that of the new mixture.",
     ),
-    "regmix": ("boosted trees (RegMix)", "LightGBM on mixture, size, tokens and LR, without a law"),
-    "inverse_sum": ("mixture law alone", "an inverse sum over shares that knows neither size, tokens nor LR"),
-    "nearest_run": ("nearest run", "the change of the most similar fitted run"),
-    "control": ("control", "the change of the matched control, whatever the mixture"),
-    "constant": ("constant", "every decay changes a loss as the average one did"),
+    "regmix": (
+        "boosted trees (RegMix)",
+        "LightGBM predicts from mixture, size, tokens and LR, without a law.",
+    ),
+    "inverse_sum": ("mixture law alone", "An inverse sum over shares, without size, tokens and LR."),
+    "nearest_run": ("nearest run", "The loss changes as in the most similar fitted run."),
+    "control": ("control", "The loss changes as in the matched control, whatever the mixture."),
+    "constant": ("constant", "The loss changes as in the average fitted run."),
 }
-"""What a held-out table's laws are called, and what each assumes."""
+"""Names of the laws and baselines in the table of held-out errors, and what each assumes."""
 
 HOLD_OUTS = {
-    "mixture": "mixtures that no kept run has",
-    "tokens": "decays longer than any kept one",
-    "size": "the largest model, from smaller ones",
-    "corner": "long decays of mixtures far from the typical one, neither of which a kept run has",
+    "mixture": "Mixtures that no fitted run has.",
+    "tokens": "Decays longer than those of all fitted runs.",
+    "size": "The largest model, predicted from the smaller ones.",
+    "corner": "Long decays of mixtures far from the typical one; no fitted run has such a length or such a mixture.",
 }
 """What was left out of a fit, by the name of the hold-out."""
 

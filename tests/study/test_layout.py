@@ -79,7 +79,7 @@ def test_names_and_times_are_written_for_people() -> None:
 
 
 def test_the_answer_and_whether_it_stands_come_before_the_contents() -> None:
-    answer = Section("The answer", "Decay on web.", Standing("Do not launch it as it is.", "bad"))
+    answer = Section("The answer", "Decay on web.", Standing("Do not launch this recipe.", "bad"))
     page = render("Report", "of nothing", [answer, Section("What was asked", "Which?")])
     marks = ["Decay on web.", 'class="standing bad">Do not launch', "<nav", "Which?"]
     assert [page.index(mark) for mark in marks] == sorted(page.index(mark) for mark in marks)
@@ -89,9 +89,9 @@ def test_the_answer_and_whether_it_stands_come_before_the_contents() -> None:
 def test_a_rival_ahead_by_what_seeds_explain_leaves_the_question_open() -> None:
     near, far = (lost(behind, ["best of sweep"], Noise(0.01, 2, (50_000,))) for behind in (0.02, 0.04))
     assert (near.tone, far.tone) == ("open", "bad")
-    assert "best of sweep did better by 0.0200 nats, which seeds alone could explain" in near.text
+    assert "best of sweep did better by 0.0200 nats. Seed noise alone explains such a difference" in near.text
     assert "measured at 50,000 parameters with 2 degrees of freedom" in near.text  # not at the target's size
-    assert far.text.startswith("Do not launch it as it is")
+    assert far.text.startswith("Do not launch this recipe.")
     assert lost(0.001, ["control"], None).tone == "bad"  # no noise was measured
 
 
@@ -106,7 +106,7 @@ def test_whether_seeds_explain_a_margin_is_said_with_the_runs_that_measured_them
 def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:
     assert observed_verdict(0.5, told_apart=0.0) == "beaten at the target's scale"
     assert observed_verdict(-0.5, told_apart=0.0) == "did better at the target's scale"
-    assert observed_verdict(-0.01, told_apart=0.02) == "not to be told apart by one run"
+    assert observed_verdict(-0.01, told_apart=0.02) == "not told apart"
     assert least_gap(float("nan")) == 0.0
 
 
@@ -140,14 +140,13 @@ def test_why_a_length_was_chosen_compares_the_best_plan_of_each() -> None:
     )  # fmt: skip
     words = length_words(plans, 200, noise=0.01)
     assert words.startswith(
-        "200 tokens: 0.2380 nats better by the law than the next best length, 100 tokens."
+        "200 tokens. The law predicts that this is 0.2380 nats better than the next best length, 100 tokens."
     )
-    assert "not determined" not in words
-    assert "not determined by the evidence" in length_words(plans, 200, noise=0.1)
+    assert "determine" not in words
+    assert "the evidence does not determine the length" in length_words(plans, 200, noise=0.1)
     less = plans.assign(objective=plans["objective"].replace(2.238, 1.9))
-    assert "the law expects 0.1000 nats less of 100 tokens, but its gain is less certain" in length_words(
-        less, 200, 0.0
-    )
+    rival = "The law predicts a loss lower by 0.1000 nats for 100 tokens, but that gain is less certain"
+    assert rival in length_words(less, 200, 0.0)
 
 
 def test_margins_that_decide_a_guard_are_drawn() -> None:

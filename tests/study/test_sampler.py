@@ -34,7 +34,7 @@ def assert_shown(errors: pd.DataFrame, study: Study) -> None:
     assert [float(each) for each in cells[2:]] == pytest.approx(
         [float(expected[name]) for name in ("mean_error", "mae", "spearman")], abs=5e-5
     )
-    assert "no law and no recommendation rests on them" in page
+    assert "The laws and the recommendation do not use them." in page
     kept = study.read_outs_file.read_bytes()
     study.read_outs_file.unlink()
     assert read_outs(cast(Material, SimpleNamespace(study=study))) is None

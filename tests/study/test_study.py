@@ -151,7 +151,7 @@ def test_the_report_answers_what_a_team_asks(study: Study, page: str) -> None:
 def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: str) -> None:
     first = unescape(page[page.index(">The answer</h2>") : page.index("<nav")])
     found, recipe = load_recommendation(study), load_recipe(study)
-    for title in ("How sure it is", "Red flags", "Next", "What it costs", "The recipe"):
+    for title in ("How certain it is", "Red flags", "Next", "What it costs", "The recipe"):
         assert f"<h3>{title}</h3>" in first
     assert f"{found['expected_regret']:.4f} nats on average over refits" in first
     assert f"less than {found['regret_upper']:.4f} in 90 %" in first
@@ -170,14 +170,17 @@ def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Stu
     plans = pd.DataFrame(load_recommendation(study)["by_plan"])
     kinds = len(design.decay_tokens) * len(design.shapes) * len(design.batch_tokens)
     assert len(plans) == kinds
-    assert f"All {kinds} kinds of plan, each optimised over mixture and LR" in page
+    assert (
+        f"All {kinds} combinations of length, shape and batch size, each optimised over mixture and LR"
+        in page
+    )
     chosen, other = sorted(design.decay_tokens, key=lambda tokens: tokens != load_recipe(study).tokens)
     rival = plans[plans["decay_tokens"] == other].sort_values("aim").iloc[0]
     if rival["feasible"]:
         gap = rival["objective"] - plans["objective"].iloc[0]
         assert (
-            f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next best length, {other:,}"
-            in page
+            f"{chosen:,} tokens. The law predicts that this is {gap:.4f} nats better than the next best length, "
+            f"{other:,} tokens." in page
         )
     # no better mixture for that plan is found from anywhere: the sentence compares two optima
     plan = Plan(decay_tokens=int(other), start_lr=rival["start_lr"], shape=rival["shape"],
@@ -239,8 +242,8 @@ def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) 
     (early / "corpus").mkdir()
     shutil.copy(study.corpus_dir / "manifest.json", early / "corpus")
     page = write_report(Study.open(early)).read_text(encoding="utf-8")
-    assert "Not confirmed: no run has tested this recommendation." in page
-    assert "Not confirmed yet: run" in page
+    assert "Not confirmed. No run has tested this recommendation yet." in page
+    assert "It is not confirmed yet. Run" in page
     losses = dict.fromkeys(study.settings.sources, 3.0)
     table = launch_table(Study.open(early), load_recipe(study), losses)
     assert table["confirmed"].isna().all()
@@ -255,7 +258,9 @@ def test_another_recipe_is_not_confirmed_by_the_runs_of_the_last(study: Study, t
     assert find_confirmation(copy) is not None
     recipe = Recipe.load(copy.recipe_file)
     recipe.model_copy(update={"seed": recipe.seed + 1}).save(copy.recipe_file)
-    assert "Not confirmed: no run has tested this recommendation." in write_report(copy).read_text("utf-8")
+    assert "Not confirmed. No run has tested this recommendation yet." in write_report(copy).read_text(
+        "utf-8"
+    )
     assert next_verb(steps(copy)) == "confirm"
     with pytest.raises(StudyError, match="has no confirmation yet"):
         confirmation_table(copy)

@@ -66,7 +66,7 @@ def _facts(material: Material) -> list[Fact]:
         ),
         Fact(
             f"{found['expected_regret']:.4f} nats",
-            f"expected regret by the law; below {found['regret_upper']:.4f} in 90 % of its refits",
+            f"expected regret; at most {found['regret_upper']:.4f} in 90 % of the refits of the law",
         ),
         Fact(f"{_decay_flops(material):.2g} FLOPs", "cost of this decay"),
     ]
@@ -91,10 +91,11 @@ def _standing(material: Material) -> Standing:
     """What the confirming runs say about launching it."""
     if not material.confirmed:
         return Standing(
-            "Not confirmed: no run has tested this recommendation. Confirm it before you launch.", "open"
+            "Not confirmed. No run has tested this recommendation yet. Run 'decaylaws confirm' before you launch it.",
+            "open",
         )
     if not material.confirmed_row("recommended", "target")["guards_hold"]:
-        return Standing("Do not launch it as it is: at the target's scale it broke a guard.", "bad")
+        return Standing("Do not launch this recipe. At the target's scale it broke a guard.", "bad")
     winners = _winners(material)
     if "recommended" not in winners:
         behind = -material.observed_gain_over(winners[0], "target")
@@ -106,11 +107,12 @@ def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing
     """What to make of rivals that did better by ``behind`` nats, one run each, where seeds differ by ``noise``."""
     if noise is not None and not told_apart(behind, noise.sd):
         return Standing(
-            f"Open: at the target's scale {listed(winners)} did better by {behind:.4f} nats, which seeds alone could "
-            f"explain ({noise_words(noise)}). Take either, by cost or caution, or run both under another seed.",
+            f"Open. At the target's scale {listed(winners)} did better by {behind:.4f} nats. Seed noise alone explains "
+            f"such a difference ({noise_words(noise)}). Choose between them by cost or caution, or run both "
+            "with another seed.",
             "open",
         )
-    return Standing(f"Do not launch it as it is: at the target's scale {listed(winners)} did better.", "bad")
+    return Standing(f"Do not launch this recipe. At the target's scale {listed(winners)} did better.", "bad")
 
 
 def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
@@ -118,23 +120,25 @@ def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
 
     Args:
         at_proxy: whether it won at the proxy's scale as well.
-        domains: of ``confirm.domain_table``. Where more losses at the target lie outside their 90 % intervals than one
+        domains: of ``domain_table``. Where more losses at the target lie outside their 90 % intervals than one
             in ten, rounded up, the law was wrong about it.
     """
     missed, total = outside_intervals(domains, "target")
     words = (
-        "Confirmed: it won at the proxy's and at the target's scale, and its guards held at the target's."
+        "Confirmed. It won at the proxy's and at the target's scale, and its guards held at the target's."
         if at_proxy
-        else "Confirmed at the target's scale, but not at the proxy's: read the two beside each other below."
+        else "Confirmed at the target's scale, but not at the proxy's. Compare the two scales below."
     )
     if missed.empty:
         return Standing(words, "good")
     said = outside_words(missed, total)
     if len(missed) <= ceil(0.1 * total):
-        return Standing(f"{words} At the target's scale {said}, as one in ten may.", "good")
+        return Standing(
+            f"{words} At the target's scale {said}. One in ten is expected of 90 % intervals.", "good"
+        )
     return Standing(
-        f"It won at the target's scale and kept its guards there, but not as predicted: {said}. Who won is what "
-        "the runs showed; do not rely on the law's figures at this size.",
+        f"It won at the target's scale and kept its guards there, but not as predicted: {said}. The runs showed that "
+        "it is the best candidate. Do not rely on the law's figures at this size.",
         "open",
     )
 
@@ -146,16 +150,16 @@ def _how_sure(material: Material) -> Iterator[str]:
     found = material.found
     yield plain(found["verdict"], material.candidates)
     yield (
-        "Against the best mixture of the same plan the recommendation gives away "
-        f"{found['expected_regret']:.4f} nats on average over refits of the law (expected regret), and less than "
-        f"{found['regret_upper']:.4f} in 90 % of them."
+        "The best mixture under the same plan would be better than the recommendation by "
+        f"{found['expected_regret']:.4f} nats on average over refits of the law (the expected regret), and by at most "
+        f"{found['regret_upper']:.4f} nats in 90 % of them."
     )
     noise = material.noise["target"]
     if noise is None:
-        yield "No plan was run under two seeds, so the noise of a single run is not known."
+        yield "No plan was run with two seeds, so the noise of a single run is unknown."
     else:
         yield (
-            f"The noise of one run: {noise_words(noise)}. Two single runs that differ by less than "
+            f"The noise of one run is known: {noise_words(noise)}. Two single runs that differ by less than "
             f"{least_gap(noise.sd):.4f} nats are not told apart."
         )
     if material.confirmed:
@@ -176,15 +180,15 @@ def _next(material: Material, standing: Standing) -> tuple[str, str]:
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."
     if standing.tone == "bad":
         return _command("plan", material), (
-            "Keep the control for now. More microanneals (design.num_mixtures) or another objective.guard_nats in "
-            "study.yaml ask the question anew; then run, fit, recommend and confirm."
+            "Use the control for now. Set more microanneals (design.num_mixtures) or another objective.guard_nats in "
+            "study.yaml, and then plan, run, fit, recommend and confirm again."
         )
     if (study.launch_dir / "result.json").is_file():
         return _command(
             "evaluate", material, "--help"
-        ), "It was launched; its losses stand below. Now evaluate it on tasks."
+        ), "The recipe was launched, and its losses are listed below. Evaluate the checkpoint on tasks next."
     return _command("launch", material), (
-        f"It runs the recipe. For another trainer run '{_command('export', material)}' instead."
+        f"This trains the recipe. To train it elsewhere, run '{_command('export', material)}' instead."
     )
 
 

@@ -34,17 +34,17 @@ def flatness(material: Material) -> Section:
     ]
     picture = Picture.of(
         plots.plot_flatness(_slices(material)),
-        "Objective when one share moves and the others keep their proportions. Solid: within caps and guards. Line: "
-        "the recommendation. Grey band: the noise of one run.",
+        "Predicted objective if one share changes and the others keep their proportions. The curve is solid within "
+        "caps and guards. The line marks the recommendation, and the grey band the noise of one run.",
     )
     return Section(
         "How flat is the optimum?",
-        "The law was fitted again to resampled runs; each refit has an optimum of its own. Mixtures inside the grey "
-        "band below are as good as the recommendation, so other reasons may decide between them.",
+        "The law was fitted again to resampled runs, and each refit has its own optimum. Mixtures inside the grey "
+        "band below are as good as the recommendation, so other reasons can decide between them.",
         facts=facts,
         notes=[
-            "Refits are moved as far from the fit as held-out runs say that the law errs. What it gets wrong at the "
-            "optimum alone is not in the regret."
+            "The spread of the refits is scaled to the law's error on held-out runs. The regret does not include an "
+            "error that the law makes only at the optimum."
         ],
         pictures=[picture],
         tables=_regret_tables(material),
@@ -63,7 +63,7 @@ def _regret_tables(material: Material) -> list[PageTable]:
         }
         for k, entry in enumerate(material.found.get("candidates", []))
     ]
-    caption = "Regret that is left when runs tell which of the first k candidates is best, nats per token."
+    caption = "Remaining regret if the best of the first k candidates is chosen by runs, nats per token."
     return [PageTable.of(pd.DataFrame(rows), caption)] if rows else []
 
 
@@ -111,15 +111,15 @@ def rejected(material: Material) -> Section:
     broken = int((trials["slack"] < 0).sum())
     return Section(
         "Tried and rejected",
-        f"The search scored {len(trials)} candidates by the law; {broken} of them did not keep the guards with "
-        "their margins. From there mixture and LR of every kind of plan were optimised; rivals were measured under the "
-        "recommended schedule.",
+        f"The search scored {len(trials)} candidates by the law. {broken} of them did not keep the guards with "
+        "their margins. Mixture and LR of every plan were then optimised. Rivals are compared under the recommended "
+        "schedule.",
         tables=[
             PageTable.of(pd.DataFrame(_rival_rows(material)), "Rivals and their verdicts, nats per token."),
             PageTable.of(
                 _best_runs(material),
-                "The best runs of the sweep at the proxy's scale, nats per token. The law is asked for mixtures that "
-                "no run tried, so its choice need not be among them.",
+                "The best runs of the sweep at the proxy's scale, nats per token. The search also considers mixtures "
+                "that no run tried, so the recommendation need not be among them.",
                 folded=True,
             ),
         ],
@@ -154,14 +154,14 @@ def _rival_verdict(
             return "rejected: broke a guard at the target's scale"
         return observed_verdict(observed["target"], least_gap(material.noise_sd("target")))
     if rival is None:
-        return "not predicted, not run"
-    return "beaten by the law" if rival["beaten"] else "not enough evidence"
+        return "neither predicted nor run"
+    return "predicted to be worse" if rival["beaten"] else "not enough evidence"
 
 
 def observed_verdict(gain: float, told_apart: float) -> str:
     """What an observed gain over a rival says, where two single runs must differ by ``told_apart`` nats."""
     if abs(gain) <= told_apart:
-        return "not to be told apart by one run"
+        return "not told apart"
     return "beaten at the target's scale" if gain > 0 else "did better at the target's scale"
 
 

@@ -14,12 +14,10 @@ from decaylaws.report.words import listed, name, percent
 from decaylaws.runs.noise import told_apart
 
 _SHARES_CAPTION = (
-    "What each share rests on. 'As good as this' takes the law at its word and asks which mixtures no run could "
-    "tell from "
-    "the recommended one. 'Best in 90 % of refits' asks where the best mixture lies if the law is refitted to "
-    "resampled "
-    "runs. The one is freedom of choice, the other doubt about the law; either may be the wider. Leverage nears "
-    "1 where the law leans on few runs."
+    "The evidence for each share. 'As good as this' covers the mixtures whose prediction differs from that of the "
+    "recommendation by less than the noise of one run. 'Best in 90 % of refits' covers the best mixtures of laws that "
+    "were fitted to resampled runs. The first is freedom of choice, the second is doubt about the law, and either can "
+    "be the wider one. A leverage near 1 means that the prediction depends on few runs."
 )
 
 
@@ -33,10 +31,9 @@ def mixture(material: Material) -> Section:
         Picture.of(drawn, "Share of each source in the recommended mixture and its rivals, in percent."),
         Picture.of(
             plots.plot_shares(ranges),
-            "Dot: the recommendation. Bar: shares of mixtures whose predicted objective lies within the noise of "
-            "one run "
-            f"({material.found['near_optimal_nats']:.4f} nats) of it. Thin line: what the runs span. Black mark: "
-            "the cap.",
+            "The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
+            f"of one run ({material.found['near_optimal_nats']:.4f} nats) of it. The thin line is the range of the "
+            "runs, and the black mark is the cap.",
         ),
     ]
     table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), _SHARES_CAPTION)
@@ -102,13 +99,13 @@ def _mixture_notes(material: Material) -> list[str]:
     free = found["objective"]["mean"] - found["unconstrained_objective"]
     if found["binding"]:
         notes.append(
-            f"Limits that bind: {listed([name(key) for key in found['binding']])}. Without caps and guards the law "
-            f"expects {max(free, 0.0):.4f} nats less."
+            f"These limits bind: {listed([name(key) for key in found['binding']])}. Without caps and guards, the "
+            f"predicted objective would be {max(free, 0.0):.4f} nats lower."
         )
     else:
         notes.append("No cap binds.")
     if found.get("divergence"):
-        notes.append(f"KL divergence from the prior mixture: {found['divergence']:.3f} nats.")
+        notes.append(f"The KL divergence from the prior mixture is {found['divergence']:.3f} nats.")
     return notes
 
 
@@ -128,15 +125,15 @@ def schedule(material: Material) -> Section:
             Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
             Picture.of(
                 lengths,
-                "Predicted objective by decay length. Diamonds: every length, shape and batch size at its own "
-                "best mixture and LR; faint dots: candidates of the search that keep their guards.",
+                "Predicted objective by decay length. Each diamond is one combination of length, shape and batch size "
+                "with its best mixture and LR. Faint dots are candidates of the search that keep their guards.",
             ),
         ],
         tables=[
             PageTable.of(
                 _plan_table(plans),
-                f"All {len(plans)} kinds of plan, each optimised over mixture and LR, nats per token; the "
-                "recommended one in bold.",
+                f"All {len(plans)} combinations of length, shape and batch size, each optimised over mixture and LR, "
+                "nats per token. The recommended one is in bold.",
                 mark="chosen",
             )
         ],
@@ -149,22 +146,25 @@ def length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
     best = kept.sort_values("aim").groupby("decay_tokens").first()["objective"]
     others = best.drop(chosen, errors="ignore")
     if chosen not in best or others.empty:
-        return f"{chosen:,} tokens; no other length was to be chosen from."
+        return f"{chosen:,} tokens. There was no other length to choose from."
     rival = int(others.idxmin())
     gap = float(others.min() - best[chosen])
     if gap >= 0:
-        words = f"{chosen:,} tokens: {gap:.4f} nats better by the law than the next best length, {rival:,} tokens."
+        words = (
+            f"{chosen:,} tokens. The law predicts that this is {gap:.4f} nats better than the next best length, "
+            f"{rival:,} tokens."
+        )
     else:
         words = (
-            f"{chosen:,} tokens: the law expects {-gap:.4f} nats less of {rival:,} tokens, but its gain is less "
-            "certain or its mixture farther from the prior."
+            f"{chosen:,} tokens. The law predicts a loss lower by {-gap:.4f} nats for {rival:,} tokens, but that gain "
+            "is less certain or its mixture is farther from the prior."
         )
     if not told_apart(gap, noise):
         words += (
-            " Two single runs would not show that difference: the length is not determined by the evidence."
+            " Two single runs would not show that difference, so the evidence does not determine the length."
         )
     if chosen == max(best.index):
-        words += " It is the longest that was considered; a longer one may do better still."
+        words += " It is the longest length that was considered. A longer one may be better still."
     return words
 
 

@@ -27,7 +27,7 @@ def evaluations(material: Material) -> Section:
     if not material.evaluations:
         return Section(
             _TITLE,
-            "No checkpoint has been evaluated. This adds one: 'decaylaws evaluate CHECKPOINT --out "
+            "No checkpoint has been evaluated. To add one, run 'decaylaws evaluate CHECKPOINT --out "
             f"{folder}/NAME --domains {material.study.corpus_dir} --tasks QUESTIONS.jsonl'.",
         )
     estimates = _estimates(material)
@@ -45,9 +45,9 @@ def evaluations(material: Material) -> Section:
     ]
     return Section(
         _TITLE,
-        "Scored document by document, so that two checkpoints are compared on the same text. Standard errors are over "
-        "documents. They hold what documents differ by, which a paired test takes out: believe the tests, not whether "
-        "bars overlap.",
+        "Every checkpoint was scored document by document, so two checkpoints are compared on the same text. Standard "
+        "errors are over documents, and they include how much documents differ from each other. A paired test removes "
+        "that part. Use the tests, and not whether bars overlap.",
         notes=notes,
         pictures=_pictures(estimates),
         tables=tables,
@@ -74,7 +74,7 @@ def _pictures(estimates: pd.DataFrame) -> list[Picture]:
         rows = estimates[estimates["metric"].map(_stem).isin(metrics)]
         if not rows.empty:
             rows = rows.assign(task=[_row_label(row.task, row.metric) for row in rows.itertuples()])
-            caption = f"{words} Bars: 95 % intervals over documents. The tables below hold the figures."
+            caption = f"{words} Bars are 95 % intervals over documents. The tables below hold the figures."
             found.append(Picture.of(plots.plot_evaluations(rows, xlabel=xlabel), caption))
     return found
 
@@ -129,8 +129,9 @@ def _tests(material: Material) -> tuple[list[PageTable], list[str]]:
         tables.append(PageTable.of(cells, f"Paired tests: {second} minus {first}, 95 % bootstrap intervals."))
     if tables:
         notes.append(
-            "Paired tests take the documents that two checkpoints share. p is of sign flips, adjusted over the rows of "
-            "a table (Holm); detectable is the difference that so many documents would show four times in five."
+            "Paired tests use the documents that both checkpoints were scored on. The p-value comes from flipping the "
+            "signs of the differences and is adjusted over the rows of a table (Holm). 'Detectable' is the difference "
+            "that this number of documents would show in four of five cases."
         )
     return tables, notes
 

@@ -26,14 +26,14 @@ def microanneals(material: Material) -> Section:
     words = f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks."
     noise = material.noise["proxy"]
     if noise is not None:
-        words += f" Runs that differ in their seed alone measure its noise: {noise_words(noise)}."
+        words += f" Runs that differ only in their seed measure the noise of a run: {noise_words(noise)}."
     return Section(
         "The microanneals",
         words,
         pictures=[
             Picture.of(
                 plots.plot_gains(gains),
-                "Gain of each domain over the decay against its share; longer decays are lighter.",
+                "Gain of each domain over the decay, plotted against its share. Longer decays are lighter.",
             )
         ],
         tables=[PageTable.of(by_role, "Decays by role and size.")],
@@ -47,7 +47,8 @@ def laws(material: Material) -> Section:
     errors = fit.errors[columns].assign(law=fit.errors["law"].map(law_name))
     return Section(
         "The laws, on runs that they did not see",
-        "Each law and baseline was fitted without the held-out runs and predicted them. Errors in nats per token.",
+        "Each law and baseline was fitted without the held-out runs and then predicted them. Errors are in nats per "
+        "token.",
         pictures=[
             Picture.of(
                 plots.plot_held_out(fit.held_out), "Losses of held-out mixtures, predicted against observed."
@@ -55,7 +56,7 @@ def laws(material: Material) -> Section:
         ],
         tables=[
             PageTable.of(errors, "Held-out errors, best first, nats per token."),
-            PageTable.of(_meanings(fit.errors), "What the names in this table mean."),
+            PageTable.of(_meanings(fit.errors), "The names in this table."),
         ],
         notes=[_readable(note) for note in fit.notes],
     )
@@ -70,7 +71,7 @@ def _meanings(errors: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "mae": "mean absolute error over runs and domains",
         "worst": "largest error",
-        "bias": "mean of predicted minus observed: positive where the law is pessimistic",
+        "bias": "mean of predicted minus observed loss; positive if the law is too pessimistic",
         "spearman": "rank correlation of predicted and observed losses within a domain",
     }
     meanings = {**held_out, **laws, **{key: words for key, words in columns.items() if key in errors}}

@@ -14,8 +14,8 @@ def explorer(material: Material) -> Section:
     half = (expected["upper"] - expected["lower"]) / 2
     return Section(
         "Mixture explorer",
-        "What the law expects of any other mixture under the same schedule at the target. These are point "
-        f"predictions: at the recommendation the 90 % interval of the objective is ± {half:.3f} nats, and away "
+        "The explorer shows what the law predicts for any other mixture under the same schedule at the target. These "
+        f"are point predictions. At the recommendation, the 90 % interval of the objective is ± {half:.3f} nats. Away "
         "from the runs it is wider.",
         body=fill("explorer.html.j2", data=data, block=json_block(data)),
     )

@@ -33,7 +33,7 @@ def red_flags(material: Material) -> list[str]:
 
 def _confirmation(material: Material) -> Iterator[str]:
     if not material.confirmed:
-        yield "It was not confirmed: a law is an opinion."
+        yield "It was not confirmed. Until then it is only a prediction."
         return
     if not material.confirmed_row("recommended", "target")["guards_hold"]:
         yield "A guard broke at the target's scale."
@@ -41,12 +41,12 @@ def _confirmation(material: Material) -> Iterator[str]:
     rivals = [key for key in material.candidates if key != "recommended"]
     close = [name(key) for key in rivals if abs(material.observed_gain_over(key, "target")) <= gap]
     if close:
-        yield f"At the target's scale one run each does not tell it from {listed(close)}: seeds alone explain as much."
+        yield f"At the target's scale it is not told apart from {listed(close)}: seed noise explains the difference."
     held = float(domain_table(material.study)["inside"].mean())
     if held < 0.85:
         yield (
-            f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow, and "
-            "the regret rests on the same law."
+            f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow, and "
+            "the regret comes from the same law."
         )
 
 
@@ -66,28 +66,29 @@ def _evidence(material: Material) -> Iterator[str]:
         yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal."
     beyond = [line for line in material.found["beyond_evidence"] if not line.startswith("non-embedding")]
     if beyond:
-        yield f"It lies beyond its evidence: {'; '.join(beyond)}."
+        yield f"It lies outside the fitted range: {'; '.join(beyond)}."
     source, share = max(material.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
     longest = problem.plan.decay_tokens >= evidence["decay_tokens"][1]
     if longest and share >= max(_FULL, 0.9 * evidence["shares"][source][1]):
         yield (
-            f"It is the longest decay that was run, {percent(share)} of it {name(source)}: where length and "
-            "mixture both lie at the edge of the runs, 90 % intervals held 75 % of the losses of earlier studies."
+            f"It is as long as the longest decay that was run, and {percent(share)} of it is {name(source)}. Length "
+            "and mixture both lie at the edge of the runs. There, 90 % intervals held 75 % of the losses of earlier "
+            "studies."
         )
 
 
 def _law(material: Material) -> Iterator[str]:
     unsure = [name(domain) for domain, guard in material.recipe.guards.items() if not guard.holds]
     if unsure:
-        yield f"The guard of {listed(unsure)} is not sure: only the prediction keeps the limit, the margin does not."
+        yield f"The guard of {listed(unsure)} is not sure: the prediction keeps the limit but not the margin."
     for kind, rows in material.fit.errors.groupby("held_out", sort=False):
         own = rows[rows["law"].str.startswith("decay:")]["mae"].min()
         simple = rows[rows["law"].isin(SIMPLE) & (rows["mae"] <= own)]
         if len(simple):
             best = simple.sort_values("mae").iloc[0]
             yield (
-                f"A simpler predictor is as good on held-out {kind}: {law_name(best['law'])} errs by "
-                f"{best['mae']:.4f} nats, the decay law by {own:.4f}."
+                f"A simpler predictor is as good on held-out {kind}: the error of '{law_name(best['law'])}' is "
+                f"{best['mae']:.4f} nats and that of the decay law {own:.4f}."
             )
 
 
@@ -100,8 +101,8 @@ def _runs(material: Material) -> Iterator[str]:
     far = [name(domain) for domain, change in moved.items() if change > _MOVES]
     if far:
         yield (
-            f"Microanneals move the loss of {listed(far)} by more than {_MOVES:g} nat: they are learning curves of new "
-            "domains rather than gentle anneals."
+            f"Microanneals change the loss of {listed(far)} by more than {_MOVES:g} nat. They mostly learn these "
+            "domains from scratch, which a long decay does not do."
         )
     if not material.study.settings.decontamination.evaluation_sets:
         yield "The sources were not searched for your evaluation sets (decontamination.evaluation_sets)."

@@ -21,7 +21,7 @@ def confirmation(material: Material) -> Section:
     study, table = material.study, material.confirmation
     if not material.confirmed:
         return Section(
-            "Predicted against observed", f"Not confirmed yet: run 'decaylaws confirm {study.root}'."
+            "Predicted against observed", f"It is not confirmed yet. Run 'decaylaws confirm {study.root}'."
         )
     stored = load_confirmation(study).created
     shown = pd.DataFrame(
@@ -44,11 +44,13 @@ def confirmation(material: Material) -> Section:
         pictures=[
             Picture.of(
                 plots.plot_confirmation(table),
-                "Objective of each candidate. Bars: 90 % intervals; ticks: predictions; dots: what was observed.",
+                "Objective of each candidate. Bars are 90 % intervals, ticks are predictions, dots are observations.",
             )
         ],
         tables=[
-            PageTable.of(shown, "Objective, nats per token; the winner of each scale in bold.", mark="won"),
+            PageTable.of(
+                shown, "Objective, nats per token. The winner of each scale is in bold.", mark="won"
+            ),
             PageTable.of(
                 _by_domain(study), "The recommendation, domain by domain, nats per token.", folded=True
             ),
@@ -75,9 +77,7 @@ def guards(material: Material) -> Section:
     """What the guarded domains lose against the control, and what they forget against the checkpoint."""
     recipe = material.recipe
     if not recipe.guards:
-        return Section(
-            "Guards and forgetting", "The study guards no domain: nothing keeps the decay from forgetting."
-        )
+        return Section("Guards and forgetting", "The study guards no domain, so nothing limits forgetting.")
     observed = _observed_changes(material.study) if material.confirmed else {}
     frame = pd.DataFrame(
         [
@@ -93,16 +93,16 @@ def guards(material: Material) -> Section:
     )
     return Section(
         "Guards and forgetting",
-        "A guard limits the loss of the recommendation minus that of the control, decayed the same way. Its "
-        "prediction has to stay clear of the limit by a margin: the 95 % quantile of the law's error in just this "
-        "difference, on the held-out runs whose difference lies nearest the limit. Not sure: the prediction keeps the "
-        "limit, the margin does not.",
+        "A guard limits the loss of the recommendation minus that of the control, which is decayed the same way. The "
+        "prediction of this difference has to keep a margin below the limit. The margin is the 95 % quantile of the "
+        "law's error in this difference, on the held-out runs whose difference lies nearest the limit. 'Not sure' "
+        "means that the prediction keeps the limit but not the margin.",
         pictures=[
             Picture.of(
                 plots.plot_guards(frame),
-                "Change of each guarded domain against the control. Black mark: the limit; hatched: the margin "
-                "below it, in "
-                "which no prediction may lie; tick: the prediction; dot: what was observed at the target's scale.",
+                "Change of each guarded domain against the control. The black mark is the limit. The hatched part "
+                "below it is the margin, in which the prediction must not lie. The tick is the prediction, and the dot "
+                "is the observation at the target's scale.",
             )
         ],
         tables=[PageTable.of(_guard_table(material, observed), "Guarded domains, nats per token.")],
@@ -141,12 +141,12 @@ def front(material: Material) -> Section | None:
         return None
     return Section(
         "What general ability costs",
-        "Each point of the front is a mixture within the caps of which no other is better in general and in "
-        "specialised loss alike, by the law.",
+        "Each point of the front is a mixture within the caps. The law predicts that no other mixture is better in "
+        "both the general and the specialised loss.",
         pictures=[
             Picture.of(
                 plots.plot_front(pd.DataFrame(rows)),
-                "Changes against the control under the same schedule, nats per token; lower left is better.",
+                "Changes against the control under the same schedule, nats per token. Lower left is better.",
             )
         ],
     )
@@ -157,18 +157,18 @@ def launch(material: Material) -> Section:
     study = material.study
     result_file = study.launch_dir / "result.json"
     if not result_file.is_file():
-        return Section("The launched run", f"Not launched yet: run 'decaylaws launch {study.root}'.")
+        return Section("The launched run", f"It is not launched yet. Run 'decaylaws launch {study.root}'.")
     result = read_json(result_file, StoredResult)
     if result.get("recipe_sha256") != material.recipe.sha256:
         return Section(
             "The launched run",
-            f"The last launched run trained another recipe. Run 'decaylaws launch {study.root} --output FOLDER' for "
-            "this one.",
+            f"The last launched run trained another recipe. To train this one, run 'decaylaws launch {study.root} "
+            "--output FOLDER'.",
         )
     table = launch_table(study, material.recipe, result["losses"])
     return Section(
         "The launched run",
-        f"FSDP2, {result['steps']:,} steps, {result['tokens']:,} tokens. It reads the same sequences in the "
-        "same order as the confirming run, so their losses should agree.",
+        f"It ran with FSDP2 for {result['steps']:,} steps and {result['tokens']:,} tokens. It read the same sequences "
+        "in the same order as the confirming run, so their losses should agree.",
         tables=[PageTable.of(table, "Final loss by domain, nats per token.")],
     )

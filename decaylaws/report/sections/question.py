@@ -30,9 +30,9 @@ def asked(material: Material) -> Section:
     )
     lead = (
         f"Which mixture and schedule, within {settings.target.max_decay_tokens:,} tokens, lowers the "
-        f"weighted held-out loss of shape '{settings.target.shape}' most, while no guarded domain loses more "
-        f"than {settings.objective.guard_nats:g} nats per token against the matched control (the trunk's own "
-        "mixture, decayed the same way)?"
+        f"weighted held-out loss of shape '{settings.target.shape}' most? The loss of a guarded domain may rise by at "
+        f"most {settings.objective.guard_nats:g} nats per token against the matched control (the trunk's own "
+        "mixture, decayed the same way)."
     )
     tables = [PageTable.of(frame, "Domains and their sources.")]
     if settings.source_groups:

@@ -14,7 +14,8 @@ def read_outs(material: Material) -> Section | None:
         return None
     return Section(
         "Merged read-outs",
-        "Weighted averages of checkpoints of a constant-LR run emulate a decay of any shape, so that one run screens "
-        "all shapes. Beside the decays that were run, in nats per token; no law and no recommendation rests on them.",
+        "A weighted average of checkpoints of a constant-LR run emulates a decay of any shape, so one run can screen "
+        "all shapes. The read-outs are compared with real decays, in nats per token. The laws and the recommendation "
+        "do not use them.",
         tables=[PageTable.of(errors, "Read-out minus real decay, over decays and domains.")],
     )

@@ -14,10 +14,10 @@ _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share
 
 _ALWAYS = (
-    "Held-out loss is not accuracy on a task: a mixture may win here and still not matter downstream.",
-    "The law knows the sources as they were prepared. Cleaned or deduplicated anew, they are new data.",
-    "Nothing here speaks about instruction tuning or reinforcement learning after the decay.",
-    "Everything was chosen by the same held-out text: it is no longer unseen for the winner.",
+    "Held-out loss is not accuracy on a task. A mixture can win here without improving any task.",
+    "The law knows the sources as they were prepared. After another cleaning or deduplication they are new data.",
+    "Nothing here predicts what instruction tuning or reinforcement learning does after the decay.",
+    "All choices were made on the same held-out text, so for the winner this text is no longer unseen.",
 )
 
 
@@ -25,21 +25,21 @@ def risks(material: Material) -> Section:
     """The reasons for doubt, those of this study first."""
     return Section(
         "Risks, and when not to believe this",
-        "The first points come out of this study's own figures; the last hold for every study.",
+        "The first points come from the figures of this study. The last ones hold for every study.",
         notes=[*_confirmation(material), *_evidence(material), *_law(material), *_ALWAYS],
     )
 
 
 def _confirmation(material: Material) -> Iterator[str]:
     if not material.confirmed:
-        yield "No run has tested this recommendation: everything above is the law's opinion."
+        yield "No run has tested this recommendation. Everything above is the law's prediction."
         return
     if not material.confirmed_row("recommended", "target")["won"]:
         yield "At the target's scale the recommendation did not win."
     domains = domain_table(material.study)
     held = float(domains["inside"].mean())
     if held < 0.85:
-        yield f"The law's 90 % intervals held {percent(held)} of the confirming losses: they are too narrow."
+        yield f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow."
     table = material.confirmation
     bias = (table["observed"] - table["predicted"]).groupby(table["scale"]).mean()
     for scale, mean in bias.items():
@@ -57,23 +57,26 @@ def _close_rivals(material: Material) -> Iterator[str]:
         and abs(material.observed_gain_over(key, "target")) <= least_gap(material.noise_sd("target"))
     ]
     if close:
-        yield f"At the target's scale one run each does not tell it from {listed(close)} (noise of seeds)."
+        yield f"At the target's scale it is not told apart from {listed(close)}."
 
 
 def _evidence(material: Material) -> Iterator[str]:
     found = material.found
     for line in found["beyond_evidence"]:
-        yield f"Extrapolated: {line}."
+        yield f"It lies outside the fitted range: {line}."
     for source, (low, high) in found["near_optimal"].items():
         if high - low > _WIDE:
-            yield f"The share of {name(source)} is hardly determined: {percent(low)} to {percent(high)} are as good."
+            yield (
+                f"The share of {name(source)} is hardly determined: shares of {percent(low)} to {percent(high)} are "
+                "as good."
+            )
     weak = [name(source) for source, count in found["support"].items() if count < _FEW]
     if weak:
         yield f"Fewer than {_FEW} runs hold half of the recommended share or more of {listed(weak)}."
     if found["binding"]:
         yield (
-            f"The mixture is at its limit for {listed([name(key) for key in found['binding']])}; without the limit the "
-            "law would choose otherwise."
+            f"The mixture is at its limit for {listed([name(key) for key in found['binding']])}. Without the limit, "
+            "the law would choose another mixture."
         )
     yield from _distance_to_target(material)
 
@@ -83,25 +86,25 @@ def _distance_to_target(material: Material) -> Iterator[str]:
     target, largest = problem.target.non_embedding_params, problem.law.evidence_["non_embedding_params"][1]
     if target > 1.5 * largest:
         tested = bool((material.fit.errors["held_out"] == "size").any())
-        yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal; " + (
-            "the hold-out 'size' below is the law's error at an unseen size, over a smaller step."
+        yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal. " + (
+            "The hold-out 'size' below shows the law's error at an unseen size, over a smaller step."
             if tested
-            else "the runs do not test the law at an unseen size."
+            else "The runs do not test the law at an unseen size."
         )
 
 
 def _law(material: Material) -> Iterator[str]:
     if not material.found["feasible"] or not all(guard.holds for guard in material.recipe.guards.values()):
         yield (
-            "Not every guard holds with its margin: where the prediction alone keeps a limit and lies on it, the guard "
-            "breaks about half the time. A larger objective.guard_nats or more microanneals leave room."
+            "Not every guard holds with its margin. If a prediction lies exactly on the limit, the guard breaks about "
+            "half the time. Set a larger objective.guard_nats or run more microanneals."
         )
     for kind, rows in material.fit.errors.groupby("held_out", sort=False):
         best = rows.sort_values("mae").iloc[0]
         if not str(best["law"]).startswith("decay:"):
-            yield f"On held-out {kind} '{law_name(best['law'])}' predicts better than the decay law."
+            yield f"On held-out {kind}, '{law_name(best['law'])}' predicts better than the decay law."
     gain = material.found["rivals"][0]["gain"]
     if gain["lower"] <= 0:
-        yield "By the law alone the gain on the control is not certain: its 90 % interval holds 0."
+        yield "The predicted gain on the control is not certain: its 90 % interval contains 0."
     if material.noise["proxy"] is None:
-        yield "No run finished under two seeds: the noise of a run is not measured."
+        yield "No plan was run with two seeds, so the noise of a run was not measured."

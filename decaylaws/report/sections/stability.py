@@ -26,7 +26,9 @@ def stability(material: Material) -> Section:
     pairs = _pairs(runs, material.weights)
     title = "Does the ranking hold across sizes?"
     if pairs.empty:
-        return Section(title, "No decay was run alike at two sizes, so nothing here says that it does.")
+        return Section(
+            title, "No decay was run in the same way at two sizes, so the study cannot answer this."
+        )
     counted = pairs.groupby(["small", "large"]).apply(_count_words, noise=noise, include_groups=False)
     notes = list(_with_sizes(counted))
     tables = []
@@ -36,17 +38,19 @@ def stability(material: Material) -> Section:
         tables.append(
             PageTable.of(
                 _table(stability_data(found)),
-                "With 90 % intervals from resampled mixtures; regret in nats per token.",
+                "Agreement of the rankings, with 90 % intervals from resampled mixtures. The regret is in nats per "
+                "token.",
             )
         )
     else:
         notes.append(
-            f"Fewer than {MIN_MIXTURES} mixtures of one plan at both sizes: too few for rank correlations."
+            f"Fewer than {MIN_MIXTURES} mixtures were run under one plan at both sizes. That is too few for rank "
+            "correlations."
         )
     return Section(
         title,
-        "Decays that were run alike (mixture, length, LR, seed) at two sizes, the confirming runs among them. A proxy "
-        "may only choose for the target if the two rank mixtures alike.",
+        "These decays were run in the same way (mixture, length, LR, seed) at two sizes; the confirming runs are among "
+        "them. A proxy can only choose for the target if both rank the mixtures alike.",
         notes=notes,
         pictures=[
             Picture.of(plots.plot_scales(pairs), "Objective of the same decay at two sizes, nats per token.")
@@ -120,12 +124,15 @@ def _count_words(pairs: pd.DataFrame, noise: float) -> str:
     """How many pairs of mixtures of one plan both sizes order alike, of those that the larger one tells apart."""
     asked, alike, told = _alike(pairs, noise)
     if not asked:
-        return f"{len(pairs)} decays, no two of one plan (length, LR, shape, batch size and seed): nothing to rank."
+        return (
+            f"{len(pairs)} decays, no two of them with one plan (length, LR, shape, batch size and seed), so there is "
+            "nothing to rank."
+        )
     if not told:
         return f"{len(pairs)} decays; no two mixtures of one plan are told apart at the larger size."
     return (
-        f"{len(pairs)} decays; of the pairs of one plan that the larger size tells apart, {alike} of {told} "
-        "stand in the same order at both sizes."
+        f"{len(pairs)} decays. Of the pairs of one plan that are told apart at the larger size, {alike} of {told} "
+        "have the same order at both sizes."
     )
 
 
