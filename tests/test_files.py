@@ -61,7 +61,7 @@ def test_a_changed_file_is_refused_until_its_record_is_deleted(tmp_path: Path) -
     check_record(path, "Plan again.")
     path.write_text("[]\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"plan\.json changed since.*Plan again\. If the change is meant, delete"
+        DataError, match=r"plan\.json changed since.*Plan again\. If the change is intended, delete"
     ) as caught:
         check_record(path, "Plan again.")
     assert str(tmp_path / ".sha256" / "plan.json") in str(caught.value)
@@ -136,7 +136,7 @@ def test_many_writers_at_once_leave_a_file_that_is_read(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "nested too deep"),
         ('{"a": 1, "a": 2}', "key 'a' twice"),
-        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": NaN}', "NaN is not a number"),
         ('{"a": "\\ud800"}', "half of a character"),
         ('{"a"', "Expecting"),
         (b"\xff", "can't decode"),

@@ -47,7 +47,11 @@ def export(
         Path | None, typer.Option(help="where the folders of the targets go; a study has its own place")
     ] = None,
     lr_rule: Annotated[
-        LrRule, typer.Option(help="the target's own scheduler, the LR of every step, or whichever is close")
+        LrRule,
+        typer.Option(
+            help="native: the target's own scheduler; exact: the LR of every step; auto: native if its LR is within the "
+            "tolerance, and exact otherwise"
+        ),
     ] = LrRule.auto,
     tolerance: Annotated[
         float,

@@ -99,7 +99,7 @@ def _read(text: str, values: list[str] | None, *, lenient: bool = False) -> tupl
         raise InvalidValueError(
             "schedule",
             text,
-            "is no published schedule and no arrow notation",
+            "must be a published schedule or arrow notation",
             "See 'decaylaws schedule library'.",
         )
     template = parse_template(text) if entry is None else entry.template

@@ -197,5 +197,5 @@ def published_extension(name: str) -> PublishedExtension:
     entry = PUBLISHED_EXTENSIONS.get(name.strip().lower())
     if entry is None:
         known = ", ".join(PUBLISHED_EXTENSIONS)
-        raise InvalidValueError("name", name, "is no published extension", f"Known: {known}.")
+        raise InvalidValueError("name", name, "must be a published extension", f"Known: {known}.")
     return entry

@@ -112,7 +112,7 @@ def read_rows(path: Path, text_field: str) -> Iterator[Rows]:
     file_format = format_of(path)
     if file_format is None:
         raise DataError(
-            f"{path} cannot be read by its name; names end with {readable_suffixes()}. Rename or convert it."
+            f"{path} has an unknown file type. File names must end with {readable_suffixes()}. Rename or convert it."
         )
     if file_format == "parquet":
         yield from _parquet_rows(path, text_field)

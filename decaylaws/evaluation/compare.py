@@ -49,7 +49,7 @@ def compare_evaluations(
                 rows.append({**test, "unpaired": len(pairs) - len(both)})
     if not rows:
         raise DataError(
-            f"{first} and {second} share no task with the same documents. Evaluate both checkpoints on the "
+            f"{first} and {second} have no task in common with the same documents. Evaluate both checkpoints on the "
             "same --domains and --tasks."
         )
     return _with_holm(pd.DataFrame(rows), level)

@@ -77,7 +77,7 @@ class Question(BaseModel):
         if (self.question is None) == (self.context is None):
             raise ValueError("give either 'question' or 'context'")
         if (self.choices is None) != (self.gold is None):
-            raise ValueError("'choices' and 'gold' come together")
+            raise ValueError("give 'choices' and 'gold' together")
         if (self.choices is None) == (self.answer is None):
             raise ValueError("give either 'choices' with 'gold', or 'answer'")
         if self.choices is not None and self.gold is not None and self.gold >= len(self.choices):
@@ -116,12 +116,10 @@ def read_questions(path: Path) -> list[Question]:
             names the line and the field.
     """
     if not path.is_file():
-        raise DataError(
-            f"The question set {path} cannot be read (there is no such file). Give a JSON Lines file."
-        )
+        raise DataError(f"There is no question set at {path}. Give a JSON Lines file.")
     questions = [_question(path, number, line) for number, line in json_lines(path)]
     if not questions:
-        raise DataError(f"The question set {path} holds no question.")
+        raise DataError(f"The question set {path} is empty. Write one question per line.")
     seen: dict[str, int] = {}
     for number, question in enumerate(questions, 1):
         if question.id is not None and question.id in seen:

@@ -43,8 +43,8 @@ def counters_at_start(
     tokens, size = job.recipe.handover.tokens, {"steps": job.stage.batch_tokens, "samples": job.stage.seq_len}
     if known[counts] is None and tokens % size[counts]:
         raise job.refuse(
-            f"handover.tokens={tokens} is no whole number of {counts} of {size[counts]:,} tokens; say with "
-            f"--seen-{counts} where the checkpoint's own counter stands"
+            f"handover.tokens={tokens} is not a whole number of {counts} of {size[counts]:,} tokens; give the "
+            f"value of the checkpoint's own counter with --seen-{counts}"
         )
     filled = {name: tokens // size[name] if count is None else count for name, count in known.items()}
     counters = Counters(filled["steps"], filled["samples"])

@@ -112,7 +112,9 @@ def _run_flags(job: Job, seen: int) -> dict[str, str]:
     recipe, options, optimizer = job.recipe, job.options, job.recipe.optimizer
     theta = job.rope_theta()
     if theta is not None and theta != round(theta):
-        raise job.refuse(f"its base of RoPE is a whole number, and stages.rope.theta={theta:g} is none")
+        raise job.refuse(
+            f"it takes a whole number as the base of RoPE, and stages.rope.theta={theta:g} is not one"
+        )
     return {
         "train-samples": str(seen + recipe.num_steps * job.sequences),
         "global-batch-size": str(job.sequences),
@@ -144,6 +146,6 @@ def _start_flags(job: Job) -> dict[str, str]:
 def _data_flags(job: Job) -> dict[str, str]:
     blank = [name for name, path in job.paths.items() if path.split() != [path]]
     if blank:
-        raise job.refuse(f"sources.{blank[0]}.path holds a blank or is empty")
+        raise job.refuse(f"sources.{blank[0]}.path is empty or contains a blank")
     pairs = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
     return {"data-path": pairs, "split": "99,1,0"}

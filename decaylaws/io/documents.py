@@ -54,7 +54,7 @@ MAX_BAD_ROWS = 100
 
 # counts of a prepared source that a reader of it should know of, in words
 _PASSED_OVER = {
-    "rows_unusable": "rows that are no JSON or hold no text",
+    "rows_unusable": "rows that are not JSON or have no text",
     "rows_without_text": "rows whose text is null",
     "documents_empty": "empty documents",
     "documents_of_other_lengths": "documents outside min_document_bytes and max_document_bytes",
@@ -244,7 +244,7 @@ def json_object(where: str, line: str) -> Mapping[str, Any] | BadRow:
         remedy = "Give it one JSON object per line."
         if not line.endswith(("\n", "\r")):
             remedy = "If the download was interrupted, repeat it."
-        return BadRow(where, f"is no JSON ({_reason(error)})", remedy)
+        return BadRow(where, f"is not valid JSON ({_reason(error)})", remedy)
     if not isinstance(row, dict):
         return BadRow(where, f"holds {_kind(row)}, not an object", "Give it one JSON object per line.")
     return row
@@ -383,5 +383,5 @@ def parquet_errors(path: Path, kind: str = "Parquet file") -> Iterator[None]:
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path} is no readable {kind} ({reason}). If the download was interrupted, repeat it."
+            f"{path} is not a readable {kind} ({reason}). If the download was interrupted, repeat it."
         ) from None

@@ -104,7 +104,7 @@ def check_record(path: Path, remedy: str) -> None:
     if is_changed(path):
         raise DataError(
             f"{path} changed since decaylaws wrote it: its SHA-256 is not the recorded one. {remedy} "
-            f"If the change is meant, delete {record_of(path)}, and the file is taken as it is."
+            f"If the change is intended, delete {record_of(path)}, and the file is accepted."
         )
 
 

@@ -36,7 +36,7 @@ def load_json(text: str | bytes, what: object, remedy: str = "") -> Any:
         return found
 
     def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         content = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)

@@ -65,7 +65,7 @@ def read_corpus(directory: Path, *, hash_shards: bool = False) -> PreparedCorpus
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no manifest of a corpus: {error!r}") from error
+        raise DataError(f"{path} is not the manifest of a corpus: {error!r}") from error
 
 
 def _inside(directory: Path, relative: str) -> Path:
@@ -103,5 +103,5 @@ def tokenizer_fingerprint(path: Path) -> str:
         added = {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
         ids = sorted((str(token), int(number)) for token, number in (vocabulary | added).items())
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no tokenizer.json: {error!r}") from error
+        raise DataError(f"{path} is not a tokenizer.json: {error!r}") from error
     return f"sha256:{hashlib.sha256(json.dumps(ids).encode()).hexdigest()}"

@@ -69,7 +69,7 @@ def _stage_from_1(number: int, stage: Any) -> Any:
         raise InvalidValueError(
             f"stages.{number}.rope.kind",
             kind,
-            f"is not one of {', '.join(_ROPE_METHODS)}, the kinds that are still known",
+            f"must be one of {', '.join(_ROPE_METHODS)}, the kinds that this version knows",
             "Write rope.method: ntk or yarn in a recipe of the current format.",
         )
     rest = {name: value for name, value in rope.items() if name != "kind"}

@@ -79,7 +79,7 @@ class Stage(Value):
             raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
         if self.rope is not None and self.seq_len > self.rope.max_seq_len:
             raise ValueError(
-                f"seq_len={self.seq_len} is longer than the {self.rope.max_seq_len:g} tokens that rope is made for "
+                f"seq_len={self.seq_len} is longer than the {self.rope.max_seq_len:g} tokens that rope allows "
                 f"({self.rope.describe()}); raise rope.factor"
             )
         return self

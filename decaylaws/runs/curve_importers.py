@@ -64,7 +64,7 @@ def read_wandb_curves(
         raise SchemaError(
             str(path),
             unexpected=[axis],
-            remedy="Export the chart over steps or tokens: time is not progress.",
+            remedy="Export the chart over steps or tokens, not over time.",
         )
     found: dict[str, dict[str, str]] = {}
     for column in table.columns[1:]:
@@ -137,8 +137,8 @@ def _curve(
         before, after = steps[back[0]], steps[back[0] + 1]
         how = f"step {after:g} twice" if before == after else f"step {after:g} after step {before:g}"
         raise DataError(
-            f"The curve of run {run_id} holds {how}, as after a resume from an older checkpoint. Take the last "
-            "attempt with resumed='last', or drop the rows of the one that was given up."
+            f"The curve of run {run_id} holds {how}, as after a resume from an older checkpoint. Use the last "
+            "attempt with resumed='last', or drop the rows of the earlier attempt."
         )
     if len(back):
         later = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.inf)

@@ -159,7 +159,9 @@ def tidy_runs(
     ]
     if unknown:
         raise SchemaError(
-            what, unexpected=unknown, remedy="No such column of a runs table; see decaylaws.runs.table."
+            what,
+            unexpected=unknown,
+            remedy="A runs table does not have such a column; see decaylaws.runs.table.",
         )
     frame = _renamed(table, columns, given, what).assign(**given)
     shares, domains = _columns_with(frame, MIX), _columns_with(frame, LOSS, BPB)
@@ -174,7 +176,7 @@ def tidy_runs(
             f"{what}: run_id",
             frame["run_id"].iloc[0],
             "must be text",
-            "Read that column as text: 12e4 is a name.",
+            "Read that column as text, because 12e4 is a name and not a number.",
         )
     if law not in ("mixture", "decay"):
         raise InvalidValueError("law", law, "must be 'mixture' or 'decay'")
@@ -219,7 +221,7 @@ def _with_epochs(
             missing=[f"source_tokens of {name}" for name in unknown]
             or ["decay_tokens"] * ("decay_tokens" not in table.columns),
             unexpected=held,
-            remedy="Epochs need the tokens of every source and of every run, and stand in no column yet.",
+            remedy="Epochs need the tokens of every source and of every run, and must not be columns already.",
         )
     for name in sources:
         if not source_tokens[name] > 0:
@@ -294,8 +296,8 @@ def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
     for table in (left, right):
         doubled = table.loc[table["run_id"].duplicated(), "run_id"].tolist()
         if doubled:
-            raise SchemaError(what, unexpected=doubled[:5], remedy="Each run may stand once in each file.")
+            raise SchemaError(what, unexpected=doubled[:5], remedy="Each run must be in each file once.")
     alone = sorted(set(left["run_id"]) ^ set(right["run_id"]))
     if alone:
-        raise SchemaError(what, missing=alone[:5], remedy="These runs stand in only one of the two files.")
+        raise SchemaError(what, missing=alone[:5], remedy="These runs are in only one of the two files.")
     return left.merge(right, on="run_id", validate="one_to_one")

@@ -170,7 +170,7 @@ def validate_runs(frame: pd.DataFrame) -> pd.DataFrame:
 def _require_once(frame: pd.DataFrame, identity: Sequence[str] = ("run_id",)) -> None:
     doubled = frame.loc[frame.duplicated(list(identity)), "run_id"].astype(str).tolist()
     if doubled:
-        raise SchemaError("runs table", unexpected=doubled, remedy="Each run_id may stand in the table once.")
+        raise SchemaError("runs table", unexpected=doubled, remedy="Each run_id must be in the table once.")
 
 
 def _require_one_corpus(frame: pd.DataFrame) -> None:
@@ -178,7 +178,7 @@ def _require_one_corpus(frame: pd.DataFrame) -> None:
     if len(corpora) > 1:
         raise DataError(
             f"The runs table mixes {len(corpora)} corpora (data_fingerprint {', '.join(corpora[:3])}): their losses "
-            "cannot be compared. Say which one the fit is about with data_fingerprint=."
+            "cannot be compared. Name the one to fit with data_fingerprint=."
         )
 
 

@@ -151,5 +151,7 @@ def published_schedule(name: str) -> PublishedSchedule:
     """
     entry = PUBLISHED.get(name.strip().lower())
     if entry is None:
-        raise InvalidValueError("name", name, "is no published schedule", f"Known: {', '.join(PUBLISHED)}.")
+        raise InvalidValueError(
+            "name", name, "must be a published schedule", f"Known: {', '.join(PUBLISHED)}."
+        )
     return entry

@@ -101,7 +101,9 @@ def parse_tokens(text: str, field: str = "tokens") -> int:
         raise InvalidValueError(field, text, "must be a count of tokens", remedy)
     number, power = _decimal(match[1]), _UNITS[match[2].upper()]
     if number.adjusted() + power > 18:
-        raise InvalidValueError(field, text, "is more than is ever trained", "Check its exponent and unit.")
+        raise InvalidValueError(
+            field, text, "is larger than any training run", "Check its exponent and unit."
+        )
     tokens = number.scaleb(power)
     if tokens != tokens.to_integral_value():
         raise InvalidValueError(field, text, "must be a whole number of tokens")

@@ -208,5 +208,5 @@ def shape_named(name: str) -> Shape:
     """
     shape = SHAPES.get(OTHER_NAMES.get(name, name)) if isinstance(name, str) else None
     if shape is None:
-        raise InvalidValueError("shape", name, "is no shape of a segment", f"Known: {', '.join(SHAPES)}.")
+        raise InvalidValueError("shape", name, "must be a segment shape", f"Known: {', '.join(SHAPES)}.")
     return shape

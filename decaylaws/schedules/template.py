@@ -137,6 +137,6 @@ def _start_lr(
         return 0.0
     if previous_lr is None:
         raise InvalidValueError(
-            "start", str(stage), "is not known in the first stage", "Add start=LR, or begin with Warmup(...)."
+            "start", str(stage), "is unknown in the first stage", "Add start=LR, or begin with Warmup(...)."
         )
     return previous_lr

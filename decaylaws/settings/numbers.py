@@ -16,12 +16,12 @@ from decaylaws.schedules.quantities import parse_tokens
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a truth value is no number")
+        raise ValueError("it must be a number, not true or false")
     if isinstance(value, int):
         try:
             float(value)
         except OverflowError:
-            raise ValueError("it is larger than any number that is computed with") from None
+            raise ValueError("it is too large") from None
     return value
 
 

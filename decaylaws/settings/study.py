@@ -65,7 +65,7 @@ class SourceSettings(_Settings):
     )
     on_bad: Literal["error", "skip"] = Field(
         "error",
-        description="what a row that is no JSON or holds no text does: stop, or be passed over and counted",
+        description="for rows that are not valid JSON or have no text: error stops, skip leaves them out and counts them",
     )
     quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
 
@@ -442,7 +442,7 @@ class StudySettings(_Settings):
             unknown = sorted(set(names) - set(self.sources))
             if unknown:
                 raise InvalidValueError(
-                    key, unknown, "names what is no source", f"The sources are {', '.join(self.sources)}."
+                    key, unknown, "names an unknown source", f"The sources are {', '.join(self.sources)}."
                 )
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice

@@ -184,7 +184,7 @@ def _examples(source: Source, name: str, path: str, text_field: str) -> Iterator
                 yield document.text
     if found < MIN_EXAMPLES:
         raise DataError(
-            f"{field}: {file} holds {found} examples; {MIN_EXAMPLES} are the least. Give it more."
+            f"{field}: {file} holds {found} examples, and at least {MIN_EXAMPLES} are needed. Give it more."
         )
 
 

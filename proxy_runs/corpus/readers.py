@@ -174,7 +174,7 @@ def _datasets(name: str, source: SourceSettings, base: Path) -> Iterator[Row | B
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # of a damaged folder datasets raises whatever it stumbles over
         raise DataError(
-            f"'sources.{name}.path': {path} is no folder that datasets.save_to_disk wrote, or it is empty or damaged "
+            f"'sources.{name}.path': {path} was not written by datasets.save_to_disk, or it is empty or damaged "
             f"({type(error).__name__}: {error})."
         ) from None
     if isinstance(loaded, datasets.DatasetDict):

@@ -127,5 +127,5 @@ def read_manifest(directory: Path) -> Manifest:
     remedy = "Delete it and run 'decaylaws prepare'."
     manifest: Manifest = read_json(path, Manifest, remedy)
     if manifest.fingerprint != corpus_fingerprint(manifest.tokenizer, manifest.sources):
-        raise DataError(f"{path} is damaged (fingerprint: it is not that of the files below it). {remedy}")
+        raise DataError(f"{path} is damaged (its fingerprint is not that of the listed files). {remedy}")
     return manifest

@@ -143,7 +143,7 @@ def _available(name: str, available_sequences: Mapping[str, int]) -> int:
     number = available_sequences.get(name, 0)
     if number < 1:
         raise InfeasibleError(
-            f"The mixture asks for '{name}', which holds no whole training sequence. "
+            f"The mixture gives a share to '{name}', which has less text than one training sequence. "
             "Give it more text, shorten the sequences, or set its share to 0."
         )
     return number

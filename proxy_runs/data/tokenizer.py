@@ -158,7 +158,9 @@ def load_tokenizer(
     end_token = _end_token(path, content, end_token)
     for entry in _added_tokens(content):
         entry["special"] = bool(entry.get("special")) or entry.get("content") == end_token
-    with _tokenizer_errors(f"'{field}': {path} is no tokenizer.json", "Save it anew with its own library."):
+    with _tokenizer_errors(
+        f"'{field}': {path} is not a tokenizer.json", "Save it again with its own library."
+    ):
         tokenizer = whole_text_tokenizer(content)
     tokenizer.encode_special_tokens = True
     _require_byte_level(content)
@@ -185,9 +187,9 @@ def _read_json(path: Path, field: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"'{field}': {path} is no tokenizer.json ({error}).") from None
+        raise DataError(f"'{field}': {path} is not a tokenizer.json ({error}).") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise DataError(f"'{field}': {path} is no tokenizer.json (it holds no 'model').")
+        raise DataError(f"'{field}': {path} is not a tokenizer.json (it has no key 'model').")
     return content
 
 
@@ -220,7 +222,7 @@ def _require_ids(path: Path, content: Mapping[str, Any], field: str) -> None:
     ids = list(_vocab(content).values())
     if not ids or not all(type(number) is int and number >= 0 for number in ids):
         raise DataError(
-            f"'{field}': {path} holds no byte-level BPE (its vocabulary is not a table of tokens and ids). Use the "
+            f"'{field}': {path} is not a byte-level BPE (its vocabulary is not a table of tokens and ids). Use the "
             "tokenizer.json of a byte-level BPE (as of GPT-2, Llama 3, OLMo)."
         )
     if max(ids) >= _MAX_VOCAB_SIZE:

@@ -73,15 +73,17 @@ def _windows(heldout: HeldOut, domain: str, seq_len: int, limit: int) -> tuple[N
     count = min(limit, len(heldout.tokens) - 1) // seq_len
     if count < 1:
         raise DataError(
-            f"The held-out part of '{domain}' holds {len(heldout.tokens)} tokens, evaluation reads "
-            f"{min(limit, seq_len)} and needs one window of {seq_len} + 1. "
+            f"The held-out part of '{domain}' has {len(heldout.tokens)} tokens. Evaluation reads "
+            f"{min(limit, seq_len)} of them and needs one window of {seq_len} + 1. "
             "Give the source more text, raise evaluation.tokens_per_domain or shorten seq_len."
         )
     starts = np.arange(count)[:, None] * seq_len
     rows = heldout.tokens[starts + np.arange(seq_len + 1)]
     predicted_bytes = int(heldout.token_bytes[1 : count * seq_len + 1].sum())
     if predicted_bytes == 0:
-        raise DataError(f"The held-out part of '{domain}' holds no text, only ends of documents.")
+        raise DataError(
+            f"The held-out part of '{domain}' has no text, only ends of documents. Give the source more text."
+        )
     return rows, count * seq_len / predicted_bytes / math.log(2.0)
 
 

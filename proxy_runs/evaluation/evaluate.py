@@ -127,4 +127,6 @@ def _require_names(tasks: Sequence[Task]) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidValueError("task", name, "must be a plain name of letters, digits and _ . + -")
         if names.count(name) > 1:
-            raise InvalidValueError("task", name, "is given twice", "Name one of them: NAME=PATH.")
+            raise InvalidValueError(
+                "task", name, "is given twice", "Give one of them another name with NAME=PATH."
+            )

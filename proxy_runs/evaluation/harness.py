@@ -70,10 +70,12 @@ class BenchmarkTask:
         if self.benchmark.runs_code and not self.allow_code:
             raise InvalidValueError(
                 "benchmark", self.name, "runs code that the model wrote",
-                "Allow it with --allow-code, on a machine that has nothing to lose.",
+                "Allow it with --allow-code, on a machine without valuable data.",
             )  # fmt: skip
         if self.name not in set(_manager(self.include).all_tasks):
-            raise InvalidValueError("benchmark", self.name, f"is no task of lm-eval {lm_eval.__version__}")
+            raise InvalidValueError(
+                "benchmark", self.name, f"must be a task of lm-eval {lm_eval.__version__}"
+            )
         return {
             "task": self.name,
             "lm_eval": lm_eval.__version__,

@@ -143,7 +143,7 @@ def _logits(checkpoint: Checkpoint, inputs: Tensor, begin: int) -> Tensor:
         logits: Tensor = checkpoint.model(inputs, use_cache=False, **options).logits
     except torch.OutOfMemoryError:
         raise DataError(
-            f"{checkpoint.device} lacks memory for {inputs.shape[0]} sequences of {inputs.shape[1]} tokens. "
+            f"{checkpoint.device} has too little memory for {inputs.shape[0]} sequences of {inputs.shape[1]} tokens. "
             "Lower --batch-tokens or --context-tokens, or use --dtype bfloat16."
         ) from None
     return logits[:, -kept:]

@@ -63,7 +63,9 @@ class TextFiles:
         if len(found) == 1 and None not in found:
             return files
         problem = (
-            "holds several kinds of text" if len(found) > 1 else "is no text that is read, or does not exist"
+            "holds several kinds of text"
+            if len(found) > 1
+            else "does not exist or is not a readable text file"
         )
         raise DataError(
             f"Domain '{self.name}': {self.path} {problem} (names end with {readable_suffixes()}). "

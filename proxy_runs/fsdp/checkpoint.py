@@ -122,6 +122,6 @@ def read_checkpoint(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return read_state(folder)
     except (dcp.CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder; the one before it "
-            "is taken then."
+            f"The checkpoint {folder} cannot be resumed ({error}). Delete that folder to resume from the "
+            "one before it."
         ) from error

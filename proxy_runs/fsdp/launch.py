@@ -130,7 +130,7 @@ def _check(settings: TrainSettings) -> TrainPlan:
     check_tokenizer(settings.start, store)
     for finding in examine(recipe, settings.start):
         if finding.verdict == "wrong" and finding.check != "optimizer":
-            raise DataError(f"The recipe and its start {settings.start} do not fit: {finding.message}")
+            raise DataError(f"The recipe does not fit its start {settings.start}: {finding.message}")
     wants_moments = recipe.handover.optimizer_state == "load" and settings.start.is_dir()
     if wants_moments and not any((settings.start / name).is_file() for name in (OPTIMIZER_FILE, STATE_FILE)):
         raise DataError(no_moments(settings.start))

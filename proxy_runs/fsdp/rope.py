@@ -73,5 +73,7 @@ def _check(module: Any, rope: RopeSettings, dimensions: int, model_type: str) ->
     same = found.shape == wanted.inverse.shape and np.allclose(found, wanted.inverse, rtol=TOLERANCE, atol=0)
     if not same or abs(module.attention_scaling - wanted.attention_factor) > TOLERANCE:
         raise InvalidValueError(
-            "stages.rope", rope.describe(), f"is not what the rotary embedding of {model_type!r} makes of it"
+            "stages.rope",
+            rope.describe(),
+            f"does not give the frequencies that the rotary embedding of {model_type!r} computes",
         )

@@ -213,4 +213,4 @@ class Patience:
 def _raise_if_hopeless(reason: str, error: Exception) -> None:
     for words, remedy in HOPELESS.items():
         if words in reason:
-            raise StudyError(f"The storage refuses: {reason}. {remedy}") from error
+            raise StudyError(f"The storage refused access: {reason}. {remedy}") from error

@@ -32,7 +32,9 @@ def require_checkpoint(directory: Path) -> None:
             "study's own checkpoint."
         )
     if not (directory / "config.json").is_file():
-        raise DataError(f"{directory} holds no config.json. Give the folder of a Hugging Face checkpoint.")
+        raise DataError(
+            f"There is no config.json in {directory}. Give the folder of a Hugging Face checkpoint."
+        )
 
 
 def load_config(directory: Path) -> Any:

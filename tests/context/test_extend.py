@@ -84,7 +84,7 @@ def test_published_extensions_name_their_sources() -> None:
             assert stage.from_seq_len is None or stage.from_seq_len < stage.to_seq_len
             assert stage.long_share is None or 0 < stage.long_share < 1
     assert published_extension(" Phi-4 ").stages[0].theta == 2.5e5
-    with pytest.raises(InvalidValueError, match="no published extension"):
+    with pytest.raises(InvalidValueError, match="must be a published extension"):
         published_extension("gpt-9")
 
 

@@ -213,7 +213,10 @@ def test_the_command_line_reports_and_filters(world):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "data" / "a.jsonl").write_text('{"text": "wo'), r"a\.jsonl:1 is no JSON"),
+        (
+            lambda root: (root / "data" / "a.jsonl").write_text('{"text": "wo'),
+            r"a\.jsonl:1 is not valid JSON",
+        ),
         (lambda root: (root / "data" / "a.jsonl").write_text('{"body": "x"}'), r"no text under 'text'"),
         (lambda root: (root / "data" / "b.jsonl.gz").write_bytes(b"\x1f\x8b\x08cut"), r"b\.jsonl\.gz"),
         (lambda root: (root / "data" / "c.jsonl.zst").write_bytes(b"none"), r"c\.jsonl\.zst"),

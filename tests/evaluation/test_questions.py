@@ -37,7 +37,7 @@ def test_the_documented_shapes_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "x", "choices": ["a", "b"]}, "'choices' and 'gold' come together"),
+        ({"question": "x", "choices": ["a", "b"]}, "give 'choices' and 'gold' together"),
         ({"question": "x", "choices": ["a", "b"], "gold": 2}, "gold=2 must be an index into 2"),
         ({"question": "x", "choices": ["a"], "gold": 0}, "choices"),
         ({"question": "x", "choices": ["a", ""], "gold": 0}, "choices.1"),
@@ -82,9 +82,9 @@ def test_a_set_reads_the_same_however_it_was_written(tmp_path: Path) -> None:
 
 
 def test_missing_empty_and_repeated_sets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="There is no question set at"):
         read_questions(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match="holds no question"):
+    with pytest.raises(DataError, match=r"is empty\. Write one question per line"):
         read_questions(write(tmp_path / "empty.jsonl", ""))
     row = {"question": "x", "answer": "y", "id": "one"}
     with pytest.raises(DataError, match="questions 1 and 2 share the id 'one'"):

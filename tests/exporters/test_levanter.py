@@ -105,5 +105,5 @@ def test_a_new_warmup_needs_a_fresh_optimizer(make_recipe) -> None:
     with pytest.raises(NotRepresentableError, match="optimizer_state: fresh"):
         export(make_recipe("wsd-linear"), "levanter", ExportOptions(tolerance=0.1))
     odd = {"lr": 6.1351e-5, "checkpoint": "/c", "tokens": BATCH_TOKENS + 1}
-    with pytest.raises(NotRepresentableError, match=r"no whole number of steps.*--seen-steps"):
+    with pytest.raises(NotRepresentableError, match=r"is not a whole number of steps.*--seen-steps"):
         export(make_recipe(handover=odd), "levanter")

@@ -320,7 +320,7 @@ BAD = {
     "an empty file": (
         {"format": "text", "path": "empty.txt"},
         DataError,
-        r"'sources\.new' holds no text that can be used \(empty\.txt\)",
+        r"'sources\.new' has no usable text \(empty\.txt\)",
     ),
     "a source too small to hold out anything": (
         {"format": "text", "path": "single.txt"},
@@ -330,7 +330,7 @@ BAD = {
     "an interrupted download": (
         {"format": "jsonl", "path": "cut.jsonl"},
         DataError,
-        r"'sources\.new': .*cut\.jsonl:1 is no JSON",
+        r"'sources\.new': .*cut\.jsonl:1 is not valid JSON",
     ),
 }
 

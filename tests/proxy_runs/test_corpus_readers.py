@@ -72,7 +72,7 @@ def test_datasets_folders(tmp_path):
         read(tmp_path, format="datasets", path="plain", text_field="body")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.txt").write_text("x")
-    with pytest.raises(DataError, match=r"no folder that datasets\.save_to_disk wrote"):
+    with pytest.raises(DataError, match=r"was not written by datasets\.save_to_disk"):
         read(tmp_path, format="datasets", path="other")
 
 
@@ -106,14 +106,14 @@ def test_a_folder_without_such_files_says_what_it_looked_for(tmp_path):
 def test_an_interrupted_download_is_named_with_its_line(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "one"}\n{"text": "tw')
     with pytest.raises(
-        DataError, match=r"x\.jsonl:2 is no JSON .*If the download was interrupted, repeat it"
+        DataError, match=r"x\.jsonl:2 is not valid JSON .*If the download was interrupted, repeat it"
     ):
         read(tmp_path, format="jsonl", path="x.jsonl")
     table = pyarrow.table({"text": ["one"] * 1000})
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     content = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="no readable Parquet file"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         read(tmp_path, format="parquet", path="x.parquet")
 
 
@@ -124,7 +124,10 @@ def test_an_interrupted_download_is_named_with_its_line(tmp_path):
         ('["x"]', "holds a list, not an object"),
         ('{"text": 3}', "holds a number under 'text', not text"),
         ('{"text": ["a", "b"]}', "holds a list under 'text', not text"),
-        ("[" * 200_000, "is no JSON (it is nested too deeply)".replace("(", r"\(").replace(")", r"\)")),
+        (
+            "[" * 200_000,
+            "is not valid JSON (it is nested too deeply)".replace("(", r"\(").replace(")", r"\)"),
+        ),
     ],
 )
 def test_a_row_without_text_says_what_it_holds(tmp_path, line, reason):
@@ -151,7 +154,9 @@ BAD_ROWS = "".join(
 
 def test_all_unusable_rows_are_told_of_in_one_pass(tmp_path):
     (tmp_path / "x.jsonl").write_text(BAD_ROWS)
-    with pytest.raises(DataError, match=r"x\.jsonl:2 is no JSON .*2 more cannot be used: .*:4, .*:5\.$"):
+    with pytest.raises(
+        DataError, match=r"x\.jsonl:2 is not valid JSON .*2 more cannot be used: .*:4, .*:5\.$"
+    ):
         read(tmp_path, format="jsonl", path="x.jsonl")
     (tmp_path / "all.jsonl").write_text('{"body": "x"}\n' * 1_000)
     with pytest.raises(DataError, match=r"at least 99 more cannot be used"):
@@ -224,9 +229,9 @@ def test_source_code_is_text(tmp_path):
 def test_parquet_text_that_is_not_utf_8_is_one_error(tmp_path):
     column = pyarrow.array([b"caf\xe9"]).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet is no readable Parquet file \('utf-8' codec"):
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file \('utf-8' codec"):
         read(tmp_path, format="parquet", path="x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet is no readable Parquet file \('utf-8' codec"):
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file \('utf-8' codec"):
         list(read_rows(tmp_path / "x.parquet", "text"))
 
 

@@ -145,7 +145,7 @@ def test_an_expression_that_backtracks_is_one_error(ready):
 def test_what_is_no_tokenizer_is_one_error(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(
-        DataError, match=r"'tokenizer\.path': .*x\.json (is no tokenizer\.json|holds no byte-level BPE)"
+        DataError, match=r"'tokenizer\.path': .*x\.json (is not a tokenizer\.json|is not a byte-level BPE)"
     ):
         load_tokenizer(tmp_path / "x.json")
 
@@ -153,7 +153,7 @@ def test_what_is_no_tokenizer_is_one_error(tmp_path, content):
 def test_a_tokenizer_that_makes_its_library_panic_is_one_error(ready):
     merges = [["a", "b"]]
     model = {**ready.content["model"], "merges": merges, "continuing_subword_prefix": "\u00e9" * 50}
-    with pytest.raises(DataError, match=r"'tokenizer\.path': .*is no tokenizer\.json .*Save it anew"):
+    with pytest.raises(DataError, match=r"'tokenizer\.path': .*is not a tokenizer\.json .*Save it again"):
         load_tokenizer(ready(model=model))
     for added in (3.5, [[]], {"a": 1}):
         with pytest.raises(DataError, match=r"tokenizer\.json"):

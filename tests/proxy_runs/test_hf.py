@@ -64,7 +64,7 @@ def test_a_model_that_the_stack_cannot_compute_is_refused(tmp_path: Path) -> Non
         shape_of(LlamaConfig(hidden_size=32, num_attention_heads=4, head_dim=16))
     with pytest.raises(DataError, match="'gpt2' model"):
         shape_of(GPT2Config())
-    with pytest.raises(DataError, match=r"holds no config\.json"):
+    with pytest.raises(DataError, match=r"There is no config\.json"):
         load_hf(tmp_path)
 
 

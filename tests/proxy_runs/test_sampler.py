@@ -161,7 +161,7 @@ def test_permute_stays_in_range_next_to_powers_of_two(size):
 
 
 def test_refusals_name_the_field():
-    with pytest.raises(InfeasibleError, match="'d', which holds no whole training sequence"):
+    with pytest.raises(InfeasibleError, match="'d', which has less text than one training sequence"):
         MixtureSampler(MIXTURE, {**PLENTY, "d": 0}, seed=0)
     with pytest.raises(InvalidValueError, match="batch_sequences"):
         sampler(batch_sequences=0)

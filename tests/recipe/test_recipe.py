@@ -166,7 +166,7 @@ def test_a_jump_can_be_meant(recipe_values: dict[str, Any]) -> None:
         ("r.yaml", b"[" * 5000, "not valid YAML"),
         ("r.yaml", b"\xff\xfe\x00", "not UTF-8"),
         ("r.yaml", b"a: {", "not valid YAML"),
-        ("r.json", b'{"schema": NaN}', "NaN is no number"),
+        ("r.json", b'{"schema": NaN}', "NaN is not a number"),
         ("r.json", b'{"a": 1, "a": 2}', "'a' twice"),
         ("r.json", b"{", "not valid JSON"),
     ],

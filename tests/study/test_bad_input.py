@@ -74,16 +74,16 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
             ["target.max_decay_tokens", "'4 barrels'", "Write 2B, 4.86T"],
         ),
         ("trunk.tokens", "1.5", ["trunk.tokens", "whole number"]),
-        ("objective.guard_nats", True, ["objective.guard_nats", "truth value", "True"]),
-        ("shapes.small.num_heads", True, ["shapes.small.num_heads", "truth value"]),
-        ("optimizer", {"beta1": True}, ["optimizer.beta1", "truth value"]),
+        ("objective.guard_nats", True, ["objective.guard_nats", "not true or false", "True"]),
+        ("shapes.small.num_heads", True, ["shapes.small.num_heads", "not true or false"]),
+        ("optimizer", {"beta1": True}, ["optimizer.beta1", "not true or false"]),
         (
             "objective.weights",
             {"code": 10**400},
-            ["objective.weights.code", "larger than any number", "000..."],
+            ["objective.weights.code", "it is too large", "000..."],
         ),
-        ("trunk.mixture", {"narrative": 10**400}, ["trunk.mixture.narrative", "larger"]),
-        ("seed", 10**400, ["seed", "larger"]),
+        ("trunk.mixture", {"narrative": 10**400}, ["trunk.mixture.narrative", "too large"]),
+        ("seed", 10**400, ["seed", "too large"]),
     ],
 )
 def test_a_wrong_setting_is_named(settings: Settings, path: str, value: object, words: list[str]) -> None:

@@ -122,7 +122,7 @@ def test_checkpoints_without_a_common_task_are_shown_and_not_compared(study: Stu
     write_checkpoint(study.evaluation_dir / "b", gain=0.0, tasks=("quiz",))
     section = evaluations(material_of(study))
     assert len(section.notes) == 1
-    assert "share no task" in section.notes[0]
+    assert "have no task in common" in section.notes[0]
     assert not any("Paired" in table.caption for table in section.tables)
 
 

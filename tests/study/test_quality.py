@@ -207,7 +207,7 @@ def test_the_names_of_buckets_are_those_that_other_settings_must_use() -> None:
         ([{"text": "no score"}], BY_FIELD, r"'sources\.web\.quality\.field': .*:1 has no finite number under 'score'"),
         ([{"text": "x", "score": "high"}], BY_FIELD, "no finite number under 'score'; it holds 'high'"),
         (None, {"classifier": {"good": "x", "bad": "x"}, "thresholds": [0.5]}, "classifier.good.*finds no file"),
-        (None, {"field": "score", "thresholds": [2.0]}, r"'sources\.web\.high' holds no text"),
+        (None, {"field": "score", "thresholds": [2.0]}, r"'sources\.web\.high' has no usable text"),
     ],
 )  # fmt: skip
 def test_bad_scores_are_one_error(

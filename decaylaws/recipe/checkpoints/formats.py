@@ -63,7 +63,7 @@ def _reader(path: Path) -> Callable[[Path], CheckpointFacts]:
         if (path / name).exists():
             return reader
     raise DataError(
-        f"{path} is no checkpoint of a known format: a Hugging Face folder, a folder with state.json, a DCP folder "
+        f"{path} is not a checkpoint of a known format: a Hugging Face folder, a folder with state.json, a DCP folder "
         f"with {METADATA}, a Megatron folder with {COMMON}, a .safetensors file or one of "
         f"{', '.join(TORCH_SUFFIXES)}."
     )

@@ -112,19 +112,19 @@ def torch_pickle(file: IO[bytes], what: str) -> bytes:
             members = archive.infolist()
             names = [member.filename for member in members if member.filename.endswith("/data.pkl")]
             if len(names) != 1:
-                raise DataError(f"{what} is no file of torch.save: it holds {len(names)} data.pkl.")
+                raise DataError(f"{what} is not a file of torch.save: it holds {len(names)} data.pkl.")
             size = file.seek(0, os.SEEK_END)
             if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size < sum(
                 member.file_size for member in members
             ):
-                raise DataError(f"{what} is no file of torch.save: it unpacks to more than its own bytes.")
+                raise DataError(f"{what} is not a file of torch.save: it unpacks to more bytes than it has.")
             if archive.getinfo(names[0]).file_size > MAX_TORCH_BYTES:
                 raise DataError(f"{what} holds more than {MAX_TORCH_BYTES:,} bytes beside its tensors.")
             return archive.read(names[0])
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{what} is no file of torch.save, or damaged: {error}") from error
+        raise DataError(f"{what} is damaged or not a file of torch.save: {error}") from error
 
 
 def _load_legacy(data: bytes, what: str, allowed: Allowed) -> Any:
@@ -132,7 +132,7 @@ def _load_legacy(data: bytes, what: str, allowed: Allowed) -> Any:
     stream = io.BytesIO(data)
     magic = _load(stream, what, allowed)
     if magic != _LEGACY_MAGIC:
-        raise DataError(f"{what} is no file of torch.save.")
+        raise DataError(f"{what} is not a file of torch.save.")
     _version, _machine, content = (_load(stream, what, allowed) for _ in range(3))
     return content
 

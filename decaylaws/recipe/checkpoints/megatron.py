@@ -43,7 +43,7 @@ def latest_iteration(folder: Path) -> Path:
         raise DataError(f"{tracker} cannot be read: {error}") from error
     newest = folder / ("release" if text == "release" else f"iter_{text:0>7}")
     if not (text == "release" or text.isdigit()) or not newest.is_dir():
-        raise DataError(f"{tracker} says {text!r}, and {folder} holds no checkpoint of that name.")
+        raise DataError(f"{tracker} says {text!r}, and {folder} does not hold a checkpoint of that name.")
     return newest
 
 

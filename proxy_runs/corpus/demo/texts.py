@@ -274,9 +274,9 @@ def _require_text(source: Source, totals: Mapping[str, int], counts: Mapping[str
     said = f" Passed over: {passed_over(counts)}." if passed_over(counts) else ""
     if not documents:
         raise DataError(
-            f"'sources.{source.name}' holds no text that can be used ({source.settings.path or 'embedded'}). "
-            "Text that an earlier source has as well does not count, nor do documents outside min_document_bytes "
-            f"and max_document_bytes.{said} Give it text or remove it."
+            f"'sources.{source.name}' has no usable text ({source.settings.path or 'embedded'}). "
+            "Text that an earlier source also holds and documents outside min_document_bytes and max_document_bytes "
+            f"are not used.{said} Give it text or remove it."
         )
     for split in SPLITS:
         if not totals[f"{split}_documents"]:

@@ -142,7 +142,7 @@ def test_missing_data_show_before_anything_is_scored(folder: Path, tmp_path: Pat
     field = DomainTask("words", TextFiles("words", folder / "words.jsonl", "body"))
     with pytest.raises(DataError, match=r"Domain 'words': .*has no text under 'body'"):
         evaluate(folder / "a", [field], tmp_path / "out")
-    with pytest.raises(DataError, match="is no text that is read, or does not exist"):
+    with pytest.raises(DataError, match="does not exist or is not a readable text file"):
         TextFiles("words", tmp_path / "none").digest()
     with pytest.raises(InvalidValueError, match="given twice"):
         evaluate(folder / "a", tasks_of(folder) * 2, tmp_path / "out")
@@ -285,7 +285,7 @@ def test_evaluations_without_common_documents_are_refused(folder: Path, tmp_path
         compare_evaluations(folder / "out-a", tmp_path)
     evaluate(folder / "b", tasks_of(folder)[1:], tmp_path / "quiz")
     evaluate(folder / "b", tasks_of(folder)[:1], tmp_path / "words")
-    with pytest.raises(DataError, match="share no task"):
+    with pytest.raises(DataError, match="have no task in common"):
         compare_evaluations(tmp_path / "quiz", tmp_path / "words")
     (tmp_path / "quiz" / "evaluation.json").write_text("{")
     with pytest.raises(DataError, match="changed since decaylaws wrote it"):

@@ -87,5 +87,5 @@ def test_a_task_file_of_ones_own_is_scored_offline(tmp_path: Path, monkeypatch: 
     assert table.loc["acc", "value"] == pytest.approx(documents["acc"].mean())
     assert set(table.index) == {"acc", "acc_norm"}
     unknown = BenchmarkTask(Benchmark("own", "general", "no_such_task"), folder, include=tmp_path)
-    with pytest.raises(InvalidValueError, match="is no task of lm-eval"):
+    with pytest.raises(InvalidValueError, match="must be a task of lm-eval"):
         unknown.content()

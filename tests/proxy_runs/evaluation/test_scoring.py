@@ -210,7 +210,7 @@ def test_weights_and_tokenizers_that_do_not_belong_are_clear_errors(tmp_path: Pa
 
 
 def test_folders_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no config\.json"):
+    with pytest.raises(DataError, match=r"There is no config\.json"):
         Checkpoint.load(tmp_path)
     folder = make_checkpoint(tmp_path / "model")
     with pytest.raises(InvalidValueError, match="context_tokens"):
