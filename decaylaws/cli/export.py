@@ -49,8 +49,8 @@ def export(
     lr_rule: Annotated[
         LrRule,
         typer.Option(
-            help="native: the target's own scheduler; exact: the LR of every step; auto: native if its LR is within the "
-            "tolerance, and exact otherwise"
+            help="native: the target's own scheduler; exact: the LR of every step; auto: native within the tolerance, "
+            "else exact"
         ),
     ] = LrRule.auto,
     tolerance: Annotated[

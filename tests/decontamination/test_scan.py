@@ -220,7 +220,7 @@ def test_the_command_line_reports_and_filters(world):
         (lambda root: (root / "data" / "a.jsonl").write_text('{"body": "x"}'), r"no text under 'text'"),
         (lambda root: (root / "data" / "b.jsonl.gz").write_bytes(b"\x1f\x8b\x08cut"), r"b\.jsonl\.gz"),
         (lambda root: (root / "data" / "c.jsonl.zst").write_bytes(b"none"), r"c\.jsonl\.zst"),
-        (lambda root: (root / "data" / "d.parquet").write_bytes(b"none"), r"no readable Parquet"),
+        (lambda root: (root / "data" / "d.parquet").write_bytes(b"none"), r"not a readable Parquet"),
         (lambda root: (root / "evals" / "sums.jsonl").write_text("[1]"), r"'sums'.*not an object"),
         (lambda root: (root / "evals" / "sums.jsonl").write_text('{"q": "x"}'), r"'sums'.*under 'question'"),
         (lambda root: (root / "evals" / "sums.jsonl").unlink(), r"'sums' finds no file"),
