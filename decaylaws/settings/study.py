@@ -65,7 +65,7 @@ class SourceSettings(_Settings):
     )
     on_bad: Literal["error", "skip"] = Field(
         "error",
-        description="for rows that are not valid JSON or have no text: error stops, skip leaves them out and counts them",
+        description="error stops at a row that is not valid JSON or has no text; skip leaves such rows out",
     )
     quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
 
