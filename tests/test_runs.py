@@ -69,6 +69,35 @@ def test_a_missing_table_is_one_error(tmp_path: Path) -> None:
         read_runs(tmp_path / "runs.csv")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "value", "constraint"),
+    [
+        ("loss:web", "[/]", "must be a number"),
+        ("start_lr", "1e-3x", "must be a number"),
+        ("seed", "evaluation_tokens", "must be a number"),
+        ("non_embedding_params", "inf", "must be a whole number"),
+        ("decay_tokens", "1e999", "must be a whole number"),
+        ("mix:web", "1e308", "must be a finite number, not negative and at most 1"),
+    ],
+)
+def test_a_cell_that_is_no_number_is_named(
+    tmp_path: Path, suffix: str, column: str, value: str, constraint: str
+) -> None:
+    path = tmp_path / f"runs.{suffix}"
+    table = runs_table([row("a"), row("b")])
+    write_table(table.assign(**{column: [str(table.loc[0, column]), value]}), path)
+    with pytest.raises(InvalidValueError) as caught:
+        read_runs(path)
+    assert str(caught.value).startswith(f"'{path}: {column} of row 2' {constraint}; got ")
+
+
+def test_a_run_without_a_name_is_named(tmp_path: Path) -> None:
+    write_table(runs_table([row("a"), row(None)]), tmp_path / "runs.csv")
+    with pytest.raises(DataError, match=r"runs\.csv: run_id of row 2 is empty"):
+        read_runs(tmp_path / "runs.csv")
+
+
 def test_only_measured_losses_enter_a_fit() -> None:
     table = runs_table(
         [

@@ -42,6 +42,13 @@ def test_what_a_cell_may_not_hold(value: object, kind: dict[str, bool], message:
         with_numbers(table, ["x"], "f", **kind)
 
 
+@pytest.mark.parametrize("value", [10**400, [1.0], {"a": 1}])
+def test_what_is_no_float_is_named(value: object) -> None:
+    table = pd.DataFrame({"x": pd.Series([0.5, value], dtype=object)})
+    with pytest.raises(InvalidValueError, match=r"^'f: x of row 2' must be a number; got "):
+        with_numbers(table, ["x"], "f")
+
+
 def test_what_was_not_measured_or_diverged_is_empty() -> None:
     table = with_numbers(pd.DataFrame({"x": [1.0, np.nan, np.inf]}), ["x"], "f", empty=True)
     assert table["x"].isna().tolist() == [False, True, True]

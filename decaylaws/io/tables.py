@@ -138,13 +138,23 @@ def _without_percent(column: pd.Series) -> pd.Series:
 
 
 def _parsed(column: pd.Series, field: str) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
+    try:
+        numbers = pd.to_numeric(column, errors="coerce")
+    except (OverflowError, TypeError):  # an integer beyond all floats; a list in a Parquet file
+        numbers = column.map(_number).astype(float)
     rows = np.flatnonzero(numbers.isna() & column.notna())
     if len(rows):
         raise _bad_cell(
             field, column, int(rows[0]), "must be a number", "Leave it empty if it was not measured."
         )
     return numbers
+
+
+def _number(cell: object) -> float:
+    try:
+        return float(cell)  # type: ignore[arg-type]
+    except (OverflowError, TypeError, ValueError):
+        return math.nan
 
 
 def _numbers(

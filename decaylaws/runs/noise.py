@@ -76,7 +76,7 @@ class Noise:
                 "runs", len(runs), "must hold seed replicates", "Run one design under two seeds."
             )
         (variance,), degrees, rows = found
-        sizes = runs["non_embedding_params"].to_numpy()[rows] if "non_embedding_params" in runs else []
+        sizes = runs["non_embedding_params"].iloc[rows].dropna() if "non_embedding_params" in runs else []
         return cls(math.sqrt(variance), degrees, tuple(int(size) for size in np.unique(sizes)))
 
     @classmethod

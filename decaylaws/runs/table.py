@@ -40,7 +40,7 @@ import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.files import atomic_write, check_record
-from decaylaws.io.tables import DAMAGED_TABLE, read_csv
+from decaylaws.io.tables import DAMAGED_TABLE, read_csv, require_filled, with_numbers, without_text
 from decaylaws.runs.columns import (
     AVERAGED_LOSS,
     AVERAGED_SHARE,
@@ -65,6 +65,12 @@ DECAY_COLUMNS = (
     "non_embedding_params", "start_tokens", "decay_tokens", "start_lr", "end_lr", "batch_tokens", "decay_shape",
 )  # fmt: skip
 """Fixed columns that a decay law reads."""
+_COUNTS = (
+    "non_embedding_params", "total_params", "start_tokens", "decay_tokens", "batch_tokens", "seed", EVALUATION,
+)  # fmt: skip
+_MEASURED = ("start_lr", "end_lr", "train_flops")
+_CURVE_NUMBERS = ("tokens", "step", "lr", "loss", "bits_per_byte", EVALUATION)
+_BY_NAME = (EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, AVERAGED_START_LOSS, BPB)
 
 __all__ = [
     "AVERAGED_LOSS",
@@ -191,8 +197,23 @@ def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
-    """Read a runs table written by ``write_table`` (CSV or Parquet by the file's suffix)."""
-    return validate_runs(_read(path))
+    """Read a runs table written by ``write_table`` (CSV or Parquet by the file's suffix).
+
+    Raises:
+        DataError: there is no such table, or a row without a name.
+        SchemaError: a fixed column is missing, or a run stands in it twice.
+        InvalidValueError: a count or a measurement is no number; names column, row and value.
+    """
+    frame = _read(path)
+    if "run_id" in frame:
+        require_filled(frame, ["run_id"], path)
+    numbers = [name for name in frame.columns if name in _MEASURED or str(name).startswith(_BY_NAME)]
+    # what is read is kept as it is: a table that is written again should be the same file
+    without_text(frame, numbers, path)
+    with_numbers(frame, [name for name in _COUNTS if name in frame], path, whole=True, empty=True)
+    shares = [name for name in frame.columns if str(name).startswith(MIX)]
+    with_numbers(frame, shares, path, upper=1.0, empty=True)
+    return validate_runs(frame)
 
 
 def read_curves(path: str | Path) -> pd.DataFrame:
@@ -201,6 +222,7 @@ def read_curves(path: str | Path) -> pd.DataFrame:
     missing = [column for column in CURVE_COLUMNS if column not in {*frame.columns, "bits_per_byte"}]
     if missing:
         raise SchemaError(f"curves table {path}", missing=missing)
+    without_text(frame, [name for name in _CURVE_NUMBERS if name in frame], path)
     return frame if "bits_per_byte" in frame else frame.assign(bits_per_byte=np.nan)
 
 
