@@ -40,6 +40,7 @@ from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.runs.table import LOSS, names_with
 
 FORMS = ("chinchilla", "additive", "mixing_law", "factor_floor")
 _STACK = ("additive", "factor_floor")
@@ -92,17 +93,31 @@ class JointLaw(Law):
         self.tokens = tokens
         self.prefix = prefix
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return (self.size, self.tokens)
+
     def fit(self, X: pd.DataFrame, y: pd.DataFrame | None = None) -> Self:
         """Fit every column of ``y`` (nats per token) on the rows of ``X``; rows without a loss are left out.
 
+        Without ``y`` the columns ``loss:<target>`` of ``X`` are fitted.
+
         Raises:
             InvalidValueError: an unknown form, a loss that is not positive, fewer rows than parameters.
-            SchemaError: a column is missing, or there is no ``y``.
+            SchemaError: a column is missing, or there are no losses.
         """
         if self.form not in (*FORMS, "stack"):
             raise InvalidValueError("form", self.form, f"must be one of {', '.join((*FORMS, 'stack'))}")
         if y is None:
-            raise SchemaError("losses", missing=["y"], remedy="Give a DataFrame with one column per target.")
+            targets = names_with(X, LOSS)
+            y = X[[LOSS + name for name in targets]].set_axis(targets, axis=1)
+        if y.shape[1] == 0:
+            raise SchemaError(
+                "losses",
+                missing=[f"{LOSS}<target>"],
+                remedy="Or give y, a DataFrame with one column per target.",
+            )
         self.sources_ = [str(name) for name in X.columns if str(name).startswith(self.prefix)]
         self.targets_ = [str(name) for name in y.columns]
         self._centre = (_log_mean(X, self.size), _log_mean(X, self.tokens))

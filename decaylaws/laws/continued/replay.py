@@ -33,7 +33,7 @@ from scipy.optimize import approx_fprime, brentq
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import widest_radius
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
-from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.law import Array, Law, Prediction, floats
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, solve
 
@@ -123,6 +123,7 @@ class ReplayLaw(Law):
         reports_: by domain, the diagnosis of its fit.
     """
 
+    target = "loss"
     reports_: dict[str, FitReport]
     scores_: dict[str, dict[str, Array]]
     _curvatures: dict[str, Curvature]
@@ -142,8 +143,13 @@ class ReplayLaw(Law):
         self.base_losses = base_losses
         self.weights = weights
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return _COLUMNS
+
     def fit(self, X: pd.DataFrame, y: Any = None) -> Self:
-        """Fit every domain of ``X`` on the losses ``y`` (nats per token, one by row).
+        """Fit every domain of ``X`` on the losses ``y`` (nats per token, one by row), else on the column ``loss``.
 
         Raises:
             InvalidValueError: an unknown form, a share outside [0, 1], a loss that is not positive.
@@ -153,7 +159,11 @@ class ReplayLaw(Law):
             if name not in FORMS:
                 raise InvalidValueError("form", name, f"must be one of {', '.join(FORMS)}")
         _check(X)
-        losses = np.asarray(y, dtype=float)
+        if y is None and "loss" not in X:
+            raise SchemaError(
+                "rows", missing=["loss"], remedy="Give the losses as y or as the column 'loss'."
+            )
+        losses = floats("loss", X["loss"] if y is None else y)
         if losses.shape != (len(X),) or not (np.isfinite(losses) & (losses > 0)).all():
             raise InvalidValueError("loss", losses.shape, f"must be {len(X)} finite positive losses")
         self._longest = float(X["steps"].max())

@@ -37,7 +37,7 @@ from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
-from decaylaws.runs.table import LOSS, MIX, names_with, require_decays
+from decaylaws.runs.table import DECAY_COLUMNS, LOSS, MIX, names_with, require_decays
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
@@ -101,6 +101,11 @@ class DecayLaw(DecaySlices):
         self.num_draws = num_draws
         self.num_folds = num_folds
         self.seed = seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return DECAY_COLUMNS
 
     @one_blas_thread()
     def fit(self, X: pd.DataFrame, y: Any = None, *, progress: Progress = silent) -> Self:

@@ -39,6 +39,8 @@ class AccuracySizeTokenLaw(SizeTokenLaw):
         chance: accuracy of guessing; the paper's plain form at 0.
     """
 
+    unit, target = "accuracy", "accuracy"
+
     def __init__(
         self,
         *,
@@ -102,6 +104,7 @@ class AccuracyComputeLaw(DrawnLaw):
             compute, predicted from the others; None where these are too few. Intervals are at least as wide.
     """
 
+    unit, target = "accuracy", "accuracy"
     center_: float
 
     def __init__(
@@ -111,6 +114,11 @@ class AccuracyComputeLaw(DrawnLaw):
         self.num_draws = num_draws
         self.seed = seed
         self.chance = chance
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return ("flops",)
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit to finished runs.

@@ -42,6 +42,7 @@ class TaskLadder(Law):
         link_: the fitted second step.
     """
 
+    unit, target = "accuracy", "accuracy"
     loss_law_: SizeTokenLaw
     link_: SigmoidLink
 
@@ -63,6 +64,11 @@ class TaskLadder(Law):
         self.ideal = ideal
         self.num_draws = num_draws
         self.seed = seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return ("params", "tokens")
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit both steps.
@@ -103,8 +109,6 @@ class TaskLadder(Law):
         return {"loss_law": self.loss_law_.to_dict(), "link": self.link_.to_dict()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        loss_law, link = Law.from_dict(state["loss_law"]), Law.from_dict(state["link"])
-        if not (isinstance(loss_law, SizeTokenLaw) and isinstance(link, SigmoidLink)):
-            raise InvalidValueError("state", type(loss_law).__name__, "must hold a loss law and a link")
-        self.loss_law_, self.link_ = loss_law, link
-        self.params_ = {"loss": loss_law.params_, "link": link.params_}
+        self.loss_law_ = SizeTokenLaw.from_dict(state["loss_law"])
+        self.link_ = SigmoidLink.from_dict(state["link"])
+        self.params_ = {"loss": self.loss_law_.params_, "link": self.link_.params_}

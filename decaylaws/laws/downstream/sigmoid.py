@@ -46,6 +46,8 @@ class SigmoidLink(DrawnLaw):
             from the others; None where these cannot be fitted. Intervals are at least as wide.
     """
 
+    unit, target = "accuracy", "accuracy"
+
     def __init__(
         self,
         *,
@@ -60,6 +62,11 @@ class SigmoidLink(DrawnLaw):
         self.ideal = ideal
         self.num_draws = num_draws
         self.seed = seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return ("loss",)
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit to evaluated checkpoints.

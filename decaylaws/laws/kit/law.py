@@ -26,6 +26,8 @@ from decaylaws.laws.kit.report import FitReport
 Array = NDArray[np.float64]
 
 FORMAT_VERSION = 1
+UNITS = ("nats per token", "accuracy")
+"""Units of what laws predict."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +173,18 @@ class Law(Estimator):
     """Base of every law that predicts a loss or an accuracy.
 
     Attributes:
-        unit: of predictions, ``nats per token`` or ``accuracy``.
-        columns: what ``predict`` reads of a table, by name; empty where a law reads every column (shares by source)
-            or no table (curves).
+        unit: of predictions, one of ``UNITS``.
         target: column that ``fit`` takes where ``y`` is not given; empty where ``y`` is required, or where the columns
             have prefixes (``loss:<domain>``).
     """
 
     unit: ClassVar[str] = "nats per token"
-    columns: ClassVar[tuple[str, ...]] = ()
     target: ClassVar[str] = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need; none where all have prefixes, or where curves are read."""
+        return ()
 
     @abstractmethod
     def predict(self, X: Any, interval: float | None = None) -> Any:

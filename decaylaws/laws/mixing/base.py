@@ -18,6 +18,7 @@ from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.mixing.data import (
     MIN_RUNS,
     grouped_folds,
+    losses_in,
     mixture_groups,
     read_losses,
     read_shares,
@@ -92,8 +93,8 @@ class MixtureRegression(Law):
         """Fit every target, without the runs that diverged and the copies of others, which ``excluded_`` names.
 
         Args:
-            X: shares [runs, sources]; every row on the simplex.
-            y: losses [runs] or [runs, targets], positive, nats per token.
+            X: shares [runs, sources]; every row on the simplex. Or a runs table with ``mix:<source>``.
+            y: losses [runs] or [runs, targets], positive, nats per token; the table's ``loss:<domain>`` without it.
             sample_weight: weight of each run [runs], such as a bootstrap's multiplicities.
 
         Raises:
@@ -109,7 +110,7 @@ class MixtureRegression(Law):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, check: bool) -> Self:
         shares, self.sources_ = read_shares(X)
-        losses, self.targets_, self._single = read_losses(y, len(shares))
+        losses, self.targets_, self._single = read_losses(losses_in(X) if y is None else y, len(shares))
         weights = read_weights(sample_weight, len(shares))
         copies = _copies(shares, losses) if check else np.zeros(len(shares), dtype=bool)
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)

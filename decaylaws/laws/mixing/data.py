@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array, floats
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
+from decaylaws.runs.table import LOSS, MIX, names_with
 
 MIN_RUNS = 8
 _EXACT = 1e-12  # a sum nearer to 1 than that is 1
@@ -23,8 +24,8 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
     """Shares [runs, sources], divided by their sum where that is 1 within 1e-5, and source names.
 
     Args:
-        X: a DataFrame with one column per source, or an array [runs, sources] (columns are then named
-            ``0``, ``1``, ...).
+        X: a runs table with the columns ``mix:<source>``, of which others are ignored; a DataFrame with one column
+            per source; or an array [runs, sources] (columns are then named ``0``, ``1``, ...).
         sources: names that a fitted law knows; a DataFrame's columns are put in that order, so that no share
             can meet another source's coefficient.
 
@@ -33,6 +34,8 @@ def read_shares(X: Any, sources: Sequence[str] | None = None) -> tuple[Array, tu
         InvalidValueError: a row is not on the simplex.
     """
     if isinstance(X, pd.DataFrame):
+        if named := names_with(X, MIX):
+            X = X[[MIX + name for name in named]].set_axis(named, axis=1)
         names = _distinct("shares", X)
         if sources is not None:
             X = _in_order(X.set_axis(list(names), axis=1), sources)
@@ -100,6 +103,18 @@ def read_losses(y: Any, num_runs: int) -> tuple[Array, tuple[str, ...], bool]:
             f"losses.{names[column]}", losses[row, column], f"must be positive and finite (row {row})"
         )
     return losses, names, single
+
+
+def losses_in(table: Any) -> pd.DataFrame:
+    """The columns ``loss:<domain>`` of a runs table, by domain.
+
+    Raises:
+        SchemaError: it holds none.
+    """
+    domains = names_with(table, LOSS) if isinstance(table, pd.DataFrame) else []
+    if not domains:
+        raise SchemaError("runs table", missing=[f"{LOSS}<domain>"], remedy="Or give the losses as y.")
+    return table[[LOSS + name for name in domains]].set_axis(domains, axis=1)
 
 
 def read_weights(sample_weight: Any, num_runs: int) -> Array:

@@ -76,12 +76,18 @@ class DecayGain(DrawnLaw):
             predicted from the others; None where those are too few.
     """
 
+    target = "gain"
     progress_: Array
     center_: tuple[float, float]
 
     def __init__(self, *, num_draws: int = 200, seed: int = 0) -> None:
         self.num_draws = num_draws
         self.seed = seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return _COLUMNS
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None, curves: pd.DataFrame | None = None) -> Self:
         """Fit to decays and, for the progress, to undecayed curves.

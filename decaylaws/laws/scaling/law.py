@@ -53,6 +53,7 @@ class SizeTokenLaw(DrawnLaw):
             predicted from the others; None where those cannot be fitted. Intervals are at least as wide.
     """
 
+    target = "loss"
     center_: tuple[float, float]
     range_: tuple[Array, Array]
 
@@ -77,6 +78,11 @@ class SizeTokenLaw(DrawnLaw):
     @abstractmethod
     def family(self) -> Family:
         """The law's shape."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return ("params", "tokens")
 
     def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
         """Fit to runs.
