@@ -10,6 +10,7 @@ import lzma
 import os
 import random
 import subprocess
+import tracemalloc
 from pathlib import Path
 from shutil import which
 
@@ -17,6 +18,7 @@ import pyarrow
 import pytest
 
 from decaylaws.errors import DataError
+from decaylaws.io import text
 from decaylaws.io.documents import Row, format_of, read_rows, text_blocks, usable_rows
 from decaylaws.io.text import find_files, plain_stem, read_lines
 
@@ -122,6 +124,29 @@ def test_a_window_of_zstd_that_is_too_large_has_its_own_remedy(tmp_path):
     (tmp_path / "a.txt.zst").write_bytes(data)
     with pytest.raises(DataError, match=r"window of more than 128 MB .*zstd -d --long=31 a\.txt\.zst"):
         list(read_lines(tmp_path / "a.txt.zst"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, name, suffix):
+    monkeypatch.setattr(text, "MAX_LINE_CHARS", 100_000)
+    path = tmp_path / f"{name}{suffix}"
+    path.write_bytes(PACKED.get(suffix, bytes)(b"x" * 30_000_000))
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        texts(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert str(caught.value) == (
+        f"{path} has a line of more than 100,000 characters. Break it into lines; "
+        "a JSON array becomes JSON Lines, one object a line."
+    )
+
+
+def test_the_longest_line_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MAX_LINE_CHARS", 5)
+    (tmp_path / "a.txt").write_bytes(b"abcd\n1234\rab\r\n12345")
+    assert list(read_lines(tmp_path / "a.txt")) == ["abcd\n", "1234\r", "ab\r\n", "12345"]
 
 
 def test_a_json_array_is_read_as_its_rows(tmp_path):

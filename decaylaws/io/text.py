@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from glob import has_magic
 from pathlib import Path
 from typing import IO, cast
@@ -18,6 +19,8 @@ from typing import IO, cast
 from decaylaws.errors import DataError
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+MAX_LINE_CHARS = 1 << 28
+"""Longest line that is read: a few kilobytes of a compressed file could hold a line larger than the memory."""
 
 # what Hugging Face datasets writes beside the rows of a folder
 _DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -154,11 +157,17 @@ def read_lines(path: Path) -> Iterator[str]:
     A line ends with a line feed, a carriage return or both; its end is part of it (see ``with_line_feeds``).
 
     Raises:
-        DataError: it cannot be read, is damaged, or is not UTF-8.
+        DataError: it cannot be read, is damaged, is not UTF-8, or has a line of more than ``MAX_LINE_CHARS``.
     """
     try:
         with io.TextIOWrapper(cast("io.BufferedReader", open_bytes(path)), "utf-8-sig", newline="") as file:
-            yield from file
+            for line in iter(partial(file.readline, MAX_LINE_CHARS + 1), ""):
+                if len(line) > MAX_LINE_CHARS:
+                    raise DataError(
+                        f"{path} has a line of more than {MAX_LINE_CHARS:,} characters. Break it into lines; "
+                        "a JSON array becomes JSON Lines, one object a line."
+                    )
+                yield line
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason}). Convert it.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:

@@ -469,7 +469,7 @@ def load_settings(path: Path) -> StudySettings:
 
     Raises:
         DataError: the file is missing or is no YAML mapping.
-        InvalidValueError: a key is unknown or a value is not what it must be.
+        InvalidValueError: a key is unknown or a value is not what it must be; names the field and the file.
     """
     if not path.is_file():
         raise DataError(f"There is no study.yaml at {path}. Run 'decaylaws init DIR' first.")
@@ -481,7 +481,11 @@ def load_settings(path: Path) -> StudySettings:
     if not isinstance(content, Mapping):
         holds = "nothing" if content is None else type(content).__name__
         raise DataError(f"{path} must hold a mapping of settings; it holds {holds}.")
-    return parse_settings(content)
+    try:
+        return parse_settings(content)
+    except InvalidValueError as error:
+        remedy = f"{error.remedy} The file is {path}.".strip()
+        raise InvalidValueError(error.field, error.value, error.constraint, remedy) from None
 
 
 def parse_settings(content: Mapping[str, Any]) -> StudySettings:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import random
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -93,6 +94,21 @@ def test_a_wrong_setting_is_named(settings: Settings, path: str, value: object, 
     with pytest.raises(InvalidValueError) as caught:
         parse_settings(wrong)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seq_len": "-1"}, r"'seq_len' .*; got '?-1'?\."),
+        ({"sed": "1"}, r"'sed' is not a known key; got 1\. Check its spelling and its indent\."),
+        ({"batch_tokens": "1000"}, r"'batch_tokens' must be a multiple of seq_len=128; got 1000\."),
+    ],
+)
+def test_the_file_is_named_besides_the_field(tmp_path: Path, change: dict[str, str], says: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(study_text(**change), encoding="utf-8")
+    with pytest.raises(InvalidValueError, match=rf"^{says}.* The file is {re.escape(str(path))}\.$"):
+        load_settings(path)
 
 
 def test_a_missing_key_is_named(settings: Settings) -> None:
