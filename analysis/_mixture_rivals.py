@@ -12,12 +12,13 @@ import numpy as np
 from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing import GaussianProcess, InverseSum, LightGBMRegression, LogLinear
 from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
-from decaylaws.laws.mixing.families import SHARE_FLOOR, Start
+from decaylaws.laws.mixing.families import Start
 from decaylaws.laws.mixing.parametric import FormulaRegression
 
 MEMBERS: dict[str, Callable[[], MixtureRegression]] = {

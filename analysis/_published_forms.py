@@ -34,12 +34,12 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError, NotFittedError
 from decaylaws.laws.decay.inputs import decay_inputs, final_losses, plain_shares
+from decaylaws.laws.kit.formulas import bimix, d_cpt, log_linear
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.solver import solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.runs.table import LOSS, MIX, names_with
 
-EPSILON = 1e-3  # added to shares
 _NOISE = 5e-3  # nats, of one final loss; sets how much the priors weigh
 _EVALUATIONS = 60
 
@@ -111,20 +111,16 @@ def _gain(theta: Array, f: Features) -> Array:
 
 
 def _data_mixing(theta: Array, f: Features) -> Array:
-    return np.exp(theta[0]) + np.exp(f.shares @ theta[1:])
+    return np.exp(theta[0]) + log_linear(theta[1:], f.shares)[0]
 
 
 def _bimix(theta: Array, f: Features) -> Array:
-    log_alpha, log_b, log_beta, log_c = theta
-    progress = np.exp(log_b) * f.decay_tokens ** -np.exp(log_beta) + np.exp(log_c)
-    return (f.own + EPSILON) ** -np.exp(log_alpha) * progress
+    return bimix(theta, f.own, f.decay_tokens)
 
 
 def _d_cpt(theta: Array, f: Features) -> Array:
-    floor, log_a, log_alpha, log_b, log_eta, log_beta, log_c, log_gamma = theta
-    falling = np.exp(log_b) * (f.own + EPSILON) ** np.exp(log_eta) * f.decay_tokens ** -np.exp(log_beta)
-    by_size = np.exp(log_a) * f.size ** -np.exp(log_alpha)
-    return np.exp(floor) + by_size + falling + np.exp(log_c) * (f.own + EPSILON) ** -np.exp(log_gamma)
+    by_size = np.exp(theta[1]) * f.size ** -np.exp(theta[2])
+    return by_size + d_cpt(np.delete(theta, [1, 2]), f.own, f.decay_tokens)
 
 
 def _wang_cpt(theta: Array, f: Features) -> Array:

@@ -20,8 +20,8 @@ import pandas as pd
 from _common import run, write_json
 from _optimal_design import DesignProblem, choose_runs
 
+from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.mixing import InverseSum
-from decaylaws.laws.mixing.families import SHARE_FLOOR
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 
 NAMES = tuple("abcdefgh")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.inputs import REPEAT_SCALE
+from decaylaws.laws.kit.formulas import REPEAT_SCALE
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.material import Material

@@ -12,7 +12,8 @@ from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.inputs import DecayInputs, effective_epochs
+from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.table import AVERAGED_START_LOSS, MIX, START_LOSS

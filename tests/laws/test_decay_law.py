@@ -26,10 +26,11 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.choose import member_votes
 from decaylaws.laws.decay.form import annealed, evaluate, plan_form
 from decaylaws.laws.decay.heldout import HeldOutFits
-from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs, effective_epochs
+from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs
 from decaylaws.laws.decay.parameters import Frame, Layout
 from decaylaws.laws.decay.priors import decay_prior
 from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.kit.normal_matrix import ArrowMatrix, ArrowSlopes
 

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from analysis._size_token_rivals import PUBLISHED_FARSEER, Farseer, Kaplan
 from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
 from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.formulas import effective_log
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.kit.report import FitStatus, ImplausibleUnitsWarning, NotIdentifiedWarning
 from decaylaws.laws.scaling import (
@@ -29,7 +30,6 @@ from decaylaws.laws.scaling import (
 )
 from decaylaws.laws.scaling.families import Inputs
 from decaylaws.laws.scaling.objective import huber_root
-from decaylaws.laws.scaling.repeats import effective_log
 
 LAWS: list[type[SizeTokenLaw]] = [
     Kaplan, Chinchilla, OverTraining, Skaling, Farseer, DataConstrained, OverfittingPenalty,

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import widest_radius
+from decaylaws.laws.kit.formulas import ABSENT_SHARE, inverse_sum, log_linear
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport
@@ -44,7 +45,6 @@ from decaylaws.runs.table import LOSS, names_with
 
 FORMS = ("chinchilla", "additive", "mixing_law", "factor_floor")
 _STACK = ("additive", "factor_floor")
-_EPSILON = 1e-5  # share below which a source counts as absent (arXiv 2507.09404)
 _HUBER = 1e-3  # of the log residual
 _NOISE = 5e-3  # log residual that the priors are weighed against: points of one run err together
 _FOLDS = 8  # over mixtures, for intervals
@@ -331,14 +331,11 @@ def _additive_mixture(form: str, theta: Array, h: Array) -> tuple[Array, list[Ar
     if form == "chinchilla":
         return np.zeros(len(h)), []
     if form == "mixing_law":
-        value = np.exp(h @ theta)
-        return value, list(value * h.T)
-    m, log_h = h.shape[1], np.log(h + _EPSILON)
-    gamma = np.exp(theta[m:])
-    terms = np.exp(theta[:m] + gamma * log_h)
-    value = 1.0 / terms.sum(axis=1)
-    by_scale = -(value**2)[:, None] * terms
-    return value, [*by_scale.T, *(by_scale * gamma * log_h).T]
+        value, slopes = log_linear(theta, h)
+        return value, list(slopes.T)
+    m = h.shape[1]
+    value, by_scale, by_power = inverse_sum(theta[:m], theta[m:], np.log(h + ABSENT_SHARE))
+    return value, [*by_scale.T, *by_power.T]
 
 
 def _positive(runs: pd.DataFrame, column: str) -> Array:

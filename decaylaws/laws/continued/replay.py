@@ -32,12 +32,13 @@ from scipy.optimize import approx_fprime, brentq
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import widest_radius
+from decaylaws.laws.kit.formulas import OWN_SHARE_FLOOR, bimix, d_cpt
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
 from decaylaws.laws.kit.law import Array, Law, Prediction, floats
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, solve
 
-EPSILON = 1e-3
+_LEAST_TIME = 1e-3  # of the longest run: published forms diverge at the checkpoint
 _NOISE = 2e-3  # nats, of one evaluated loss
 _HUBER = 2 * _NOISE
 _COLUMNS = ("share", "steps", "domain")
@@ -56,24 +57,12 @@ class _Form:
 def _log_share(theta: Array, p: Array, t: Array) -> Array:
     start, a, b, log_kappa, log_beta, c = theta
     moved = 1.0 - (1.0 + np.exp(log_kappa) * t) ** (-np.exp(log_beta))
-    return start + (a + b * np.log(p + EPSILON)) * moved - c * t
+    return start + (a + b * np.log(p + OWN_SHARE_FLOOR)) * moved - c * t
 
 
 def _own_tokens(theta: Array, p: Array, t: Array) -> Array:
     floor, log_a, log_start, log_beta, c = theta
     return np.exp(floor) + np.exp(log_a) * (p * t + np.exp(log_start)) ** (-np.exp(log_beta)) - c * t
-
-
-def _d_cpt(theta: Array, p: Array, t: Array) -> Array:
-    floor, log_b, log_eta, log_beta, log_c, log_gamma = theta
-    falling = np.exp(log_b) * (p + EPSILON) ** np.exp(log_eta) * np.maximum(t, EPSILON) ** (-np.exp(log_beta))
-    return np.exp(floor) + falling + np.exp(log_c) * (p + EPSILON) ** (-np.exp(log_gamma))
-
-
-def _bimix(theta: Array, p: Array, t: Array) -> Array:
-    log_alpha, log_b, log_beta, log_c = theta
-    progress = np.exp(log_b) * np.maximum(t, EPSILON) ** (-np.exp(log_beta)) + np.exp(log_c)
-    return (p + EPSILON) ** (-np.exp(log_alpha)) * progress
 
 
 FORMS: Mapping[str, _Form] = {
@@ -93,13 +82,13 @@ FORMS: Mapping[str, _Form] = {
         ("floor", "log_B", "log_eta", "log_beta", "log_C", "log_gamma"),
         lambda loss, steps: [np.log(0.7 * loss), np.log(0.05 * loss), 0.0, np.log(0.3), np.log(0.2), np.log(0.1)],
         (0.5, 1.5, 0.7, 0.7, 1.5, 0.7),
-        _d_cpt,
+        lambda theta, p, t: d_cpt(theta, p, np.maximum(t, _LEAST_TIME)),
     ),
     "bimix": _Form(
         ("log_alpha", "log_B", "log_beta", "log_C"),
         lambda loss, steps: [np.log(0.02), np.log(0.1 * loss), np.log(0.3), np.log(0.8 * loss)],
         (1.5, 1.5, 0.7, 0.5),
-        _bimix,
+        lambda theta, p, t: bimix(theta, p, np.maximum(t, _LEAST_TIME)),
     ),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Array
 from decaylaws.runs.table import (
     AVERAGED_SHARE,
@@ -26,7 +27,6 @@ from decaylaws.runs.table import (
 from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
-REPEAT_SCALE = 15.3878  # R_D* of Muennighoff et al. 2023 (arXiv 2305.16264), table of the replication
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,6 @@ class DecayInputs:
 
     def __len__(self) -> int:
         return len(self.params)
-
-
-def effective_epochs(epochs: Array) -> Array:
-    """Epochs of fresh data that ``epochs`` passes over the same data are worth (Muennighoff et al. 2023, eq. 5).
-
-    Args:
-        epochs: passes over a source, at least 0, any shape.
-    """
-    repeats = np.maximum(epochs - 1.0, 0.0)
-    return np.minimum(epochs, 1.0) - REPEAT_SCALE * np.expm1(-repeats / REPEAT_SCALE)
 
 
 def decay_inputs(

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-SHARE_FLOOR = 3e-4
-"""Added to shares before a logarithm or a power: a source at share 0 still transfers a little, and published
-shares are rounded to 3 decimals."""
+from decaylaws.laws.kit.formulas import SHARE_FLOOR, inverse_sum, log_linear
+from decaylaws.laws.kit.law import Array
 
 
 @dataclass(frozen=True)
@@ -52,24 +48,6 @@ class Family(Protocol):
 
     def jacobian(self, theta: Array, shares: Array) -> Array:
         """Derivative of the loss [runs, params]."""
-
-
-def inverse_sum_term(log_scale: Array, log_power: Array, log_shares: Array) -> tuple[Array, Array, Array]:
-    """``1 / sum_j C_j h_j^g_j`` with ``C = exp(log_scale)``, ``g = exp(log_power)``.
-
-    Args:
-        log_scale: [sources].
-        log_power: [sources].
-        log_shares: logarithm of (floored) shares [runs, sources].
-
-    Returns:
-        The term [runs], its derivative by ``log_scale`` and by ``log_power`` [runs, sources].
-    """
-    power = np.exp(log_power)
-    parts = np.exp(log_scale + power * log_shares)
-    term = 1.0 / parts.sum(axis=1)
-    by_scale = -parts * term[:, None] ** 2
-    return term, by_scale, by_scale * power * log_shares
 
 
 @dataclass(frozen=True)
@@ -118,7 +96,7 @@ class InverseSumFamily:
 
     def _term(self, theta: Array, shares: Array) -> tuple[Array, Array, Array]:
         count = shares.shape[1]
-        return inverse_sum_term(theta[2 : 2 + count], theta[2 + count :], np.log(shares + self.floor))
+        return inverse_sum(theta[2 : 2 + count], theta[2 + count :], np.log(shares + self.floor))
 
 
 @dataclass(frozen=True)
@@ -147,9 +125,8 @@ class LogLinearFamily:
 
     def value(self, theta: Array, shares: Array) -> Array:
         """Loss [runs]."""
-        return np.exp(theta[0]) + np.exp(shares @ theta[1:])
+        return np.exp(theta[0]) + log_linear(theta[1:], shares)[0]
 
     def jacobian(self, theta: Array, shares: Array) -> Array:
         """Derivative of the loss [runs, 1 + sources]."""
-        raised = np.exp(shares @ theta[1:])
-        return np.column_stack([np.full(len(shares), np.exp(theta[0])), raised[:, None] * shares])
+        return np.column_stack([np.full(len(shares), np.exp(theta[0])), log_linear(theta[1:], shares)[1]])

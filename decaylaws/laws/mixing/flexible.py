@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.base import MixtureRegression, held_out_errors, plain_report
-from decaylaws.laws.mixing.families import SHARE_FLOOR
 
 if TYPE_CHECKING:
     import lightgbm

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from decaylaws.laws.kit.formulas import power_sum
 from decaylaws.laws.kit.law import Array
 
 FULL = ("E", "log_A", "log_alpha", "log_B", "log_beta", "log_k")
@@ -85,31 +86,6 @@ class Family(Protocol):
 
     def from_public(self, params: Mapping[str, float], center: tuple[float, float]) -> Array:
         """Inverse of :meth:`to_public`."""
-
-
-def power_sum(full: Array, log_params: Array, log_tokens: Array) -> tuple[Array, Array, Array]:
-    """Log of ``E + (A n^-alpha + B d^-beta)^k`` with its derivatives.
-
-    Args:
-        full: the six parameters in the order of ``FULL``.
-        log_params: log of centred (or effective) N, ``[n]``.
-        log_tokens: log of centred (or effective) D, ``[n]``.
-
-    Returns:
-        Log loss ``[n]``, derivatives in ``full`` ``[n, 6]``, and in ``(log_params, log_tokens)`` ``[n, 2]``.
-    """
-    floor, log_a, _, log_b, _, _ = full
-    alpha, beta, k = np.exp(full[[2, 4, 5]])
-    size, data = log_a - alpha * log_params, log_b - beta * log_tokens
-    inner = np.logaddexp(size, data)
-    reducible = np.exp(k * inner)
-    loss = floor + reducible
-    size_share = np.exp(size - inner)
-    slope = k * reducible / loss
-    by_size, by_data = slope * size_share, slope * (1 - size_share)
-    by_alpha, by_beta = -alpha * log_params * by_size, -beta * log_tokens * by_data
-    in_full = np.stack([1 / loss, by_size, by_alpha, by_data, by_beta, slope * inner], axis=1)
-    return np.log(loss), in_full, np.stack([-alpha * by_size, -beta * by_data], axis=1)
 
 
 @dataclass(frozen=True)

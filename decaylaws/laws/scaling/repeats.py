@@ -17,8 +17,9 @@ from itertools import product
 
 import numpy as np
 
+from decaylaws.laws.kit.formulas import effective_log, power_sum
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.scaling.families import Inputs, PowerSum, power_sum
+from decaylaws.laws.scaling.families import Inputs, PowerSum
 
 _HALF_LIVES = ("log_R_D", "log_R_N")
 _BOUNDS = (float(np.log(0.2)), float(np.log(500.0)))
@@ -26,26 +27,6 @@ _PRIOR_MEDIANS = (15.39, 5.31)  # Muennighoff et al., utils/parametric_fit.ipynb
 _PRIOR_LOG_SD = 0.7
 _TOKENS_GRID = (4.0, 15.0, 50.0)
 _PARAMS_GRID = (2.0, 10.0)
-
-
-def effective_log(log_total: Array, log_unique: Array, log_scale: float) -> tuple[Array, Array, Array]:
-    """Log of the effective amount under repetition, with its derivatives.
-
-    Args:
-        log_total: log of the amount with repeats, ``[n]``.
-        log_unique: log of the unique amount, ``[n]``; never above ``log_total``.
-        log_scale: log of ``R*``, the number of repeats after which most of the value is gone.
-
-    Returns:
-        Log effective amount ``[n]`` and its derivatives in ``log_unique`` and in ``log_scale``, each ``[n]``.
-    """
-    scale = np.exp(log_scale)
-    repeats = np.maximum(np.expm1(log_total - log_unique), 0.0)
-    kept = np.exp(-repeats / scale)
-    grown = 1 + scale * (1 - kept)
-    by_unique = 1 - kept * (repeats + 1) / grown
-    by_scale = scale * (1 - kept * (1 + repeats / scale)) / grown
-    return log_unique + np.log(grown), by_unique, by_scale
 
 
 @dataclass(frozen=True)
