@@ -286,10 +286,10 @@ def test_interrupted_at_any_stage_it_goes_on_to_the_same_corpus(base):
 def test_killed_at_random_moments_it_goes_on_to_the_same_corpus(base):
     expected = make(base, "undisturbed")
     program = (
-        "import sys, pathlib, test_corpus_prepare as t\n"
+        "import sys, pathlib, tests.proxy_runs.corpus.test_prepare as t\n"
         "base = pathlib.Path(sys.argv[1]); print('go', flush=True); t.make(base)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     rng = random.Random(0)
     for _ in range(3):
         child = subprocess.Popen(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
+ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 Table = pd.DataFrame
 Change = Callable[[Table], Table]
 Run = Callable[..., dict[str, Any]]

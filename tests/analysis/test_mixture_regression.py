@@ -15,7 +15,7 @@ import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
 
-SCRIPT = Path(__file__).resolve().parents[1] / "analysis" / "mixture_regression.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "analysis" / "mixture_regression.py"
 SOURCES = ("arxiv", "github", "pile_cc")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from decaylaws.errors import DataError, SchemaError
 
-ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
+ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 
 
 @pytest.fixture
