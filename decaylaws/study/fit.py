@@ -20,8 +20,7 @@ from decaylaws.laws.decay import (
     held_out_fits,
     held_out_table,
 )
-from decaylaws.laws.decay.choose import member_votes
-from decaylaws.laws.decay.heldout import HeldOutFits
+from decaylaws.laws.decay.heldout import HeldOutFits, member_votes
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import Noise, matched_control, seed_noise
 from decaylaws.runs.table import LOSS, fit_ready, values_by

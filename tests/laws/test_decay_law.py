@@ -23,12 +23,10 @@ from decaylaws.laws.decay import (
     select_member,
     splits,
 )
-from decaylaws.laws.decay.choose import member_votes
 from decaylaws.laws.decay.form import annealed, evaluate, plan_form
-from decaylaws.laws.decay.heldout import HeldOutFits
+from decaylaws.laws.decay.heldout import HeldOutFits, member_votes
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs
-from decaylaws.laws.decay.parameters import Frame, Layout
-from decaylaws.laws.decay.priors import decay_prior
+from decaylaws.laws.decay.parameters import Frame, ParameterLayout, decay_prior
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Law
@@ -151,7 +149,7 @@ def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None
     inputs = inputs_of(runs, measured=measured)
     checkpoints = np.array([[100_000, 1e6], [400_000, 1e6]])  # rows of 200,000 start from an unknown one
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, checkpoints)
-    theta = np.random.default_rng(1).normal(0, 0.4, Layout(3, 3, 2).size)
+    theta = np.random.default_rng(1).normal(0, 0.4, ParameterLayout(3, 3, 2).size)
     theta[4] = np.log(40)
     found = evaluate(theta, inputs, frame)[1].dense().reshape(*inputs.start_loss.shape, -1)
     steps = 1e-6 * np.eye(len(theta))
@@ -165,7 +163,7 @@ def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None
 def test_no_decay_leaves_the_checkpoint_as_it_is() -> None:
     runs = simulated(4).assign(decay_tokens=1, batch_tokens=1000)
     inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)
-    theta = np.zeros(Layout(3, 3).size)
+    theta = np.zeros(ParameterLayout(3, 3).size)
     theta[4] = np.log(100)
     frame = Frame(MEMBERS["effective_gain"], np.array(list(TRUNK.values())), 1e5, 1e6)
     loss = evaluate(theta, inputs, frame)[0]
@@ -466,7 +464,7 @@ def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool)
     runs.loc[7, "batch_tokens"] = 4000
     inputs = inputs_of(runs, measured=measured)
     frame = Frame(MEMBERS[member], np.array(list(TRUNK.values())), 1.2e5, 1e6, np.array([[100_000, 1e6]]))
-    theta = np.random.default_rng(2).normal(0, 0.4, Layout(3, 3, 1).size)
+    theta = np.random.default_rng(2).normal(0, 0.4, ParameterLayout(3, 3, 1).size)
     theta[4] = np.log(40)
     for row in (0, 7, len(inputs) - 1):
         plan = {name: values[row : row + 1] for name, values in vars(inputs).items()}

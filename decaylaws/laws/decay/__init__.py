@@ -16,8 +16,15 @@ from decaylaws.laws.decay.baselines import (
     MixtureAlone,
     NearestRun,
 )
-from decaylaws.laws.decay.choose import best_member, decay_predictors, select_member
-from decaylaws.laws.decay.heldout import held_out_fits, held_out_report, held_out_table, splits
+from decaylaws.laws.decay.heldout import (
+    best_member,
+    decay_predictors,
+    held_out_fits,
+    held_out_report,
+    held_out_table,
+    select_member,
+    splits,
+)
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.parameters import MEMBERS
 from decaylaws.laws.decay.slices import CriticalRatio

@@ -61,7 +61,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
-from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, Layout
+from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, ParameterLayout
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 
@@ -75,7 +75,7 @@ def evaluate(
     theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True
 ) -> tuple[Array, ArrowSlopes]:
     """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters (else of no rows)."""
-    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    layout = ParameterLayout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
     inputs = at_reference_batch(inputs, shared["batch"])
@@ -98,7 +98,7 @@ class _Slopes:
     mixture coefficients, then the offsets.
     """
 
-    def __init__(self, layout: Layout, log_batch: Array, wanted: bool) -> None:
+    def __init__(self, layout: ParameterLayout, log_batch: Array, wanted: bool) -> None:
         self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
         width = len(SHARED) + len(OWN) + layout.num_sources + layout.num_checkpoints
         self.values: Array = np.zeros((len(log_batch) if wanted else 0, layout.num_domains, width))
@@ -364,7 +364,7 @@ class PlanForm:
 
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
-    layout = Layout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    layout = ParameterLayout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
     shared, own, coefficients = layout.split(theta)
     inputs = at_reference_batch(inputs, shared["batch"])
     size = inputs.params / frame.reference_params

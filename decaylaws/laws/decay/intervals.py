@@ -1,30 +1,177 @@
-"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
+r"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
 
 Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays longer
 than any kept one (``tokens``), and a model size left out with its checkpoint (``size``). Each error is measured in the
 spread that the fit *without* its row predicts for it, so that a thin design, whose every hold-out is an extrapolation,
-does not look worse than it is; to that spread comes the misfit of the law's form (module ``misfit``), which grows with
-the distance from the fitted runs. An interval takes the radius of each kind in which it lies beyond the fitted rows.
+does not look worse than it is; to that spread comes the misfit of the law's form, which grows with the distance from
+the fitted runs. An interval takes the radius of each kind in which it lies beyond the fitted rows.
+
+The misfit is how far the form of the law itself is off, beyond what it knows of its own parameters.
+
+A rigid form that has seen many runs is sure of its parameters and still wrong where no run lies near. That error is
+taken as one of *effective tokens*: a loss :math:`L_d` is off as if the decay were longer or shorter by a factor, whose
+log has the standard deviation
+
+.. math:: h = \min_j \sqrt{(a V_j)^2 + (b \log_2 (D / D_j))^2}
+
+over the fitted runs j, at total-variation distance :math:`V_j` of the mixtures and with :math:`D_j` tokens: the nearest
+run decides. The misfit in nats is :math:`h\,|\partial L_d / \partial \log S|`: nothing for a domain that the decay
+leaves alone, much for one in the middle of being learnt. What sizes differ by is in the law's own spread already
+(exponents and offsets with variances), so sizes have no part in it.
+
+Discrepancy terms beside the spread of parameters are Kennedy and O'Hagan's (2001, J. R. Stat. Soc. B 63:425).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import DecayInputs
-from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
+from decaylaws.laws.decay.parameters import Frame, Prior
 from decaylaws.laws.kit.draws import conformal_radius, normal_radius
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
+from decaylaws.laws.kit.solver import Solution
 
+_FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
+_STEP = 1e-3  # of the log of the tokens, for their slope
+_GRID = (0.0, *np.geomspace(0.03, 3.0, 14))  # steps of 40 %: fine enough for a standard deviation
+_DEGREES = 4  # of Student's t, so that one run far off does not set the scale
 KINDS = ("ratio", "tokens", "size")
 _ARRAYS = ("errors", "covariance", "noise", "misfit")
 _FIRST_WEIGHT = 4.0  # held-out groups that a radius known before counts for
 _SAME_MIXTURE = 1e-3  # total-variation distance
+
+
+def covariance_of(solution: Solution, prior: Prior, kept: Array) -> ArrowCovariance:
+    """Gauss-Newton covariance of the parameters by the ``kept`` runs ``[n]`` and the prior; residuals have noise 1."""
+    slopes, held = _slopes(solution), prior.lower >= prior.upper
+    rows = np.repeat(kept.astype(bool), len(slopes.own))
+    precision = np.where(held, 1.0, prior.sd**-2.0)
+    covariance = _factor(slopes.without(held), precision, rows).inverse()
+    return covariance.holding(held[slopes.shared_columns], held[slopes.own_columns])
+
+
+def noise_of(solution: Solution, noise: Array) -> Array:
+    """Relative noise of one loss by domain, ``[d]``, from the residuals of a fit in units of ``noise``.
+
+    The degrees of freedom that the fit used are those that the prior left it; a domain's own estimate is drawn half
+    way (in logs) to the median domain's, since it rests on few runs.
+    """
+    slopes, precision = _slopes(solution), solution.prior_precision
+    covariance = _factor(slopes, precision).inverse()
+    by_prior = float(precision[slopes.shared_columns] @ np.diag(covariance.shared))
+    by_prior += float(np.sum(precision[slopes.own_columns] * covariance.own_variances()))
+    count = len(solution.residuals)
+    left = max(count - (len(precision) - by_prior), 0.25 * count)
+    sizes = np.abs(solution.residuals).reshape(-1, len(noise))
+    own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
+    return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
+
+
+def _slopes(solution: Solution) -> ArrowSlopes:
+    assert isinstance(solution.slopes, ArrowSlopes)  # as ``form.evaluate`` gives them
+    return solution.slopes
+
+
+def _factor(slopes: ArrowSlopes, precision: Array, rows: BoolArray | None = None) -> ArrowFactor:
+    factor = slopes.gram(precision, rows).factor()
+    assert factor is not None  # every parameter has a prior
+    return factor
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far runs lie from each of those that a fit has seen.
+
+    Attributes:
+        mixture: total-variation distance of the effective shares, ``[n, k]``.
+        doublings: log2 of the ratio of the decay tokens, ``[n, k]``.
+    """
+
+    mixture: Array
+    doublings: Array
+
+    @classmethod
+    def between(cls, inputs: DecayInputs, shares: Array, decay_tokens: Array) -> Distances:
+        """From planned or held-out decays to runs with ``shares`` ``[k, m]`` and ``decay_tokens`` ``[k]``."""
+        mine, theirs = (each / each.sum(axis=1, keepdims=True) for each in (inputs.shares, shares))
+        return cls(
+            0.5 * np.abs(mine[:, None] - theirs[None]).sum(axis=2),
+            np.log2(inputs.decay_tokens[:, None] / decay_tokens[None]),
+        )
+
+    def hiding(self, masks: Sequence[NDArray[np.bool_]]) -> Distances:
+        """Of the rows of each mask in turn, with that mask's runs out of reach; ``n`` and ``k`` are the same runs."""
+        parts = (self.mixture, self.doublings)
+        return Distances(*(np.vstack([np.where(rows, _FAR, part[rows]) for rows in masks]) for part in parts))
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Standard deviation of the log of the effective tokens.
+
+    Attributes:
+        by_mixture: per unit of total-variation distance from the nearest fitted run (a).
+        by_length: per doubling of its tokens (b).
+    """
+
+    by_mixture: float = 0.0
+    by_length: float = 0.0
+
+    def of(self, slopes: Array, distances: Distances) -> Array:
+        """Standard deviation of losses ``[n, d]``, nats, from their slopes by log tokens ``[n, d]``."""
+        squares = (self.by_mixture * distances.mixture) ** 2 + (self.by_length * distances.doublings) ** 2
+        return np.abs(slopes) * np.sqrt(squares.min(axis=1))[:, None]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Held-out errors and what is known about them without a misfit.
+
+    Attributes:
+        errors: predicted minus observed, nats, ``[n, d]``.
+        variance: what the misfit comes on top of, ``[n, d]``.
+        slopes: of the losses by log tokens, ``[n, d]``.
+        distances: from the rows that were kept.
+    """
+
+    errors: Array
+    variance: Array
+    slopes: Array
+    distances: Distances
+
+    def surprise(self, misfit: Misfit) -> float:
+        """Minus the log likelihood of the errors under Student's t, up to a constant."""
+        variance = self.variance + misfit.of(self.slopes, self.distances) ** 2
+        tails = np.log1p(self.errors**2 / variance / _DEGREES)
+        return float(np.sum(0.5 * np.log(variance) + 0.5 * (_DEGREES + 1) * tails))
+
+
+def token_slopes(theta: Array, inputs: DecayInputs, frame: Frame) -> Array:
+    """Slope of every loss by the log of the decay's effective tokens, ``[n, d]``, the fall of the LR unchanged."""
+    longer, shorter = (
+        evaluate(theta, replace(inputs, intrinsic=inputs.intrinsic * np.exp(step)), frame, slopes=False)[0]
+        for step in (_STEP, -_STEP)
+    )
+    return (longer - shorter) / (2 * _STEP)
+
+
+def estimate(held_out: Iterable[Errors]) -> Misfit:
+    """The misfit under which held-out errors are least surprising; weakly expected below a factor of e each."""
+    found = list(held_out)
+
+    def surprise(pair: tuple[float, float]) -> float:
+        return sum(each.surprise(Misfit(*pair)) for each in found) + 0.5 * (pair[0] ** 2 + pair[1] ** 2)
+
+    return Misfit(*(float(value) for value in min(product(_GRID, _GRID), key=surprise)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +215,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FittedRange:
     """How far the fitted rows reach.
 
     Attributes:
@@ -91,7 +238,7 @@ class Seen:
         """From planned decays to the fitted rows."""
         return Distances.between(inputs, self.shares, self.decay_tokens)
 
-    def beyond(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
+    def outside(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
         """Rows ``[n]`` of planned decays to which the radius of each kind applies.
 
         Another checkpoint counts as another size: its offset is as unknown, and no other hold-out tests for it.

@@ -12,23 +12,38 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.decay.curvature import covariance_of, noise_of
-from decaylaws.laws.decay.doubts import doubts_of
 from decaylaws.laws.decay.form import PlanForm, evaluate, plan_form
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     decay_inputs,
+    doubts_of,
     evidence_of,
     final_losses,
     has_measured_gains,
     mixture_groups,
 )
-from decaylaws.laws.decay.intervals import HeldOut, Seen, hold_outs, radii, spread, with_misfit
-from decaylaws.laws.decay.misfit import Misfit, token_slopes
-from decaylaws.laws.decay.parameters import MEMBERS, Frame, Layout
-from decaylaws.laws.decay.priors import Prior, decay_prior, hierarchical
+from decaylaws.laws.decay.intervals import (
+    FittedRange,
+    HeldOut,
+    Misfit,
+    covariance_of,
+    hold_outs,
+    noise_of,
+    radii,
+    spread,
+    token_slopes,
+    with_misfit,
+)
+from decaylaws.laws.decay.parameters import (
+    MEMBERS,
+    Frame,
+    ParameterLayout,
+    Prior,
+    decay_prior,
+    hierarchical,
+    staged_start,
+)
 from decaylaws.laws.decay.slices import DecaySlices
-from decaylaws.laws.decay.stages import staged_start
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
@@ -232,7 +247,7 @@ class DecayLaw(DecaySlices):
             "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
-        self._seen = Seen.by(self._inputs(runs))
+        self._fitted_range = FittedRange.by(self._inputs(runs))
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
@@ -241,12 +256,12 @@ class DecayLaw(DecaySlices):
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._seen.checkpoints,
+            self._fitted_range.checkpoints,
         )  # fmt: skip
 
     @property
-    def _layout(self) -> Layout:
-        return Layout(len(self.domains_), len(self.sources_), len(self._seen.checkpoints))
+    def _layout(self) -> ParameterLayout:
+        return ParameterLayout(len(self.domains_), len(self.sources_), len(self._fitted_range.checkpoints))
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
@@ -345,7 +360,9 @@ class DecayLaw(DecaySlices):
                 num_groups if kind == "ratio" else len(masks[kind]),
             )  # fmt: skip
         by_tokens = token_slopes(self._theta, inputs, self._frame)
-        self.misfit_, self._held_out = with_misfit(found, masks, by_tokens, self._seen.distances(inputs))
+        self.misfit_, self._held_out = with_misfit(
+            found, masks, by_tokens, self._fitted_range.distances(inputs)
+        )
 
     @property
     def slice_scores_(self) -> dict[str, dict[str, float]]:
@@ -365,9 +382,11 @@ class DecayLaw(DecaySlices):
             return mean
         if self.num_folds < 2:
             raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
-        misfit = self.misfit_.of(token_slopes(self._theta, inputs, self._frame), self._seen.distances(inputs))
+        misfit = self.misfit_.of(
+            token_slopes(self._theta, inputs, self._frame), self._fitted_range.distances(inputs)
+        )
         own = np.hypot(self.noise_ * losses, misfit)
-        radius = radii(self._held_out, self._seen.beyond(inputs), weights, interval)
+        radius = radii(self._held_out, self._fitted_range.outside(inputs), weights, interval)
         half = radius[:, None] * spread(self._covariance(inputs), own, weights)
         return Prediction(mean, mean - half, mean + half, interval)
 
@@ -403,7 +422,7 @@ class DecayLaw(DecaySlices):
     def _state(self) -> dict[str, Any]:
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
-            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._seen),
+            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._fitted_range),
             "misfit": vars(self.misfit_),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
@@ -417,7 +436,9 @@ class DecayLaw(DecaySlices):
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
-        self._seen = Seen(**{name: np.array(values, dtype=float) for name, values in state["seen"].items()})
+        self._fitted_range = FittedRange(
+            **{name: np.array(values, dtype=float) for name, values in state["seen"].items()}
+        )
         self.misfit_ = Misfit(**state["misfit"])
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self._theta = np.array(list(self.params_.values()))

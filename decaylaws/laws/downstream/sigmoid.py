@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.downstream.tables import accuracies, column, runs_of
-from decaylaws.laws.kit.drawn import DrawnLaw
-from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
+from decaylaws.laws.kit.draws import DrawnLaw, one_step_draws, quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.solver import Solution, solve
 

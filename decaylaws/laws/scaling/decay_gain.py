@@ -22,8 +22,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.drawn import DrawnLaw
-from decaylaws.laws.kit.draws import quantile_interval
+from decaylaws.laws.kit.draws import DrawnLaw, quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line, positive, target

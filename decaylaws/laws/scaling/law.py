@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.drawn import DrawnLaw
-from decaylaws.laws.kit.draws import bootstrap, quantile_interval
+from decaylaws.laws.kit.draws import DrawnLaw, bootstrap, quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.solver import Solution

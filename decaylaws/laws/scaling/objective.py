@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from decaylaws.errors import DecaylawsError
-from decaylaws.laws.kit.drawn import degrees_factor
+from decaylaws.laws.kit.draws import degrees_factor
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.families import Family, Inputs
