@@ -33,7 +33,9 @@ class DirichletSettings:
         if not self.temperature >= 0:
             raise InvalidValueError("temperature", self.temperature, "must not be negative")
         if not self.strengths or min(self.strengths) <= 0:
-            raise InvalidValueError("strengths", self.strengths, "must be positive, at least one")
+            raise InvalidValueError(
+                "strengths", self.strengths, "must hold at least one number, all positive"
+            )
         if not 0 <= self.min_share < 0.5:
             raise InvalidValueError("min_share", self.min_share, "must lie in [0, 0.5)")
         if self.max_upsampling is not None and self.max_upsampling < 1:

@@ -55,7 +55,12 @@ class MixtureSpace:
         frozen = [name for block in self._frozen_blocks for name in block]
         shared = sorted({name for name in frozen if frozen.count(name) > 1})
         if shared:
-            raise InvalidValueError("groups", shared, "must not freeze a source in two groups")
+            raise InvalidValueError(
+                "groups",
+                shared,
+                "must fix the proportions of a source in one group only",
+                "Remove it from the others.",
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ def test_bad_input_is_named(make: object, message: str) -> None:
 def test_two_frozen_groups_may_not_share_a_source() -> None:
     sources = tuple(SourceLimits(name, 1) for name in "abc")
     half = Mixture({"a": 0.5, "b": 0.5})
-    with pytest.raises(InvalidValueError, match="freeze a source in two groups"):
+    with pytest.raises(InvalidValueError, match="proportions of a source in one group only"):
         MixtureSpace(
             sources,
             (SourceGroup("g", ("a", "b"), half), SourceGroup("h", ("b", "c"), Mixture({"b": 0.5, "c": 0.5}))),

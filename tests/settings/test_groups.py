@@ -106,7 +106,7 @@ def test_groups_hold_groups_and_cut_sources() -> None:
         ),
         (
             {"g": {"mixture": {"web": 0.5, "maths": 0.5}}, "h": {"mixture": {"maths": 0.5, "code": 0.5}}},
-            r"'groups' must not freeze a source in two groups",
+            r"'groups' must fix the proportions of a source in one group only",
         ),
     ],
 )  # fmt: skip
