@@ -86,5 +86,5 @@ def test_the_key_tells_measurements_apart(store: TokenStore) -> None:
 
 def test_a_domain_without_a_whole_window_is_a_clear_error(tmp_path: Path) -> None:
     small = make_tiny_store(tmp_path, heldout_tokens=12)
-    with pytest.raises(DataError, match=r"'general' holds 12 tokens.*one window of 16"):
+    with pytest.raises(DataError, match=r"'general' has 12 tokens.*one window of 16"):
         EvaluationSet.build(small, seq_len=SEQ_LEN, tokens_per_domain=64)
