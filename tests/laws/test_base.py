@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
@@ -6,6 +7,7 @@ from decaylaws.errors import DataError, InvalidValueError, NotFittedError, Schem
 from decaylaws.laws.kit.compare import Fold, compare
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.kit.solver import solve
+from decaylaws.laws.scaling import Chinchilla, SizeTokenLaw, Skaling
 
 
 class StraightLine(Law):
@@ -85,3 +87,15 @@ def test_compare_ranks_by_held_out_error_and_keeps_failures_in_sight():
     failed = compare({"free": StraightLine()}, folds)
     assert np.isinf(failed.set_index("fold").loc["single", "mae"])
     assert "at least 2 points" in failed.set_index("fold").loc["single", "status"]
+
+
+def test_a_class_reads_its_own_laws_only() -> None:
+    table = pd.DataFrame({"params": [1e8, 1e9], "tokens": [1e10, 1e10]})
+    stored = Skaling.from_params(
+        {"E": 1.2, "A": 4e4, "B": 3e5, "alpha": 0.5, "beta": 0.5, "k": 0.45}
+    ).to_dict()
+    assert SizeTokenLaw.from_dict(stored).predict(table).shape == (2,)
+    with pytest.raises(InvalidValueError, match=r"'law' must be one of \['Chinchilla'\]; got 'Skaling'"):
+        Chinchilla.from_dict(stored)
+    with pytest.raises(InvalidValueError, match="got 'StepLaw'"):
+        Law.from_dict({**stored, "law": "StepLaw"})
