@@ -22,7 +22,7 @@ STOPPED = {EXIT_INTERRUPTED: "Interrupted"} | {128 + each: f"Stopped by {each.na
 app = typer.Typer(
     name="decaylaws",
     help="Plan the decay of a language model: microanneals, decay laws, mixture search, confirmed recipes.\n\n"
-    "Begin with 'decaylaws demo', or on your own text with 'decaylaws init my-study --template quick'.",
+    "Start with 'decaylaws demo', or with 'decaylaws init my-study --template quick' for your own text.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -86,7 +86,7 @@ def main() -> None:
     except SystemExit as ending:  # typer turns Ctrl-C into an exit of its own, the entry point other signals
         if ending.code in STOPPED:
             _complain(
-                f"{STOPPED[ending.code]}. Nothing finished is lost; the same command goes on where it was."
+                f"{STOPPED[ending.code]}. Nothing finished is lost. The same command continues where it stopped."
             )
         raise
     except OSError as error:

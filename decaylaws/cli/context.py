@@ -27,7 +27,7 @@ app = typer.Typer(help="Extend the sequence length in the decay.", no_args_is_he
 
 Method = Annotated[str, typer.Option(help="none, abf, position_interpolation, ntk or yarn")]
 Theta = Annotated[
-    float, typer.Option(help="base of the checkpoint's rotary embedding (rope_theta); for abf the new one")
+    float, typer.Option(help="base of the checkpoint's rotary embedding (rope_theta); for abf the new base")
 ]
 OriginalLength = Annotated[int | None, typer.Option(help="sequence length of the checkpoint", min=1)]
 UNKNOWN = "?"
@@ -35,7 +35,7 @@ UNKNOWN = "?"
 
 @app.command()
 def library() -> None:
-    """List how published models were extended, and the sources; ? is not stated or not verified."""
+    """List how published models were extended, with sources. A ? was not stated or not verified."""
     for entry in PUBLISHED_EXTENSIONS.values():
         typer.echo(f"{entry.name}  {entry.model}")
         if entry.stages:
@@ -51,7 +51,7 @@ def rope(
     theta: Annotated[float, typer.Option(help="base of the checkpoint's rotary embedding")] = 10_000.0,
     abf_theta: Annotated[float, typer.Option(help="the larger base of abf")] = 1_000_000.0,
 ) -> None:
-    """Put the ways of extending a rotary embedding side by side."""
+    """Compare the methods of extending a rotary embedding."""
     variants = [
         _rope("none", theta, seq_len, original_seq_len),
         _rope("abf", abf_theta, seq_len, original_seq_len),
@@ -69,15 +69,17 @@ def rope(
 def extend(
     path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
     tokens: Annotated[str, typer.Option(help="length of the longer stage, such as 50B")],
-    seq_len: Annotated[int, typer.Option(help="its sequence length", min=1)],
-    out: Annotated[Path, typer.Option(help="where the new recipe goes")],
+    seq_len: Annotated[int, typer.Option(help="sequence length of the longer stage", min=1)],
+    out: Annotated[Path, typer.Option(help="file of the new recipe")],
     theta: Theta,
     method: Method = "yarn",
     original_seq_len: OriginalLength = None,
-    long_source: Annotated[list[str] | None, typer.Option(help="a source of long documents; repeat")] = None,
+    long_source: Annotated[
+        list[str] | None, typer.Option(help="a source of long documents; can be repeated")
+    ] = None,
     long_share: Annotated[float, typer.Option(help="share of the long sources in the longer stage")] = 0.3,
 ) -> None:
-    """Run the last tokens of a recipe at a longer sequence length; the LR keeps its path."""
+    """Write a recipe whose last tokens have a longer sequence length. The LR does not change."""
     recipe = Recipe.load(path)
     last = recipe.stages[-1]
     longer = extend_tail(

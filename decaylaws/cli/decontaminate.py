@@ -21,30 +21,32 @@ from decaylaws.errors import InvalidValueError
 
 console = make_console()
 
-Output = Annotated[Path, typer.Argument(help="where records, report and filtered shards go")]
+Output = Annotated[Path, typer.Argument(help="folder for records, report and filtered shards")]
 Sources = Annotated[
-    list[str], typer.Option("--source", help="NAME=PATH: file, folder or glob of shards; repeat it")
+    list[str], typer.Option("--source", help="NAME=PATH, a file, folder or glob of shards; can be repeated")
 ]
 TextField = Annotated[str, typer.Option(help="key or column that holds the text of the sources")]
-Workers = Annotated[int, typer.Option(help="processes", min=1)]
+Workers = Annotated[int, typer.Option(help="worker processes", min=1)]
 
 
 def decontaminate_verb(
     output: Output,
     source: Sources,
     evaluation: Annotated[
-        list[str], typer.Option(help="NAME=PATH or NAME=PATH:field,field: JSON Lines or Parquet; repeat it")
+        list[str],
+        typer.Option(help="NAME=PATH or NAME=PATH:field,field, JSON Lines or Parquet; can be repeated"),
     ],
     text_field: TextField = "text",
-    ngram: Annotated[int, typer.Option(help="words of a matching run, at least 8")] = 13,
+    ngram: Annotated[int, typer.Option(help="length in words of a matching run, at least 8")] = 13,
     min_coverage: Annotated[
         float, typer.Option(help="smallest share of an item's words in matching runs")
     ] = 0.5,
     hybrid: Annotated[
-        bool, typer.Option(help="also near matches, by longest common subsequence of words")
+        bool, typer.Option(help="also find near matches, by the longest common subsequence of words")
     ] = True,
     min_common: Annotated[
-        float, typer.Option(help="smallest common subsequence of a near match, as a share")
+        float,
+        typer.Option(help="smallest common subsequence of a near match, as a share of the item's words"),
     ] = 0.75,
     write: Annotated[
         bool, typer.Option("--filter", help="write the shards without the documents that hold an item")
@@ -52,7 +54,7 @@ def decontaminate_verb(
     examples: Annotated[int, typer.Option(help="matches to print for each source and task", min=0)] = 1,
     workers: Workers = 1,
 ) -> None:
-    """Find evaluation items in training text: a report by source and task and, with --filter, what stays."""
+    """Find evaluation items in training text, report them by source and task, and write what stays (--filter)."""
     with ConsoleProgress(console) as progress:
         report = decontaminate(
             [_source(each, text_field) for each in source],
@@ -74,12 +76,14 @@ def deduplicate_verb(
     source: Sources,
     text_field: TextField = "text",
     near: Annotated[
-        float, typer.Option(help="Jaccard similarity from which on a document is a near duplicate; 0: none")
+        float, typer.Option(help="smallest Jaccard similarity of a near duplicate; 0 keeps near duplicates")
     ] = 0.8,
-    write: Annotated[bool, typer.Option("--filter", help="write the shards without what repeats")] = False,
+    write: Annotated[
+        bool, typer.Option("--filter", help="write the shards without the repeated text")
+    ] = False,
     workers: Workers = 1,
 ) -> None:
-    """Find repeated paragraphs and near-duplicate documents; the first occurrence stays."""
+    """Find repeated paragraphs and near-duplicate documents. The first occurrence is kept."""
     with ConsoleProgress(console) as progress:
         table = deduplicate(
             [_source(each, text_field) for each in source],

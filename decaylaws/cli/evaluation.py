@@ -38,7 +38,9 @@ def evaluate(
     ] = None,
     depth: Annotated[
         list[float] | None,
-        typer.Option(help="where the probe hides its fact, 0 to 1; five depths without it"),
+        typer.Option(
+            help="relative position of the needle in the context, 0 to 1; five positions by default"
+        ),
     ] = None,
     benchmarks: Annotated[
         list[str] | None,
@@ -48,22 +50,24 @@ def evaluate(
     allow_code: Annotated[bool, typer.Option(help="let benchmarks run code that the model wrote")] = False,
     text_field: Annotated[str, typer.Option(help="key or column that holds a domain's text")] = "text",
     max_documents: Annotated[
-        int | None, typer.Option(help="first documents or questions of each", min=1)
+        int | None, typer.Option(help="use only the first documents or questions of each set", min=1)
     ] = None,
     context_tokens: Annotated[
-        int | None, typer.Option(help="longest input; the model's own limit", min=1)
+        int | None, typer.Option(help="longest input; the model's own limit by default", min=1)
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="tokens by which a window moves over long documents; half the context", min=1),
+        typer.Option(
+            help="tokens by which a window moves over long documents; half the context by default", min=1
+        ),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(help="tokens of one forward pass; a GPU wants more", min=1)
+        int, typer.Option(help="tokens of one forward pass; use more on a GPU", min=1)
     ] = 2_048,
-    device: Annotated[str, typer.Option(help="such as cpu or cuda")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    device: Annotated[str, typer.Option(help="device of torch, such as cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="number format, float32 or bfloat16")] = "float32",
 ) -> None:
-    """Score a checkpoint on domains, question sets, a retrieval probe and benchmarks; what is finished is kept."""
+    """Score a checkpoint on domains, question sets, a retrieval probe and benchmarks. Finished tasks are kept."""
     from transformers.utils import logging as transformers_logging
 
     from proxy_runs.evaluation import evaluate as scoring
@@ -127,7 +131,7 @@ def to_hf(
 
 
 def benchmarks() -> None:
-    """List the benchmarks of mid-training by ability, with their lm-eval tasks."""
+    """List benchmarks that reports on mid-training use, by ability, with their lm-eval tasks."""
     columns = ("ability", "benchmark", "lm-eval task", "note")
     view = plain_table(*columns, title="benchmarks by ability", left=columns)
     for entry in BENCHMARKS:
@@ -137,10 +141,10 @@ def benchmarks() -> None:
 
 
 def compare_evals(
-    first: Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="folder of another one", show_default=False)],
-    level: Annotated[float, typer.Option(help="of the intervals and verdicts")] = 0.95,
-    json_file: Annotated[Path | None, typer.Option("--json", help="where the figures go")] = None,
+    first: Annotated[Path, typer.Argument(help="folder of the first evaluation", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="folder of the second evaluation", show_default=False)],
+    level: Annotated[float, typer.Option(help="confidence level of the intervals and verdicts")] = 0.95,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the figures")] = None,
 ) -> None:
     """Test two checkpoints on the documents that both were scored on."""
     table = compare_evaluations(first, second, level=level)

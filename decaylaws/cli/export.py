@@ -41,10 +41,10 @@ def export(
         Path, typer.Argument(help="a study directory, or recipe.yaml or recipe.json", show_default=False)
     ],
     target: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(EXPORTERS)}; repeat; all by default")
+        list[str] | None, typer.Option(help=f"{', '.join(EXPORTERS)}; can be repeated; all by default")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="where the folders of the targets go; a study has its own place")
+        Path | None, typer.Option(help="folder for the exports; 'exports' in the study by default")
     ] = None,
     lr_rule: Annotated[
         LrRule,
@@ -55,31 +55,37 @@ def export(
     ] = LrRule.auto,
     tolerance: Annotated[
         float,
-        typer.Option(help="how far a native scheduler may leave the LR path, as a fraction of the peak LR"),
+        typer.Option(help="largest LR error of a native scheduler, as a fraction of the peak LR"),
     ] = 0.01,
     approximate: Annotated[
-        bool, typer.Option(help="take the nearest that a target can express, and say how far off it is")
+        bool,
+        typer.Option(
+            help="if a target cannot express the schedule, write the nearest one and state its error"
+        ),
     ] = False,
     ranks: Annotated[int, typer.Option(help="data-parallel ranks that share a batch", min=1)] = 1,
     local_batch_size: Annotated[int, typer.Option(help="sequences of a rank in a forward pass", min=1)] = 1,
-    model: Annotated[str | None, typer.Option(help="the target's own name of the model")] = None,
+    model: Annotated[str | None, typer.Option(help="the target's name for the model")] = None,
     seen_steps: Annotated[
         int | None,
         typer.Option(
-            help="steps that the checkpoint's own counter stands at, where it cannot be read", min=0
+            help="steps that the checkpoint's counter holds, if the checkpoint cannot be read", min=0
         ),
     ] = None,
     seen_samples: Annotated[
-        int | None, typer.Option(help="sequences that it counts, likewise", min=0)
+        int | None,
+        typer.Option(
+            help="sequences that the checkpoint's counter holds, if the checkpoint cannot be read", min=0
+        ),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
-            help="write nothing: compare this configuration of --target with the recipe (FILE, or FILE.py:FUNCTION)"
+            help="compare this configuration of --target with the recipe and write nothing (FILE or FILE.py:FUNCTION)"
         ),
     ] = None,
 ) -> None:
-    """Write the recipe as configuration of other trainers, or check one that exists (exit 1 if it differs)."""
+    """Write the recipe as configuration for other trainers, or check an existing one (exit code 1 if it differs)."""
     study = open_study(console, source) if source.is_dir() else None
     recipe = Recipe.load(source) if study is None else load_recipe(study)
     if check is not None:

@@ -46,16 +46,17 @@ def launch(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help=f"NAME=VALUE for a setting of the trainer; repeat. Names: {SETTING_NAMES}"
+            "--set", help=f"NAME=VALUE for a setting of the trainer; can be repeated. Names: {SETTING_NAMES}"
         ),
     ] = None,
     slurm_nodes: Annotated[
         int | None,
-        typer.Option(help="write a Slurm script for so many nodes instead of training here", min=1),
+        typer.Option(help="write a Slurm script for this number of nodes instead of training here", min=1),
     ] = None,
     slurm_gpus: Annotated[int, typer.Option(help="GPUs of a node", min=1)] = 8,
     slurm_hours: Annotated[
-        float, typer.Option(help="time limit of a job, which then saves and is queued again")
+        float,
+        typer.Option(help="time limit of a job; at the limit it saves a checkpoint and is queued again"),
     ] = 24.0,
 ) -> None:
     """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint.

@@ -12,7 +12,7 @@ from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.recipe.doctor import examine, holds
 from decaylaws.recipe.files import to_json
 
-app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app = typer.Typer(help="Inspect and validate recipe files.", no_args_is_help=True)
 
 
 @app.command()
@@ -23,10 +23,10 @@ def show(path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")
 
 @app.command()
 def diff(
-    before: Annotated[Path, typer.Argument(help="a recipe")],
-    after: Annotated[Path, typer.Argument(help="another recipe")],
+    before: Annotated[Path, typer.Argument(help="the first recipe")],
+    after: Annotated[Path, typer.Argument(help="the second recipe")],
 ) -> None:
-    """Print the fields in which two recipes differ; exit with 1 if there are any, as diff does."""
+    """Print the fields in which two recipes differ; exit with code 1 if there are any."""
     changes = diff_recipes(Recipe.load(before), Recipe.load(after))
     for change in changes:
         typer.echo(f"{change.path}: {_text(change.before)} -> {_text(change.after)}")
@@ -45,13 +45,14 @@ def doctor(
     path: Annotated[Path, typer.Argument(help="recipe.yaml or recipe.json")],
     checkpoint: Annotated[Path, typer.Argument(help="file or folder of the checkpoint to start from")],
     corpus: Annotated[
-        Path | None, typer.Option(help="prepared corpus: also check its sources, caps and tokenizer")
+        Path | None,
+        typer.Option(help="prepared corpus whose sources, caps and tokenizer are checked as well"),
     ] = None,
     hash_shards: Annotated[
-        bool, typer.Option(help="hash the corpus's shards instead of comparing their sizes only")
+        bool, typer.Option(help="hash the shards of the corpus instead of comparing only their sizes")
     ] = False,
 ) -> None:
-    """Check that the hand-over holds: LR, optimiser state, tokens, vocabulary; exit with 1 if it does not."""
+    """Check that LR, optimiser state, tokens and vocabulary of a checkpoint fit the recipe; exit with code 1 if not."""
     prepared = None if corpus is None else read_corpus(corpus, hash_shards=hash_shards)
     findings = examine(Recipe.load(path), checkpoint, corpus=prepared)
     for finding in findings:

@@ -15,12 +15,13 @@ from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
 from decaylaws.schedules.quantities import parse_tokens, round_lr, round_tokens
 
-app = typer.Typer(help="Look at learning-rate schedules.", no_args_is_help=True)
+app = typer.Typer(help="Draw, compare and check learning-rate schedules.", no_args_is_help=True)
 
 Text = Annotated[str, typer.Argument(help="arrow notation, or the name of a published schedule")]
 Texts = Annotated[list[str], typer.Argument(help="arrow notations or names of published schedules")]
 Values = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=VALUE for what the notation does not state; repeat")
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE for a name that the notation leaves open; can be repeated"),
 ]
 Batch = Annotated[str | None, typer.Option(help="tokens of one optimiser step, such as 4M")]
 Png = Annotated[Path | None, typer.Option(help="also draw into this PNG file")]
@@ -32,11 +33,13 @@ ASSUMED_SHAPE = "linear"
 def show(
     schedule: Text,
     values: Values = None,
-    at: Annotated[list[str] | None, typer.Option(help="print the LR at this token position; repeat")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="print the LR at this token position; can be repeated")
+    ] = None,
     batch_tokens: Batch = None,
     png: Png = None,
 ) -> None:
-    """Draw a schedule: stages, LR, integral, steps."""
+    """Draw a schedule and print its stages, LR, integral and steps."""
     label, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     summary = summarize(built, batch)
@@ -57,7 +60,7 @@ def show(
 
 @app.command()
 def compare(schedules: Texts, values: Values = None, batch_tokens: Batch = None, png: Png = None) -> None:
-    """Put schedules side by side: length, peak, end, mean, integral, share that decays."""
+    """Compare schedules by length, peak, end, mean, integral and the share that decays."""
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     built = dict(_read(text, values, lenient=True) for text in schedules)
     if len(built) != len(schedules):
@@ -71,9 +74,9 @@ def lint_command(
     schedule: Text,
     values: Values = None,
     batch_tokens: Batch = None,
-    floor: Annotated[float | None, typer.Option(help="LR that it should end at or below")] = None,
+    floor: Annotated[float | None, typer.Option(help="largest LR at which it should end")] = None,
 ) -> None:
-    """Name what is probably not meant; exit with 1 if there is anything."""
+    """Report likely mistakes in a schedule; exit with code 1 if there is one."""
     _, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     findings = lint(built, batch_tokens=batch, floor_lr=None if floor is None else valid_lr("floor", floor))

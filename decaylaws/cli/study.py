@@ -46,19 +46,19 @@ def init(
     template: Annotated[
         str,
         typer.Option(
-            help="'study': your sources; 'quick': yours, sized for a first look; 'demo': the demo's"
+            help="study: your sources; quick: your sources, sized for a first look; demo: the sources of the demo"
         ),
     ] = "study",
 ) -> None:
     """Make a study directory with an annotated study.yaml.
 
-    A study.yaml that is there already stays as it is.
-    Next: name your sources in it, then decaylaws prepare.
+    An existing study.yaml is not changed.
+    Next: name your sources in it, then run decaylaws prepare.
     """
     existed = (directory / "study.yaml").exists()
     study = Study.create(directory, template=template)
     verb = next_verb(steps(study))
-    line = f"{study.root / 'study.yaml'} {'is there already and stays as it is' if existed else 'written'}."
+    line = f"{study.root / 'study.yaml'} {'exists already and was not changed' if existed else 'written'}."
     if verb == "prepare" and template != "demo":
         line += " Name your sources in it."
     console.print(line, highlight=False, soft_wrap=True)
@@ -95,8 +95,8 @@ def plan(directory: StudyDir) -> None:
     """Plan the sweep and say what it costs.
 
     Reads study.yaml and the corpus, and measures this machine's speed.
-    Writes plan.json (every run: mixture, length, LR, seed); trains nothing.
-    Too expensive? Change 'design' in study.yaml and plan again.
+    Writes plan.json with the mixture, length, LR and seed of every run. Trains nothing.
+    If the sweep is too expensive, change 'design' in study.yaml and plan again.
     Next: decaylaws run.
     """
     study = Study.open(directory)
@@ -131,9 +131,9 @@ def plan(directory: StudyDir) -> None:
 def run(
     directory: StudyDir,
     workers: Workers = None,
-    retry_failed: Annotated[bool, typer.Option(help="queue the runs that failed twice again")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="run the runs that failed twice again")] = False,
     slurm: Annotated[
-        Path | None, typer.Option(help="write a Slurm array job that does this on many machines, and stop")
+        Path | None, typer.Option(help="write a Slurm array job for many machines instead of training here")
     ] = None,
     tasks: Annotated[int, typer.Option(help="machines of the Slurm job", min=1)] = 4,
     time_limit: Annotated[str, typer.Option(help="time limit of each, HH:MM:SS")] = "04:00:00",
@@ -141,7 +141,7 @@ def run(
     """Train the trunks and microanneals of the plan that are not finished yet.
 
     Reads plan.json and the corpus. Writes runs.csv and curves.csv.
-    Ctrl-C at any time: the same command goes on where it was.
+    You can stop it with Ctrl-C; the same command continues where it stopped.
     Next: decaylaws fit.
     """
     study = open_study(console, directory)
@@ -181,15 +181,17 @@ def run(
 
 def fit(
     directory: StudyDir,
-    partial: Annotated[bool, typer.Option(help="fit although planned runs have no result yet")] = False,
+    partial: Annotated[
+        bool, typer.Option(help="fit the finished runs, even if planned runs have no result yet")
+    ] = False,
 ) -> None:
-    """Fit the laws and print their held-out error beside the baselines.
+    """Fit the laws and print their held-out errors beside those of baselines.
 
     Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
-    The table says how far each law is off on runs that it did not see.
-    If a baseline is better, more runs help: raise
-    design.num_mixtures in study.yaml, set design.keep_earlier to fit
-    the present runs too, then plan and run again.
+    The table shows the error of each law on runs that it was not fitted to.
+    If a baseline is better than the law, add runs: raise
+    design.num_mixtures in study.yaml, set design.keep_earlier to keep
+    the present runs, and then plan, run and fit again.
     Next: decaylaws recommend.
     """
     study = open_study(console, directory)
@@ -203,11 +205,11 @@ def fit(
 
 
 def recommend(directory: StudyDir) -> None:
-    """Search mixture, decay tokens, LR and shape on the law; write recipe.yaml.
+    """Search mixture, decay tokens, LR and shape on the law, and write recipe.yaml.
 
-    Reads the fitted law, and objective, guards, caps and budget of study.yaml.
-    Writes recipe.yaml, the recommended run; trains nothing.
-    Until it has been run, it is only the law's opinion.
+    Reads the fitted law, and the objective, guards, caps and budget in study.yaml.
+    Writes recipe.yaml, the recommended decay. Trains nothing.
+    The recipe is only a prediction until confirm has run it.
     Next: decaylaws confirm.
     """
     from decaylaws.cli.certainty import print_certainty
@@ -225,8 +227,8 @@ def recommend(directory: StudyDir) -> None:
 def confirm(directory: StudyDir, workers: Workers = None) -> None:
     """Store predictions, then run the recipe and its rivals at the proxy's and at the target's scale.
 
-    Reads recipe.yaml and the law. Writes confirm.json (the predictions, before any
-    run starts), then trains four mixtures at both scales and says who won.
+    Reads recipe.yaml and the law. Writes the predictions to confirm.json before any
+    run starts. Then trains four mixtures at both scales and reports which one won.
     Next: decaylaws export, launch or report.
     """
     study = open_study(console, directory)
@@ -255,8 +257,8 @@ def say_left_out(study: Study) -> None:
 def report(directory: StudyDir) -> None:
     """Write the decision report, one self-contained HTML file.
 
-    Reads all that the study holds: runs, laws, recipe, confirmation, launched run,
-    evaluations, wherever they are there. Needs a recipe, no more.
+    Reads what the study holds: runs, laws, recipe and, if they exist, the
+    confirmation, the launched run and evaluations. It needs at least a recipe.
     Writes report.html, which opens from disk without a network.
     Write it again after confirm, launch and evaluate.
     """
@@ -268,7 +270,7 @@ def report(directory: StudyDir) -> None:
 
 
 def status(directory: StudyDir) -> None:
-    """Say what is done, what is under way and which command comes next."""
+    """Show what is done, what is running and which command comes next."""
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
         found = verbs.status(study, progress=progress)
@@ -290,14 +292,14 @@ def demo(
     directory: Annotated[Path, typer.Argument(help="where the demo's study goes")] = Path("demo-study"),
     workers: Workers = None,
 ) -> None:
-    """All of it on text out of installed packages, small enough for a laptop.
+    """Run the whole path on text from installed packages, small enough for a laptop.
 
-    Every verb from init to report, in about a quarter of an hour on two cores.
-    Ctrl-C at any time: the same command goes on where it was.
+    Runs every verb from init to report, in about a quarter of an hour on two cores.
+    You can stop it with Ctrl-C; the same command continues where it stopped.
     """
     init(directory, template="demo")
     parts = (
-        ("1/9 prepare: real text out of installed packages", lambda: prepare(directory)),
+        ("1/9 prepare real text from installed packages", lambda: prepare(directory)),
         ("2/9 plan the sweep", lambda: plan(directory)),
         ("3/9 run trunks and microanneals", lambda: run(directory, workers)),
         ("4/9 fit the laws", lambda: fit(directory)),

@@ -19,7 +19,7 @@ class GroupSettings(BaseModel):
 
     Attributes:
         members: names of sources, cut sources or groups; the search moves them freely inside the bounds.
-        mixture: or their fixed proportions; the search then moves only the total. So a mixture that an earlier
+        mixture: alternatively, their fixed proportions; the search then moves only the total. A mixture that an earlier
             study found is reused when a source is added (olmix).
         lower: smallest total share.
         upper: largest total share.

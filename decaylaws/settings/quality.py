@@ -40,10 +40,10 @@ class QualitySettings(_Settings):
 
     Attributes:
         field: key or column that holds the score, higher for better.
-        classifier: or a classifier that scores the text.
-        perplexity: or a language model that scores it.
+        classifier: alternatively, a classifier that scores the text.
+        perplexity: alternatively, a language model that scores the text.
         thresholds: scores at which buckets are cut, rising; a document on a threshold is in the bucket above.
-        quantiles: or shares of the train text (in bytes) that lie below each cut, rising.
+        quantiles: alternatively, shares of the train text (in bytes) below each cut, rising.
         names: of the buckets, worst first; ``low``, (``medium``,) ``high`` or ``q1`` to ``qn`` without it.
         source: the source as ``study.yaml`` names it, once it is cut.
         bucket: which of its buckets this is, once it is cut.

@@ -37,7 +37,7 @@ class SourceSettings(_Settings):
     """
 
     format: Literal["embedded", "jsonl", "text", "parquet", "datasets"] = Field(
-        description="how the text is stored; embedded text comes out of installed packages"
+        description="how the text is stored; embedded text comes from installed packages"
     )
     path: str | None = Field(
         None, description="file, folder or glob, relative to study.yaml; none for embedded"
@@ -55,13 +55,13 @@ class SourceSettings(_Settings):
     max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
     lower: Share = Field(0.0, description="smallest share of the source in a mixture")
     upper: Share = Field(1.0, description="largest share of the source in a mixture")
-    max_bytes: Count | None = Field(None, description="take at most so many bytes of text (UTF-8)")
+    max_bytes: Count | None = Field(None, description="largest amount of text to take, in bytes (UTF-8)")
     min_document_bytes: Count | None = Field(
-        None, description="take documents of at least so many bytes only: a length class"
+        None, description="take only documents of at least this many bytes"
     )
-    max_document_bytes: Count | None = Field(None, description="take documents of fewer bytes only")
+    max_document_bytes: Count | None = Field(None, description="take only documents of fewer bytes")
     heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="share of the documents that is kept back for evaluation"
+        0.1, description="share of the documents that is held out for evaluation"
     )
     on_bad: Literal["error", "skip"] = Field(
         "error",
@@ -97,7 +97,7 @@ class TokenizerSettings(_Settings):
     )
     path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
     end_token: str | None = Field(
-        None, description="its token that ends a document, where it is none of the usual ones"
+        None, description="the token that ends a document, if it is not one of the usual ones"
     )
     train_bytes_per_source: Count = Field(
         2_000_000, description="text of each source that the tokenizer is trained on, in bytes"
@@ -119,7 +119,7 @@ class ShapeSettings(_Settings):
     num_layers: Count = Field(description="decoder layers")
     num_heads: Count = Field(description="attention heads; d_model must be a multiple")
     num_kv_heads: Count | None = Field(
-        None, description="key and value heads (grouped-query attention); without it as many as num_heads"
+        None, description="key and value heads (grouped-query attention); num_heads by default"
     )
     d_ff: Count = Field(description="width of the feed-forward layers")
     rope_theta: Positive = Field(10_000.0, description="base of the rotary embedding")
@@ -163,13 +163,11 @@ class TrunkSettings(_Settings):
 
     tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
     warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
-    peak_lr: Positive = Field(
-        description="learning rate of the constant phase, at which every decay is handed over"
-    )
+    peak_lr: Positive = Field(description="learning rate of the constant phase, and so of the hand-over")
     mixture: dict[str, Share] = Field(
         description="share of each source; decays on this mixture are the controls"
     )
-    seed: NotNegative = Field(0, description="of the initial weights and the order of the data")
+    seed: NotNegative = Field(0, description="seed of the initial weights and of the order of the data")
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
@@ -192,13 +190,13 @@ class DesignSettings(_Settings):
         [1.0], description="start learning rates of the decays, as factors of trunk.peak_lr"
     )
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
-        ["linear"], description="decays end at LR 0, which no exponential reaches; constant keeps its LR"
+        ["linear"], description="shapes of the decays, which end at LR 0; constant keeps the start LR"
     )
     batch_tokens: list[Tokens] = Field(
         default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
     )
     num_replicates: Annotated[int, NUMBER, Field(ge=2)] = Field(
-        3, description="runs of one plan that differ in their seed only"
+        3, description="runs of one plan that differ only in their seed"
     )
     runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = Field(
         8, description="runs of the design that are repeated at each further size"
@@ -212,7 +210,7 @@ class DesignSettings(_Settings):
         description="also fit finished decays of earlier plans that fork from the same trunks; false makes the answer "
         "depend on study.yaml and the corpus alone",
     )
-    seed: NotNegative = Field(0, description="of the mixtures and of the order of the data")
+    seed: NotNegative = Field(0, description="seed of the mixtures and of the order of the data")
 
 
 class ObjectiveSettings(_Settings):
@@ -277,12 +275,17 @@ class DecontaminationSettings(_Settings):
     """Train documents that hold an evaluation item are dropped; sources that repeat held-out text are refused."""
 
     evaluation_sets: dict[str, EvaluationSetSettings] = Field(
-        default_factory=dict, description="sets by name whose items no train text may hold"
+        default_factory=dict,
+        description="evaluation sets by name; train documents that hold one of their items are dropped",
     )
-    ngram: Annotated[int, NUMBER, Field(ge=8)] = Field(13, description="words of a matching run")
+    ngram: Annotated[int, NUMBER, Field(ge=8)] = Field(13, description="length in words of a matching run")
     min_coverage: Share = Field(0.5, description="smallest share of an item's words in matching runs")
-    hybrid: bool = Field(True, description="also near matches, by longest common subsequence of words")
-    min_common: Share = Field(0.75, description="smallest common subsequence of a near match, as a share")
+    hybrid: bool = Field(
+        True, description="also find near matches, by the longest common subsequence of words"
+    )
+    min_common: Share = Field(
+        0.75, description="smallest common subsequence of a near match, as a share of the item's words"
+    )
     max_heldout_overlap: Share = Field(
         0.05,
         description="largest share of a domain's held-out passages that the train text of a source may repeat",
@@ -297,8 +300,8 @@ class TrainSettings(_Settings):
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the matmuls; bfloat16 pays where the processor has instructions for it, and moves losses "
-        "by up to 1e-3 nats per token; auto tries it there",
+        description="number format of the matmuls; bfloat16 is faster on processors with instructions for it and "
+        "changes losses by up to 1e-3 nats per token; auto measures which is faster",
     )
     compile: Literal["auto"] | bool = Field(
         "auto",
@@ -310,12 +313,15 @@ class TrainSettings(_Settings):
 class BackendSettings(_Settings):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
-    workers: Count | None = Field(None, description="processes; None takes one per core, and one for a GPU")
+    workers: Count | None = Field(
+        None, description="worker processes; None takes one per core, and one for a GPU"
+    )
     slots: Count | None = Field(
-        None, description="members that train as one stack in a worker; None takes what measures fastest"
+        None,
+        description="members that train as one stack in a worker; None measures and takes the fastest number",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where proxies run; auto takes a GPU where there is one"
+        "auto", description="where proxies run; auto takes a GPU if there is one"
     )
     keep_checkpoints: bool = Field(False, description="keep the last checkpoint of every decay")
 
@@ -326,18 +332,18 @@ class SamplerSettings(_Settings):
     kind: Literal["tpe", "gp", "nsga2"] = Field(
         description="tpe and gp lower the objective; nsga2 spans the front of general against specialised loss"
     )
-    trials: Count = Field(24, description="runs that are proposed in all")
-    batch: Count = Field(8, description="proposals under way at once")
+    trials: Count = Field(24, description="total number of proposed runs")
+    batch: Count = Field(8, description="proposals that run at the same time")
     promote: Annotated[int, NUMBER, Field(ge=2)] | None = Field(
         None,
-        description="start every proposal with the shortest of design.decay_tokens and take the best one in "
-        "so many to the next length; None lets the sampler choose the length",
+        description="start every proposal with the shortest of design.decay_tokens and run the best 1/promote of them "
+        "at the next length; None lets the sampler choose the length",
     )
 
     prune: Annotated[float, NUMBER, Field(gt=0, lt=100)] | None = Field(
         None,
-        description="end a proposal at an evaluation on its way (evaluation.points) unless it is among the best so "
-        "many percent of the runs of its length, batch size and shape; None runs all to their end",
+        description="stop a proposal early, at one of the evaluation.points, unless it is among the best prune percent "
+        "of the runs of its length, batch size and shape; None stops no proposal early",
     )
 
     @model_validator(mode="after")
@@ -355,10 +361,10 @@ class StudySettings(_Settings):
         description="name of the study, also in a shared storage"
     )
     sources: Annotated[dict[str, SourceSettings], Field(min_length=2)] = Field(
-        description="sources of text by name, at least two"
+        description="sources of text by name; at least two"
     )
     groups: dict[str, GroupSettings] = Field(
-        default_factory=dict, description="sources whose total is bounded, or whose proportions are fixed"
+        default_factory=dict, description="groups of sources with a bounded total or with fixed proportions"
     )
     tokenizer: TokenizerSettings = Field(TokenizerSettings(), description="how text becomes tokens")
     seq_len: Count = Field(128, description="tokens of a training sequence")
@@ -370,8 +376,10 @@ class StudySettings(_Settings):
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="settings of AdamW")
     trunk: TrunkSettings = Field(description="the stable phase of every shape")
     design: DesignSettings = Field(description="the microanneals of the sweep")
-    sampler: SamplerSettings | None = Field(None, description="proposals after the design; None makes none")
-    objective: ObjectiveSettings = Field(description="what the search lowers, and what it must keep")
+    sampler: SamplerSettings | None = Field(
+        None, description="runs that Optuna proposes after the design; None proposes no runs"
+    )
+    objective: ObjectiveSettings = Field(description="what the search minimises, and the guards")
     target: TargetSettings = Field(description="the run that the recommendation is for")
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="how held-out losses are measured"
@@ -383,7 +391,7 @@ class StudySettings(_Settings):
     backend: BackendSettings = Field(BackendSettings(), description="where and how fast proxies run")
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = Field(400, description="trials of the search on the fitted law")
-    seed: NotNegative = Field(0, description="of fit and search")
+    seed: NotNegative = Field(0, description="seed of the fit and the search")
 
     @field_validator("sources", mode="before")
     @classmethod

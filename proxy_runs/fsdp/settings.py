@@ -34,9 +34,9 @@ class TrainSettings(BaseModel):
         corpus: folder of the prepared corpus.
         start: checkpoint to start from: a member checkpoint (``.safetensors``) or a Hugging Face folder.
         output: folder for metrics, checkpoints and the result.
-        device: ``auto`` takes CUDA where it is.
-        dtype: what matmuls compute in; parameters and moments stay float32. ``auto`` is bfloat16 on a GPU, where it
-            is several times as fast, and float32 on a CPU.
+        device: device to train on; ``auto`` takes CUDA if it is available.
+        dtype: number format of the matmuls; parameters and moments stay float32. ``auto`` is bfloat16 on a GPU, where
+            it is several times as fast, and float32 on a CPU.
         micro_batch_sequences: sequences of a rank in one forward pass, in the recipe's first stage; more are
             accumulated. A stage of longer sequences takes fewer, so that the tokens of a pass stay.
         replicas: groups that hold a whole copy of the model (HSDP); 1 shards over all ranks.
@@ -53,10 +53,10 @@ class TrainSettings(BaseModel):
             because the loss jumps.
         max_loss_jump: nats per token above the median of the stage's last losses from which on a step is
             skipped; ``None`` takes every finite loss.
-        average_last_steps: also export the mean of the weights over so many last steps; 0 for none.
+        average_last_steps: number of last steps whose mean weights are exported as well; 0 for none.
         log_interval: steps between lines of the metrics file.
         tensorboard: write TensorBoard events beside the metrics.
-        wandb_project: send the metrics to this project of Weights & Biases as well.
+        wandb_project: project of Weights & Biases to which the metrics are also sent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -62,7 +62,7 @@ def test_the_version_is_told() -> None:
 def test_existing_studies_are_not_begun_anew(tmp_path: Path) -> None:
     first, again = (CliRunner().invoke(app, ["init", str(tmp_path)]).output for _ in range(2))
     assert "written. Name your sources in it." in first
-    assert "stays as it is" in again
+    assert "was not changed" in again
     assert first.splitlines()[-1] == again.splitlines()[-1] == f"Next: decaylaws prepare '{tmp_path}'"
 
 

@@ -37,7 +37,10 @@ def test_a_signal_ends_a_verb_as_ctrl_c_does(number: signal.Signals, words: str)
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
     assert out == "workers saved\n"
-    assert error == f"decaylaws: {words}. Nothing finished is lost; the same command goes on where it was.\n"
+    assert (
+        error
+        == f"decaylaws: {words}. Nothing finished is lost. The same command continues where it stopped.\n"
+    )
     assert process.returncode == 128 + number
 
 

@@ -38,7 +38,7 @@ def test_every_template_is_a_study_and_is_never_written_over_another(tmp_path: P
     assert ("Name your sources" in made) == (template != "demo")
     before = Study.open(tmp_path / "new")
     again = decaylaws("init", str(tmp_path / "new"), "--template", "study")
-    assert "is there already and stays as it is" in again
+    assert "exists already and was not changed" in again
     assert Study.open(tmp_path / "new") == before
 
 
