@@ -343,7 +343,7 @@ def outside_words(missed: pd.DataFrame, total: int) -> str:
         f"{row.domain} (predicted {row.mean:.2f}, observed {row.observed:.2f})" for row in missed.itertuples()
     ]
     lie = (
-        "domain lies outside its 90 % interval"
+        "domains lies outside its 90 % interval"
         if len(named) == 1
         else "domains lie outside their 90 % intervals"
     )
@@ -353,9 +353,9 @@ def outside_words(missed: pd.DataFrame, total: int) -> str:
 def seeds_explain(margin: float, noise: Noise | None) -> str:
     """Whether two runs may differ by ``margin`` nats for their seeds alone, and which runs measured their noise."""
     if noise is None:
-        return "no plan finished under two seeds, so nothing says whether seeds alone explain that"
-    by_chance = "do not" if told_apart(margin, noise.sd) else "could"
-    return f"seeds alone {by_chance} explain that ({noise_words(noise)})"
+        return "no plan was run with two seeds, so it is unknown whether seed noise alone explains that"
+    explains = "does not explain" if told_apart(margin, noise.sd) else "alone could explain"
+    return f"seed noise {explains} that ({noise_words(noise)})"
 
 
 def noise_words(noise: Noise) -> str:

@@ -79,7 +79,7 @@ def test_replicates_of_two_plans_lend_nothing_to_the_noise() -> None:
     assert seed_noise(both, ["web"])["web"] == pytest.approx(0.0123, abs=1e-9)
     said = seeds_explain(0.05, Noise.from_replicates(both, {"web": 1.0}))
     assert said.startswith(
-        "seeds alone do not explain that (standard deviation between seeds 0.0123, measured at 10"
+        "seed noise does not explain that (standard deviation between seeds 0.0123, measured at 10"
     )
 
 

@@ -98,9 +98,9 @@ def test_a_rival_ahead_by_what_seeds_explain_leaves_the_question_open() -> None:
 def test_whether_seeds_explain_a_margin_is_said_with_the_runs_that_measured_them() -> None:
     noise = Noise(0.01, 1, (50_000,))
     assert "could explain" in seeds_explain(0.02, noise)
-    assert "do not explain" in seeds_explain(0.04, noise)
+    assert "does not explain" in seeds_explain(0.04, noise)
     assert "0.0100, measured at 50,000 parameters with 1 degree of freedom" in seeds_explain(0.04, noise)
-    assert "no plan finished under two seeds" in seeds_explain(0.04, None)
+    assert "no plan was run with two seeds" in seeds_explain(0.04, None)
 
 
 def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:
