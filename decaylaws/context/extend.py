@@ -16,6 +16,11 @@ def with_long_share(mixture: Mixture, long_sources: Collection[str], share: floa
     documents are long: list a source twice in ``study.yaml``, with ``min_document_bytes`` and
     ``max_document_bytes``.
 
+    Args:
+        mixture: shares of all sources.
+        long_sources: names of sources of long documents.
+        share: total share that they get, between 0 and 1.
+
     Raises:
         InvalidValueError: a long source has no share, every source is long, or ``share`` is not within 0 and 1.
     """

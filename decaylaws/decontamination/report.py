@@ -107,7 +107,13 @@ class Tally:
     _seen: set[tuple[str, int]] = field(default_factory=set)
 
     def add(self, first: int, texts: Sequence[str], matches: Sequence[Match]) -> set[int]:
-        """Count the matches in ``texts``, of which the first is row ``first``; the indices of those to be dropped."""
+        """Count the matches in ``texts``, of which the first is row ``first``; the indices of those to be dropped.
+
+        Args:
+            first: row of the shard at which ``texts`` begins.
+            texts: documents of one chunk.
+            matches: what was found in them; ``match.text`` is an index into ``texts``.
+        """
         dropped = {match.text for match in matches}
         sizes = [len(text.encode("utf-8", "replace")) for text in texts]
         self.result.documents += len(sizes)

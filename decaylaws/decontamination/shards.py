@@ -127,7 +127,13 @@ def _unusable(row: BadRow) -> str:
 
 @contextmanager
 def row_writer(path: Path, shard: Path, text_field: str) -> Iterator[RowWriter]:
-    """Writes ``path`` in the format of ``shard``; the file appears when the block ends without an exception."""
+    """Writes ``path`` in the format of ``shard``; the file appears when the block ends without an exception.
+
+    Args:
+        path: file to write.
+        shard: shard whose rows are filtered; it decides format and compression.
+        text_field: key or column that holds the text.
+    """
     with atomic_write(path) as handle:
         if format_of(shard) == "parquet":
             with _ParquetWriter(handle, shard, text_field) as writer:

@@ -183,7 +183,16 @@ class Planner:
         seed: int,
         batch_tokens: int | None = None,
     ) -> PlannedRun:
-        """A decay forked from the end of the trunk of ``shape_name``, at the first of ``batch_sizes`` by default."""
+        """A decay forked from the end of the trunk of ``shape_name``, at the first of ``batch_sizes`` by default.
+
+        Args:
+            role: the question that the run answers.
+            shape_name: model shape, by its name in ``study.yaml``.
+            schedule: LR over the tokens of the decay.
+            mixture: shares of the sources.
+            seed: seed of the data order.
+            batch_tokens: tokens of one step; the first of ``batch_sizes`` if ``None``.
+        """
         trunk = self.trunk(shape_name).config
         return PlannedRun(
             role,
@@ -233,7 +242,13 @@ class Planner:
         return list(product(design.decay_tokens, design.start_lr_factors, design.shapes, self.batch_sizes))
 
     def decay_schedule(self, decay_tokens: int, start_lr_factor: float, shape: str) -> Schedule:
-        """A decay to zero from ``start_lr_factor`` times the trunk's LR."""
+        """A decay to zero from ``start_lr_factor`` times the trunk's LR.
+
+        Args:
+            decay_tokens: length of the decay.
+            start_lr_factor: start LR as a factor of the trunk's LR.
+            shape: segment shape; ``constant`` keeps the start LR.
+        """
         start_lr = self.settings.trunk.peak_lr * start_lr_factor
         end_lr = start_lr if shape == "constant" else 0.0
         return decay(decay_tokens, start_lr, end_lr, shape)
@@ -369,7 +384,13 @@ def mixture_space(settings: StudySettings, available_tokens: Mapping[str, int]) 
 def pool_tokens(
     settings: StudySettings, available_tokens: Mapping[str, int], *, repetition_scale: float | None = None
 ) -> dict[str, int]:
-    """Tokens of each source that a proxy may draw from: at least one sequence, whole sequences."""
+    """Tokens of each source that a proxy may draw from: at least one sequence, whole sequences.
+
+    Args:
+        settings: settings of the study.
+        available_tokens: train tokens by source.
+        repetition_scale: how many times longer the target's decay is; that of the settings if ``None``.
+    """
     scale = settings.target.repetition_scale if repetition_scale is None else repetition_scale
     length = settings.seq_len
     return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
@@ -380,7 +401,13 @@ Level = tuple[int, float, str, int]
 
 
 def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:
-    """``count`` factor levels, each as often as any other (give or take one), in seeded random order."""
+    """``count`` factor levels, each as often as any other (give or take one), in seeded random order.
+
+    Args:
+        levels: levels of the factor.
+        count: number of levels to return.
+        seed: seed of the order.
+    """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(levels)) for _ in range(-(-count // len(levels)))]
     return [levels[index] for index in np.concatenate(rounds)[:count]]

@@ -128,7 +128,15 @@ def paired_test(
 
 
 def verdict(lower: float, upper: float, p_value: float, *, level: float, higher_is_better: bool) -> Verdict:
-    """Which is better: only where the interval of second minus first leaves out 0 and the test rejects."""
+    """Which is better: only where the interval of second minus first leaves out 0 and the test rejects.
+
+    Args:
+        lower: lower end of the interval of second minus first.
+        upper: its upper end.
+        p_value: p-value of the test of no difference.
+        level: confidence level of both, such as 0.95.
+        higher_is_better: whether a larger value of the metric is better.
+    """
     if not (p_value < 1 - level and (lower > 0 or upper < 0)):
         return Verdict.NOT_ENOUGH_EVIDENCE
     return Verdict.SECOND_BETTER if (lower > 0) == higher_is_better else Verdict.FIRST_BETTER

@@ -63,6 +63,11 @@ EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
 def export(recipe: Recipe, target: str, options: ExportOptions | None = None) -> Export:
     """Export ``recipe`` to ``target``, one of :data:`EXPORTERS`.
 
+    Args:
+        recipe: the recipe to write.
+        target: name of the trainer, one of :data:`EXPORTERS`.
+        options: ranks, LR rule and the like; defaults if ``None``.
+
     Raises:
         InvalidValueError: there is no such target.
         NotRepresentableError: the target cannot express the recipe.

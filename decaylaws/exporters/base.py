@@ -246,6 +246,17 @@ class Job:
         """The result; shares are the recipe's and sources are drawn at random unless said otherwise.
 
         ``counts_from`` is where the target's own counters begin: zero, unless it takes over the checkpoint's.
+
+        Args:
+            files: text of every file by its name.
+            step_lrs: LR of every step as the target computes it [steps].
+            notes: sentences for ``NOTES.md``.
+            restart: how a stopped run is continued.
+            last_checkpoint: where the last checkpoint lies.
+            realised_shares: shares that the target draws; the recipe's if ``None``.
+            approximations: sentences about what the target cannot express exactly.
+            assumptions: sentences about what the export had to assume.
+            counts_from: where the target's counters begin: zero, unless it takes over the checkpoint's.
         """
         drawn = mixing_note(self.recipe) if realised_shares is None else ()
         return Export(

@@ -99,7 +99,13 @@ def _stages(recipe: Recipe, batch_tokens: int, tolerance: float) -> list[dict[st
 
 
 def composable_lrs(stages: list[dict[str, float]], batch_tokens: float, num_steps: int) -> Floats:
-    """LR of ``ComposableScheduler`` with linear stages at 1, 2, ... ``num_steps`` batches, [num_steps]."""
+    """LR of ``ComposableScheduler`` with linear stages at 1, 2, ... ``num_steps`` batches, [num_steps].
+
+    Args:
+        stages: ``duration`` in tokens, ``start_lr`` and ``end_lr`` of each stage.
+        batch_tokens: tokens of one step.
+        num_steps: steps of the run.
+    """
     ends = np.cumsum([0.0, *(stage["duration"] for stage in stages)])
     tokens = np.arange(1, num_steps + 1) * float(batch_tokens)
     number = np.searchsorted(ends, tokens, side="right") - 1

@@ -31,7 +31,15 @@ def warmup_hold_decay_factors(
     decay: Floats,
     floor: float,
 ) -> Floats:
-    """Factors of the steps of a warm-up, of a hold at 1, of a decay in units, then ``floor``, [num_steps]."""
+    """Factors of the steps of a warm-up, of a hold at 1, of a decay in units, then ``floor``, [num_steps].
+
+    Args:
+        num_steps: steps of the run.
+        warmup: factors of the warm-up [steps].
+        hold_steps: steps at factor 1.
+        decay: decay in units, from 1 to 0 [steps].
+        floor: factor after the decay.
+    """
     decayed = floor + (1.0 - floor) * decay
     factors = np.concatenate([warmup, np.ones(hold_steps), decayed])[:num_steps]
     return np.concatenate([factors, np.full(num_steps - len(factors), floor)])
@@ -50,6 +58,14 @@ def torchtitan_factors(
 
     The decay is computed for a virtual last step, so that the last trained step stays above the minimum; the
     warm-up runs from 1/W to 1.
+
+    Args:
+        num_steps: steps of the run.
+        warmup_steps: steps of the warm-up.
+        decay_ratio: share of all steps that decay; ``None`` decays from the end of the warm-up.
+        decay_shape: name in ``UNIT_DECAYS``.
+        min_lr_factor: factor at the end of the decay.
+        total_steps: steps on which shares are taken; ``num_steps`` if ``None``.
     """
     total = num_steps if total_steps is None else total_steps
     warmup = min(warmup_steps, total)
@@ -71,7 +87,16 @@ def transformers_wsd_factors(
     decay_shape: str,
     min_lr_ratio: float,
 ) -> Floats:
-    """Factors of transformers 5.23's ``warmup_stable_decay``, [num_steps]: a step has the LR at its start."""
+    """Factors of transformers 5.23's ``warmup_stable_decay``, [num_steps]: a step has the LR at its start.
+
+    Args:
+        num_steps: steps of the run.
+        warmup_steps: steps of the warm-up.
+        hold_steps: steps at factor 1.
+        decay_steps: steps of the decay.
+        decay_shape: name in ``UNIT_DECAYS``.
+        min_lr_ratio: factor at the start of the warm-up and after the decay.
+    """
 
     warming = np.arange(warmup_steps) / max(warmup_steps, 1) * (1.0 - min_lr_ratio) + min_lr_ratio
     decaying = UNIT_DECAYS[decay_shape](np.arange(decay_steps) / max(decay_steps, 1))

@@ -347,6 +347,11 @@ def parquet_values(path: Path, batch: pyarrow.RecordBatch) -> list[dict[str, Any
 def require_text_column(path: Path, schema: pyarrow.Schema, column: str) -> None:
     """Refuse a table without this column of text; one that is null throughout passes.
 
+    Args:
+        path: file, for the error.
+        schema: the file's Arrow schema.
+        column: name of the column.
+
     Raises:
         DataError: as said.
     """

@@ -61,6 +61,11 @@ def atomic_write(path: Path, *, recorded: bool = False) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str, *, recorded: bool = False) -> None:
     """Write ``text`` as UTF-8 so that ``path`` holds either what it held before or all of it; see ``atomic_write``.
 
+    Args:
+        path: file to write.
+        text: its new content.
+        recorded: also record the SHA-256, so that a later change is noticed.
+
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """

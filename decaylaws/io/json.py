@@ -81,7 +81,14 @@ def read_json(path: Path, schema: Any, remedy: str) -> Any:
 
 
 def typed(content: Any, schema: Any, path: Path, remedy: str) -> Any:
-    """What was read from ``path`` as a value of a known type, see :func:`read_json`."""
+    """What was read from ``path`` as a value of a known type, see :func:`read_json`.
+
+    Args:
+        content: what was read.
+        schema: type that it must have; ``Any`` accepts everything.
+        path: file, for the error.
+        remedy: what to do about a damaged file.
+    """
     if schema is Any:
         return content
     from pydantic import ValidationError  # who only writes tables should not wait for pydantic

@@ -86,6 +86,11 @@ def with_numbers(
 def without_text(table: pd.DataFrame, columns: Sequence[str], what: object) -> pd.DataFrame:
     """``table`` with these columns as numbers of any kind, NaN where a cell is empty.
 
+    Args:
+        table: the table.
+        columns: columns that must hold numbers.
+        what: file or table, for the error.
+
     Raises:
         InvalidValueError: a cell holds text; names file, column, row and value.
     """
@@ -96,6 +101,12 @@ def with_unit_shares(
     table: pd.DataFrame, columns: Sequence[str], what: object, *, rounding: float = ROUNDING
 ) -> pd.DataFrame:
     """``table`` with these shares divided by their sum, which must be within ``rounding`` of 1; ``50%`` is .5.
+
+    Args:
+        table: the table.
+        columns: columns that hold the shares.
+        what: file or table, for the error.
+        rounding: largest difference of a sum from 1.
 
     Raises:
         InvalidValueError: a cell is no share, or those of a row do not sum to 1; names file and row.
@@ -118,6 +129,11 @@ def with_unit_shares(
 
 def require_filled(table: pd.DataFrame, columns: Sequence[str], what: object) -> None:
     """Refuse a table in which one of these columns has an empty cell.
+
+    Args:
+        table: the table.
+        columns: columns without empty cells.
+        what: file or table, for the error.
 
     Raises:
         DataError: names file, column and row.

@@ -111,7 +111,13 @@ class Polytope:
 
 
 def max_step(polytope: Polytope, start: Array, direction: Array) -> float:
-    """Largest ``t`` with ``start + t * direction`` feasible; ``direction`` must sum to 0."""
+    """Largest ``t`` with ``start + t * direction`` feasible; ``direction`` must sum to 0.
+
+    Args:
+        polytope: the feasible set.
+        start: a feasible point [dims].
+        direction: a direction that sums to 0 [dims].
+    """
     room = [(polytope.upper - start, direction), (start - polytope.lower, -direction)]
     for slab in polytope.slabs:
         level, slope = float(slab.normal @ start), float(slab.normal @ direction)
@@ -125,6 +131,11 @@ def project_box_simplex(v: Array, lower: Array, upper: Array) -> Array:
 
     The answer is ``clip(v - t, lower, upper)``; its sum falls piecewise linearly in ``t`` with kinks at
     ``v - lower`` and ``v - upper``, so the right piece is found among the sorted kinks.
+
+    Args:
+        v: the point to project [dims].
+        lower: lower bounds [dims].
+        upper: upper bounds [dims].
     """
     if lower.sum() > 1.0 + TOLERANCE or upper.sum() < 1.0 - TOLERANCE or np.any(lower > upper + TOLERANCE):
         raise InfeasibleError(
@@ -164,6 +175,12 @@ def hit_and_run(polytope: Polytope, start: Array, count: int, rng: np.random.Gen
     """Nearly uniform feasible points [count, dims] by hit-and-run from the feasible ``start``.
 
     Ten steps per dimension lie between two points kept.
+
+    Args:
+        polytope: the feasible set.
+        start: a feasible point [dims].
+        count: number of points to return.
+        rng: source of random numbers.
     """
     dims = len(start)
     point, kept = start.copy(), np.empty((count, dims))
@@ -180,6 +197,11 @@ def hit_and_run(polytope: Polytope, start: Array, count: int, rng: np.random.Gen
 
 def box_simplex_vertices(lower: Array, upper: Array, limit: int) -> Array:
     """Every vertex of the box within the simplex [vertices, dims]: all but one coordinate at a bound.
+
+    Args:
+        lower: lower bounds [dims].
+        upper: upper bounds [dims].
+        limit: largest number of vertices to enumerate.
 
     Raises:
         InvalidValueError: there are more than ``limit``.

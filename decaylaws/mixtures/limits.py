@@ -122,7 +122,13 @@ class SourceUse:
 
 
 def limit_touched(source: SourceLimits, share: float, cap: float) -> str:
-    """Which limit of ``source`` a share touches: ``max_epochs``, ``upper``, ``lower`` or none."""
+    """Which limit of ``source`` a share touches: ``max_epochs``, ``upper``, ``lower`` or none.
+
+    Args:
+        source: limits of the source.
+        share: its share.
+        cap: its largest share at the length of the decay.
+    """
     if share >= cap - BINDING_TOLERANCE and cap < 1.0:
         return "upper" if cap >= source.upper else "max_epochs"
     if source.lower > 0 and share <= source.lower + BINDING_TOLERANCE:
@@ -131,7 +137,14 @@ def limit_touched(source: SourceLimits, share: float, cap: float) -> str:
 
 
 def over_cap_message(source: SourceLimits, share: float, cap: float, decay_tokens: float | None) -> str:
-    """Why a share above the cap cannot be, and what would mend it."""
+    """Why a share above the cap cannot be, and what would mend it.
+
+    Args:
+        source: limits of the source.
+        share: its share.
+        cap: its largest share at the length of the decay.
+        decay_tokens: length of the decay; ``None`` if only bounds count.
+    """
     if cap >= source.upper or decay_tokens is None:
         return f"'{source.name}' has share {share:.4g}, above its upper bound {source.upper:.4g}."
     return (

@@ -50,6 +50,13 @@ def dirichlet(
     Infeasible draws are rejected, as RegMix does. Where that would need more than 100 candidates per point
     (tight caps, many sources), the remaining draws are pulled along the line to the feasible point nearest to
     the prior until they are feasible.
+
+    Args:
+        polytope: the feasible set.
+        count: number of draws.
+        prior: mean shares before tempering [dims].
+        settings: temperature, strengths and limits of the draws.
+        rng: source of random numbers.
     """
     flat = prior**settings.temperature * (prior > 0)
     flat = flat / flat.sum()
@@ -87,6 +94,12 @@ def space_filling(polytope: Polytope, centre: Array, count: int, seed: int) -> A
     """Spread feasible points [count, dims]: scrambled Sobol points on the simplex, thinned to far neighbours.
 
     Where the caps leave too little of the simplex for rejection, hit-and-run points take their place.
+
+    Args:
+        polytope: the feasible set.
+        centre: point from which the first one is farthest [dims].
+        count: number of points.
+        seed: seed of the candidates.
     """
     candidates = _uniform_candidates(polytope, centre, 16 * count, seed)
     return farthest_first(candidates, centre, count)
@@ -110,7 +123,13 @@ def _uniform_candidates(polytope: Polytope, centre: Array, count: int, seed: int
 
 
 def farthest_first(candidates: Array, start: Array, count: int) -> Array:
-    """Choose ``count`` of ``candidates``: each farthest from those before, the first from ``start``."""
+    """Choose ``count`` of ``candidates``: each farthest from those before, the first from ``start``.
+
+    Args:
+        candidates: points to choose from [candidates, dims].
+        start: point from which the first one is farthest [dims].
+        count: number of points.
+    """
     from scipy.spatial.distance import cdist
 
     nearest = np.linalg.norm(candidates - start, axis=1)

@@ -209,7 +209,15 @@ class MixtureSpace:
         prior: Mixture | None = None,
         settings: DirichletSettings | None = None,
     ) -> Array:
-        """As ``sample``, as an array [n, sources]: for the many thousands that a simulation predicts."""
+        """As ``sample``, as an array [n, sources]: for the many thousands that a simulation predicts.
+
+        Args:
+            n: number of mixtures.
+            seed: seed of the draws.
+            decay_tokens: length of the decay, for caps on epochs; ``None`` leaves them out.
+            prior: mean mixture; proportional to tokens if ``None``.
+            settings: how widely draws spread around the prior.
+        """
         _check_count(n)
         polytope = self._require_feasible(decay_tokens)
         centre = self._membership @ self._to_array(prior or self.token_proportional())
@@ -217,7 +225,13 @@ class MixtureSpace:
         return draws @ self.blocks
 
     def space_filling(self, n: int, *, seed: int, decay_tokens: float | None = None) -> list[Mixture]:
-        """``n`` feasible mixtures far from one another, by low-discrepancy points on the simplex."""
+        """``n`` feasible mixtures far from one another, by low-discrepancy points on the simplex.
+
+        Args:
+            n: number of mixtures.
+            seed: seed of the candidates.
+            decay_tokens: length of the decay, for caps on epochs; ``None`` leaves them out.
+        """
         _check_count(n)
         polytope = self._require_feasible(decay_tokens)
         centre = polytope.project(np.full(len(polytope.lower), 1.0 / len(polytope.lower)))

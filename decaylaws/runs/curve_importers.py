@@ -29,7 +29,13 @@ _OWN_AXES = {"_step", "_timestamp", "_runtime"}  # what Weights & Biases adds be
 def read_multi_power_law(
     path: str | Path, *, run_id: str | None = None, tokens_per_step: int = 1
 ) -> pd.DataFrame:
-    """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``."""
+    """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``.
+
+    Args:
+        path: the CSV file.
+        run_id: name of the run; the file's stem if ``None``.
+        tokens_per_step: tokens of one step.
+    """
     table = with_numbers(read_records(path, ["step", "lr", "loss"]), ["step", "lr", "loss"], path)
     return _curve(run_id or Path(path).stem, table, "train", tokens_per_step)
 

@@ -84,6 +84,11 @@ class Noise:
         """Noise measured by runs of one size, or by those of all other sizes where that one has no replicates.
 
         ``sizes`` says which. None where no plan was repeated at all.
+
+        Args:
+            runs: a runs table.
+            weights: weight of each domain in the objective.
+            params: non-embedding parameters of the size.
         """
         own = runs[runs["non_embedding_params"] == params]
         for rows in (own, runs):

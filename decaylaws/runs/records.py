@@ -14,7 +14,13 @@ _RUN_NAMES = ("run_id", "index", "run", "ID")  # as the formats here call the co
 
 
 def read_records(path: str | Path, columns: Sequence[str] = (), *, text: str | None = None) -> pd.DataFrame:
-    """A CSV file that holds ``columns``, without the index that pandas may have written; names of runs as text."""
+    """A CSV file that holds ``columns``, without the index that pandas may have written; names of runs as text.
+
+    Args:
+        path: the CSV file.
+        columns: columns that it must have.
+        text: a further column to read as text.
+    """
     table = read_csv(path, text=(*_RUN_NAMES, *([text] if text else [])))
     missing = [column for column in columns if column not in table.columns]
     if missing:

@@ -1,32 +1,40 @@
-"""The runs and curves tables: the only thing that passes from training to analysis.
+"""The runs and curves tables: the only data that passes from training to analysis.
 
-A *runs table* is a plain DataFrame, one row per run. Fixed columns:
+A *runs table* is a plain DataFrame with one row per run. Its fixed columns:
 
-======================  ======================================================================
-``run_id``              content hash of the run's config
-``kind``                ``trunk`` or ``decay``
-``role``                the question that the run answers: ``grid``, ``simplex``, ``control``, ...
-``status``, ``reason``  ``finished``, ``diverged``, ``pruned`` or ``failed``, and why; never trusted by a fit
-``reached_target``      whether the loss at the last planned token exists; what a fit trusts
-``non_embedding_params``, ``total_params``
-``start_run_id``, ``start_tokens``  the trunk's checkpoint from which a decay forked
-``decay_tokens``        tokens of the run itself
-``start_lr``, ``end_lr``, ``decay_shape``, ``batch_tokens``, ``seed``
-``train_flops``         FLOPs of the run's own tokens
-``data_fingerprint``    fingerprint of the corpus
-======================  ======================================================================
+| column | content |
+|---|---|
+| ``run_id`` | content hash of the run's config |
+| ``kind`` | ``trunk`` or ``decay`` |
+| ``role`` | the question that the run answers: ``grid``, ``simplex``, ``control``, ... |
+| ``status``, ``reason`` | ``finished``, ``diverged``, ``pruned`` or ``failed``, and why. A fit does not use them. |
+| ``reached_target`` | whether the loss at the last planned token exists. A fit uses only such rows. |
+| ``non_embedding_params``, ``total_params`` | parameters of the model |
+| ``start_run_id``, ``start_tokens`` | the trunk's checkpoint from which a decay forked |
+| ``decay_tokens`` | tokens of the run itself |
+| ``start_lr``, ``end_lr``, ``decay_shape`` | learning rates at both ends, and the shape between them |
+| ``batch_tokens`` | tokens of one optimiser step |
+| ``seed`` | seed of the data order, and of the weights of a trunk |
+| ``train_flops`` | FLOPs of the run's own tokens |
+| ``data_fingerprint`` | fingerprint of the corpus |
 
-A study's own table also has what else decides the numbers of a row: ``evaluation_tokens`` (held-out tokens per domain),
-``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much of each source the run may
-draw from). One run measured on two numbers of tokens has two rows.
+Columns by source and by domain:
 
-and by source ``mix:<source>`` (share of tokens), ``epochs:<source>``; by domain ``start_loss:<domain>`` and
-``loss:<domain>`` (nats per token, before and after), ``bpb:<domain>`` (bits per byte, after). Where trunks were
-averaged, ``averaged_loss:<domain>`` of a trunk and ``averaged_start_loss:<domain>`` of its decays hold the loss of the
-mean of the trunk's weights over its last tenth.
+| column | content |
+|---|---|
+| ``mix:<source>`` | share of the run's tokens |
+| ``epochs:<source>`` | passes over the source |
+| ``start_loss:<domain>``, ``loss:<domain>`` | loss before and after the run, nats per token |
+| ``bpb:<domain>`` | loss after the run, bits per byte |
+| ``averaged_loss:<domain>`` | of a trunk: loss of the mean of its weights over its last tenth |
+| ``averaged_start_loss:<domain>`` | of a decay: the same loss of its trunk |
+
+The table of a study has three further columns, because they also decide the numbers of a row: ``evaluation_tokens``
+(held-out tokens per domain), ``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much
+of each source the run can draw from). A run that was measured on two numbers of held-out tokens has two rows.
 
 A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss`` (nats per
-token), ``bits_per_byte`` (empty where it was not measured).
+token) and ``bits_per_byte`` (empty if it was not measured).
 """
 
 from __future__ import annotations
@@ -109,7 +117,13 @@ def names_with(frame: pd.DataFrame, prefix: str) -> list[str]:
 
 
 def values_by(frame: pd.DataFrame, prefix: str, names: Sequence[str]) -> np.ndarray:
-    """The columns ``prefix + name`` as an array ``[runs, names]``; a missing column is a SchemaError."""
+    """The columns ``prefix + name`` as an array ``[runs, names]``; a missing column is a SchemaError.
+
+    Args:
+        frame: a runs table.
+        prefix: family of columns, such as ``loss:``.
+        names: sources or domains.
+    """
     columns = [prefix + name for name in names]
     missing = [column for column in columns if column not in frame.columns]
     if missing:

@@ -195,6 +195,13 @@ def batch_ramp(tokens: int, *, start: int, end: int, increment: int, ramp_tokens
     The rule of Megatron-LM's ``--rampup-batch-size``, in tokens: each batch size before ``end`` gets an equal
     share of the ramp, made up to whole steps of that batch.
 
+    Args:
+        tokens: length of the whole run.
+        start: first batch size in tokens.
+        end: last batch size in tokens.
+        increment: tokens by which the batch grows.
+        ramp_tokens: tokens over which it grows.
+
     Raises:
         InvalidValueError: ``end`` is not reached in whole increments, or not within ``tokens``.
     """

@@ -26,6 +26,11 @@ def is_finite_number(value: Any) -> TypeGuard[float]:
 def whole_tokens(field: str, value: Any, *, minimum: int = 1) -> int:
     """``value`` as a count of tokens; 2e9 is one, 0.5 is not.
 
+    Args:
+        field: name of the field, for the error.
+        value: what was given.
+        minimum: smallest count that is allowed.
+
     Raises:
         InvalidValueError: not a whole number, below ``minimum``, or beyond anything that is ever trained.
     """
@@ -85,6 +90,12 @@ def valid_factor(field: str, value: Any) -> float:
 
 def check_keys(what: str, data: Any, expected: set[str], optional: set[str] | None = None) -> None:
     """Refuse what is no mapping, lacks one of the keys ``expected``, or has one that is not ``optional`` either.
+
+    Args:
+        what: name of the mapping, for the error.
+        data: what was given.
+        expected: keys that it must have.
+        optional: further keys that it can have.
 
     Raises:
         InvalidValueError: no mapping.

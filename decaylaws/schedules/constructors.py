@@ -20,7 +20,14 @@ def constant(tokens: int, lr: float) -> Schedule:
 
 
 def warmup(tokens: int, peak_lr: float, *, start_lr: float = 0.0, shape: str = "linear") -> Schedule:
-    """Rise to ``peak_lr``."""
+    """Rise to ``peak_lr``.
+
+    Args:
+        tokens: length of the rise.
+        peak_lr: LR at its end.
+        start_lr: LR at its start.
+        shape: name of the segment shape, one of :data:`SHAPES`.
+    """
     return Schedule((Segment(tokens, start_lr, peak_lr, shape),))
 
 
@@ -35,12 +42,25 @@ def decay(
     """From ``start_lr`` (the hand-over LR of a fork) to ``end_lr`` in one shape of :data:`SHAPES`.
 
     With ``shape="constant"`` the LR stays at ``start_lr`` and ``end_lr`` must equal it.
+
+    Args:
+        tokens: length of the decay.
+        start_lr: LR of the first token.
+        end_lr: LR after the last token.
+        shape: name of the segment shape, one of :data:`SHAPES`.
+        exponent: exponent of the shapes that have one; ``None`` for the others.
     """
     return Schedule((Segment(tokens, start_lr, end_lr, shape, exponent),))
 
 
 def half_life(tokens: int, start_lr: float, half_life_tokens: float) -> Schedule:
-    """MiniCPM's decay ``start_lr * 0.5^(t / half_life_tokens)`` (Hu et al. 2024, section 4)."""
+    """MiniCPM's decay ``start_lr * 0.5^(t / half_life_tokens)`` (Hu et al. 2024, section 4).
+
+    Args:
+        tokens: length of the decay.
+        start_lr: LR of the first token.
+        half_life_tokens: tokens after which the LR has halved.
+    """
     if not half_life_tokens > 0:
         raise InvalidValueError("half_life_tokens", half_life_tokens, "must be above zero")
     end_lr = start_lr * 0.5 ** (whole_tokens("tokens", tokens) / half_life_tokens)
@@ -53,6 +73,11 @@ def drop_and_hold(tokens: int, start_lr: float, hold_lr: float) -> Schedule:
 
     The drop takes no token, so the schedule is a constant at ``hold_lr``; ``start_lr`` is the LR of the
     checkpoint that it forks from and must lie above ``hold_lr``.
+
+    Args:
+        tokens: length of the run.
+        start_lr: LR of the checkpoint that it forks from.
+        hold_lr: LR of the whole run, below ``start_lr``.
     """
     if not valid_lr("hold_lr", hold_lr) < valid_lr("start_lr", start_lr):
         raise InvalidValueError("hold_lr", hold_lr, f"must be below start_lr ({start_lr}) for a drop")
@@ -69,7 +94,17 @@ def warmup_stable_decay(
     shape: str = "linear",
     exponent: float | None = None,
 ) -> Schedule:
-    """Warm-up, constant, decay: ``tokens`` in all (WSD: Hu et al. 2024; cool-down: Haegele et al. 2024)."""
+    """Warm-up, constant, decay: ``tokens`` in all (WSD: Hu et al. 2024; cool-down: Haegele et al. 2024).
+
+    Args:
+        tokens: length of the whole schedule.
+        peak_lr: LR of the constant phase.
+        warmup_tokens: length of the warm-up from LR 0; 0 leaves it out.
+        decay_tokens: length of the decay at the end; 0 leaves it out.
+        end_lr: LR after the last token.
+        shape: segment shape of the decay.
+        exponent: exponent of the shapes that have one.
+    """
     total = whole_tokens("tokens", tokens)
     rise = whole_tokens("warmup_tokens", warmup_tokens, minimum=0)
     fall = whole_tokens("decay_tokens", decay_tokens, minimum=0)
@@ -86,7 +121,14 @@ def warmup_stable_decay(
 
 
 def cosine(tokens: int, peak_lr: float, *, warmup_tokens: int = 0, end_lr: float = 0.0) -> Schedule:
-    """Warm-up, then half a cosine down to ``end_lr`` (Loshchilov and Hutter 2017)."""
+    """Warm-up, then half a cosine down to ``end_lr`` (Loshchilov and Hutter 2017).
+
+    Args:
+        tokens: length of the whole schedule.
+        peak_lr: LR at the end of the warm-up.
+        warmup_tokens: length of the warm-up from LR 0.
+        end_lr: LR after the last token.
+    """
     fall = _after_warmup(tokens, warmup_tokens)
     return warmup_stable_decay(
         tokens, peak_lr, warmup_tokens=warmup_tokens, decay_tokens=fall, end_lr=end_lr, shape="cosine"
@@ -94,7 +136,13 @@ def cosine(tokens: int, peak_lr: float, *, warmup_tokens: int = 0, end_lr: float
 
 
 def linear_to_zero(tokens: int, peak_lr: float, *, warmup_tokens: int = 0) -> Schedule:
-    """Warm-up, then a straight line to zero (D2Z: Bergsma et al. 2025)."""
+    """Warm-up, then a straight line to zero (D2Z: Bergsma et al. 2025).
+
+    Args:
+        tokens: length of the whole schedule.
+        peak_lr: LR at the end of the warm-up.
+        warmup_tokens: length of the warm-up from LR 0.
+    """
     fall = _after_warmup(tokens, warmup_tokens)
     return warmup_stable_decay(tokens, peak_lr, warmup_tokens=warmup_tokens, decay_tokens=fall)
 

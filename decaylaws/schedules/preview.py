@@ -78,7 +78,13 @@ def curve_data(schedule: Schedule, points: int = 400) -> tuple[np.ndarray, np.nd
 
 
 def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
-    """The LR over tokens in characters; each column is the mean LR of its tokens."""
+    """The LR over tokens in characters; each column is the mean LR of its tokens.
+
+    Args:
+        schedule: the schedule to draw.
+        width: columns of characters, at least 20.
+        height: rows of characters, at least 3.
+    """
     if width < 20 or height < 3:
         raise InvalidValueError("width, height", (width, height), "must be at least 20 and 3")
     columns = min(width, schedule.tokens)
@@ -87,7 +93,14 @@ def text_plot(schedule: Schedule, *, width: int = 72, height: int = 12) -> str:
 
 
 def draw_columns(means: np.ndarray, peak: float, end: str, *, height: int = 12) -> str:
-    """Mean LR by column in characters, on a scale from 0 to ``peak``; ``end`` labels the right end."""
+    """Mean LR by column in characters, on a scale from 0 to ``peak``; ``end`` labels the right end.
+
+    Args:
+        means: mean LR of each column [columns].
+        peak: LR at the top of the scale.
+        end: label of the right end.
+        height: rows of characters.
+    """
     columns, peak = len(means), peak or 1.0
     levels = np.ceil(means / peak * height - 1e-9).astype(int)
     margin = len(round_lr(peak))

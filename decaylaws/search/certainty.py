@@ -56,7 +56,13 @@ class Candidate:
 
 
 def optimum_spread(problem: DecayProblem, chosen: Array, *, num_draws: int = 24) -> OptimumSpread:
-    """Optimise again under each draw of the law, from the chosen mixture ``[m]`` and from the control."""
+    """Optimise again under each draw of the law, from the chosen mixture ``[m]`` and from the control.
+
+    Args:
+        problem: the search problem under one plan.
+        chosen: the recommended shares [m].
+        num_draws: draws of the law to optimise under.
+    """
     optima, best, regrets = [], [], []
     for theta in problem.law.draws_[:num_draws]:
 
@@ -156,6 +162,12 @@ def difference(problem: DecayProblem, better: Array, worse: Array, level: float 
 
     The two share checkpoint, plan and law, so most of the law's error cancels: the interval is the bootstrap's
     spread of the difference beside the noise of two runs, at the radius that held-out runs needed.
+
+    Args:
+        problem: the search problem under one plan.
+        better: shares of one mixture [m].
+        worse: shares of the other [m].
+        level: coverage of the interval.
     """
     law, pair = problem.law, np.vstack([better, worse])
     mean = float(np.diff(problem.objective(pair))[0])

@@ -39,7 +39,13 @@ class ShareEvidence:
 
 
 def share_evidence(problem: DecayProblem, chosen: Array, optima: Array) -> tuple[ShareEvidence, ...]:
-    """Evidence of every share of ``chosen`` ``[m]``, given the optima of the law's draws ``[b, m]``."""
+    """Evidence of every share of ``chosen`` ``[m]``, given the optima of the law's draws ``[b, m]``.
+
+    Args:
+        problem: the search problem under one plan.
+        chosen: the recommended shares [m].
+        optima: best shares under each of the law's draws [b, m].
+    """
     around = np.vstack([chosen[None], optima])
     lower, upper = np.quantile(around, [0.05, 0.95], axis=0)
     found = []

@@ -27,6 +27,11 @@ def settle_arithmetic(
     The answer belongs to the study, not to a machine: it changes the last digits of every loss and so the identity of
     every run. A sweep that has begun goes on as it began.
 
+    Args:
+        study: the study.
+        design: its planned runs, whose length decides whether a trial is worth it.
+        progress: told what is measured.
+
     Returns:
         Whether the design has to be made anew, and what was tried and decided now, in words.
     """

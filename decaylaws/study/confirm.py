@@ -400,7 +400,13 @@ def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str
 
 
 def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict[str, Mixture]:
-    """The four mixtures that are compared; the last two are brought inside the caps where they are not."""
+    """The four mixtures that are compared; the last two are brought inside the caps where they are not.
+
+    Args:
+        study: the study.
+        recipe: its recipe.
+        runs: its finished runs, among which the best one is looked for.
+    """
     planner, stage = study.planner(), recipe.stages[0]
     space = planner.space
     return {

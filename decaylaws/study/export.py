@@ -17,6 +17,11 @@ def export(
 ) -> dict[str, Export | NotRepresentableError]:
     """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`.
 
+    Args:
+        study: the study.
+        targets: names of trainers; all that can express the recipe if ``None``.
+        options: ranks, LR rule and the like; defaults if ``None``.
+
     Raises:
         StudyError: nothing has been recommended, or something changed since.
         NotRepresentableError: a target that was asked for by name cannot express the recipe.

@@ -256,7 +256,13 @@ def coverage_doubts(predictions: pd.DataFrame) -> list[str]:
 def held_out_predictions(
     fits: Sequence[HeldOutFits], runs: pd.DataFrame, progress: Progress = silent
 ) -> pd.DataFrame:
-    """Held-out runs predicted with a 90 % interval by one member's fits without them, by kind (``held_out``)."""
+    """Held-out runs predicted with a 90 % interval by one member's fits without them, by kind (``held_out``).
+
+    Args:
+        fits: one member's fits without each set of held-out runs.
+        runs: the fitted runs.
+        progress: told how many are done.
+    """
     pairs = [(each.kind, test, law) for each in fits for test, law in zip(each.tests, each.fitted)]
     parts: list[pd.DataFrame] = []
     for kind, test, fitted in pairs:

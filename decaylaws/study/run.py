@@ -147,7 +147,18 @@ def work_off(
     progress: Progress = silent,
     display: PoolDisplay | None = None,
 ) -> None:
-    """Queue what the queue does not hold and train until nothing is left of it."""
+    """Queue what the queue does not hold and train until nothing is left of it.
+
+    Args:
+        study: the study.
+        queue: its queue.
+        runs: role and config of every run.
+        workers: worker processes; one per core if ``None``.
+        serves: recipe that the runs confirm; empty for the sweep.
+        refill: asked for further runs when the queue is nearly empty.
+        progress: told what happens.
+        display: shows the running workers.
+    """
     from proxy_runs.sweep.pool import run_pool
 
     queue.enqueue(runs, progress=progress)
@@ -309,7 +320,13 @@ def open_proposals(study: Study) -> Proposals | None:
 
 
 def open_queue(study: Study, progress: Progress = silent, *, serves: str = "") -> RunQueue:
-    """The study's queue in Optuna's storage; ``progress`` hears while the storage does not answer."""
+    """The study's queue in Optuna's storage; ``progress`` hears while the storage does not answer.
+
+    Args:
+        study: the study.
+        progress: told while the storage does not answer.
+        serves: recipe that the runs confirm; empty for the sweep.
+    """
     from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.storage import CONNECT_SECONDS
 

@@ -24,6 +24,12 @@ def rank_slice(first: int, count: int, *, rank: int, world_size: int) -> tuple[i
     """The part (first, count) of the global sequences ``[first, first + count)`` that ``rank`` reads.
 
     Parts are contiguous, disjoint, cover the whole and differ by at most one sequence.
+
+    Args:
+        first: index of the first sequence.
+        count: number of sequences.
+        rank: number of the rank, from 0.
+        world_size: number of ranks.
     """
     if not 0 <= rank < world_size:
         raise InvalidValueError("rank", rank, f"must be in [0, world_size={world_size})")

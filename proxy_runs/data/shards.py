@@ -122,6 +122,11 @@ class TokenStore:
     def read_into(self, name: str, start: int, row: NDArray[Any]) -> None:
         """Fill ``row`` (contiguous, of ``dtype``) with the train tokens of ``name`` from ``start`` on.
 
+        Args:
+            name: the source.
+            start: first token to read.
+            row: array to fill [tokens].
+
         Raises:
             DataError: the shard ends before the row is full: it was cut since the store was opened.
         """

@@ -46,6 +46,12 @@ class EvaluationSet:
     ) -> Self:
         """The first ``tokens_per_domain`` held-out tokens of each domain, cut into windows of ``seq_len``.
 
+        Args:
+            store: the prepared corpus.
+            seq_len: tokens of a window.
+            tokens_per_domain: held-out tokens of each domain to use.
+            device: where the windows are kept.
+
         Raises:
             DataError: a domain holds less than one window, or no text behind its tokens.
         """

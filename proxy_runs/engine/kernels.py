@@ -42,7 +42,13 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x / sqrt(mean(x**2) + eps) * weight`` over the last axis; ``x [K, N, D]``, ``weight [K, D]``."""
+    """``x / sqrt(mean(x**2) + eps) * weight`` over the last axis; ``x [K, N, D]``, ``weight [K, D]``.
+
+    Args:
+        x: activations [K, N, D].
+        weight: scale of each feature [K, D].
+        eps: added to the mean square.
+    """
     return _RmsNorm.apply(x, weight, eps)
 
 
@@ -224,7 +230,13 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) ->
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of every token without gradient, float32 ``[K, N]``, nats."""
+    """Cross-entropy of every token without gradient, float32 ``[K, N]``, nats.
+
+    Args:
+        hidden: last hidden states [K, N, D].
+        head: output matrices [K, V, D].
+        targets: ids of the next tokens [K, N].
+    """
     losses = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
     for rows in _row_chunks(hidden, head):
         log_probs = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float().log_softmax(-1)

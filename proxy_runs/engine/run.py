@@ -162,7 +162,13 @@ class Run:
         return {entry["domain"]: entry["loss"] for entry in self.curve if entry["step"] == last}
 
     def result(self, status: str, reason: str, evaluation: EvaluationSet) -> RunResult:
-        """Close the run: its row of the runs table, its part of the curves table."""
+        """Close the run: its row of the runs table, its part of the curves table.
+
+        Args:
+            status: how the run ended.
+            reason: why, if it did not finish.
+            evaluation: the held-out set that it was measured on.
+        """
         config, reached = self.config, status == FINISHED
         epochs = self._reader.sampler.epochs(self.tokens // config.shape.seq_len)
         row: dict[str, Any] = {

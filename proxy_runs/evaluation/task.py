@@ -89,6 +89,11 @@ class Task(Protocol):
     ) -> TaskResult:
         """Score the checkpoint.
 
+        Args:
+            checkpoint: loads the checkpoint when it is needed.
+            settings: context, stride, batch and number format.
+            progress: told how much is scored.
+
         Raises:
             DataError: its data are damaged or do not suit the checkpoint.
         """

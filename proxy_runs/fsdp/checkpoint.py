@@ -54,7 +54,14 @@ class Checkpoints:
     def save(
         self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], config: PreTrainedConfig
     ) -> None:
-        """Save sharded ``tensors``, the JSON values of ``state`` and the model's config; every rank calls it."""
+        """Save sharded ``tensors``, the JSON values of ``state`` and the model's config; every rank calls it.
+
+        Args:
+            step: number of the step.
+            tensors: sharded tensors by name.
+            state: JSON values beside them.
+            config: the model's config.
+        """
         self.finish()
         folder = self._unfinished(step)
         if self._world.is_first:

@@ -20,6 +20,12 @@ def heldout_losses(
     """Mean loss of each domain in nats per token, on the proxies' held-out windows.
 
     Every rank calls it and gets the same figures.
+
+    Args:
+        module: the sharded model.
+        evaluation: held-out windows by domain.
+        world: the ranks.
+        batch_sequences: windows of a rank in one forward pass.
     """
     module.eval()
     losses = {

@@ -41,6 +41,14 @@ def export_hf(
     Config, number format, tokenizer, chat template and settings of generation are those of the start. The folder
     appears under its name when it is complete. The first rank holds all weights in host memory. ``state`` says where
     the model stands, for ``decaylaws doctor``.
+
+    Args:
+        start: what the run started from.
+        weights: sharded weights by name.
+        folder: folder to write.
+        store: the corpus, for its tokenizer.
+        world: the ranks.
+        state: where the model stands, for ``decaylaws doctor``.
     """
     gathered = {name: _gathered(tensor, keep=world.is_first) for name, tensor in weights.items()}
     if world.is_first:

@@ -52,7 +52,13 @@ def default_ranks(device: str) -> int:
 
 
 def torchrun_command(settings_file: Path, *, ranks: int, max_restarts: int = 3) -> list[str]:
-    """The command that trains on ``ranks`` processes of this machine and restarts them when one dies."""
+    """The command that trains on ``ranks`` processes of this machine and restarts them when one dies.
+
+    Args:
+        settings_file: JSON file of the settings.
+        ranks: processes on this machine.
+        max_restarts: how often a run is restarted.
+    """
     if ranks < 1:
         raise InvalidValueError("launch.ranks", ranks, "must be at least 1")
     return [

@@ -108,7 +108,14 @@ def _balance(lm: PreTrainedModel, router_logits: Any) -> Tensor:
 def shard_model(
     lm: PreTrainedModel, settings: TrainSettings, world: World, *, balance_loss: float = 0.0
 ) -> CausalLoss:
-    """Shard ``lm`` over the mesh, one unit per decoder layer, and put it on the rank's device."""
+    """Shard ``lm`` over the mesh, one unit per decoder layer, and put it on the rank's device.
+
+    Args:
+        lm: the model.
+        settings: number format, compiler, recomputation and the like.
+        world: the ranks and their mesh.
+        balance_loss: weight of the experts' balance loss.
+    """
     if settings.activation_checkpointing:
         # transformers 5 renames it on the way
         enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable

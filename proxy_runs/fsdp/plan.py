@@ -93,7 +93,13 @@ class TrainPlan:
         return self.recipe.stages[step.stage].seq_len
 
     def windows(self, step: Step, *, rank: int, world_size: int) -> NDArray[np.int64]:
-        """This rank's windows of the step, [its sequences, seq_len + 1]; possibly none."""
+        """This rank's windows of the step, [its sequences, seq_len + 1]; possibly none.
+
+        Args:
+            step: the step.
+            rank: number of the rank, from 0.
+            world_size: number of ranks.
+        """
         first, count = rank_slice(step.first, step.sequences, rank=rank, world_size=world_size)
         return self._readers[step.stage].batch(first, count)
 

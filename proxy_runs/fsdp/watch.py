@@ -41,6 +41,12 @@ class LossWatch:
     def note(self, loss: float, norm: float, *, step: int, taken: bool) -> None:
         """Count a step.
 
+        Args:
+            loss: loss of the step, nats per token.
+            norm: norm of its gradient.
+            step: number of the step.
+            taken: whether the optimiser took it.
+
         Raises:
             DecaylawsError: more steps in a row than allowed were skipped.
         """

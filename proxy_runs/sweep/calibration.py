@@ -57,7 +57,13 @@ class SyntheticRun:
 
 
 def synthetic_step(shape: ModelShape, sequences: int, backend: Backend) -> Callable[[], object]:
-    """A step of :func:`synthetic_stack`."""
+    """A step of :func:`synthetic_stack`.
+
+    Args:
+        shape: shape of the members.
+        sequences: sequences of one step of a member.
+        backend: how the stack computes.
+    """
     return synthetic_stack(shape, sequences, backend).step
 
 
@@ -117,7 +123,14 @@ def matmul_flops(backend: Backend) -> float:
 def tokens_per_second(
     shape: ModelShape, batch_tokens: int, backend: Backend, slots: Sequence[int]
 ) -> dict[int, float]:
-    """Training tokens per second of one worker, all members together, by number of slots; those that fit the memory."""
+    """Training tokens per second of one worker, all members together, by number of slots; those that fit the memory.
+
+    Args:
+        shape: shape of the members.
+        batch_tokens: tokens of one step of a member.
+        backend: how the stack computes.
+        slots: numbers of members to try.
+    """
     use_own_cache()
     found = {}
     with _one_thread():

@@ -241,7 +241,13 @@ class RunQueue:
             self._patiently(functools.partial(self._storage.record_heartbeat, claim.trial_id))
 
     def report(self, claim: Claim, tokens: int, value: float) -> None:
-        """Store the objective of a run after ``tokens`` of its own, which Optuna knows as an intermediate value."""
+        """Store the objective of a run after ``tokens`` of its own, which Optuna knows as an intermediate value.
+
+        Args:
+            claim: the claimed run.
+            tokens: its own tokens so far.
+            value: its objective there.
+        """
         with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
             self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
 

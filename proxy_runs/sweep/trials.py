@@ -44,7 +44,13 @@ def config_of(trial: FrozenTrial) -> RunConfig:
 
 
 def sealed(result: Mapping[str, Any], run_id: str, measure: str) -> dict[str, Any]:
-    """A result with the checksum of its content and of the run that it is of."""
+    """A result with the checksum of its content and of the run that it is of.
+
+    Args:
+        result: the result of a run.
+        run_id: the run.
+        measure: what was measured on it.
+    """
     content = {key: value for key, value in result.items() if key != CHECKSUM}
     return {**content, CHECKSUM: _checksum(run_id, measure, content)}
 
@@ -194,6 +200,12 @@ def is_retried(trial: FrozenTrial) -> bool:
 
 
 def fits(first: RunConfig, other: RunConfig, trial: FrozenTrial) -> bool:
-    """Whether ``other``, the run of ``trial``, may train in one stack with ``first``."""
+    """Whether ``other``, the run of ``trial``, may train in one stack with ``first``.
+
+    Args:
+        first: a run.
+        other: another run.
+        trial: the trial of ``other``.
+    """
     names = ("shape", "optimizer", "batch_tokens", "kind", "arithmetic")
     return not is_retried(trial) and all(getattr(first, name) == getattr(other, name) for name in names)

@@ -9,8 +9,20 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.runs import table
 from decaylaws.runs.table import (
+    AVERAGED_LOSS,
+    AVERAGED_START_LOSS,
+    BPB,
+    CURVE_COLUMNS,
+    EPOCHS,
+    EVALUATION,
+    LOSS,
+    MIX,
+    NUMERICS,
+    POOLS,
     RUN_COLUMNS,
+    START_LOSS,
     curves_table,
     fit_ready,
     names_with,
@@ -165,3 +177,13 @@ def test_a_copy_of_a_run_is_no_replicate() -> None:
     }  # fmt: skip
     kept, excluded = fit_ready(table.assign(seed=None), ["web"])
     assert kept["run_id"].tolist() == ["a", "d"]
+
+
+def test_the_reference_names_every_column() -> None:
+    told = str(table.__doc__)
+    named = [*RUN_COLUMNS, EVALUATION, NUMERICS, POOLS, *CURVE_COLUMNS]
+    families = [
+        f"{prefix}<" for prefix in (MIX, EPOCHS, START_LOSS, LOSS, BPB, AVERAGED_LOSS, AVERAGED_START_LOSS)
+    ]
+    assert [name for name in named if f"``{name}``" not in told] == []
+    assert [name for name in families if f"``{name}" not in told] == []

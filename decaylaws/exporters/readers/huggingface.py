@@ -42,7 +42,13 @@ _LENGTHS = ("max_length", "max_seq_length", "block_size", "cutoff_len", "model_m
 
 
 def read_huggingface(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """``TrainingArguments`` as JSON or YAML; with our ``train.py`` beside them, its table, sources and start."""
+    """``TrainingArguments`` as JSON or YAML; with our ``train.py`` beside them, its table, sources and start.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     fields = Fields(_arguments(path), path)
     steps = _steps(fields)
     lr = fields.number("learning_rate", 5e-5)

@@ -28,7 +28,13 @@ _NUM_TRAIN_STEPS, _TRAIN_BATCH_SIZE = 400_000, 512
 
 
 def read_levanter(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """One cycle, or the second of two, whose first is the checkpoint's past."""
+    """One cycle, or the second of two, whose first is the checkpoint's past.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     fields = Fields.read(path)
     total = fields.count("trainer.num_train_steps", _NUM_TRAIN_STEPS, at_least=1)
     cycles = fields.get("optimizer.cycles")

@@ -26,7 +26,13 @@ _SCHEDULER_SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def read_llm_foundry(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """Times in tokens (``tok``) or batches (``ba``)."""
+    """Times in tokens (``tok``) or batches (``ba``).
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     fields = Fields.read(path)
     units = _Units(fields)
     steps = whole_steps(path, units.batches("max_duration", None))

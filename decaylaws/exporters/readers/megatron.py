@@ -35,7 +35,13 @@ _DEFAULTS = {
 
 
 def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """Flags, or YAML with a mapping of flags (``MODEL_ARGS``) or of arguments; iterations or samples."""
+    """Flags, or YAML with a mapping of flags (``MODEL_ARGS``) or of arguments; iterations or samples.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     flags = _flags_of_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_flags(path)
     values = {
         name: words[0] if isinstance(words, list) and words else words or True

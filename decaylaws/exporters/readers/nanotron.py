@@ -28,7 +28,13 @@ _TEXT_TO_YAML_1_1 = re.compile(
 
 
 def read_nanotron(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """What the file leaves out gets nanotron's defaults, which may end a decay early."""
+    """What the file leaves out gets nanotron's defaults, which may end a decay early.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     fields = Fields.read(path)
     prefix = "optimizer.learning_rate_scheduler"
     styles = ("learning_rate", "lr_warmup_style", "lr_decay_style", "min_decay_lr")

@@ -62,7 +62,13 @@ _OWN = {
 
 
 def read_olmo_core(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """A script with one scheduler (composable, WSD, linear, cosine or constant), or a YAML file of olmo-cookbook."""
+    """A script with one scheduler (composable, WSD, linear, cosine or constant), or a YAML file of olmo-cookbook.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     if path.suffix.lower() in (".yaml", ".yml"):
         return _read_cookbook(path)
     module = PythonFile(path)
@@ -197,7 +203,15 @@ def _lrs(module: PythonFile, lr_value: Any, steps: int, batch: float | None) -> 
 
 
 def native_lrs(fields: Fields, name: str, lr: float, steps: int, per_step: float) -> Floats:
-    """LR of a scheduler of OLMo-core by its settings, ``per_step`` of whose units are a step."""
+    """LR of a scheduler of OLMo-core by its settings, ``per_step`` of whose units are a step.
+
+    Args:
+        fields: the scheduler's settings.
+        name: class of the scheduler.
+        lr: the optimiser's LR.
+        steps: steps of the run.
+        per_step: units of the scheduler's settings that one step counts.
+    """
     known = (
         "units",
         "warmup",

@@ -27,6 +27,17 @@ def warmup_hold_decay_lrs(
 
     After the decay the LR stays at ``floor_lr``. Trainers that look at their schedule before a step start at 0,
     those that count the step first at 1.
+
+    Args:
+        num_steps: steps of the run.
+        peak_lr: LR of the hold.
+        warmup: steps of the warm-up.
+        decay: steps of the decay.
+        hold: steps between the two.
+        decay_shape: name in ``UNIT_DECAYS``.
+        floor_lr: LR after the decay.
+        warmup_start_lr: LR at the start of the warm-up.
+        first: position of the first step.
     """
     steps = np.arange(num_steps, dtype=float) + first
     decayed = np.clip((steps - warmup - hold) / decay, 0.0, 1.0) if decay > 0 else np.zeros(num_steps)
@@ -38,6 +49,12 @@ def warmup_hold_decay_lrs(
 
 def table_lrs(path: Path, factors: object, lr: float, num_steps: int) -> Floats:
     """LR of every step by a table of factors, the last of which stands for whatever comes after.
+
+    Args:
+        path: file of the table, for the error.
+        factors: factors of ``lr``, one per step.
+        lr: the optimiser's LR.
+        num_steps: steps of the run.
 
     Raises:
         DataError: it is not a table of numbers.

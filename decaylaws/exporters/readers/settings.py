@@ -171,6 +171,11 @@ class Fields:
     def count(self, name: str, default: int | None = None, *, at_least: int = 0) -> int:
         """A whole number of steps or the like.
 
+        Args:
+            name: dotted name of the field.
+            default: value of a field that is not there.
+            at_least: smallest value that is allowed.
+
         Raises:
             DataError: there is none, and no default.
             InvalidValueError: it is not whole, or fewer or more than anyone trains.
@@ -184,6 +189,11 @@ class Fields:
         self, name: str, known: Mapping[str, str] | tuple[str, ...], default: str | None = None
     ) -> str:
         """One of the names in ``known``.
+
+        Args:
+            name: dotted name of the field.
+            known: names that can be read.
+            default: value of a field that is not there.
 
         Raises:
             InvalidValueError: it is another.
@@ -212,12 +222,23 @@ class Fields:
                 )
 
     def wrong(self, name: str, value: object, constraint: str) -> InvalidValueError:
-        """The error that names the file and the field."""
+        """The error that names the file and the field.
+
+        Args:
+            name: dotted name of the field.
+            value: what the file holds.
+            constraint: what it must be.
+        """
         return InvalidValueError(f"{self.source.name}: {name}", value, constraint)
 
 
 def checked_number(source: Path, name: str, value: Any) -> float:
     """``value`` as a finite number, zero or above.
+
+    Args:
+        source: file, for the error.
+        name: name of the field.
+        value: what the file holds.
 
     Raises:
         DataError: it is an expression that is not run.
@@ -240,6 +261,11 @@ def checked_number(source: Path, name: str, value: Any) -> float:
 def whole_steps(path: Path, total: float, *, seen: float = 0.0) -> int:
     """Whole steps of a run that ends at step ``total`` and goes on from step ``seen``; the last may be partial.
 
+    Args:
+        path: file, for the error.
+        total: step at which the run ends.
+        seen: step of the checkpoint that it continues.
+
     Raises:
         DataError: it trains none, or more than anyone does.
     """
@@ -257,6 +283,12 @@ def shares_of_paths(
     file: Path, paths: Sequence[object], weights: Sequence[object], recipe: Recipe
 ) -> dict[str, float]:
     """Shares from the weights of paths; a path goes by the name of the source whose path it is.
+
+    Args:
+        file: file, for the error.
+        paths: paths of data in the file.
+        weights: their weights, in the same order.
+        recipe: the recipe, whose sources have these paths.
 
     Raises:
         DataError: there are more of one than of the other.

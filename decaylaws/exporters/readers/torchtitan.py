@@ -31,7 +31,13 @@ _ADAMW = {
 
 
 def read_torchtitan(path: Path, recipe: Recipe, known: CheckpointCounters) -> ConfigSchedule:
-    """``FILE.py``, ``FILE.py:FUNCTION`` where the module has several configs, or ``FILE.toml``."""
+    """``FILE.py``, ``FILE.py:FUNCTION`` where the module has several configs, or ``FILE.toml``.
+
+    Args:
+        path: the configuration.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     name = path.name
     function = ""
     if not path.exists() and ":" in name:
