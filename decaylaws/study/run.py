@@ -155,7 +155,7 @@ def work_off(
         runs: role and config of every run.
         workers: worker processes; one per core if ``None``.
         serves: recipe that the runs confirm; empty for the sweep.
-        refill: asked for further runs when the queue is nearly empty.
+        refill: asked for further runs when runs have ended.
         progress: told what happens.
         display: shows the running workers.
     """

@@ -49,7 +49,7 @@ def sealed(result: Mapping[str, Any], run_id: str, measure: str) -> dict[str, An
     Args:
         result: the result of a run.
         run_id: the run.
-        measure: what was measured on it.
+        measure: what besides a config decides the numbers of a run.
     """
     content = {key: value for key, value in result.items() if key != CHECKSUM}
     return {**content, CHECKSUM: _checksum(run_id, measure, content)}
