@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.runs import table
 from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
@@ -29,6 +28,7 @@ from decaylaws.runs.table import (
     read_curves,
     read_runs,
     runs_table,
+    table,
     values_by,
     write_table,
 )
