@@ -147,8 +147,8 @@ def run(
     study = open_study(console, directory)
     if sources := changed_text(study):
         console.print(
-            f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the corpus as it "
-            f"was planned; 'decaylaws prepare {study.root}' takes the new text.",
+            f"The text of {', '.join(sources)} changed since the corpus was prepared. The runs use the prepared "
+            f"corpus. To use the new text, run 'decaylaws prepare {study.root}'.",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -158,7 +158,9 @@ def run(
         text = slurm_script(study, tasks=tasks, workers=workers or 8, time_limit=time_limit)
         study.log_dir.mkdir(exist_ok=True)  # Slurm makes no folder for its output
         write_text(slurm, text)
-        console.print(f"{slurm} written. Submit it with 'sbatch {slurm}', as often as it takes.")
+        console.print(
+            f"{slurm} written. Submit it with 'sbatch {slurm}', and again until all runs are finished."
+        )
         return
     with ConsoleProgress(console) as progress:
         display = partial(SweepDisplay, console, progress)

@@ -352,15 +352,15 @@ def _verdict(rivals: Sequence[Rival], assured: bool, predicted: bool, beyond: Se
     words = preferences(rivals)
     if not assured and predicted:
         words = (
-            "The guards hold by the prediction alone, as likely to break as to hold where the mixture lies on a limit: "
-            "the law's held-out error leaves no room below them. A larger objective.guard_nats leaves some, more "
-            f"microanneals make the error smaller. {words}"
+            "The guards hold by the prediction alone. The law's held-out error leaves no room for their margins, so a "
+            "guard whose prediction lies on the limit breaks about half the time. Set a larger objective.guard_nats, "
+            f"or run more microanneals to make the error smaller. {words}"
         )
     elif not assured:
         words = (
-            "No mixture within caps and bounds keeps every guard even by the prediction; the least broken one is "
-            f"shown. A larger objective.guard_nats or wider limits leave room. {words}"
+            "The prediction breaks a guard for every mixture within caps and bounds. The mixture that breaks it least "
+            f"is shown. Set a larger objective.guard_nats or wider limits. {words}"
         )
     if beyond:
-        words += f" Extrapolated: {'; '.join(beyond)}."
+        words += f" It lies outside the fitted range: {'; '.join(beyond)}."
     return words.strip()

@@ -140,13 +140,13 @@ def preferences(rivals: Sequence[Rival]) -> str:
     sure = [rival.name for rival in rivals if rival.beaten]
     passed_over = [rival.name for rival in rivals if rival.passed_over]
     unsure = [rival.name for rival in rivals if not rival.beaten and not rival.passed_over]
-    words = [f"Better than {', '.join(sure)} with 90 % confidence."] if sure else []
-    words += [f"Not enough evidence to prefer it over {', '.join(unsure)}."] if unsure else []
+    words = [f"It is better than {', '.join(sure)} with 90 % confidence."] if sure else []
+    words += [f"There is not enough evidence to prefer it over {', '.join(unsure)}."] if unsure else []
     words += dict.fromkeys(doubt for rival in rivals for doubt in rival.doubts)
     if passed_over:
         words.append(
-            f"Predicted to be better, but not sure to keep the guards: {', '.join(passed_over)}. "
-            "A larger guard_nats would let the search choose it."
+            f"{', '.join(passed_over)} {'is' if len(passed_over) == 1 else 'are'} predicted to be better, but may "
+            "break a guard. The search could choose such a mixture with a larger guard_nats."
         )
     return " ".join(words)
 

@@ -54,8 +54,8 @@ def check_prepared(study: Study) -> None:
         stored = read_json(path, StoredSettings)
         if stored.get("preparation") != PREPARATION_VERSION:
             raise StudyError(
-                f"The corpus of {study.root} was prepared by a version of decaylaws that read text otherwise. {remedy} "
-                "Where the same tokens come out, its runs stay valid."
+                f"The corpus of {study.root} was prepared by a version of decaylaws that read text differently. "
+                f"{remedy} If the tokens are the same, its runs stay valid."
             )
         settings = {key: value for key, value in stored.items() if key not in ("preparation", "text")}
         settings, wanted = _explicit(settings), _explicit(_text_settings(study))

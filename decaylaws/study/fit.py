@@ -237,9 +237,9 @@ def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
         return []
     rival = max(rivals, key=lambda name: rivals[name])
     return [
-        f"The choice of the member is unsure: where the held-out runs are drawn anew, '{member}' does best in "
-        f"{100 * votes.get(member, 0.0):.0f} % of the draws and '{rival}' in {100 * rivals[rival]:.0f} %. Away from "
-        "the fitted runs the two can differ by more than the intervals say."
+        f"The choice of the member is uncertain: if the held-out runs are resampled, '{member}' is best in "
+        f"{100 * votes.get(member, 0.0):.0f} % of the samples and '{rival}' in {100 * rivals[rival]:.0f} %. Outside "
+        "the fitted range, the two can differ by more than the intervals show."
     ]
 
 
@@ -322,14 +322,15 @@ def _notes(
     notes = [
         f"Member '{law.member}' of the decay family has the smallest held-out error.",
         law.report_.status.sentence,
-        "The annealing gain of every checkpoint was measured, by the mean of its trunk's last weights."
+        "The annealing gain of every checkpoint was measured with averaged weights."
         if law.is_measured_
-        else "The annealing gain at other sizes is extrapolated: a trunk's mean weights are missing or no better.",
+        else "The annealing gain at other sizes is extrapolated, because averaged weights are missing or no better "
+        "than the last weights.",
         *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
     inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
     for kind, held in inside.groupby(predictions["held_out"], sort=False):
-        outside = "" if 0.8 <= held.mean() <= 0.97 else ", outside the 80 to 97 % that they should keep"
+        outside = "" if 0.8 <= held.mean() <= 0.97 else ", which is outside the expected 80 to 97 %"
         notes.append(
             f"90 % intervals hold {100 * held.mean():.0f} % of the losses on held-out {kind}{outside}."
         )
@@ -337,7 +338,7 @@ def _notes(
     for kind, rows in errors.groupby("held_out", sort=False):
         best = rows.iloc[0]
         if not str(best["law"]).startswith("decay:"):
-            notes.append(f"On held-out {kind} '{best['law']}' predicts better than the decay law.")
+            notes.append(f"On held-out {kind}, '{best['law']}' predicts better than the decay law.")
     if len(excluded):
         notes.append(f"{len(excluded)} runs were left out: {', '.join(sorted(set(excluded['reason'])))}.")
     return tuple(notes)
@@ -349,9 +350,9 @@ def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
     notes = [f"Held-out error on {kind}: {error:.4f} nats." for kind, error in own.items()]
     if np.isfinite(noise):
         notes.append(
-            f"Seeds alone move the loss of one domain by {noise:.4f} nats (standard deviation, mean over domains): "
-            f"no law errs by less than {0.8 * noise:.4f} on a new seed. The objective averages over domains and "
-            "moves less."
+            f"The seed noise of one domain is {noise:.4f} nats (standard deviation, mean over domains), so no law can "
+            f"have a mean error below {0.8 * noise:.4f} nats on a new seed. The objective averages over domains and "
+            "has less noise."
         )
     return notes
 
@@ -365,8 +366,8 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
     """
     if len(sizes) == 1:
         return [
-            f"All microanneals have {int(sizes[0]):,} parameters: the law knows other sizes by its prior alone, "
-            "and its intervals there are as wide as that."
+            f"All microanneals have {int(sizes[0]):,} parameters. For other sizes the law has only its prior, and its "
+            "intervals there are as wide as the prior."
         ]
     own = errors[errors["law"].str.startswith("decay:") & (errors["held_out"] == "size")]
     if own.empty or not abs(own["bias"].iloc[0]) > 0.5 * own["mae"].iloc[0]:
@@ -374,8 +375,8 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
     bias, smaller = float(own["bias"].iloc[0]), len(sizes) - 1
     return [
         f"At the largest size, predicted from {smaller} smaller one{'s' if smaller > 1 else ''}, the law is "
-        f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average: "
-        "so few sizes hardly say how fast a larger model learns a new mixture. Its intervals allow for that."
+        f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average. With so few model sizes "
+        "the size trend is uncertain; the intervals account for this."
     ]
 
 

@@ -31,7 +31,7 @@ def heldout_overlap(study: Study) -> pd.DataFrame:
     if not path.is_file():
         raise StudyError(
             f"The corpus of {study.root} does not say how much held-out text its sources repeat. "
-            f"Run 'decaylaws prepare {study.root}' again; the shards stay as they are."
+            f"Run 'decaylaws prepare {study.root}' again. The shards do not change."
         )
     rows = [
         {"source": source, "domain": domain, "share": share}
@@ -59,6 +59,6 @@ def check_overlap(study: Study) -> None:
     raise StudyError(
         f"The train text of '{worst['source']}' repeats {worst['share']:.1%} of the held-out passages of "
         f"'{worst['domain']}', more than decontamination.max_heldout_overlap = "
-        f"{settings.max_heldout_overlap:.1%}{others}: its loss there would be memory. Remove the near copies "
-        "('decaylaws deduplicate' finds them), or set decontamination.on_overlap: allow."
+        f"{settings.max_heldout_overlap:.1%}{others}. The loss there would measure memorisation. Remove the near "
+        "copies ('decaylaws deduplicate' finds them), or set decontamination.on_overlap: allow."
     )

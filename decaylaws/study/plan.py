@@ -124,16 +124,16 @@ def detectable_effect(settings: StudySettings, runs: pd.DataFrame | None) -> str
         try:
             noise = Noise.from_replicates(decays(runs), settings.objective_weights)
             return (
-                f"Two runs can be told apart where their objectives differ by {noise.detectable_effect():.3g} nats per "
+                f"Two runs are told apart if their objectives differ by {noise.detectable_effect():.3g} nats per "
                 f"token ({replicates} seed replicates; t-test at 5 %, power 80 %)."
             )
         except InvalidValueError:
             pass  # no two replicates have finished
     now, doubled = (Noise(1.0, count - 1).detectable_effect() for count in (replicates, 2 * replicates))
     return (
-        "Which difference between two runs is more than noise is known when the seed replicates have run. With "
-        f"{replicates} of them it takes {now:.2g} times the standard deviation between seeds, with {2 * replicates} "
-        f"{doubled:.2g} times (design.num_replicates; t-test at 5 %, power 80 %)."
+        "The seed replicates will show which difference between two runs is more than noise. With "
+        f"{replicates} replicates it is {now:.2g} times the standard deviation between seeds. With {2 * replicates} it "
+        f"is {doubled:.2g} times (design.num_replicates; t-test at 5 %, power 80 %)."
     )
 
 

@@ -91,9 +91,9 @@ def _notes(study: Study) -> list[str]:
     short = short_heldout(study)
     if short:
         notes.append(
-            f"Fewer held-out tokens than evaluation.tokens_per_domain = "
-            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all that "
-            "they hold; a larger heldout_fraction makes their losses more certain."
+            f"These sources have fewer held-out tokens than evaluation.tokens_per_domain = "
+            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all of their "
+            "held-out tokens. A larger heldout_fraction makes their losses more certain."
         )
     for name, counts in study.source_counts().items():
         source = study.settings.sources[name]

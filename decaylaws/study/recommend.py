@@ -86,7 +86,7 @@ def _load_recipe(study: Study) -> Recipe:
     if stored.get("inputs") != recommendation_inputs(study):
         raise StudyError(
             f"{study.recipe_file} answers an older question: study.yaml, the corpus or the runs changed since. "
-            f"Run 'decaylaws recommend {study.root}'. The old recipe can still be used as a file of its own: "
+            f"Run 'decaylaws recommend {study.root}'. You can still use the old recipe as a file: "
             f"'decaylaws export {study.recipe_file}'."
         )
     return Recipe.load(study.recipe_file)

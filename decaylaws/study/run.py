@@ -252,9 +252,9 @@ def _check_storage(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunC
     missing = recorded - {result["row"]["run_id"] for result in queue.results()}
     if missing:
         raise StudyError(
-            f"The storage does not hold {len(missing)} of the {len(recorded)} finished runs in {study.runs_file}: it "
-            "was moved or emptied, or 'storage' or 'name' in study.yaml changed. Point them at the storage that holds "
-            "the runs. To train them again instead, move runs.csv and curves.csv out of the study first."
+            f"The storage does not hold {len(missing)} of the {len(recorded)} finished runs in {study.runs_file}. It "
+            "was moved or emptied, or 'storage' or 'name' in study.yaml changed. Set them to the storage that holds "
+            "the runs. To train the runs again instead, move runs.csv and curves.csv out of the study first."
         )
 
 
@@ -296,7 +296,7 @@ def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]
         run_id, log = failures[0]
         raise StudyError(
             f"{len(failures)} runs failed twice; the first is {run_id} ({log.strip().splitlines()[-1]}). "
-            f"The rest is recorded. See {study.log_dir}; 'decaylaws run --retry-failed' tries them again."
+            f"All other runs are recorded. See {study.log_dir}. To try them again, run 'decaylaws run --retry-failed'."
         )
     counts = queue.counts(run_ids)
     if counts.waiting:

@@ -87,7 +87,7 @@ def test_margins_that_leave_no_room_are_given_up_and_said_so(law, control) -> No
     assert not unsure.feasible
     assert unsure.guards["web"] >= -1e-6
     assert "by the prediction alone" in unsure.verdict
-    assert "Better than control" in unsure.verdict
+    assert "It is better than control" in unsure.verdict
 
 
 def test_a_better_rival_that_may_break_a_guard_is_named(law, control) -> None:
@@ -95,7 +95,7 @@ def test_a_better_rival_that_may_break_a_guard_is_named(law, control) -> None:
     wanted = goal(control, guard_domains=["web"], guard_nats=0.02)
     held = recommend(law, space(), target=TARGET, goal=wanted, choices=CHOICES, trials=20, seed=1,
                      rivals={"bold": free.mixture})  # fmt: skip
-    assert "Predicted to be better, but not sure to keep the guards: bold." in held.verdict
+    assert "bold is predicted to be better, but may break a guard." in held.verdict
     assert "prefer it over bold" not in held.verdict
 
 
@@ -125,7 +125,7 @@ def test_a_rival_as_good_as_the_recommendation_is_not_beaten(law, control, found
     again = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=2)
     twin = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=2,
                      rivals={"twin": again.mixture})  # fmt: skip
-    assert "Not enough evidence to prefer it over twin" in twin.verdict
+    assert "There is not enough evidence to prefer it over twin" in twin.verdict
 
 
 def test_same_seed_same_answer(law, control) -> None:
@@ -214,7 +214,7 @@ def test_extrapolation_is_refused_or_told(law, control) -> None:
                      choices=far, trials=10, within_evidence=False)  # fmt: skip
     assert any("decay tokens are" in sentence for sentence in told.beyond_evidence)
     assert any("non-embedding parameters are" in sentence for sentence in told.beyond_evidence)
-    assert "Extrapolated" in told.verdict
+    assert "It lies outside the fitted range" in told.verdict
 
 
 def test_the_batch_size_is_chosen_among_those_that_the_runs_span(law, control) -> None:

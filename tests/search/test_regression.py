@@ -90,7 +90,7 @@ def test_a_twin_is_not_beaten_and_a_poor_mixture_is() -> None:
     again = recommend_mixture(shares, losses, SPACE, WEIGHTS, law="inverse_sum",
                               rivals={"twin": first.mixture, "maths": Mixture({"maths": 1.0})})  # fmt: skip
     assert again.mixture == first.mixture
-    assert "Not enough evidence to prefer it over twin." in again.verdict
+    assert "There is not enough evidence to prefer it over twin." in again.verdict
     assert [rival.beaten for rival in again.rivals if rival.name == "maths"] == [True]
 
 
@@ -113,7 +113,7 @@ def test_sources_that_do_the_same_are_told_apart_in_few_simulations() -> None:
         found = recommend_mixture(*table, space, WEIGHTS, law="inverse_sum", rivals=rivals)
         beaten = {rival.name: rival.beaten for rival in found.rivals}
         assert beaten["little_rest"]
-        assert ("swapped" in found.verdict.partition("Not enough evidence")[2]) != beaten["swapped"]
+        assert ("swapped" in found.verdict.partition("There is not enough evidence")[2]) != beaten["swapped"]
         told_apart += beaten["swapped"]
     assert told_apart <= 2  # one in twenty beaten by chance: three of six once in 400 times
 
@@ -180,7 +180,7 @@ def test_runs_that_are_too_few_prefer_nothing() -> None:
     sources = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in wide.columns))
     found = recommend_mixture(wide, losses, sources, WEIGHTS, law="inverse_sum", num_draws=4,
                               rivals={"corner": Mixture({"s0": 1.0})})  # fmt: skip
-    assert "Better than" not in found.verdict
-    assert "Not enough evidence to prefer it over token_proportional, corner." in found.verdict
+    assert "It is better than" not in found.verdict
+    assert "There is not enough evidence to prefer it over token_proportional, corner." in found.verdict
     assert "10 runs were fitted; 11 sources need at least 13." in found.verdict
     assert not any(rival.beaten for rival in found.rivals)

@@ -87,7 +87,7 @@ def test_text_that_changed_since_is_noticed_by_what_comes_after_prepare(root: Pa
         result = CliRunner().invoke(app, ["run", str(root), "--slurm", str(root / "job.sh")])
         said = " ".join(result.output.split())
         assert (
-            "The text of maths changed since the corpus was prepared. The runs use the corpus as it was"
+            "The text of maths changed since the corpus was prepared. The runs use the prepared corpus."
             in said
         )
         source.write_text(text.replace("sum", "mus"))
@@ -112,7 +112,7 @@ def test_a_corpus_that_an_earlier_version_read_otherwise_is_prepared_anew(root: 
         {key: record[key] for key in record if key != "preparation"},
     ):
         write_json(path, earlier)
-        with pytest.raises(StudyError, match=r"read text otherwise\. Run 'decaylaws prepare"):
+        with pytest.raises(StudyError, match=r"read text differently\. Run 'decaylaws prepare"):
             plan_runs(study)
     decaylaws("prepare", str(root))
     assert json.loads(path.read_text()) == record
@@ -129,7 +129,7 @@ def test_prepare_says_what_it_passed_over(tmp_path: Path) -> None:
     with_source(tmp_path, "maths", **limited)
     said = " ".join(decaylaws("prepare", str(tmp_path)).split())
     assert (
-        "maths: passed over: rows that are no JSON or hold no text (1), rows whose text is null (1), doc"
+        "maths: passed over: rows that are not JSON or have no text (1), rows whose text is null (1), doc"
         in said
     )
     assert "bytes of text taken of max_bytes = 80,000" in said
@@ -140,7 +140,7 @@ def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_n
     said = decaylaws("prepare", str(root))
     assert "evaluation.tokens_per_domain = 1,000,000: web, maths, code" in said
     with_settings(root)
-    assert "Fewer held-out tokens" not in decaylaws("prepare", str(root))
+    assert "have fewer held-out tokens" not in decaylaws("prepare", str(root))
     design = {**TINY_SETTINGS["design"], "batch_tokens": []}
     study = with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000, design=design)
     for refuse in (plan_runs, lambda study: decaylaws("prepare", str(study.root))):
