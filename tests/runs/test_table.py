@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ from decaylaws.runs.table import (
     read_curves,
     read_runs,
     runs_table,
-    table,
     values_by,
     write_table,
 )
@@ -180,7 +180,7 @@ def test_a_copy_of_a_run_is_no_replicate() -> None:
 
 
 def test_the_reference_names_every_column() -> None:
-    told = str(table.__doc__)
+    told = str(inspect.getmodule(runs_table).__doc__)
     named = [*RUN_COLUMNS, EVALUATION, NUMERICS, POOLS, *CURVE_COLUMNS]
     families = [
         f"{prefix}<" for prefix in (MIX, EPOCHS, START_LOSS, LOSS, BPB, AVERAGED_LOSS, AVERAGED_START_LOSS)
