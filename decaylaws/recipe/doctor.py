@@ -86,7 +86,7 @@ def _lr(recipe: Recipe, facts: CheckpointFacts) -> Finding:
     jump = f"The checkpoint ends at {said}{groups}, the recipe starts at {first:.6g}"
     if recipe.handover.lr_jump and any(_is_close(recipe.handover.lr, lr) for lr in facts.lrs):
         return Finding("lr", "ok", f"{jump}, as handover.lr_jump says.")
-    return Finding("lr", "wrong", f"{jump}. Start the first stage where the checkpoint stands.")
+    return Finding("lr", "wrong", f"{jump}. Start the first stage at the checkpoint's LR.")
 
 
 def _is_close(one: float, other: float) -> bool:

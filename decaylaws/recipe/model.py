@@ -261,7 +261,7 @@ class Recipe(Value):
         if jump and not self.handover.lr_jump:
             raise ValueError(
                 f"stages.0.lr starts at {first!r}, but handover.lr={self.handover.lr!r}; "
-                "start where the checkpoint stands, or set handover.lr_jump: true if it is meant"
+                "start at the checkpoint's LR, or set handover.lr_jump: true if the jump is intended"
             )
 
     def _with_epochs(self, name: str, source: Source) -> Source:

@@ -120,8 +120,8 @@ class TextEncoder:
         shift = 0 if self.prefix_id is None else 1
         if index is None or index + shift == 0:
             raise DataError(
-                f"The answer {answer!r} cannot be scored: nothing stands before it. Give it a context, or add a "
-                "beginning-of-sequence token to the tokenizer."
+                f"The answer {answer!r} cannot be scored, because there is no text before it. Give it a context, or "
+                "add a beginning-of-sequence token to the tokenizer."
             )
         seam = None
         if encoding.offsets[index][0] < boundary:

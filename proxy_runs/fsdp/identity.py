@@ -49,7 +49,9 @@ def require_same(stored: Mapping[str, Any] | None, wanted: Mapping[str, Any], pl
     """
     remedy = "Choose another folder (--set output=DIR), or delete that run."
     if stored is None:
-        raise DataError(f"{place} does not say what it started from: an older version wrote it. {remedy}")
+        raise DataError(
+            f"{place} does not record what it started from, because an older version wrote it. {remedy}"
+        )
     differing = [
         f"{name} (there {stored.get(name)}, now {value})"
         for name, value in wanted.items()

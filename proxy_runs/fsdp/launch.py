@@ -145,7 +145,7 @@ def _check(settings: TrainSettings) -> TrainPlan:
 
 def _result(path: Path) -> dict[str, Any]:
     """What the trainer wrote at its end."""
-    remedy = "Delete it and launch again; the run goes on from its last checkpoint."
+    remedy = "Delete it and launch again. The run continues from its last checkpoint."
     check_record(path, remedy)
     return dict(load_json(path.read_bytes(), path, remedy))
 

@@ -69,8 +69,8 @@ def read_levanter(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
         )
     elif two and known.steps is None:
         notes = (
-            f"Its second cycle starts at step {seen:,}; nothing here says that the checkpoint stands there "
-            "(--seen-steps does).",
+            f"Its second cycle starts at step {seen:,}. Nothing states that this is the checkpoint's step; give it "
+            "with --seen-steps.",
         )
     return ConfigSchedule(
         warmup_hold_decay_lrs(

@@ -198,7 +198,7 @@ def _lrs(module: PythonFile, lr_value: Any, steps: int, batch: float | None) -> 
         name = call.name.rpartition(".")[2]
         return native_lrs(fields, name, lr, steps, _per_unit(units, batch, module.path))
     raise DataError(
-        f"{module.path} makes none of the schedulers that are read: composable, {', '.join(_SCHEDULERS)}."
+        f"{module.path} makes no scheduler that can be read: composable, {', '.join(_SCHEDULERS)}."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.errors import InvalidValueError, MissingExtraError
 from decaylaws.evaluation.benchmarks import Benchmark, benchmark
 from decaylaws.evaluation.records import read_documents
 from proxy_runs.evaluation.evaluate import evaluate
@@ -58,7 +58,7 @@ def test_without_lm_eval_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     hellaswag = benchmark("hellaswag")
     assert hellaswag is not None
-    with pytest.raises(DataError, match=r"pip install 'decaylaws\[lm-eval\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'decaylaws\[lm-eval\]'"):
         BenchmarkTask(hellaswag, tmp_path).content()
 
 

@@ -195,7 +195,7 @@ def test_a_tokenizer_without_a_start_leaves_the_first_token_out(tmp_path: Path) 
     first = loaded.encoder._backend.encode("Paris is the capital").offsets[0][1]
     assert table["bytes"].tolist() == [len("Paris is the capital") - first, 0]
     assert table["tokens"].iloc[1] == 0
-    with pytest.raises(DataError, match="nothing stands before it"):
+    with pytest.raises(DataError, match="there is no text before it"):
         score_questions(loaded, [Question(context="", answer="Paris")])
 
 
