@@ -13,4 +13,11 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: float, total: float, note: str = "") -> None:
-    """A listener that does not listen: the default where no progress is wanted."""
+    """A listener that does not listen: the default where no progress is wanted.
+
+    Args:
+        stage: what is under way.
+        done: how much of it is done.
+        total: how much there is.
+        note: what is done now.
+    """

@@ -93,7 +93,13 @@ def plot_shares(data: pd.DataFrame) -> Figure:
 
 
 def schedule_data(schedule: Schedule, *, start_tokens: int = 0, num_points: int = 400) -> pd.DataFrame:
-    """LR over tokens: ``tokens`` (from the start of the trunk), ``lr``."""
+    """LR over tokens: ``tokens`` (from the start of the trunk), ``lr``.
+
+    Args:
+        schedule: the schedule to sample.
+        start_tokens: tokens before its start.
+        num_points: number of points.
+    """
     tokens = np.linspace(0, schedule.tokens, num_points)
     return pd.DataFrame({"tokens": start_tokens + tokens, "lr": schedule.lr(tokens)})
 

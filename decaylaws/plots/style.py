@@ -65,7 +65,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def figure(*, width: float = 7.2, height: float = 3.4, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, never shown on a screen by itself."""
+    """A figure with panels side by side, never shown on a screen by itself.
+
+    Args:
+        width: inches.
+        height: inches.
+        columns: panels side by side.
+    """
     drawn = Figure(figsize=(width, height), layout="constrained")
     return drawn, [drawn.add_subplot(1, columns, index + 1) for index in range(columns)]
 

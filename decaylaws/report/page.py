@@ -80,7 +80,14 @@ class PageTable:
     def of(
         cls, frame: pd.DataFrame, caption: str = "", *, mark: str | None = None, folded: bool = False
     ) -> PageTable:
-        """A table from a DataFrame; ``mark`` names a boolean column that marks rows and is not shown."""
+        """A table from a DataFrame; ``mark`` names a boolean column that marks rows and is not shown.
+
+        Args:
+            frame: the rows.
+            caption: sentence above the table.
+            mark: boolean column that marks rows and is not shown.
+            folded: whether the table is closed until it is opened.
+        """
         shown = [column for column in frame.columns if column != mark]
         rows = tuple(
             Row(tuple(cell(row[column]) for column in shown), bool(mark and row[mark]))
@@ -120,7 +127,13 @@ class Section:
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The page as one HTML text that needs no other file."""
+    """The page as one HTML text that needs no other file.
+
+    Args:
+        title: title of the page.
+        subtitle: line below it.
+        sections: sections in reading order.
+    """
     return fill("page.html.j2", title=title, subtitle=subtitle, sections=sections)
 
 

@@ -35,7 +35,13 @@ def nats(change: float) -> str:
 
 
 def span(low: float, high: float, *, digits: int = 4) -> str:
-    """An interval."""
+    """An interval.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        digits: digits after the point.
+    """
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
@@ -62,7 +68,13 @@ def listed(words: Sequence[str]) -> str:
 
 
 def mixture_words(names: Sequence[str], shares: Sequence[float], *, most: int = 4) -> str:
-    """The largest shares of a mixture."""
+    """The largest shares of a mixture.
+
+    Args:
+        names: sources.
+        shares: their shares.
+        most: number of sources to name.
+    """
     order = sorted(range(len(names)), key=lambda k: -shares[k])[:most]
     return ", ".join(f"{percent(shares[k])} {name(names[k])}" for k in order if shares[k] >= 0.005)
 

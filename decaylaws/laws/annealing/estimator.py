@@ -175,7 +175,13 @@ class ScheduleLaw(Law):
     def predict_loss(
         self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
     ) -> Array:
-        """Loss under a schedule, at its end or at ``tokens`` ``[n]``; of the last fitted model by default."""
+        """Loss under a schedule, at its end or at ``tokens`` ``[n]``; of the last fitted model by default.
+
+        Args:
+            schedule: LR over tokens.
+            model: one of the fitted models; the last one if ``None``.
+            tokens: positions at which to predict [n]; the end of the schedule if ``None``.
+        """
         self._require_fitted()
         at = schedule.tokens if tokens is None else tokens
         question = LossCurve(

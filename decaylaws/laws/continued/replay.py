@@ -199,6 +199,11 @@ class ReplayLaw(Law):
 
         The critical mixture ratio of Gu et al. 2024 seen from the old corpus: one minus the largest new share.
 
+        Args:
+            steps: steps of continued training.
+            base_loss: general loss before them, nats per token.
+            tolerance: rise that is allowed, nats per token.
+
         Returns:
             The share; 0 where even no replay keeps it, NaN where even full replay does not.
         """

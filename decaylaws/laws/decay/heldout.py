@@ -59,6 +59,11 @@ def splits(runs: pd.DataFrame, *, num_folds: int = 5, seed: int = 0) -> list[Spl
     - ``tokens``: the longest decays, from shorter ones;
     - ``size``: the largest model, from smaller ones;
     - ``corner``: long decays on mixtures farthest from the typical one, both unseen.
+
+    Args:
+        runs: a runs table.
+        num_folds: folds over mixtures.
+        seed: seed of the folds.
     """
     found = [Split("mixture", test) for test in _mixture_folds(runs, num_folds, seed)]
     tokens = runs["decay_tokens"].to_numpy(dtype=float)
@@ -153,7 +158,14 @@ def held_out_report(
     num_folds: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Fit every predictor without the held-out rows (:func:`held_out_fits`) and score it (:func:`held_out_table`)."""
+    """Fit every predictor without the held-out rows (:func:`held_out_fits`) and score it (:func:`held_out_table`).
+
+    Args:
+        predictors: what makes each predictor, by name.
+        runs: a runs table.
+        num_folds: folds over mixtures.
+        seed: seed of the folds.
+    """
     return held_out_table(held_out_fits(predictors, runs, num_folds=num_folds, seed=seed), runs)
 
 

@@ -318,7 +318,13 @@ def _drawn(radius: float, num_groups: int, known: float) -> float:
 
 
 def spread(covariance: Array, noise: Array, weights: Array) -> Array:
-    """Standard deviation of a new run's weighted loss, ``[n, k]``: the fit's, and noise that domains do not share."""
+    """Standard deviation of a new run's weighted loss, ``[n, k]``: the fit's, and noise that domains do not share.
+
+    Args:
+        covariance: covariance of the predicted losses [n, d, d].
+        noise: noise of a run by domain [n, d].
+        weights: weights of the domains [d, k].
+    """
     fit = np.einsum("dk,nde,ek->nk", weights, covariance, weights)
     return np.sqrt(np.maximum(fit, 0.0) + noise**2 @ weights**2)
 

@@ -62,7 +62,13 @@ class DecaySlices(Law):
         return pd.DataFrame(columns, index=labels).reset_index()
 
     def forgetting(self, runs: pd.DataFrame, domains: Sequence[str], interval: float = 0.9) -> pd.DataFrame:
-        """Rise of the loss of ``domains`` over the decay, long form; negative where a domain still improves."""
+        """Rise of the loss of ``domains`` over the decay, long form; negative where a domain still improves.
+
+        Args:
+            runs: planned decays, as in a runs table.
+            domains: domains to return.
+            interval: coverage of the interval.
+        """
         table = self.predict_table(runs, interval)
         before = values_by(runs, START_LOSS, self.domains_).ravel()
         rise = table.assign(**{name: table[name] - before for name in ("mean", "lower", "upper")})
@@ -96,6 +102,12 @@ class DecaySlices(Law):
     ) -> pd.DataFrame:
         """Losses at other shares of one source, the rest in proportion; size, checkpoint and tokens are given.
 
+        Args:
+            plan: one planned decay, as a row of a runs table.
+            source: the source whose share changes.
+            shares: its shares.
+            interval: coverage of the interval.
+
         Returns:
             One row per share and domain: ``share``, ``domain``, ``mean``, ``lower``, ``upper``.
         """
@@ -106,6 +118,11 @@ class DecaySlices(Law):
         self, plan: pd.Series, decay_tokens: Sequence[int], *, interval: float = 0.9
     ) -> pd.DataFrame:
         """Losses at other lengths of the decay; size, checkpoint and ratio are given.
+
+        Args:
+            plan: one planned decay, as a row of a runs table.
+            decay_tokens: lengths of the decay.
+            interval: coverage of the interval.
 
         Returns:
             One row per length and domain: ``decay_tokens``, ``domain``, ``mean``, ``lower``, ``upper``.

@@ -123,6 +123,11 @@ def one_step_draws(
 def quantile_interval(mean: ArrayLike, draws: ArrayLike, level: float) -> Prediction:
     """Central interval of prediction draws ``[num_draws, n]`` around the point predictions ``[n]``.
 
+    Args:
+        mean: point predictions [n].
+        draws: predictions under each draw [num_draws, n].
+        level: coverage of the interval.
+
     Raises:
         InvalidValueError: the level is no probability, or there are no draws.
     """

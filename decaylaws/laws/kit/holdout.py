@@ -61,7 +61,14 @@ def curvature(solution: Solution, *, huber_delta: float, noise_sd: float) -> Cur
 def left_out(
     solution: Solution, rows: NDArray[np.bool_], *, huber_delta: float, noise_sd: float
 ) -> tuple[Array, Array]:
-    """Errors (predicted minus observed) and spread ``[k]`` of the rows ``[n]`` by a fit without them."""
+    """Errors (predicted minus observed) and spread ``[k]`` of the rows ``[n]`` by a fit without them.
+
+    Args:
+        solution: a fit to all rows.
+        rows: rows to leave out [n].
+        huber_delta: residual at which the loss becomes linear.
+        noise_sd: standard deviation of a residual.
+    """
     weights = _robust(solution, huber_delta) * ~rows
     scores = solution.jacobian.T @ (weights * solution.residuals)
     scores = scores + solution.prior_precision * (solution.theta - solution.prior_mean)

@@ -105,7 +105,13 @@ class MixtureRegression(Law):
         return self._fit(X, y, sample_weight, check=True)
 
     def fit_checked(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit every target on runs that another regression has checked: all of them count."""
+        """Fit every target on runs that another regression has checked: all of them count.
+
+        Args:
+            X: shares [runs, sources].
+            y: losses [runs] or [runs, targets].
+            sample_weight: weight of each run [runs].
+        """
         return self._fit(X, y, sample_weight, check=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, check: bool) -> Self:
@@ -191,6 +197,12 @@ class MixtureRegression(Law):
         """Copies of this regression fitted under bootstrap weights over mixtures.
 
         Their optima show how far the evidence determines the best mixture.
+
+        Args:
+            X: shares [runs, sources].
+            y: losses [runs] or [runs, targets].
+            num_draws: number of refits.
+            seed: seed of the weights.
         """
         groups = mixture_groups(read_shares(X)[0])
         for weights in cluster_weights(groups, num_draws, seed=seed):
@@ -273,7 +285,15 @@ class MixtureRegression(Law):
 
 
 def held_out_errors(fit_one: FitOne, shares: Array, losses: Array, num_folds: int, seed: int) -> Array:
-    """Log errors [runs] of models fitted without the run's mixture; empty for ``num_folds`` 0."""
+    """Log errors [runs] of models fitted without the run's mixture; empty for ``num_folds`` 0.
+
+    Args:
+        fit_one: fits a model to shares, losses and weights.
+        shares: shares [runs, sources].
+        losses: losses of one target [runs].
+        num_folds: folds over mixtures.
+        seed: seed of the folds.
+    """
     if num_folds == 0:
         return np.empty(0)
     errors = np.empty(len(losses))
@@ -287,7 +307,15 @@ def held_out_errors(fit_one: FitOne, shares: Array, losses: Array, num_folds: in
 def plain_report(
     losses: Array, fitted: Array, num_params: int, seconds: float, at_bounds: tuple[str, ...] = ()
 ) -> FitReport:
-    """Report of a fit that the shared solver did not make; its objective is half the squares in log loss."""
+    """Report of a fit that the shared solver did not make; its objective is half the squares in log loss.
+
+    Args:
+        losses: observed losses [runs].
+        fitted: fitted losses [runs].
+        num_params: fitted parameters.
+        seconds: time that the fit took.
+        at_bounds: parameters at a bound.
+    """
     status = FitStatus.AT_BOUNDS if at_bounds else FitStatus.CONVERGED
     squares = float(0.5 * np.sum((np.log(fitted) - np.log(losses)) ** 2))
     return FitReport(status, squares, 1, 1.0, at_bounds, 1.0, 0.0, len(losses), num_params, seconds)

@@ -48,7 +48,13 @@ class BlendModel:
         return self._formula_model.spread(shares)
 
     def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
-        """Losses [draws, runs]: the formula's posterior around the blend; the trees have none of their own."""
+        """Losses [draws, runs]: the formula's posterior around the blend; the trees have none of their own.
+
+        Args:
+            shares: mixtures [runs, sources].
+            num_draws: number of draws.
+            rng: source of random numbers.
+        """
         formula = self._formula_model
         return formula.draws(shares, num_draws, rng) * (self.predict(shares) / formula.predict(shares))
 
@@ -90,7 +96,13 @@ class BlendedRegression(MixtureRegression):
         self.tree_share, self.num_starts, self.seed = tree_share, num_starts, seed
 
     def posterior(self, X: Any, *, num_draws: int, seed: int) -> Array:
-        """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum."""
+        """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum.
+
+        Args:
+            X: mixtures [runs, sources].
+            num_draws: number of draws.
+            seed: seed of the draws.
+        """
         shares, rng = self._shares(X), np.random.default_rng(seed)
         models = [model for model in self.models_.values() if isinstance(model, BlendModel)]
         return np.stack([model.draws(shares, num_draws, rng) for model in models], axis=-1)

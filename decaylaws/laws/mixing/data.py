@@ -158,6 +158,11 @@ def mixture_groups(shares: Array) -> Indices:
 def grouped_folds(groups: Indices, num_folds: int, seed: int) -> list[Indices]:
     """Indices held out by each fold; a group is never split.
 
+    Args:
+        groups: group of each row [n].
+        num_folds: number of folds.
+        seed: seed of the order of groups.
+
     Raises:
         InvalidValueError: fewer groups than folds.
     """

@@ -37,7 +37,14 @@ class FormulaModel:
 
     @classmethod
     def from_solution(cls, family: Family, solution: Solution, shares: Array, losses: Array) -> FormulaModel:
-        """Attach leave-one-out errors to a solution without refitting, by the leverage of each run."""
+        """Attach leave-one-out errors to a solution without refitting, by the leverage of each run.
+
+        Args:
+            family: the formula.
+            solution: its fitted parameters.
+            shares: shares of the fitted runs [runs, sources].
+            losses: their losses [runs].
+        """
         value = family.value(solution.theta, shares)
         slopes = family.jacobian(solution.theta, shares) / value[:, None]
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
@@ -64,6 +71,11 @@ class FormulaModel:
 
         The noise is the one that weighs the prior against the runs, or the held-out errors' where they are
         larger: residuals of a fit on few runs are too small to say how little it knows.
+
+        Args:
+            shares: mixtures [runs, sources].
+            num_draws: number of draws.
+            rng: source of random numbers.
         """
         noise = max(NOISE_SD, float(np.sqrt(np.mean(self.errors**2))))
         root = np.linalg.cholesky(np.linalg.inv(self.precision))
@@ -92,6 +104,11 @@ class FormulaRegression(MixtureRegression):
 
         In simulations with known truth these hold the true regret where bootstrap refits, which the prior
         keeps alike, miss it.
+
+        Args:
+            X: mixtures [runs, sources].
+            num_draws: number of draws.
+            seed: seed of the draws.
         """
         shares, rng = self._shares(X), np.random.default_rng(seed)
         models = [model for model in self.models_.values() if isinstance(model, FormulaModel)]

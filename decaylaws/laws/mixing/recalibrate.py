@@ -82,7 +82,13 @@ class Recalibration:
 
 
 def recalibrate(law: MixtureRegression, X: Any, y: Any) -> Recalibration:
-    """Recalibrate a fitted ``law`` on runs of another scale: shares ``X`` and losses ``y`` there."""
+    """Recalibrate a fitted ``law`` on runs of another scale: shares ``X`` and losses ``y`` there.
+
+    Args:
+        law: a regression fitted at another scale.
+        X: shares of runs at this scale [runs, sources].
+        y: their losses [runs] or [runs, targets].
+    """
     return Recalibration.fit(law.predict(X), y)
 
 

@@ -42,6 +42,12 @@ def columns(
 ) -> list[Array]:
     """Columns of finite, positive values, each ``[n]``.
 
+    Args:
+        table: the runs.
+        names: columns to read.
+        what: name of the table, for the error.
+        remedy: what to do about a missing column.
+
     Raises:
         SchemaError: one is missing.
         InvalidValueError: a value is not finite and positive.
@@ -54,6 +60,11 @@ def columns(
 
 def target(table: pd.DataFrame, y: ArrayLike | None, name: str = "loss") -> Array:
     """What is fitted, ``[n]``: ``y``, or the column ``name`` without it; finite and positive, one for every row.
+
+    Args:
+        table: the runs.
+        y: the values; the column ``name`` if ``None``.
+        name: what is fitted, such as ``loss``.
 
     Raises:
         SchemaError: there is neither.

@@ -104,7 +104,13 @@ def _standing(material: Material) -> Standing:
 
 
 def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
-    """What to make of rivals that did better by ``behind`` nats, one run each, where seeds differ by ``noise``."""
+    """What to make of rivals that did better by ``behind`` nats, one run each, where seeds differ by ``noise``.
+
+    Args:
+        behind: how much better the best rival did, nats per token.
+        winners: rivals that did better.
+        noise: seed noise of a run; ``None`` if it was not measured.
+    """
     if noise is not None and not told_apart(behind, noise.sd):
         return Standing(
             f"Open. At the target's scale {listed(winners)} did better by {behind:.4f} nats. Seed noise alone explains "

@@ -141,7 +141,13 @@ def schedule(material: Material) -> Section:
 
 
 def length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
-    """Why this length: against the best plan of every other length, each at its own best mixture and LR."""
+    """Why this length: against the best plan of every other length, each at its own best mixture and LR.
+
+    Args:
+        plans: every combination of length, shape and batch size with its best objective.
+        chosen: the recommended length in tokens.
+        noise: standard deviation of one run.
+    """
     kept = plans[plans["feasible"]] if plans["feasible"].any() else plans
     best = kept.sort_values("aim").groupby("decay_tokens").first()["objective"]
     others = best.drop(chosen, errors="ignore")
