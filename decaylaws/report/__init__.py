@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from decaylaws.io.files import write_text
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import render
 from decaylaws.report.sections import all_sections
 from decaylaws.report.words import when
@@ -21,12 +21,12 @@ def write_report(study: Study) -> Path:
     Raises:
         StudyError: there is no recommendation yet.
     """
-    material = Material.of(study)
-    created = when(material.recipe.provenance.created or "at an unknown time")
+    inputs = ReportInputs.of(study)
+    created = when(inputs.recipe.provenance.created or "at an unknown time")
     page = render(
         "How to decay: mixture and schedule",
         f"Study '{study.settings.name}', recommended {created}",
-        all_sections(material),
+        all_sections(inputs),
     )
     write_text(study.report_file, f"{page.rstrip()}\n{report_stamp(study)}\n")
     return study.report_file

@@ -14,38 +14,38 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.formulas import REPEAT_SCALE
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.runs.noise import least_gap
 from decaylaws.search import DecayProblem
 
 NUM_CHECKS = 12
 
 
-def explorer_data(material: Material) -> dict[str, Any]:
+def explorer_data(inputs: ReportInputs) -> dict[str, Any]:
     """Everything that the explorer needs, as JSON values; arrays of shares have the order of ``sources``."""
-    problem = material.problem
-    law, stage = problem.law, material.recipe.stages[0]
+    problem = inputs.problem
+    law, stage = problem.law, inputs.recipe.stages[0]
     names = problem.space.names
     runs = _fitted_mixtures(law, names)
     return {
         "decay_tokens": problem.plan.decay_tokens,
         "repeat_scale": REPEAT_SCALE,
         "law_sources": law.sources_,
-        "sources": _sources(material),
+        "sources": _sources(inputs),
         "groups": _groups(problem.space),
-        "domains": _domains(material),
+        "domains": _domains(inputs),
         "form": law.at_plan(problem.inputs(problem.control_shares[None])).to_dict(),
         "runs": runs.tolist(),
         "run_spacing": _spacing(runs),
-        "presets": {name: mixture.array(names).tolist() for name, mixture in material.candidates.items()},
-        "least_gap": least_gap(material.noise_sd("target")),
+        "presets": {name: mixture.array(names).tolist() for name, mixture in inputs.candidates.items()},
+        "least_gap": least_gap(inputs.noise_sd("target")),
         "checks": _checks(problem, stage.mixture),
     }
 
 
-def _sources(material: Material) -> list[dict[str, Any]]:
+def _sources(inputs: ReportInputs) -> list[dict[str, Any]]:
     """Limits, evidence and near-optimal range of every source."""
-    problem, near = material.problem, material.found["near_optimal"]
+    problem, near = inputs.problem, inputs.found["near_optimal"]
     space, law = problem.space, problem.law
     caps = space.caps(problem.plan.decay_tokens).tolist()
     return [
@@ -79,9 +79,9 @@ def _groups(space: MixtureSpace) -> list[dict[str, Any]]:
     return found
 
 
-def _domains(material: Material) -> list[dict[str, Any]]:
+def _domains(inputs: ReportInputs) -> list[dict[str, Any]]:
     """Weight in the objective, losses to compare with, and guard of every domain."""
-    problem, guards = material.problem, material.recipe.guards
+    problem, guards = inputs.problem, inputs.recipe.guards
     weights = problem.law.weight_vector(problem.goal.weights).tolist()
     found = []
     for name, weight, control in zip(problem.law.domains_, weights, problem.control_losses.tolist()):

@@ -101,8 +101,8 @@ Change = Callable[[Planted], None]
 def at(path: str, value: Any) -> Change:
     """A change of the value at a dotted path."""
 
-    def change(material: Planted) -> None:
-        here, *parents, last = material, *path.split(".")
+    def change(inputs: Planted) -> None:
+        here, *parents, last = inputs, *path.split(".")
         for name in parents:
             here = here[name] if isinstance(here, dict) else getattr(here, name)
         if isinstance(here, dict):
@@ -117,9 +117,9 @@ def errors(*rows: tuple[str, str, float]) -> Change:
     return at("fit.errors", pd.DataFrame(rows, columns=["held_out", "law", "mae"]))
 
 
-def at_the_edge(material: Planted) -> None:
-    material.problem.plan.decay_tokens = 32_000
-    material.recipe.stages[0].mixture.weights = {"web": 0.73, "code": 0.27}
+def at_the_edge(inputs: Planted) -> None:
+    inputs.problem.plan.decay_tokens = 32_000
+    inputs.recipe.stages[0].mixture.weights = {"web": 0.73, "code": 0.27}
 
 
 FLAGS: list[tuple[Change, list[str]]] = [

@@ -20,16 +20,16 @@ from decaylaws.evaluation.records import (
     write_documents,
     write_evaluation,
 )
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Section, render
 from decaylaws.report.sections.evaluations import evaluations
 from decaylaws.study import Study
 from tests.study.outline import Outline
 
 
-def material_of(study: Study) -> Material:
+def material_of(study: Study) -> ReportInputs:
     """The section reads evaluations alone: neither a recipe nor what the search found."""
-    return Material(study, cast(Any, None), {})
+    return ReportInputs(study, cast(Any, None), {})
 
 
 def documents(count: int, seed: int, gain: float) -> pd.DataFrame:

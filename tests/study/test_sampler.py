@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import render
 from decaylaws.report.sections.read_outs import read_outs
 from decaylaws.study import Study
@@ -22,7 +22,7 @@ from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 def assert_shown(errors: pd.DataFrame, study: Study) -> None:
     """The report shows these errors of the read-outs, and no section where there are none."""
-    section = read_outs(cast(Material, SimpleNamespace(study=study)))
+    section = read_outs(cast(ReportInputs, SimpleNamespace(study=study)))
     assert section is not None
     page = render("tiny", "", [section])
     body = page[page.index("<tbody") : page.index("</tbody>")]
@@ -37,7 +37,7 @@ def assert_shown(errors: pd.DataFrame, study: Study) -> None:
     assert "The laws and the recommendation do not use them." in page
     kept = study.read_outs_file.read_bytes()
     study.read_outs_file.unlink()
-    assert read_outs(cast(Material, SimpleNamespace(study=study))) is None
+    assert read_outs(cast(ReportInputs, SimpleNamespace(study=study))) is None
     study.read_outs_file.write_bytes(kept)
 
 

@@ -24,7 +24,7 @@ import yaml
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import asset
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
@@ -166,7 +166,7 @@ def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: s
 
 @pytest.mark.slow
 def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Study, page: str) -> None:
-    material, design = Material.of(study), study.settings.design
+    inputs, design = ReportInputs.of(study), study.settings.design
     plans = pd.DataFrame(load_recommendation(study)["by_plan"])
     kinds = len(design.decay_tokens) * len(design.shapes) * len(design.batch_tokens)
     assert len(plans) == kinds
@@ -186,7 +186,7 @@ def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Stu
     plan = Plan(decay_tokens=int(other), start_lr=rival["start_lr"], shape=rival["shape"],
                 batch_tokens=int(rival["batch_tokens"]))  # fmt: skip
     margins = load_recommendation(study)["guard_margins"]
-    problem = replace(material.problem, plan=plan, goal=replace(material.problem.goal, guard_margins=margins))
+    problem = replace(inputs.problem, plan=plan, goal=replace(inputs.problem.goal, guard_margins=margins))
     starts = np.random.default_rng(1).dirichlet(np.ones(3), 3)
     again = minimise_mixture(problem.robust_aim, problem.space, other, starts, slack=problem.robust_slack)
     if again.feasible and rival["feasible"]:
@@ -195,17 +195,17 @@ def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Stu
 
 @pytest.mark.slow
 def test_recipe_report_and_explorer_are_of_one_mixture(study: Study) -> None:
-    material, found = Material.of(study), load_recommendation(study)
-    shares = material.recipe.stages[0].mixture.array(material.problem.space.names)
-    assert found["mixture"] == material.recipe.stages[0].mixture.to_dict()
-    assert found["near_optimal_nats"] == material.noise_sd(
+    inputs, found = ReportInputs.of(study), load_recommendation(study)
+    shares = inputs.recipe.stages[0].mixture.array(inputs.problem.space.names)
+    assert found["mixture"] == inputs.recipe.stages[0].mixture.to_dict()
+    assert found["near_optimal_nats"] == inputs.noise_sd(
         "target"
     )  # one noise of a run, whatever speaks of it
     assert found["objective"]["mean"] == pytest.approx(
-        float(material.problem.objective(shares[None])[0]), abs=1e-9
+        float(inputs.problem.objective(shares[None])[0]), abs=1e-9
     )
-    for domain, loss in zip(material.problem.law.domains_, material.problem.losses(shares[None])[0]):
-        assert material.recipe.predictions[domain].mean == pytest.approx(loss, abs=1e-9)
+    for domain, loss in zip(inputs.problem.law.domains_, inputs.problem.losses(shares[None])[0]):
+        assert inputs.recipe.predictions[domain].mean == pytest.approx(loss, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_another_recipe_is_not_confirmed_by_the_runs_of_the_last(study: Study, t
 @pytest.mark.slow
 def test_the_explorers_numbers_are_the_librarys(study: Study, page: str, tmp_path: Path) -> None:
     block = page.split('id="explorer-data">')[1].split("</script>")[0]
-    problem = Material.of(study).problem
+    problem = ReportInputs.of(study).problem
     shares = np.random.default_rng(5).dirichlet(np.full(len(problem.space.names), 0.4), 50)
     wanted = problem.losses(shares)
     calls = f"{json.dumps(shares.tolist())}.map((shares) => predictedLosses({block}, shares))"
@@ -319,15 +319,15 @@ def test_the_explorer_shows_what_its_sliders_say(study: Study, page: str, tmp_pa
     control, moved, value, verdict = json.loads(unescape(dom[dom.index("<body>") + 6 : dom.index("</body>")]))
     assert yaml.safe_load(control) == TINY_SETTINGS["trunk"]["mixture"] | {"maths": 0, "code": 0}
     assert yaml.safe_load(moved) == pytest.approx({"web": 0.5, "maths": 0.4, "code": 0.1})
-    problem = Material.of(study).problem
+    problem = ReportInputs.of(study).problem
     assert float(value) == pytest.approx(float(problem.objective(np.array([[0.5, 0.4, 0.1]]))[0]), abs=5.1e-5)
     assert "nearest mixture that was run" in verdict
     shares = np.array(
-        [[0.5, 0.4, 0.1], Material.of(study).recipe.stages[0].mixture.array(problem.space.names)]
+        [[0.5, 0.4, 0.1], ReportInputs.of(study).recipe.stages[0].mixture.array(problem.space.names)]
     )
     change = float(-np.diff(problem.objective(shares))[0])
     assert f"{abs(change):.4f} nats {'worse' if change > 0 else 'better'} than the recommendation" in verdict
-    gap = least_gap(Material.of(study).noise_sd("target"))
+    gap = least_gap(ReportInputs.of(study).noise_sd("target"))
     assert ("which two single runs would not tell apart" in verdict) == (abs(change) <= gap)
 
 

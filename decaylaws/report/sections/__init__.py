@@ -1,10 +1,10 @@
-"""What the report says, section by section. A section is a function of the material; ``None`` leaves it out."""
+"""What the report says, section by section. A section is a function of the inputs; ``None`` leaves it out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
 from decaylaws.report.sections.answer import answer
 from decaylaws.report.sections.certainty import flatness, rejected
@@ -21,7 +21,7 @@ from decaylaws.report.sections.stability import stability
 
 __all__ = ["SECTIONS", "all_sections"]
 
-SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading order
+SECTIONS: tuple[Callable[[ReportInputs], Section | None], ...] = (  # in reading order
     answer,
     asked,
     confirmation,
@@ -43,6 +43,6 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (  # in reading ord
 )
 
 
-def all_sections(material: Material) -> list[Section]:
+def all_sections(inputs: ReportInputs) -> list[Section]:
     """Every section that has something to say."""
-    return [section for make in SECTIONS if (section := make(material)) is not None]
+    return [section for make in SECTIONS if (section := make(inputs)) is not None]

@@ -9,7 +9,7 @@ from math import ceil
 import pandas as pd
 
 from decaylaws.recipe import files as recipe_files
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Fact, Section, Standing, fill
 from decaylaws.report.sections.flags import red_flags
 from decaylaws.report.words import listed, name, percent, plain
@@ -25,36 +25,36 @@ from decaylaws.study.confirm import (
 from decaylaws.study.plan import decays
 
 
-def answer(material: Material) -> Section:
+def answer(inputs: ReportInputs) -> Section:
     """The decision in one sentence, whether it stands, and all that a reader needs to act on it."""
-    stage = material.recipe.stages[0]
+    stage = inputs.recipe.stages[0]
     shape = stage.lr.segments[-1].shape
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
-    standing = _standing(material)
-    command, why = _next(material, standing)
+    standing = _standing(inputs)
+    command, why = _next(inputs, standing)
     body = fill(
         "answer.html.j2",
-        sure=list(_how_sure(material)),
-        flags=red_flags(material),
+        sure=list(_how_sure(inputs)),
+        flags=red_flags(inputs),
         command=command,
         why=why,
-        cost=_cost(material),
-        path=str(material.study.recipe_file),
+        cost=_cost(inputs),
+        path=str(inputs.study.recipe_file),
         notation=str(stage.lr),
-        recipe=_recipe_text(material),
+        recipe=_recipe_text(inputs),
     )
     return Section(
         "The answer",
         f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape}).",
         standing,
-        facts=_facts(material),
+        facts=_facts(inputs),
         body=body,
     )
 
 
-def _facts(material: Material) -> list[Fact]:
-    found, stage = material.found, material.recipe.stages[0]
+def _facts(inputs: ReportInputs) -> list[Fact]:
+    found, stage = inputs.found, inputs.recipe.stages[0]
     gain = found["rivals"][0]["gain"]
     facts = [
         Fact(f"{stage.tokens:,}", "decay tokens"),
@@ -68,12 +68,12 @@ def _facts(material: Material) -> list[Fact]:
             f"{found['expected_regret']:.4f} nats",
             f"expected regret; at most {found['regret_upper']:.4f} in 90 % of the refits of the law",
         ),
-        Fact(f"{_decay_flops(material):.2g} FLOPs", "cost of this decay"),
+        Fact(f"{_decay_flops(inputs):.2g} FLOPs", "cost of this decay"),
     ]
-    if material.confirmed:
-        row = material.confirmed_row("recommended", "target")
+    if inputs.confirmed:
+        row = inputs.confirmed_row("recommended", "target")
         facts.append(Fact(f"{row['gain_observed']:+.3f} nats", "observed gain on the control, target scale"))
-        winners = listed([name(key) for key in _winners(material)])
+        winners = listed([name(key) for key in _winners(inputs)])
         facts.append(Fact(winners or "none", "won at the target's scale"))
     return facts
 
@@ -81,26 +81,26 @@ def _facts(material: Material) -> list[Fact]:
 # whether it stands --------------------------------------------------------------------------------------
 
 
-def _winners(material: Material) -> list[str]:
-    table = material.confirmation
+def _winners(inputs: ReportInputs) -> list[str]:
+    table = inputs.confirmation
     won = table[table["won"] & (table["scale"] == "target")]["candidate"]
     return list(won)
 
 
-def _standing(material: Material) -> Standing:
+def _standing(inputs: ReportInputs) -> Standing:
     """What the confirming runs say about launching it."""
-    if not material.confirmed:
+    if not inputs.confirmed:
         return Standing(
             "Not confirmed. No run has tested this recommendation yet. Run 'decaylaws confirm' before you launch it.",
             "open",
         )
-    if not material.confirmed_row("recommended", "target")["guards_hold"]:
+    if not inputs.confirmed_row("recommended", "target")["guards_hold"]:
         return Standing("Do not launch this recipe. At the target's scale it broke a guard.", "bad")
-    winners = _winners(material)
+    winners = _winners(inputs)
     if "recommended" not in winners:
-        behind = -material.observed_gain_over(winners[0], "target")
-        return lost(behind, [name(key) for key in winners], material.noise["target"])
-    return won(bool(material.confirmed_row("recommended", "proxy")["won"]), domain_table(material.study))
+        behind = -inputs.observed_gain_over(winners[0], "target")
+        return lost(behind, [name(key) for key in winners], inputs.noise["target"])
+    return won(bool(inputs.confirmed_row("recommended", "proxy")["won"]), domain_table(inputs.study))
 
 
 def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
@@ -152,15 +152,15 @@ def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
 # how sure it is, what comes next, what it costs ------------------------------------------------------------
 
 
-def _how_sure(material: Material) -> Iterator[str]:
-    found = material.found
-    yield plain(found["verdict"], material.candidates)
+def _how_sure(inputs: ReportInputs) -> Iterator[str]:
+    found = inputs.found
+    yield plain(found["verdict"], inputs.candidates)
     yield (
         "The best mixture under the same plan would be better than the recommendation by "
         f"{found['expected_regret']:.4f} nats on average over refits of the law (the expected regret), and by at most "
         f"{found['regret_upper']:.4f} nats in 90 % of them."
     )
-    noise = material.noise["target"]
+    noise = inputs.noise["target"]
     if noise is None:
         yield "No plan was run with two seeds, so the noise of a single run is unknown."
     else:
@@ -168,43 +168,43 @@ def _how_sure(material: Material) -> Iterator[str]:
             f"The noise of one run is known: {noise_words(noise)}. Two single runs that differ by less than "
             f"{least_gap(noise.sd):.4f} nats are not told apart."
         )
-    if material.confirmed:
-        missed, total = outside_intervals(domain_table(material.study), "target")
+    if inputs.confirmed:
+        missed, total = outside_intervals(domain_table(inputs.study), "target")
         if missed.empty:
             yield f"At the target's scale all {total} domains of the recommendation lie inside their 90 % intervals."
         else:
             yield f"At the target's scale {outside_words(missed, total)}."
 
 
-def _next(material: Material, standing: Standing) -> tuple[str, str]:
+def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
     """The command that goes on, and why it is that one."""
-    study = material.study
-    if not material.confirmed:
+    study = inputs.study
+    if not inputs.confirmed:
         runs = len(SCALES) * len(CANDIDATES)
         return _command(
-            "confirm", material
+            "confirm", inputs
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."
     if standing.tone == "bad":
-        return _command("plan", material), (
+        return _command("plan", inputs), (
             "Use the control for now. Set more microanneals (design.num_mixtures) or another objective.guard_nats in "
             "study.yaml, and then plan, run, fit, recommend and confirm again."
         )
     if (study.launch_dir / "result.json").is_file():
         return _command(
-            "evaluate", material, "--help"
+            "evaluate", inputs, "--help"
         ), "The recipe was launched, and its losses are listed below. Evaluate the checkpoint on tasks next."
-    return _command("launch", material), (
-        f"This trains the recipe. To train it elsewhere, run '{_command('export', material)}' instead."
+    return _command("launch", inputs), (
+        f"This trains the recipe. To train it elsewhere, run '{_command('export', inputs)}' instead."
     )
 
 
-def _command(verb: str, material: Material, argument: str | None = None) -> str:
-    return f"decaylaws {verb} {argument or shlex.quote(str(material.study.root))}"
+def _command(verb: str, inputs: ReportInputs, argument: str | None = None) -> str:
+    return f"decaylaws {verb} {argument or shlex.quote(str(inputs.study.root))}"
 
 
-def _decay_flops(material: Material) -> int:
+def _decay_flops(inputs: ReportInputs) -> int:
     """FLOPs of the recommended decay at the target's size; the trunk is not paid for again."""
-    study, recipe = material.study, material.recipe
+    study, recipe = inputs.study, inputs.recipe
     stage = recipe.stages[0]
     planned = study.planner().microanneal(
         "launch", study.settings.target.shape, stage.lr, stage.mixture, seed=recipe.seed,
@@ -213,8 +213,8 @@ def _decay_flops(material: Material) -> int:
     return planned.config.train_flops
 
 
-def _cost(material: Material) -> str:
-    runs = material.runs
+def _cost(inputs: ReportInputs) -> str:
+    runs = inputs.runs
     sweep, trunks = decays(runs), runs[runs["kind"] == "trunk"]
     confirming = runs[runs["role"].astype(str).str.startswith("confirm")]
     parts = [
@@ -223,12 +223,12 @@ def _cost(material: Material) -> str:
         if len(rows)
     ]
     return (
-        f"The recommended decay takes {_decay_flops(material):.2g} FLOPs at the target's size. The study has spent "
+        f"The recommended decay takes {_decay_flops(inputs):.2g} FLOPs at the target's size. The study has spent "
         f"{runs['train_flops'].sum():.2g} FLOPs: {listed(parts)}."
     )
 
 
-def _recipe_text(material: Material) -> str:
+def _recipe_text(inputs: ReportInputs) -> str:
     """The recipe as YAML without its provenance, which stands at the end of the page."""
-    values = {key: value for key, value in material.recipe.to_dict().items() if key != "provenance"}
+    values = {key: value for key, value in inputs.recipe.to_dict().items() if key != "provenance"}
     return recipe_files.to_yaml(values)

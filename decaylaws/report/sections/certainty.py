@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from decaylaws import plots
 from decaylaws.laws.kit.law import Array
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Fact, PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name, nats, span
 from decaylaws.runs.noise import least_gap
@@ -24,16 +24,16 @@ _POINTS = 33  # of a slice through the objective
 _BEST_RUNS = 8
 
 
-def flatness(material: Material) -> Section:
+def flatness(inputs: ReportInputs) -> Section:
     """How much the objective changes around the optimum, and the regret of the choice."""
-    found = material.found
+    found = inputs.found
     facts = [
         Fact(f"{found['optimum_tv']:.2f}", "mean total-variation distance of bootstrap optima"),
         Fact(f"{found['expected_regret']:.4f}", "expected regret, nats per token"),
         Fact(f"{found['regret_upper']:.4f}", "90 % quantile of the regret"),
     ]
     picture = Picture.of(
-        plots.plot_flatness(_slices(material)),
+        plots.plot_flatness(_slices(inputs)),
         "Predicted objective if one share changes and the others keep their proportions. The curve is solid within "
         "caps and guards. The line marks the recommendation, and the grey band the noise of one run.",
     )
@@ -47,11 +47,11 @@ def flatness(material: Material) -> Section:
             "error that the law makes only at the optimum."
         ],
         pictures=[picture],
-        tables=_regret_tables(material),
+        tables=_regret_tables(inputs),
     )
 
 
-def _regret_tables(material: Material) -> list[PageTable]:
+def _regret_tables(inputs: ReportInputs) -> list[PageTable]:
     """Regret@k, where the search named several candidates."""
     rows = [
         {
@@ -61,14 +61,14 @@ def _regret_tables(material: Material) -> list[PageTable]:
             "expected regret": entry["expected_regret"],
             "90 % quantile": entry["regret_upper"],
         }
-        for k, entry in enumerate(material.found.get("candidates", []))
+        for k, entry in enumerate(inputs.found.get("candidates", []))
     ]
     caption = "Remaining regret if the best of the first k candidates is chosen by runs, nats per token."
     return [PageTable.of(pd.DataFrame(rows), caption)] if rows else []
 
 
-def _slices(material: Material) -> pd.DataFrame:
-    problem, recipe = material.problem, material.recipe
+def _slices(inputs: ReportInputs) -> pd.DataFrame:
+    problem, recipe = inputs.problem, inputs.recipe
     chosen = recipe.stages[0].mixture.array(problem.space.names)
     here = float(problem.objective(chosen[None])[0])
     parts = []
@@ -82,7 +82,7 @@ def _slices(material: Material) -> pd.DataFrame:
                     "change": problem.objective(shares) - here,
                     "feasible": _feasible(problem, shares),
                     "recommended": chosen[k],
-                    "noise": material.found["near_optimal_nats"],
+                    "noise": inputs.found["near_optimal_nats"],
                 }
             )
         )
@@ -105,9 +105,9 @@ def _feasible(problem: DecayProblem, shares: Array) -> NDArray[np.bool_]:
     return np.asarray(inside.all(axis=1) & safe.all(axis=1))
 
 
-def rejected(material: Material) -> Section:
+def rejected(inputs: ReportInputs) -> Section:
     """Who was tried and why they were not chosen."""
-    trials = pd.DataFrame(material.found["trials"])
+    trials = pd.DataFrame(inputs.found["trials"])
     broken = int((trials["slack"] < 0).sum())
     return Section(
         "Tried and rejected",
@@ -115,9 +115,9 @@ def rejected(material: Material) -> Section:
         "their margins. Mixture and LR of every plan were then optimised. Rivals are compared under the recommended "
         "schedule.",
         tables=[
-            PageTable.of(pd.DataFrame(_rival_rows(material)), "Rivals and their verdicts, nats per token."),
+            PageTable.of(pd.DataFrame(_rival_rows(inputs)), "Rivals and their verdicts, nats per token."),
             PageTable.of(
-                _best_runs(material),
+                _best_runs(inputs),
                 "The best runs of the sweep at the proxy's scale, nats per token. The search also considers mixtures "
                 "that no run tried, so the recommendation need not be among them.",
                 folded=True,
@@ -126,13 +126,13 @@ def rejected(material: Material) -> Section:
     )
 
 
-def _rival_rows(material: Material) -> list[dict[str, Any]]:
-    predicted = {rival["name"]: rival for rival in material.found["rivals"]}
-    names = list(dict.fromkeys([*predicted, *(key for key in material.candidates if key != "recommended")]))
-    return [{"rival": name(key), **_rival_cells(material, key, predicted.get(key))} for key in names]
+def _rival_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
+    predicted = {rival["name"]: rival for rival in inputs.found["rivals"]}
+    names = list(dict.fromkeys([*predicted, *(key for key in inputs.candidates if key != "recommended")]))
+    return [{"rival": name(key), **_rival_cells(inputs, key, predicted.get(key))} for key in names]
 
 
-def _rival_cells(material: Material, key: str, rival: dict[str, Any] | None) -> dict[str, Any]:
+def _rival_cells(inputs: ReportInputs, key: str, rival: dict[str, Any] | None) -> dict[str, Any]:
     gain = None if rival is None else rival["gain"]
     cells: dict[str, Any] = {
         "predicted gain over it": nats(gain["mean"]) if gain else "-",
@@ -140,19 +140,19 @@ def _rival_cells(material: Material, key: str, rival: dict[str, Any] | None) -> 
     }
     observed = {}
     for scale in SCALES:
-        observed[scale] = material.observed_gain_over(key, scale)
+        observed[scale] = inputs.observed_gain_over(key, scale)
         cells[f"observed, {scale}"] = nats(observed[scale])
-    cells["verdict"] = _rival_verdict(material, key, rival, observed)
+    cells["verdict"] = _rival_verdict(inputs, key, rival, observed)
     return cells
 
 
 def _rival_verdict(
-    material: Material, key: str, rival: dict[str, Any] | None, observed: dict[str, float]
+    inputs: ReportInputs, key: str, rival: dict[str, Any] | None, observed: dict[str, float]
 ) -> str:
     if np.isfinite(observed["target"]):
-        if not material.confirmed_row(key, "target")["guards_hold"]:
+        if not inputs.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"
-        return observed_verdict(observed["target"], least_gap(material.noise_sd("target")))
+        return observed_verdict(observed["target"], least_gap(inputs.noise_sd("target")))
     if rival is None:
         return "neither predicted nor run"
     return "predicted to be worse" if rival["beaten"] else "not enough evidence"
@@ -165,13 +165,13 @@ def observed_verdict(gain: float, told_apart: float) -> str:
     return "beaten at the target's scale" if gain > 0 else "did better at the target's scale"
 
 
-def _best_runs(material: Material) -> pd.DataFrame:
-    study = material.study
+def _best_runs(inputs: ReportInputs) -> pd.DataFrame:
+    study = inputs.study
     proxy = study.planner().trunk(study.settings.proxy).config.run_id
-    tried = decays(material.runs)
+    tried = decays(inputs.runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     tried = tried.assign(
-        objective=objective_values(tried, material.weights), kept=sweep_guards_hold(study, tried)
+        objective=objective_values(tried, inputs.weights), kept=sweep_guards_hold(study, tried)
     ).sort_values("objective")
     sources = list(study.settings.sources)
     return pd.DataFrame(

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from decaylaws import plots
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import listed, name, percent
 from decaylaws.runs.noise import told_apart
@@ -21,32 +21,32 @@ _SHARES_CAPTION = (
 )
 
 
-def mixture(material: Material) -> Section:
+def mixture(inputs: ReportInputs) -> Section:
     """The recommended shares beside their rivals, and what each of them rests on."""
     drawn = plots.plot_mixtures(
-        plots.mixture_data({name(key): shares.weights for key, shares in material.candidates.items()})
+        plots.mixture_data({name(key): shares.weights for key, shares in inputs.candidates.items()})
     )
-    ranges = _ranges(material)
+    ranges = _ranges(inputs)
     pictures = [
         Picture.of(drawn, "Share of each source in the recommended mixture and its rivals, in percent."),
         Picture.of(
             plots.plot_shares(ranges),
             "The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
-            f"of one run ({material.found['near_optimal_nats']:.4f} nats) of it. The thin line is the range of the "
+            f"of one run ({inputs.found['near_optimal_nats']:.4f} nats) of it. The thin line is the range of the "
             "runs, and the black mark is the cap.",
         ),
     ]
-    table = PageTable.of(pd.DataFrame(_share_rows(material, ranges)), _SHARES_CAPTION)
-    return Section("The mixture", notes=_mixture_notes(material), pictures=pictures, tables=[table])
+    table = PageTable.of(pd.DataFrame(_share_rows(inputs, ranges)), _SHARES_CAPTION)
+    return Section("The mixture", notes=_mixture_notes(inputs), pictures=pictures, tables=[table])
 
 
-def _ranges(material: Material) -> pd.DataFrame:
+def _ranges(inputs: ReportInputs) -> pd.DataFrame:
     """Shares, near-optimal ranges, evidence and caps by source."""
-    recipe, problem = material.recipe, material.problem
+    recipe, problem = inputs.recipe, inputs.problem
     caps = problem.space.caps(problem.plan.decay_tokens).tolist()
     rows = []
     for source, cap in zip(problem.space.names, caps):
-        near, seen = material.found["near_optimal"][source], problem.law.evidence_["shares"][source]
+        near, seen = inputs.found["near_optimal"][source], problem.law.evidence_["shares"][source]
         rows.append(
             {
                 "source": source,
@@ -61,13 +61,13 @@ def _ranges(material: Material) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _share_rows(material: Material, ranges: pd.DataFrame) -> list[dict[str, Any]]:
-    found = material.found
-    tokens = material.recipe.stages[0].tokens
+def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, Any]]:
+    found = inputs.found
+    tokens = inputs.recipe.stages[0].tokens
     evidence = {entry["source"]: entry for entry in found.get("evidence", [])}
     rows = []
     for row in ranges.itertuples():
-        source = material.recipe.sources[row.source]
+        source = inputs.recipe.sources[row.source]
         rows.append(
             {
                 "source": name(row.source),
@@ -94,8 +94,8 @@ def _evidence_cells(evidence: Mapping[str, Any] | None, support: int) -> dict[st
     }
 
 
-def _mixture_notes(material: Material) -> list[str]:
-    found, notes = material.found, []
+def _mixture_notes(inputs: ReportInputs) -> list[str]:
+    found, notes = inputs.found, []
     free = found["objective"]["mean"] - found["unconstrained_objective"]
     if found["binding"]:
         notes.append(
@@ -109,18 +109,18 @@ def _mixture_notes(material: Material) -> list[str]:
     return notes
 
 
-def schedule(material: Material) -> Section:
+def schedule(inputs: ReportInputs) -> Section:
     """The LR path, and what other lengths and shapes would have brought."""
-    study, stage = material.study, material.recipe.stages[0]
+    study, stage = inputs.study, inputs.recipe.stages[0]
     trunk = study.planner().trunk(study.settings.target.shape).config
-    plans, trials = pd.DataFrame(material.found["by_plan"]), pd.DataFrame(material.found["trials"])
+    plans, trials = pd.DataFrame(inputs.found["by_plan"]), pd.DataFrame(inputs.found["trials"])
     path = plots.plot_schedule(
         plots.schedule_data(trunk.schedule), plots.schedule_data(stage.lr, start_tokens=trunk.tokens)
     )
     lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
         "The schedule",
-        length_words(plans, stage.tokens, material.noise_sd("target")),
+        length_words(plans, stage.tokens, inputs.noise_sd("target")),
         pictures=[
             Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
             Picture.of(

@@ -11,7 +11,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.errors import DataError
 from decaylaws.evaluation import Verdict, compare_evaluations
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name
 
@@ -21,18 +21,18 @@ _RIGHT = ("accuracy", "acc", "exact_match")  # ours, and lm-eval's names
 _ALTERNATIVES = {"nats_per_token"}  # bits per byte say the same, across tokenizers too
 
 
-def evaluations(material: Material) -> Section:
+def evaluations(inputs: ReportInputs) -> Section:
     """Bits per byte, question sets and benchmarks of every checkpoint in the study's folder for evaluations."""
-    folder = material.study.evaluation_dir
-    if not material.evaluations:
+    folder = inputs.study.evaluation_dir
+    if not inputs.evaluations:
         return Section(
             _TITLE,
             "No checkpoint has been evaluated. To add one, run 'decaylaws evaluate CHECKPOINT --out "
-            f"{folder}/NAME --domains {material.study.corpus_dir} --tasks QUESTIONS.jsonl'.",
+            f"{folder}/NAME --domains {inputs.study.corpus_dir} --tasks QUESTIONS.jsonl'.",
         )
-    estimates = _estimates(material)
+    estimates = _estimates(inputs)
     domains, answers = estimates[estimates["kind"] == "domain"], estimates[estimates["kind"] != "domain"]
-    tests, notes = _tests(material)
+    tests, notes = _tests(inputs)
     tables = [
         *_figures(domains, ["domain"], "Held-out text: bits per byte (standard error); lower is better."),
         *_figures(
@@ -41,7 +41,7 @@ def evaluations(material: Material) -> Section:
             "Questions and benchmarks by ability (standard error).",
         ),
         *tests,
-        _checkpoints(material),
+        _checkpoints(inputs),
     ]
     return Section(
         _TITLE,
@@ -54,9 +54,9 @@ def evaluations(material: Material) -> Section:
     )
 
 
-def _estimates(material: Material) -> pd.DataFrame:
+def _estimates(inputs: ReportInputs) -> pd.DataFrame:
     """One row per checkpoint, task and metric over all its documents."""
-    parts = [found.table().assign(checkpoint=key) for key, found in material.evaluations.items()]
+    parts = [found.table().assign(checkpoint=key) for key, found in inputs.evaluations.items()]
     table = pd.concat(parts, ignore_index=True)
     errors = ["standard_error", "lower", "upper"]  # null where a single cluster leaves them open
     table[errors] = table[errors].astype(float)
@@ -114,11 +114,11 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.4f}" if pd.isna(error) else f"{value:.4f} ({error:.4f})"
 
 
-def _tests(material: Material) -> tuple[list[PageTable], list[str]]:
+def _tests(inputs: ReportInputs) -> tuple[list[PageTable], list[str]]:
     """Paired tests of every two checkpoints, a table each, and what could not be tested."""
     tables, notes = [], []
-    for first, second in combinations(material.evaluations, 2):
-        folders = [material.study.evaluation_dir / key for key in (first, second)]
+    for first, second in combinations(inputs.evaluations, 2):
+        folders = [inputs.study.evaluation_dir / key for key in (first, second)]
         try:
             found = compare_evaluations(*folders)
         except DataError as error:
@@ -149,7 +149,7 @@ def _test_cells(first: str, second: str, row: Mapping[Hashable, Any]) -> dict[st
     }
 
 
-def _checkpoints(material: Material) -> PageTable:
+def _checkpoints(inputs: ReportInputs) -> PageTable:
     rows = [
         {
             "evaluation": key,
@@ -158,6 +158,6 @@ def _checkpoints(material: Material) -> PageTable:
             "evaluated": found.created,
             "notes": "; ".join(f"{task.name}: {note}" for task in found.tasks for note in task.notes) or "-",
         }
-        for key, found in material.evaluations.items()
+        for key, found in inputs.evaluations.items()
     ]
     return PageTable.of(pd.DataFrame(rows), "Which checkpoint is which.", folded=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from decaylaws import plots
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import HOLD_OUTS, LAWS, law_name
 from decaylaws.runs.table import LOSS, names_with
@@ -14,9 +14,9 @@ from decaylaws.study.fit import ERROR_COLUMNS
 from decaylaws.study.results import decays
 
 
-def microanneals(material: Material) -> Section:
+def microanneals(inputs: ReportInputs) -> Section:
     """The runs that the law was fitted on."""
-    runs = material.runs
+    runs = inputs.runs
     sweep = decays(runs)
     gains = plots.gain_data(sweep, names_with(runs, LOSS))
     by_role = sweep.groupby(["role", "non_embedding_params"], as_index=False).agg(
@@ -24,7 +24,7 @@ def microanneals(material: Material) -> Section:
     )
     by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
     words = f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks."
-    noise = material.noise["proxy"]
+    noise = inputs.noise["proxy"]
     if noise is not None:
         words += f" Runs that differ only in their seed measure the noise of a run: {noise_words(noise)}."
     return Section(
@@ -40,9 +40,9 @@ def microanneals(material: Material) -> Section:
     )
 
 
-def laws(material: Material) -> Section:
+def laws(inputs: ReportInputs) -> Section:
     """The law and its rivals on held-out runs."""
-    fit = material.fit
+    fit = inputs.fit
     columns = [column for column in ERROR_COLUMNS if column in fit.errors]
     errors = fit.errors[columns].assign(law=fit.errors["law"].map(law_name))
     return Section(

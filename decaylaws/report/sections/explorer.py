@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from decaylaws.report.explorer import explorer_data
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section, fill, json_block
 
 
-def explorer(material: Material) -> Section:
+def explorer(inputs: ReportInputs) -> Section:
     """Sliders over shares with the law's predictions, inside the file."""
-    data = explorer_data(material)
-    expected = material.found["objective"]
+    data = explorer_data(inputs)
+    expected = inputs.found["objective"]
     half = (expected["upper"] - expected["lower"]) / 2
     return Section(
         "Mixture explorer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.sections.stability import rankings
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
@@ -20,29 +20,29 @@ _FULL = 0.5  # of a decay's tokens: a mixture full of one domain
 _MOVES = 1.0  # nats: a decay that changes a loss by more is a learning curve of a new domain
 
 
-def red_flags(material: Material) -> list[str]:
+def red_flags(inputs: ReportInputs) -> list[str]:
     """Reasons not to believe the recommendation, those of this study's own figures."""
     return [
-        *_confirmation(material),
-        *_ranking(material),
-        *_evidence(material),
-        *_law(material),
-        *_runs(material),
+        *_confirmation(inputs),
+        *_ranking(inputs),
+        *_evidence(inputs),
+        *_law(inputs),
+        *_runs(inputs),
     ]
 
 
-def _confirmation(material: Material) -> Iterator[str]:
-    if not material.confirmed:
+def _confirmation(inputs: ReportInputs) -> Iterator[str]:
+    if not inputs.confirmed:
         yield "It was not confirmed. Until then it is only a prediction."
         return
-    if not material.confirmed_row("recommended", "target")["guards_hold"]:
+    if not inputs.confirmed_row("recommended", "target")["guards_hold"]:
         yield "A guard broke at the target's scale."
-    gap = least_gap(material.noise_sd("target"))
-    rivals = [key for key in material.candidates if key != "recommended"]
-    close = [name(key) for key in rivals if abs(material.observed_gain_over(key, "target")) <= gap]
+    gap = least_gap(inputs.noise_sd("target"))
+    rivals = [key for key in inputs.candidates if key != "recommended"]
+    close = [name(key) for key in rivals if abs(inputs.observed_gain_over(key, "target")) <= gap]
     if close:
         yield f"At the target's scale it is not told apart from {listed(close)}: seed noise explains the difference."
-    held = float(domain_table(material.study)["inside"].mean())
+    held = float(domain_table(inputs.study)["inside"].mean())
     if held < 0.85:
         yield (
             f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow, and "
@@ -50,8 +50,8 @@ def _confirmation(material: Material) -> Iterator[str]:
         )
 
 
-def _ranking(material: Material) -> Iterator[str]:
-    for sizes, alike, told in rankings(material):
+def _ranking(inputs: ReportInputs) -> Iterator[str]:
+    for sizes, alike, told in rankings(inputs):
         if told >= 3 and alike <= told / 2:
             yield (
                 f"Rankings do not hold across sizes: {alike} of {told} pairs of mixtures stand in the same order at "
@@ -59,15 +59,15 @@ def _ranking(material: Material) -> Iterator[str]:
             )
 
 
-def _evidence(material: Material) -> Iterator[str]:
-    problem, evidence = material.problem, material.problem.law.evidence_
+def _evidence(inputs: ReportInputs) -> Iterator[str]:
+    problem, evidence = inputs.problem, inputs.problem.law.evidence_
     target, largest = problem.target.non_embedding_params, evidence["non_embedding_params"][1]
     if target > _LARGER * largest:
         yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal."
-    beyond = [line for line in material.found["beyond_evidence"] if not line.startswith("non-embedding")]
+    beyond = [line for line in inputs.found["beyond_evidence"] if not line.startswith("non-embedding")]
     if beyond:
         yield f"It lies outside the fitted range: {'; '.join(beyond)}."
-    source, share = max(material.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
+    source, share = max(inputs.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
     longest = problem.plan.decay_tokens >= evidence["decay_tokens"][1]
     if longest and share >= max(_FULL, 0.9 * evidence["shares"][source][1]):
         yield (
@@ -77,11 +77,11 @@ def _evidence(material: Material) -> Iterator[str]:
         )
 
 
-def _law(material: Material) -> Iterator[str]:
-    unsure = [name(domain) for domain, guard in material.recipe.guards.items() if not guard.holds]
+def _law(inputs: ReportInputs) -> Iterator[str]:
+    unsure = [name(domain) for domain, guard in inputs.recipe.guards.items() if not guard.holds]
     if unsure:
         yield f"The guard of {listed(unsure)} is not sure: the prediction keeps the limit but not the margin."
-    for kind, rows in material.fit.errors.groupby("held_out", sort=False):
+    for kind, rows in inputs.fit.errors.groupby("held_out", sort=False):
         own = rows[rows["law"].str.startswith("decay:")]["mae"].min()
         simple = rows[rows["law"].isin(SIMPLE) & (rows["mae"] <= own)]
         if len(simple):
@@ -92,11 +92,11 @@ def _law(material: Material) -> Iterator[str]:
             )
 
 
-def _runs(material: Material) -> Iterator[str]:
-    sweep = decays(material.runs)
+def _runs(inputs: ReportInputs) -> Iterator[str]:
+    sweep = decays(inputs.runs)
     moved = {
         domain: float((sweep[LOSS + domain] - sweep[START_LOSS + domain]).abs().median())
-        for domain in material.problem.law.domains_
+        for domain in inputs.problem.law.domains_
     }
     far = [name(domain) for domain, change in moved.items() if change > _MOVES]
     if far:
@@ -104,5 +104,5 @@ def _runs(material: Material) -> Iterator[str]:
             f"Microanneals change the loss of {listed(far)} by more than {_MOVES:g} nat. They mostly learn these "
             "domains from scratch, which a long decay does not do."
         )
-    if not material.study.settings.decontamination.evaluation_sets:
+    if not inputs.study.settings.decontamination.evaluation_sets:
         yield "The sources were not searched for your evaluation sets (decontamination.evaluation_sets)."

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import plots
-from decaylaws.report.material import Material, guard_margin
+from decaylaws.report.inputs import ReportInputs, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, plain, span, when
 from decaylaws.study import Study
@@ -16,10 +16,10 @@ from decaylaws.study.launch import launch_table
 from decaylaws.study.stored import StoredResult
 
 
-def confirmation(material: Material) -> Section:
+def confirmation(inputs: ReportInputs) -> Section:
     """Predicted beside observed, for the recommendation and its rivals."""
-    study, table = material.study, material.confirmation
-    if not material.confirmed:
+    study, table = inputs.study, inputs.confirmation
+    if not inputs.confirmed:
         return Section(
             "Predicted against observed", f"It is not confirmed yet. Run 'decaylaws confirm {study.root}'."
         )
@@ -40,7 +40,7 @@ def confirmation(material: Material) -> Section:
     return Section(
         "Predicted against observed",
         f"The predictions were stored on {when(stored)}, before any of these runs started.",
-        notes=[plain(line, material.candidates) for line in verdict(study)],
+        notes=[plain(line, inputs.candidates) for line in verdict(study)],
         pictures=[
             Picture.of(
                 plots.plot_confirmation(table),
@@ -73,12 +73,12 @@ def _by_domain(study: Study) -> pd.DataFrame:
     )
 
 
-def guards(material: Material) -> Section:
+def guards(inputs: ReportInputs) -> Section:
     """What the guarded domains lose against the control, and what they forget against the checkpoint."""
-    recipe = material.recipe
+    recipe = inputs.recipe
     if not recipe.guards:
         return Section("Guards and forgetting", "The study guards no domain, so nothing limits forgetting.")
-    observed = _observed_changes(material.study) if material.confirmed else {}
+    observed = _observed_changes(inputs.study) if inputs.confirmed else {}
     frame = pd.DataFrame(
         [
             {
@@ -105,12 +105,12 @@ def guards(material: Material) -> Section:
                 "is the observation at the target's scale.",
             )
         ],
-        tables=[PageTable.of(_guard_table(material, observed), "Guarded domains, nats per token.")],
+        tables=[PageTable.of(_guard_table(inputs, observed), "Guarded domains, nats per token.")],
     )
 
 
-def _guard_table(material: Material, observed: dict[str, float]) -> pd.DataFrame:
-    forgetting = material.found["forgetting"]
+def _guard_table(inputs: ReportInputs, observed: dict[str, float]) -> pd.DataFrame:
+    forgetting = inputs.found["forgetting"]
     return pd.DataFrame(
         [
             {
@@ -123,7 +123,7 @@ def _guard_table(material: Material, observed: dict[str, float]) -> pd.DataFrame
                 "holds, observed": observed[domain] <= guard.limit if domain in observed else None,
                 "predicted against the checkpoint": nats(forgetting.get(domain, np.nan)),
             }
-            for domain, guard in material.recipe.guards.items()
+            for domain, guard in inputs.recipe.guards.items()
         ]
     )
 
@@ -134,9 +134,9 @@ def _observed_changes(study: Study) -> dict[str, float]:
     return (target["recommended"] - target["control"]).to_dict()
 
 
-def front(material: Material) -> Section | None:
+def front(inputs: ReportInputs) -> Section | None:
     """General against specialised loss, where the search traced it."""
-    rows = material.found.get("front")
+    rows = inputs.found.get("front")
     if not rows or "guards" not in rows[0]:
         return None
     return Section(
@@ -152,20 +152,20 @@ def front(material: Material) -> Section | None:
     )
 
 
-def launch(material: Material) -> Section:
+def launch(inputs: ReportInputs) -> Section:
     """The full-scale run beside what was predicted and confirmed."""
-    study = material.study
+    study = inputs.study
     result_file = study.launch_dir / "result.json"
     if not result_file.is_file():
         return Section("The launched run", f"It is not launched yet. Run 'decaylaws launch {study.root}'.")
     result = read_json(result_file, StoredResult)
-    if result.get("recipe_sha256") != material.recipe.sha256:
+    if result.get("recipe_sha256") != inputs.recipe.sha256:
         return Section(
             "The launched run",
             f"The last launched run trained another recipe. To train this one, run 'decaylaws launch {study.root} "
             "--output FOLDER'.",
         )
-    table = launch_table(study, material.recipe, result["losses"])
+    table = launch_table(study, inputs.recipe, result["losses"])
     return Section(
         "The launched run",
         f"It ran with FSDP2 for {result['steps']:,} steps and {result['tokens']:,} tokens. It read the same sequences "

@@ -7,16 +7,16 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Section
 from decaylaws.runs.table import LOSS
 
 PACKAGES = ("numpy", "scipy", "optuna", "torch")
 
 
-def provenance(material: Material) -> Section:
+def provenance(inputs: ReportInputs) -> Section:
     """Versions, fingerprints and runs."""
-    study, recipe, runs = material.study, material.recipe, material.runs
+    study, recipe, runs = inputs.study, inputs.recipe, inputs.runs
     where = recipe.provenance
     facts = {
         "decaylaws": where.decaylaws_version,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Section
 from decaylaws.report.words import listed, name, percent
 from decaylaws.settings.study import StudySettings
 
 
-def asked(material: Material) -> Section:
+def asked(inputs: ReportInputs) -> Section:
     """The question, with what each source offers."""
-    study, settings = material.study, material.study.settings
-    weights = material.weights
+    study, settings = inputs.study, inputs.study.settings
+    weights = inputs.weights
     available = study.corpus().available_tokens
     frame = pd.DataFrame(
         [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Section
 from decaylaws.study.read_outs import read_out_errors
 
 
-def read_outs(material: Material) -> Section | None:
+def read_outs(inputs: ReportInputs) -> Section | None:
     """How well constant-LR checkpoints stood in for decays; nothing where none were read out."""
-    errors = read_out_errors(material.study)
+    errors = read_out_errors(inputs.study)
     if errors.empty:
         return None
     return Section(

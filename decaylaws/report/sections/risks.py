@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
@@ -21,47 +21,47 @@ _ALWAYS = (
 )
 
 
-def risks(material: Material) -> Section:
+def risks(inputs: ReportInputs) -> Section:
     """The reasons for doubt, those of this study first."""
     return Section(
         "Risks, and when not to believe this",
         "The first points come from the figures of this study. The last ones hold for every study.",
-        notes=[*_confirmation(material), *_evidence(material), *_law(material), *_ALWAYS],
+        notes=[*_confirmation(inputs), *_evidence(inputs), *_law(inputs), *_ALWAYS],
     )
 
 
-def _confirmation(material: Material) -> Iterator[str]:
-    if not material.confirmed:
+def _confirmation(inputs: ReportInputs) -> Iterator[str]:
+    if not inputs.confirmed:
         yield "No run has tested this recommendation. Everything above is the law's prediction."
         return
-    if not material.confirmed_row("recommended", "target")["won"]:
+    if not inputs.confirmed_row("recommended", "target")["won"]:
         yield "At the target's scale the recommendation did not win."
-    domains = domain_table(material.study)
+    domains = domain_table(inputs.study)
     held = float(domains["inside"].mean())
     if held < 0.85:
         yield f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow."
-    table = material.confirmation
+    table = inputs.confirmation
     bias = (table["observed"] - table["predicted"]).groupby(table["scale"]).mean()
     for scale, mean in bias.items():
-        if abs(mean) > 2 * material.noise_sd(str(scale)):
+        if abs(mean) > 2 * inputs.noise_sd(str(scale)):
             kind = "optimistic" if mean > 0 else "pessimistic"
             yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
-    yield from _close_rivals(material)
+    yield from _close_rivals(inputs)
 
 
-def _close_rivals(material: Material) -> Iterator[str]:
+def _close_rivals(inputs: ReportInputs) -> Iterator[str]:
     close = [
         name(key)
-        for key in material.candidates
+        for key in inputs.candidates
         if key != "recommended"
-        and abs(material.observed_gain_over(key, "target")) <= least_gap(material.noise_sd("target"))
+        and abs(inputs.observed_gain_over(key, "target")) <= least_gap(inputs.noise_sd("target"))
     ]
     if close:
         yield f"At the target's scale it is not told apart from {listed(close)}."
 
 
-def _evidence(material: Material) -> Iterator[str]:
-    found = material.found
+def _evidence(inputs: ReportInputs) -> Iterator[str]:
+    found = inputs.found
     for line in found["beyond_evidence"]:
         yield f"It lies outside the fitted range: {line}."
     for source, (low, high) in found["near_optimal"].items():
@@ -78,14 +78,14 @@ def _evidence(material: Material) -> Iterator[str]:
             f"The mixture is at its limit for {listed([name(key) for key in found['binding']])}. Without the limit, "
             "the law would choose another mixture."
         )
-    yield from _distance_to_target(material)
+    yield from _distance_to_target(inputs)
 
 
-def _distance_to_target(material: Material) -> Iterator[str]:
-    problem = material.problem
+def _distance_to_target(inputs: ReportInputs) -> Iterator[str]:
+    problem = inputs.problem
     target, largest = problem.target.non_embedding_params, problem.law.evidence_["non_embedding_params"][1]
     if target > 1.5 * largest:
-        tested = bool((material.fit.errors["held_out"] == "size").any())
+        tested = bool((inputs.fit.errors["held_out"] == "size").any())
         yield f"The target has {target / largest:.1f} times the parameters of the largest microanneal. " + (
             "The hold-out 'size' below shows the law's error at an unseen size, over a smaller step."
             if tested
@@ -93,18 +93,18 @@ def _distance_to_target(material: Material) -> Iterator[str]:
         )
 
 
-def _law(material: Material) -> Iterator[str]:
-    if not material.found["feasible"] or not all(guard.holds for guard in material.recipe.guards.values()):
+def _law(inputs: ReportInputs) -> Iterator[str]:
+    if not inputs.found["feasible"] or not all(guard.holds for guard in inputs.recipe.guards.values()):
         yield (
             "Not every guard holds with its margin. If a prediction lies exactly on the limit, the guard breaks about "
             "half the time. Set a larger objective.guard_nats or run more microanneals."
         )
-    for kind, rows in material.fit.errors.groupby("held_out", sort=False):
+    for kind, rows in inputs.fit.errors.groupby("held_out", sort=False):
         best = rows.sort_values("mae").iloc[0]
         if not str(best["law"]).startswith("decay:"):
             yield f"On held-out {kind}, '{law_name(best['law'])}' predicts better than the decay law."
-    gain = material.found["rivals"][0]["gain"]
+    gain = inputs.found["rivals"][0]["gain"]
     if gain["lower"] <= 0:
         yield "The predicted gain on the control is not certain: its 90 % interval contains 0."
-    if material.noise["proxy"] is None:
+    if inputs.noise["proxy"] is None:
         yield "No plan was run with two seeds, so the noise of a run was not measured."

@@ -9,7 +9,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.stability import MIN_MIXTURES, PLAN, ScalePair, rank_stability, stability_data
-from decaylaws.report.material import Material
+from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name
 from decaylaws.runs.noise import told_apart
@@ -20,10 +20,10 @@ _SIZE = "non_embedding_params"
 _RUN = [*PLAN, "seed"]
 
 
-def stability(material: Material) -> Section:
+def stability(inputs: ReportInputs) -> Section:
     """Rank correlation, decision accuracy and drift of the best mixture between the sizes that were run."""
-    runs, noise = _comparable(material), material.noise_sd("target")
-    pairs = _pairs(runs, material.weights)
+    runs, noise = _comparable(inputs), inputs.noise_sd("target")
+    pairs = _pairs(runs, inputs.weights)
     title = "Does the ranking hold across sizes?"
     if pairs.empty:
         return Section(
@@ -32,7 +32,7 @@ def stability(material: Material) -> Section:
     counted = pairs.groupby(["small", "large"]).apply(_count_words, noise=noise, include_groups=False)
     notes = list(_with_sizes(counted))
     tables = []
-    found = _ranked(runs, material.weights, noise)
+    found = _ranked(runs, inputs.weights, noise)
     if found:
         notes += [pair.verdict for pair in found]
         tables.append(
@@ -67,9 +67,9 @@ def _ranked(runs: pd.DataFrame, weights: dict[str, float], noise: float) -> list
         return []
 
 
-def _comparable(material: Material) -> pd.DataFrame:
+def _comparable(inputs: ReportInputs) -> pd.DataFrame:
     """Finished decays whose mixture and plan were run at more than one size."""
-    runs = material.runs
+    runs = inputs.runs
     runs = runs[(runs["kind"] == "decay") & runs["reached_target"].astype(bool) & (runs["role"] != "launch")]
     runs = runs.drop_duplicates([*_key_columns(runs), _SIZE])
     sizes = runs.groupby(_key_columns(runs), dropna=False)[_SIZE].transform("nunique")
@@ -97,9 +97,9 @@ def _pairs(runs: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def rankings(material: Material) -> list[tuple[tuple[int, int], int, int]]:
+def rankings(inputs: ReportInputs) -> list[tuple[tuple[int, int], int, int]]:
     """By pair of sizes: pairs of mixtures of one plan that both order alike, of those that the larger tells apart."""
-    pairs, noise = _pairs(_comparable(material), material.weights), material.noise_sd("target")
+    pairs, noise = _pairs(_comparable(inputs), inputs.weights), inputs.noise_sd("target")
     return [
         ((int(small), int(large)), *_alike(rows, noise)[1:])
         for (small, large), rows in pairs.groupby(["small", "large"])

@@ -31,7 +31,7 @@ from decaylaws.study.recommend import load_recipe, load_recommendation
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """The files of a study that sections read.
 
     Attributes:
@@ -46,7 +46,7 @@ class Material:
     found: Mapping[str, Any]
 
     @classmethod
-    def of(cls, study: Study) -> Material:
+    def of(cls, study: Study) -> ReportInputs:
         """Read a study.
 
         Raises:
