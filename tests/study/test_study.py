@@ -154,7 +154,7 @@ def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: s
     for title in ("How certain it is", "Red flags", "Next", "What it costs", "The recipe"):
         assert f"<h3>{title}</h3>" in first
     assert f"{found['expected_regret']:.4f} nats on average over refits" in first
-    assert f"less than {found['regret_upper']:.4f} in 90 %" in first
+    assert f"at most {found['regret_upper']:.4f} nats in 90 %" in first
     missed, total = outside_intervals(domain_table(study), "target")
     assert (outside_words(missed, total) if len(missed) else f"all {total} domains") in first
     assert re.search(rf"<code class=\"command\">decaylaws (plan|launch|confirm) {study.root}</code>", first)
