@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.io.children import SAFE_PATH
-from decaylaws.io.files import check_record, write_text
-from decaylaws.io.json import load_json
+from decaylaws.io.files import write_text
+from decaylaws.io.json import read_json
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.doctor import examine
@@ -143,11 +146,19 @@ def _check(settings: TrainSettings) -> TrainPlan:
     return plan
 
 
+@with_config(ConfigDict(extra="allow", allow_inf_nan=False))
+class _Result(TypedDict):
+    """``result.json``, as far as who launched it reads it."""
+
+    identity: NotRequired[dict[str, Any]]
+    losses: dict[str, float]
+    notes: NotRequired[list[str]]
+
+
 def _result(path: Path) -> dict[str, Any]:
     """What the trainer wrote at its end."""
     remedy = "Delete it and launch again. The run continues from its last checkpoint."
-    check_record(path, remedy)
-    return dict(load_json(path.read_bytes(), path, remedy))
+    return dict(read_json(path, _Result, remedy))
 
 
 def _finished(result_file: Path, settings: TrainSettings, plan: TrainPlan) -> dict[str, Any] | None:

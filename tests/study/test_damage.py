@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from decaylaws.errors import DecaylawsError
-from decaylaws.io.files import record_of
+from decaylaws.io.files import record_of, write_text
+from decaylaws.io.json import to_json
 from decaylaws.study import Study
 from decaylaws.study.checks import check_prepared, short_heldout
 from decaylaws.study.confirm import confirmation_table, domain_table, load_confirmation
@@ -26,7 +27,7 @@ from decaylaws.study.overlap import check_overlap, heldout_overlap
 from decaylaws.study.plan import detectable_effect, plan_runs
 from decaylaws.study.problem import decay_target, guard_margins
 from decaylaws.study.recommend import load_recipe, load_recommendation
-from decaylaws.study.stored import StoredCalibration
+from decaylaws.study.stored import StoredCalibration, StoredResult
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import MemberState  # noqa: F401  (the engine comes first: its modules know each other)
 from proxy_runs.weights.checkpoints import load_checkpoint
@@ -78,6 +79,7 @@ READERS: dict[str, Read] = {
     "arithmetic.json": Study.arithmetic,
     "calibration.json": lambda study: read_json(study.calibration_file, StoredCalibration),
     "exports/exported.json": read_exported,
+    "launch/result.json": lambda study: read_json(study.launch_dir / "result.json", StoredResult),
     "corpus/manifest.json": _prepared,
     "corpus/data-*/heldout_overlap.json": _prepared,
     "corpus/data-*/settings.json": _prepared,
@@ -102,6 +104,11 @@ BINARY: dict[str, Read] = {
 def root(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("damaged") / "study"
     shutil.copytree(study.root, copy, ignore=shutil.ignore_patterns("logs", "*.sqlite3"))
+    losses = dict.fromkeys(study.settings.sources, 2.5)
+    result = {"recipe_sha256": load_recipe(study).sha256, "losses": losses, "steps": 16, "tokens": 4096}
+    write_text(
+        Study.open(copy).launch_dir / "result.json", to_json(result), recorded=True
+    )  # as the trainer does
     return copy
 
 
