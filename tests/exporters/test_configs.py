@@ -70,7 +70,7 @@ def test_megatron_counts_on_with_the_optimizer(make_recipe) -> None:
 
 def test_megatron_refuses_blanks_and_new_warmups(make_recipe) -> None:
     spaced = {"web": {"path": "/data/the web"}, "math": {"path": "/m"}, "unused": {}}
-    with pytest.raises(NotRepresentableError, match=r"sources\.web\.path holds a blank"):
+    with pytest.raises(NotRepresentableError, match=r"sources\.web\.path is empty or contains a blank"):
         export(make_recipe(sources=spaced), "megatron")
     with pytest.raises(NotRepresentableError, match="a new warm-up needs optimizer_state: fresh"):
         export(make_recipe("wsd", sources=CLEAN_SOURCES), "megatron", ExportOptions(tolerance=0.1))

@@ -48,7 +48,7 @@ def test_format_1_migrates(recipe_values: dict[str, Any]) -> None:
     assert _with_rope(recipe_values, theta=5e5).stages[0].rope == RopeSettings(method="abf", theta=5e5)
     old = {name: value for name, value in YARN.items() if name != "method"} | {"kind": "yarn"}
     assert _with_rope(recipe_values, **old).stages[0].rope == RopeSettings(**YARN)
-    with pytest.raises(InvalidValueError, match=r"'stages\.0\.rope\.kind' is not one of"):
+    with pytest.raises(InvalidValueError, match=r"'stages\.0\.rope\.kind' must be one of"):
         _with_rope(recipe_values, kind="dynamic", factor=4.0)
     for broken in ([None], "no", None, [{"rope": "no"}]):
         with pytest.raises(InvalidValueError):
