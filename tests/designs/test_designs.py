@@ -165,10 +165,10 @@ def test_the_table_prices_every_run(design: Design) -> None:
 def test_a_plan_says_what_it_can_detect_before_it_runs(settings: StudySettings) -> None:
     replicates = settings.design.num_replicates
     now, doubled = (Noise(1.0, count - 1).detectable_effect() for count in (replicates, 2 * replicates))
-    assert f"With {replicates} of them it takes {now:.2g} times the standard" in detectable_effect(
+    assert f"With {replicates} replicates it is {now:.2g} times the standard" in detectable_effect(
         settings, None
     )
-    assert f"with {2 * replicates} {doubled:.2g} times (design.num_replicates" in detectable_effect(
+    assert f"With {2 * replicates} it is {doubled:.2g} times (design.num_replicates" in detectable_effect(
         settings, None
     )
     column = {f"loss:{name}": [3.0, 3.01, 3.02] for name in settings.sources}

@@ -78,7 +78,7 @@ def test_errors_to_one_side_at_another_size_are_said(bias: float, sizes: list[in
 
 def test_a_choice_that_hangs_on_a_few_runs_is_said() -> None:
     (note,) = choice_notes("effective_gain", {"effective_gain": 0.63, "effective_saturating": 0.37})
-    assert "'effective_gain' does best in 63 % of the draws and 'effective_saturating' in 37 %" in note
+    assert "'effective_gain' is best in 63 % of the samples and 'effective_saturating' in 37 %" in note
     assert choice_notes("effective_gain", {"effective_gain": 0.95, "effective_saturating": 0.05}) == []
     assert choice_notes("effective_gain", {"effective_gain": 1.0}) == []
 
