@@ -267,7 +267,7 @@ def test_a_result_is_returned_to_the_launch_that_made_it(settings: TrainSettings
         write_slurm_job(done.model_copy(update={"dtype": "bfloat16"}), nodes=1, ranks_per_node=1, hours=1)
     result_file = tmp_path / "done" / "result.json"
     result_file.write_text('{"recipe_sha256": "0", "losses": {"code": 1.0}}')
-    with pytest.raises(DataError, match="does not say what it started from"):
+    with pytest.raises(DataError, match="does not record what it started from"):
         launch(done)
     for wrong in ("[1]", '"x"', "{}", '{"losses": {"code": "low"}}', '{"losses": {}, "identity": 3}'):
         result_file.write_text(wrong)
