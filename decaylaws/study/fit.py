@@ -30,7 +30,7 @@ from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 from decaylaws.study.stored import StoredFit
 
-FIT_FORMAT = 10  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 11  # of laws/fit.json; an older file is fitted anew
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 _LEAST_COVERAGE = 0.7  # of 90 % intervals on held-out runs: fewer than a handful of runs miss by chance
 _SURE_CHOICE = 0.9  # of the draws of held-out runs in which the chosen member does best
