@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+# what was started in the background hands on that it ignores signals, and the command line would ignore them too
+HEARS_ALL = """
+import signal
+for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+"""
 WAITS = """
 import sys, time
 from decaylaws import cli, entry
@@ -30,7 +36,7 @@ sys.exit(entry.main())
 )
 def test_a_signal_ends_a_verb_as_ctrl_c_does(number: signal.Signals, words: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEARS_ALL + WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
@@ -51,7 +57,7 @@ def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path) -> None:
         f"import time\nopen({str(reached)!r}, 'w').close()\ntime.sleep(60)\n", encoding="utf-8"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", "from decaylaws.entry import main; main()"],
+        [sys.executable, "-c", HEARS_ALL + "from decaylaws.entry import main; main()"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

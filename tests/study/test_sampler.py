@@ -67,5 +67,5 @@ def test_proposals_are_trained_recorded_and_resumed(tmp_path: Path) -> None:
     table = Study.open(tmp_path).runs_file.read_bytes()
     assert "train again" not in decaylaws("run", str(tmp_path))
     next(Study.open(tmp_path).checkpoint_dir.iterdir()).unlink()
-    assert "checkpoints are gone: 1" in decaylaws("run", str(tmp_path))
+    assert "trunks to train again: 1/1" in decaylaws("run", str(tmp_path))
     assert Study.open(tmp_path).runs_file.read_bytes() == table
