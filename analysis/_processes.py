@@ -24,7 +24,9 @@ HERE = Path(__file__).parent
 def _start(arguments: Sequence[str], **options: object) -> subprocess.Popen[str]:
     """A Python process with the allocator settings and the one thread that workers have."""
     settings = {**os.environ, **environment(), **options.pop("env", {})}
-    settings.pop("PYTHONSAFEPATH", None)  # workers need no folder on their path; these scripts import their neighbours
+    settings.pop(
+        "PYTHONSAFEPATH", None
+    )  # workers need no folder on their path; these scripts import their neighbours
     return subprocess.Popen([sys.executable, *arguments], text=True, env=settings, **options)
 
 
