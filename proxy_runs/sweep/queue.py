@@ -251,10 +251,10 @@ class RunQueue:
         with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
             self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
 
-    def is_poor(self, claim: Claim, percentile: float) -> bool:
+    def is_poor(self, claim: Claim, percentile: float, objective: Mapping[str, float]) -> bool:
         """Whether a run that reported stands worse than the best ``percentile`` percent did there."""
         trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
-        return is_poor(trial, self._trials(), percentile)
+        return is_poor(trial, self._trials(), percentile, objective)
 
     def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
         """Record a result and close the trial.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import uuid
@@ -14,8 +15,9 @@ from optuna.pruners import PercentilePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from decaylaws.errors import StudyError
-from decaylaws.runs.columns import PRUNED
+from decaylaws.runs.columns import LOSS, PRUNED
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.objective import objective_value
 
 MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
 MAX_ATTEMPTS = 2
@@ -141,7 +143,9 @@ def is_pruned(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.PRUNED and trial.user_attrs[RESULT]["row"].get("status") == PRUNED
 
 
-def is_poor(trial: FrozenTrial, trials: Iterable[FrozenTrial], percentile: float) -> bool:
+def is_poor(
+    trial: FrozenTrial, trials: Iterable[FrozenTrial], percentile: float, objective: Mapping[str, float]
+) -> bool:
     """Whether a run stands worse on its way than the best ``percentile`` percent of finished ones did there.
 
     Optuna's percentile pruner, asked in a study of its own: only runs of the same start, length, batch size and
@@ -151,11 +155,26 @@ def is_poor(trial: FrozenTrial, trials: Iterable[FrozenTrial], percentile: float
         trial: the run, with the objective at its own tokens as intermediate values.
         trials: those of the queue.
         percentile: share of the rivals that counts as good enough, in percent.
+        objective: weights by domain. Rivals are valued by these, whatever weights they were trained under.
     """
-    rivals = [each for each in trials if each.state == TrialState.COMPLETE and _kind(each) == _kind(trial)]
+    rivals = [
+        _valued(each, objective)
+        for each in trials
+        if each.state == TrialState.COMPLETE and _kind(each) == _kind(trial)
+    ]
     study = optuna.create_study(pruner=PercentilePruner(percentile, n_startup_trials=MIN_RIVALS))
     study.add_trials(rivals)
     return study.pruner.prune(study, trial)
+
+
+def _valued(trial: FrozenTrial, objective: Mapping[str, float]) -> FrozenTrial:
+    """A finished run with the objective along its recorded curve as intermediate values; the trial itself is cached."""
+    losses: dict[int, dict[str, float]] = {}
+    for point in trial.user_attrs[RESULT]["curve"]:
+        losses.setdefault(int(point["tokens"]), {})[LOSS + point["domain"]] = point["loss"]
+    valued = copy.copy(trial)
+    valued.intermediate_values = {tokens: objective_value(row, objective) for tokens, row in losses.items()}
+    return valued
 
 
 def _kind(trial: FrozenTrial) -> list[Any]:

@@ -200,7 +200,7 @@ class Worker:
         row = {LOSS + domain: loss for domain, loss in losses.items()}
         self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
         percentile = self._workspace.prune.get(claim.role)
-        return percentile is not None and self._queue.is_poor(claim, percentile)
+        return percentile is not None and self._queue.is_poor(claim, percentile, self._workspace.objective)
 
     def _end(self, heart: Heart, result: RunResult) -> None:
         """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""

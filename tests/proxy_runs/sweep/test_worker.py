@@ -149,8 +149,9 @@ def test_a_stack_is_refilled_out_of_the_queue(
     )  # 5 beside 5 steps, 6 beside 7, and the 8 of the last begin beside its last one
 
 
+@pytest.mark.parametrize("weights_before", [{"maths": 1.0}, {"general": 1.0}], ids=["same", "other"])
 def test_a_proposal_that_stands_badly_on_its_way_is_pruned_and_the_others_are_not(
-    workspace: Workspace, queue: RunQueue, trunk: RunConfig
+    weights_before: dict[str, float], workspace: Workspace, queue: RunQueue, trunk: RunConfig
 ) -> None:
     shares = (0.35, 0.45, 0.5, 0.55)  # of maths, which is the objective
     rivals = [("simplex", tiny_fork(trunk, maths=share, steps=30, seed=7)) for share in shares]
@@ -159,7 +160,7 @@ def test_a_proposal_that_stands_badly_on_its_way_is_pruned_and_the_others_are_no
     choosy = replace(
         workspace, prune={"tpe": 50.0}, evaluation=EvaluationSettings(tokens_per_domain=64, points=3)
     )
-    work(choosy)
+    work(replace(choosy, objective=weights_before))  # rivals are valued by the present weights, not by these
     bad, good = (tiny_fork(trunk, maths=share, steps=30, seed=8) for share in (0.05, 0.95))
     longer = tiny_fork(trunk, maths=0.05, steps=33, seed=8)
     queue.enqueue([("tpe", run) for run in (bad, good, longer)])
