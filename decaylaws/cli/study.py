@@ -184,13 +184,17 @@ def run(
 def fit(
     directory: StudyDir,
     partial: Annotated[
-        bool, typer.Option(help="fit the finished runs, even if planned runs have no result yet")
+        bool,
+        typer.Option(
+            help="fit the runs that have finished; without it, a planned run without a result stops the fit"
+        ),
     ] = False,
 ) -> None:
     """Fit the laws and print their held-out errors beside those of baselines.
 
     Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
     The table shows the error of each law on runs that it was not fitted to.
+    A baseline is a simpler predictor, such as LightGBM on the same runs.
     If a baseline is better than the law, add runs: raise
     design.num_mixtures in study.yaml, set design.keep_earlier to keep
     the present runs, and then plan, run and fit again.
@@ -207,7 +211,7 @@ def fit(
 
 
 def recommend(directory: StudyDir) -> None:
-    """Search mixture, decay tokens, LR and shape on the law, and write recipe.yaml.
+    """Search mixture, tokens, LR, shape and batch size, and write recipe.yaml.
 
     Reads the fitted law, and the objective, guards, caps and budget in study.yaml.
     Writes recipe.yaml, the recommended decay. Trains nothing.
