@@ -276,9 +276,9 @@ class Proposals:
         settings = self.planner.settings
         if not self.has_two_goals:
             return [objective_value(row, settings.objective_weights)]
-        general = set(settings.general_sources)
+        general = set(settings.general_domains)
         parts = [
-            {name: 1.0 for name in settings.sources if (name in general) == wanted}
+            {name: 1.0 for name in settings.domains if (name in general) == wanted}
             for wanted in (True, False)
         ]
         return [objective_value(row, weights) for weights in parts]

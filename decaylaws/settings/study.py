@@ -440,20 +440,31 @@ class StudySettings(_Settings):
                 raise InvalidValueError(field, error.value, error.constraint, error.remedy) from None
 
     def _check_sources(self) -> None:
+        sources, domains = ("source", tuple(self.sources)), ("domain", self.domains)
         named = {
-            "trunk.mixture": self.trunk.mixture,
-            "objective.weights": self.objective.weights,
-            "objective.guard_domains": self.objective.guard_domains,
-            "objective.prior": self.objective.prior or {},
+            "trunk.mixture": (self.trunk.mixture, sources),
+            "objective.weights": (self.objective.weights, domains),
+            "objective.guard_domains": (self.objective.guard_domains, domains),
+            "objective.prior": (self.objective.prior or {}, sources),
         }
-        for key, names in named.items():
-            unknown = sorted(set(names) - set(self.sources))
+        for key, (names, (kind, known)) in named.items():
+            unknown = sorted(set(names) - set(known))
             if unknown:
                 raise InvalidValueError(
-                    key, unknown, "names an unknown source", f"The sources are {', '.join(self.sources)}."
+                    key, unknown, f"names an unknown {kind}", f"The {kind}s are {', '.join(known)}."
                 )
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of all that every run is evaluated on: the sources, each by its held-out text."""
+        return tuple(self.sources)
+
+    @property
+    def general_domains(self) -> list[str]:
+        """Names of the domains of the general group."""
+        return [name for name, source in self.sources.items() if source.group == "general"]
 
     @property
     def objective_weights(self) -> dict[str, float]:
@@ -465,11 +476,6 @@ class StudySettings(_Settings):
     def source_groups(self) -> tuple[SourceGroup, ...]:
         """The buckets of each source that is cut by quality, and ``groups``."""
         return source_groups(self.groups, self.sources)
-
-    @property
-    def general_sources(self) -> list[str]:
-        """Names of the sources of the general group."""
-        return [name for name, source in self.sources.items() if source.group == "general"]
 
 
 def load_settings(path: Path) -> StudySettings:

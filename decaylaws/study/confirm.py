@@ -170,7 +170,7 @@ def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
         if sorted(pairs) != sorted((candidate, scale) for candidate in CANDIDATES for scale in SCALES):
             raise ValueError("it must hold each candidate at each scale once")
         for entry in confirmation.entries:
-            if set(entry["predicted"]) != set(study.settings.sources):
+            if set(entry["predicted"]) != set(study.settings.domains):
                 raise ValueError(f"{entry['candidate']}: it must hold a prediction for every domain")
             if RunConfig.from_dict(entry["config"]).run_id != entry["run_id"]:
                 raise ValueError(f"{entry['candidate']}: its config is not that of run {entry['run_id']}")

@@ -386,6 +386,7 @@ class Study:
             evaluation_tokens=self.settings.evaluation.tokens_per_domain,
             pools=pool_fingerprint(planner.pool_tokens()),
             sources=tuple(self.settings.sources),
+            domains=self.settings.domains,
             keep_earlier=self.settings.design.keep_earlier,
         )
 

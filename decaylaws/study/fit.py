@@ -142,7 +142,7 @@ def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
         law = DecayLaw.from_dict(content)
         if not isinstance(law, DecayLaw):
             raise TypeError(f"it holds a {type(law).__name__}")
-        if set(law.domains_) != set(study.settings.sources):
+        if set(law.domains_) != set(study.settings.domains):
             raise ValueError(f"it is a law of {', '.join(law.domains_)}")
         # whatever a prediction needs is there, fits and is finite
         with np.errstate(all="ignore"):
@@ -190,7 +190,7 @@ def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    domains = list(study.settings.sources)
+    domains = study.settings.domains
     kept, excluded = fit_ready(decays(study.runs()), domains, data_fingerprint=study.corpus().fingerprint)
     if len(kept) < len(domains) + 2:
         raise StudyError(

@@ -34,7 +34,7 @@ def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
         guard_domains=objective.guard_domains,
         guard_nats=objective.guard_nats,
         guard_margins=guard_margins,
-        general_domains=study.settings.general_sources,
+        general_domains=study.settings.general_domains,
         prior=prior,
         kl_strength=objective.kl_strength,
     )

@@ -49,7 +49,8 @@ class Question:
         data_fingerprint: of the prepared corpus.
         evaluation_tokens: held-out tokens per domain.
         pools: fingerprint of how much of each source a proxy may draw from.
-        sources: names of the sources, each of which is a domain too.
+        sources: names of the sources.
+        domains: names of all that every run is evaluated on.
         keep_earlier: whether finished decays of earlier plans count that differ in nothing but what a law varies.
     """
 
@@ -59,14 +60,15 @@ class Question:
     evaluation_tokens: int
     pools: str
     sources: tuple[str, ...]
+    domains: tuple[str, ...]
     keep_earlier: bool = False
 
     def split(self, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The rows that belong to the question, and the others (``run_id``, ``role``, ``reason``).
 
         Roles of planned runs are those of the present plan, since an earlier one may have asked something else with
-        the same run. Columns of sources that the study no longer has are dropped, and ``averaged_start_loss`` is filled
-        in from the trunks that belong.
+        the same run. Columns of sources and domains that the study no longer has are dropped, and
+        ``averaged_start_loss`` is filled in from the trunks that belong.
 
         Args:
             runs: the whole runs table.
@@ -107,11 +109,12 @@ class Question:
         return EARLIER_PLAN
 
     def _columns(self, columns: Sequence[str]) -> list[str]:
-        """The fixed columns, then those of the study's sources in their order, whatever order they were recorded in."""
-        prefixes = (MIX, EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, BPB)
+        """The fixed columns, then those of the sources and the domains in the order of study.yaml."""
+        prefixes = dict.fromkeys((MIX, EPOCHS), self.sources)
+        prefixes |= dict.fromkeys((START_LOSS, LOSS, AVERAGED_LOSS, BPB), self.domains)
         fixed = [name for name in columns if not name.startswith((*prefixes, AVERAGED_START_LOSS))]
-        by_source = [prefix + name for prefix in prefixes for name in self.sources]
-        return [*fixed, *(name for name in by_source if name in columns)]
+        by_name = [prefix + name for prefix, names in prefixes.items() for name in names]
+        return [*fixed, *(name for name in by_name if name in columns)]
 
 
 def left_out_words(left_out: pd.DataFrame) -> str:

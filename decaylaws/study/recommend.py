@@ -100,9 +100,12 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     """
     load_recipe(study)
     found: dict[str, Any] = read_json(study.recommendation_file, stored_form(Recommendation))
-    names, path = set(study.settings.sources), study.recommendation_file
-    for key in ("mixture", "unconstrained", "near_optimal", "support", "predicted", "control"):
-        if set(found[key]) != names:
+    sources, domains = study.settings.sources, study.settings.domains
+    about = dict.fromkeys(("mixture", "unconstrained", "near_optimal", "support"), tuple(sources))
+    about |= dict.fromkeys(("predicted", "control"), domains)
+    path = study.recommendation_file
+    for key, names in about.items():
+        if set(found[key]) != set(names):
             raise DataError(f"{path} is damaged ({key}: it is not about {', '.join(names)}). {REMEDY}")
     if not found["rivals"]:
         raise DataError(f"{path} is damaged (rivals: the control must be one). {REMEDY}")

@@ -65,6 +65,7 @@ class Run:
         self.curve: list[dict[str, Any]] = []
         self.keep_at: frozenset[int] = frozenset()  # own tokens after which its checkpoint is kept
         self._ahead: tuple[int, Batch] | None = None
+        self._sources = store.names
         self._lrs = config.schedule.step_lrs(config.batch_tokens)
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
         sampler = MixtureSampler(
@@ -178,9 +179,8 @@ class Run:
             "reached_target": reached,
             "train_flops": self.tokens * config.shape.train_flops_per_token,
         }
-        sources = evaluation.windows
-        row |= {MIX + name: config.mixture.share(name) for name in sources}
-        row |= {EPOCHS + name: epochs.get(name, 0.0) for name in sources}
+        row |= {MIX + name: config.mixture.share(name) for name in self._sources}
+        row |= {EPOCHS + name: epochs.get(name, 0.0) for name in self._sources}
         row |= {START_LOSS + domain: loss for domain, loss in self.start_losses.items()}
         if reached:
             losses = self.last_losses()

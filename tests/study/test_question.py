@@ -47,6 +47,7 @@ QUESTION = Question(
     evaluation_tokens=512,
     pools="all",
     sources=("web",),
+    domains=("web",),
 )
 ROW: dict[str, Any] = {
     **{"run_id": "other", "kind": "decay", "role": "simplex", "reached_target": True},

@@ -26,7 +26,7 @@ def provenance(inputs: ReportInputs) -> Section:
         "laws": ", ".join(law.name for law in where.laws),
         "start": f"{recipe.handover.run_id}, {recipe.handover.lr_source}",
         "runs in the tables": len(runs),
-        "finished": int(runs[LOSS + next(iter(study.settings.sources))].notna().sum()),
+        "finished": int(runs[LOSS + study.settings.domains[0]].notna().sum()),
         "training FLOPs": f"{float(runs['train_flops'].sum()):.3g}",
     }
     frame = pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
