@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decaylaws.mixtures import Mixture
+from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
 from decaylaws.schedules import constant, decay
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.sweep.pool import run_pool
-from proxy_runs.sweep.queue import RunQueue
 from proxy_runs.sweep.workspace import Workspace
 
 

@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from proxy_runs.sweep.storage import Patience, change_state, open_storage
+from decaylaws.queue.storage import Patience, change_state, open_storage
 
 KINDS = ("sqlite", "plain_sqlite", "journal")
 RESULT = "x" * 2_000

@@ -19,7 +19,7 @@ LEVELS = [
     {"io"},
     {"schedules", "mixtures", "decontamination", "evaluation"},
     {"recipe", "runs"},
-    {"context", "settings", "laws", "exporters", "plots"},
+    {"context", "settings", "laws", "exporters", "plots", "queue"},
     {"designs"},
     {"search"},
     {"study"},
@@ -41,8 +41,8 @@ PROXY_LEVELS = [
     {"fsdp"},
 ]
 PROXY_MAY_IMPORT = {
-    "context", "decontamination", "errors", "evaluation", "io", "mixtures", "progress", "recipe", "runs", "schedules",
-    "settings",
+    "context", "decontamination", "errors", "evaluation", "io", "mixtures", "progress", "queue", "recipe", "runs",
+    "schedules", "settings",
 }  # fmt: skip
 
 

@@ -28,9 +28,9 @@ from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.tables import write_results
 
 if TYPE_CHECKING:
+    from decaylaws.queue.queue import RunQueue
     from decaylaws.search.proposals import Proposals
     from proxy_runs.sweep.pool import PoolProgress
-    from proxy_runs.sweep.queue import RunQueue
     from proxy_runs.sweep.workspace import Workspace
 
 PoolDisplay = Callable[[float], AbstractContextManager[Callable[["PoolProgress"], None]]]
@@ -308,8 +308,8 @@ def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]
 
 def open_proposals(study: Study) -> Proposals | None:
     """The sampler that goes on after the design, where study.yaml asks for one."""
+    from decaylaws.queue.storage import open_storage
     from decaylaws.search.proposals import Proposals
-    from proxy_runs.sweep.storage import open_storage
 
     if study.settings.sampler is None:
         return None
@@ -327,8 +327,8 @@ def open_queue(study: Study, progress: Progress = silent, *, serves: str = "") -
         progress: told while the storage does not answer.
         serves: recipe that the runs confirm; empty for the sweep.
     """
-    from proxy_runs.sweep.queue import RunQueue
-    from proxy_runs.sweep.storage import CONNECT_SECONDS
+    from decaylaws.queue.queue import RunQueue
+    from decaylaws.queue.storage import CONNECT_SECONDS
 
     return RunQueue(
         study.storage_url,

@@ -22,7 +22,7 @@ from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredResult
 
 if TYPE_CHECKING:
-    from proxy_runs.sweep.queue import QueueCounts
+    from decaylaws.queue.queue import QueueCounts
 
 
 class State(StrEnum):

@@ -1,1 +1,1 @@
-"""The queue on Optuna's storage, workers and what they measure."""
+"""Workers that claim runs from the queue, and what they measure of their machine."""

@@ -22,13 +22,13 @@ from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.runs.config import RunConfig
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
-from proxy_runs.sweep.queue import RunQueue
 from proxy_runs.sweep.workspace import (
     EXIT_ERROR,
     STOP_PATIENCE_SECONDS,
     STORAGE_VARIABLE,
     WorkerEvent,
     Workspace,
+    open_queue,
 )
 
 POLL_SECONDS = 0.2
@@ -214,7 +214,7 @@ class _Pool:
 
     def progress(self) -> PoolProgress:
         """What is left to do."""
-        return PoolProgress.of(RunQueue.of(self._workspace).open_runs())
+        return PoolProgress.of(open_queue(self._workspace).open_runs())
 
     def start(self) -> None:
         self._log_dir.mkdir(parents=True, exist_ok=True)

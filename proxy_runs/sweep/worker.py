@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 from decaylaws.errors import DecaylawsError, StudyError
+from decaylaws.queue.queue import Claim, RunQueue
+from decaylaws.queue.storage import HEARTBEAT_SECONDS
 from decaylaws.runs.columns import EVALUATION, LOSS, READ_OUT
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
@@ -31,8 +33,6 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
-from proxy_runs.sweep.queue import Claim, RunQueue
-from proxy_runs.sweep.storage import HEARTBEAT_SECONDS
 from proxy_runs.sweep.workspace import (
     EXIT_DEVICE,
     EXIT_ERROR,
@@ -40,6 +40,7 @@ from proxy_runs.sweep.workspace import (
     STORAGE_VARIABLE,
     WorkerEvent,
     Workspace,
+    open_queue,
 )
 from proxy_runs.weights.checkpoint_files import final_checkpoint, forget_kept
 
@@ -105,7 +106,7 @@ class Worker:
         self._workspace = workspace
         self._say = say
         self._stop = stop
-        self._queue = RunQueue.of(workspace, progress=self._storage_waits)
+        self._queue = open_queue(workspace, progress=self._storage_waits)
         self._store = TokenStore.open(workspace.corpus, verify=False)
         self._last_reclaim = 0.0
 

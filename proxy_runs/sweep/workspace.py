@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from decaylaws.progress import Progress, silent
+from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.settings.study import EvaluationSettings
 
@@ -82,6 +84,22 @@ class Workspace:
             return self.slots
         batches = max(1.0, config.batch_tokens / self.slots_batch_tokens) if self.slots_batch_tokens else 1.0
         return max(1, int(count / batches))
+
+
+def open_queue(workspace: Workspace, *, progress: Progress = silent) -> RunQueue:
+    """The queue of a workspace.
+
+    Args:
+        workspace: names the storage and what the runs are wanted for.
+        progress: told when the storage does not answer.
+    """
+    return RunQueue(
+        workspace.storage_url,
+        workspace.study_name,
+        serves=workspace.serves,
+        measure=workspace.measure,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ import pytest
 
 from decaylaws.exporters import Export
 from decaylaws.mixtures import Mixture
+from decaylaws.queue import queue
 from decaylaws.recipe import Recipe
 from decaylaws.runs.columns import AVERAGED_LOSS, BPB, EVALUATION, FINISHED, LOSS, START_LOSS, config_row
 from decaylaws.runs.config import RunConfig
@@ -51,9 +52,8 @@ from proxy_runs.data.manifest import (
     write_manifest,
 )
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.sweep import pool, queue
-from proxy_runs.sweep.queue import RunQueue
-from proxy_runs.sweep.workspace import Workspace
+from proxy_runs.sweep import pool
+from proxy_runs.sweep.workspace import Workspace, open_queue
 from proxy_runs.weights.checkpoint_files import final_checkpoint
 from tests.study.tiny import TINY_SETTINGS
 
@@ -178,7 +178,7 @@ def row_of(config: RunConfig, role: str, tokens_per_domain: int) -> dict[str, An
 
 def run_pool(workspace: Workspace, **_: Any) -> None:
     """Work the queue off as a worker would: claim what is ready, record it, until nothing is left."""
-    runs = RunQueue.of(workspace)
+    runs = open_queue(workspace)
     tokens = workspace.evaluation.tokens_per_domain
 
     def is_ready(config: RunConfig) -> bool:

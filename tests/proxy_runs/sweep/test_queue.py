@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
+from decaylaws.queue import queue as queue_module
+from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import decay, warmup_stable_decay
-from proxy_runs.sweep import queue as queue_module
-from proxy_runs.sweep.queue import RunQueue
 
 SHAPE = ModelShape(d_model=8, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
 OTHER = ModelShape(d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, d_ff=8, vocab_size=16, seq_len=8)
@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_back(queue: RunQueue) -> None:
 def test_runs_of_a_process_that_died_here_go_back(queue: RunQueue, url: str) -> None:
     queue.enqueue([("a", fork(1))])
     code = (
-        "import os, sys; from proxy_runs.sweep.queue import RunQueue; "
+        "import os, sys; from decaylaws.queue.queue import RunQueue; "
         "RunQueue(sys.argv[1], 'study').claim(1, lambda config: True); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, url], check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -306,7 +306,7 @@ def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.Monke
 
 def test_machines_that_make_the_storage_at_once_all_find_it(tmp_path: Path) -> None:
     code = (
-        "import sys; from proxy_runs.sweep.queue import RunQueue; print('ready', flush=True); sys.stdin.read(); "
+        "import sys; from decaylaws.queue.queue import RunQueue; print('ready', flush=True); sys.stdin.read(); "
         "RunQueue(sys.argv[1], 'study', progress=lambda *words: print(words))"
     )
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'storage.sqlite3'}"]
@@ -326,7 +326,7 @@ def test_machines_that_make_the_storage_at_once_all_find_it(tmp_path: Path) -> N
 
 HAMMER = """
 import sys
-from proxy_runs.sweep.queue import RunQueue
+from decaylaws.queue.queue import RunQueue
 queue, claimed = RunQueue(sys.argv[1], "study"), 0
 while claims := queue.claim(1, lambda config: True):
     for claim in claims:

@@ -20,12 +20,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from decaylaws.queue.queue import RunQueue
+from decaylaws.queue.storage import open_storage
 from decaylaws.runs.config import RunConfig
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.sweep.pool import PoolProgress, run_pool
-from proxy_runs.sweep.queue import RunQueue
-from proxy_runs.sweep.storage import open_storage
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import Workspace
 from proxy_runs.testing import make_tiny_store

@@ -17,6 +17,7 @@ import sqlalchemy
 import torch
 
 from decaylaws.errors import DataError, StudyError
+from decaylaws.queue.queue import QueueCounts, RunQueue
 from decaylaws.runs.config import RunConfig
 from decaylaws.settings.study import EvaluationSettings
 from proxy_runs import compiled_code
@@ -26,7 +27,6 @@ from proxy_runs.engine.stack import Stack
 from proxy_runs.environment import environment
 from proxy_runs.sweep import worker
 from proxy_runs.sweep.pool import run_pool
-from proxy_runs.sweep.queue import QueueCounts, RunQueue
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import EXIT_DEVICE, STORAGE_VARIABLE, WorkerEvent, Workspace
 from proxy_runs.testing import make_tiny_store

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
 from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings.study import EvaluationSettings
@@ -20,7 +21,6 @@ from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.model import StackedLlama, stack_params
 from proxy_runs.engine.readouts import checkpoint_tokens
-from proxy_runs.sweep.queue import RunQueue
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import Workspace
 from proxy_runs.testing import make_tiny_store

@@ -20,7 +20,7 @@ import socket
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
@@ -28,9 +28,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.config import RunConfig
-from proxy_runs.sweep.storage import Patience, change_state, open_storage
-from proxy_runs.sweep.trials import (
+from decaylaws.queue.storage import Patience, change_state, open_storage
+from decaylaws.queue.trials import (
     ATTEMPT,
     DEATHS,
     LOG,
@@ -55,7 +54,7 @@ from proxy_runs.sweep.trials import (
     sealed,
     waiting_trial,
 )
-from proxy_runs.sweep.workspace import Workspace
+from decaylaws.runs.config import RunConfig
 
 FOLDER = "folder"
 """Attribute of the Optuna study that names the folder of the checkpoints."""
@@ -125,17 +124,6 @@ class RunQueue:
         self._storage = Patience(progress, connect_seconds)(lambda: open_storage(url, _give_back_stale))
         self._study = self._patiently(lambda: _load_or_create(self._storage, name))
         self._study_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
-
-    @classmethod
-    def of(cls, workspace: Workspace, *, progress: Progress = silent) -> Self:
-        """The queue of a workspace."""
-        return cls(
-            workspace.storage_url,
-            workspace.study_name,
-            serves=workspace.serves,
-            measure=workspace.measure,
-            progress=progress,
-        )
 
     def enqueue(self, runs: Sequence[tuple[str, RunConfig]], *, progress: Progress = silent) -> int:
         """Queue the runs that the study does not hold yet, and those that a crash took out of the queue.
