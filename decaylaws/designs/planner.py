@@ -4,7 +4,7 @@ A sweep consists of one *trunk* per model shape and of decays forked from it. Ev
 for a reason, its ``role``:
 
 ================  ==================================================================================
-``simplex``       mixtures spread over the feasible simplex, crossed with decay tokens, LR and shape
+``simplex``       mixtures spread over the feasible simplex, crossed with decay tokens, LRs and shape
 ``control``       the trunk's own mixture, decayed the same way: scores are candidate minus control
 ``replicate``     one design point under several seeds: the noise floor
 ``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
@@ -239,33 +239,46 @@ class Planner:
 
     def _factor_levels(self) -> list[Level]:
         design = self.settings.design
-        return list(product(design.decay_tokens, design.start_lr_factors, design.shapes, self.batch_sizes))
+        return list(
+            product(
+                design.decay_tokens,
+                design.start_lr_factors,
+                design.shapes,
+                self.batch_sizes,
+                design.end_lr_factors,
+            )
+        )
 
-    def decay_schedule(self, decay_tokens: int, start_lr_factor: float, shape: str) -> Schedule:
-        """A decay to zero from ``start_lr_factor`` times the trunk's LR.
+    def decay_schedule(
+        self, decay_tokens: int, start_lr_factor: float, shape: str, end_lr_factor: float | None = None
+    ) -> Schedule:
+        """A decay from ``start_lr_factor`` times the trunk's LR.
 
         Args:
             decay_tokens: length of the decay.
             start_lr_factor: start LR as a factor of the trunk's LR.
             shape: segment shape; ``constant`` keeps the start LR.
+            end_lr_factor: end LR as a factor of the start LR; the first of ``design.end_lr_factors`` if ``None``.
         """
         start_lr = self.settings.trunk.peak_lr * start_lr_factor
-        end_lr = start_lr if shape == "constant" else 0.0
-        return decay(decay_tokens, start_lr, end_lr, shape)
+        factor = self.settings.design.end_lr_factors[0] if end_lr_factor is None else end_lr_factor
+        return decay(decay_tokens, start_lr, start_lr if shape == "constant" else factor * start_lr, shape)
 
     def _controls(self) -> list[PlannedRun]:
         design, proxy = self.settings.design, self.settings.proxy
-        levels = product(design.decay_tokens, design.start_lr_factors, self.batch_sizes)
+        levels = product(
+            design.decay_tokens, design.start_lr_factors, self.batch_sizes, design.end_lr_factors
+        )
         return [
             self.microanneal(
                 "control",
                 proxy,
-                self.decay_schedule(tokens, factor, design.shapes[0]),
+                self.decay_schedule(tokens, factor, design.shapes[0], end),
                 self.control_mixture,
                 seed=design.seed,
                 batch_tokens=batch,
             )
-            for tokens, factor, batch in levels
+            for tokens, factor, batch, end in levels
         ]
 
     def _replicates(self) -> list[PlannedRun]:
@@ -331,8 +344,8 @@ class Planner:
         levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
         runs = []
         mixtures = self._mixtures([tokens for tokens, *_ in levels])
-        for (tokens, factor, shape, batch), mixture in list(zip(levels, mixtures))[:count]:
-            schedule = self.decay_schedule(tokens, factor, shape)
+        for (tokens, factor, shape, batch, end), mixture in list(zip(levels, mixtures))[:count]:
+            schedule = self.decay_schedule(tokens, factor, shape, end)
             runs.append(
                 self.microanneal(role, shape_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
             )
@@ -396,8 +409,8 @@ def pool_tokens(
     return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
 
 
-Level = tuple[int, float, str, int]
-"""Decay tokens, factor on the trunk's LR, shape and batch tokens of a decay."""
+Level = tuple[int, float, str, int, float]
+"""Decay tokens, factor on the trunk's LR, shape, batch tokens and factor of the end LR on the start LR of a decay."""
 
 
 def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:

@@ -160,8 +160,8 @@ def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.i
 def matched_control(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """What the matched control of every run reached: the run on the trunk's own mixture, decayed the same way.
 
-    Matched are start (hence size), decay tokens, hand-over LR and batch size. Where the control was run under several
-    seeds, the mean of them counts.
+    Matched are start (hence size), decay tokens, LR at both ends and batch size. For a run at constant LR, controls of
+    all end LRs count. Where the control was run under several seeds, the mean of them counts.
 
     Args:
         runs: a runs table with ``role``; the rows of role ``control`` are the controls.
@@ -170,10 +170,14 @@ def matched_control(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Returns:
         ``columns`` for every row of ``runs``, under its index; NaN where it has no control.
     """
-    plan, names = list(CONTROL_PLAN), list(columns)
-    controls = runs.loc[runs["role"] == "control", [*plan, *names]].groupby(plan)[names].mean()
-    matched = controls.reindex(pd.MultiIndex.from_frame(runs[plan]))
-    return matched.set_axis(runs.index)
+    names = list(columns)
+
+    def matched(plan: list[str]) -> pd.DataFrame:
+        controls = runs.loc[runs["role"] == "control", [*plan, *names]].groupby(plan)[names].mean()
+        return controls.reindex(pd.MultiIndex.from_frame(runs[plan])).set_axis(runs.index)
+
+    falls = runs["decay_shape"] != "constant"
+    return matched([*CONTROL_PLAN, "end_lr"]).where(falls, matched(list(CONTROL_PLAN)))
 
 
 def _power(shift: float, threshold: float, degrees: int) -> float:

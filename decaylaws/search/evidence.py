@@ -91,9 +91,20 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
         low, high = law.evidence_[field]
         if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
             found.append(f"{words} {value:,.6g}; the runs span {low:,.6g} to {high:,.6g}")
+    ends, factor = law.evidence_.get("end_lr_factor"), plan.end_lr / plan.start_lr
+    if ends is not None and plan.shape != "constant" and not spans(ends, factor):
+        found.append(
+            f"the LR ends at {factor:.3g} of its start; the runs span {ends[0]:.3g} to {ends[1]:.3g}"
+        )
     if plan.shape not in law.evidence_["shapes"]:
         found.append(f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}")
     return found
+
+
+def spans(seen: Sequence[float], factor: float) -> bool:
+    """Whether a factor of the end LR on the start LR lies in the range of the runs, whose own ones are quotients."""
+    low, high = seen
+    return low - 1e-6 <= factor <= high + 1e-6
 
 
 def support(problem: DecayProblem, shares: Array) -> dict[str, int]:

@@ -60,8 +60,9 @@ class Explorer:
             progress: called after every trial.
 
         Returns:
-            One row per trial: ``decay_tokens``, ``start_lr``, ``shape``, ``batch_tokens``, ``objective``, ``slack``
-            (smallest guard slack, infinite without guards), ``shares`` (array in the space's order).
+            One row per trial: ``decay_tokens``, ``start_lr``, ``end_lr_factor``, ``shape``, ``batch_tokens``,
+            ``objective``, ``slack`` (smallest guard slack, infinite without guards), ``shares`` (array in the space's
+            order).
         """
         study = _quiet_study(storage, sampler or _tpe(trials, seed))
         rows = [self._tried(mixture) for mixture in known]
@@ -76,35 +77,41 @@ class Explorer:
 
     def _trial(self, trial: optuna.Trial) -> dict[str, Any]:
         choices = self.choices
+        decay_tokens = trial.suggest_categorical("decay_tokens", list(choices.decay_tokens))
+        start_lr = trial.suggest_float("start_lr", *choices.start_lr, log=True)
+        factor = choices.end_lr_factors[0]
+        if len(choices.end_lr_factors) > 1:  # a choice of one would move the sampler's random numbers
+            factor = trial.suggest_categorical("end_lr_factor", list(choices.end_lr_factors))
         plan = Plan(
-            decay_tokens=trial.suggest_categorical("decay_tokens", list(choices.decay_tokens)),
-            start_lr=trial.suggest_float("start_lr", *choices.start_lr, log=True),
-            end_lr=choices.end_lr,
+            decay_tokens=decay_tokens,
+            start_lr=start_lr,
+            end_lr=factor * start_lr,
             shape=trial.suggest_categorical("shape", list(choices.shapes)),
             batch_tokens=trial.suggest_categorical("batch_tokens", list(self.batch_sizes)),
         )
         polytope = self.space.polytope(plan.decay_tokens)
         unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
         blocks = polytope.project(stick_breaking(unit[None])[0]) if len(unit) else np.ones(1)
-        return self._row(plan, blocks @ self.space.blocks, self.problem(plan))
+        return self._row(plan, factor, blocks @ self.space.blocks)
 
     def _tried(self, mixture: Mixture) -> dict[str, Any]:
         choices = self.choices
         plan = Plan(
             decay_tokens=max(choices.decay_tokens),
             start_lr=choices.start_lr[1],
-            end_lr=choices.end_lr,
+            end_lr=choices.end_lr_factors[0] * choices.start_lr[1],
             shape=choices.shapes[0],
             batch_tokens=self.batch_sizes[0],
         )
         nearest = self.space.project(mixture, plan.decay_tokens)
-        return self._row(plan, nearest.array(self.space.names), self.problem(plan))
+        return self._row(plan, choices.end_lr_factors[0], nearest.array(self.space.names))
 
-    def _row(self, plan: Plan, shares: Array, problem: DecayProblem) -> dict[str, Any]:
+    def _row(self, plan: Plan, end_lr_factor: float, shares: Array) -> dict[str, Any]:
+        problem = self.problem(plan)
         slack = problem.robust_slack(shares[None])
         return {
-            "decay_tokens": plan.decay_tokens, "start_lr": plan.start_lr, "shape": plan.shape,
-            "batch_tokens": plan.batch_tokens,
+            "decay_tokens": plan.decay_tokens, "start_lr": plan.start_lr, "end_lr_factor": end_lr_factor,
+            "shape": plan.shape, "batch_tokens": plan.batch_tokens,
             "objective": float(problem.objective(shares[None])[0]),
             "slack": float(slack.min()) if slack.size else float("inf"), "shares": shares,
         }  # fmt: skip

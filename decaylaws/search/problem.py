@@ -49,6 +49,10 @@ class Plan:
     shape: str = "linear"
     batch_tokens: int | None = None
 
+    def at_lr(self, start_lr: float) -> Plan:
+        """The same plan from another LR; it ends at the same fraction of it."""
+        return replace(self, start_lr=start_lr, end_lr=self.end_lr / self.start_lr * start_lr)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
@@ -58,14 +62,14 @@ class Choices:
         decay_tokens: lengths to choose from.
         start_lr: lowest and highest LR at the hand-over.
         shapes: shapes of the decay (``decaylaws.schedules.SHAPES``).
-        end_lr: LR at the end.
+        end_lr_factors: LRs at the end to choose from, as factors of the start LR.
         batch_tokens: batch sizes to choose from; the trunk's where there are none.
     """
 
     decay_tokens: tuple[int, ...]
     start_lr: tuple[float, float]
     shapes: tuple[str, ...] = ("linear",)
-    end_lr: float = 0.0
+    end_lr_factors: tuple[float, ...] = (0.0,)
     batch_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class Choices:
             raise InvalidValueError("start_lr", self.start_lr, "must be a positive range, lowest first")
         if not self.shapes:
             raise InvalidValueError("shapes", self.shapes, "must name at least one shape")
+        if not self.end_lr_factors or not all(0 <= factor <= 1 for factor in self.end_lr_factors):
+            raise InvalidValueError("end_lr_factors", self.end_lr_factors, "must hold factors from 0 to 1")
         if any(size <= 0 for size in self.batch_tokens):
             raise InvalidValueError("batch_tokens", self.batch_tokens, "must be positive")
 

@@ -4,7 +4,8 @@ The design spreads runs so that laws can be fitted; a sampler spends further run
 trials live in a study of their own beside the study of the runs, in the same storage, so that a sweep that
 stopped goes on and several machines may ask. A trial's parameters are log-ratio coordinates of the mixture (a group
 of fixed proportions counts as one source) and, where the design leaves a choice, decay tokens, the factor on the LR,
-the shape and the batch size; the run is a pure function of them, so a crash between asking and queuing loses nothing.
+the shape, the end LR and the batch size; the run is a pure function of them, so a crash between asking and queuing
+loses nothing.
 
 With ``promote``, every proposal runs the shortest decay first; of those that came as far, the best one in
 ``promote`` goes on to the next length (successive halving: Li et al. 2018, arXiv:1810.05934). A longer decay is
@@ -42,6 +43,7 @@ HALF_ASKED_SECONDS = 600.0
 
 _RUN_ID = "run_id"
 _LENGTH, _FACTOR, _SHAPE, _BATCH = "decay_tokens", "start_lr_factor", "shape", "batch_tokens"
+_END = "end_lr_factor"
 
 Row = Mapping[str, Any]
 
@@ -98,6 +100,8 @@ class Proposals:
             space[_SHAPE] = CategoricalDistribution(design.shapes)
         if len(design.batch_tokens) > 1:
             space[_BATCH] = CategoricalDistribution(design.batch_tokens)
+        if len(design.end_lr_factors) > 1:
+            space[_END] = CategoricalDistribution(design.end_lr_factors)
         return space
 
     # Asking ------------------------------------------------------------------------------------------------
@@ -158,6 +162,7 @@ class Proposals:
             length,
             params.get(_FACTOR, design.start_lr_factors[0]),
             params.get(_SHAPE, design.shapes[0]),
+            params.get(_END),
         )
         mixture = space.project(blocks @ space.blocks, length)
         proxy = self.planner.settings.proxy
@@ -252,6 +257,11 @@ class Proposals:
         trunk = self.planner.trunk(self.planner.settings.proxy).config
         length, shape = config.tokens, schedule.segments[0].shape
         factor = schedule.start_lr / self.planner.settings.trunk.peak_lr
+        end = next(
+            (each for each in design.end_lr_factors if each * schedule.start_lr == schedule.end_lr), None
+        )
+        if shape == "constant":  # keeps its LR, whatever was proposed
+            end = design.end_lr_factors[0]
         lengths = self.lengths[-1:] if self.sampler.promote else self.lengths
         ratios = to_log_ratios(self.planner.space.block_shares(config.mixture))
         if (
@@ -260,13 +270,14 @@ class Proposals:
             or len(schedule.segments) != 1
             or length not in lengths
             or shape not in design.shapes
+            or end is None
             or config.batch_tokens not in self.planner.batch_sizes
             or not min(design.start_lr_factors) <= factor <= max(design.start_lr_factors)
             or max(abs(ratios)) > LOG_RATIO_BOUND
         ):
             return None
         every: dict[str, Any] = {f"log_ratio_{k}": float(ratio) for k, ratio in enumerate(ratios, start=1)}
-        every |= {_LENGTH: length, _FACTOR: factor, _SHAPE: shape, _BATCH: config.batch_tokens}
+        every |= {_LENGTH: length, _FACTOR: factor, _SHAPE: shape, _BATCH: config.batch_tokens, _END: end}
         return {name: every[name] for name in self._space}
 
     # Values ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The recommendation: the best mixture, length, LR and shape of a decay, and how sure that is."""
+"""The recommendation: the best mixture, length, LR path and batch size of a decay, and how sure that is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from decaylaws.search.certainty import (
     near_optimal_region,
     optimum_spread,
 )
-from decaylaws.search.evidence import beyond_evidence, share_evidence, support
+from decaylaws.search.evidence import beyond_evidence, share_evidence, spans, support
 from decaylaws.search.front import pareto_front
 from decaylaws.search.optimise import Optimum, minimise_mixture, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
@@ -55,10 +55,10 @@ def recommend(
     noise_sd: float | None = None,
     progress: Progress = silent,
 ) -> Recommendation:
-    """Choose mixture, decay tokens, hand-over LR, shape and batch size.
+    """Choose mixture, decay tokens, hand-over LR, end LR, shape and batch size.
 
-    Optuna searches all of them together; then mixture and LR of every kind of plan (length, shape, batch size) are
-    optimised (SLSQP), and the best is recommended in shares of whole tenths of a percent and an LR of three digits.
+    Optuna searches all of them together; then mixture and LR of every kind of plan (length, shape, end LR, batch size)
+    are optimised (SLSQP), and the best is recommended in shares of whole tenths of a percent and an LR of three digits.
     Where no mixture keeps the guards with the goal's margins, it searches again with guards that hold by the
     prediction alone, and says so (``feasible``, ``verdict``).
 
@@ -67,7 +67,7 @@ def recommend(
         space: sources with their caps and bounds.
         target: checkpoint from which the decay starts.
         goal: objective, control and guards.
-        choices: lengths, LR range and shapes to choose from.
+        choices: lengths, LR range, end LRs and shapes to choose from.
         rivals: further mixtures to measure the recommendation against.
         trials: of the outer search.
         seed: of everything random.
@@ -133,12 +133,15 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
     slow, fast = evidence["start_lr"]
     rates = (max(choices.start_lr[0], slow), min(choices.start_lr[1], fast))
     shapes = tuple(shape for shape in choices.shapes if shape in evidence["shapes"])
+    ends = evidence.get("end_lr_factor", (0.0, 1.0))  # laws of earlier versions do not say it
+    kept_ends = tuple(factor for factor in choices.end_lr_factors if spans(ends, factor))
     small, large = evidence["batch_tokens"]
     sizes = tuple(size for size in choices.batch_tokens if small <= size <= large)
     for name, kept, asked, seen in (
         ("decay_tokens", lengths, choices.decay_tokens, (low, high)),
         ("shapes", shapes, choices.shapes, evidence["shapes"]),
         ("start_lr", rates[0] <= rates[1], choices.start_lr, (slow, fast)),
+        ("end_lr_factors", kept_ends, choices.end_lr_factors, tuple(ends)),
         ("batch_tokens", sizes or not choices.batch_tokens, choices.batch_tokens, (small, large)),
     ):
         if not kept:
@@ -146,21 +149,26 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
                 name, asked, f"must overlap with what the runs span, {seen}", "Or give within_evidence=False."
             )
     return replace(space, sources=tuple(sources)), replace(
-        choices, decay_tokens=lengths, start_lr=rates, shapes=shapes, batch_tokens=sizes
+        choices,
+        decay_tokens=lengths,
+        start_lr=rates,
+        shapes=shapes,
+        batch_tokens=sizes,
+        end_lr_factors=kept_ends,
     )
 
 
 def _kinds(table: pd.DataFrame, explorer: Explorer) -> list[tuple[Plan, list[Array]]]:
-    """Every length, shape and batch size with the best mixtures of its trials, the most promising kinds first."""
+    """Every length, shape, batch size and end LR with the best mixtures of its trials, the most promising first."""
     choices = explorer.choices
     ranked = table.assign(broken=np.maximum(-table["slack"], 0.0)).sort_values(["broken", "objective"])
-    tried = dict(list(ranked.groupby(["decay_tokens", "shape", "batch_tokens"], sort=False)))
-    every = product(choices.decay_tokens, choices.shapes, explorer.batch_sizes)
+    tried = dict(list(ranked.groupby(["decay_tokens", "shape", "batch_tokens", "end_lr_factor"], sort=False)))
+    every = product(choices.decay_tokens, choices.shapes, explorer.batch_sizes, choices.end_lr_factors)
     return [
         (
             Plan(
-                decay_tokens=int(key[0]), start_lr=choices.start_lr[1], end_lr=choices.end_lr, shape=str(key[1]),
-                batch_tokens=int(key[2]),
+                decay_tokens=int(key[0]), start_lr=choices.start_lr[1], end_lr=float(key[3]) * choices.start_lr[1],
+                shape=str(key[1]), batch_tokens=int(key[2]),
             ),
             list(tried[key]["shares"].head(_STARTS_PER_KIND)) if key in tried else [],
         )
@@ -191,14 +199,14 @@ def _best_lr(explorer: Explorer, plan: Plan, starts: Sequence[Array]) -> _Polish
     found: dict[float, _Polished] = {}
     for rate in dict.fromkeys((high, float(np.sqrt(low * high)), low)):
         # a descent that begins with a share of 0 may stay there: the control is inside
-        found[rate] = _polish(explorer.problem(replace(plan, start_lr=rate)), [*starts, control])
+        found[rate] = _polish(explorer.problem(plan.at_lr(rate)), [*starts, control])
         starts = [found[rate][1].shares]
     if len(found) == 3 and all(optimum.feasible for _, optimum in found.values()):
         vertex = _vertex(*(optimum.value for _, optimum in reversed(found.values())))
         if vertex is not None:
             rate = float(low * (high / low) ** vertex)
             nearest = min(found.values(), key=_rank)[1].shares
-            found[rate] = _polish(explorer.problem(replace(plan, start_lr=rate)), [nearest])
+            found[rate] = _polish(explorer.problem(plan.at_lr(rate)), [nearest])
     return min(found.values(), key=_rank)
 
 
@@ -224,14 +232,18 @@ def _polish(problem: DecayProblem, starts: Sequence[Array]) -> _Polished:
 
 def _rounded(problem: DecayProblem, optimum: Optimum) -> _Polished:
     """The optimum as a recipe states it: an LR of three digits and shares in tenths of a percent."""
-    rate = float(f"{problem.plan.start_lr:.{LR_DIGITS}g}")
-    if rate != problem.plan.start_lr:  # an optimum on a guard leaves it by as little as the LR moves
-        problem = replace(problem, plan=replace(problem.plan, start_lr=rate))
-        problem, optimum = _polish(problem, [optimum.shares])
+    plan = problem.plan.at_lr(_rounded_lr(problem.plan.start_lr))
+    plan = replace(plan, end_lr=_rounded_lr(plan.end_lr))
+    if plan != problem.plan:  # an optimum on a guard leaves it by as little as the LR moves
+        problem, optimum = _polish(replace(problem, plan=plan), [optimum.shares])
     return problem, rounded_optimum(
         problem.robust_aim, problem.space, problem.plan.decay_tokens, optimum,
         parts=SHARE_PARTS, slack=problem.robust_slack,
     )  # fmt: skip
+
+
+def _rounded_lr(rate: float) -> float:
+    return float(f"{rate:.{LR_DIGITS}g}")
 
 
 def _plan_table(polished: Sequence[_Polished]) -> pd.DataFrame:

@@ -88,7 +88,7 @@ class Recommendation:
         divergence: KL divergence of the mixture from the goal's prior, nats; 0 without a prior.
         beyond_evidence: sentences on everything that was extrapolated.
         verdict: in words; may be that there is not enough evidence.
-        by_plan: every kind of plan (length, shape, batch size) at its own best mixture and LR, the best first:
+        by_plan: every kind of plan (length, shape, end LR, batch size) at its own best mixture and LR, the best first:
             ``objective``, ``aim`` (with what the goal adds for risk and divergence, which decides) and ``feasible``.
         trials: every candidate of the outer search.
     """

@@ -190,7 +190,11 @@ class DesignSettings(_Settings):
         [1.0], description="start learning rates of the decays, as factors of trunk.peak_lr"
     )
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
-        ["linear"], description="shapes of the decays, which end at LR 0; constant keeps the start LR"
+        ["linear"], description="shapes of the decays; constant keeps the start LR"
+    )
+    end_lr_factors: Annotated[list[Annotated[float, NUMBER, Field(ge=0, lt=1)]], Field(min_length=1)] = Field(
+        [0.0],
+        description="LRs at the end of the decays, as factors of the LR from which each starts; 0.1 ends at a tenth",
     )
     batch_tokens: list[Tokens] = Field(
         default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"

@@ -290,6 +290,8 @@ class Study:
             del settings["decontamination"]
         if not self.settings.design.keep_earlier:
             del settings["design"]["keep_earlier"]
+        if self.settings.design.end_lr_factors == [0.0]:
+            del settings["design"]["end_lr_factors"]
         settings["train"] = asdict(self.arithmetic())
         if self.arithmetic() == EXACT:
             del settings["train"]

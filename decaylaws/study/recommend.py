@@ -126,6 +126,7 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
             shapes=tuple(shape for shape in settings.design.shapes if shape != "constant"),
+            end_lr_factors=tuple(settings.design.end_lr_factors),
             batch_tokens=tuple(settings.design.batch_tokens),
         ),
         rivals={"token_proportional": proportional_mixture(study)},

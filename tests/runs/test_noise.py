@@ -111,13 +111,26 @@ def test_what_was_not_measured_explains_nothing() -> None:
 
 
 def test_a_control_is_matched_by_plan_and_size_and_averaged_over_seeds() -> None:
-    columns = ["role", "start_run_id", "decay_tokens", "start_lr", "batch_tokens", "loss:web"]
+    columns = ["role", "start_run_id", "decay_tokens", "start_lr", "end_lr", "batch_tokens", "loss:web"]
     rows = [
-        ("simplex", "small", 100, 1e-3, 8, 3.0), ("control", "small", 100, 1e-3, 8, 3.1),
-        ("control", "small", 100, 1e-3, 8, 3.3), ("control", "large", 100, 1e-3, 8, 2.0),
-        ("simplex", "large", 100, 1e-3, 8, 2.2), ("simplex", "small", 200, 1e-3, 8, 2.9),
+        ("simplex", "small", 100, 1e-3, 0.0, 8, 3.0), ("control", "small", 100, 1e-3, 0.0, 8, 3.1),
+        ("control", "small", 100, 1e-3, 0.0, 8, 3.3), ("control", "large", 100, 1e-3, 0.0, 8, 2.0),
+        ("simplex", "large", 100, 1e-3, 0.0, 8, 2.2), ("simplex", "small", 200, 1e-3, 0.0, 8, 2.9),
     ]  # fmt: skip
-    runs = pd.DataFrame(rows, columns=columns, index=[9, 8, 7, 6, 5, 4])
+    runs = pd.DataFrame(rows, columns=columns, index=[9, 8, 7, 6, 5, 4]).assign(decay_shape="linear")
     matched = matched_control(runs, ["loss:web"])["loss:web"]
     assert matched.index.tolist() == runs.index.tolist()
     np.testing.assert_allclose(matched, [3.2, 3.2, 3.2, 2.0, 2.0, np.nan])
+
+
+def test_a_control_ends_at_the_lr_of_its_run() -> None:
+    columns = ["role", "decay_shape", "end_lr", "loss:web"]
+    rows = [
+        ("simplex", "linear", 0.0, 3.0), ("simplex", "cosine", 1e-4, 3.2), ("simplex", "constant", 1e-3, 3.5),
+        ("simplex", "linear", 1e-5, 3.1), ("control", "linear", 0.0, 3.1), ("control", "linear", 1e-4, 3.3),
+    ]  # fmt: skip
+    runs = pd.DataFrame(rows, columns=columns).assign(
+        start_run_id="small", decay_tokens=100, start_lr=1e-3, batch_tokens=8
+    )
+    matched = matched_control(runs, ["loss:web"])["loss:web"]
+    np.testing.assert_allclose(matched, [3.1, 3.3, 3.2, np.nan, 3.1, 3.3])

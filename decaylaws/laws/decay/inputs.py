@@ -180,8 +180,11 @@ def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     )
     ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
     values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
+    falling = runs[runs["decay_shape"].astype(str) != "constant"]
+    ends = (falling["end_lr"] / falling["start_lr"]).tolist() or [1.0]
     return {
         "num_runs": len(runs),
+        "end_lr_factor": [float(min(ends)), float(max(ends))],
         "shapes": sorted(set(runs["decay_shape"].astype(str))),
         "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
         "share_values": values,

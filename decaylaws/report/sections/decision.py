@@ -125,15 +125,16 @@ def schedule(inputs: ReportInputs) -> Section:
             Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
             Picture.of(
                 lengths,
-                "Predicted objective by decay length. Each diamond is one combination of length, shape and batch size "
-                "with its best mixture and LR. Faint dots are candidates of the search that keep their guards.",
+                "Predicted objective by decay length. Each diamond is one combination of length, shape, end LR and "
+                "batch size with its best mixture and start LR. Faint dots are candidates of the search that keep "
+                "their guards.",
             ),
         ],
         tables=[
             PageTable.of(
                 _plan_table(plans),
-                f"All {len(plans)} combinations of length, shape and batch size, each optimised over mixture and LR, "
-                "nats per token. The recommended one is in bold.",
+                f"All {len(plans)} combinations of length, shape, end LR and batch size, each optimised over mixture "
+                "and start LR, nats per token. The recommended one is in bold.",
                 mark="chosen",
             )
         ],
@@ -144,7 +145,7 @@ def length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
     """Why this length: against the best plan of every other length, each at its own best mixture and LR.
 
     Args:
-        plans: every combination of length, shape and batch size with its best objective.
+        plans: every combination of length, shape, end LR and batch size with its best objective.
         chosen: the recommended length in tokens.
         noise: standard deviation of one run.
     """
@@ -181,6 +182,7 @@ def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:
             "decay tokens": plans["decay_tokens"],
             "shape": plans["shape"],
             "start LR": [f"{rate:.3g}" for rate in plans["start_lr"]],
+            "end LR": [f"{rate:.3g}" for rate in plans["end_lr"]],
             "batch tokens": plans["batch_tokens"],
             "objective": plans["objective"],
             "above the recommended": plans["objective"] - best,
