@@ -18,7 +18,7 @@ from _processes import Spent, spent_by_all
 from numpy.typing import NDArray
 
 from proxy_runs.engine.model import init_params
-from proxy_runs.sweep.machine import best_slots
+from proxy_runs.machine import best_slots
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint
 from proxy_runs.weights.checkpoints import MemberState, save_checkpoint

@@ -51,7 +51,7 @@ from _whole_jobs import whole_jobs
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.config import ModelShape
 from proxy_runs.engine import has_bfloat16
-from proxy_runs.sweep.machine import default_workers
+from proxy_runs.machine import default_workers
 
 
 def shape(d: int, layers: int, d_ff: int, heads: int, sequences: int, vocab: int, seq_len: int) -> Task:

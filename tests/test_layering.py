@@ -18,7 +18,8 @@ LEVELS = [
     {"errors", "progress"},
     {"io"},
     {"schedules", "mixtures", "decontamination", "evaluation"},
-    {"recipe", "runs"},
+    {"recipe"},
+    {"runs"},
     {"context", "settings", "laws", "exporters", "plots", "queue"},
     {"designs"},
     {"search"},
@@ -35,10 +36,10 @@ LAW_LEVELS = [
 ]
 PROXY_LEVELS = [
     {"compiled_code", "data"},
-    {"environment", "weights", "testing"},
+    {"environment", "machine", "weights", "testing"},
     {"engine", "evaluation"},
-    {"corpus", "sweep"},
     {"fsdp"},
+    {"corpus", "sweep"},
 ]
 PROXY_MAY_IMPORT = {
     "context", "decontamination", "errors", "evaluation", "io", "mixtures", "progress", "queue", "recipe", "runs",
@@ -154,7 +155,7 @@ def test_importing_the_library_is_light() -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.sweep.machine"])
+@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.machine"])
 def test_what_does_not_train_does_not_load_torch(module: str) -> None:
     assert "torch" not in loaded_by(module)
 

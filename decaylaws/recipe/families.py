@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _TOWERS = ("vision_config", "audio_config", "video_config")
+_ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -13,6 +14,12 @@ def num_experts(config: Mapping[str, Any]) -> int:
     """Experts of a layer; 0 for a dense model."""
     counts = (config.get(name) for name in _EXPERTS)
     return max((count for count in counts if isinstance(count, int)), default=0)
+
+
+def active_experts(config: Mapping[str, Any]) -> int | None:
+    """Experts of a layer to which a token is routed; ``None`` where the config does not say."""
+    counts = (config.get(name) for name in _ACTIVE_EXPERTS)
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def why_not_trainable(config: Mapping[str, Any]) -> str | None:

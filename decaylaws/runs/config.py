@@ -14,17 +14,13 @@ from typing import Any, Self
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.schedules import Schedule
+from decaylaws.runs.start import CheckpointShape, CheckpointStart, require_positive_int
+from decaylaws.schedules import Schedule, Segment
 
-RUN_KINDS = ("trunk", "decay")
+RUN_KINDS = ("trunk", "checkpoint", "decay")
 
 NUMERICS_VERSION = 1
 """Goes up whenever the trainer gives other losses for the same config: such runs must not pass for one."""
-
-
-def _require_positive_int(owner: str, name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise InvalidValueError(f"{owner}.{name}", value, "must be a positive integer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +53,7 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "seq_len"):
-            _require_positive_int("shape", name, getattr(self, name))
+            require_positive_int("shape", name, getattr(self, name))
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
             raise InvalidValueError(
                 "shape.num_heads",
@@ -122,6 +118,8 @@ class OptimizerConfig:
             raise InvalidValueError("optimizer.weight_decay", self.weight_decay, "must not be negative")
 
 
+Shape = ModelShape | CheckpointShape
+
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -156,7 +154,8 @@ class RunConfig:
     """One planned run.
 
     Attributes:
-        kind: ``trunk`` (stable phase from random weights) or ``decay`` (forked from a trunk's checkpoint).
+        kind: ``trunk`` (stable phase from random weights), ``checkpoint`` (one that exists and is only measured) or
+            ``decay`` (forked from a trunk's checkpoint or from one that exists).
         shape: model shape.
         schedule: absolute LR over the run's own tokens, ``[0, schedule.tokens)``.
         mixture: share of tokens by source.
@@ -164,15 +163,16 @@ class RunConfig:
         optimizer: AdamW settings.
         seed: keys the initial weights (trunk) and the order of the data.
         data_fingerprint: fingerprint of the prepared corpus.
-        start_run_id: the trunk from which a decay forks; ``None`` for a trunk.
-        start_tokens: tokens that the trunk had seen at the fork.
+        start_run_id: the trunk or checkpoint from which a decay forks; ``None`` for these themselves.
+        start_tokens: tokens that it had seen at the fork.
         pool_tokens: the run sees only the first so many tokens of each source, so that a short proxy repeats
             its data as often as the long run that it stands for; ``None`` means all.
         arithmetic: number format and compiler.
+        start: the checkpoint that a ``checkpoint`` is and from which its decays start; ``None`` beside a trunk.
     """
 
     kind: str
-    shape: ModelShape
+    shape: Shape
     schedule: Schedule
     mixture: Mixture
     batch_tokens: int
@@ -183,11 +183,12 @@ class RunConfig:
     start_tokens: int = 0
     pool_tokens: Mapping[str, int] | None = None
     arithmetic: Arithmetic = EXACT
+    start: CheckpointStart | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in RUN_KINDS:
             raise InvalidValueError("run.kind", self.kind, f"must be one of {', '.join(RUN_KINDS)}")
-        _require_positive_int("run", "batch_tokens", self.batch_tokens)
+        require_positive_int("run", "batch_tokens", self.batch_tokens)
         if self.batch_tokens % self.shape.seq_len:
             raise InvalidValueError(
                 "run.batch_tokens", self.batch_tokens, f"must be a multiple of seq_len={self.shape.seq_len}"
@@ -198,16 +199,76 @@ class RunConfig:
             raise InvalidValueError(
                 "run.start_run_id",
                 self.start_run_id,
-                "must name a trunk for a decay and be absent for a trunk",
+                "must name a trunk or checkpoint for a decay and be absent for these",
             )
+        self._check_start()
         if self.start_tokens < 0:
             raise InvalidValueError("run.start_tokens", self.start_tokens, "must not be negative")
         for source, tokens in (self.pool_tokens or {}).items():
-            _require_positive_int("run.pool_tokens", source, tokens)
+            require_positive_int("run.pool_tokens", source, tokens)
+
+    def _check_start(self) -> None:
+        """A checkpoint has a start, a trunk has none, and what is not a plain Llama can only be held."""
+        allowed = {"trunk": self.start is None, "checkpoint": self.start is not None, "decay": True}
+        if not allowed[self.kind]:
+            raise InvalidValueError(
+                "run.start", self.start, "must be given for a checkpoint and absent for a trunk"
+            )
+        if self.start is None and isinstance(self.shape, CheckpointShape):
+            raise InvalidValueError("run.shape", self.shape.family, "cannot be trained from random weights")
+        if self.kind == "decay" and self.start is not None and self.start_tokens != self.start.tokens:
+            raise InvalidValueError(
+                "run.start_tokens", self.start_tokens, f"must be those of its start, {self.start.tokens}"
+            )
+
+    @classmethod
+    def held(
+        cls,
+        start: CheckpointStart,
+        shape: Shape,
+        *,
+        mixture: Mixture,
+        batch_tokens: int,
+        data_fingerprint: str,
+        arithmetic: Arithmetic = EXACT,
+    ) -> Self:
+        """The run that measures a checkpoint: its own history as a constant LR, of which nothing is trained.
+
+        Args:
+            start: the checkpoint.
+            shape: its model.
+            mixture: which it was trained on.
+            batch_tokens: tokens of an optimiser step of its decays.
+            data_fingerprint: of the corpus whose held-out text measures it.
+            arithmetic: of the decays.
+        """
+        return cls(
+            kind="checkpoint",
+            shape=shape,
+            schedule=Schedule((Segment(start.tokens, start.lr, start.lr),)),
+            mixture=mixture,
+            batch_tokens=batch_tokens,
+            seed=0,
+            data_fingerprint=data_fingerprint,
+            arithmetic=arithmetic,
+            start=start,
+        )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether optimiser steps are taken; a checkpoint that exists is only measured."""
+        return self.kind != "checkpoint"
+
+    @property
+    def llama(self) -> ModelShape:
+        """The shape, for the stacked trainer, which is never given another one."""
+        if isinstance(self.shape, CheckpointShape):
+            raise InvalidValueError("run.shape", self.shape.family, "is not a Llama that can be stacked")
+        return self.shape
 
     @property
     def tokens(self) -> int:
-        """Tokens that the run consumes."""
+        """Tokens that the run consumes; those of its history for a checkpoint."""
         return int(self.schedule.tokens)
 
     @property
@@ -217,8 +278,8 @@ class RunConfig:
 
     @property
     def train_flops(self) -> int:
-        """FLOPs of the run's own tokens (a fork does not pay for its trunk)."""
-        return self.tokens * self.shape.train_flops_per_token
+        """FLOPs of the run's own tokens (a fork does not pay for its trunk, nobody for a checkpoint that exists)."""
+        return self.tokens * self.shape.train_flops_per_token if self.is_trained else 0
 
     @property
     def run_id(self) -> str:
@@ -248,15 +309,23 @@ class RunConfig:
         }
         if self.arithmetic != EXACT:  # not written otherwise: runs of earlier versions keep their identity
             values["arithmetic"] = asdict(self.arithmetic)
+        if self.start is not None:
+            values["start"] = asdict(self.start)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild a config from ``to_dict``; every field is validated again."""
         content = dict(values)
-        content["shape"] = ModelShape(**content["shape"])
+        content["shape"] = shape_from_dict(content["shape"])
         content["schedule"] = Schedule.from_dict(content["schedule"])
         content["mixture"] = Mixture.from_dict(content["mixture"])
         content["optimizer"] = OptimizerConfig(**content["optimizer"])
         content["arithmetic"] = Arithmetic(**content.get("arithmetic", {}))
+        content["start"] = CheckpointStart(**content["start"]) if content.get("start") else None
         return cls(**content)
+
+
+def shape_from_dict(values: Mapping[str, Any]) -> Shape:
+    """The shape whose fields ``values`` are."""
+    return CheckpointShape(**values) if "family" in values else ModelShape(**values)

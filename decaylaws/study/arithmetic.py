@@ -88,7 +88,7 @@ def _seconds(study: Study) -> float:
 
     A busy machine would otherwise decide how a study computes, and the decision stays.
     """
-    from proxy_runs.sweep.machine import visible_gpus
+    from proxy_runs.machine import visible_gpus
 
     if visible_gpus(study.settings.backend.device):
         return time.perf_counter()

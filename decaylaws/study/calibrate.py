@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decaylaws.designs.planner import Design
-from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
+from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, Shape
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.stored import StoredCalibration
@@ -29,10 +29,10 @@ class Calibration:
     """
 
     matmul_flops: float
-    speeds: dict[ModelShape, dict[int, float]]
+    speeds: dict[Shape, dict[int, float]]
     workers: int
 
-    def hours(self, shape: ModelShape, tokens: int) -> float:
+    def hours(self, shape: Shape, tokens: int) -> float:
         """Hours of training ``tokens`` with all workers, evaluation not counted."""
         return tokens / max(self.speeds[shape].values()) / self.workers / 3600.0
 
@@ -45,9 +45,9 @@ class Calibration:
         """Hours of a whole plan."""
         return sum(self.hours(run.config.shape, run.config.tokens) for run in design)
 
-    def slots(self, shape: ModelShape) -> int:
+    def slots(self, shape: Shape) -> int:
         """Members of a stack that train fastest."""
-        from proxy_runs.sweep.machine import best_slots
+        from proxy_runs.machine import best_slots
 
         return best_slots(self.speeds[shape])
 
@@ -57,7 +57,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
 
     Loads torch only to measure.
     """
-    from proxy_runs.sweep.machine import default_workers
+    from proxy_runs.machine import default_workers
 
     planner, batch = study.planner(), study.settings.batch_tokens
     shapes = [planner.shape(name) for name in study.settings.shapes]
@@ -70,7 +70,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
         stored |= _measure_matmul(study) if "matmul_flops" not in stored else {}
         stored["speeds"] |= {keys[shape]: _measure(study, shape) for shape in unknown}
         write_json(study.calibration_file, stored)
-    found = {
+    found: dict[Shape, dict[int, float]] = {
         shape: {int(count): speed for count, speed in stored["speeds"][keys[shape]].items()}
         for shape in small
     }
@@ -79,7 +79,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     return Calibration(stored["matmul_flops"], found, count)
 
 
-def _key(shape: ModelShape, batch_tokens: int, arithmetic: Arithmetic) -> str:
+def _key(shape: Shape, batch_tokens: int, arithmetic: Arithmetic) -> str:
     """Under which a speed is stored."""
     changes = [] if arithmetic == EXACT else [vars(arithmetic)]
     return content_hash(vars(shape), batch_tokens, *changes)
@@ -87,7 +87,7 @@ def _key(shape: ModelShape, batch_tokens: int, arithmetic: Arithmetic) -> str:
 
 def _stored(study: Study) -> dict[str, Any]:
     """What was measured before on this machine."""
-    from proxy_runs.sweep.machine import machine_key
+    from proxy_runs.machine import machine_key
 
     key = machine_key(study.settings.backend.device)
     stored = read_json(study.calibration_file, StoredCalibration) if study.calibration_file.is_file() else {}
@@ -113,7 +113,7 @@ def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
 
 def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> list[ModelShape]:
     """Shapes whose step takes a second or two at most, or the smallest one."""
-    from proxy_runs.sweep.machine import visible_gpus
+    from proxy_runs.machine import visible_gpus
 
     limit = MAX_STEP_FLOPS["gpu" if visible_gpus(device) else "cpu"]
     ordered = sorted(shapes, key=lambda shape: shape.train_flops_per_token)
@@ -124,7 +124,7 @@ def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> l
     ]
 
 
-def _scaled(shape: ModelShape, found: dict[ModelShape, dict[int, float]]) -> dict[int, float]:
+def _scaled(shape: Shape, found: dict[Shape, dict[int, float]]) -> dict[int, float]:
     """Speed of a shape too large to be tried: the FLOPs per second of the largest one that was."""
     largest = max(found, key=lambda each: each.train_flops_per_token)
     ratio = largest.train_flops_per_token / shape.train_flops_per_token

@@ -20,7 +20,7 @@ import pandas as pd
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION
-from decaylaws.runs.config import ModelShape, RunConfig
+from decaylaws.runs.config import RunConfig, Shape
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.plan import current_plan
@@ -341,7 +341,7 @@ def open_queue(study: Study, progress: Progress = silent, *, serves: str = "") -
 
 
 def workspace(
-    study: Study, slots: int, *, shape_slots: Mapping[ModelShape, int] | None = None, serves: str = ""
+    study: Study, slots: int, *, shape_slots: Mapping[Shape, int] | None = None, serves: str = ""
 ) -> Workspace:
     """What the workers of a study need to know."""
     from proxy_runs.sweep.workspace import Workspace

@@ -57,10 +57,10 @@ def averaged_losses(
     if not kept or not all(path.is_file() for path in kept):
         return {}
     paths = [*kept, final_checkpoint(directory, config.run_id)]
-    states = [load_checkpoint(path, shape=config.shape) for path in paths]
+    states = [load_checkpoint(path, shape=config.llama) for path in paths]
     evaluation = EvaluationSet.build(
         store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain
     )
     mean = merge(states, np.full(len(states), 1.0 / len(states)))
-    (losses,) = evaluation.losses(StackedLlama(config.shape), stack_params([mean]))
+    (losses,) = evaluation.losses(StackedLlama(config.llama), stack_params([mean]))
     return {AVERAGED_LOSS + domain: loss for domain, loss in losses.items()}

@@ -45,7 +45,7 @@ def read_out(
     """
     start = start_checkpoint(directory, str(config.start_run_id), config.start_tokens)
     kept = [kept_checkpoint(directory, config.run_id, tokens) for tokens in checkpoint_tokens(config)]
-    states = [load_checkpoint(path, shape=config.shape) for path in (start, *kept)]
+    states = [load_checkpoint(path, shape=config.llama) for path in (start, *kept)]
     evaluation = EvaluationSet.build(
         store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain
     )

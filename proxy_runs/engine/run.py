@@ -128,10 +128,10 @@ class Run:
 
     def start_state(self) -> MemberState:
         """The state of a trunk before its first step: random weights, empty moments."""
-        params = init_params(self.config.shape, self.config.seed)
+        params = init_params(self.config.llama, self.config.seed)
         return MemberState(
             run_id=self.config.run_id,
-            shape=self.config.shape,
+            shape=self.config.llama,
             step=0,
             run_step=0,
             tokens=0,

@@ -95,7 +95,7 @@ class Stack:
         ]
         return MemberState(
             run_id=run.config.run_id,
-            shape=run.config.shape,
+            shape=self.shape,
             step=run.history_step,
             run_step=run.step,
             tokens=run.config.start_tokens + run.tokens,

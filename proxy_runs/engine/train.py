@@ -148,7 +148,7 @@ class _Session:
         hooks: _Hooks,
         backend: Backend,
     ) -> None:
-        self._like, shape = configs[0], configs[0].shape
+        self._like, shape = configs[0], configs[0].llama
         self._pending = deque(configs)
         self._has_closed = False
         self._store = store
@@ -231,7 +231,7 @@ class _Session:
         if not path.is_file():
             return None
         try:
-            state = load_checkpoint(path, shape=run.config.shape)
+            state = load_checkpoint(path, shape=run.config.llama)
         except DataError as error:
             # nothing is lost but time: the run starts over and ends with the same numbers
             self._hooks.progress(run.config.run_id, 0, run.config.tokens, f"starts over: {error}")
@@ -248,7 +248,7 @@ class _Session:
         if config.kind == "trunk":
             return run.start_state()
         path = self._where.start(config)
-        state = load_checkpoint(path, shape=config.shape)
+        state = load_checkpoint(path, shape=config.llama)
         if (state.run_id, state.tokens) != (config.start_run_id, config.start_tokens):
             raise DataError(
                 f"The checkpoint {path} is of run {state.run_id} at {state.tokens} tokens; the decay "

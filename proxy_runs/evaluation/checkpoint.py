@@ -11,9 +11,9 @@ import torch
 from transformers import AutoTokenizer
 
 from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.io.digest import content_digest
 from proxy_runs.evaluation.text import TextEncoder
 from proxy_runs.weights.causal_lm import load_causal_lm, require_checkpoint
-from proxy_runs.weights.checkpoint_files import content_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
+from decaylaws.io.digest import content_digest
 from decaylaws.recipe import Recipe
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.weights.checkpoint_files import content_digest
 
 START_FILES = ("config.json", "state.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 

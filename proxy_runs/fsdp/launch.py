@@ -25,14 +25,15 @@ from decaylaws.io.json import read_json
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.doctor import examine
+from decaylaws.runs.start import OPTIMIZER_FILE
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
 from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.metrics import last_step
 from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
-from proxy_runs.sweep.machine import visible_gpus
-from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, STATE_FILE, no_moments
+from proxy_runs.machine import visible_gpus
+from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "settings.json",

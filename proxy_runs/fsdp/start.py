@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from decaylaws.errors import DataError
 from decaylaws.recipe.families import why_not_trainable
+from decaylaws.runs.start import OPTIMIZER_FILE
 from proxy_runs.fsdp.checkpoint import read_checkpoint
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
-from proxy_runs.weights.checkpoint_files import OPTIMIZER_FILE, STATE_FILE, no_moments
+from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
 from proxy_runs.weights.checkpoints import load_checkpoint
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from decaylaws.progress import Progress, silent
 from decaylaws.queue.queue import RunQueue
-from decaylaws.runs.config import ModelShape, RunConfig
+from decaylaws.runs.config import RunConfig, Shape, shape_from_dict
 from decaylaws.settings.study import EvaluationSettings
 
 STOP_PATIENCE_SECONDS = 30.0
@@ -51,7 +51,7 @@ class Workspace:
     evaluation: EvaluationSettings
     objective: Mapping[str, float]
     slots: int = 1
-    shape_slots: Mapping[ModelShape, int] = field(default_factory=dict)
+    shape_slots: Mapping[Shape, int] = field(default_factory=dict)
     slots_batch_tokens: int = 0
     device: str = "cpu"
     keep_checkpoints: bool = False
@@ -74,7 +74,7 @@ class Workspace:
         values = {**json.loads(line), "storage_url": storage_url}
         values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
         values["evaluation"] = EvaluationSettings(**values["evaluation"])
-        values["shape_slots"] = {ModelShape(**shape): count for shape, count in values["shape_slots"]}
+        values["shape_slots"] = {shape_from_dict(shape): count for shape, count in values["shape_slots"]}
         return cls(**values)
 
     def slots_for(self, config: RunConfig) -> int:

@@ -101,6 +101,8 @@ def first_whole(values: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 _OTHER_TENSORS = ("exp_avg", "optim", "position", "wpe")
 _EMBEDDINGS, _HEADS = ("embed", "wte"), ("lm_head", "param.head")
+# masks and frequencies that older checkpoints hold beside their weights (GPT-2, GPT-NeoX)
+_BUFFERS = ("attention.bias", "attn.bias", "masked_bias", "inv_freq")
 
 
 def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
@@ -113,10 +115,13 @@ def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
     return None
 
 
+def is_beside_embeddings(name: str) -> bool:
+    """Whether a tensor of that name is neither embedding nor output head nor a buffer nor state of the optimiser."""
+    left_out = _OTHER_TENSORS + _EMBEDDINGS + _HEADS
+    return not any(part in name for part in left_out) and not name.endswith(_BUFFERS)
+
+
 def non_embedding_params(shapes: Mapping[str, Iterable[int]]) -> int | None:
     """Numbers in the tensors that are neither embedding nor output head nor state of the optimiser."""
-    left_out = _OTHER_TENSORS + _EMBEDDINGS + _HEADS
-    counts = [
-        math.prod(shape) for name, shape in shapes.items() if not any(part in name for part in left_out)
-    ]
+    counts = [math.prod(shape) for name, shape in shapes.items() if is_beside_embeddings(name)]
     return whole(sum(counts)) or None

@@ -115,6 +115,24 @@ def _sharded(path: Path) -> CheckpointFacts:
     )
 
 
+def tensor_shapes(folder: Path, *, pattern: str = "*.safetensors") -> dict[str, list[int]]:
+    """Shapes of the model's tensors in a folder, by name, out of the headers of its safetensors files.
+
+    Args:
+        folder: the folder.
+        pattern: of the files; the optimiser's are left out.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    return {
+        name: shape
+        for file in sorted(folder.glob(pattern))
+        if file.name not in OPTIMIZER_FILES
+        for name, shape in _header(file)[1].items()
+    }
+
+
 def _huggingface(path: Path) -> CheckpointFacts:
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     trainer = read_json(path / "trainer_state.json") if (path / "trainer_state.json").is_file() else {}
@@ -123,12 +141,7 @@ def _huggingface(path: Path) -> CheckpointFacts:
     step = first_whole({**trainer, **launched}, STEP_NAMES)
     lrs, lr_step = _trainer_lrs(path, trainer) if trainer else (rates([launched.get("lr")]), None)
     text = config.get("text_config")
-    shapes = {
-        name: shape
-        for file in sorted(path.glob("*.safetensors"))
-        if file.name not in OPTIMIZER_FILES
-        for name, shape in _header(file)[1].items()
-    }
+    shapes = tensor_shapes(path)
     return CheckpointFacts(
         kind="huggingface",
         step=step,

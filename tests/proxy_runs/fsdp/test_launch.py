@@ -44,7 +44,7 @@ from proxy_runs.fsdp.metrics import last_step, read_metrics
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.torchrun import USER_ERROR
 from proxy_runs.fsdp.trainer import Trainer
-from proxy_runs.sweep.machine import visible_gpus
+from proxy_runs.machine import visible_gpus
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from proxy_runs.weights.hf import save_hf
@@ -366,8 +366,8 @@ def test_every_setting_is_named_in_the_help() -> None:
 def test_a_rank_needs_a_gpu_of_its_own(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy_runs.sweep.machine.version", lambda _: "2.11.0+cu130")
-    monkeypatch.setattr("proxy_runs.sweep.machine._gpus", lambda: ["nvidia0", "nvidia1", "nvidia2"])
+    monkeypatch.setattr("proxy_runs.machine.version", lambda _: "2.11.0+cu130")
+    monkeypatch.setattr("proxy_runs.machine._gpus", lambda: ["nvidia0", "nvidia1", "nvidia2"])
     for visible, count in ((None, 3), ("0", 1), ("2,0", 2), ("", 0), ("-1", 0), ("1,-1,2", 1)):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
