@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
 
 from decaylaws.io.signals import STOP_SIGNALS
@@ -21,10 +22,15 @@ def main() -> None:
         signal.signal(each, _leave_at_once)
 
     from decaylaws.cli import main as run_command
+    from decaylaws.cli.answers import EXIT_FAULT
 
     for each in heard:
         signal.signal(each, signal.default_int_handler if each == signal.SIGINT else _stop)
-    run_command()
+    try:
+        run_command()
+    except Exception:
+        traceback.print_exc()
+        sys.exit(EXIT_FAULT)
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

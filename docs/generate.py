@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from decaylaws.cli import app
+from decaylaws.cli.answers import EXIT_CODES
 from decaylaws.settings.study import StudySettings
 from proxy_runs.fsdp.settings import TrainSettings
 
@@ -29,8 +30,7 @@ def commands_page() -> str:
     parts = [
         NOTE,
         "# Commands\n\n",
-        "Exit codes: 0 for success, 2 for an error that you can mend (its message is one line), 130 after Ctrl-C. "
-        "Any other code is a fault of the program.\n",
+        "Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + ".\n",
     ]
     for name, command in _commands("decaylaws", typer.main.get_command(app)):
         parts.append(f"\n## {name}\n\n{_paragraphs(command.help or '')}\n")

@@ -63,7 +63,9 @@ def commands(block: Block) -> Iterator[tuple[str, list[str]]]:
     if block.language in SHELL:
         for line in block.text.replace("\\\n", " ").splitlines():
             if found := COMMAND.match(line):
-                yield found[1], shlex.split(found[2], comments=True)
+                words = shlex.split(found[2], comments=True)
+                shell = next((at for at, word in enumerate(words) if word in ("|", ">", ">>")), None)
+                yield found[1], words[:shell]  # what it prints may go to another program
 
 
 def parse(arguments: list[str]) -> None:

@@ -10,19 +10,21 @@ from rich.console import Console
 
 from decaylaws import __version__
 from decaylaws.cli import context, evaluation, export, launch, recipe, schedule, study
+from decaylaws.cli.answers import EXIT_CODES, EXIT_ERROR, VerbApp
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
 from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from decaylaws.laws.kit.threads import one_blas_thread
 
-EXIT_ERROR = 2
 STOPPED = {EXIT_INTERRUPTED: "Interrupted"} | {128 + each: f"Stopped by {each.name}" for each in STOP_SIGNALS}
 """Exit codes of a command that was told to stop, and in what words it says so."""
 
-app = typer.Typer(
+app = VerbApp(
     name="decaylaws",
     help="Plan the decay of a language model: microanneals, decay laws, mixture search, confirmed recipes.\n\n"
-    "Start with 'decaylaws demo', or with 'decaylaws init my-study --template quick' for your own text.",
+    "Start with 'decaylaws demo', or with 'decaylaws init my-study --template quick' for your own text.\n\n"
+    "With --json a command prints its result as one JSON object on standard output.",
+    epilog="Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -18,6 +18,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from decaylaws.study import Study
+from decaylaws.study.status import command_of
 
 LINE_EVERY_SECONDS = 10.0
 LOG_WIDTH = 160
@@ -52,7 +53,7 @@ def open_study(console: Console, directory: Path) -> Study:
 def say_next(console: Console, study: Study, verb: str | None) -> None:
     """The command that goes on with a study, the last line of each of its verbs; None after all of them."""
     done = f"All is done. Read {study.report_file}"
-    line = done if verb is None else f"Next: decaylaws {verb} '{study.root}'"
+    line = done if verb is None else f"Next: {command_of(study, verb)}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ import typer
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from decaylaws.cli.answers import VerbApp
 from decaylaws.cli.console import text_columns
 from decaylaws.context import (
     PUBLISHED_EXTENSIONS,
@@ -23,7 +24,7 @@ from decaylaws.recipe import Recipe, RopeSettings
 from decaylaws.recipe.rope import FACTOR_METHODS
 from decaylaws.schedules.quantities import parse_tokens, round_tokens
 
-app = typer.Typer(help="Extend the sequence length in the decay.", no_args_is_help=True)
+app = VerbApp(help="Extend the sequence length in the decay.", no_args_is_help=True)
 
 Method = Annotated[str, typer.Option(help="none, abf, position_interpolation, ntk or yarn")]
 Theta = Annotated[
@@ -34,13 +35,14 @@ UNKNOWN = "?"
 
 
 @app.command()
-def library() -> None:
+def library() -> dict[str, object]:
     """List how published models were extended, with sources. A ? was not stated or not verified."""
     for entry in PUBLISHED_EXTENSIONS.values():
         typer.echo(f"{entry.name}  {entry.model}")
         if entry.stages:
             typer.echo(text_columns([_stage_row(stage) for stage in entry.stages]))
         typer.echo(f"  {entry.source}{f'; {entry.remark}' if entry.remark else ''}\n")
+    return {"extensions": list(PUBLISHED_EXTENSIONS.values())}
 
 
 @app.command()
@@ -50,7 +52,7 @@ def rope(
     head_dim: Annotated[int, typer.Option(help="dimensions of an attention head")] = 128,
     theta: Annotated[float, typer.Option(help="base of the checkpoint's rotary embedding")] = 10_000.0,
     abf_theta: Annotated[float, typer.Option(help="the larger base of abf")] = 1_000_000.0,
-) -> None:
+) -> dict[str, object]:
     """Compare the methods of extending a rotary embedding."""
     variants = [
         _rope("none", theta, seq_len, original_seq_len),
@@ -58,11 +60,13 @@ def rope(
         *(_rope(method, theta, seq_len, original_seq_len) for method in FACTOR_METHODS),
     ]
     trained = rotary_frequencies(variants[0], head_dim).inverse * original_seq_len
-    typer.echo(text_columns([_variant_row(variant, head_dim, seq_len, trained) for variant in variants]))
+    rows = [_variant_row(variant, head_dim, seq_len, trained) for variant in variants]
+    typer.echo(text_columns(rows))
     typer.echo(
         "slowest turn: positions of a full turn of the slowest pair; unseen: pairs that reach angles which the "
         "checkpoint has not been trained on"
     )
+    return {"variants": variants}
 
 
 @app.command()
@@ -78,7 +82,7 @@ def extend(
         list[str] | None, typer.Option(help="a source of long documents; can be repeated")
     ] = None,
     long_share: Annotated[float, typer.Option(help="share of the long sources in the longer stage")] = 0.3,
-) -> None:
+) -> dict[str, object]:
     """Write a recipe whose last tokens have a longer sequence length. The LR does not change."""
     recipe = Recipe.load(path)
     last = recipe.stages[-1]
@@ -90,6 +94,7 @@ def extend(
         mixture=with_long_share(last.mixture, long_source, long_share) if long_source else None,
     )
     typer.echo(f"written to {longer.save(out)}")
+    return {"file": out, "recipe": longer}
 
 
 def _rope(method: str, theta: float, seq_len: int, original_seq_len: int) -> RopeSettings:

@@ -53,7 +53,7 @@ def decontaminate_verb(
     ] = False,
     examples: Annotated[int, typer.Option(help="matches to print for each source and task", min=0)] = 1,
     workers: Workers = 1,
-) -> None:
+) -> Report:
     """Find evaluation items in training text, report them by source and task, and write what stays (--filter)."""
     with ConsoleProgress(console) as progress:
         report = decontaminate(
@@ -69,6 +69,7 @@ def decontaminate_verb(
     console.print(frame_table(report.filter_table(), title="the filter"))
     _print_examples(report, examples)
     _say_where(output / "report.json", output, write)
+    return report
 
 
 def deduplicate_verb(
@@ -82,7 +83,7 @@ def deduplicate_verb(
         bool, typer.Option("--filter", help="write the shards without the repeated text")
     ] = False,
     workers: Workers = 1,
-) -> None:
+) -> dict[str, object]:
     """Find repeated paragraphs and near-duplicate documents. The first occurrence is kept."""
     with ConsoleProgress(console) as progress:
         table = deduplicate(
@@ -95,6 +96,7 @@ def deduplicate_verb(
         )
     console.print(frame_table(table, title="duplicates"))
     _say_where(output / "duplicates.json", output, write)
+    return {"duplicates": table}
 
 
 def _say_where(report: Path, output: Path, filtered: bool) -> None:

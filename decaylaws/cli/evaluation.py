@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from decaylaws.cli.console import ConsoleProgress, make_console, plain_table
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations
 from decaylaws.evaluation.benchmarks import ABILITIES, BENCHMARKS, select
-from decaylaws.io.files import write_text
 from decaylaws.io.text import plain_stem
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def evaluate(
     ] = 2_048,
     device: Annotated[str, typer.Option(help="device of torch, such as cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="number format, float32 or bfloat16")] = "float32",
-) -> None:
+) -> dict[str, object]:
     """Score a checkpoint on domains, question sets, a retrieval probe and benchmarks. Finished tasks are kept."""
     from transformers.utils import logging as transformers_logging
 
@@ -90,13 +88,14 @@ def evaluate(
     if kept:
         console.print(f"Kept, since nothing about them has changed: {', '.join(kept)}.", soft_wrap=True)
     console.print(f"Written to {out}.", soft_wrap=True)
+    return {"folder": out, "kept": kept, "evaluation": evaluation}
 
 
 def to_hf(
     checkpoint: Annotated[Path, typer.Argument(help="STUDY/checkpoints/RUN.safetensors", show_default=False)],
     corpus: Annotated[Path, typer.Option(help="prepared corpus, for its tokenizer, such as STUDY/corpus")],
     out: Annotated[Path, typer.Option(help="folder to write")],
-) -> None:
+) -> dict[str, object]:
     """Write a trunk's or a microanneal's checkpoint as a Hugging Face folder, for 'evaluate' and other tools."""
     from transformers.utils import logging as transformers_logging
 
@@ -128,9 +127,10 @@ def to_hf(
         highlight=False,
         soft_wrap=True,
     )
+    return {"folder": out, "run_id": state.run_id, "tokens": state.tokens}
 
 
-def benchmarks() -> None:
+def benchmarks() -> dict[str, object]:
     """List benchmarks that reports on mid-training use, by ability, with their lm-eval tasks."""
     columns = ("ability", "benchmark", "lm-eval task", "note")
     view = plain_table(*columns, title="benchmarks by ability", left=columns)
@@ -138,14 +138,14 @@ def benchmarks() -> None:
         note = "runs code; " * entry.runs_code + entry.note
         view.add_row(entry.ability, entry.name, entry.lm_eval or "none", note.removesuffix("; "))
     console.print(view)
+    return {"benchmarks": BENCHMARKS}
 
 
 def compare_evals(
     first: Annotated[Path, typer.Argument(help="folder of the first evaluation", show_default=False)],
     second: Annotated[Path, typer.Argument(help="folder of the second evaluation", show_default=False)],
     level: Annotated[float, typer.Option(help="confidence level of the intervals and verdicts")] = 0.95,
-    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the figures")] = None,
-) -> None:
+) -> dict[str, object]:
     """Test two checkpoints on the documents that both were scored on."""
     table = compare_evaluations(first, second, level=level)
     columns = ("task", "metric", "first", "second", "difference", "p (Holm)", "detectable", "verdict")
@@ -172,8 +172,7 @@ def compare_evals(
         console.print(
             f"Up to {unpaired} documents of a task were scored in one evaluation only and left out."
         )
-    if json_file is not None:
-        write_text(json_file, json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n")
+    return {"first": first, "second": second, "level": level, "comparisons": table}
 
 
 def show(evaluation: Evaluation) -> None:

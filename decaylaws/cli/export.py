@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from decaylaws import study as verbs
+from decaylaws.cli.answers import No
 from decaylaws.cli.console import frame_table, make_console, open_study, say, say_next
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import (
@@ -84,13 +85,12 @@ def export(
             help="compare this configuration of --target with the recipe and write nothing (FILE or FILE.py:FUNCTION)"
         ),
     ] = None,
-) -> None:
+) -> object:
     """Write the recipe as configuration for other trainers, or check an existing one (exit code 1 if it differs)."""
     study = open_study(console, source) if source.is_dir() else None
     recipe = Recipe.load(source) if study is None else load_recipe(study)
     if check is not None:
-        _check(recipe, target or [], check, seen_steps, seen_samples)
-        return
+        return _check(recipe, target or [], check, seen_steps, seen_samples)
     options = ExportOptions(
         lr_rule=lr_rule.value,
         tolerance=tolerance,
@@ -109,6 +109,7 @@ def export(
     _print_exports(recipe, directory, outcomes)
     if study is not None:
         say_next(console, study, verb_after("export"))
+    return {"folder": directory, "exports": outcomes, "remarks": export_remarks(recipe, outcomes)}
 
 
 def _print_exports(
@@ -123,12 +124,12 @@ def _print_exports(
 
 def _check(
     recipe: Recipe, targets: list[str], path: Path, seen_steps: int | None, seen_samples: int | None
-) -> None:
+) -> object:
     if len(targets) != 1:
         raise InvalidValueError(
             "target", targets, "must name the one trainer that --check is a configuration of"
         )
     result = check_config(recipe, targets[0], path, seen_steps=seen_steps, seen_samples=seen_samples)
     typer.echo(result.describe(), nl=False)
-    if not result.agrees:
-        raise typer.Exit(1)
+    answer = {"agrees": result.agrees, "differences": result.differences, "check": result}
+    return answer if result.agrees else No(answer)

@@ -58,7 +58,7 @@ def launch(
         float,
         typer.Option(help="time limit of a job; at the limit it saves a checkpoint and is queued again"),
     ] = 24.0,
-) -> None:
+) -> object:
     """Train the recipe at full scale with torchrun and FSDP2; save DCP and a Hugging Face checkpoint.
 
     Reads recipe.yaml, the corpus and the trunk's checkpoint of a study; or any
@@ -78,7 +78,7 @@ def launch(
             launch_settings(source, wanted), nodes=slurm_nodes, ranks_per_node=slurm_gpus, hours=slurm_hours
         )
         console.print(f"Submit it with: sbatch {script}", highlight=False, soft_wrap=True)
-        return
+        return {"script": script}
     with ConsoleProgress(console) as progress:
         launched = study.launch(source, processes=processes, settings=wanted, progress=progress)
     title = f"launched run on {launched.ranks} ranks, final loss, nats per token"
@@ -88,6 +88,7 @@ def launch(
     console.print(folder, highlight=False, markup=False, soft_wrap=True)
     if isinstance(source, study.Study):
         say_next(console, source, verb_after("launch"))
+    return launched
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from decaylaws.cli.answers import No, VerbApp
 from decaylaws.cli.console import text_columns
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import atomic_write
@@ -15,7 +16,7 @@ from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.preview import save_png, stage_table, summarize, text_plot
 from decaylaws.schedules.quantities import parse_tokens, round_lr, round_tokens
 
-app = typer.Typer(help="Draw, compare and check learning-rate schedules.", no_args_is_help=True)
+app = VerbApp(help="Draw, compare and check learning-rate schedules.", no_args_is_help=True)
 
 Text = Annotated[str, typer.Argument(help="arrow notation, or the name of a published schedule")]
 Texts = Annotated[list[str], typer.Argument(help="arrow notations or names of published schedules")]
@@ -38,7 +39,7 @@ def show(
     ] = None,
     batch_tokens: Batch = None,
     png: Png = None,
-) -> None:
+) -> dict[str, object]:
     """Draw a schedule and print its stages, LR, integral and steps."""
     label, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
@@ -52,14 +53,18 @@ def show(
         f"end {round_lr(summary.end_lr)}, mean {round_lr(summary.mean_lr)}, "
         f"integral {summary.integral:.6g}{steps}"
     )
-    for position in at or []:
-        tokens = 0 if position.strip() == "0" else parse_tokens(position, "at")
-        typer.echo(f"LR at {round_tokens(tokens)}: {float(built.lr(tokens)):.6g}")
+    positions = [0 if each.strip() == "0" else parse_tokens(each, "at") for each in at or []]
+    lrs = [{"tokens": tokens, "lr": float(built.lr(tokens))} for tokens in positions]
+    for each in lrs:
+        typer.echo(f"LR at {round_tokens(int(each['tokens']))}: {each['lr']:.6g}")
     _draw({label: built}, png)
+    return {"notation": str(built), "schedule": built, "summary": summary, "at": lrs}
 
 
 @app.command()
-def compare(schedules: Texts, values: Values = None, batch_tokens: Batch = None, png: Png = None) -> None:
+def compare(
+    schedules: Texts, values: Values = None, batch_tokens: Batch = None, png: Png = None
+) -> dict[str, object]:
     """Compare schedules by length, peak, end, mean, integral and the share that decays."""
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     built = dict(_read(text, values, lenient=True) for text in schedules)
@@ -67,6 +72,7 @@ def compare(schedules: Texts, values: Values = None, batch_tokens: Batch = None,
         raise InvalidValueError("schedules", schedules, "must differ from each other")
     typer.echo(text_columns([_row(label, schedule, batch) for label, schedule in built.items()]))
     _draw(built, png, share_of_length=True)
+    return {"schedules": {label: summarize(schedule, batch) for label, schedule in built.items()}}
 
 
 @app.command("lint")
@@ -75,24 +81,27 @@ def lint_command(
     values: Values = None,
     batch_tokens: Batch = None,
     floor: Annotated[float | None, typer.Option(help="largest LR at which it should end")] = None,
-) -> None:
+) -> object:
     """Report likely mistakes in a schedule; exit with code 1 if there is one."""
     _, built = _read(schedule, values)
     batch = None if batch_tokens is None else parse_tokens(batch_tokens, "batch-tokens")
     findings = lint(built, batch_tokens=batch, floor_lr=None if floor is None else valid_lr("floor", floor))
     for finding in findings:
         typer.echo(str(finding))
+    result = {"findings": findings}
     if findings:
-        raise typer.Exit(1)
+        return No(result)
     typer.echo("clean")
+    return result
 
 
 @app.command()
-def library() -> None:
+def library() -> dict[str, object]:
     """List the published schedules and their sources."""
     for entry in PUBLISHED.values():
         remark = f"; {entry.remark}" if entry.remark else ""
         typer.echo(f"{entry.name}\n  {entry.template}\n  {entry.source}{remark}")
+    return {"schedules": list(PUBLISHED.values())}
 
 
 def _read(text: str, values: list[str] | None, *, lenient: bool = False) -> tuple[str, Schedule]:

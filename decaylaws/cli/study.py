@@ -28,12 +28,12 @@ from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.confirm import Confirmed
 from decaylaws.study.fit import ERROR_COLUMNS
-from decaylaws.study.plan import current_plan
-from decaylaws.study.prepare import check_corpus
+from decaylaws.study.plan import Plan, current_plan
+from decaylaws.study.prepare import Preparation, check_corpus
 from decaylaws.study.question import EARLIER_PLAN, left_out_words
 from decaylaws.study.recommend import load_recommendation
 from decaylaws.study.slurm import slurm_script
-from decaylaws.study.status import next_verb, steps, verb_after
+from decaylaws.study.status import Status, next_verb, steps, verb_after
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
@@ -49,7 +49,7 @@ def init(
             help="study: your sources; quick: your sources, sized for a first look; demo: the sources of the demo"
         ),
     ] = "study",
-) -> None:
+) -> dict[str, object]:
     """Make a study directory with an annotated study.yaml.
 
     An existing study.yaml is not changed.
@@ -63,9 +63,10 @@ def init(
         line += " Name your sources in it."
     console.print(line, highlight=False, soft_wrap=True)
     say_next(console, study, verb)
+    return {"settings_file": study.settings_file, "is_new": not existed, "next_verb": verb}
 
 
-def prepare(directory: StudyDir) -> None:
+def prepare(directory: StudyDir) -> Preparation:
     """Read, deduplicate, split and tokenise the sources.
 
     Reads study.yaml and the files that it names.
@@ -89,9 +90,10 @@ def prepare(directory: StudyDir) -> None:
     say(console, prepared.notes)
     check_corpus(study)
     say_next(console, study, verb_after("prepare"))
+    return prepared
 
 
-def plan(directory: StudyDir) -> None:
+def plan(directory: StudyDir) -> Plan:
     """Plan the sweep and say what it costs.
 
     Reads study.yaml and the corpus, and measures this machine's speed.
@@ -126,6 +128,7 @@ def plan(directory: StudyDir) -> None:
         highlight=False,
     )
     say_next(console, study, verb_after("plan"))
+    return planned
 
 
 def run(
@@ -137,7 +140,7 @@ def run(
     ] = None,
     tasks: Annotated[int, typer.Option(help="machines of the Slurm job", min=1)] = 4,
     time_limit: Annotated[str, typer.Option(help="time limit of each, HH:MM:SS")] = "04:00:00",
-) -> None:
+) -> object:
     """Train the trunks and microanneals of the plan that are not finished yet.
 
     Reads plan.json and the corpus. Writes runs.csv and curves.csv.
@@ -161,7 +164,7 @@ def run(
         console.print(
             f"{slurm} written. Submit it with 'sbatch {slurm}', and again until all runs are finished."
         )
-        return
+        return {"script": slurm}
     with ConsoleProgress(console) as progress:
         display = partial(SweepDisplay, console, progress)
         sweep = verbs.run(
@@ -179,6 +182,7 @@ def run(
         title = f"best after {sweep.proposed} proposals of {sweep.sampler}, nats per token"
         console.print(frame_table(sweep.best, title=title))
     say_next(console, study, verb_after("run"))
+    return sweep
 
 
 def fit(
@@ -189,7 +193,7 @@ def fit(
             help="fit the runs that have finished; without it, a planned run without a result stops the fit"
         ),
     ] = False,
-) -> None:
+) -> dict[str, object]:
     """Fit the laws and print their held-out errors beside those of baselines.
 
     Reads runs.csv. Writes laws/decay.json (the law) and laws/fit.json.
@@ -208,9 +212,10 @@ def fit(
     say(console, result.notes)
     say_left_out(study)
     say_next(console, study, verb_after("fit"))
+    return {"is_new": new, "fit": result}
 
 
-def recommend(directory: StudyDir) -> None:
+def recommend(directory: StudyDir) -> dict[str, object]:
     """Search mixture, tokens, LR, shape and batch size, and write recipe.yaml.
 
     Reads the fitted law, and the objective, guards, caps and budget in study.yaml.
@@ -225,12 +230,14 @@ def recommend(directory: StudyDir) -> None:
     with ConsoleProgress(console) as progress:
         recipe, new = verbs.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
-    print_certainty(console, load_recommendation(study))
+    found = load_recommendation(study)
+    print_certainty(console, found)
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.", soft_wrap=True)
     say_next(console, study, verb_after("recommend"))
+    return {"is_new": new, "recipe": recipe, "recommendation": found}
 
 
-def confirm(directory: StudyDir, workers: Workers = None) -> None:
+def confirm(directory: StudyDir, workers: Workers = None) -> Confirmed:
     """Store predictions, then run the recipe and its rivals at the proxy's and at the target's scale.
 
     Reads recipe.yaml and the law. Writes the predictions to confirm.json before any
@@ -244,6 +251,7 @@ def confirm(directory: StudyDir, workers: Workers = None) -> None:
     print_confirmation(confirmed)
     say_left_out(study)
     say_next(console, study, verb_after("confirm"))
+    return confirmed
 
 
 def say_left_out(study: Study) -> None:
@@ -260,7 +268,7 @@ def say_left_out(study: Study) -> None:
     say(console, [words])
 
 
-def report(directory: StudyDir) -> None:
+def report(directory: StudyDir) -> dict[str, object]:
     """Write the decision report, one self-contained HTML file.
 
     Reads what the study holds: runs, laws, recipe and, if they exist, the
@@ -271,11 +279,13 @@ def report(directory: StudyDir) -> None:
     from decaylaws.report import write_report
 
     study = open_study(console, directory)
-    console.print(f"Report: {write_report(study).resolve()}", highlight=False, soft_wrap=True)
+    path = write_report(study).resolve()
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
     say_next(console, study, next_verb(steps(study)))
+    return {"report": path}
 
 
-def status(directory: StudyDir) -> None:
+def status(directory: StudyDir) -> Status:
     """Show what is done, what is running and which command comes next."""
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
@@ -292,12 +302,13 @@ def status(directory: StudyDir) -> None:
             f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
         )
     say_next(console, study, found.next_verb)
+    return found
 
 
 def demo(
     directory: Annotated[Path, typer.Argument(help="where the demo's study goes")] = Path("demo-study"),
     workers: Workers = None,
-) -> None:
+) -> Status:
     """Run the whole path on text from installed packages, small enough for a laptop.
 
     Runs every verb from init to report, in about a quarter of an hour on two cores.
@@ -318,6 +329,7 @@ def demo(
     for title, part in parts:
         heading(console, title)
         part()
+    return verbs.status(Study.open(directory))
 
 
 def print_confirmation(confirmed: Confirmed) -> None:

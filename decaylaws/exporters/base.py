@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters.notes import mixing_note
 from decaylaws.io.files import write_text
+from decaylaws.io.values import AS_JSON
 from decaylaws.recipe import Recipe, Stage
 
 NOTES_FILE = "NOTES.md"
@@ -94,8 +95,8 @@ class Export:
 
     target: str
     target_version: str
-    files: Mapping[str, str]
-    step_lrs: Floats
+    files: Mapping[str, str] = field(metadata={AS_JSON: sorted})
+    step_lrs: Floats = field(metadata={AS_JSON: None})
     max_abs_lr_error: float
     realised_shares: Mapping[str, float]
     approximations: tuple[str, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from decaylaws.exporters.counters import checkpoint_facts
 from decaylaws.exporters.notes import start_checkpoint
 from decaylaws.exporters.readers import READERS, ConfigSchedule
 from decaylaws.exporters.readers.settings import CheckpointCounters
+from decaylaws.io.values import AS_JSON
 from decaylaws.recipe import Recipe
 from decaylaws.schedules.preview import draw_columns
 
@@ -51,7 +52,7 @@ class ConfigCheck:
         comparisons: every quantity, compared or not.
     """
 
-    recipe: Recipe
+    recipe: Recipe = field(metadata={AS_JSON: None})
     schedule: ConfigSchedule
     max_abs_lr_error: float
     comparisons: tuple[Comparison, ...]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from decaylaws.io.values import json_value
 from decaylaws.mixtures import Mixture
 from decaylaws.search.certainty import Candidate
 from decaylaws.search.evidence import ShareEvidence
@@ -53,6 +53,10 @@ class Rival:
     def beaten(self) -> bool:
         """Whether the whole interval of the gain is positive, and to be believed."""
         return self.gain.lower > 0 and not self.doubts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, and whether it is beaten."""
+        return vars(self) | {"beaten": self.beaten}
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,8 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the trials without their shares."""
-        tables = {"by_plan": self.by_plan, "front": self.front, "trials": self.trials.drop(columns="shares")}
-        plain = {name: _plain(value) for name, value in vars(self).items() if name not in tables}
-        records = {name: table.replace({np.inf: None}).to_dict("records") for name, table in tables.items()}
-        return plain | records
+        values: dict[str, Any] = json_value(vars(self) | {"trials": self.trials.drop(columns="shares")})
+        return values
 
 
 def preferences(rivals: Sequence[Rival]) -> str:
@@ -149,19 +151,3 @@ def preferences(rivals: Sequence[Rival]) -> str:
             "break a guard. The search could choose such a mixture with a larger guard_nats."
         )
     return " ".join(words)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mixture):
-        return value.to_dict()
-    if isinstance(value, Estimate | Plan | ShareEvidence):
-        return asdict(value)
-    if isinstance(value, Rival):
-        return {**{name: _plain(entry) for name, entry in vars(value).items()}, "beaten": value.beaten}
-    if isinstance(value, Candidate):
-        return {name: _plain(entry) for name, entry in vars(value).items()}
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return value

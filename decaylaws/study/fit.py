@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from decaylaws import __version__
 from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding, typed
+from decaylaws.io.values import json_value
 from decaylaws.laws.decay import (
     MEMBERS,
     DecayLaw,
@@ -113,7 +114,7 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
             return _restore(stored), False
     result, law = _fit(Told.by(study.settings), runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
-    write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **_store(result)})
+    write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **json_value(result)})
     return result, True
 
 
@@ -399,17 +400,6 @@ def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
     return Noise.at_size(decays(runs), study.settings.objective_weights, params)
 
 
-def _store(result: Fit) -> dict[str, Any]:
-    return {
-        "member": result.member,
-        "errors": _records(result.errors),
-        "held_out": _records(result.held_out),
-        "guard_changes": _records(result.guard_changes),
-        "excluded": _records(result.excluded),
-        "notes": list(result.notes),
-    }
-
-
 def _restore(stored: StoredFit) -> Fit:
     return Fit(
         member=stored["member"],
@@ -419,12 +409,3 @@ def _restore(stored: StoredFit) -> Fit:
         excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
         notes=tuple(stored["notes"]),
     )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values; a number that is not finite becomes null."""
-    plain = frame.astype(object).where(~frame.isin([np.inf, -np.inf]) & frame.notna(), None)
-    return [
-        {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
-        for row in plain.to_dict("records")
-    ]

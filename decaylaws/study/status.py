@@ -73,11 +73,13 @@ class Status:
     Attributes:
         steps: one for each verb, in order.
         next_verb: the verb that goes on; None when all is done.
+        next_command: its command line.
         counts: how many planned runs stand where; None before there is a plan.
     """
 
     steps: list[Step]
     next_verb: str | None
+    next_command: str | None
     counts: QueueCounts | None
 
 
@@ -87,7 +89,8 @@ def status(study: Study, *, progress: Progress = silent) -> Status:
     counts = None
     if study.plan_file.exists():
         counts = open_queue(study, progress).counts({item.config.run_id for item in study.design()})
-    return Status(found, next_verb(found), counts)
+    verb = next_verb(found)
+    return Status(found, verb, None if verb is None else command_of(study, verb), counts)
 
 
 def steps(study: Study) -> list[Step]:
@@ -128,6 +131,11 @@ def _step(study: Study, verb: str) -> Step:
 def next_verb(done: list[Step]) -> str | None:
     """The first verb that is not done; None after the last."""
     return next((step.verb for step in done if step.state != State.DONE), None)
+
+
+def command_of(study: Study, verb: str) -> str:
+    """The command line of a verb, as a shell takes it."""
+    return f"decaylaws {verb} '{study.root}'"
 
 
 def verb_after(verb: str) -> str:

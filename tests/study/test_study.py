@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from decaylaws.cli import app
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.recipe import Recipe
 from decaylaws.report import write_report
@@ -111,6 +113,34 @@ def test_verbs_say_what_they_skip_and_what_comes_next(study: Study) -> None:
         assert skipped in output
         assert output.splitlines()[-1] == f"Next: decaylaws {following} '{study.root}'"
     assert study.runs_file.read_bytes() == runs
+
+
+@pytest.mark.slow
+def test_every_verb_prints_its_result_as_one_json_object(study: Study) -> None:
+    keys = {
+        "prepare": {"fingerprint", "sources", "notes"},
+        "plan": {"design", "cost", "hours"},
+        "run": {"runs", "read_out_errors"},
+        "fit": {"is_new", "fit"},
+        "recommend": {"is_new", "recipe", "recommendation"},
+        "confirm": {"predictions", "table", "verdict"},
+        "export": {"folder", "exports", "remarks"},
+        "report": {"report"},
+        "status": {"steps", "next_verb", "next_command", "counts"},
+    }
+    found = {}
+    for verb, expected in keys.items():
+        result = CliRunner().invoke(app, [verb, str(study.root), "--json"], catch_exceptions=False)
+        assert result.exit_code == 0
+        found[verb] = json.loads(result.stdout)
+        assert expected <= set(found[verb]), verb
+        assert "decaylaws launch" in result.stderr or verb != "export"  # words have not gone
+    assert {row["run_id"] for row in found["run"]["runs"]} == set(study.recorded_runs()["run_id"])
+    assert found["fit"]["fit"]["member"] == load_fit(study)[0].member
+    assert found["recommend"]["recipe"] == json.loads(json.dumps(load_recipe(study).to_dict()))
+    assert found["export"]["exports"]["huggingface"]["max_abs_lr_error"] < 1e-6
+    assert found["status"]["next_command"] == f"decaylaws launch '{study.root}'"
+    assert [step["verb"] for step in found["status"]["steps"] if step["state"] != "done"] == ["launch"]
 
 
 @pytest.mark.slow

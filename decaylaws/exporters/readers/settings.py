@@ -13,6 +13,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.exporters.base import Floats
 from decaylaws.exporters.readers.python_files import Call, Unread, written
 from decaylaws.exporters.readers.value_files import read_values
+from decaylaws.io.values import AS_JSON
 from decaylaws.recipe import Recipe
 
 MAX_STEPS = 5_000_000
@@ -35,7 +36,7 @@ class ConfigSchedule:
         notes: assumptions that were made, in sentences.
     """
 
-    step_lrs: Floats
+    step_lrs: Floats = field(metadata={AS_JSON: None})
     shares: Mapping[str, float]
     stated: Mapping[str, float | str | bool] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
