@@ -32,6 +32,7 @@ from decaylaws.laws.scaling import (
     Chinchilla,
     DataConstrained,
     DecayGain,
+    MidtrainingLaw,
     OverfittingPenalty,
     OverTraining,
     Skaling,
@@ -71,6 +72,16 @@ def gains() -> pd.DataFrame:
     return table.assign(tokens_end=1.2 * table["tokens_begin"], gain=gain)
 
 
+def decayed_checkpoints() -> pd.DataFrame:
+    """Ends of decays of five checkpoints, which transfer tokens of their pre-training to the decay."""
+    base = [(2e8, 1e9), (4e8, 3e9), (8e8, 5e9), (1.6e9, 1.4e10), (3e9, 2e10)]
+    rows = [(n, d, length) for n, d in base for length in (5e8, 1e9, 2e9, 4e9)]
+    table = pd.DataFrame(rows, columns=["params", "pretrain_tokens", "decay_tokens"])
+    seen = table["decay_tokens"] + 0.03 * table["pretrain_tokens"]
+    loss = 0.5 + 0.6 * (table["params"] / 1e9) ** -0.3 + 0.5 * (seen / 1e9) ** -0.25
+    return table.assign(loss=loss * noise(len(table), 1e-3))
+
+
 def replayed() -> pd.DataFrame:
     rows = [(share, steps, domain) for share in (0.05, 0.2, 0.5, 0.8) for steps in (200, 500, 1000, 2000)
             for domain in ("web", "law")]  # fmt: skip
@@ -99,6 +110,7 @@ CASES: dict[str, tuple[Callable[[], Law], Callable[[], Any], float]] = {
     "DataConstrained": (lambda: DataConstrained(prior=True, max_starts=4), sizes, 1e-6),
     "OverfittingPenalty": (lambda: OverfittingPenalty(prior=True, max_starts=4), sizes, 1e-6),
     "DecayGain": (DecayGain, gains, 1e-6),
+    "MidtrainingLaw": (MidtrainingLaw, decayed_checkpoints, 1e-6),
     "AccuracySizeTokenLaw": (AccuracySizeTokenLaw, sizes, 1e-6),
     "AccuracyComputeLaw": (AccuracyComputeLaw, sizes, 1e-6),
     "SigmoidLink": (SigmoidLink, evaluated, 1e-6),

@@ -157,6 +157,8 @@ class Estimator(ABC):
 
     @classmethod
     def _argument_names(cls) -> list[str]:
+        if cls.__init__ is object.__init__:  # a law without settings
+            return []
         return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
     def __repr__(self) -> str:

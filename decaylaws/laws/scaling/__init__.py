@@ -11,6 +11,7 @@ from decaylaws.laws.scaling.laws import (
     OverTraining,
     Skaling,
 )
+from decaylaws.laws.scaling.midtraining import MidtrainingLaw
 from decaylaws.laws.scaling.step_law import PUBLISHED_STEP_LAW, StepLaw, published_optimum
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DataConstrained",
     "DecayGain",
     "IsoFlopFrontier",
+    "MidtrainingLaw",
     "OverTraining",
     "OverfittingPenalty",
     "SizeTokenLaw",

@@ -1,0 +1,333 @@
+r"""Loss at the end of a decay from the checkpoint's size, its pre-training tokens and the decay's tokens.
+
+For one mixture and one learning rate (as a factor of the checkpoint's peak). Two members are blended:
+
+- ``compute``: :math:`\log L = a + b c + e l + f c l + s (u + v l)` with :math:`c = \log 6 N D`,
+  :math:`l = \log d`, :math:`s = \log D / N`: a power law in compute for each length, joined over the lengths.
+- ``transfer``: :math:`L = E + A N^{-\alpha} + B (d + k D)^{-\beta}`, where a token of pre-training counts as :math:`k`
+  tokens of the decay (after arXiv 2102.01293).
+
+N is the size, D the pre-training tokens and d the tokens of the decay. Checkpoints of one recipe lie near one line of N
+and D, so that ``compute`` holds what differs from that line (u and v) to zero by a ridge. Rolling origins over the
+checkpoints (fit the smaller, predict the larger) choose the ridge's strength and weigh the members.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import t as student
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.scaling.tables import columns, target
+
+COLUMNS = ("params", "pretrain_tokens", "decay_tokens")
+LEAST_CHECKPOINTS = 4
+"""Fewest checkpoints: three to fit and one to predict."""
+_ORIGIN = 3  # checkpoints of the first fit that a rolling origin makes
+_STRENGTHS = (0.3, 3.0, 30.0)  # of the ridge, in squares of a log; what cross-validation may choose from
+_NOISE = 3e-3  # log loss of one decay, what the priors of ``transfer`` weigh against
+_LEAST_ERROR = 5e-4  # log loss: no member is taken for better than that
+_TRANSFER = ("log_E", "log_A", "log_alpha", "log_B", "log_beta", "log_k")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One form, on rows ``[n, 3]`` of log N, log D and log d relative to a centre.
+
+    Attributes:
+        fit: parameters ``[p]`` from rows and log losses ``[n]``.
+        predict: log losses ``[n]`` from parameters and rows.
+    """
+
+    fit: Callable[[Array, Array], Array]
+    predict: Callable[[Array, Array], Array]
+
+
+class MidtrainingLaw(Law):
+    """The loss that decays of several checkpoints end at, blended from two forms by rolling origins.
+
+    ``X`` has the columns ``params`` (non-embedding or total, the same for all), ``pretrain_tokens`` and
+    ``decay_tokens``; ``y``, or the column ``loss``, is the loss at the end in nats per token. All decays must be of one
+    mixture, one shape and one learning rate relative to the checkpoint's peak: the law does not know them.
+
+    Intervals come from the errors of the rolling origins. They grow with the distance, in log compute, from the largest
+    checkpoint of the fit, and with the distance from the fitted lengths.
+
+    Attributes:
+        params_: parameters by member, its weight, and the strength of the ridge.
+        report_: diagnosis of the fit of ``transfer``.
+        center_: N, D and d to which the parameters refer: geometric means.
+        origins_: one row per rolling origin: ``largest_flops`` and ``predicted_flops`` (pre-training compute of the
+            largest fitted and of the predicted checkpoint, 6 N D), ``error`` (mean log error, predicted minus observed)
+            and ``mae``.
+    """
+
+    target = "loss"
+    center_: tuple[float, float, float]
+    origins_: pd.DataFrame
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that ``fit`` and ``predict`` need."""
+        return COLUMNS
+
+    def fit(self, X: pd.DataFrame, y: ArrayLike | None = None) -> Self:
+        """Fit to decays.
+
+        Args:
+            X: one row per decay.
+            y: losses [rows], nats per token; the column ``loss`` without it.
+
+        Raises:
+            SchemaError: a column is missing.
+            InvalidValueError: a value is not finite and positive, there are fewer than four checkpoints, or the decays
+                have one length only.
+        """
+        began = time.perf_counter()
+        log_loss = np.log(target(X, y))
+        logs = np.log(np.column_stack(columns(X, COLUMNS, what="decays")))
+        compute = _log_compute(logs)
+        checkpoints = np.unique(compute)
+        if len(checkpoints) < LEAST_CHECKPOINTS:
+            raise InvalidValueError(
+                "params, pretrain_tokens",
+                len(checkpoints),
+                f"must be those of at least {LEAST_CHECKPOINTS} checkpoints",
+                "With fewer, no rolling origin can say how far the law errs at a larger one.",
+            )
+        if len(np.unique(logs[:, 2])) < 2:
+            raise InvalidValueError(
+                "decay_tokens", float(np.exp(logs[0, 2])), "must take at least two values"
+            )
+        order = np.lexsort((logs[:, 2], logs[:, 1], compute))  # the order of the rows does not matter
+        logs, log_loss, compute = logs[order], log_loss[order], compute[order]
+        centre = logs.mean(axis=0)
+        self.center_ = (float(np.exp(centre[0])), float(np.exp(centre[1])), float(np.exp(centre[2])))
+        rows = logs - centre
+
+        trends = {strength: _compute_form(strength) for strength in _STRENGTHS}
+        missed = {strength: _rolling_errors(form, rows, log_loss) for strength, form in trends.items()}
+        strength = min(_STRENGTHS, key=lambda each: _mean_square(missed[each]))
+        errors = {"compute": missed[strength], "transfer": _rolling_errors(_TRANSFER_FORM, rows, log_loss)}
+        precision = {name: 1.0 / max(_mean_square(found), _LEAST_ERROR**2) for name, found in errors.items()}
+        self._weights = {name: value / sum(precision.values()) for name, value in precision.items()}
+        transfer = _solve_transfer(rows, log_loss)
+        self._theta = {"compute": trends[strength].fit(rows, log_loss), "transfer": transfer.theta}
+        self.origins_ = _origins_table(compute, errors, self._weights)
+        self._spread = _Spread.measured(self.origins_, rows, log_loss, self._log_loss(rows), checkpoints)
+        self.params_ = {
+            "weights": self._weights,
+            "ridge": strength,
+            "compute": dict(zip(_COMPUTE, self._theta["compute"].tolist())),
+            "transfer": dict(zip(_TRANSFER, transfer.theta.tolist())),
+        }
+        seconds = time.perf_counter() - began
+        count = len(_COMPUTE) + len(_TRANSFER)
+        self.report_ = replace(transfer.report, num_params=count, seconds=seconds)
+        return self
+
+    def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
+        """Losses at the end of decays ``[n]``, nats per token; with ``interval`` a :class:`Prediction`.
+
+        Args:
+            X: one row per decay.
+            interval: level such as 0.9.
+        """
+        self._require_fitted()
+        rows = np.log(np.column_stack(columns(X, COLUMNS, what="decays"))) - np.log(self.center_)
+        log_loss = self._log_loss(rows)
+        mean = np.exp(log_loss)
+        if interval is None:
+            return mean
+        half = self._spread.radius(rows, interval)
+        return Prediction(mean, mean * np.exp(-half), mean * np.exp(half), interval)
+
+    def _log_loss(self, rows: Array) -> Array:
+        by_member = {
+            "compute": _compute_columns(rows) @ self._theta["compute"],
+            "transfer": _transfer(self._theta["transfer"], rows),
+        }
+        return np.sum([self._weights[name] * value for name, value in by_member.items()], axis=0)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "params": self.params_,
+            "center": self.center_,
+            "origins": self.origins_.to_dict("list"),
+            "spread": vars(self._spread),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self.center_ = tuple(state["center"])
+        self._weights = dict(self.params_["weights"])
+        self._theta = {name: np.array(list(self.params_[name].values())) for name in self._weights}
+        self.origins_ = pd.DataFrame(state["origins"])
+        self._spread = _Spread(**state["spread"])
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """How far predictions err, in log loss.
+
+    Attributes:
+        largest: log compute of the largest fitted checkpoint, relative to the centre.
+        gap: median distance of neighbouring checkpoints, in log compute.
+        rate: standard deviation at one unit of distance in log compute.
+        freedom: rolling origins behind it: degrees of freedom.
+        lengths: smallest and largest log d of the fit, relative to the centre.
+        length_rate: standard deviation at one unit of log d beyond the fitted lengths.
+        noise: standard deviation of the fit's own residuals.
+    """
+
+    largest: float
+    gap: float
+    rate: float
+    freedom: int
+    lengths: tuple[float, float]
+    length_rate: float
+    noise: float
+
+    @classmethod
+    def measured(
+        cls, origins: pd.DataFrame, rows: Array, log_loss: Array, fitted: Array, checkpoints: Array
+    ) -> _Spread:
+        """From rolling origins over checkpoints, and the change of slope at the longest decays."""
+        gap = float(np.median(np.diff(checkpoints)))
+        distance = np.log(origins["predicted_flops"] / origins["largest_flops"]).to_numpy()
+        # origins overlap and one says little about the next: their errors are one sample of one rate
+        rate = float(np.sqrt(np.mean(origins["mae"].to_numpy() ** 2 / (distance**2 + gap**2))))
+        residuals = log_loss - fitted
+        return cls(
+            largest=float(_log_compute(rows).max()),
+            gap=gap,
+            rate=rate,
+            freedom=len(origins),
+            lengths=(float(rows[:, 2].min()), float(rows[:, 2].max())),
+            length_rate=_length_rate(rows, log_loss),
+            noise=float(np.sqrt(np.mean(residuals**2))),
+        )
+
+    def radius(self, rows: Array, level: float) -> Array:
+        """Half-widths of intervals in log loss ``[n]``."""
+        beyond = np.maximum(_log_compute(rows) - self.largest, 0.0)
+        past = np.maximum(rows[:, 2] - self.lengths[1], self.lengths[0] - rows[:, 2]).clip(min=0.0)
+        size = self.rate * np.sqrt(beyond**2 + np.where(beyond > 0, self.gap**2, 0.0))
+        spread = np.sqrt(size**2 + (self.length_rate * past) ** 2 + self.noise**2)
+        return float(student.ppf(0.5 * (1 + level), self.freedom)) * spread
+
+
+def _length_rate(rows: Array, log_loss: Array) -> float:
+    """How far a line in log d, fitted to all but the longest decays of a checkpoint, misses these: by unit of log d."""
+    misses = []
+    for compute in np.unique(_log_compute(rows)):
+        mine = _log_compute(rows) == compute
+        length, value = rows[mine, 2], log_loss[mine]
+        if len(length) >= 3:
+            slope, start = np.polyfit(length[:-1], value[:-1], 1)
+            misses.append((start + slope * length[-1] - value[-1]) / (length[-1] - length[-2]))
+    return float(np.sqrt(np.mean(np.square(misses)))) if misses else float(np.abs(log_loss).mean())
+
+
+def _log_compute(rows: Array) -> Array:
+    """Log of N times D ``[n]``, rounded so that rows of one checkpoint agree."""
+    return np.round(rows[:, 0] + rows[:, 1], 9)
+
+
+_COMPUTE = ("a", "b", "e", "f", "u", "v")
+
+
+def _compute_columns(rows: Array) -> Array:
+    compute, length, ratio = rows[:, 0] + rows[:, 1], rows[:, 2], rows[:, 1] - rows[:, 0]
+    return np.column_stack([np.ones(len(rows)), compute, length, compute * length, ratio, ratio * length])
+
+
+def _compute_form(strength: float) -> _Member:
+    """``compute``, whose u and v are held to zero by a ridge of this strength."""
+
+    def fit(rows: Array, log_loss: Array) -> Array:
+        found = _compute_columns(rows)
+        # a trace of ridge on the others keeps the equations solvable where few checkpoints are fitted
+        ridge = np.diag([1e-9, 1e-9, 1e-9, 1e-9, strength, strength])
+        return np.asarray(np.linalg.solve(found.T @ found + ridge, found.T @ log_loss), dtype=float)
+
+    return _Member(fit, lambda theta, rows: np.asarray(_compute_columns(rows) @ theta, dtype=float))
+
+
+def _transfer(theta: Array, rows: Array) -> Array:
+    log_e, log_a, log_alpha, log_b, log_beta, log_k = theta
+    seen = np.logaddexp(rows[:, 2], log_k + rows[:, 1])
+    by_size, by_tokens = log_a - np.exp(log_alpha) * rows[:, 0], log_b - np.exp(log_beta) * seen
+    return np.asarray(np.logaddexp(log_e, np.logaddexp(by_size, by_tokens)), dtype=float)
+
+
+def _solve_transfer(rows: Array, log_loss: Array) -> Solution:
+    """Fit with priors as wide as published exponents vary: few checkpoints leave most of the six undecided."""
+    typical = float(np.median(log_loss))
+    centre = np.array([typical - 0.7, typical - 1.6, np.log(0.3), typical - 1.2, np.log(0.3), np.log(0.05)])
+    elsewhere = np.array([[0, 0, 0, 0, 0, 0], [-1, 0.5, 0, 0.5, 0, 1], [0.3, -0.5, 0.5, 0, 0.3, -2]])
+    return solve(
+        lambda theta: _transfer(theta, rows) - log_loss,
+        centre + elsewhere,
+        lower=centre - 6.0,
+        upper=centre + 6.0,
+        huber_delta=3 * _NOISE,
+        names=_TRANSFER,
+        prior_mean=centre,
+        prior_sd=np.array([0.7, 1.0, 0.5, 1.0, 0.5, 2.0]),
+        noise_sd=_NOISE,
+    )
+
+
+_TRANSFER_FORM = _Member(lambda rows, log_loss: _solve_transfer(rows, log_loss).theta, _transfer)
+
+
+def _origins(compute: Array) -> list[tuple[float, float]]:
+    """Log compute of the largest fitted and of the predicted checkpoint of each rolling origin."""
+    steps = np.unique(compute).tolist()
+    lasts = range(_ORIGIN - 1, len(steps) - 1)
+    return [(steps[last], later) for last in lasts for later in steps[last + 1 :]]
+
+
+def _rolling_errors(form: _Member, rows: Array, log_loss: Array) -> list[Array]:
+    """Log errors (predicted minus observed) of every larger checkpoint by a fit to the smaller, origin by origin."""
+    compute = _log_compute(rows)
+    fitted: dict[float, Array] = {}
+    found = []
+    for last, later in _origins(compute):
+        seen, here = compute <= last, compute == later
+        if last not in fitted:
+            fitted[last] = form.fit(rows[seen], log_loss[seen])
+        found.append(form.predict(fitted[last], rows[here]) - log_loss[here])
+    return found
+
+
+def _mean_square(errors: Sequence[Array]) -> float:
+    """Every origin counts once, however many decays its checkpoint has."""
+    return float(np.mean([np.mean(each**2) for each in errors]))
+
+
+def _origins_table(
+    compute: Array, errors: Mapping[str, Sequence[Array]], weights: Mapping[str, float]
+) -> pd.DataFrame:
+    rows = []
+    for index, (last, later) in enumerate(_origins(compute)):
+        blended = np.sum([weights[name] * found[index] for name, found in errors.items()], axis=0)
+        rows.append(
+            {
+                "largest_flops": 6 * float(np.exp(last)),
+                "predicted_flops": 6 * float(np.exp(later)),
+                "error": float(np.mean(blended)),
+                "mae": float(np.mean(np.abs(blended))),
+            }
+        )
+    return pd.DataFrame(rows)
