@@ -97,19 +97,18 @@ def _sections(path: str, model: type[BaseModel], heading: str = "The top level")
     heading = f"`{path}`" if path else heading
     yield f"\n## {heading}\n\n{_first_paragraph(model)}\n\n"
     yield "| key | value | default | meaning |\n|---|---|---|---|\n"
-    inner = []
+    inner: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         if name in _INTERNAL:
             continue
-        nested = next((each for each in _types(field.annotation) if issubclass(each, BaseModel)), None)
+        kinds = [each for each in _types(field.annotation) if issubclass(each, BaseModel)]
         is_mapping = "dict" in str(field.annotation)
         meaning = _cell((field.description or _attribute_docs(model)[name]).rstrip("."))
         default = (
             "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
         )
-        yield f"| `{name}` | {'section' if nested else _values(field)} | {default} | {meaning} |\n"
-        if nested is not None:
-            inner.append((f"{path}.{name}".lstrip(".") + (".NAME" if is_mapping else ""), nested))
+        yield f"| `{name}` | {'section' if kinds else _values(field)} | {default} | {meaning} |\n"
+        inner += [(f"{path}.{name}".lstrip(".") + (".NAME" if is_mapping else ""), each) for each in kinds]
     for where, nested in inner:
         yield from _sections(where, nested)
 

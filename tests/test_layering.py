@@ -126,7 +126,10 @@ def test_the_library_never_imports_torch_and_only_verbs_reach_for_the_trainer() 
     reaching = {
         name for name, found in library.items() if any(each.startswith("proxy_runs") for each in found)
     }
-    verbs = {f"decaylaws.study.{name}" for name in ("arithmetic", "calibrate", "launch", "prepare", "run")}
+    verbs = {
+        f"decaylaws.study.{name}"
+        for name in ("arithmetic", "calibrate", "export_runs", "launch", "prepare", "run")
+    }
     assert reaching == verbs | {"decaylaws.cli.evaluation", "decaylaws.cli.launch"}
 
 

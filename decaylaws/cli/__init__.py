@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from decaylaws import __version__
-from decaylaws.cli import context, evaluation, export, launch, recipe, schedule, study
+from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study
 from decaylaws.cli.answers import EXIT_CODES, EXIT_ERROR, VerbApp
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
@@ -35,6 +35,7 @@ PANELS = {
         study.prepare,
         study.plan,
         study.run,
+        external.export_runs,
         study.fit,
         study.recommend,
         study.confirm,

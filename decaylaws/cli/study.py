@@ -81,12 +81,6 @@ def prepare(directory: StudyDir) -> Preparation:
     for name, *numbers in prepared.sources.itertuples(index=False):
         table.add_row(name, *(f"{number:,}" for number in numbers))
     console.print(table)
-    if not prepared.stores.empty:
-        facts = prepared.stores.drop(columns="beginning")
-        console.print(frame_table(facts, title="token stores, read in place"))
-        for row in prepared.stores.itertuples():
-            text = f"{row.source}: a held-out document begins: {row.beginning}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
     if prepared.evaluation_items is not None:
         title = "evaluation items, their documents dropped"
         console.print(frame_table(prepared.evaluation_items, title=title))
@@ -111,7 +105,7 @@ def plan(directory: StudyDir) -> Plan:
     with ConsoleProgress(console) as progress:
         planned = verbs.plan(study, progress=progress)
     say(console, planned.arithmetic)
-    clock, per_hour = ("hours", 1) if planned.hours >= 1 else ("minutes", 60)
+    clock, per_hour = ("minutes", 60) if planned.hours < 1 else ("hours", 1)
     title = "plan" if planned.is_new else "plan (kept)"
     table = plain_table("role", "N (non-embedding)", "runs", "tokens", "FLOPs", clock, title=title)
     for row in planned.cost.itertuples():
@@ -121,18 +115,29 @@ def plan(directory: StudyDir) -> Plan:
             str(row.runs),
             f"{row.tokens:,}",
             f"{row.train_flops:.3g}",
-            f"{per_hour * row.hours:.3g}",
+            "-" if row.hours != row.hours else f"{per_hour * row.hours:.3g}",
         )
     console.print(table)
     for group in study.settings.source_groups:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(planned.design)} runs, {planned.design.train_flops:.3g} FLOPs in all.")
     console.print(planned.detectable_effect, highlight=False, soft_wrap=True)
-    console.print(
-        f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} workers on this machine, as measured now "
-        f"({study.calibration_file.name}).",
-        highlight=False,
-    )
+    if study.settings.trainer == "built-in":
+        console.print(
+            f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} workers on this machine, as measured "
+            f"now ({study.calibration_file.name}).",
+            highlight=False,
+        )
+    elif study.settings.external.flops_per_second:
+        console.print(
+            f"About {per_hour * planned.hours:.2g} {clock} at external.flops_per_second = "
+            f"{study.settings.external.flops_per_second:.3g}.",
+            highlight=False,
+        )
+    else:
+        console.print(
+            "Set external.flops_per_second in study.yaml to see how long that takes.", highlight=False
+        )
     say_next(console, study, verb_after("plan"))
     return planned
 

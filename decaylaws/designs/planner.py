@@ -26,7 +26,7 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
-from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig
+from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
 from decaylaws.runs.table import READ_OUT
 from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.settings.study import StudySettings
@@ -136,7 +136,7 @@ class Planner:
         self.arithmetic = arithmetic
         self.space = mixture_space(settings, corpus.available_tokens)
 
-    def shape(self, name: str) -> ModelShape:
+    def shape(self, name: str) -> Shape:
         """The full model shape of that name."""
         return self.settings.shapes[name].shape(
             vocab_size=self.corpus.vocab_size, seq_len=self.settings.seq_len
@@ -160,6 +160,7 @@ class Planner:
                 seed=trunk.seed,
                 data_fingerprint=self.corpus.fingerprint,
                 arithmetic=self.arithmetic,
+                trainer=self.settings.trainer,
             ),
         )
 
@@ -209,6 +210,7 @@ class Planner:
                 start_tokens=trunk.tokens,
                 pool_tokens=self.pool_tokens(),
                 arithmetic=self.arithmetic,
+                trainer=self.settings.trainer,
             ),
         )
 

@@ -22,6 +22,27 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedData:
+    """The very sequences of a run, in raw arrays of tokens: for a target whose loader can be given them.
+
+    Attributes:
+        shards: raw array of each source, in the order of the numbers in ``order_file``.
+        dtype: of a token, as numpy writes it (``<u2``).
+        order_file: name of a ``.npy`` beside the config, ``[sequences, 2]``: number of the source and first token.
+        heldout: raw array of held-out tokens by domain; the run is evaluated on their first ``heldout_tokens``.
+        heldout_tokens: tokens of each domain that an evaluation reads.
+        evaluations: evaluations after the one at the start, evenly spaced; the last one is at the end.
+    """
+
+    shards: Mapping[str, str]
+    dtype: str
+    order_file: str
+    heldout: Mapping[str, str]
+    heldout_tokens: int
+    evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What the recipe does not say and a target needs.
 
@@ -42,6 +63,12 @@ class ExportOptions:
         seen_steps: optimiser steps that the checkpoint's own counter stands at; read from the checkpoint where it
             lies here, else worked out from the tokens at the hand-over.
         seen_samples: sequences that it counts, likewise.
+        run_name: name of the run in the target's own records; the target's default without it.
+        run_id: id by which a study knows the run, for what the target's script writes down.
+        config_folder: folder of config and tokenizer of a run from random weights, for the target that builds the model
+            from one (Hugging Face); ``start`` without it.
+        saves: how many checkpoints a run writes; the last one is at its end.
+        planned_data: the sequences that the run must read, for the one target that can be told them (Hugging Face).
     """
 
     lr_rule: LrRule = "auto"
@@ -53,6 +80,11 @@ class ExportOptions:
     output: str = "outputs"
     seen_steps: int | None = None
     seen_samples: int | None = None
+    run_name: str | None = None
+    run_id: str | None = None
+    config_folder: str | None = None
+    saves: int = 10
+    planned_data: PlannedData | None = None
 
     def __post_init__(self) -> None:
         if self.lr_rule not in ("auto", "native", "exact"):
@@ -63,7 +95,7 @@ class ExportOptions:
             )
         if not 0.0 <= self.tolerance <= 1.0:
             raise InvalidValueError("tolerance", self.tolerance, "must be between 0 and 1")
-        for name in ("data_parallel_ranks", "local_batch_size"):
+        for name in ("data_parallel_ranks", "local_batch_size", "saves"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InvalidValueError(name, value, "must be a whole number of at least 1")
@@ -91,6 +123,7 @@ class Export:
         last_checkpoint: where the target leaves its last checkpoint, with the optimiser's state.
         last_step: optimiser steps that the target's own counter stands at then.
         last_sample: sequences that it stands at then.
+        launch: a shell command that starts the run, ``{folder}`` standing for the folder of the files.
     """
 
     target: str
@@ -106,6 +139,7 @@ class Export:
     last_checkpoint: str
     last_step: int
     last_sample: int
+    launch: str
 
     def write(self, directory: str | Path) -> list[Path]:
         """Write the files below ``directory``, and what to know of them as ``NOTES.md``; returns their paths."""
@@ -213,6 +247,16 @@ class Job:
         """Forward passes of one rank per optimiser step."""
         return self.sequences // (self.options.data_parallel_ranks * self.options.local_batch_size)
 
+    @property
+    def save_interval(self) -> int:
+        """Steps between two checkpoints."""
+        return max(1, self.recipe.num_steps // self.options.saves)
+
+    @property
+    def torchrun(self) -> str:
+        """The start of a command that launches a process for each rank."""
+        return f"torchrun --nproc-per-node={self.options.data_parallel_ranks}"
+
     def rope_theta(self) -> float | None:
         """Base of the rotary embedding that the run sets; ``None`` where it leaves the checkpoint's.
 
@@ -239,6 +283,7 @@ class Job:
         *,
         restart: str,
         last_checkpoint: str,
+        launch: str,
         realised_shares: Mapping[str, float] | None = None,
         approximations: tuple[str, ...] = (),
         assumptions: tuple[str, ...] = (),
@@ -254,6 +299,7 @@ class Job:
             notes: sentences for ``NOTES.md``.
             restart: how a stopped run is continued.
             last_checkpoint: where the last checkpoint lies.
+            launch: a shell command, see :class:`Export`.
             realised_shares: shares that the target draws; the recipe's if ``None``.
             approximations: sentences about what the target cannot express exactly.
             assumptions: sentences about what the export had to assume.
@@ -274,6 +320,7 @@ class Job:
             last_checkpoint=last_checkpoint,
             last_step=counts_from.steps + self.recipe.num_steps,
             last_sample=counts_from.samples + self.recipe.num_steps * self.sequences,
+            launch=launch,
         )
 
 

@@ -154,4 +154,8 @@ def _joined(parts: Sequence[Recipe], exports: Sequence[Export]) -> Export:
         last_checkpoint=exports[-1].last_checkpoint,
         last_step=exports[-1].last_step,
         last_sample=exports[-1].last_sample,
+        launch=" && ".join(
+            exported.launch.replace("{folder}", f"{{folder}}/stage-{number}")
+            for number, exported in enumerate(exports, start=1)
+        ),
     )

@@ -63,7 +63,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         name=recipe.name,
         version=VERSION,
         ranks=job.options.data_parallel_ranks,
-        start=model or START_FOLDER,
+        start=model or options.config_folder or START_FOLDER,
         random_weights=model is None,
         optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if model and takes_optimizer(recipe) else None,
         seq_len=job.stage.seq_len,
@@ -72,15 +72,20 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         rope_parameters=job.stage.rope and job.stage.rope.transformers_parameters(4),
         sources=[(name, path, job.shares[name]) for name, path in job.paths.items()],
         factors=lr.factors,
+        data=options.planned_data,
+        run_id=options.run_id,
     )
     return job.export(
         {"training_arguments.json": to_json(_arguments(job, lr)), "train.py": script},
         lr.step_lrs,
-        _notes(recipe, lr),
+        _notes(job, lr),
         restart="Launch again with the same command: the script goes on from the last checkpoint in output_dir, and "
         "reads again, without training on it, what the run had read.",
         last_checkpoint=f"{options.output}/checkpoint-{recipe.num_steps}",
+        launch=f"{job.torchrun} {{folder}}/train.py",
         approximations=lr.approximations,
+        # whole sequences are dealt out by share where they are planned; else they are drawn
+        realised_shares=job.shares if options.planned_data is not None else None,
     )
 
 
@@ -136,19 +141,43 @@ def _arguments(job: Job, lr: LrChoice) -> dict[str, Any]:
         "max_grad_norm": optimizer.clip_norm,
         "seed": recipe.seed,
         "logging_steps": 10,
-        "save_steps": max(1, recipe.num_steps // 10),
+        "save_steps": job.save_interval,
         "report_to": "none",
+        **({"run_name": options.run_name} if options.run_name else {}),
         **_scheduler(lr.path),
+        **_evaluation(job),
     }
 
 
-def _notes(recipe: Recipe, lr: LrChoice) -> tuple[str, ...]:
+def _evaluation(job: Job) -> dict[str, Any]:
+    """When a run whose data are planned is evaluated on its held-out text."""
+    data = job.options.planned_data
+    if data is None:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": -(-job.recipe.num_steps // data.evaluations),
+        "eval_on_start": True,
+        "per_device_eval_batch_size": job.options.local_batch_size,
+    }
+
+
+def _notes(job: Job, lr: LrChoice) -> tuple[str, ...]:
+    recipe = job.recipe
     steps = (
         "The LR of every step is a table in train.py; training_arguments.json alone keeps it constant."
         if lr.path is None
         else "The Trainer takes the LR at the start of each step: the first step has the hand-over LR itself."
     )
-    config = f"The script expects the model's config and tokenizer in '{START_FOLDER}'."
+    folder = job.options.config_folder or START_FOLDER
+    config = f"The script expects the model's config and tokenizer in '{folder}'."
+    if job.options.planned_data is not None:
+        return (
+            steps,
+            "The script reads the arrays of tokens that the study has prepared, in the order that it has planned. It "
+            "measures the held-out loss of every domain and writes metrics.jsonl into output_dir.",
+            *state_notes(recipe, "Its optimizer.pt is read without running code in it."),
+        )
     return (
         steps,
         *(() if start_checkpoint(recipe) else (config,)),

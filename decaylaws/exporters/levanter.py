@@ -74,6 +74,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         restart="Launch with restart_levanter.yaml, which loads the last checkpoint of the run itself. The other file "
         "would start again from the hand-over.",
         last_checkpoint=f"{options.output}/step-{seen.steps + recipe.num_steps}",
+        launch="python -m levanter.main.train_lm --config_path {folder}/midtrain_levanter.yaml",
         realised_shares=_realised(job, block),
         approximations=lr.approximations,
         counts_from=seen,

@@ -54,6 +54,9 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         restart="Launch again with the same file: autoresume finds the last checkpoint of the run itself in "
         "save_folder, and load_path and load_ignore_keys are passed over then.",
         last_checkpoint=f"{options.output}/latest-rank0.pt",
+        launch=f"composer -n {options.data_parallel_ranks} "
+        '"${LLM_FOUNDRY:?set it to the folder of LLM Foundry}/scripts/train/train.py" '
+        "{folder}/midtrain_llm_foundry.yaml",
         approximations=lr.approximations,
     )
 
@@ -103,7 +106,7 @@ def _config(job: Job, path: WarmupHoldDecay) -> dict[str, Any]:
             "gradient_clipping": {"clipping_type": "norm", "clipping_threshold": optimizer.clip_norm}
         },
         "train_loader": {"name": "text", "dataset": _dataset(job), "drop_last": True},
-        "run_name": "midtrain",
+        "run_name": options.run_name or "midtrain",
         "autoresume": True,
         "save_folder": options.output,
         "save_latest_filename": "latest-rank{rank}.pt",

@@ -72,6 +72,8 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         restart="Launch with restart_megatron.args, which loads the last checkpoint of the run itself. The other file "
         "would start again from the hand-over.",
         last_checkpoint=options.output,
+        launch=f'{job.torchrun} "${{MEGATRON:?set it to the folder of Megatron-LM}}/pretrain_gpt.py" '
+        "$(cat {folder}/midtrain_megatron.args) ${MODEL_ARGS:?set it to the flags of the model and the tokenizer}",
         approximations=lr.approximations,
         counts_from=seen,
         assumptions=assumed,
@@ -129,7 +131,7 @@ def _run_flags(job: Job, seen: int) -> dict[str, str]:
         # Megatron refuses seed 0
         "seed": str(recipe.seed + 1),
         "save": shlex.quote(options.output),
-        "save-interval": str(max(1, recipe.num_steps // 10)),
+        "save-interval": str(job.save_interval),
         **({} if theta is None else {"rotary-base": f"{theta:.0f}"}),
     }
 

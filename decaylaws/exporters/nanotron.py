@@ -80,8 +80,15 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         "launch with restart_nanotron.yaml (of the stage that was running). Resumed from its own checkpoint as it is, "
         "nanotron would be one step ahead in its schedule, and at a wrong LR in a decay that ends above zero.",
         last_checkpoint=f"{options.output}/{recipe.num_steps}",
+        launch=_launch(job, "stage-1/" if len(stages) > 1 else ""),
         approximations=lr.approximations,
     )
+
+
+def _launch(job: Job, stage: str) -> str:
+    copied = f"python {{folder}}/{stage}start_checkpoint.py && " if takes_optimizer(job.recipe) else ""
+    script = '"${NANOTRON:?set it to the folder of nanotron}/run_train.py"'
+    return f"{copied}{job.torchrun} {script} --config-file {{folder}}/{stage}midtrain_nanotron.yaml"
 
 
 def _notes(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> tuple[str, ...]:
@@ -190,7 +197,7 @@ def _config(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> dict[st
         ],
         "checkpoints": {
             "checkpoints_path": options.output,
-            "checkpoint_interval": max(1, recipe.num_steps // 10),
+            "checkpoint_interval": job.save_interval,
             "resume_checkpoint_path": f"{options.output}/start" if takes_optimizer(recipe) else checkpoint,
             "load_lr_scheduler": False,
             "load_optimizer": takes_optimizer(recipe),

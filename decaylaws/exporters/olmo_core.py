@@ -71,6 +71,8 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         restart="Launch again with the same settings: the trainer looks for a checkpoint of the run itself in "
         "save_folder first, with its whole state, and passes load_path over where it finds one.",
         last_checkpoint=f"{options.output}/step{recipe.num_steps}",
+        launch="PYTHONPATH={folder}${PYTHONPATH:+:$PYTHONPATH} "
+        f'{job.torchrun} "${{OLMO_CORE_SCRIPT:?set it to your script that uses midtrain_olmo_core}}"',
         # whole sequences are dealt out by share, none are drawn
         realised_shares=job.shares,
     )

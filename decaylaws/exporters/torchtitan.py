@@ -58,7 +58,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         factors=lr.factors,
         schedule=lr.path and _settings(lr.path),
         steps=recipe.num_steps,
-        interval=max(1, recipe.num_steps // 10),
+        interval=job.save_interval,
         seq_len=job.stage.seq_len,
         global_batch_size=job.sequences,
         local_batch_size=job.options.local_batch_size,
@@ -77,6 +77,8 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         restart="Launch again with the same module: torchtitan goes on from the last checkpoint of the run itself, "
         "with its schedule, its step count and its place in the data. The hand-over is not read again.",
         last_checkpoint=f"{options.output}/{CHECKPOINT_FOLDER}/step-{recipe.num_steps}",
+        launch="PYTHONPATH={folder}${PYTHONPATH:+:$PYTHONPATH} "
+        f"{job.torchrun} -m torchtitan.train --module {MODULE} --config {FUNCTION}",
         approximations=lr.approximations,
     )
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from decaylaws.runs.config import NUMERICS_VERSION, RunConfig
+from decaylaws.runs.config import RunConfig
 
 FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 """How a run that was recorded ended."""
@@ -85,7 +85,7 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         "seed": config.seed,
         "train_flops": config.train_flops,
         "data_fingerprint": config.data_fingerprint,
-        NUMERICS: NUMERICS_VERSION,
+        NUMERICS: config.numerics,
         POOLS: pool_fingerprint(config.pool_tokens),
     }
     row |= {MIX + name: share for name, share in config.mixture.weights.items()}

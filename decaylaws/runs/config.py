@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
+from decaylaws.runs.declared import DeclaredModel
 from decaylaws.runs.start import CheckpointShape, CheckpointStart, require_positive_int
 from decaylaws.schedules import Schedule, Segment
 
@@ -97,6 +98,9 @@ class ModelShape:
         return 6 * matmul_params + 6 * self.num_layers * self.seq_len * self.d_model
 
 
+TRAINERS = ("built-in", "external")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with decoupled weight decay on matrices (not norms), clipped by the global norm of one run."""
@@ -118,7 +122,7 @@ class OptimizerConfig:
             raise InvalidValueError("optimizer.weight_decay", self.weight_decay, "must not be negative")
 
 
-Shape = ModelShape | CheckpointShape
+Shape = ModelShape | CheckpointShape | DeclaredModel
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -156,7 +160,7 @@ class RunConfig:
     Attributes:
         kind: ``trunk`` (stable phase from random weights), ``checkpoint`` (one that exists and is only measured) or
             ``decay`` (forked from a trunk's checkpoint or from one that exists).
-        shape: model shape.
+        shape: model shape; that of a run of an external trainer may only be declared.
         schedule: absolute LR over the run's own tokens, ``[0, schedule.tokens)``.
         mixture: share of tokens by source.
         batch_tokens: tokens of an optimiser step, a multiple of ``shape.seq_len``.
@@ -169,6 +173,7 @@ class RunConfig:
             its data as often as the long run that it stands for; ``None`` means all.
         arithmetic: number format and compiler.
         start: the checkpoint that a ``checkpoint`` is and from which its decays start; ``None`` beside a trunk.
+        trainer: ``built-in``, or ``external`` for a run that another trainer does.
     """
 
     kind: str
@@ -184,8 +189,11 @@ class RunConfig:
     pool_tokens: Mapping[str, int] | None = None
     arithmetic: Arithmetic = EXACT
     start: CheckpointStart | None = None
+    trainer: str = "built-in"
 
     def __post_init__(self) -> None:
+        if self.trainer not in TRAINERS:
+            raise InvalidValueError("run.trainer", self.trainer, f"must be one of {', '.join(TRAINERS)}")
         if self.kind not in RUN_KINDS:
             raise InvalidValueError("run.kind", self.kind, f"must be one of {', '.join(RUN_KINDS)}")
         require_positive_int("run", "batch_tokens", self.batch_tokens)
@@ -264,6 +272,10 @@ class RunConfig:
         """The shape, for the stacked trainer, which is never given another one."""
         if isinstance(self.shape, CheckpointShape):
             raise InvalidValueError("run.shape", self.shape.family, "is not a Llama that can be stacked")
+        if isinstance(self.shape, DeclaredModel):
+            raise InvalidValueError(
+                "run.shape", self.shape.model, "is only declared: its own trainer builds it"
+            )
         return self.shape
 
     @property
@@ -274,7 +286,7 @@ class RunConfig:
     @property
     def num_steps(self) -> int:
         """Optimiser steps; the last one may be partial."""
-        return -(-self.tokens // self.batch_tokens) if self.is_trained else 0
+        return -(-self.tokens // self.batch_tokens)
 
     @property
     def train_flops(self) -> int:
@@ -282,9 +294,14 @@ class RunConfig:
         return self.tokens * self.shape.train_flops_per_token if self.is_trained else 0
 
     @property
+    def numerics(self) -> int:
+        """Version of the numerics of the trainer; 0 for an external one, whose versions are not known here."""
+        return NUMERICS_VERSION if self.trainer == "built-in" else 0
+
+    @property
     def run_id(self) -> str:
         """First 16 hex digits of the SHA-256 of the run's canonical JSON and the trainer's numerics."""
-        content = {**self.to_dict(), "numerics": NUMERICS_VERSION}
+        content = {**self.to_dict(), "numerics": self.numerics}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -311,6 +328,8 @@ class RunConfig:
             values["arithmetic"] = asdict(self.arithmetic)
         if self.start is not None:
             values["start"] = asdict(self.start)
+        if self.trainer != "built-in":
+            values["trainer"] = self.trainer
         return values
 
     @classmethod
@@ -328,4 +347,6 @@ class RunConfig:
 
 def shape_from_dict(values: Mapping[str, Any]) -> Shape:
     """The shape whose fields ``values`` are."""
+    if "model" in values:
+        return DeclaredModel(**values)
     return CheckpointShape(**values) if "family" in values else ModelShape(**values)

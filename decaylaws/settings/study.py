@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
@@ -19,10 +28,20 @@ from decaylaws.mixtures import SourceGroup
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.config import ModelShape, OptimizerConfig
 from decaylaws.settings.capabilities import Capability, objective_weights
+from decaylaws.settings.external import (
+    BY_DIMENSIONS,
+    BY_PARAMETERS,
+    DECLARED,
+    DeclaredShape,
+    ExternalSettings,
+    Trainer,
+    check_source,
+    check_trainer,
+    shape_type,
+)
 from decaylaws.settings.groups import GroupSettings, source_groups
 from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, Weight
 from decaylaws.settings.quality import QualitySettings, cut_sources
-from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
 
@@ -37,38 +56,15 @@ class SourceSettings(_Settings):
     ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
     """
 
-    format: Literal[
-        "embedded",
-        "jsonl",
-        "text",
-        "parquet",
-        "datasets",
-        "array",
-        "megatron",
-        "nanotron",
-        "mds",
-        "decaylaws",
-    ] = Field(
-        description="how the text is stored; embedded text comes from installed packages, and the formats from array "
-        "on hold token ids, which are read in place"
+    format: Literal["embedded", "jsonl", "text", "parquet", "datasets", "declared"] = Field(
+        description="how the text is stored; embedded text comes from installed packages, declared text is read by an "
+        "external trainer only"
     )
     path: str | None = Field(
         None, description="file, folder or glob, relative to study.yaml; none for embedded"
     )
     text_field: str = Field(
         "text", description="column or key that holds the text (jsonl, parquet, datasets)"
-    )
-    tokens_from: str | None = Field(
-        None,
-        description="what holds the token ids: a column (datasets; mds, tokens by default), or a source of the other "
-        "study (decaylaws, the same name by default)",
-    )
-    token_type: TokenType | None = Field(
-        None, description="type of a stored token id, where the store does not say (array, nanotron, mds)"
-    )
-    append_end: bool = Field(
-        False,
-        description="put the end-of-document token after each document of a token store that was written without it",
     )
     group: Literal["general", "specialised"] = Field(
         "specialised",
@@ -93,10 +89,20 @@ class SourceSettings(_Settings):
         description="error stops at a row that is not valid JSON or has no text; skip leaves such rows out",
     )
     quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
+    tokens: Tokens | None = Field(None, description="train tokens of a declared source")
+    fingerprint: str | None = Field(
+        None, description="version of the content of a declared source; part of the identity of its runs"
+    )
+    proxy_path: str | None = Field(
+        None,
+        description="where the external trainer finds the tokens / target.repetition_scale that proxies may read of a "
+        "declared source; path where both are the same",
+    )
 
     @model_validator(mode="after")
     def _path_and_bounds(self) -> Self:
-        if (self.format == "embedded") != (self.path is None):
+        check_source(self)
+        if self.format != DECLARED and (self.format == "embedded") != (self.path is None):
             raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
         if self.lower > self.upper:
             raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
@@ -111,7 +117,6 @@ class SourceSettings(_Settings):
             raise ValueError("quality cuts the user's own text, not embedded domains")
         if self.quality is not None and self.quality.field and self.format == "text":
             raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
-        check_store_keys(self)
         return self
 
 
@@ -164,6 +169,12 @@ class ShapeSettings(_Settings):
             rope_theta=self.rope_theta,
             tie_embeddings=self.tie_embeddings,
         )
+
+
+AnyShape = Annotated[
+    Annotated[ShapeSettings, Tag(BY_DIMENSIONS)] | Annotated[DeclaredShape, Tag(BY_PARAMETERS)],
+    Discriminator(shape_type),
+]
 
 
 class OptimizerSettings(_Settings):
@@ -399,9 +410,7 @@ class StudySettings(_Settings):
     tokenizer: TokenizerSettings = Field(TokenizerSettings(), description="how text becomes tokens")
     seq_len: Count = Field(128, description="tokens of a training sequence")
     batch_tokens: Tokens = Field(1024, description="tokens of an optimiser step, a multiple of seq_len")
-    shapes: Annotated[dict[str, ShapeSettings], Field(min_length=2)] = Field(
-        description="model shapes by name"
-    )
+    shapes: Annotated[dict[str, AnyShape], Field(min_length=2)] = Field(description="model shapes by name")
     proxy: str = Field(description="the shape that runs the whole design; the others run a part of it")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="settings of AdamW")
     trunk: TrunkSettings = Field(description="the stable phase of every shape")
@@ -422,6 +431,13 @@ class StudySettings(_Settings):
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = Field(400, description="trials of the search on the fitted law")
     seed: NotNegative = Field(0, description="seed of the fit and the search")
+    trainer: Trainer = Field(
+        "built-in",
+        description="external: another trainer does the runs, see export-runs and record; built-in: run does them",
+    )
+    external: ExternalSettings = Field(
+        ExternalSettings(), description="what is known of the machines of an external trainer"
+    )
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -443,6 +459,7 @@ class StudySettings(_Settings):
     def _names_agree(self) -> Self:
         self._check_sources()
         self._check_shapes()
+        check_trainer(self)
         for key, sizes in (
             ("batch_tokens", [self.batch_tokens]),
             ("design.batch_tokens", self.design.batch_tokens),
@@ -483,14 +500,6 @@ class StudySettings(_Settings):
                 raise InvalidValueError(
                     key, unknown, f"names an unknown {kind}", f"The {kind}s are {', '.join(known)}."
                 )
-        stores = [name for name, source in self.sources.items() if is_token_store(source)]
-        if stores and self.tokenizer.path is None:
-            raise InvalidValueError(
-                "tokenizer.path",
-                None,
-                f"must name the tokenizer.json whose ids 'sources.{stores[0]}' holds",
-                "A tokenizer that is trained here would give tokens other ids.",
-            )
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice
 
@@ -509,6 +518,11 @@ class StudySettings(_Settings):
         """Weight of every domain that counts in the objective, from ``objective.weights`` and ``.capabilities``."""
         capabilities = {name: source.capability for name, source in self.sources.items()}
         return objective_weights(self.objective.capabilities, capabilities, self.objective.weights)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the text is only declared, and read by an external trainer alone."""
+        return all(source.format == DECLARED for source in self.sources.values())
 
     @property
     def source_groups(self) -> tuple[SourceGroup, ...]:
@@ -560,7 +574,10 @@ def _first_problem(error: ValidationError) -> InvalidValueError:
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, InvalidValueError):
         return cause
-    path = ".".join(str(part) for part in problem["loc"]) or "study.yaml"
+    path = (
+        ".".join(str(part) for part in problem["loc"] if part not in (BY_DIMENSIONS, BY_PARAMETERS))
+        or "study.yaml"
+    )
     if problem["type"] == "extra_forbidden":
         return InvalidValueError(
             path, problem["input"], "is not a known key", "Check its spelling and its indent."

@@ -18,6 +18,7 @@ Every verb does what is missing, keeps what is finished, and takes ``progress``,
 from decaylaws.study.confirm import confirm
 from decaylaws.study.directory import Study
 from decaylaws.study.export import export
+from decaylaws.study.export_runs import export_runs
 from decaylaws.study.fit import fit
 from decaylaws.study.launch import launch
 from decaylaws.study.plan import plan
@@ -30,6 +31,7 @@ __all__ = [
     "Study",
     "confirm",
     "export",
+    "export_runs",
     "fit",
     "launch",
     "plan",

@@ -106,6 +106,6 @@ def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))
-    shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
+    shape, batch = study.planner().trunk(settings.proxy).config.llama, settings.batch_tokens
     speeds = tokens_per_second(shape, batch, backend, candidate_slots(batch, backend))
     return max(speeds.values()), len(speeds)

@@ -60,7 +60,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     from proxy_runs.machine import default_workers
 
     planner, batch = study.planner(), study.settings.batch_tokens
-    shapes = [planner.shape(name) for name in study.settings.shapes]
+    shapes = [planner.trunk(name).config.llama for name in study.settings.shapes]
     arithmetic = study.arithmetic()
     keys = {shape: _key(shape, batch, arithmetic) for shape in shapes}
     small = _small_enough(shapes, batch, study.settings.backend.device)

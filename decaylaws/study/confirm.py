@@ -32,6 +32,7 @@ from decaylaws.study.recommend import load_recipe
 from decaylaws.study.results import decays, planned_rows
 from decaylaws.study.run import PoolDisplay, train
 from decaylaws.study.stored import StoredConfirmations
+from decaylaws.study.trainer import how_to_go_on
 
 CONFIRM_FORMAT = 2  # of confirm.json
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
@@ -97,15 +98,30 @@ def confirm(
         display: shows what the workers are doing.
 
     Raises:
-        StudyError: nothing has been recommended, something changed since, or runs failed for good.
+        StudyError: nothing has been recommended, something changed since, or runs failed for good. Or an external
+            trainer does the runs and some have no result yet; the predictions are stored then.
     """
     stored, is_new = predict(study)
     when = (
         f"{'stored' if is_new else 'were stored'} at {stored.created}, before the runs: {study.confirm_file}"
     )
     progress("predictions", len(stored.entries), len(stored.entries), when)
-    train(study, stored.runs(), workers=workers, serves=stored.serves, progress=progress, display=display)
+    if study.settings.trainer == "external":
+        _check_recorded(study, stored)
+    else:
+        train(study, stored.runs(), workers=workers, serves=stored.serves, progress=progress, display=display)
     return Confirmed(stored, confirmation_table(study), verdict(study))
+
+
+def _check_recorded(study: Study, stored: Confirmation) -> None:
+    recorded = set(study.runs()["run_id"])
+    missing = [config.run_id for _, config in stored.runs() if config.run_id not in recorded]
+    if missing:
+        raise StudyError(
+            f"The predictions are stored in {study.confirm_file}. {len(missing)} of the {len(stored.runs())} "
+            f"confirming runs have no result yet. {how_to_go_on(study)} "
+            f"Then run 'decaylaws confirm {study.root}' again."
+        )
 
 
 def predict(study: Study) -> tuple[Confirmation, bool]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from decaylaws import __version__
-from decaylaws.designs.planner import CorpusFacts, Design, Planner
+from decaylaws.designs.planner import CorpusFacts, Design, PlannedRun, Planner
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.io import json as json_files
 from decaylaws.io.files import is_changed, record_of, write_text
@@ -20,9 +20,10 @@ from decaylaws.io.json import rebuilding
 from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.table import EVALUATION, read_curves, read_runs
+from decaylaws.settings.external import DECLARED_KEYS, declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study.question import Question, content_hash
-from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan, StoredStore
+from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan
 
 SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
@@ -158,6 +159,11 @@ class Study:
         return self.root / "exports"
 
     @property
+    def exported_runs_file(self) -> Path:
+        """Which runs were written for an external trainer, and where its counters stand at their ends."""
+        return self.root / "exported_runs.json"
+
+    @property
     def launch_dir(self) -> Path:
         """The launched run: checkpoints, metrics, Hugging Face export."""
         return self.root / "launch"
@@ -238,11 +244,18 @@ class Study:
         return (self.corpus_dir / self._manifest()["tokenizer"]["path"]).parent
 
     def corpus(self) -> CorpusFacts:
-        """Facts of the prepared corpus.
+        """Facts of the prepared corpus, or of the text that study.yaml declares.
 
         Raises:
             StudyError: it has not been prepared.
         """
+        if self.settings.is_declared:
+            sources = self.settings.sources
+            return CorpusFacts(
+                fingerprint=declared_fingerprint(sources),
+                vocab_size=self.settings.tokenizer.vocab_size,
+                available_tokens={name: source.tokens or 0 for name, source in sources.items()},
+            )
         manifest = self._manifest()
         return CorpusFacts(
             fingerprint=manifest["fingerprint"],
@@ -268,24 +281,12 @@ class Study:
         """
         return {name: source["counts"] for name, source in self._manifest()["sources"].items()}
 
-    def stores(self) -> dict[str, Any]:
-        """What the corpus says of each source that is a token store (``StoredStore``).
-
-        Raises:
-            StudyError: it has not been prepared.
-        """
-        return {
-            name: read_json(self.corpus_dir / source["store"]["path"], StoredStore)
-            for name, source in self._manifest()["sources"].items()
-            if source.get("store")
-        }
-
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
 
         Of decontamination only what decides the text: the other settings refuse a corpus and change nothing in it.
         """
-        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage"})
+        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage", "external"})
         settings["decontamination"] = {
             name: value
             for name, value in settings["decontamination"].items()
@@ -294,9 +295,12 @@ class Study:
         settings["order"] = list(self.settings.sources)  # the first source keeps what a later one repeats
         # defaults that older studies did not have are left out: their stored results stay valid
         for source in settings["sources"].values():
-            for name in ("quality", "tokens_from", "token_type", "append_end"):
-                if not source[name]:
+            for name in ("quality", *DECLARED_KEYS):
+                if source[name] is None:
                     del source[name]
+            source.pop("proxy_path", None)  # where text lies does not decide what it is
+        if self.settings.trainer == "built-in":
+            del settings["trainer"]
         if not settings["groups"]:
             del settings["groups"]
         if not self.settings.decontamination.evaluation_sets:
@@ -329,7 +333,12 @@ class Study:
         return content_hash(__version__, settings, vars(self.corpus()))
 
     def arithmetic(self) -> Arithmetic:
-        """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32."""
+        """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32.
+
+        How an external trainer computes is not known here, and stands as eager float32.
+        """
+        if self.settings.trainer != "built-in":
+            return EXACT
         train, settled = self.settings.train, asdict(EXACT)
         if self.arithmetic_file.is_file():
             settled |= read_json(self.arithmetic_file, StoredArithmetic)
@@ -396,7 +405,7 @@ class Study:
         planner = self.planner()
         return Question(
             planned={run["run_id"]: run["role"] for run in stored["runs"]},
-            proposed={run["run_id"]: run["role"] for run in self._proposed()},
+            proposed={run.config.run_id: run.role for run in self.proposed()},
             data_fingerprint=planner.corpus.fingerprint,
             evaluation_tokens=self.settings.evaluation.tokens_per_domain,
             pools=pool_fingerprint(planner.pool_tokens()),
@@ -405,10 +414,13 @@ class Study:
             keep_earlier=self.settings.design.keep_earlier,
         )
 
-    def _proposed(self) -> list[dict[str, Any]]:
-        """Runs that the sampler of the present plan proposed so far, as ``PlannedRun.to_dict`` writes them."""
+    def proposed(self) -> list[PlannedRun]:
+        """Runs that the sampler of the present plan proposed so far."""
         stored = read_json(self.proposals_file, StoredPlan) if self.proposals_file.is_file() else {}
-        return list(stored["runs"]) if stored.get("inputs") == self.plan_inputs() else []
+        if stored.get("inputs") != self.plan_inputs():
+            return []
+        with rebuilding(self.proposals_file, REMEDY):
+            return [PlannedRun.from_dict(run) for run in stored["runs"]]
 
     def recorded_runs(self) -> pd.DataFrame:
         """The whole runs table, with the runs of earlier plans and corpora.

@@ -16,6 +16,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.study.confirm import domain_table, is_confirmed
 from decaylaws.study.directory import Study
 from decaylaws.study.recommend import load_recipe
+from decaylaws.study.trainer import refuse_external
 
 if TYPE_CHECKING:
     from proxy_runs.fsdp.settings import TrainSettings
@@ -58,6 +59,12 @@ def launch(
         InvalidValueError: a setting is unknown or is not what it must be, or one is missing.
         DataError: the start or the corpus cannot be read.
     """
+    if isinstance(target, Study):
+        refuse_external(
+            target,
+            "launch",
+            f"Write the recipe for yours with 'decaylaws export {target.root} --target NAME'.",
+        )
     from proxy_runs.fsdp import launch as launcher
 
     checked = launch_settings(target, settings or {})

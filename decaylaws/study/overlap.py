@@ -13,8 +13,10 @@ from decaylaws.study.stored import StoredOverlap
 
 def evaluation_report(study: Study) -> Report | None:
     """Evaluation items that train text held, before their documents were dropped; ``None`` where no set is named."""
+    if study.settings.is_declared or not study.settings.decontamination.evaluation_sets:
+        return None
     path = study.shard_dir() / "contamination.json"
-    if not study.settings.decontamination.evaluation_sets or not path.is_file():
+    if not path.is_file():
         return None
     content = read_json(path)
     with rebuilding(path, REMEDY):
@@ -48,7 +50,7 @@ def check_overlap(study: Study) -> None:
         StudyError: a source repeats more of a domain's held-out text than study.yaml allows.
     """
     settings = study.settings.decontamination
-    if settings.on_overlap == "allow":
+    if settings.on_overlap == "allow" or study.settings.is_declared:
         return
     table = heldout_overlap(study)
     too_much = table[table["share"] > settings.max_heldout_overlap].sort_values("share", ascending=False)

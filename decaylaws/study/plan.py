@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from decaylaws.designs.planner import Design
@@ -30,9 +31,9 @@ class Plan:
         design: every planned run.
         is_new: whether the design was made now; it is kept while settings and corpus stay as they are.
         cost: one row per role and size: ``role``, ``non_embedding_params``, ``runs``, ``tokens``, ``train_flops`` and
-            ``hours`` with all workers, evaluation not counted.
+            ``hours`` with all workers, evaluation not counted; NaN where an external trainer's speed is unknown.
         hours: of the whole sweep.
-        workers: worker processes that ``run`` would start here.
+        workers: worker processes that ``run`` would start here; 0 with an external trainer.
         detectable_effect: which difference between two runs is more than noise, in a sentence.
         arithmetic: how the proxies compute, in sentences, where that was decided now.
     """
@@ -55,25 +56,24 @@ def plan(study: Study, *, progress: Progress = silent) -> Plan:
         InfeasibleError: no mixture meets the caps at a decay of the design, or at ``target.max_decay_tokens``.
     """
     design, is_new = plan_runs(study)
+    cost = (
+        design.table()
+        .groupby(["role", "non_embedding_params"], sort=False)
+        .agg(runs=("run_id", "size"), tokens=("tokens", "sum"), train_flops=("train_flops", "sum"))
+        .reset_index()
+    )
+    effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
+    if study.settings.trainer == "external":
+        cost["hours"] = cost["train_flops"] / (study.settings.external.flops_per_second or np.nan) / 3600.0
+        return Plan(design, is_new, cost, float(cost["hours"].sum(skipna=False)), 0, effect, ())
     changed, arithmetic = settle_arithmetic(study, design, progress)
     if changed:
         design, is_new = plan_runs(study)
     speed = calibrate(study)
-    cost = [
-        {
-            "role": role,
-            "non_embedding_params": params,
-            "runs": len(rows),
-            "tokens": int(rows["tokens"].sum()),
-            "train_flops": rows["train_flops"].sum(),
-            "hours": speed.params_hours(params, int(rows["tokens"].sum())),
-        }
-        for (role, params), rows in design.table().groupby(["role", "non_embedding_params"], sort=False)
+    cost["hours"] = [
+        speed.params_hours(row.non_embedding_params, int(row.tokens)) for row in cost.itertuples()
     ]
-    effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
-    return Plan(
-        design, is_new, pd.DataFrame(cost), speed.plan_hours(design), speed.workers, effect, arithmetic
-    )
+    return Plan(design, is_new, cost, speed.plan_hours(design), speed.workers, effect, arithmetic)
 
 
 def plan_runs(study: Study) -> tuple[Design, bool]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from decaylaws.errors import StudyError
 from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.progress import Progress, silent
 from decaylaws.study.checks import check_prepared, record_settings, short_heldout
@@ -23,9 +24,6 @@ class Preparation:
             (dropped).
         evaluation_items: items of evaluation sets whose documents were dropped, one row per set; None where
             study.yaml names no sets.
-        stores: one row per token store: ``source``, ``files``, ``tokens``, ``documents``, ``largest_id``, ``end_id``
-            (the end-of-document token), ``end_share`` (its share of the tokens) and ``beginning`` (of a held-out
-            document, decoded).
         repeated_heldout: share of held-out passages that train text repeats, the three largest.
         notes: sentences on what was passed over, kept though doubtful, or is short.
     """
@@ -33,7 +31,6 @@ class Preparation:
     fingerprint: str
     sources: pd.DataFrame
     evaluation_items: pd.DataFrame | None
-    stores: pd.DataFrame
     repeated_heldout: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -42,8 +39,14 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
     """Prepare the corpus of a study; what is there already is kept.
 
     Raises:
+        StudyError: the sources are declared, so that there is no text to read.
         DataError: text, a tokenizer or a file of examples cannot be read.
     """
+    if study.settings.is_declared:
+        raise StudyError(
+            f"The sources of {study.root} are declared: their text is read by your own trainer, and there is nothing "
+            f"to prepare. Run 'decaylaws plan {study.root}'."
+        )
     from proxy_runs.corpus.prepare import prepare_corpus
 
     settings = study.settings
@@ -74,7 +77,6 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
         facts.fingerprint,
         sources,
         None if report is None else report.task_table(),
-        _stores(study),
         repeated,
         tuple(_notes(study)),
     )
@@ -89,25 +91,6 @@ def check_corpus(study: Study) -> None:
     """
     check_prepared(study)
     check_overlap(study)
-
-
-def _stores(study: Study) -> pd.DataFrame:
-    rows = []
-    for name, store in study.stores().items():
-        counts = study.source_counts()[name]
-        rows.append(
-            {
-                "source": name,
-                "files": len(store["files"]),
-                "tokens": counts["stored_tokens"],
-                "documents": counts["stored_documents"],
-                "largest_id": counts["largest_id"],
-                "end_id": counts["end_id"],
-                "end_share": counts["end_tokens"] / counts["stored_tokens"],
-                "beginning": store["beginning"],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def _notes(study: Study) -> list[str]:
@@ -126,11 +109,6 @@ def _notes(study: Study) -> list[str]:
         if source.max_bytes and counts.get("documents_over_max_bytes"):
             taken = counts["train_bytes"] + counts["heldout_bytes"]
             notes.append(f"{name}: {taken:,} bytes of text taken of max_bytes = {source.max_bytes:,}.")
-        if counts.get("compared_documents"):
-            notes.append(
-                f"{name}: of the {counts['train_documents']:,} train documents a sample of "
-                f"{counts['compared_documents']:,} was compared with held-out text and evaluation items."
-            )
         if said := passed_over(counts):
             notes.append(f"{name}: passed over: {said}.")
         if said := kept_doubtful(counts):

@@ -97,7 +97,7 @@ class Question:
             return ""
         if str(row["data_fingerprint"]) != self.data_fingerprint:
             return "trained on another corpus"
-        if row.get(NUMERICS) != NUMERICS_VERSION:
+        if row.get(NUMERICS) not in (NUMERICS_VERSION, 0):  # 0: an external trainer, as its trunk then is
             return "trained by a version of the trainer with other numerics"
         start = row["run_id"] if row["kind"] == TRUNK else row["start_run_id"]
         if self.planned.get(str(start)) != TRUNK:

@@ -162,11 +162,16 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
 
 def _sources(study: Study) -> dict[str, Source]:
     """Sources as the proxies saw them: pools are already matched in repetition to the target."""
-    prints = read_corpus(study.corpus_dir).source_fingerprints
+    settings = study.settings
+    if settings.is_declared:
+        prints = {name: source.fingerprint for name, source in settings.sources.items()}
+    else:
+        prints = dict(read_corpus(study.corpus_dir).source_fingerprints)
     return {
         limits.name: Source(
             available_tokens=limits.available_tokens,
             max_epochs=limits.max_epochs,
+            path=settings.sources[limits.name].path if settings.is_declared else None,
             fingerprint=prints.get(limits.name),
         )
         for limits in study.planner().space.sources
@@ -175,7 +180,7 @@ def _sources(study: Study) -> dict[str, Source]:
 
 def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
     runs, _ = usable_runs(study)
-    corpus = read_corpus(study.corpus_dir)
+    corpus = None if study.settings.is_declared else read_corpus(study.corpus_dir)
     target = study.planner().shape(study.settings.target.shape)
     own = fit.errors[fit.errors["law"] == f"decay:{fit.member}"]
     return Provenance(
@@ -183,9 +188,9 @@ def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
         study=study.settings.name,
         decaylaws_version=decaylaws.__version__,
         code_fingerprint=code_fingerprint(),
-        data_fingerprint=corpus.fingerprint,
-        tokenizer_fingerprint=corpus.tokenizer_fingerprint,
-        vocab_size=corpus.vocab_size,
+        data_fingerprint=study.corpus().fingerprint,
+        tokenizer_fingerprint=corpus and corpus.tokenizer_fingerprint,
+        vocab_size=corpus and corpus.vocab_size,
         non_embedding_params=target.non_embedding_params,
         laws=(
             LawRecord(

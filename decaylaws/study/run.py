@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from decaylaws.designs.planner import PlannedRun
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION
@@ -26,6 +27,7 @@ from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.plan import current_plan
 from decaylaws.study.read_outs import read_out_errors
 from decaylaws.study.tables import write_results
+from decaylaws.study.trainer import how_to_go_on, refuse_external
 
 if TYPE_CHECKING:
     from decaylaws.queue.queue import RunQueue
@@ -76,6 +78,7 @@ def run(
     Raises:
         StudyError: nothing is planned, runs failed for good, or the storage is not the study's own.
     """
+    refuse_external(study, "run", how_to_go_on(study))
     design = current_plan(study)
     if retry_failed:
         again = open_queue(study, progress, serves=study.plan_inputs()).retry_failed(study.question().planned)
@@ -268,26 +271,48 @@ def _follow(
     """Ask, train and tell until the sampler has made all its proposals."""
 
     def ask() -> list[tuple[str, RunConfig]]:
-        proposals.tell(
-            [result["row"] for result in queue.results()],
-            [run_id for run_id, _ in queue.failures()],
-            queue.pruned(),
-        )
-        asked = proposals.ask()
-        # the runs that were proposed for the present plan belong to its question
-        proposed = [run.to_dict() for run in proposals.runs()]
-        write_json(study.proposals_file, {"inputs": study.plan_inputs(), "runs": proposed})
-        return [(run.role, run.config) for run in asked]
+        return [(run.role, run.config) for run in propose(study, queue, proposals)]
 
     def refill() -> list[RunConfig]:
         runs = ask()
         queue.enqueue(runs)
         return [config for _, config in runs]
 
-    rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
-    proposals.learn([(config, rows[config.run_id]) for _, config in planned if config.run_id in rows])
+    learn(queue, proposals, [config for _, config in planned])
     while runs := ask():
         train_all(runs, refill=refill)
+
+
+def learn(queue: RunQueue, proposals: Proposals, planned: Sequence[RunConfig]) -> None:
+    """Give the sampler what the design has measured.
+
+    Args:
+        queue: holds the results.
+        proposals: the sampler.
+        planned: runs of the design.
+    """
+    rows = {result["row"]["run_id"]: result["row"] for result in queue.results()}
+    proposals.learn([(config, rows[config.run_id]) for config in planned if config.run_id in rows])
+
+
+def propose(study: Study, queue: RunQueue, proposals: Proposals) -> list[PlannedRun]:
+    """Tell the sampler what its runs have reached, and ask for the runs of its open proposals.
+
+    Args:
+        study: the study, which keeps the proposed runs.
+        queue: holds the results.
+        proposals: the sampler.
+    """
+    proposals.tell(
+        [result["row"] for result in queue.results()],
+        [run_id for run_id, _ in queue.failures()],
+        queue.pruned(),
+    )
+    asked = proposals.ask()
+    # the runs that were proposed for the present plan belong to its question
+    proposed = [run.to_dict() for run in proposals.runs()]
+    write_json(study.proposals_file, {"inputs": study.plan_inputs(), "runs": proposed})
+    return asked
 
 
 def _raise_if_unfinished(study: Study, queue: RunQueue, run_ids: Collection[str]) -> None:

@@ -50,7 +50,9 @@ class Step:
 
 
 RESULTS: dict[str, Callable[[Study], Path]] = {
-    "prepare": lambda study: study.corpus_dir / "manifest.json",
+    "prepare": lambda study: (
+        study.settings_file if study.settings.is_declared else study.corpus_dir / "manifest.json"
+    ),
     "plan": lambda study: study.plan_file,
     "run": lambda study: study.runs_file,
     "fit": lambda study: study.law_file,
@@ -135,6 +137,10 @@ def next_verb(done: list[Step]) -> str | None:
 
 def command_of(study: Study, verb: str) -> str:
     """The command line of a verb, as a shell takes it."""
+    if verb == "run" and study.settings.trainer == "external":
+        if not study.runs_file.is_file() and not study.exported_runs_file.is_file():
+            return f"decaylaws export-runs '{study.root}' --target NAME --out DIR"
+        return f"decaylaws record '{study.root}' FILES"
     return f"decaylaws {verb} '{study.root}'"
 
 

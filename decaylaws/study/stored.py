@@ -39,28 +39,19 @@ class Split(TypedDict):
 
 
 @_stored
-class File(TypedDict):
-    """A file of the corpus."""
-
-    path: Annotated[str, AfterValidator(_inside)]
-
-
-@_stored
 class Source(TypedDict):
-    """One prepared source; ``store`` only where it is a token store."""
+    """One prepared source."""
 
     train: Split
     heldout: Split
     counts: dict[str, Count]
-    store: NotRequired[File | None]
 
 
 @_stored
-class StoredStore(TypedDict):
-    """``NAME.store.json``: the files of a token store, and some of its text."""
+class File(TypedDict):
+    """A file of the corpus."""
 
-    beginning: str
-    files: list[dict[str, Any]]
+    path: Annotated[str, AfterValidator(_inside)]
 
 
 @_stored
@@ -215,6 +206,19 @@ class StoredConfirmations(TypedDict):
     """``confirm.json``; an earlier version wrote a single confirmation without this list around it."""
 
     confirmations: NotRequired[list[StoredConfirmation]]
+
+
+@_stored
+class ExportedRun(TypedDict):
+    """A run that was written for an external trainer."""
+
+    target: str
+    last_step: Count
+    last_sample: Count
+
+
+StoredExportedRuns = dict[str, ExportedRun]
+"""``exported_runs.json``, by run."""
 
 
 @_stored

@@ -22,7 +22,6 @@ from decaylaws.io.documents import (
     parquet_errors,
     require_text_column,
 )
-from decaylaws.io.token_files import STORE_SUFFIXES
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.data.documents import Document
 
@@ -44,9 +43,7 @@ def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
     path = base / str(source.path)
     files = find_documents(path, source.format)
     if not files:
-        known: dict[str, tuple[str, ...]] = {**STORE_SUFFIXES}
-        known |= documents.SUFFIXES.items()
-        suffixes = known.get(source.format, ())
+        suffixes = documents.SUFFIXES.get(source.format, ())  # type: ignore[arg-type]
         kinds = f" (looking for {', '.join(suffixes)})" if suffixes and path.is_dir() else ""
         raise DataError(f"'sources.{name}.path' finds no file at {path}{kinds}. Correct the path.")
     return files

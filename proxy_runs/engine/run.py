@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.runs.columns import BPB, EPOCHS, FINISHED, LOSS, MIX, START_LOSS, config_row
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.declared import DeclaredModel
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
@@ -66,7 +67,7 @@ class Run:
         self.keep_at: frozenset[int] = frozenset()  # own tokens after which its checkpoint is kept
         self._ahead: tuple[int, Batch] | None = None
         self._sources = store.names
-        self._lrs = config.schedule.step_lrs(config.batch_tokens) if config.is_trained else np.zeros(0)
+        self._lrs = config.schedule.step_lrs(config.batch_tokens)
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
         sampler = MixtureSampler(
             config.mixture,
@@ -192,6 +193,10 @@ class Run:
 
 
 def _check(config: RunConfig, store: TokenStore) -> None:
+    if isinstance(config.shape, DeclaredModel):
+        raise InvalidValueError(
+            "run.shape", config.shape.model, "is only declared: its own trainer builds it"
+        )
     if config.tokens % config.shape.seq_len:
         raise InvalidValueError(
             "run.schedule.tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 
 import jinja2
@@ -26,6 +27,8 @@ def _environment() -> jinja2.Environment:
         autoescape=False,
     )
     environment.filters["py"] = _py
+    environment.filters["sh"] = shlex.quote
+    environment.filters["comment"] = lambda text: " ".join(text.split())  # one line, whatever a name holds
     return environment
 
 

@@ -1,0 +1,96 @@
+"""``decaylaws export-runs`` and ``decaylaws record``: the runs of a study that another trainer does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decaylaws import study as verbs
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say
+from decaylaws.cli.export import LrRule
+from decaylaws.errors import InvalidValueError
+from decaylaws.exporters import EXPORTERS, ExportOptions
+from decaylaws.study.export_runs import ExportedRuns, runs_table
+
+StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
+
+console = make_console()
+
+
+def export_runs(
+    directory: StudyDir,
+    target: Annotated[str, typer.Option(help=f"the trainer: {', '.join(EXPORTERS)}", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for the runs, a folder each", show_default=False)],
+    ranks: Annotated[int, typer.Option(help="data-parallel ranks that share a batch", min=1)] = 1,
+    local_batch_size: Annotated[int, typer.Option(help="sequences of a rank in a forward pass", min=1)] = 1,
+    checkpoints: Annotated[
+        str, typer.Option(help="folder for the checkpoints of all runs, as the trainer sees it from --out")
+    ] = "outputs",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="SHAPE=NAME: the trainer's name for the model of a shape; can be repeated"),
+    ] = None,
+    lr_rule: Annotated[
+        LrRule,
+        typer.Option(
+            help="auto: the LR of every step where the trainer takes a table, else its own scheduler; exact or native: "
+            "only that"
+        ),
+    ] = LrRule.auto,
+    tolerance: Annotated[
+        float, typer.Option(help="largest LR error of a native scheduler, as a fraction of the peak LR")
+    ] = 0.01,
+    again: Annotated[bool, typer.Option(help="also write the runs that have a result")] = False,
+) -> ExportedRuns:
+    """Write the runs of a study with trainer: external as configuration of that trainer.
+
+    Reads plan.json, the recorded runs and, after confirm, the confirming runs.
+    Writes a folder for every run that has no result yet, with the trainer's files,
+    run.json, NOTES.md and launch.sh, and array.sh, which starts all of them.
+    Next: train the runs, then decaylaws record.
+    """
+    study = open_study(console, directory)
+    options = ExportOptions(
+        lr_rule=lr_rule.value,
+        tolerance=tolerance,
+        data_parallel_ranks=ranks,
+        local_batch_size=local_batch_size,
+        output=checkpoints,
+    )
+    with ConsoleProgress(console) as progress:
+        written = verbs.export_runs(
+            study, target, out, options, models=_pairs("model", model), again=again, progress=progress
+        )
+    table = runs_table(written)
+    if not table.empty:
+        console.print(
+            frame_table(table, title=f"written for {target}, a folder each with NOTES.md, in {out}")
+        )
+    if written.recorded:
+        console.print(f"{written.recorded} runs have a result and were left out.", highlight=False)
+    say(console, written.notes)
+    if written.runs:
+        start = (
+            f"Next: bash '{written.script}' (Slurm) or bash '{written.script}' here, then decaylaws record "
+        )
+        console.print(f"{start}'{study.root}' FILES", highlight=False, soft_wrap=True)
+    return written
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` options as a mapping.
+
+    Raises:
+        InvalidValueError: one has no equals sign, or names something twice.
+    """
+    pairs: dict[str, str] = {}
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not (name and equals and value):
+            raise InvalidValueError(option, each, "must be NAME=VALUE")
+        if name in pairs:
+            raise InvalidValueError(option, each, f"must name {name!r} once")
+        pairs[name] = value
+    return pairs
