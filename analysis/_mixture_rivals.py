@@ -144,10 +144,10 @@ class BiMixFamily:
         """Loss [runs]."""
         return np.exp(theta[0] - theta[1] * np.log(shares[:, self.own] + self.floor))
 
-    def jacobian(self, theta: Array, shares: Array) -> Array:
-        """Derivative of the loss [runs, 2]."""
+    def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative [runs, 2]."""
         loss = self.value(theta, shares)
-        return np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])
+        return loss, np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])
 
 
 class BiMix(FormulaRegression):

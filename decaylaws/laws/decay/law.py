@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -47,7 +46,7 @@ from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
-from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
@@ -276,18 +275,11 @@ class DecayLaw(DecaySlices):
         frame, d = self._frame, observed.shape[1]
         unit = observed * self.noise_
 
-        @lru_cache(maxsize=1)
-        def looked(packed: bytes) -> tuple[Array, ArrowSlopes]:
-            # the solver asks for residuals and slopes at one place in turn; together they cost little more
-            losses, slopes = evaluate(np.frombuffer(packed), inputs, frame)
+        def looked(theta: Array) -> tuple[Array, ArrowSlopes]:
+            losses, slopes = evaluate(theta, inputs, frame)
             return ((losses - observed) / unit).ravel(), slopes.rows_scaled(1 / unit.ravel())
 
-        def residuals(theta: Array) -> Array:
-            return looked(theta.tobytes())[0]
-
-        def jacobian(theta: Array) -> ArrowSlopes:
-            return looked(theta.tobytes())[1]
-
+        residuals, jacobian = evaluated_together(looked)
         return solve(
             residuals, starts, jacobian=jacobian, lower=prior.lower, upper=prior.upper, huber_delta=_HUBER,
             weights=None if weights is None else np.repeat(weights, d),

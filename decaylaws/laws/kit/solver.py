@@ -13,6 +13,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,6 +142,30 @@ def solve(
     return _solution(problem, theta, objective, converged, agreeing, len(points), names, began)
 
 
+def evaluated_together(
+    evaluate: Callable[[Array], tuple[Array, Array | Slopes]],
+) -> tuple[VectorFunction, SlopesFunction]:
+    """Residuals and their derivatives as the two functions that :func:`solve` takes, from one evaluation of both.
+
+    The solver asks for them at one place in turn; together they often cost little more than either.
+
+    Args:
+        evaluate: maps parameters ``[p]`` to residuals ``[n]`` and their derivatives ``[n, p]``.
+    """
+
+    @lru_cache(maxsize=1)
+    def looked(packed: bytes) -> tuple[Array, Array | Slopes]:
+        return evaluate(np.frombuffer(packed))
+
+    def residuals(theta: Array) -> Array:
+        return looked(theta.tobytes())[0]
+
+    def jacobian(theta: Array) -> Any:
+        return looked(theta.tobytes())[1]
+
+    return residuals, jacobian
+
+
 @dataclass(frozen=True)
 class _Problem:
     residuals: VectorFunction
@@ -178,7 +204,10 @@ class _Problem:
         return deltas
 
     def objective(self, theta: Array) -> float:
-        values = self.values(theta)
+        return self.objective_of(self.values(theta))
+
+    def objective_of(self, values: Array) -> float:
+        """The objective where :meth:`values` are these."""
         size, deltas = np.abs(values), self.deltas(len(values))
         inside = size <= deltas
         bounded = np.where(np.isfinite(deltas), deltas, 0.0)
@@ -202,7 +231,7 @@ class _Problem:
             slopes.projected(np.clip(data, -deltas, deltas)) + precision * (theta - self.prior_mean)[free]
         )
         return Point(
-            theta[free], self.objective(theta), gradient, slopes.gram(precision, np.abs(data) <= deltas)
+            theta[free], self.objective_of(values), gradient, slopes.gram(precision, np.abs(data) <= deltas)
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.solver import solve
+from decaylaws.laws.kit.solver import evaluated_together, solve
 from decaylaws.laws.mixing.families import InverseSumFamily
 
 NOISE_SD = 0.02
@@ -45,13 +45,15 @@ def _far_above(shares: Array, losses: Array, asked: NDArray[np.bool_]) -> NDArra
     family, kept = InverseSumFamily(), ~asked
     start, observed = family.start(shares[kept], losses[kept]), np.log(losses)
 
-    def slopes(theta: Array, rows: NDArray[np.bool_]) -> Array:
-        return family.jacobian(theta, shares[rows]) / family.value(theta, shares[rows])[:, None]
+    def of_logs(theta: Array, rows: NDArray[np.bool_]) -> tuple[Array, Array]:
+        value, slopes = family.with_slopes(theta, shares[rows])
+        return np.log(value) - observed[rows], slopes / value[:, None]
 
+    residuals, jacobian = evaluated_together(lambda theta: of_logs(theta, kept))
     solution = solve(
-        lambda theta: np.log(family.value(theta, shares[kept])) - observed[kept],
+        residuals,
         start.theta,
-        jacobian=lambda theta: slopes(theta, kept),
+        jacobian=jacobian,
         lower=start.lower,
         upper=start.upper,
         huber_delta=_HUBER,
@@ -62,13 +64,12 @@ def _far_above(shares: Array, losses: Array, asked: NDArray[np.bool_]) -> NDArra
         normal_equations=True,
         polish=False,
     )
-    by_kept, by_asked = slopes(solution.theta, kept), slopes(solution.theta, asked)
+    by_kept, (over, by_asked) = solution.jacobian, of_logs(solution.theta, asked)
     information = by_kept.T @ by_kept + np.diag(solution.prior_precision)
     own = np.sum(by_kept * np.linalg.solve(information, by_kept.T).T, axis=1)
     leverage = np.sum(by_asked * np.linalg.solve(information, by_asked.T).T, axis=1)
     errors = np.abs(solution.residuals) / np.sqrt(np.maximum(1.0 - own, 0.05))
     noise = max(1.4826 * float(np.median(errors)), NOISE_SD)
-    above = observed[asked] - np.log(family.value(solution.theta, shares[asked]))
     found = np.zeros(len(losses), dtype=bool)
-    found[asked] = above > np.maximum(_FAR * noise * np.sqrt(1.0 + leverage), _LEAST)
+    found[asked] = -over > np.maximum(_FAR * noise * np.sqrt(1.0 + leverage), _LEAST)
     return found

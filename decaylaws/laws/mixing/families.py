@@ -46,8 +46,8 @@ class Family(Protocol):
     def value(self, theta: Array, shares: Array) -> Array:
         """Loss [runs]."""
 
-    def jacobian(self, theta: Array, shares: Array) -> Array:
-        """Derivative of the loss [runs, params]."""
+    def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative by the parameters [runs, params]."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class InverseSumFamily:
         term, _, _ = self._term(theta, shares)
         return np.exp(theta[0]) + term ** np.exp(theta[1])
 
-    def jacobian(self, theta: Array, shares: Array) -> Array:
-        """Derivative of the loss [runs, 2 + 2 sources]."""
+    def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative [runs, 2 + 2 sources]."""
         term, by_scale, by_power = self._term(theta, shares)
         exponent = np.exp(theta[1])
         raised = term**exponent
         chain = (exponent * raised / term)[:, None]
         by_exponent = raised * exponent * np.log(term)
         floor = np.full(len(shares), np.exp(theta[0]))
-        return np.column_stack([floor, by_exponent, chain * by_scale, chain * by_power])
+        return floor + raised, np.column_stack([floor, by_exponent, chain * by_scale, chain * by_power])
 
     def _term(self, theta: Array, shares: Array) -> tuple[Array, Array, Array]:
         count = shares.shape[1]
@@ -127,6 +127,8 @@ class LogLinearFamily:
         """Loss [runs]."""
         return np.exp(theta[0]) + log_linear(theta[1:], shares)[0]
 
-    def jacobian(self, theta: Array, shares: Array) -> Array:
-        """Derivative of the loss [runs, 1 + sources]."""
-        return np.column_stack([np.full(len(shares), np.exp(theta[0])), log_linear(theta[1:], shares)[1]])
+    def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative [runs, 1 + sources]."""
+        floor = np.full(len(shares), np.exp(theta[0]))
+        term, slopes = log_linear(theta[1:], shares)
+        return floor + term, np.column_stack([floor, slopes])

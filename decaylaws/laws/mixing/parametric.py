@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.diverged import NOISE_SD
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
@@ -45,8 +46,8 @@ class FormulaModel:
             shares: shares of the fitted runs [runs, sources].
             losses: their losses [runs].
         """
-        value = family.value(solution.theta, shares)
-        slopes = family.jacobian(solution.theta, shares) / value[:, None]
+        value, by_loss = family.with_slopes(solution.theta, shares)
+        slopes = by_loss / value[:, None]
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
         leverage = np.sum(slopes * np.linalg.solve(precision, slopes.T).T, axis=1)
         errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, 0.05))
@@ -58,7 +59,8 @@ class FormulaModel:
 
     def log_slopes(self, shares: Array) -> Array:
         """Derivative of the log loss by the parameters [runs, params]."""
-        return self.family.jacobian(self.theta, shares) / self.predict(shares)[:, None]
+        value, slopes = self.family.with_slopes(self.theta, shares)
+        return slopes / value[:, None]
 
     def spread(self, shares: Array) -> Array:
         """``sqrt(1 + leverage)``: wider where no run is near [runs]."""
@@ -121,7 +123,7 @@ class FormulaRegression(MixtureRegression):
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> FormulaModel:
         family = self._family(target)
         start = family.start(shares, losses)
-        residuals, jacobian = _objective(family, shares, losses, self._log_residuals)
+        residuals, jacobian = evaluated_together(self._residuals(family, shares, losses))
         solution = solve(
             residuals,
             _scattered(start, self.num_starts, self.seed),
@@ -139,6 +141,22 @@ class FormulaRegression(MixtureRegression):
             polish=False,  # a prediction changes by less than the runs' noise long before machine precision
         )
         return FormulaModel.from_solution(family, solution, shares, losses)
+
+    def _residuals(
+        self, family: Family, shares: Array, losses: Array
+    ) -> Callable[[Array], tuple[Array, Array]]:
+        """Residuals and their derivatives as one function of the parameters: of log loss, or of loss."""
+        log_losses = np.log(losses)
+
+        def of_logs(theta: Array) -> tuple[Array, Array]:
+            value, slopes = family.with_slopes(theta, shares)
+            return np.log(value) - log_losses, slopes / value[:, None]
+
+        def of_losses(theta: Array) -> tuple[Array, Array]:
+            value, slopes = family.with_slopes(theta, shares)
+            return value - losses, slopes
+
+        return of_logs if self._log_residuals else of_losses
 
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
@@ -181,20 +199,6 @@ class LogLinear(FormulaRegression):
 
     def _family(self, target: str) -> Family:
         return LogLinearFamily()
-
-
-def _objective(family: Family, shares: Array, losses: Array, log_residuals: bool) -> tuple[Any, Any]:
-    """Residuals and their Jacobian: of log loss, or of loss."""
-    if not log_residuals:
-        return (
-            lambda theta: family.value(theta, shares) - losses,
-            lambda theta: family.jacobian(theta, shares),
-        )
-    log_losses = np.log(losses)
-    return (
-        lambda theta: np.log(family.value(theta, shares)) - log_losses,
-        lambda theta: family.jacobian(theta, shares) / family.value(theta, shares)[:, None],
-    )
 
 
 def _scattered(start: Start, count: int, seed: int) -> Array:
