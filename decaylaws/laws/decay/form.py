@@ -54,6 +54,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,36 +81,44 @@ def evaluate(
     size = inputs.params / frame.reference_params
     inputs = at_reference_batch(inputs, shared["batch"])
     slope = _Slopes(layout, inputs.log_batch, slopes)
+    mixed = _mixed(shared, own, coefficients, inputs, frame)
     change = _progress(shared, own, inputs, size, slope)
-    by_mixture, ratio = _mixture(shared, own, coefficients, inputs, frame, size, slope)
-    change = change + by_mixture
+    by_size = (size ** shared["size_mixture"])[:, None]
+    weight = by_size if mixed.relaxes_shares else by_size * mixed.transient.reached
+    difference = mixed.there - mixed.here
+    change = change + weight * difference
+    slope.shared("size_mixture", weight * difference * np.log(size)[:, None])
+    if not mixed.relaxes_shares:
+        slope.transient(by_size * difference, mixed.transient)
     scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
     change = scale * change
     slope.scaled(scale, by_exponent=np.log(size)[:, None] * change)
-    change = change - _anneal(shared, own, inputs, size, slope, ratio if frame.member.gain_follows else None)
+    follows = shared["gain_follows"] if frame.member.gain_follows else None
+    gain = _anneal(shared, own, inputs, size, slope, mixed.log_ratio, follows)
+    if slopes:
+        _add_mixture(slope, mixed, scale * weight, gain * (follows or 0.0))
     slope.offsets(from_checkpoint)
-    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change, slope.arrow()
+    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change - gain, slope.arrow()
 
 
 class _Slopes:
-    """Derivatives ``[n, d, s + q]`` under construction; empty, and every call free, where they are not wanted.
+    """Derivatives under construction, by domain: shared ``[d, n, s]``, own ``[d, n, q]``; without rows if not wanted.
 
-    A domain's losses depend on the shared parameters and on its own, which stand behind them: by kind, then the
-    mixture coefficients, then the offsets.
+    A domain's own parameters stand by kind, then the mixture coefficients, then the offsets.
     """
 
     def __init__(self, layout: ParameterLayout, log_batch: Array, wanted: bool) -> None:
         self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
-        width = len(SHARED) + len(OWN) + layout.num_sources + layout.num_checkpoints
-        self.values: Array = np.zeros((len(log_batch) if wanted else 0, layout.num_domains, width))
-
-    def like(self) -> _Slopes:
-        """Further derivatives of the same shape, at zero."""
-        return _Slopes(self.layout, self.log_batch, self.wanted)
+        rows, width = (
+            (len(log_batch), len(OWN) + layout.num_sources + layout.num_checkpoints) if wanted else (0, 0)
+        )
+        self._shared: Array = np.zeros((layout.num_domains, rows, len(SHARED)))
+        self._own: Array = np.zeros((layout.num_domains, rows, width))
 
     def shared(self, name: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by a shared parameter."""
-        self.values[:, :, SHARED.index(name)] += slope
+        if self.wanted:
+            self._shared[:, :, SHARED.index(name)] += slope.T
 
     def path(self, slope: Array) -> None:
         """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
@@ -117,33 +126,35 @@ class _Slopes:
 
     def own(self, kind: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by each domain's own parameter."""
-        self.values[:, :, len(SHARED) + OWN.index(kind)] += slope
+        if self.wanted:
+            self._own[:, :, OWN.index(kind)] += slope.T
 
     def scaled(self, scale: Array, *, by_exponent: Array) -> None:
-        """Scale all slopes by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
+        """Scale all slopes so far by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
         if self.wanted:
-            self.values *= scale[:, :, None]
+            self._shared *= scale.T[:, :, None]
+            self._own[:, :, : len(OWN)] *= scale.T[:, :, None]
             self.own("size", by_exponent)
+
+    def transient(self, by_reached: Array, transient: _Transient) -> None:
+        """Add what follows from the slope ``[n, d]`` by how far the trunk's mixture is forgotten."""
+        self.path(by_reached * transient.by_kappa)  # kappa stands beside the LR integral
+        self.shared("log_kappa", by_reached * transient.by_kappa)
+        self.own("kappa", by_reached * transient.by_kappa)
+        self.shared("log_b", by_reached * transient.by_b)
+
+    def coefficients(self) -> Array:
+        """The slopes by each domain's own mixture coefficients ``[d, n, m]``, to be written to."""
+        return self._own[:, :, len(OWN) : len(OWN) + self.layout.num_sources]
 
     def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
         """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
         if self.wanted and self.layout.num_checkpoints:
-            self.values[:, :, -self.layout.num_checkpoints :] = from_checkpoint[:, None, :]
-
-    def coefficients(self, slope: Array) -> None:
-        """Add the slope ``[n, d, m]`` by each domain's own mixture coefficients."""
-        first = len(SHARED) + len(OWN)
-        self.values[:, :, first : first + self.layout.num_sources] += slope
+            self._own[:, :, -self.layout.num_checkpoints :] = from_checkpoint
 
     def arrow(self) -> ArrowSlopes:
         """The finished derivatives."""
-        by_domain = self.values.transpose(1, 0, 2)
-        return ArrowSlopes(
-            np.ascontiguousarray(by_domain[:, :, : len(SHARED)]),
-            np.ascontiguousarray(by_domain[:, :, len(SHARED) :]),
-            np.arange(len(SHARED)),
-            self.layout.own_columns,
-        )
+        return ArrowSlopes(self._shared, self._own, np.arange(len(SHARED)), self.layout.own_columns)
 
 
 def _progress(
@@ -164,34 +175,6 @@ def _progress(
 
 
 @dataclass(frozen=True)
-class _MixtureLaw:
-    """The mixture law ``[n, d]`` and its slopes: by coefficients and shares ``[n, d, m]``, by log gamma ``[n, d]``."""
-
-    value: Array
-    by_coefficient: Array
-    by_share: Array
-    by_gamma: Array
-
-
-def _mixture_law(log_weights: Array, q: Array, gamma: Array) -> _MixtureLaw:
-    """A power of the weighted shares, with weights ``[d, m]`` and exponents ``[d]``, at shares ``[n, d or 1, m]``."""
-    weighted = np.exp(log_weights) * (q + SHARE_FLOOR)
-    total = weighted.sum(axis=2)
-    value = total**-gamma
-    by_c = -(gamma * value / total)[:, :, None] * weighted
-    return _MixtureLaw(value, by_c, by_c / (q + SHARE_FLOOR), -gamma * value * np.log(total))
-
-
-def _bend(
-    there: _MixtureLaw, here: _MixtureLaw, reached: Array | float, trunk: Array, new: Array
-) -> tuple[Array, Array]:
-    """Slopes ``[n, d]`` of the mixture law there and here by the log of the shares' concavity."""
-    old, fresh = xlogy(trunk, trunk), xlogy(new, new)
-    mixed = old + np.asarray(reached)[..., None] * (fresh - old)[:, None, :]
-    return np.sum(there.by_share * mixed, axis=2), np.sum(here.by_share * old, axis=2)
-
-
-@dataclass(frozen=True)
 class _Transient:
     """How far the model has forgotten the trunk's mixture, ``[n, d]``, and the slopes by log kappa and log b."""
 
@@ -209,68 +192,107 @@ def _transient(
     return _Transient(1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept)
 
 
-def _mixture(
-    shared: dict[str, float],
-    own: dict[str, Array],
+@dataclass(frozen=True)
+class _Mixed:
+    """The mixture law at the trunk's shares (here) and on the way to the new ones (there), and what slopes need of it.
+
+    Its weighted sum of shares is linear in them, so that no array of runs by domains by sources is needed.
+
+    Attributes:
+        relaxes_shares: whether the shares relax towards the new ones, or the loss does.
+        transient: how far the trunk's mixture is forgotten.
+        weights: of the shares in the law ``[d, m]``.
+        exponents: gamma ``[d]``.
+        trunk: the trunk's shares to the power c ``[m]``.
+        step: from them to the new ones ``[n, m]``.
+        bend: slopes of the trunk's and of the new shares by log c, ``[m]`` and ``[n, m]``.
+        reach: how much of the step the law sees, ``[n, d]``.
+        sum_here: weighted sum of the shares ``[d]``.
+        sum_there: the same ``[n, d]``.
+    """
+
+    relaxes_shares: bool
+    transient: _Transient
+    weights: Array
+    exponents: Array
+    trunk: Array
+    step: Array
+    bend: tuple[Array, Array]
+    reach: Array
+    sum_here: Array
+    sum_there: Array
+
+    @cached_property
+    def here(self) -> Array:
+        """The law at the trunk's shares ``[d]``."""
+        return np.asarray(self.sum_here**-self.exponents)
+
+    @cached_property
+    def there(self) -> Array:
+        """The law on the way to the new shares ``[n, d]``."""
+        return np.asarray(self.sum_there**-self.exponents)
+
+    @cached_property
+    def log_ratio(self) -> Array:
+        """``log(there / here)``, which the annealing gain may follow ``[n, d]``."""
+        return np.log(np.maximum(self.there, _RATIO_FLOOR) / np.maximum(self.here, _RATIO_FLOOR))
+
+
+def _mixed(
+    shared: Mapping[str, float],
+    own: Mapping[str, Array],
     coefficients: Array,
     inputs: DecayInputs,
     frame: Frame,
-    size: Array,
-    slope: _Slopes,
-) -> tuple[Array, tuple[Array, _Slopes]]:
-    """Change by the mixture ``[n, d]``; beside it log(m / m0) and its slopes, which the annealing gain may follow."""
-    relax_shares = frame.member.relaxing == "shares"
+) -> _Mixed:
+    relaxes_shares = frame.member.relaxing == "shares"
     transient = _transient(shared, own, inputs, frame)
-    concavity = np.exp(shared["log_concavity"])
+    concavity, weights = np.exp(shared["log_concavity"]), np.exp(coefficients)
     trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
-    step = (new - trunk)[:, None, :]
-    shares = trunk + (transient.reached[:, :, None] * step if relax_shares else step)
-    gamma = np.exp(shared["log_gamma"] + own["gamma"])
-    there = _mixture_law(coefficients, shares, gamma)
-    here = _mixture_law(coefficients, trunk[None, None, :], gamma)
-    scale = (size ** shared["size_mixture"])[:, None]
-    weight = scale if relax_shares else scale * transient.reached
-    change = weight * (there.value - here.value)
-    by_ratio = np.log(np.maximum(there.value, _RATIO_FLOOR) / np.maximum(here.value, _RATIO_FLOOR))
-    ratio = slope.like()
-    if slope.wanted:
-        along = np.sum(there.by_share * step, axis=2)
-        by_reached = scale * (along if relax_shares else there.value - here.value)
-        _add_mixture(slope, weight, there, here, 1.0, 1.0)
-        _add_transient(slope, by_reached, transient)
-        slope.shared("size_mixture", change * np.log(size)[:, None])
-        bent = _bend(there, here, transient.reached if relax_shares else 1.0, trunk, new)
-        slope.shared("log_concavity", weight * (bent[0] - bent[1]))
-        over, under = 1.0 / there.value, 1.0 / here.value
-        _add_mixture(ratio, np.ones_like(scale), there, here, over, under)
-        ratio.shared("log_concavity", over * bent[0] - under * bent[1])
-        if relax_shares:
-            _add_transient(ratio, over * along, transient)
-    return change, (by_ratio, ratio)
+    step = new - trunk
+    reach = transient.reached if relaxes_shares else np.ones_like(transient.reached)
+    sum_here = weights @ (trunk + SHARE_FLOOR)
+    return _Mixed(
+        relaxes_shares=relaxes_shares,
+        transient=transient,
+        weights=weights,
+        exponents=np.exp(shared["log_gamma"] + own["gamma"]),
+        trunk=trunk,
+        step=step,
+        bend=(xlogy(trunk, trunk), xlogy(new, new)),
+        reach=reach,
+        sum_here=sum_here,
+        sum_there=sum_here + reach * (step @ weights.T),
+    )
 
 
-def _add_mixture(
-    slope: _Slopes,
-    weight: Array,
-    there: _MixtureLaw,
-    here: _MixtureLaw,
-    over: Array | float,
-    under: Array | float,
-) -> None:
-    """Add the slopes of ``weight * (over * there - under * here)`` by coefficients and exponents."""
-    over, under = np.asarray(over), np.asarray(under)
-    change = over[..., None] * there.by_coefficient - under[..., None] * here.by_coefficient
-    slope.coefficients(weight[:, :, None] * change)
-    by_gamma = weight * (over * there.by_gamma - under * here.by_gamma)
+def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -> None:
+    """Add the slopes of ``weight * (there - here) - gain`` by all that the mixture law consists of.
+
+    Args:
+        slope: what they are added to.
+        mixed: the law.
+        weight: of its difference ``[n, d]``.
+        follows: by how much the gain rises with ``mixed.log_ratio`` ``[n, d]``.
+    """
+    gamma, log_here, log_there = mixed.exponents, np.log(mixed.sum_here), np.log(mixed.sum_there)
+    by_there = gamma * (follows - weight * mixed.there) / mixed.sum_there
+    by_here = gamma * (weight * mixed.here - follows) / mixed.sum_here
+    by_gamma = gamma * (
+        (weight * mixed.here - follows) * log_here - (weight * mixed.there - follows) * log_there
+    )
     slope.shared("log_gamma", by_gamma)
     slope.own("gamma", by_gamma)
-
-
-def _add_transient(slope: _Slopes, by_reached: Array, transient: _Transient) -> None:
-    slope.path(by_reached * transient.by_kappa)  # kappa stands beside the LR integral
-    slope.shared("log_kappa", by_reached * transient.by_kappa)
-    slope.own("kappa", by_reached * transient.by_kappa)
-    slope.shared("log_b", by_reached * transient.by_b)
+    if mixed.relaxes_shares:
+        slope.transient(by_there * (mixed.step @ mixed.weights.T), mixed.transient)
+    old, fresh = mixed.bend
+    bent_here, bent = mixed.weights @ old, (fresh - old) @ mixed.weights.T
+    slope.shared("log_concavity", by_there * (bent_here + mixed.reach * bent) + by_here * bent_here)
+    # by a coefficient: its share in the sums, from the trunk's shares and from the part of the step that was made
+    found = slope.coefficients()
+    np.multiply((by_there * mixed.reach).T[:, :, None], mixed.step, out=found)
+    found += (by_there + by_here).T[:, :, None] * (mixed.trunk + SHARE_FLOOR)
+    found *= mixed.weights[:, None, :]
 
 
 def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
@@ -293,14 +315,15 @@ def _anneal(
     inputs: DecayInputs,
     size: Array,
     slope: _Slopes,
-    ratio: tuple[Array, _Slopes] | None,
+    log_ratio: Array,
+    follows: float | None,
 ) -> Array:
-    """Gain by the fall of the LR, ``[n, d]``."""
+    """Gain by the fall of the LR, ``[n, d]``; its slopes by the mixture's ratio, which it may follow, are not added."""
     fall, fall_tau, fall_path = annealed(inputs, np.exp(shared["log_tau"]))
     exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
     amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent)
-    if ratio is not None:
-        amplitude = amplitude * np.exp(shared["gain_follows"] * ratio[0])
+    if follows is not None:
+        amplitude = amplitude * np.exp(follows * log_ratio)
     gain = amplitude * fall[:, None]
     if slope.wanted:
         slope.path(-amplitude * fall_path[:, None])
@@ -309,9 +332,8 @@ def _anneal(
         if not inputs.is_measured:
             slope.own("size", -gain * np.log(size)[:, None])
         slope.own("log_anneal", -gain)
-        if ratio is not None:
-            slope.shared("gain_follows", -gain * ratio[0])
-            slope.values -= gain[:, :, None] * shared["gain_follows"] * ratio[1].values
+        if follows is not None:
+            slope.shared("gain_follows", -gain * log_ratio)
     return gain
 
 
@@ -383,9 +405,9 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         coefficients=np.exp(coefficients),
         exponents=exponents,
         floor=SHARE_FLOOR,
-        here=_mixture_law(coefficients, trunk[None, None, :], exponents).value[0],
+        here=(np.exp(coefficients) @ (trunk + SHARE_FLOOR)) ** -exponents,
         base=start + all_terms * _progress(shared, own, inputs, size, slope)[0],
         weight=all_terms * (scale if relax_shares else scale * reached),
-        gain=_anneal(shared, own, inputs, size, slope, None)[0],
+        gain=_anneal(shared, own, inputs, size, slope, np.zeros(0), None)[0],
         follows=shared["gain_follows"] if frame.member.gain_follows else 0.0,
     )

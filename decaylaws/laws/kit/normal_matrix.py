@@ -201,7 +201,7 @@ class ArrowSlopes(Slopes):
         place = np.cumsum(free) - 1
         return ArrowSlopes(
             self.shared[:, :, shared],
-            self.own[:, :, own[0]],
+            self.own if own[0].all() else self.own[:, :, own[0]],
             place[self.shared_columns[shared]],
             place[self.own_columns[:, own[0]]],
         )
@@ -226,8 +226,8 @@ class ArrowSlopes(Slopes):
         return found
 
     def gram(self, precision: Array, rows: BoolArray | None = None) -> ArrowMatrix:  # noqa: D102
-        kept = self if rows is None else self.rows_scaled(rows.astype(float))
-        turned, flat = kept.own.transpose(0, 2, 1), np.vstack(list(kept.shared))
+        kept = self if rows is None or rows.all() else self.rows_scaled(rows.astype(float))
+        turned, flat = kept.own.transpose(0, 2, 1), np.concatenate(kept.shared)
         blocks = np.matmul(turned, kept.own)
         diagonal = np.arange(blocks.shape[1])
         blocks[:, diagonal, diagonal] += precision[self.own_columns]
@@ -294,15 +294,21 @@ class ArrowMatrix(NormalMatrix):
         )
 
     def factor(self, damping: float = 0.0) -> ArrowFactor | None:  # noqa: D102
-        lowers, joined = np.empty_like(self.blocks), np.empty_like(self.side)
-        corner = self.corner + damping * np.eye(len(self.corner))
-        for domain, block in enumerate(self.blocks):
-            lowers[domain], failed = dpotrf(block + damping * np.eye(len(block)), lower=1)
+        # LAPACK's order of columns inside every block: it would copy any other, at each of many solves
+        lowers, joined = np.empty_like(self.blocks).swapaxes(1, 2), np.empty_like(self.side)
+        corner, blocks = self.corner, self.blocks
+        if damping:
+            corner, blocks = corner.copy(), blocks.copy()
+            corner[np.diag_indices(len(corner))] += damping
+            diagonal = np.arange(blocks.shape[1])
+            blocks[:, diagonal, diagonal] += damping
+        for domain, block in enumerate(blocks):
+            lowers[domain], failed = dpotrf(block.T, lower=1)
             if failed:
                 return None
             if self.side.shape[2]:
                 joined[domain] = dpotrs(lowers[domain], self.side[domain], lower=1)[0]
-                corner -= self.side[domain].T @ joined[domain]
+        corner = corner - np.einsum("kps,kpt->st", self.side, joined, optimize=True)
         lower, failed = dpotrf(corner, lower=1) if len(corner) else (corner, 0)
         return None if failed else ArrowFactor(self, lower, lowers, joined)
 
