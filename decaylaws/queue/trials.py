@@ -194,8 +194,11 @@ def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, Base
         "start_lr": (config.schedule.start_lr, FloatDistribution(0.0, 10.0)),
         "non_embedding_params": (config.shape.non_embedding_params, IntDistribution(1, 10**13)),
         "seed": (config.seed, IntDistribution(0, 2**62)),
-        "kind": (config.kind, CategoricalDistribution(("trunk", "decay"))),
     }
+    if (
+        config.is_trained
+    ):  # the choices are part of what Optuna stores: a storage of an earlier version has these two
+        fixed["kind"] = (config.kind, CategoricalDistribution(("trunk", "decay")))
     params.update({name: value for name, (value, _) in fixed.items()})
     distributions.update({name: distribution for name, (_, distribution) in fixed.items()})
     return params, distributions

@@ -286,7 +286,7 @@ class RunConfig:
     @property
     def num_steps(self) -> int:
         """Optimiser steps; the last one may be partial."""
-        return -(-self.tokens // self.batch_tokens)
+        return -(-self.tokens // self.batch_tokens) if self.is_trained else 0
 
     @property
     def train_flops(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.digest import content_digest
-from decaylaws.recipe.checkpoints import read_facts, tensor_shapes
+from decaylaws.recipe.checkpoints import read_facts, safetensors_shapes, tensor_shapes
 from decaylaws.recipe.checkpoints.facts import embedding_rows, is_beside_embeddings, non_embedding_params
 from decaylaws.recipe.families import active_experts, num_experts, why_not_trainable
 from decaylaws.runs.config import ModelShape
@@ -32,6 +32,38 @@ def folder_fingerprint(folder: Path, *, optimizer_state: str) -> str:
     """
     moments = (OPTIMIZER_FILE,) if optimizer_state == "load" else ()
     return content_digest(folder, WEIGHTS + moments)[:16]
+
+
+def require_moments(folder: Path) -> None:
+    """Refuse a folder whose ``optimizer.safetensors`` is missing or is not about the folder's own weights.
+
+    Raises:
+        DataError: as said; only headers are read.
+    """
+    file = folder / OPTIMIZER_FILE
+    if not file.is_file():
+        raise DataError(
+            f"The optimiser's state is to be loaded, but {folder} has no {OPTIMIZER_FILE}. Put it beside the weights, "
+            "or start the optimiser afresh (optimizer_state: fresh)."
+        )
+    found = safetensors_shapes(file)
+    if "step" not in found:
+        raise DataError(f"{file} does not say its step. Save it again, with a tensor 'step'.")
+    weights, matched = tensor_shapes(folder, pattern="model*.safetensors"), 0
+    for name, shape in found.items():
+        kind, _, parameter = name.partition(".")
+        if kind in ("exp_avg", "exp_avg_sq") and parameter in weights:
+            matched += 1
+            if shape != weights[parameter]:
+                raise DataError(
+                    f"{file} belongs to another model: {name} has the shape {shape}, the weight {weights[parameter]}. "
+                    "Give the state that was saved with these weights, or start the optimiser afresh."
+                )
+    if not matched:
+        raise DataError(
+            f"{file} has no moments of the weights beside it. Name its tensors exp_avg.<weight> and "
+            "exp_avg_sq.<weight>, or start the optimiser afresh."
+        )
 
 
 def folder_shape(folder: Path, *, seq_len: int) -> ModelShape | CheckpointShape:

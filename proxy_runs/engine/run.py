@@ -67,7 +67,7 @@ class Run:
         self.keep_at: frozenset[int] = frozenset()  # own tokens after which its checkpoint is kept
         self._ahead: tuple[int, Batch] | None = None
         self._sources = store.names
-        self._lrs = config.schedule.step_lrs(config.batch_tokens)
+        self._lrs = config.schedule.step_lrs(config.batch_tokens) if config.is_trained else np.zeros(0)
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
         sampler = MixtureSampler(
             config.mixture,

@@ -27,6 +27,7 @@ from proxy_runs.weights.checkpoint_files import (
     start_checkpoint,
 )
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
+from proxy_runs.weights.held import HeldCheckpoints
 
 SAVE_SECONDS = 30.0
 REPORT_SECONDS = 0.5
@@ -42,6 +43,7 @@ def train(
     evaluation: EvaluationSettings,
     on_result: Callable[[RunResult], None],
     start_checkpoints: Mapping[str, Path] | None = None,
+    held: HeldCheckpoints | None = None,
     keep_at: Callable[[RunConfig], Sequence[int]] = lambda _: (),
     more: Callable[[RunConfig, int], Sequence[RunConfig]] = lambda *_: (),
     slots: int = 1,
@@ -63,6 +65,7 @@ def train(
         evaluation: held-out tokens per domain, and how often a run is evaluated.
         on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
         start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
+        held: checkpoints that runs with a ``start`` begin from.
         keep_at: own tokens (whole steps) of a run at which a checkpoint is kept.
         more: asked, when members end while others of their stack go on, for at most so many runs that stack with
             the given one, so that no slot stays empty.
@@ -80,7 +83,7 @@ def train(
     groups: dict[Any, list[RunConfig]] = {}
     for config in configs:
         groups.setdefault((config.shape, config.batch_tokens, config.arithmetic), []).append(config)
-    where = _Where(checkpoint_dir, dict(start_checkpoints or {}), keep_at)
+    where = _Where(checkpoint_dir, dict(start_checkpoints or {}), held or HeldCheckpoints(), keep_at)
     hooks = _Hooks(on_result, more, progress, should_stop, should_prune)
     for group in groups.values():
         backend = Backend(device=device, slots=slots, **vars(group[0].arithmetic))
@@ -96,6 +99,7 @@ class _Where:
 
     directory: Path
     starts: dict[str, Path]
+    held: HeldCheckpoints
     keep_at: Callable[[RunConfig], Sequence[int]]
 
     def start(self, config: RunConfig) -> Path:
@@ -210,7 +214,10 @@ class _Session:
         unmeasured = [slot for slot in fresh if not self._stack.run(slot).start_losses]
         if unmeasured:
             self._evaluate(unmeasured)
-        if None in self._stack.runs and self._stack.active():
+        if any(self._stack.run(slot).is_done for slot in fresh):  # checkpoints are only measured
+            self._close_done()
+            self._refill()
+        elif None in self._stack.runs and self._stack.active():
             self._stack.shrink()
 
     def _ask_for_more(self) -> None:
@@ -247,6 +254,10 @@ class _Session:
         config = run.config
         if config.kind == "trunk":
             return run.start_state()
+        if config.start is not None:
+            state = self._where.held.member(config)
+            run.history_step = state.step
+            return state
         path = self._where.start(config)
         state = load_checkpoint(path, shape=config.llama)
         if (state.run_id, state.tokens) != (config.start_run_id, config.start_tokens):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -10,10 +11,15 @@ import torch.distributed as dist
 from transformers.utils import logging
 
 from decaylaws.errors import DecaylawsError
+from decaylaws.io.files import write_text
+from decaylaws.recipe.files import to_json
+from proxy_runs.fsdp.launch import DIVERGED_FILE
+from proxy_runs.fsdp.listener import Listener, StoppedError
 from proxy_runs.fsdp.parallel import open_world
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.torchrun import STOPPED, USER_ERROR
-from proxy_runs.fsdp.trainer import StoppedError, Trainer
+from proxy_runs.fsdp.trainer import Trainer
+from proxy_runs.fsdp.watch import DivergedError
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +28,15 @@ def main(arguments: list[str]) -> int:
     try:
         settings = TrainSettings.load(Path(arguments[0]))
         world = open_world(settings.device, settings.replicas)
-        Trainer(settings, world).train()
+        listener = Listener()
+        signal.signal(signal.SIGTERM, listener.note_stop)
+        Trainer(settings, world, listener=listener).train()
+    except DivergedError as error:
+        if dist.get_rank() == 0:
+            reason = {"message": str(error), "loss": str(error.loss), "norm": str(error.norm)}
+            write_text(settings.output / DIVERGED_FILE, to_json(reason))
+        sys.stderr.write(f"error: {error}\n")
+        return USER_ERROR
     except DecaylawsError as error:
         sys.stderr.write(f"error: {error}\n")
         return STOPPED if isinstance(error, StoppedError) else USER_ERROR

@@ -42,6 +42,8 @@ SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "result.json",
 )
 LOCK_FILE, JOB_FILE = "launch.lock", "launch.sbatch"
+DIVERGED_FILE = "diverged.json"
+"""Loss and gradient norm of the step at which a run gave up."""
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 60.0
 PR_SET_PDEATHSIG = 1

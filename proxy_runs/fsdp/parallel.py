@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +63,22 @@ def open_world(device: str, replicas: int) -> World:
     )
     if size % replicas:
         raise InvalidValueError("launch.replicas", replicas, f"must divide the {size} ranks")
+    return _world(rank, size, replicas, use_cuda=use_cuda)
+
+
+@contextmanager
+def alone(device: str) -> Iterator[World]:
+    """The world of a single process, which need not be started by torchrun; closed with the block."""
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield _world(0, 1, 1, use_cuda=use_cuda)
+    finally:
+        dist.destroy_process_group()
+
+
+def _world(rank: int, size: int, replicas: int, *, use_cuda: bool) -> World:
     kind = "cuda" if use_cuda else "cpu"
     if replicas == 1:
         mesh = init_device_mesh(kind, (size,), mesh_dim_names=("shard",))

@@ -18,8 +18,8 @@ Natural = Annotated[int, Field(ge=0)]
 LAYOUT = frozenset(
     {
         "recipe", "corpus", "start", "output", "device", "micro_batch_sequences", "replicas",
-        "activation_checkpointing", "checkpoint_interval", "keep_last", "async_checkpoints", "eval_points",
-        "log_interval", "tensorboard", "wandb_project",
+        "activation_checkpointing", "checkpoint_interval", "checkpoint_seconds", "save_model", "keep_last",
+        "async_checkpoints", "eval_points", "log_interval", "tensorboard", "wandb_project",
     }
 )  # fmt: skip
 """Settings that may change between a run and its resumption: where things are, how the work is laid out and what is
@@ -45,6 +45,9 @@ class TrainSettings(BaseModel):
         z_loss: weight of the squared log of the softmax's normaliser; 0 leaves it out.
         router_aux_loss_coef: weight of the experts' balance loss; ``None`` takes the checkpoint's own.
         checkpoint_interval: steps between checkpoints; 0 saves at the end only.
+        checkpoint_seconds: also save after so much time; ``None`` does not look at the clock.
+        save_model: whether the last checkpoint and the Hugging Face folder are written; a microanneal of a sweep is
+            wanted for its losses alone.
         keep_last: checkpoints to keep.
         async_checkpoints: write checkpoints in the background.
         eval_points: evaluations after the start, evenly spaced; the last one is at the end.
@@ -74,6 +77,8 @@ class TrainSettings(BaseModel):
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     router_aux_loss_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     checkpoint_interval: Natural = 100
+    checkpoint_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    save_model: bool = True
     keep_last: Count = 2
     async_checkpoints: bool = False
     eval_points: Count = 1

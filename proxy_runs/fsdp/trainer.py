@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,9 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.io.files import write_text
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
@@ -24,26 +21,25 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints, read_checkpoint, read_state
+from proxy_runs.fsdp.checks import check_lengths, check_ropes, check_vocabulary
 from proxy_runs.fsdp.evaluate import heldout_losses
 from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.identity import identity_of, require_same
+from proxy_runs.fsdp.listener import Listener, PrunedError, StoppedError
 from proxy_runs.fsdp.metrics import MetricsFile, Mirror, TensorBoardEvents, WandbRun
 from proxy_runs.fsdp.model import exchange_gradients, named_parameters, persistent_buffers, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.plan import Step, TrainPlan, check_tokenizer, order_checksum
-from proxy_runs.fsdp.rope import check_rope, set_rope
+from proxy_runs.fsdp.rope import set_rope
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.start import load_start, stored_config
 from proxy_runs.fsdp.watch import LossWatch
 
+MIN_TRAINED_BY_SAVED = 20
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
-
-
-class StoppedError(DecaylawsError):
-    """The run was asked to stop (SIGTERM) and has saved what it had; launch again to go on."""
 
 
 class Trainer:
@@ -52,14 +48,25 @@ class Trainer:
     Args:
         settings: paths and policies.
         world: this rank among its peers.
+        listener: told what happens and asked whether to go on.
+        store: the corpus, where its content was verified already; else it is opened and verified.
     """
 
-    def __init__(self, settings: TrainSettings, world: World) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        world: World,
+        *,
+        listener: Listener | None = None,
+        store: TokenStore | None = None,
+    ) -> None:
         settings = settings.resolved(on_gpu=world.device.type == "cuda")
         self.settings = settings
         self.world = world
+        self.listener = listener or Listener()
         self.recipe = Recipe.load(settings.recipe)
-        store = TokenStore.open(settings.corpus, verify=world.is_first)
+        if store is None:
+            store = TokenStore.open(settings.corpus, verify=world.is_first)
         # hashed and compared by one rank: its error ends all of them
         self.identity = (
             identity_of(settings, self.recipe, store.fingerprint) if world.is_first else dict[str, Any]()
@@ -71,10 +78,10 @@ class Trainer:
             eos_token_id=store.eos_id,
         )
         config = start.model.config.get_text_config()
-        _check_lengths(self.plan, getattr(config, "max_position_embeddings", None))
-        _check_vocabulary(store, config.vocab_size)
+        check_lengths(self.plan, getattr(config, "max_position_embeddings", None))
+        check_vocabulary(store, config.vocab_size)
         check_tokenizer(settings.start, store)
-        _check_ropes(self.recipe, start.model)
+        check_ropes(self.recipe, start.model)
         self.balance = balance_of(start.model, settings.router_aux_loss_coef)
         self.start = replace(start, moments=None)
         self.module = shard_model(start.model, settings, world, balance_loss=self.balance.weight)
@@ -90,6 +97,7 @@ class Trainer:
         self.step = 0
         self.watch = LossWatch(max_skipped=settings.max_skipped_steps, max_jump=settings.max_loss_jump)
         self.start_losses: dict[str, float] = {}
+        self.evaluations: list[dict[str, Any]] = []  # those on the way and the last: step, losses
         self.evaluation = EvaluationSet.build(
             store,
             seq_len=self.recipe.stages[-1].seq_len,
@@ -103,7 +111,7 @@ class Trainer:
             keep_last=settings.keep_last,
             in_background=settings.async_checkpoints,
         )
-        self._stop = False
+        self._saved, self._saving_seconds = time.monotonic(), 0.0
         self._eval_steps = {
             math.ceil(self.plan.num_steps * k / settings.eval_points)
             for k in range(1, settings.eval_points + 1)
@@ -117,28 +125,44 @@ class Trainer:
         """Train to the end and export; returns the final held-out losses.
 
         Raises:
-            StoppedError: after SIGTERM, with a checkpoint saved.
-            DecaylawsError: too many steps in a row were not finite.
+            StoppedError: the listener wanted to stop, and a checkpoint is saved.
+            PrunedError: the listener wanted no more after an evaluation on the way.
+            DivergedError: too many steps in a row were not finite.
         """
-        signal.signal(signal.SIGTERM, self._note_stop)
-        if not self.start_losses:
-            self.start_losses = self._evaluate()
-        losses: dict[str, float] = {}
+        self.measure_start()
         while self.step < self.plan.num_steps:
-            stop = self.train_step()
-            if self.step in self._eval_steps:
-                losses = self._evaluate()
-            if stop or self._checkpoint_is_due():
+            stop, save = self.train_step()
+            if self.step in self._eval_steps and self._note_evaluation() and self.step < self.plan.num_steps:
+                raise PrunedError(f"Pruned after step {self.step}.")
+            if stop or save or self._checkpoint_is_due():
                 self._save()
-            if stop:
+            if stop and self.step < self.plan.num_steps:
                 self.checkpoints.finish()
                 raise StoppedError(f"Stopped after step {self.step}; launch again to go on.")
         self.checkpoints.finish()
-        losses = losses or self._evaluate()
+        if not self.evaluations or self.evaluations[-1]["step"] != self.step:
+            self._note_evaluation()
+        losses: dict[str, float] = self.evaluations[-1]["losses"]
         self._export(losses)
         if self.metrics is not None:
             self.metrics.close()
         return losses
+
+    def measure_start(self) -> dict[str, float]:
+        """Held-out losses of the start, in nats per token; measured once."""
+        if not self.start_losses:
+            self.start_losses = self._evaluate()
+        return self.start_losses
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every evaluation so far, that of the start first: ``step`` and ``losses`` by domain."""
+        return [{"step": 0, "losses": self.start_losses}, *self.evaluations]
+
+    def _note_evaluation(self) -> bool:
+        """Evaluate where the run stands; whether the listener wants it to end here."""
+        losses = self._evaluate()
+        self.evaluations.append({"step": self.step, "losses": losses})
+        return self.listener.measured(self.step, losses)
 
     def _enter_stage_of(self, step: int) -> None:
         """Give the model the rotary embedding of the stage that a step belongs to."""
@@ -160,22 +184,28 @@ class Trainer:
             mirrors.append(WandbRun(settings.wandb_project, run_id, output, shown))
         return MetricsFile(output / METRICS_FILE, from_step=self.step, mirrors=mirrors)
 
-    def _note_stop(self, *_: object) -> None:
-        self._stop = True
-
     def _checkpoint_is_due(self) -> bool:
         interval = self.settings.checkpoint_interval
-        return self.step == self.plan.num_steps or (interval > 0 and self.step % interval == 0)
+        is_last = self.step == self.plan.num_steps
+        return (is_last and self.settings.save_model) or (interval > 0 and self.step % interval == 0)
 
-    def train_step(self) -> bool:
-        """The next optimiser step; whether any rank was asked to stop."""
+    def _time_to_save(self) -> bool:
+        """Whether this rank's clock asks for a checkpoint; saving takes a twentieth of the time at most."""
+        seconds = self.settings.checkpoint_seconds
+        if seconds is None:
+            return False
+        return time.monotonic() - self._saved > max(seconds, MIN_TRAINED_BY_SAVED * self._saving_seconds)
+
+    def train_step(self) -> tuple[bool, bool]:
+        """The next optimiser step; whether any rank was asked to stop, and whether the first one's clock says save."""
         began = time.perf_counter()
         step = self.plan.step(self.step)
         self._enter_stage_of(self.step)
         windows = self.plan.windows(step, rank=self.world.rank, world_size=self.world.size)
         ledger = self._ledger(step, windows)
-        loss, balance, stop, *ledger_sums = self.world.sum(
-            *self._accumulate(step, windows), float(self._stop), *ledger.values()
+        asked = (float(self.listener.wants_stop), float(self.world.is_first and self._time_to_save()))
+        loss, balance, stop, save, *ledger_sums = self.world.sum(
+            *self._accumulate(step, windows), *asked, *ledger.values()
         )
         taken, norm = self._update(step, loss)
         self.watch.note(loss, norm, step=step.index, taken=taken)
@@ -184,7 +214,8 @@ class Trainer:
             self.average.update(self.step)
         read = {name: int(value) for name, value in zip(ledger, ledger_sums)}
         self._log(step, loss, balance, norm, read, time.perf_counter() - began)
-        return stop > 0
+        self.listener.stepped(step.tokens, loss)
+        return stop > 0, save > 0
 
     def _ledger(self, step: Step, windows: np.ndarray) -> dict[str, int]:
         """What this rank reads: figures that add up over the ranks."""
@@ -278,8 +309,12 @@ class Trainer:
             "watch": self.watch.state(),
             "identity": self.identity,
             "start_losses": self.start_losses,
+            "evaluations": self.evaluations,
         }
+        began = time.monotonic()
         self.checkpoints.save(self.step, self._tensors(), state, stored_config(self.start))
+        self._saved = time.monotonic()
+        self._saving_seconds = self._saved - began
 
     def _resume(self) -> None:
         latest = self.checkpoints.latest()
@@ -290,6 +325,7 @@ class Trainer:
         state = read_checkpoint(latest, self._tensors())
         self.step, self.optimizer_step = state["step"], state["optimizer_step"]
         self.start_losses = state["start_losses"]
+        self.evaluations = state.get("evaluations", [])  # an earlier version kept none
         self.watch.restore(**state["watch"])
         self.optimizer.set_step(self.optimizer_step)
 
@@ -301,7 +337,8 @@ class Trainer:
             folder = self.settings.output / name
             export_hf(self.start, weights, folder, self.store, self.world, state=self._standing())
 
-        save(named_parameters(self.module), "hf")
+        if self.settings.save_model:
+            save(named_parameters(self.module), "hf")
         result = self._result(losses)
         if self.average is not None:
             save(self.average.mean, "hf-averaged")
@@ -331,52 +368,12 @@ class Trainer:
             "steps": self.plan.num_steps,
             "tokens": self.recipe.tokens,
             "start_losses": self.start_losses,
+            "evaluations": self.evaluations,
             "losses": losses,
             "bits_per_byte": self.evaluation.bits_per_byte(losses),
             "read_tokens": read,
             "epochs": {name: tokens / available[name] for name, tokens in read.items() if name in available},
         }
-
-
-def _check_lengths(plan: TrainPlan, max_positions: int | None) -> None:
-    """``max_positions`` is the model's limit; there is none for positions that are not embedded (ALiBi, Mamba)."""
-    for number, stage in enumerate(plan.recipe.stages):
-        rope = plan.rope(number)
-        longest = max_positions if rope is None else rope.max_seq_len
-        if longest is not None and stage.seq_len > longest:
-            made_for = "max_position_embeddings" if rope is None else "rope"
-            raise InvalidValueError(
-                f"stages.{number}.seq_len",
-                stage.seq_len,
-                f"must not exceed {longest:g}, the model's {made_for}",
-                f"Give stages.{number} the rope settings that extend it (method none to extrapolate).",
-            )
-
-
-def _check_ropes(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Every rotary embedding can be set, and only ABF changes the base that the checkpoint was trained with."""
-    base = None
-    for number, stage in enumerate(recipe.stages):
-        if stage.rope is None:
-            continue
-        check_rope(model, stage.rope)
-        known = base or model.config.get_text_config().rope_parameters["rope_theta"]
-        if stage.rope.method != "abf" and stage.rope.theta != known:
-            raise InvalidValueError(
-                f"stages.{number}.rope.theta",
-                stage.rope.theta,
-                f"must be the base that the model was trained with, {known:,.10g}",
-                "Only method abf changes it.",
-            )
-        base = stage.rope.theta
-
-
-def _check_vocabulary(store: TokenStore, vocab_size: int) -> None:
-    if store.vocab_size > vocab_size:
-        raise DataError(
-            f"The corpus {store.directory} has {store.vocab_size} kinds of tokens, the checkpoint's model only "
-            f"{vocab_size}. Prepare the corpus with the checkpoint's own tokenizer (tokenizer.path)."
-        )
 
 
 def _micro_batch(

@@ -13,6 +13,14 @@ REMEMBERED = 32
 NEEDED = 8
 
 
+class DivergedError(DecaylawsError):
+    """Too many steps in a row were not taken; ``loss`` and ``norm`` are those of the last one."""
+
+    def __init__(self, message: str, *, loss: float, norm: float) -> None:
+        super().__init__(message)
+        self.loss, self.norm = loss, norm
+
+
 class LossWatch:
     """Skips a step whose loss or gradient is not finite or whose loss jumps; stops when that goes on.
 
@@ -48,7 +56,7 @@ class LossWatch:
             taken: whether the optimiser took it.
 
         Raises:
-            DecaylawsError: more steps in a row than allowed were skipped.
+            DivergedError: more steps in a row than allowed were skipped.
         """
         if taken:
             self.skipped = 0
@@ -61,10 +69,12 @@ class LossWatch:
             reason = f"{self._max_jump} nats or more above the median {median(self._recent):.4f} before them"
         else:
             reason = "not finite"
-        raise DecaylawsError(
+        raise DivergedError(
             f"Loss {loss} and gradient norm {norm} at step {step}: {self.skipped} steps in a row were "
             f"{reason}, so training stops. Lower the LR, look at the data of these steps, or start from an "
-            "earlier checkpoint."
+            "earlier checkpoint.",
+            loss=loss,
+            norm=norm,
         )
 
     def state(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -30,9 +31,11 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
 from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
-from proxy_runs.engine import RunResult, train
+from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
+from proxy_runs.engine.memory import device_bytes
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
+from proxy_runs.sweep.engines import FSDP, engine_of
 from proxy_runs.sweep.workspace import (
     EXIT_DEVICE,
     EXIT_ERROR,
@@ -43,6 +46,7 @@ from proxy_runs.sweep.workspace import (
     open_queue,
 )
 from proxy_runs.weights.checkpoint_files import final_checkpoint, forget_kept
+from proxy_runs.weights.held import HeldCheckpoints
 
 IDLE_SECONDS = 0.5
 RECLAIM_SECONDS = 5.0
@@ -108,6 +112,7 @@ class Worker:
         self._stop = stop
         self._queue = open_queue(workspace, progress=self._storage_waits)
         self._store = TokenStore.open(workspace.corpus, verify=False)
+        self._held = HeldCheckpoints(workspace.held)
         self._last_reclaim = 0.0
 
     def run(self) -> None:
@@ -115,7 +120,7 @@ class Worker:
         while not self._stop.is_set():
             asked = time.monotonic()
             self._reclaim_now_and_then()
-            claims = self._queue.claim(self._workspace.slots_for, self._is_ready)
+            claims = self._queue.claim(self._slots_for, self._is_ready)
             if claims:
                 self._work(claims)
             elif self._nothing_to_wait_for():
@@ -124,6 +129,15 @@ class Worker:
                 self._say(WorkerEvent(kind="waiting"))
                 # reading a long queue takes a second: who idles leaves the storage to the others most of the time
                 self._stop.wait(max(IDLE_SECONDS, 9 * (time.monotonic() - asked)))
+
+    def _slots_for(self, config: RunConfig) -> int:
+        """Runs like ``config`` to train at once; one in the FSDP trainer."""
+        return 1 if self._is_sharded(config) else self._workspace.slots_for(config)
+
+    def _is_sharded(self, config: RunConfig) -> bool:
+        where = self._workspace
+        memory = device_bytes(Backend(device=where.device).torch_device) / where.workers
+        return engine_of(config, where.engine, memory) == FSDP
 
     def _nothing_to_wait_for(self) -> bool:
         """True when no run is in flight: what still waits then waits for a trunk that failed."""
@@ -137,7 +151,11 @@ class Worker:
 
     def _is_ready(self, config: RunConfig) -> bool:
         start = config.start_run_id
-        return start is None or final_checkpoint(self._workspace.checkpoints, start).is_file()
+        return (
+            start is None
+            or config.start is not None
+            or final_checkpoint(self._workspace.checkpoints, start).is_file()
+        )
 
     def _work(self, claims: list[Claim]) -> None:
         with Heart(self._queue, claims) as heart:
@@ -159,6 +177,10 @@ class Worker:
             self._return(heart)
 
     def _train(self, heart: Heart) -> None:
+        if self._is_sharded(heart.held[0].config):
+            for config in self._untrained(heart, heart.held):
+                self._train_sharded(heart, config)
+            return
         where = self._workspace
         is_alone = any(claim.is_retried for claim in heart.held)
 
@@ -170,13 +192,11 @@ class Worker:
             heart.hold(claims)
             return self._untrained(heart, claims)
 
-        def tell(stage: str, done: float, total: float, note: str = "") -> None:
-            self._say(self._event("training", heart.claim(stage), note, done_tokens=int(done)))
-
         train(
             self._untrained(heart, heart.held),
             self._store,
             checkpoint_dir=where.checkpoints,
+            held=self._held,
             slots=where.slots_for(heart.held[0].config),
             device=where.device,
             evaluation=where.evaluation,
@@ -184,9 +204,32 @@ class Worker:
             more=more,
             on_result=functools.partial(self._end, heart),
             should_prune=functools.partial(self._is_poor, heart),
-            progress=tell,
+            progress=functools.partial(self._tell, heart),
             should_stop=self._stop.is_set,
         )
+
+    def _train_sharded(self, heart: Heart, config: RunConfig) -> None:
+        from proxy_runs.fsdp.microanneal import train_run  # the stacked trainer does without transformers
+
+        assert config.start is not None
+        where = self._workspace
+        keeps = where.keep_checkpoints and config.kind == "decay"
+        train_run(
+            config,
+            self._store,
+            start=self._held.folder(config.start),
+            output=where.checkpoints / f"{config.run_id}.fsdp",
+            evaluation=where.evaluation,
+            layout=replace(where.layout, device=where.device),
+            keep_model=where.checkpoints / f"{config.run_id}-{config.tokens}" if keeps else None,
+            on_result=functools.partial(self._end, heart),
+            should_prune=functools.partial(self._is_poor, heart),
+            progress=functools.partial(self._tell, heart),
+            should_stop=self._stop.is_set,
+        )
+
+    def _tell(self, heart: Heart, stage: str, done: float, total: float, note: str = "") -> None:
+        self._say(self._event("training", heart.claim(stage), note, done_tokens=int(done)))
 
     def _untrained(self, heart: Heart, claims: list[Claim]) -> list[RunConfig]:
         """The runs of ``claims`` without a result; what a worker recorded before it died is closed."""
@@ -247,7 +290,8 @@ class Worker:
         recorded = self._queue.finish(claim, result, value)
         kind = row["status"] if recorded else "returned"
         note = f"{value:.4f}" if value is not None else str(row["reason"])
-        self._say(self._event(kind, claim, note, done_tokens=claim.config.tokens))
+        done = claim.config.tokens if claim.config.is_trained else 0
+        self._say(self._event(kind, claim, note, done_tokens=done))
 
     def _fail(self, heart: Heart, log: str) -> None:
         for claim in heart.held:
@@ -267,7 +311,7 @@ class Worker:
             run_id=claim.config.run_id,
             role=claim.role,
             done_tokens=done_tokens,
-            total_tokens=claim.config.tokens,
+            total_tokens=claim.config.tokens if claim.config.is_trained else 0,
             note=note,
         )
 

@@ -12,6 +12,7 @@ from decaylaws.progress import Progress, silent
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import RunConfig, Shape, shape_from_dict
 from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.fsdp.layout import DEFAULT_LAYOUT, Layout
 
 STOP_PATIENCE_SECONDS = 30.0
 """How long a worker that is to stop may take to save and to give its runs back."""
@@ -38,6 +39,10 @@ class Workspace:
         shape_slots: members that train as one stack, by shape; measured with batches of ``slots_batch_tokens``.
         slots_batch_tokens: a run of a larger batch takes the memory of several, so that fewer fit a stack.
         device: ``cpu``, ``cuda`` or ``auto``.
+        held: by fingerprint, the folders of the checkpoints that exist and from which runs start.
+        workers: processes that share the memory of the device.
+        engine: ``auto``, ``stacked`` or ``fsdp``; see ``proxy_runs.sweep.engines``.
+        layout: how the FSDP trainer lays a run out; its device is the workspace's.
         keep_checkpoints: whether the last checkpoint of every decay stays.
         serves: what the runs are wanted for: others that wait in the storage are left alone.
         measure: what besides a config decides the numbers of its run.
@@ -54,6 +59,10 @@ class Workspace:
     shape_slots: Mapping[Shape, int] = field(default_factory=dict)
     slots_batch_tokens: int = 0
     device: str = "cpu"
+    held: Mapping[str, Path] = field(default_factory=dict)
+    workers: int = 1
+    engine: str = "auto"
+    layout: Layout = DEFAULT_LAYOUT
     keep_checkpoints: bool = False
     serves: str = ""
     measure: str = ""
@@ -64,6 +73,8 @@ class Workspace:
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["storage_url"]
         values["corpus"], values["checkpoints"] = str(self.corpus), str(self.checkpoints)
+        values["held"] = {fingerprint: str(folder) for fingerprint, folder in self.held.items()}
+        values["layout"] = asdict(self.layout)
         values["evaluation"] = self.evaluation.model_dump()
         values["shape_slots"] = [[asdict(shape), count] for shape, count in self.shape_slots.items()]
         return json.dumps(values)
@@ -73,6 +84,8 @@ class Workspace:
         """Rebuild from ``to_json`` and the URL, which travels in the environment."""
         values = {**json.loads(line), "storage_url": storage_url}
         values["corpus"], values["checkpoints"] = Path(values["corpus"]), Path(values["checkpoints"])
+        values["held"] = {fingerprint: Path(folder) for fingerprint, folder in values["held"].items()}
+        values["layout"] = Layout(**values["layout"])
         values["evaluation"] = EvaluationSettings(**values["evaluation"])
         values["shape_slots"] = {shape_from_dict(shape): count for shape, count in values["shape_slots"]}
         return cls(**values)

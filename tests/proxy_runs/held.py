@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+
+from decaylaws.mixtures import Mixture
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.folders import folder_fingerprint, folder_shape
+from decaylaws.runs.start import CheckpointStart
+from decaylaws.schedules import decay
+from proxy_runs.data.shards import TokenStore
 
 MAX_POSITIONS = 64
 
@@ -75,3 +83,45 @@ def held_folder(folder: Path, family: str, vocab_size: int, *, moments: bool = F
             state[f"exp_avg_sq.{name}"] = 1e-6 * torch.rand(parameter.shape, generator=generator)
         save_file(state, folder / "optimizer.safetensors")
     return folder
+
+
+def held_run(
+    folder: Path,
+    store: TokenStore,
+    *,
+    seq_len: int = 32,
+    batch_tokens: int = 128,
+    lr: float = 3e-3,
+    optimizer_state: str = "fresh",
+) -> RunConfig:
+    """The run that measures a folder, which has seen 100,000 tokens."""
+    start = CheckpointStart(
+        fingerprint=folder_fingerprint(folder, optimizer_state=optimizer_state),
+        family=json.loads((folder / "config.json").read_text())["model_type"],
+        tokens=100_000,
+        lr=lr,
+        optimizer_state=optimizer_state,
+    )
+    return RunConfig.held(
+        start,
+        folder_shape(folder, seq_len=seq_len),
+        mixture=Mixture({"general": 1.0}),
+        batch_tokens=batch_tokens,
+        data_fingerprint=store.fingerprint,
+    )
+
+
+def held_fork(checkpoint: RunConfig, *, maths: float, steps: int, seed: int = 1, **changes: Any) -> RunConfig:
+    """A linear decay from a checkpoint, with that share of maths."""
+    assert checkpoint.start is not None
+    return checkpoint.with_changes(
+        **{
+            "kind": "decay",
+            "schedule": decay(checkpoint.batch_tokens * steps, checkpoint.start.lr),
+            "mixture": Mixture({"general": 1 - maths, "maths": maths}),
+            "seed": seed,
+            "start_run_id": checkpoint.run_id,
+            "start_tokens": checkpoint.tokens,
+            **changes,
+        }
+    )

@@ -11,6 +11,6 @@ a Megatron folder                       ``common.pt``, or the folder above with 
 """
 
 from decaylaws.recipe.checkpoints.facts import CheckpointFacts
-from decaylaws.recipe.checkpoints.formats import read_facts, tensor_shapes
+from decaylaws.recipe.checkpoints.formats import read_facts, safetensors_shapes, tensor_shapes
 
-__all__ = ["CheckpointFacts", "read_facts", "tensor_shapes"]
+__all__ = ["CheckpointFacts", "read_facts", "safetensors_shapes", "tensor_shapes"]

@@ -115,6 +115,15 @@ def _sharded(path: Path) -> CheckpointFacts:
     )
 
 
+def safetensors_shapes(file: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors of a safetensors file by name, out of its header.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return _header(file)[1]
+
+
 def tensor_shapes(folder: Path, *, pattern: str = "*.safetensors") -> dict[str, list[int]]:
     """Shapes of the model's tensors in a folder, by name, out of the headers of its safetensors files.
 

@@ -29,10 +29,11 @@ from decaylaws.recipe import RopeSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp import model as sharded
+from proxy_runs.fsdp.checks import check_ropes
 from proxy_runs.fsdp.metrics import MetricsFile, WandbRun, read_metrics
 from proxy_runs.fsdp.model import CausalLoss
 from proxy_runs.fsdp.rope import check_rope, set_rope
-from proxy_runs.fsdp.trainer import Trainer, _check_ropes
+from proxy_runs.fsdp.trainer import Trainer
 from proxy_runs.fsdp.watch import NEEDED, LossWatch
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.fsdp_runs import dies_after, losses, orders, recipe_of, settings_for, stage, train
@@ -246,11 +247,11 @@ def _short(workspace: Path) -> Path:
 def test_only_abf_changes_the_base(workspace: Path) -> None:
     store, usual = TokenStore.open(workspace / "corpus"), stage(2, sequences=6, seq_len=SEQ_LEN)
     abf = usual | {"rope": {"method": "abf", "theta": 1e6}}
-    _check_ropes(recipe_of(store, usual, abf, usual | {"rope": YARN | {"theta": 1e6}}), build("llama"))
+    check_ropes(recipe_of(store, usual, abf, usual | {"rope": YARN | {"theta": 1e6}}), build("llama"))
     with pytest.raises(
         InvalidValueError, match=r"stages\.1\.rope\.theta.*trained with, 10,000.*Only method abf"
     ):
-        _check_ropes(recipe_of(store, usual, usual | {"rope": YARN | {"theta": 5e5}}), build("llama"))
+        check_ropes(recipe_of(store, usual, usual | {"rope": YARN | {"theta": 5e5}}), build("llama"))
 
 
 def test_looking_at_a_rotary_embedding_changes_nothing() -> None:

@@ -1,0 +1,44 @@
+"""Which trainer a run takes: stacked, many runs as one, or FSDP, one run of any causal LM."""
+
+from __future__ import annotations
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.start import CheckpointShape
+from proxy_runs.engine.memory import stack_bytes
+
+STACKED, FSDP, AUTO = "stacked", "fsdp", "auto"
+
+MEMORY_SHARE = 0.8
+"""Of a worker's part of the memory that a stack may fill."""
+
+
+def engine_of(config: RunConfig, wanted: str, memory_bytes: float) -> str:
+    """The trainer of a run, ``stacked`` or ``fsdp``.
+
+    Trunks of a study and their decays are stacked: the FSDP trainer starts from checkpoints that exist. Among these,
+    plain Llamas are stacked too where a member fits the memory, and everything else takes the FSDP trainer.
+
+    Args:
+        config: the run.
+        wanted: ``backend.engine``: ``auto``, ``stacked`` or ``fsdp``.
+        memory_bytes: memory of one worker.
+
+    Raises:
+        InvalidValueError: the stacked trainer is wanted for a model that it does not compute.
+    """
+    if config.start is None:
+        return STACKED
+    if isinstance(config.shape, CheckpointShape):
+        if wanted == STACKED:
+            raise InvalidValueError(
+                "backend.engine",
+                wanted,
+                f"cannot be used for the {config.shape.family} checkpoint: only plain Llamas can be stacked",
+                "Set it to auto or fsdp.",
+            )
+        return FSDP
+    if wanted != AUTO:
+        return wanted
+    fits = stack_bytes(config.shape, config.batch_tokens) <= MEMORY_SHARE * memory_bytes
+    return STACKED if fits else FSDP

@@ -1,0 +1,105 @@
+"""Checkpoints that exist, as starts of runs: found by content, checked before their first use, read as members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from decaylaws.errors import DataError
+from decaylaws.runs.config import RunConfig
+from decaylaws.runs.folders import folder_fingerprint, require_moments
+from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointStart
+from proxy_runs.weights.checkpoints import MemberState
+
+
+class HeldCheckpoints:
+    """The checkpoints that runs may start from.
+
+    Args:
+        folders: by fingerprint, the Hugging Face folder that holds the checkpoint.
+    """
+
+    def __init__(self, folders: Mapping[str, Path] | None = None) -> None:
+        self._folders = dict(folders or {})
+        self._checked: set[str] = set()
+
+    def folder(self, start: CheckpointStart) -> Path:
+        """Where a start lies, with the content that it was planned with.
+
+        Raises:
+            DataError: nobody said where it is, or the folder holds something else by now.
+        """
+        folder = self._folders.get(start.fingerprint)
+        if folder is None:
+            raise DataError(
+                f"The folder of the {start.family} checkpoint {start.fingerprint} is not known. Plan again."
+            )
+        if start.fingerprint not in self._checked:
+            found = folder_fingerprint(folder, optimizer_state=start.optimizer_state)
+            if found != start.fingerprint:
+                raise DataError(
+                    f"The checkpoint in {folder} is not the one that was planned with: its content is {found}, that "
+                    f"of the plan {start.fingerprint}. Restore it, or plan again."
+                )
+            self._checked.add(start.fingerprint)
+        return folder
+
+    def member(self, config: RunConfig) -> MemberState:
+        """The start of a run as a member of the stacked trainer, with its moments if the run loads them.
+
+        Raises:
+            DataError: the folder is not the one that was planned with, or cannot be read.
+        """
+        from proxy_runs.weights.hf import from_hf_weights, load_hf  # transformers takes seconds to load
+
+        assert config.start is not None
+        folder, shape = self.folder(config.start), config.llama
+        found, params = load_hf(folder)
+        # the study's sequences may be shorter than the model's positions reach
+        if _without_length(found) != _without_length(shape):
+            raise DataError(f"The checkpoint in {folder} is {found}, but the run needs {shape}.")
+        step, moments = 0, {name: {key: torch.zeros_like(t) for key, t in params.items()} for name in MOMENTS}
+        if config.start.optimizer_state == "load":
+            step, full = read_moments(folder)
+            moments = {kind: from_hf_weights(of_kind(full, kind), shape) for kind in MOMENTS}
+        return MemberState(
+            run_id=str(config.start_run_id or config.run_id),
+            shape=shape,
+            step=step,
+            run_step=0,
+            tokens=config.start.tokens,
+            params=params,
+            **moments,
+        )
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def read_moments(folder: Path) -> tuple[int, dict[str, Tensor]]:
+    """The step that an optimiser's state in a Hugging Face folder has reached, and its tensors by name.
+
+    Raises:
+        DataError: there is none, or it is damaged or belongs to a model of other shapes.
+    """
+    require_moments(folder)
+    try:
+        tensors = load_file(folder / OPTIMIZER_FILE)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The optimiser's state in {folder} cannot be read: {error}") from error
+    return int(tensors.pop("step").item()), tensors
+
+
+def of_kind(moments: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The tensors ``<kind>.<parameter>`` by parameter."""
+    prefix = f"{kind}."
+    return {name.removeprefix(prefix): t for name, t in moments.items() if name.startswith(prefix)}
+
+
+def _without_length(shape: object) -> dict[str, object]:
+    return {name: value for name, value in vars(shape).items() if name != "seq_len"}

@@ -1,0 +1,136 @@
+"""Two trainers behind one queue: the same runs from the same checkpoint, whichever trains them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.runs.config import RunConfig
+from decaylaws.settings.study import EvaluationSettings
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.fsdp.layout import Layout
+from proxy_runs.sweep.engines import FSDP, STACKED, engine_of
+from proxy_runs.sweep.worker import Worker
+from proxy_runs.sweep.workspace import WorkerEvent, Workspace, open_queue
+from proxy_runs.testing import make_tiny_store
+from tests.proxy_runs.held import held_folder, held_fork, held_run
+
+STEPS = 50
+OFTEN = EvaluationSettings(tokens_per_domain=64, points=25)
+ENDS = EvaluationSettings(tokens_per_domain=64, points=2)
+TOLERANCE = 1e-4  # nats per token
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def llama(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return held_folder(tmp_path_factory.mktemp("llama"), "llama", store.vocab_size, moments=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Ended(dict[str, dict[str, Any]]):
+    """Results by run id, and what the worker said on the way."""
+
+    events: list[WorkerEvent]
+
+
+def work(
+    root: Path, store: TokenStore, runs: list[RunConfig], folder: Path, engine: str, **changes: Any
+) -> Ended:
+    """Queue runs that start from ``folder`` and let one worker in this process work them off."""
+    values: dict[str, Any] = {
+        "corpus": store.directory,
+        "checkpoints": root / "checkpoints",
+        "storage_url": f"sqlite:///{root / 'storage.sqlite3'}",
+        "study_name": "study",
+        "evaluation": ENDS,
+        "objective": {"maths": 1.0},
+        "slots": 2,
+        "engine": engine,
+        "held": {run.start.fingerprint: folder for run in runs if run.start is not None},
+        "layout": Layout(micro_batch_tokens=64),
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(**(values | changes))
+    queue = open_queue(workspace)
+    queue.enqueue([(run.kind, run) for run in runs])
+    events: list[WorkerEvent] = []
+    Worker(workspace, events.append, threading.Event()).run()
+    ended = Ended({result["row"]["run_id"]: result for result in queue.results()})
+    ended.events = events
+    return ended
+
+
+@pytest.mark.parametrize("state", ["fresh", "load"])
+def test_both_trainers_give_the_same_losses_over_fifty_steps(
+    tmp_path: Path, store: TokenStore, llama: Path, state: str
+) -> None:
+    checkpoint = held_run(llama, store, optimizer_state=state)
+    runs = [checkpoint, *(held_fork(checkpoint, maths=share, steps=STEPS) for share in (0.25, 0.75))]
+    stacked, sharded = (
+        work(tmp_path / engine, store, runs, llama, engine, evaluation=OFTEN) for engine in (STACKED, FSDP)
+    )
+    assert stacked.keys() == sharded.keys() == {run.run_id for run in runs}
+    for run in runs:
+        one, other = stacked[run.run_id], sharded[run.run_id]
+        assert one["row"].keys() == other["row"].keys()
+        assert one["row"] == pytest.approx(other["row"], abs=TOLERANCE)
+        assert len(one["curve"]) == len(other["curve"]) == 3 * (1 + 25 * run.is_trained)
+        for mine, theirs in zip(one["curve"], other["curve"]):
+            assert mine == pytest.approx(theirs, abs=TOLERANCE)
+    row = stacked[runs[1].run_id]["row"]
+    assert row["loss:maths"] < row["start_loss:maths"] - 0.1  # something was learnt
+    start = sharded[checkpoint.run_id]["row"]
+    assert start["loss:maths"] == pytest.approx(row["start_loss:maths"], abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2", "gpt_neox", "qwen3_moe"])
+def test_what_is_not_a_plain_llama_takes_the_fsdp_trainer(
+    tmp_path: Path, store: TokenStore, family: str
+) -> None:
+    folder = held_folder(tmp_path / family, family, store.vocab_size)
+    checkpoint = held_run(folder, store)
+    decay = held_fork(checkpoint, maths=0.5, steps=12)
+    ended = work(tmp_path, store, [checkpoint, decay], folder, "auto")
+    row, start = ended[decay.run_id]["row"], ended[checkpoint.run_id]["row"]
+    assert row["reached_target"]
+    assert row["loss:maths"] < start["loss:maths"] - 0.1
+    assert row["start_loss:maths"] == start["loss:maths"]
+    assert start["train_flops"] == 0
+    assert row["train_flops"] == decay.tokens * decay.shape.train_flops_per_token
+    trained = [event for event in ended.events if event.kind == "training"]
+    assert trained[-1].done_tokens == decay.tokens
+    assert not any((tmp_path / "checkpoints").iterdir())  # a sweep wants losses, not models
+
+
+def test_the_choice_of_a_trainer(tmp_path: Path, store: TokenStore, llama: Path) -> None:
+    stackable = held_run(llama, store)
+    other = held_run(held_folder(tmp_path, "qwen3", store.vocab_size), store)
+    plenty, little = 1e9, 1e5
+    assert engine_of(stackable, "auto", plenty) == STACKED
+    assert engine_of(stackable, "auto", little) == FSDP
+    assert engine_of(stackable, FSDP, plenty) == FSDP
+    assert engine_of(other, "auto", plenty) == FSDP
+    with pytest.raises(InvalidValueError, match=r"backend\.engine.*qwen3"):
+        engine_of(other, STACKED, plenty)
+
+
+def test_a_checkpoint_that_changed_since_it_was_planned_is_refused(tmp_path: Path, store: TokenStore) -> None:
+    folder = held_folder(tmp_path / "start", "llama", store.vocab_size)
+    checkpoint = held_run(folder, store)
+    held_folder(folder, "llama", store.vocab_size, tie_word_embeddings=True)
+    with pytest.raises(DataError, match="not the one that was planned with"):
+        work(tmp_path, store, [checkpoint], folder, "auto")
