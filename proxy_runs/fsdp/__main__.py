@@ -33,8 +33,8 @@ def main(arguments: list[str]) -> int:
         Trainer(settings, world, listener=listener).train()
     except DivergedError as error:
         if dist.get_rank() == 0:
-            reason = {"message": str(error), "loss": str(error.loss), "norm": str(error.norm)}
-            write_text(settings.output / DIVERGED_FILE, to_json(reason))
+            last = {"message": str(error), "loss": str(error.loss), "norm": str(error.norm)}
+            write_text(settings.output / DIVERGED_FILE, to_json(last))
         sys.stderr.write(f"error: {error}\n")
         return USER_ERROR
     except DecaylawsError as error:
