@@ -27,6 +27,7 @@ from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.config import ModelShape, OptimizerConfig
+from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.external import (
     BY_DIMENSIONS,
@@ -349,22 +350,6 @@ class TrainSettings(_Settings):
         description="torch.compile for the decoder blocks; auto measures when a long sweep is first planned "
         "and keeps the answer",
     )
-
-
-class BackendSettings(_Settings):
-    """Where and how proxies run; never changes what is computed, only how fast."""
-
-    workers: Count | None = Field(
-        None, description="worker processes; None takes one per core, and one for a GPU"
-    )
-    slots: Count | None = Field(
-        None,
-        description="members that train as one stack in a worker; None measures and takes the fastest number",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where proxies run; auto takes a GPU if there is one"
-    )
-    keep_checkpoints: bool = Field(False, description="keep the last checkpoint of every decay")
 
 
 class SamplerSettings(_Settings):

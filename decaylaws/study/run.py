@@ -175,7 +175,7 @@ def work_off(
     with opened as listen:
         while True:
             run_pool(
-                workspace(study, slots or 1, shape_slots=measured, serves=serves),
+                workspace(study, slots or 1, workers=speed.workers, shape_slots=measured, serves=serves),
                 workers=speed.workers,
                 log_dir=study.log_dir,
                 listen=listen,
@@ -366,11 +366,18 @@ def open_queue(study: Study, progress: Progress = silent, *, serves: str = "") -
 
 
 def workspace(
-    study: Study, slots: int, *, shape_slots: Mapping[Shape, int] | None = None, serves: str = ""
+    study: Study,
+    slots: int,
+    *,
+    workers: int = 1,
+    shape_slots: Mapping[Shape, int] | None = None,
+    serves: str = "",
 ) -> Workspace:
     """What the workers of a study need to know."""
+    from proxy_runs.fsdp.layout import Layout
     from proxy_runs.sweep.workspace import Workspace
 
+    backend = study.settings.backend
     sampler = study.settings.sampler
     return Workspace(
         corpus=study.corpus_dir,
@@ -382,8 +389,15 @@ def workspace(
         slots=slots,
         shape_slots=shape_slots or {},
         slots_batch_tokens=study.settings.batch_tokens,
-        device=study.settings.backend.device,
-        keep_checkpoints=study.settings.backend.keep_checkpoints,
+        device=backend.device,
+        workers=workers,
+        engine=backend.engine,
+        layout=Layout(
+            processes=backend.processes,
+            micro_batch_tokens=backend.micro_batch_tokens,
+            activation_checkpointing=backend.activation_checkpointing,
+        ),
+        keep_checkpoints=backend.keep_checkpoints,
         serves=serves,
         measure=study.measure,
         prune={sampler.kind: sampler.prune} if sampler and sampler.prune else {},

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from decaylaws.errors import DataError
 from decaylaws.recipe import OptimizerSettings
-from proxy_runs.fsdp.start import MOMENTS
+from proxy_runs.weights.held import MOMENTS
 
 
 class ShardedAdamW:

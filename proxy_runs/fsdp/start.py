@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -21,9 +19,8 @@ from proxy_runs.fsdp.checkpoint import read_checkpoint
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
 from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
 from proxy_runs.weights.checkpoints import load_checkpoint
+from proxy_runs.weights.held import MOMENTS, read_moments
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
     if path.is_file():
         start = _from_member(path, eos_token_id)
     else:
-        start = _from_launched(path) if (path / STATE_FILE).is_file() else _from_folder(path)
+        start = _from_launched(path) if (path / STATE_FILE).is_file() else _from_folder(path, with_optimizer)
     if not with_optimizer:
         return replace(start, moments=None, optimizer_step=0)
     if start.moments is None:
@@ -83,7 +80,7 @@ def _from_member(path: Path, eos_token_id: int | None) -> Start:
     return Start(model, moments, state.step)
 
 
-def _from_folder(path: Path) -> Start:
+def _from_folder(path: Path, with_optimizer: bool) -> Start:
     if not (path / "config.json").is_file():
         raise DataError(
             f"{path} is neither a member checkpoint nor a Hugging Face folder with a config.json."
@@ -95,15 +92,7 @@ def _from_folder(path: Path) -> Start:
     dtype = _stored_dtype(config)
     dropout = _turn_dropout_off(config)
     model = load_causal_lm(path, config=config)
-    try:
-        moments = load_file(path / OPTIMIZER_FILE) if (path / OPTIMIZER_FILE).is_file() else None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The optimiser's state in {path} cannot be read: {error}") from error
-    if moments and "step" not in moments:
-        raise DataError(
-            f"{path / OPTIMIZER_FILE} does not say its step. Save it again, with a tensor 'step'."
-        )
-    step = int(moments.pop("step").item()) if moments else 0
+    step, moments = read_moments(path) if with_optimizer and (path / OPTIMIZER_FILE).is_file() else (0, None)
     return Start(model, moments, step, folder=path, dtype=dtype, dropout=dropout)
 
 

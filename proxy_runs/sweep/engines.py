@@ -40,5 +40,17 @@ def engine_of(config: RunConfig, wanted: str, memory_bytes: float) -> str:
         return FSDP
     if wanted != AUTO:
         return wanted
-    fits = stack_bytes(config.shape, config.batch_tokens) <= MEMORY_SHARE * memory_bytes
-    return STACKED if fits else FSDP
+    return STACKED if stack_slots(config, 1, memory_bytes) else FSDP
+
+
+def stack_slots(config: RunConfig, slots: int, memory_bytes: float) -> int:
+    """Of ``slots`` members of a stack of runs like ``config``, those that fit the memory; all without a checkpoint.
+
+    Args:
+        config: a run that can be stacked.
+        slots: members that would be fastest.
+        memory_bytes: memory of one worker.
+    """
+    if config.start is None:
+        return slots
+    return min(slots, int(MEMORY_SHARE * memory_bytes / stack_bytes(config.llama, config.batch_tokens)))

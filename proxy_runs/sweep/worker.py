@@ -35,7 +35,7 @@ from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
 from proxy_runs.engine.memory import device_bytes
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
-from proxy_runs.sweep.engines import FSDP, engine_of
+from proxy_runs.sweep.engines import FSDP, engine_of, stack_slots
 from proxy_runs.sweep.workspace import (
     EXIT_DEVICE,
     EXIT_ERROR,
@@ -113,6 +113,8 @@ class Worker:
         self._queue = open_queue(workspace, progress=self._storage_waits)
         self._store = TokenStore.open(workspace.corpus, verify=False)
         self._held = HeldCheckpoints(workspace.held)
+        device = Backend(device=workspace.device).torch_device
+        self._memory_bytes = device_bytes(device) / workspace.workers
         self._last_reclaim = 0.0
 
     def run(self) -> None:
@@ -132,12 +134,12 @@ class Worker:
 
     def _slots_for(self, config: RunConfig) -> int:
         """Runs like ``config`` to train at once; one in the FSDP trainer."""
-        return 1 if self._is_sharded(config) else self._workspace.slots_for(config)
+        if self._is_sharded(config):
+            return 1
+        return max(1, stack_slots(config, self._workspace.slots_for(config), self._memory_bytes))
 
     def _is_sharded(self, config: RunConfig) -> bool:
-        where = self._workspace
-        memory = device_bytes(Backend(device=where.device).torch_device) / where.workers
-        return engine_of(config, where.engine, memory) == FSDP
+        return engine_of(config, self._workspace.engine, self._memory_bytes) == FSDP
 
     def _nothing_to_wait_for(self) -> bool:
         """True when no run is in flight: what still waits then waits for a trunk that failed."""
@@ -197,7 +199,7 @@ class Worker:
             self._store,
             checkpoint_dir=where.checkpoints,
             held=self._held,
-            slots=where.slots_for(heart.held[0].config),
+            slots=self._slots_for(heart.held[0].config),
             device=where.device,
             evaluation=where.evaluation,
             keep_at=lambda config: self._kept(heart.claim(config.run_id)),

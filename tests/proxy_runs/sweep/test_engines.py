@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -47,10 +50,10 @@ class Ended(dict[str, dict[str, Any]]):
     events: list[WorkerEvent]
 
 
-def work(
+def workspace_of(
     root: Path, store: TokenStore, runs: list[RunConfig], folder: Path, engine: str, **changes: Any
-) -> Ended:
-    """Queue runs that start from ``folder`` and let one worker in this process work them off."""
+) -> Workspace:
+    """A workspace in which runs that start from ``folder`` are queued."""
     values: dict[str, Any] = {
         "corpus": store.directory,
         "checkpoints": root / "checkpoints",
@@ -65,11 +68,18 @@ def work(
     }
     root.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(**(values | changes))
-    queue = open_queue(workspace)
-    queue.enqueue([(run.kind, run) for run in runs])
+    open_queue(workspace).enqueue([(run.kind, run) for run in runs])
+    return workspace
+
+
+def work(
+    root: Path, store: TokenStore, runs: list[RunConfig], folder: Path, engine: str, **changes: Any
+) -> Ended:
+    """Queue runs that start from ``folder`` and let one worker in this process work them off."""
+    workspace = workspace_of(root, store, runs, folder, engine, **changes)
     events: list[WorkerEvent] = []
     Worker(workspace, events.append, threading.Event()).run()
-    ended = Ended({result["row"]["run_id"]: result for result in queue.results()})
+    ended = Ended({result["row"]["run_id"]: result for result in open_queue(workspace).results()})
     ended.events = events
     return ended
 
@@ -134,3 +144,42 @@ def test_a_checkpoint_that_changed_since_it_was_planned_is_refused(tmp_path: Pat
     held_folder(folder, "llama", store.vocab_size, tie_word_embeddings=True)
     with pytest.raises(DataError, match="not the one that was planned with"):
         work(tmp_path, store, [checkpoint], folder, "auto")
+
+
+def killed_after(workspace: Workspace, *, events: int) -> None:
+    """Let a forked worker train until it has told so many things, then die without a word."""
+    told = 0
+
+    def tell(event: WorkerEvent) -> None:
+        nonlocal told
+        told += event.kind == "training"
+        if told == events:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: Worker(workspace, tell, threading.Event()).run()
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_killed_ten_times_the_fsdp_trainer_ends_with_the_same_table(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    folder = held_folder(tmp_path / "start", "qwen3", store.vocab_size, moments=True)
+    checkpoint = held_run(folder, store, optimizer_state="load")
+    runs = [checkpoint, *(held_fork(checkpoint, maths=0.5, steps=24, seed=seed) for seed in (1, 2))]
+    undisturbed = work(tmp_path / "undisturbed", store, runs, folder, FSDP)
+    layout = Layout(micro_batch_tokens=64, save_seconds=1e-3)
+    workspace = workspace_of(tmp_path / "killed", store, runs, folder, FSDP, layout=layout)
+    for events in (5, 3, 7, 4, 6, 3, 8, 5, 4, 6):
+        killed_after(workspace, events=events)
+    left = [path.name for path in (tmp_path / "killed" / "checkpoints").rglob("step-*")]
+    assert left  # the last worker goes on, it does not begin anew
+    ended = work(tmp_path / "killed", store, runs, folder, FSDP, layout=layout)
+    going_on = [event.done_tokens for event in ended.events if event.kind == "training"]
+    assert going_on[0] > runs[1].batch_tokens
+    assert {run_id: (each["row"], each["curve"]) for run_id, each in ended.items()} == {
+        run_id: (each["row"], each["curve"]) for run_id, each in undisturbed.items()
+    }
