@@ -67,7 +67,9 @@ def _timed(
     budget = int(PASS_FLOPS[world.device.type] / shape.train_flops_per_token)
     length = min(shape.seq_len, max(MIN_LENGTH, budget))
     sequences = max(1, min(budget, layout.micro_batch_tokens) // length)
-    windows = torch.randint(shape.vocab_size, (sequences, length + 1), device=world.device)
+    windows = torch.randint(
+        lm.config.get_text_config().vocab_size, (sequences, length + 1), device=world.device
+    )
     weights = torch.full((sequences, length), 1.0 / (sequences * length), device=world.device)
     passes, updates = [], []
     for _ in range(3):  # the first one sets up what later ones have
