@@ -28,9 +28,11 @@ from decaylaws.laws.mixing import (
     shares_frame,
     simulated_optimum,
 )
+from decaylaws.laws.mixing.blend import best_share
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.diverged import diverged
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily
+from decaylaws.laws.mixing.flexible import GaussianProcessModel
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
 SOURCES = ["web", "code", "math", "books"]
@@ -163,14 +165,71 @@ def test_the_posterior_holds_the_true_regret() -> None:
 def test_the_blend_lies_between_its_members() -> None:
     shares, unseen = draw_shares(60, seed=18), frame(draw_shares(100, seed=19))
     losses = noisy(shares, 20)
-    law, trees = BlendedRegression(tree_share=0.0), BlendedRegression(tree_share=1.0)
-    pure = [member.fit(frame(shares), losses).predict(unseen) for member in (law, trees)]
-    blend = BlendedRegression().fit(frame(shares), losses)
-    np.testing.assert_allclose(pure[0], InverseSum(num_starts=1).fit(frame(shares), losses).predict(unseen))
-    np.testing.assert_allclose(blend.predict(unseen), pure[0] ** 0.75 * pure[1] ** 0.25)
+    corners = [
+        BlendedRegression(tree_share=0.0, process_share=0.0),
+        BlendedRegression(1.0, 0.0),
+        BlendedRegression(0.0, 1.0),
+    ]
+    formula, trees, process = [member.fit(frame(shares), losses).predict(unseen) for member in corners]
+    blend = BlendedRegression(process_share=0.5).fit(frame(shares), losses)
+    np.testing.assert_allclose(formula, InverseSum(num_starts=1).fit(frame(shares), losses).predict(unseen))
+    np.testing.assert_allclose(blend.predict(unseen), (formula**0.75 * trees**0.25) ** 0.5 * process**0.5)
     assert "log_C:web" in blend.params_["loss:web"]
-    with pytest.raises(InvalidValueError, match="tree_share"):
-        BlendedRegression(tree_share=1.5).fit(frame(shares), losses)
+    for name in ("tree_share", "process_share"):
+        with pytest.raises(InvalidValueError, match=name):
+            BlendedRegression(**{name: 1.5}).fit(frame(shares), losses)
+
+
+def test_the_blend_turns_up_where_the_runs_do() -> None:
+    """Too much of one source raises the loss, which no inverse sum can say: the process takes over, and only there."""
+    shares, unseen = draw_shares(60, seed=18, alpha=1.0), draw_shares(200, seed=19, alpha=1.0)
+
+    def losses(rows: np.ndarray, seed: int | None) -> pd.DataFrame:
+        harmed = planted(rows)[:, 1] + 4.0 * np.maximum(rows[:, 1] - 0.3, 0.0) ** 2
+        noise = (
+            1.0 if seed is None else np.exp(0.003 * np.random.default_rng(seed).standard_normal(len(rows)))
+        )
+        return pd.DataFrame({"loss:web": planted(rows)[:, 0] * noise, "loss:code": harmed * noise})
+
+    blend = BlendedRegression().fit(frame(shares), losses(shares, 1))
+    weights = {name: values["process_share"] for name, values in blend.params_.items()}
+    assert weights["loss:code"] > 0.5 > weights["loss:web"]
+    truth = losses(unseen, None)
+    error = np.abs(np.log(blend.predict(frame(unseen)) / truth)).mean()
+    law = BlendedRegression(process_share=0.0).fit(frame(shares), losses(shares, 1))
+    assert error["loss:code"] < 0.6 * np.abs(np.log(law.predict(frame(unseen)) / truth)).mean()["loss:code"]
+    grid = np.tile([[0.4, 0.0, 0.3, 0.3]], (50, 1)) * (1 - np.linspace(0, 0.95, 50))[:, None]
+    grid[:, 1] = 1 - grid.sum(axis=1)
+    best, true_best = blend.predict(grid)[:, 1].argmin(), losses(grid, None)["loss:code"].argmin()
+    assert abs(grid[best, 1] - grid[true_best, 1]) < 0.08
+
+
+def test_the_better_predictor_gets_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    small, large, ones = rng.normal(0, 0.1, 400), rng.normal(0, 0.3, 400), np.ones(400)
+    assert best_share(small, large, ones) == pytest.approx(0.1, abs=0.04)
+    assert best_share(large, small, ones) == pytest.approx(0.9, abs=0.04)
+    assert best_share(small, small + large, ones) == pytest.approx(0.0, abs=0.04)
+    assert best_share(small, small, ones) == 0.0
+    large[0] = 1e3  # a run that diverged
+    assert best_share(small, large, ones) == pytest.approx(0.1, abs=0.04)
+
+
+def test_draws_of_a_process_are_functions_of_its_posterior() -> None:
+    shares, grid = draw_shares(25, seed=60), draw_shares(40, seed=61)
+    law = GaussianProcess(transform="sqrt", floor_share=0.8).fit(frame(shares), noisy(shares, 62)["loss:web"])
+    (model,) = law.models_.values()
+    assert isinstance(model, GaussianProcessModel)
+    drawn = model.draws(grid, 4000, np.random.default_rng(0))
+    logs = np.log(drawn - model.floor)
+    signal, noise, _ = model.scales
+    spread = np.sqrt(np.maximum(model.spread(grid) ** 2 * noise - noise, 0.0))
+    np.testing.assert_allclose(
+        logs.mean(axis=0), np.log(model.predict(grid) - model.floor), atol=0.1 * spread.max()
+    )
+    np.testing.assert_allclose(logs.std(axis=0), spread, rtol=0.25, atol=0.05 * np.sqrt(signal))
+    apart = [model.draws(grid[rows], 4, np.random.default_rng(0)) for rows in ([3], [3, 7])]
+    np.testing.assert_allclose(apart[0][:, 0], apart[1][:, 0])  # one function, wherever it is asked
 
 
 def test_folds_keep_replicates_together() -> None:

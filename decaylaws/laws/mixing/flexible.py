@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -183,15 +184,17 @@ class LinearRegression(MixtureRegression):
 
 @dataclass(frozen=True)
 class GaussianProcessModel:
-    """Posterior of a Gaussian process on log shares, for log loss.
+    """Posterior of a Gaussian process on transformed shares, for the log of what a loss has above a floor.
 
     Attributes:
-        inputs: log shares of the fit [runs, sources].
-        dual: ``K^-1 (log loss - centre)`` [runs].
+        inputs: transformed shares of the fit [runs, sources].
+        dual: ``K^-1 (log reducible loss - centre)`` [runs].
         inverse: ``K^-1`` [runs, runs].
-        centre: mean log loss.
+        centre: mean log reducible loss.
         scales: signal variance, noise variance and length of the kernel.
-        errors: leave-one-out log errors over their standard deviation, scaled to the posterior's spread.
+        transform: of the shares, a key of ``TRANSFORMS``.
+        floor: what the loss is taken to keep, nats per token; 0 for the log of the loss itself.
+        errors: leave-one-out log errors of the loss over their standard deviation, scaled to the posterior's spread.
         report: diagnosis.
     """
 
@@ -200,12 +203,14 @@ class GaussianProcessModel:
     inverse: FloatArray
     centre: float
     scales: tuple[float, float, float]
+    transform: str
+    floor: float
     errors: FloatArray
     report: FitReport
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
-        return np.exp(self.centre + self._cross(shares) @ self.dual)
+        return self.floor + np.exp(self.centre + self._cross(shares) @ self.dual)
 
     def spread(self, shares: Array) -> Array:
         """Posterior standard deviation over that of the noise [runs]."""
@@ -214,62 +219,130 @@ class GaussianProcessModel:
         variance = signal + noise - np.sum(cross * (cross @ self.inverse), axis=1)
         return np.sqrt(np.maximum(variance, noise) / noise)
 
-    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
-        """Kernel: signal and noise in log loss (standard deviations), length in log share."""
+    @property
+    def left_out_errors(self) -> Array:
+        """Leave-one-out log errors of the loss, predicted minus observed [runs]."""
+        return np.asarray(self.errors / np.sqrt(np.diag(self.inverse) * self.scales[1]), dtype=float)
+
+    def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
+        """Losses [draws, runs] under functions drawn from the posterior.
+
+        A draw is a function of random Fourier features from the prior, moved onto the runs by the same weights that
+        move the mean (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309): it can be asked at any mixtures, many or
+        few, and stays the same function.
+
+        Args:
+            shares: mixtures [runs, sources].
+            num_draws: number of draws.
+            rng: source of random numbers.
+        """
         signal, noise, length = self.scales
-        return {"signal_sd": signal**0.5, "noise_sd": noise**0.5, "length": length}
+        frequencies = rng.standard_normal((_FEATURES, self.inputs.shape[1])) / length
+        phases = rng.uniform(0.0, 2.0 * np.pi, _FEATURES)
+        weights = rng.standard_normal((num_draws, _FEATURES)) * np.sqrt(2.0 * signal / _FEATURES)
+        jitter = rng.standard_normal((num_draws, len(self.inputs))) * np.sqrt(noise)
+
+        def prior(inputs: FloatArray) -> Array:
+            return np.asarray(weights @ np.cos(frequencies @ inputs.T + phases[:, None]), dtype=float)
+
+        moved = self.dual - (prior(self.inputs) + jitter) @ self.inverse
+        inputs = TRANSFORMS[self.transform](shares)
+        return self.floor + np.exp(self.centre + prior(inputs) + moved @ self._cross(shares).T)
+
+    def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
+        """Kernel: signal and noise in log reducible loss (standard deviations), length in transformed shares, floor."""
+        signal, noise, length = self.scales
+        return {"signal_sd": signal**0.5, "noise_sd": noise**0.5, "length": length, "floor": self.floor}
 
     def state(self) -> dict[str, Any]:
-        """Everything but errors and report; the inverse is rebuilt."""
+        """Everything but errors and report."""
         return {
             "inputs": self.inputs,
             "dual": self.dual,
             "inverse": self.inverse,
             "centre": self.centre,
             "scales": self.scales,
+            "transform": self.transform,
+            "floor": self.floor,
         }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], errors: Array, report: FitReport) -> GaussianProcessModel:
+        """Inverse of :meth:`state`, whose arrays may have become lists."""
+        inputs, dual, inverse = (np.array(state[name]) for name in ("inputs", "dual", "inverse"))
+        signal, noise, length = state["scales"]
+        return cls(
+            inputs,
+            dual,
+            inverse,
+            float(state["centre"]),
+            (signal, noise, length),
+            str(state["transform"]),
+            float(state["floor"]),
+            errors,
+            report,
+        )
 
     def _cross(self, shares: Array) -> Array:
         signal, _, length = self.scales
-        return signal * _kernel(_features(shares), self.inputs, length)
+        return signal * _kernel(TRANSFORMS[self.transform](shares), self.inputs, length)
+
+
+TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
+    "log": lambda shares: np.log(shares + 10 * SHARE_FLOOR),
+    "sqrt": np.sqrt,
+}
+"""Shares as a Gaussian process sees them: on which scale two mixtures are near each other."""
+
+_FEATURES = 256  # of a draw's prior; their error is below the posterior's own
 
 
 class GaussianProcess(MixtureRegression):
-    """Gaussian process (scikit-learn's) with a squared-exponential kernel on log shares.
+    """Gaussian process (scikit-learn's) with a squared-exponential kernel on transformed shares.
 
     Args:
         num_restarts: restarts of the search for the kernel's scales.
         seed: of the restarts.
+        transform: of the shares: ``log``, or ``sqrt``, which tells small shares apart less and large ones more.
+        floor_share: share of the smallest loss that no mixture removes; the process is one of the log of the rest,
+            which spreads the low losses, where the choice is made.
     """
 
-    def __init__(self, num_restarts: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, num_restarts: int = 0, seed: int = 0, transform: str = "log", floor_share: float = 0.0
+    ) -> None:
         self.num_restarts, self.seed = num_restarts, seed
+        self.transform, self.floor_share = transform, floor_share
 
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> GaussianProcessModel:
         began = time.perf_counter()
-        inputs, centre = _features(shares), float(np.average(np.log(losses), weights=weights))
-        centred = np.log(losses) - centre
-        kernel = _fit_kernel(inputs, centred, self.num_restarts, self.seed)
+        if self.transform not in TRANSFORMS:
+            raise InvalidValueError("transform", self.transform, f"must be one of {', '.join(TRANSFORMS)}")
+        if not 0.0 <= self.floor_share < 1.0:
+            raise InvalidValueError("floor_share", self.floor_share, "must lie in [0, 1)")
+        inputs, floor = TRANSFORMS[self.transform](shares), self.floor_share * float(losses.min())
+        logs = np.log(losses - floor)
+        centre = float(np.average(logs, weights=weights))
+        kernel = _fit_kernel(inputs, logs - centre, self.num_restarts, self.seed)
         signal, noise, length = kernel.scales
         noise_by_run = noise / np.maximum(weights, 1e-3)
         inverse = np.linalg.inv(signal * _kernel(inputs, inputs, length) + np.diag(noise_by_run))
-        dual = inverse @ centred
-        errors = -dual / np.sqrt(np.diag(inverse)) * np.sqrt(noise)
-        fitted = np.exp(np.log(losses) - noise_by_run * dual)
+        dual = inverse @ (logs - centre)
+        # leave-one-out without a refit (Rasmussen and Williams 2006, equation 5.12), as errors of the log loss
+        left_out = floor + np.exp(logs - dual / np.diag(inverse))
+        spread = np.sqrt(1.0 / (np.diag(inverse) * noise))
+        errors = np.log(left_out / losses) / spread
+        fitted = floor + np.exp(logs - noise_by_run * dual)
         report = plain_report(losses, fitted, 3, time.perf_counter() - began, kernel.at_bounds)
-        return GaussianProcessModel(inputs, dual, inverse, centre, kernel.scales, errors, report)
+        scales = kernel.scales
+        return GaussianProcessModel(
+            inputs, dual, inverse, centre, scales, self.transform, floor, errors, report
+        )
 
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> GaussianProcessModel:
-        inputs, dual, inverse = (np.array(state[name]) for name in ("inputs", "dual", "inverse"))
-        signal, noise, length = state["scales"]
-        centre = float(state["centre"])
-        return GaussianProcessModel(inputs, dual, inverse, centre, (signal, noise, length), errors, report)
-
-
-def _features(shares: Array) -> Array:
-    return np.log(shares + 10 * SHARE_FLOOR)
+        return GaussianProcessModel.from_state(state, errors, report)
 
 
 def _kernel(a: Array, b: FloatArray, length: float) -> Array:
@@ -297,8 +370,11 @@ def _fit_kernel(inputs: Array, centred: Array, restarts: int, seed: int) -> _Ker
         raise InvalidValueError("losses", "all equal", "must differ between runs")
     signal = ConstantKernel(variance, (1e-3 * variance, 1e3 * variance))
     noise = WhiteKernel(0.01 * variance, (1e-6 * variance, 2 * variance))
+    length = float(np.sqrt(2.0 * inputs.var(axis=0).sum()))  # a typical distance of two runs
     process = GaussianProcessRegressor(
-        signal * RBF(5.0, (0.1, 1e3)) + noise, n_restarts_optimizer=restarts, random_state=seed
+        signal * RBF(length, (0.02 * length, 200 * length)) + noise,
+        n_restarts_optimizer=restarts,
+        random_state=seed,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
