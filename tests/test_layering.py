@@ -23,7 +23,7 @@ LEVELS = [
     {"context", "settings", "laws", "exporters", "plots", "queue"},
     {"designs"},
     {"search"},
-    {"study"},
+    {"study", "tables"},
     {"report"},
     {"cli"},
     {"entry"},

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from decaylaws import __version__
-from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study
+from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study, tables
 from decaylaws.cli.answers import EXIT_CODES, EXIT_ERROR, VerbApp
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
 from decaylaws.errors import DecaylawsError
@@ -52,6 +52,7 @@ PANELS = {
         evaluation.to_hf,
         evaluation.benchmarks,
     ),
+    "Tables": (tables.predict_curve,),
     "Text": (decontaminate_verb, deduplicate_verb),
 }
 NAMES = {decontaminate_verb: "decontaminate", deduplicate_verb: "deduplicate"}

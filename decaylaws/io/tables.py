@@ -44,6 +44,32 @@ def read_csv(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
     return table
 
 
+def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
+    """A table that somebody else wrote: Parquet where the name ends in ``.parquet`` or ``.pq``, else CSV.
+
+    Args:
+        path: the file.
+        text: columns, where the file has them, to read as text.
+
+    Raises:
+        DataError: there is no such file, or it is not a table.
+        SchemaError: two columns have one name.
+    """
+    if Path(path).suffix.lower() not in (".parquet", ".pq"):
+        return read_csv(path, text=text)
+    if not Path(path).is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from None
+    table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
+    twice = table.columns[table.columns.duplicated()].tolist()
+    if twice:
+        raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")
+    return table.assign(**{name: table[name].map(str, na_action="ignore") for name in text if name in table})
+
+
 def _header(path: str | Path) -> list[str]:
     """Names of the columns; pandas alone would call the second of two columns ``web`` ``web.1``."""
     cells = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]

@@ -276,11 +276,12 @@ def _report(
     )
     loss = law.predict(questions[:1], interval=level)
     return ScheduleOptimum(
-        schedule, loss, over_cosine, over_wsd, near, _extrapolations(law, schedule), seconds
+        schedule, loss, over_cosine, over_wsd, near, extrapolations(law, schedule), seconds
     )
 
 
-def _extrapolations(law: ScheduleLaw, schedule: Schedule) -> tuple[str, ...]:
+def extrapolations(law: ScheduleLaw, schedule: Schedule) -> tuple[str, ...]:
+    """In what respects a schedule leaves the range that the law was fitted on, one sentence each."""
     seen = law.evidence_
     notes = []
     if schedule.tokens > 1.05 * seen.longest_tokens:

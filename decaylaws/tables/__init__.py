@@ -1,0 +1,26 @@
+"""Tables that a team has already: finished runs to a mixture, loss curves to the loss under another schedule.
+
+::
+
+    from decaylaws.tables import mix, predict_curve, read_loss_curves, read_run_table
+
+    found = mix(read_run_table("runs.csv"))
+    found.choice.mixture, found.choice.verdict, found.held_out
+
+    curves = read_loss_curves("curves.csv", schedules="runs.csv", where={"use": "fit"})
+    predict_curve(curves, schedule=parse_schedule("Constant(3e-4, 20K) -> Linear(0, 4K)")).final
+
+Rows that cannot be used are left out by name, with the reason; a table that cannot be understood as a whole is one
+error. ``decaylaws mix`` and ``decaylaws predict-curve`` print what these functions return.
+"""
+
+from decaylaws.tables.curve_reading import LossCurves, read_loss_curves
+from decaylaws.tables.curves import BestDecay, CurvePrediction, predict_curve
+
+__all__ = [
+    "BestDecay",
+    "CurvePrediction",
+    "LossCurves",
+    "predict_curve",
+    "read_loss_curves",
+]

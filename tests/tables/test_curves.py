@@ -1,0 +1,191 @@
+"""Loss curves out of a table, and the loss under a schedule that was not run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from decaylaws.cli import app
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.tables import predict_curve, read_loss_curves
+from tests.laws.curves import LATE, LOW, PEAK, SCHEDULES, STEP, WARMUP, simulated
+
+ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """Three curves of the multi-power law and one under a late linear decay, with logged LR, one row a point."""
+    parts = []
+    for name, schedule in {**SCHEDULES, "late": LATE}.items():
+        curve = simulated(name, schedule, num=40)
+        steps = (curve.tokens / STEP).astype(int)
+        # a logged LR is that of the step: a point right after a drop already shows the lower one
+        lr = schedule.lr(np.minimum(curve.tokens, schedule.tokens - 1))
+        parts.append(pd.DataFrame({"run": name, "step": steps, "lr": lr, "loss": curve.loss}))
+    pd.concat(parts).to_csv(tmp_path / "curves.csv", index=False)
+    notation = {name: str(schedule) for name, schedule in {**SCHEDULES, "late": LATE}.items()}
+    pd.DataFrame(notation.items(), columns=["run", "schedule"]).to_csv(tmp_path / "runs.csv", index=False)
+    return tmp_path
+
+
+def test_a_schedule_that_was_not_run_is_predicted_within_its_interval(planted: Path) -> None:
+    curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    found = predict_curve(curves, schedule=LATE, unfitted=["late"], law="multi_power")
+    truth = simulated("late", LATE, num=40).observed
+    assert found.final_loss is not None
+    assert found.final_loss.mean == pytest.approx(truth[-1], abs=0.01)
+    assert found.final_loss.lower < truth[-1] < found.final_loss.upper
+    assert found.errors["run"].tolist() == ["late"]
+    assert found.errors["mae"].iloc[0] < 0.015
+    asked = found.points[found.points["run_id"] == "asked"]
+    assert asked["tokens"].iloc[-1] == LATE.tokens
+    assert asked["predicted"].iloc[-1] == found.final_loss.mean
+    assert set(found.fitted) == set(SCHEDULES)
+
+
+def test_logged_learning_rates_serve_where_no_schedule_is_stated(planted: Path) -> None:
+    curves = read_loss_curves(planted / "curves.csv", tokens_per_step=STEP, warmup=WARMUP)
+    found = predict_curve(curves, schedule=LATE, unfitted=["late"])
+    assert found.errors["mae"].iloc[0] < 0.02
+    assert "logged LR" in " ".join(found.notes)
+    in_steps = read_loss_curves(planted / "curves.csv", warmup=WARMUP // STEP)
+    assert in_steps.unit == "steps"
+    assert in_steps.curves[0].schedule.tokens == curves.curves[0].schedule.tokens // STEP
+
+
+def test_the_best_decay_is_no_worse_than_others_by_the_same_law(planted: Path) -> None:
+    curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    found = predict_curve(curves, budget=LATE.tokens)
+    assert found.best is not None
+    assert found.final_loss is None
+    assert found.best.final_loss.mean <= predict_curve(curves, schedule=LATE).final_loss.mean  # type: ignore[union-attr]
+    assert found.best.schedule.tokens == LATE.tokens
+    assert found.best.schedule.peak_lr == PEAK
+    assert found.best.schedule.end_lr == pytest.approx(LOW)
+    assert found.best.gain_over_cosine.mean > 0
+    assert set(found.held_out["law"]) == {"reducible_multi_power", "multi_power", "momentum"}
+
+
+def test_what_cannot_be_used_is_left_out_by_name(planted: Path) -> None:
+    table = pd.read_csv(planted / "curves.csv").astype({"loss": object})
+    table.loc[table["run"] == "late", "loss"] = "NaN"
+    table.loc[table.index[5], "loss"] = "Infinity"
+    hold = table[table["run"] == "hold"]
+    resumed = pd.concat([table, hold.iloc[[20, 21]]])  # an attempt that went back before it ended
+    resumed = pd.concat([resumed[resumed["run"] != "hold"], hold.iloc[:25], hold.iloc[20:]])
+    resumed.loc[len(resumed)] = {"run": "lost", "step": 500, "lr": 1e-4, "loss": 3.0}
+    resumed.to_csv(planted / "curves.csv", index=False)
+    curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    assert set(curves.names) == set(SCHEDULES)
+    reasons = dict(curves.excluded.itertuples(index=False))
+    assert "no point has a finite loss" in reasons["late"]
+    assert "does not state its schedule" in reasons["lost"]
+    notes = " ".join(curves.notes)
+    assert "1 points without a finite loss" in notes
+    assert "Run hold: 5 points of an earlier attempt" in notes
+    assert len(curves.curves[curves.names.index("hold")].tokens) == len(hold)
+
+
+def test_other_names_rows_and_charts_are_read(planted: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(planted / "curves.csv").rename(columns={"loss": "eval/nll", "step": "_step"})
+    table.assign(size="25M", use="fit").to_parquet(tmp_path / "other.parquet")
+    curves = read_loss_curves(
+        tmp_path / "other.parquet", columns={"loss": "eval/nll"}, where={"use": "fit"}, warmup=WARMUP // STEP
+    )
+    assert curves.names == (*SCHEDULES, "late")
+    assert curves.curves[0].params == 25e6
+    wide = table.pivot_table(index="_step", columns="run", values="eval/nll").reset_index()
+    wide.columns = ["Step", *(f"{name} - loss" for name in wide.columns[1:])]
+    wide.to_csv(tmp_path / "chart.csv", index=False)
+    chart = read_loss_curves(tmp_path / "chart.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    np.testing.assert_allclose(
+        chart.curves[chart.names.index("late")].observed, simulated("late", LATE, num=40).observed
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"where": {"use": "fit"}}, SchemaError, "missing use"),
+        ({"where": {"run": "other"}}, DataError, "constant, cosine, hold, late"),
+        ({"columns": {"loss": "nll"}}, SchemaError, "missing nll"),
+        ({"tokens_per_step": 0}, InvalidValueError, "at least 1"),
+        ({"domain": "code"}, SchemaError, "missing domain"),
+        ({"warmup": 10**9}, DataError, "before the first logged point"),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_one_error(
+    planted: Path, options: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        read_loss_curves(planted / "curves.csv", **options)  # type: ignore[arg-type]
+
+
+def test_a_question_that_cannot_be_answered_is_one_error(planted: Path) -> None:
+    curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    for options, words in (
+        ({}, "must be given"),
+        ({"unfitted": ["lat"]}, "must be one of the runs"),
+        ({"unfitted": list(curves.names)}, "must leave a curve"),
+        ({"schedule": LATE, "law": "kaplan"}, "must be one of"),
+        ({"schedule": LATE, "model": "7B"}, "fitted models"),
+        ({"budget": 10**6, "shapes": ["cliff"]}, "must be among"),
+        ({"budget": WARMUP}, "must be below"),
+    ):
+        with pytest.raises(InvalidValueError, match=words):
+            predict_curve(curves, **options)  # type: ignore[arg-type]
+
+
+def test_the_command_prints_json_and_a_page_that_needs_no_other_file(planted: Path) -> None:
+    page, points = planted / "page.html", planted / "points.csv"
+    asked = [
+        "predict-curve",
+        str(planted / "curves.csv"),
+        "--runs",
+        str(planted / "runs.csv"),
+        "--unfitted",
+        "late",
+    ]
+    asked += ["--tokens-per-step", "1000", "--schedule", str(LATE), "--budget", "8M", "--report", str(page)]
+    result = CliRunner().invoke(app, [*asked, "--out", str(points), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["schedule"] == str(LATE)
+    assert found["best"]["decay_tokens"] > 0
+    assert found["final_loss"]["lower"] < found["final_loss"]["mean"]
+    assert "Final loss" in result.stderr
+    text = page.read_text()
+    assert "<svg" in text
+    assert "://" not in text.replace("http://www.w3.org", "")
+    assert pd.read_csv(points)["predicted"].notna().all()
+    wrong = CliRunner().invoke(app, [*asked[:2], "--where", "run"])
+    assert isinstance(wrong.exception, InvalidValueError)
+
+
+def test_two_published_curves_predict_the_third_as_the_analysis_does(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    import schedule_laws
+
+    records = shared_data / "multipowerlaw"
+    names, asked = ["constant_24000", "wsdcon_9"], "wsdld_20000_24000"
+    for file in ("runs.csv", "curves.csv"):
+        table = pd.read_csv(records / file)
+        kept = table[(table["model_size"] == "25M") & table["run"].isin([*names, asked])]
+        kept.assign(use=np.where(kept["run"] == asked, "predict", "fit")).to_csv(tmp_path / file, index=False)
+    curves = schedule_laws.read_schedule_curves(tmp_path)
+    expected = schedule_laws._errors(schedule_laws.DEFAULT_LAW().fit(curves["fit"]), curves["predict"])
+    read = read_loss_curves(tmp_path / "curves.csv", schedules=tmp_path / "runs.csv")
+    found = predict_curve(read, unfitted=[asked]).errors.iloc[0]
+    for name in ("mae", "rmse", "worst_relative_error", "coverage_90"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert abs(found["final_error"]) == pytest.approx(expected["final_loss_error"], rel=1e-4)
+    assert "schedule_laws" in sys.modules
