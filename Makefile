@@ -1,7 +1,7 @@
 # Three commands do everything on a fresh machine with Python >= 3.11:
 #   make demo          the whole path on text from installed packages, to a launched recipe and a report
 #   make test          lint, types and every test
-#   make test-targets  exports run by the trainers that they are written for
+#   make test-targets  exports run by the trainers that they are written for, sweeps logged to real trackers
 # The first two install into .venv what they need and no more; 'make install' does only that for the first. The third has
 # .venv-targets of its own, since the trainers need other versions.
 PYTHON ?= python3
@@ -47,7 +47,8 @@ $(TARGETS_STAMP): tests/exporters/targets.txt constraints.txt
 
 # ends with the list of what was skipped and why
 test-targets: $(TARGETS_STAMP)
-	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(TARGETS)/bin/python -m pytest -q tests/exporters/test_targets*.py
+	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(TARGETS)/bin/python -m pytest -q tests/exporters/test_targets*.py \
+		tests/proxy_runs/test_targets*.py
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .

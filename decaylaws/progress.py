@@ -9,7 +9,10 @@ class Progress(Protocol):
     """Called often and cheaply by long work; a terminal bar, a log line or nothing may stand behind it."""
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Report that ``done`` of ``total`` units of ``stage`` are behind us; ``note`` is shown beside it."""
+        """Report that ``done`` of ``total`` units of ``stage`` are behind us; ``note`` is shown beside it.
+
+        A ``total`` of 0 with a ``note`` is a message that stays, and no stage.
+        """
 
 
 def silent(stage: str, done: float, total: float, note: str = "") -> None:

@@ -101,8 +101,10 @@ class ConsoleProgress:
         self._rich.stop()
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Show that ``done`` of ``total`` units of ``stage`` are behind us."""
-        if self._console.is_terminal:
+        """Show that ``done`` of ``total`` units of ``stage`` are behind us; a note without units stays."""
+        if not total and note:
+            self._console.print(f"  {stage}: {note}", highlight=False, markup=False, soft_wrap=True)
+        elif self._console.is_terminal:
             self._draw(stage, done, total, note)
         else:
             self._line(stage, done, total, note)

@@ -18,7 +18,8 @@ RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 SETTING_NAMES = (
     "dtype, micro_batch_sequences, replicas, activation_checkpointing, compile, z_loss, router_aux_loss_coef, "
     "checkpoint_interval, keep_last, async_checkpoints, eval_points, eval_tokens_per_domain, max_skipped_steps, "
-    "max_loss_jump, average_last_steps, log_interval, tensorboard, wandb_project, device, recipe, corpus, start, output"
+    "max_loss_jump, average_last_steps, log_interval, tensorboard, wandb_project, "
+    "trackio_project, device, recipe, corpus, start, output"
 )
 console = make_console()
 

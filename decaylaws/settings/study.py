@@ -43,6 +43,7 @@ from decaylaws.settings.external import (
 from decaylaws.settings.groups import GroupSettings, source_groups
 from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, Weight
 from decaylaws.settings.quality import QualitySettings, cut_sources
+from decaylaws.settings.tracker import TrackerSettings
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
 
@@ -413,6 +414,9 @@ class StudySettings(_Settings):
     )
     train: TrainSettings = Field(TrainSettings(), description="number format and compiler of the proxies")
     backend: BackendSettings = Field(BackendSettings(), description="where and how fast proxies run")
+    tracker: TrackerSettings | None = Field(
+        None, description="where runs also log their figures; None keeps them in the study alone"
+    )
     storage: str | None = Field(None, description="Optuna storage URL; None keeps a file in the study")
     search_trials: Count = Field(400, description="trials of the search on the fitted law")
     seed: NotNegative = Field(0, description="seed of the fit and the search")

@@ -286,7 +286,8 @@ class Study:
 
         Of decontamination only what decides the text: the other settings refuse a corpus and change nothing in it.
         """
-        settings = self.settings.model_dump(mode="json", exclude={"backend", "storage", "external"})
+        elsewhere = {"backend", "storage", "external", "tracker"}
+        settings = self.settings.model_dump(mode="json", exclude=elsewhere)
         settings["decontamination"] = {
             name: value
             for name, value in settings["decontamination"].items()

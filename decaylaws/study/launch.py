@@ -98,7 +98,7 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
     if run_id is None and "start" not in wanted:
         constraint = "names no trunk of the study"
         raise InvalidValueError("handover.run_id", None, constraint, "Give --start, or recommend again.")
-    values = {
+    values: dict[str, object] = {
         "recipe": target.recipe_file,
         "corpus": target.corpus_dir,
         "start": final_checkpoint(target.checkpoint_dir, str(run_id)),
@@ -106,6 +106,9 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
         "device": target.settings.backend.device,
         "eval_tokens_per_domain": target.settings.evaluation.tokens_per_domain,
     }
+    if target.settings.tracker is not None:
+        tracker = target.settings.tracker
+        values[f"{tracker.kind}_project"] = tracker.project or target.settings.name
     return TrainSettings.checked(**{**values, **wanted})
 
 

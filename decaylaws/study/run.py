@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from decaylaws.queue.queue import RunQueue
     from decaylaws.search.proposals import Proposals
     from proxy_runs.sweep.pool import PoolProgress
-    from proxy_runs.sweep.workspace import Workspace
+    from proxy_runs.sweep.workspace import WorkerEvent, Workspace
 
 PoolDisplay = Callable[[float], AbstractContextManager[Callable[["PoolProgress"], None]]]
 """Opens a display of workers, given the FLOPs per second that all of them could reach in large matmuls."""
@@ -121,7 +121,12 @@ def train(
     Raises:
         StudyError: runs failed for good; the message says where their logs are. Or the storage is not the study's
             own: it does not hold what runs.csv holds, or another folder keeps its checkpoints.
+        MissingExtraError: the study's tracker is not installed.
     """
+    if study.settings.tracker is not None:
+        from proxy_runs.trackers import require_tracker
+
+        require_tracker(study.settings.tracker.kind)
     serves = study.plan_inputs() if serves is None else serves
     queue = open_queue(study, progress, serves=serves)
     check_folder(study, queue)
@@ -172,7 +177,7 @@ def work_off(
     slots = study.settings.backend.slots
     measured = {} if slots else {shape: speed.slots(shape) for shape in speed.speeds}
     opened = _as_stages(progress) if display is None else display(speed.workers * speed.matmul_flops)
-    with opened as listen:
+    with opened as listen, _tracking(study, progress) as track:
         while True:
             run_pool(
                 workspace(study, slots or 1, workers=speed.workers, shape_slots=measured, serves=serves),
@@ -180,6 +185,7 @@ def work_off(
                 log_dir=study.log_dir,
                 listen=listen,
                 refill=refill,
+                track=track,
             )
             if not queue.enqueue(runs):  # a worker killed between two records takes a run out of the queue
                 return
@@ -193,6 +199,20 @@ def _as_stages(progress: Progress) -> Iterator[Callable[[PoolProgress], None]]:
         progress("runs", len(state.ended), state.total_runs)
 
     yield listen
+
+
+@contextlib.contextmanager
+def _tracking(study: Study, progress: Progress) -> Iterator[Callable[[WorkerEvent], None]]:
+    """What the events of workers are handed to: the study's tracker, where it has one."""
+    from proxy_runs.sweep.tracking import Tracking
+
+    tracker = study.settings.tracker
+    if tracker is None:
+        yield lambda event: None
+        return
+    name = study.settings.name
+    with Tracking(tracker.kind, tracker.project or name, name, study.log_dir, progress) as tracking:
+        yield tracking.take
 
 
 def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunConfig]]) -> set[str]:
@@ -400,5 +420,6 @@ def workspace(
         keep_checkpoints=backend.keep_checkpoints,
         serves=serves,
         measure=study.measure,
+        tracked=study.settings.tracker is not None,
         prune={sampler.kind: sampler.prune} if sampler and sampler.prune else {},
     )

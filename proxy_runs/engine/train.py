@@ -51,6 +51,7 @@ def train(
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool] = lambda *_: False,
+    on_losses: Callable[[RunConfig, int, Mapping[str, float]], None] = lambda *_: None,
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Train runs, ``slots`` of one shape at a time as one stack; a run that ends makes room for the next.
@@ -74,6 +75,7 @@ def train(
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, all states are saved and the call returns.
         should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
+        on_losses: told of every evaluation, that at the start too, with (plan, own tokens, losses).
         save_seconds: at most so much work is lost to a crash.
 
     Raises:
@@ -84,7 +86,7 @@ def train(
     for config in configs:
         groups.setdefault((config.shape, config.batch_tokens, config.arithmetic), []).append(config)
     where = _Where(checkpoint_dir, dict(start_checkpoints or {}), held or HeldCheckpoints(), keep_at)
-    hooks = _Hooks(on_result, more, progress, should_stop, should_prune)
+    hooks = _Hooks(on_result, more, progress, should_stop, should_prune, on_losses)
     for group in groups.values():
         backend = Backend(device=device, slots=slots, **vars(group[0].arithmetic))
         session = _Session(group, store, evaluation, where, hooks, backend)
@@ -117,6 +119,7 @@ class _Hooks:
     progress: Progress
     should_stop: Callable[[], bool]
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool]
+    on_losses: Callable[[RunConfig, int, Mapping[str, float]], None]
 
 
 @dataclass
@@ -268,7 +271,7 @@ class _Session:
         run.history_step = state.step
         if state.notes.get("evaluation") == self._evaluation.key and state.notes["losses"]:
             # the trunk measured these very tokens with these very weights when it ended
-            run.note_losses(state.notes["losses"])
+            self._note_losses(run, state.notes["losses"])
         return state
 
     # On the way --------------------------------------------------------------------------------------------
@@ -278,10 +281,14 @@ class _Session:
             return
         for slot, losses in zip(slots, self._stack.losses(slots, self._evaluation)):
             run = self._stack.run(slot)
-            run.note_losses(losses)
+            self._note_losses(run, losses)
             on_the_way = run.step > 0 and not run.is_done
             if on_the_way and self._hooks.should_prune(run.config, run.tokens, losses):
                 self._close(slot, PRUNED, f"pruned at step {run.step}")
+
+    def _note_losses(self, run: Run, losses: Mapping[str, float]) -> None:
+        run.note_losses(losses)
+        self._hooks.on_losses(run.config, run.tokens, losses)
 
     def _keep(self) -> None:
         for slot, run in self._stack.active():

@@ -33,6 +33,7 @@ from proxy_runs.fsdp.metrics import last_step
 from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.machine import visible_gpus
+from proxy_runs.trackers import require_tracker
 from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
@@ -133,6 +134,8 @@ def launch(
 
 def _check(settings: TrainSettings) -> TrainPlan:
     """Find what cannot work before processes start; returns the steps."""
+    for package in settings.trackers:
+        require_tracker(package)
     recipe = Recipe.load(settings.recipe)
     store = TokenStore.open(settings.corpus, verify=False)
     plan = TrainPlan(recipe, store)

@@ -1,30 +1,32 @@
-"""Metrics of a run: one JSON line per step; TensorBoard events and a Weights & Biases run on request."""
+"""Metrics of a run: one JSON line per step, and the same figures for trackers on request."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from decaylaws.errors import DataError
 from decaylaws.io.files import write_text
+from decaylaws.recipe import Recipe
+from decaylaws.runs.columns import MIX
+from proxy_runs.fsdp.settings import TrainSettings
+from proxy_runs.trackers import (
+    Forgiving,
+    Tell,
+    TensorBoardEvents,
+    TrackedRun,
+    Tracker,
+    TrackioRun,
+    WandbRun,
+    require_tracker,
+)
 
 TAIL_BYTES = 1 << 17
 """Holds the last lines of a metrics file, even with a hundred sources and domains in each."""
-
-
-class Mirror(Protocol):
-    """Somewhere else that gets the same figures."""
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Take the figures of a step, by slash-separated names."""
-
-    def close(self) -> None:
-        """Send what is left."""
 
 
 class MetricsFile:
@@ -33,12 +35,12 @@ class MetricsFile:
     Args:
         path: the file.
         from_step: steps behind the run; lines of later steps belong to a run that died and are dropped.
-        mirrors: get every line's numbers as well.
+        trackers: get every line's numbers as well.
     """
 
-    def __init__(self, path: Path, *, from_step: int, mirrors: Sequence[Mirror] = ()) -> None:
+    def __init__(self, path: Path, *, from_step: int, trackers: Sequence[Tracker] = ()) -> None:
         self.path = path
-        self._mirrors = mirrors
+        self._trackers = trackers
         kept = [line for line in read_metrics(path) if line["step"] <= from_step]
         write_text(path, "".join(_line(values) for values in kept))
 
@@ -46,63 +48,49 @@ class MetricsFile:
         """Append one line; it is in the file when the call returns."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(values))
-        for mirror in self._mirrors:
-            mirror.write(values["step"], dict(_scalars(values)))
+        for tracker in self._trackers:
+            tracker.write(values["step"], dict(_scalars(values)))
 
     def close(self) -> None:
-        """End the mirrors."""
-        for mirror in self._mirrors:
-            mirror.close()
+        """End the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
-class TensorBoardEvents:
-    """TensorBoard events in ``folder``; those of steps that a dead run got beyond ``from_step`` are hidden.
-
-    Raises:
-        DataError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path, from_step: int) -> None:
-        module = _optional("torch.utils.tensorboard", setting="tensorboard", package="tensorboard")
-        self._writer = module.SummaryWriter(str(folder), purge_step=from_step + 1)
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """See :class:`Mirror`."""
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """See :class:`Mirror`."""
-        self._writer.close()
-
-
-class WandbRun:
-    """A run of Weights & Biases, the same one after a restart.
-
-    Whether it goes to a server, and to which, is the environment's choice (``WANDB_MODE=offline``, ...).
+def open_trackers(settings: TrainSettings, recipe: Recipe, from_step: int, tell: Tell) -> list[Tracker]:
+    """The trackers that the settings ask for, each of which may fail.
 
     Args:
-        project: where the run appears.
-        run_id: what makes it the same run.
-        folder: where the package keeps its files.
-        config: settings to show beside the run.
+        settings: of the run.
+        recipe: what is trained.
+        from_step: steps behind the run.
+        tell: hears what goes wrong with a tracker, a sentence.
 
     Raises:
-        DataError: the package is not installed.
+        MissingExtraError: one is not installed.
     """
+    output = settings.output
+    # a restarted rank goes on with the run of the rank that died
+    run_id = sha256(f"{output.resolve()} {recipe.sha256}".encode()).hexdigest()[:16]
+    shares = {MIX + name: share for name, share in recipe.shares().items()}
 
-    def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
-        module = _optional("wandb", setting="wandb_project", package="wandb")
-        self._run = module.init(project=project, id=run_id, resume="allow", dir=str(folder), config=config)
+    def run(project: str | None) -> TrackedRun:
+        return TrackedRun(
+            project=str(project),
+            run_id=run_id,
+            name=f"{recipe.name}-{run_id}",
+            role="launch",
+            config=settings.model_dump(mode="json") | shares,
+        )
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """See :class:`Mirror`. A step that the run already has is left as it is, by the package's own rule."""
-        self._run.log(scalars, step=step)
-
-    def close(self) -> None:
-        """See :class:`Mirror`."""
-        self._run.finish()
+    begin: dict[str, Callable[[], Tracker]] = {
+        "tensorboard": lambda: TensorBoardEvents(output / "tensorboard", from_step),
+        "wandb": lambda: WandbRun(run(settings.wandb_project), output, tell),
+        "trackio": lambda: TrackioRun(run(settings.trackio_project)),
+    }
+    for package in settings.trackers:
+        require_tracker(package)
+    return [Forgiving(package, begin[package], tell) for package in settings.trackers]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -132,15 +120,6 @@ def last_step(path: Path) -> dict[str, Any] | None:
             if isinstance(values, dict) and "loss" in values:
                 return values
     return None
-
-
-def _optional(module: str, *, setting: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"launch.{setting} needs the package {package}. Install it or leave the setting out."
-        ) from error
 
 
 def _scalars(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

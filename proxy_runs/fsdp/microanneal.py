@@ -48,6 +48,7 @@ def train_run(
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
     should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool] = lambda *_: False,
+    on_losses: Callable[[RunConfig, int, Mapping[str, float]], None] = lambda *_: None,
 ) -> None:
     """Train, or only measure, one run that starts from a Hugging Face folder; see ``proxy_runs.engine.train``.
 
@@ -63,6 +64,7 @@ def train_run(
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, the state is saved and the call returns without a result.
         should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
+        on_losses: told of every evaluation, that at the start too, with (plan, own tokens, losses).
 
     Raises:
         InvalidValueError, InfeasibleError: the plan cannot be run on this corpus.
@@ -72,7 +74,7 @@ def train_run(
     windows = EvaluationSet.build(
         store, seq_len=config.shape.seq_len, tokens_per_domain=evaluation.tokens_per_domain
     )
-    listener = _SweepListener(run, progress, should_stop, should_prune)
+    listener = _SweepListener(run, progress, should_stop, should_prune, on_losses)
     output.mkdir(parents=True, exist_ok=True)
     recipe_file = recipe_of(config, str(start)).save(output / "recipe.json")
     settings = TrainSettings.checked(
@@ -203,10 +205,12 @@ class _SweepListener(Listener):
         progress: Progress,
         should_stop: Callable[[], bool],
         should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool],
+        on_losses: Callable[[RunConfig, int, Mapping[str, float]], None],
     ) -> None:
         self._run = run
         self._progress = progress
         self._should_prune = should_prune
+        self._on_losses = on_losses
         self._should_stop = should_stop
         self.measured_step = -1
         """Steps behind the run when it was last evaluated."""
@@ -234,6 +238,7 @@ class _SweepListener(Listener):
         """Record an evaluation, of which nothing more is asked."""
         self._run.step = self.measured_step = step
         self._run.note_losses(losses)
+        self._on_losses(self._run.config, self._run.tokens, losses)
 
     def measured(self, step: int, losses: Mapping[str, float]) -> bool:
         run = self._run

@@ -20,6 +20,7 @@ LAYOUT = frozenset(
         "recipe", "corpus", "start", "output", "device", "micro_batch_sequences", "replicas",
         "activation_checkpointing", "checkpoint_interval", "checkpoint_seconds", "save_model", "keep_last",
         "async_checkpoints", "eval_points", "log_interval", "tensorboard", "wandb_project",
+        "trackio_project",
     }
 )  # fmt: skip
 """Settings that may change between a run and its resumption: where things are, how the work is laid out and what is
@@ -60,6 +61,7 @@ class TrainSettings(BaseModel):
         log_interval: steps between lines of the metrics file.
         tensorboard: write TensorBoard events beside the metrics.
         wandb_project: project of Weights & Biases to which the metrics are also sent.
+        trackio_project: project of Trackio to which the metrics are also sent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,6 +91,17 @@ class TrainSettings(BaseModel):
     log_interval: Count = 1
     tensorboard: bool = False
     wandb_project: str | None = None
+    trackio_project: str | None = None
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Packages of the trackers that are asked for, see :data:`proxy_runs.trackers.TITLES`."""
+        wanted = {
+            "tensorboard": self.tensorboard,
+            "wandb": self.wandb_project is not None,
+            "trackio": self.trackio_project is not None,
+        }
+        return tuple(package for package, is_wanted in wanted.items() if is_wanted)
 
     @classmethod
     def load(cls, path: Path) -> Self:

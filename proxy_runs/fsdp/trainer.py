@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.listener import Listener, PrunedError, StoppedError
-from proxy_runs.fsdp.metrics import MetricsFile, Mirror, TensorBoardEvents, WandbRun
+from proxy_runs.fsdp.metrics import MetricsFile, open_trackers
 from proxy_runs.fsdp.model import exchange_gradients, named_parameters, persistent_buffers, shard_model
 from proxy_runs.fsdp.optimizer import ShardedAdamW
 from proxy_runs.fsdp.parallel import World
@@ -119,6 +118,7 @@ class Trainer:
         self._resume()
         self._stage: int | None = None
         self._enter_stage_of(self.step)
+        self._trackers_trouble: list[str] = []
         self.metrics = self._open_metrics() if world.is_first else None
 
     def train(self) -> dict[str, float]:
@@ -173,16 +173,9 @@ class Trainer:
         self._stage = stage
 
     def _open_metrics(self) -> MetricsFile:
-        settings, output = self.settings, self.settings.output
-        mirrors: list[Mirror] = []
-        if settings.tensorboard:
-            mirrors.append(TensorBoardEvents(output / "tensorboard", self.step))
-        if settings.wandb_project is not None:
-            # a restarted rank goes on with the run of the rank that died
-            run_id = sha256(f"{output.resolve()} {self.recipe.sha256}".encode()).hexdigest()[:16]
-            shown = settings.model_dump(mode="json")
-            mirrors.append(WandbRun(settings.wandb_project, run_id, output, shown))
-        return MetricsFile(output / METRICS_FILE, from_step=self.step, mirrors=mirrors)
+        path, step = self.settings.output / METRICS_FILE, self.step
+        trackers = open_trackers(self.settings, self.recipe, step, self._trackers_trouble.append)
+        return MetricsFile(path, from_step=step, trackers=trackers)
 
     def _checkpoint_is_due(self) -> bool:
         interval = self.settings.checkpoint_interval
@@ -354,7 +347,7 @@ class Trainer:
         if self.start.dropout:
             rates = ", ".join(f"{name} {rate:g}" for name, rate in self.start.dropout.items())
             notes.append(f"Dropout was off; the config of the start has {rates}.")
-        return notes
+        return [*notes, *self._trackers_trouble]
 
     def _result(self, losses: dict[str, float]) -> dict[str, Any]:
         read = self.plan.read_tokens(self.plan.num_steps)

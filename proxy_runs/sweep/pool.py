@@ -156,6 +156,7 @@ def run_pool(
     log_dir: Path,
     listen: Callable[[PoolProgress], None] = lambda progress: None,
     refill: Callable[[], Sequence[RunConfig]] = lambda: (),
+    track: Callable[[WorkerEvent], None] = lambda event: None,
 ) -> PoolProgress:
     """Work the queue of ``workspace`` off with ``workers`` processes.
 
@@ -166,6 +167,7 @@ def run_pool(
         workers: processes to start.
         log_dir: folder for the workers' standard error, ``worker-N.log``.
         listen: called after every event.
+        track: called with every event, for a tracker.
         refill: called when runs have ended; queues more and returns them, before the workers run dry.
 
     Returns:
@@ -188,6 +190,7 @@ def run_pool(
                 progress.forget(worker)
             for worker, event in pool.events():
                 progress.take(worker, event)
+                track(event)
                 listen(progress)
             if len(progress.ended) > seen:
                 seen = len(progress.ended)

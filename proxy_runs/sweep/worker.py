@@ -26,7 +26,7 @@ import torch
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.queue.queue import Claim, RunQueue
 from decaylaws.queue.storage import HEARTBEAT_SECONDS
-from decaylaws.runs.columns import EVALUATION, LOSS, READ_OUT
+from decaylaws.runs.columns import AVERAGED_LOSS, BPB, EVALUATION, LOSS, READ_OUT, config_row
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
 from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
@@ -206,6 +206,7 @@ class Worker:
             more=more,
             on_result=functools.partial(self._end, heart),
             should_prune=functools.partial(self._is_poor, heart),
+            on_losses=functools.partial(self._tell_losses, heart),
             progress=functools.partial(self._tell, heart),
             should_stop=self._stop.is_set,
         )
@@ -226,6 +227,7 @@ class Worker:
             keep_model=where.checkpoints / f"{config.run_id}-{config.tokens}" if keeps else None,
             on_result=functools.partial(self._end, heart),
             should_prune=functools.partial(self._is_poor, heart),
+            on_losses=functools.partial(self._tell_losses, heart),
             progress=functools.partial(self._tell, heart),
             should_stop=self._stop.is_set,
         )
@@ -247,6 +249,15 @@ class Worker:
         self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
         percentile = self._workspace.prune.get(claim.role)
         return percentile is not None and self._queue.is_poor(claim, percentile, self._workspace.objective)
+
+    def _tell_losses(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> None:
+        """Tell a tracker of an evaluation."""
+        if self._workspace.tracked:
+            figures = {"lr": float(config.schedule.lr(tokens))}
+            figures |= {LOSS + domain: loss for domain, loss in losses.items()}
+            self._say(
+                self._event("training", heart.claim(config.run_id), "", done_tokens=tokens, figures=figures)
+            )
 
     def _end(self, heart: Heart, result: RunResult) -> None:
         """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
@@ -292,8 +303,14 @@ class Worker:
         recorded = self._queue.finish(claim, result, value)
         kind = row["status"] if recorded else "returned"
         note = f"{value:.4f}" if value is not None else str(row["reason"])
+        figures = {
+            name: float(value)
+            for name, value in row.items()
+            if name.startswith((LOSS, AVERAGED_LOSS, BPB)) or name == "reached_target"
+        }
+        figures |= {"objective": value} if value is not None else {}
         done = claim.config.tokens if claim.config.is_trained else 0
-        self._say(self._event(kind, claim, note, done_tokens=done))
+        self._say(self._event(kind, claim, note, done_tokens=done, figures=figures))
 
     def _fail(self, heart: Heart, log: str) -> None:
         for claim in heart.held:
@@ -307,7 +324,16 @@ class Worker:
             self._queue.give_back(heart.drop(claim.config.run_id))
             self._say(self._event("returned", claim, "interrupted"))
 
-    def _event(self, kind: str, claim: Claim, note: str, *, done_tokens: int = 0) -> WorkerEvent:
+    def _event(
+        self,
+        kind: str,
+        claim: Claim,
+        note: str,
+        *,
+        done_tokens: int = 0,
+        figures: Mapping[str, float] | None = None,
+    ) -> WorkerEvent:
+        is_shown = self._workspace.tracked and figures is not None
         return WorkerEvent(
             kind=kind,
             run_id=claim.config.run_id,
@@ -315,6 +341,7 @@ class Worker:
             done_tokens=done_tokens,
             total_tokens=claim.config.tokens if claim.config.is_trained else 0,
             note=note,
+            measured={"config": config_row(claim.config), "figures": figures} if is_shown else None,
         )
 
     def _storage_waits(self, stage: str, done: float, total: float, note: str = "") -> None:

@@ -46,6 +46,7 @@ class Workspace:
         keep_checkpoints: whether the last checkpoint of every decay stays.
         serves: what the runs are wanted for: others that wait in the storage are left alone.
         measure: what besides a config decides the numbers of its run.
+        tracked: whether workers tell of every evaluation, for a tracker.
         prune: by role, the best percent of its rivals among which a run must stand on its way; others run to their end.
     """
 
@@ -66,6 +67,7 @@ class Workspace:
     keep_checkpoints: bool = False
     serves: str = ""
     measure: str = ""
+    tracked: bool = False
     prune: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -126,6 +128,7 @@ class WorkerEvent:
         done_tokens: tokens of the run that are behind it.
         total_tokens: tokens of the run.
         note: loss, reason or message.
+        measured: for a tracker, ``config`` (settings of the run) and ``figures`` (measured at ``done_tokens``).
     """
 
     kind: str
@@ -134,6 +137,7 @@ class WorkerEvent:
     done_tokens: int = 0
     total_tokens: int = 0
     note: str = ""
+    measured: Mapping[str, Any] | None = None
 
     def to_line(self) -> str:
         """The event as one line of JSON."""

@@ -1,4 +1,4 @@
-"""The sharded trainer's loss, its skipping of steps, its mirrors, and models other than Llama."""
+"""The sharded trainer's loss, its skipping of steps, its trackers, and models other than Llama."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import sys
 import types
 import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from transformers import (
     Qwen3Config,
 )
 
-from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
+from decaylaws.errors import DecaylawsError, InvalidValueError, MissingExtraError
 from decaylaws.recipe import RopeSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.fsdp import model as sharded
 from proxy_runs.fsdp.checks import check_ropes
-from proxy_runs.fsdp.metrics import MetricsFile, WandbRun, read_metrics
+from proxy_runs.fsdp.launch import launch
+from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.model import CausalLoss
 from proxy_runs.fsdp.rope import check_rope, set_rope
+from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.trainer import Trainer
 from proxy_runs.fsdp.watch import NEEDED, LossWatch
 from proxy_runs.testing import make_tiny_store
@@ -263,7 +266,8 @@ def test_looking_at_a_rotary_embedding_changes_nothing() -> None:
 
 def test_a_loss_that_jumps_is_skipped_and_training_goes_on(workspace: Path) -> None:
     values = {"recipe": few_steps(workspace, 14), "start": started_from(workspace, "llama")}
-    settings = settings_for(workspace, "jump", wandb_project="decay", **values)
+    trackers = {"wandb_project": "decay", "trackio_project": "decay"}
+    settings = settings_for(workspace, "jump", **trackers, **values)
     run = train(settings, ranks=2, prepare=lambda: _disturb(settings.output, jumps_at=(11, 12)))
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
     assert [line["skipped"] for line in lines] == [0] * 11 + [1, 2, 0]
@@ -275,6 +279,9 @@ def test_a_loss_that_jumps_is_skipped_and_training_goes_on(workspace: Path) -> N
     logged = {line["step"]: line["loss"] for line in sent[1:-1] if "loss" in line}
     assert logged == {line["step"]: line["loss"] for line in lines}
     assert sent[-1] == {"finished": True}
+    # and a tracker that fails is a note, not the end of the run
+    notes = json.loads((run / "result.json").read_text())["notes"]
+    assert notes == ["Trackio does not take the figures (no space). Training goes on without it."]
 
 
 def _disturb(output: Path, *, jumps_at: tuple[int, ...]) -> None:
@@ -287,6 +294,11 @@ def _disturb(output: Path, *, jumps_at: tuple[int, ...]) -> None:
 
     Trainer._accumulate = disturbed  # type: ignore[method-assign]
     sys.modules["wandb"] = fake_wandb(output / "wandb.jsonl")
+    sys.modules["trackio"] = _installed("trackio", init=_fail)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError("no space")
 
 
 def fake_wandb(path: Path) -> types.ModuleType:
@@ -305,8 +317,14 @@ def fake_wandb(path: Path) -> types.ModuleType:
         write(values)
         return Run()
 
-    module = types.ModuleType("wandb")
-    module.init = init  # type: ignore[attr-defined]
+    errors = types.SimpleNamespace(Error=ConnectionError)
+    return _installed("wandb", init=init, errors=errors, Settings=lambda **values: values)
+
+
+def _installed(name: str, **content: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    vars(module).update(content)
     return module
 
 
@@ -331,15 +349,19 @@ def test_losses_are_watched_by_stage() -> None:
     assert not LossWatch(max_skipped=1, max_jump=None).refuses(99.0, stage=0)
 
 
-def test_mirrors_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trackers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(DataError, match=r"launch\.wandb_project needs the package wandb"):
-        WandbRun("decay", "id", tmp_path, {})
+    settings = TrainSettings(
+        recipe=tmp_path, corpus=tmp_path, start=tmp_path, output=tmp_path / "out", wandb_project="decay"
+    )
+    with pytest.raises(MissingExtraError, match=r"Weights & Biases .* 'decaylaws\[wandb\]'"):
+        launch(settings)
+    assert not settings.output.exists()
 
 
-def test_nested_figures_reach_mirrors_by_their_path(tmp_path: Path) -> None:
+def test_nested_figures_reach_trackers_by_their_path(tmp_path: Path) -> None:
     run = Listener()
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", from_step=0, mirrors=[run])
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", from_step=0, trackers=[run])
     metrics.write(step=3, loss=None, heldout={"code": 1.5})
     metrics.close()
     assert run.seen == [(3, {"heldout/code": 1.5}), "closed"]
