@@ -18,10 +18,11 @@ from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.study import Study, arithmetic
 from decaylaws.study import calibrate as calibrating
 from decaylaws.study.calibrate import calibrate
+from proxy_runs import machine
 from proxy_runs.engine import Backend
 from proxy_runs.engine.stack import Stack
 from proxy_runs.machine import best_slots, default_workers
-from proxy_runs.sweep import calibration, machine
+from proxy_runs.sweep import calibration
 from proxy_runs.sweep.calibration import candidate_slots
 from proxy_runs.sweep.pool import PoolProgress
 from proxy_runs.sweep.workspace import WorkerEvent
