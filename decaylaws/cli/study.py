@@ -81,6 +81,12 @@ def prepare(directory: StudyDir) -> Preparation:
     for name, *numbers in prepared.sources.itertuples(index=False):
         table.add_row(name, *(f"{number:,}" for number in numbers))
     console.print(table)
+    if not prepared.stores.empty:
+        facts = prepared.stores.drop(columns="beginning")
+        console.print(frame_table(facts, title="token stores, read in place"))
+        for row in prepared.stores.itertuples():
+            text = f"{row.source}: a held-out document begins: {row.beginning}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     if prepared.evaluation_items is not None:
         title = "evaluation items, their documents dropped"
         console.print(frame_table(prepared.evaluation_items, title=title))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from decaylaws.errors import DataError
 from decaylaws.io.text import COMPRESSED, find_files, plain_suffix, read_lines, with_line_feeds
+from decaylaws.io.token_files import STORE_SUFFIXES, find_store_files
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,10 +65,12 @@ _PASSED_OVER = {
     "paragraphs_of_licences": "licence notices",
     "train_documents_contaminated": "train documents with an evaluation item",
     "heldout_documents_overlapping": "held-out documents that train text repeats",
+    "heldout_documents_repeated": "documents that repeat a held-out document word for word",
 }
 _KEPT = {
     "short_documents_repeated": "short documents that stand earlier",
     "documents_with_lone_surrogates": "documents with lone surrogates, now question marks",
+    "documents_without_end": "documents without an end-of-document token, which run into the next one",
 }
 
 
@@ -132,8 +135,11 @@ def find_documents(path: Path, file_format: str) -> list[Path]:
 
     Args:
         path: file, folder or glob.
-        file_format: of ``SUFFIXES``, or ``datasets`` for a folder of Hugging Face datasets, all of whose files count.
+        file_format: of ``SUFFIXES``, of a token store, or ``datasets`` for a folder of Hugging Face datasets, all of
+            whose files count.
     """
+    if file_format in STORE_SUFFIXES:
+        return find_store_files(path, file_format)
     if file_format == "datasets":
         return sorted(file for file in path.rglob("*") if file.is_file())
     return find_files(path, SUFFIXES[cast("Format", file_format)])

@@ -43,6 +43,7 @@ from decaylaws.settings.external import (
 from decaylaws.settings.groups import GroupSettings, source_groups
 from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, Weight
 from decaylaws.settings.quality import QualitySettings, cut_sources
+from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
 from decaylaws.settings.tracker import TrackerSettings
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
@@ -58,15 +59,39 @@ class SourceSettings(_Settings):
     ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
     """
 
-    format: Literal["embedded", "jsonl", "text", "parquet", "datasets", "declared"] = Field(
-        description="how the text is stored; embedded text comes from installed packages, declared text is read by an "
-        "external trainer only"
+    format: Literal[
+        "embedded",
+        "jsonl",
+        "text",
+        "parquet",
+        "datasets",
+        "array",
+        "megatron",
+        "nanotron",
+        "mds",
+        "decaylaws",
+        "declared",
+    ] = Field(
+        description="how the text is stored; embedded text comes from installed packages, the formats from array to "
+        "decaylaws hold token ids, which are read in place, and declared text is read by an external trainer only"
     )
     path: str | None = Field(
         None, description="file, folder or glob, relative to study.yaml; none for embedded"
     )
     text_field: str = Field(
         "text", description="column or key that holds the text (jsonl, parquet, datasets)"
+    )
+    tokens_from: str | None = Field(
+        None,
+        description="what holds the token ids: a column (datasets; mds, tokens by default), or a source of the other "
+        "study (decaylaws, the same name by default)",
+    )
+    token_type: TokenType | None = Field(
+        None, description="type of a stored token id, where the store does not say (array, nanotron, mds)"
+    )
+    append_end: bool = Field(
+        False,
+        description="put the end-of-document token after each document of a token store that was written without it",
     )
     group: Literal["general", "specialised"] = Field(
         "specialised",
@@ -119,6 +144,7 @@ class SourceSettings(_Settings):
             raise ValueError("quality cuts the user's own text, not embedded domains")
         if self.quality is not None and self.quality.field and self.format == "text":
             raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
+        check_store_keys(self)
         return self
 
 
@@ -489,6 +515,14 @@ class StudySettings(_Settings):
                 raise InvalidValueError(
                     key, unknown, f"names an unknown {kind}", f"The {kind}s are {', '.join(known)}."
                 )
+        stores = [name for name, source in self.sources.items() if is_token_store(source)]
+        if stores and self.tokenizer.path is None:
+            raise InvalidValueError(
+                "tokenizer.path",
+                None,
+                f"must name the tokenizer.json whose ids 'sources.{stores[0]}' holds",
+                "A tokenizer that is trained here would give tokens other ids.",
+            )
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice
 

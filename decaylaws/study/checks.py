@@ -10,6 +10,7 @@ from typing import Any
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.documents import PREPARATION_VERSION, find_documents
 from decaylaws.io.files import record_content
+from decaylaws.settings.stores import is_token_store
 from decaylaws.settings.study import SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.stored import StoredSettings
@@ -20,6 +21,8 @@ NO_TEXT = {"group", "capability", "max_epochs", "lower", "upper"}
 NO_DECONTAMINATION = {"max_heldout_overlap", "on_overlap"}
 _WHOLE_FILE_BYTES = 1 << 26
 _SAMPLE_BYTES = 1 << 20
+_STORE_SAMPLE_BYTES = 1 << 12
+_STORE_SAMPLES = 16
 
 
 def record_settings(study: Study) -> None:
@@ -32,7 +35,7 @@ def record_settings(study: Study) -> None:
         known = stored.get("text", {}).get(name, {})
         moment = _moment(study, files)
         content = known.get("content") if known.get("moment") == moment else None
-        content = content or _content(study, files)
+        content = content or _content(study, name, files)
         text[name] = {"moment": moment, "content": content}
     record = {"preparation": PREPARATION_VERSION, **_text_settings(study), "text": text}
     if record != stored:
@@ -94,7 +97,7 @@ def changed_text(study: Study) -> list[str]:
         if name in stored
         and files
         and stored[name].get("moment") != _moment(study, files)
-        and stored[name].get("content") != _content(study, files)
+        and stored[name].get("content") != _content(study, name, files)
     ]
 
 
@@ -147,20 +150,25 @@ def _moment(study: Study, files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _content(study: Study, files: Iterable[Path]) -> str:
-    """Hash of names, sizes and content of files; of large ones a megabyte in 64 places."""
+def _content(study: Study, name: str, files: Iterable[Path]) -> str:
+    """Hash of names, sizes and content of the files of a source.
+
+    Of large files a megabyte in 64 places counts; of a token store, which may be terabytes, 4 KiB in 16.
+    """
+    whole_bytes, sample_bytes, places = _WHOLE_FILE_BYTES, _SAMPLE_BYTES, _WHOLE_FILE_BYTES // _SAMPLE_BYTES
+    if is_token_store(study.settings.sources[name]):
+        whole_bytes, sample_bytes, places = 0, _STORE_SAMPLE_BYTES, _STORE_SAMPLES
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         digest.update(f"{_name(study, file)}\0{size}\n".encode("utf-8", "surrogateescape"))
         with open(file, "rb") as handle:
-            if size <= _WHOLE_FILE_BYTES:
+            if size <= whole_bytes:
                 digest.update(handle.read())
                 continue
-            places = _WHOLE_FILE_BYTES // _SAMPLE_BYTES
             for place in range(places):
-                handle.seek((size - _SAMPLE_BYTES) * place // (places - 1))
-                digest.update(handle.read(_SAMPLE_BYTES))
+                handle.seek(max(0, size - sample_bytes) * place // (places - 1))
+                digest.update(handle.read(sample_bytes))
     return digest.hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ from decaylaws.runs.table import EVALUATION, read_curves, read_runs
 from decaylaws.settings.external import DECLARED_KEYS, declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study.question import Question, content_hash
-from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan
+from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan, StoredStore
 
 SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
@@ -281,6 +281,18 @@ class Study:
         """
         return {name: source["counts"] for name, source in self._manifest()["sources"].items()}
 
+    def stores(self) -> dict[str, Any]:
+        """What the corpus says of each source that is a token store (``StoredStore``).
+
+        Raises:
+            StudyError: it has not been prepared.
+        """
+        return {
+            name: read_json(self.corpus_dir / source["store"]["path"], StoredStore)
+            for name, source in self._manifest()["sources"].items()
+            if source.get("store")
+        }
+
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
 
@@ -296,8 +308,8 @@ class Study:
         settings["order"] = list(self.settings.sources)  # the first source keeps what a later one repeats
         # defaults that older studies did not have are left out: their stored results stay valid
         for source in settings["sources"].values():
-            for name in ("quality", *DECLARED_KEYS):
-                if source[name] is None:
+            for name in ("quality", "tokens_from", "token_type", "append_end", *DECLARED_KEYS):
+                if source[name] is None or source[name] is False:
                     del source[name]
             source.pop("proxy_path", None)  # where text lies does not decide what it is
         if self.settings.trainer == "built-in":

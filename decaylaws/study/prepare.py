@@ -24,6 +24,9 @@ class Preparation:
             (dropped).
         evaluation_items: items of evaluation sets whose documents were dropped, one row per set; None where
             study.yaml names no sets.
+        stores: one row per token store: ``source``, ``files``, ``tokens``, ``documents``, ``largest_id``, ``end_id``
+            (the end-of-document token), ``end_share`` (its share of the tokens) and ``beginning`` (of a held-out
+            document, decoded).
         repeated_heldout: share of held-out passages that train text repeats, the three largest.
         notes: sentences on what was passed over, kept though doubtful, or is short.
     """
@@ -31,6 +34,7 @@ class Preparation:
     fingerprint: str
     sources: pd.DataFrame
     evaluation_items: pd.DataFrame | None
+    stores: pd.DataFrame
     repeated_heldout: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -77,6 +81,7 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
         facts.fingerprint,
         sources,
         None if report is None else report.task_table(),
+        _stores(study),
         repeated,
         tuple(_notes(study)),
     )
@@ -91,6 +96,25 @@ def check_corpus(study: Study) -> None:
     """
     check_prepared(study)
     check_overlap(study)
+
+
+def _stores(study: Study) -> pd.DataFrame:
+    rows = []
+    for name, store in study.stores().items():
+        counts = study.source_counts()[name]
+        rows.append(
+            {
+                "source": name,
+                "files": len(store["files"]),
+                "tokens": counts["stored_tokens"],
+                "documents": counts["stored_documents"],
+                "largest_id": counts["largest_id"],
+                "end_id": counts["end_id"],
+                "end_share": counts["end_tokens"] / counts["stored_tokens"],
+                "beginning": store["beginning"],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _notes(study: Study) -> list[str]:
@@ -109,6 +133,11 @@ def _notes(study: Study) -> list[str]:
         if source.max_bytes and counts.get("documents_over_max_bytes"):
             taken = counts["train_bytes"] + counts["heldout_bytes"]
             notes.append(f"{name}: {taken:,} bytes of text taken of max_bytes = {source.max_bytes:,}.")
+        if counts.get("compared_documents"):
+            notes.append(
+                f"{name}: of the {counts['train_documents']:,} train documents a sample of "
+                f"{counts['compared_documents']:,} was compared with held-out text and evaluation items."
+            )
         if said := passed_over(counts):
             notes.append(f"{name}: passed over: {said}.")
         if said := kept_doubtful(counts):

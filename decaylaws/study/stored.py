@@ -39,19 +39,28 @@ class Split(TypedDict):
 
 
 @_stored
-class Source(TypedDict):
-    """One prepared source."""
-
-    train: Split
-    heldout: Split
-    counts: dict[str, Count]
-
-
-@_stored
 class File(TypedDict):
     """A file of the corpus."""
 
     path: Annotated[str, AfterValidator(_inside)]
+
+
+@_stored
+class Source(TypedDict):
+    """One prepared source; ``store`` only where it is a token store."""
+
+    train: Split
+    heldout: Split
+    counts: dict[str, Count]
+    store: NotRequired[File | None]
+
+
+@_stored
+class StoredStore(TypedDict):
+    """``NAME.store.json``: the files of a token store, and some of its text."""
+
+    beginning: str
+    files: list[dict[str, Any]]
 
 
 @_stored

@@ -1,11 +1,15 @@
 """``prepare_corpus``: sources in, shards and manifest out, in stages that survive being killed.
 
     text           extract, deduplicate paragraphs, split by document        one file pair per source
+                   look through a token store and split it by document       one note per file of the store
     contamination  drop train documents that hold an evaluation item          one file, where sets are named
     overlap        drop held-out documents that the train split gives away    one file
     heldout        measure what the train split still repeats of the others   one file
     tokenizer      train the BPE on the train split                           one file
     shards         encode both splits                                         one file pair per source
+
+The train tokens of a token store are not encoded or copied: in the place of the shard stands which stretches of the
+store are train text.
 
 Each stage writes whole files or none and is skipped when its files are there, in a folder named by the
 request. The manifest changes last and in one step: until then a reader sees the corpus as it was before.
@@ -21,15 +25,18 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.io.documents import PREPARATION_VERSION
 from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
+from decaylaws.settings.stores import is_token_store
 from decaylaws.settings.study import DecontaminationSettings, SourceSettings, TokenizerSettings
 from proxy_runs.corpus import contamination
 from proxy_runs.corpus.cleaning import SeenParagraphs
@@ -39,6 +46,7 @@ from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, rem
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
+from proxy_runs.corpus.stores import SCAN_VERSION, StoreTexts, scan_store
 from proxy_runs.data.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -50,8 +58,10 @@ from proxy_runs.data.manifest import (
     write_manifest,
 )
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.data.stores.stored import StoredSplit, describe_files
 from proxy_runs.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
+AnyTexts = Texts | StoreTexts
 HELDOUT_OVERLAP_NAME = "heldout_overlap.json"
 CONTAMINATION_NAME = "contamination.json"
 
@@ -134,6 +144,9 @@ def _source_request(source: Source) -> dict[str, Any]:
         what["packages"] = package_versions(source.name)
     if settings.quality:
         what["quality"] = quality_request(source)
+    if is_token_store(settings):
+        what |= settings.model_dump(include={"tokens_from", "token_type", "append_end"})
+        what["scan"] = SCAN_VERSION
     return what
 
 
@@ -218,9 +231,18 @@ class _Job:
         if self.directory.is_dir() and not any(self.directory.iterdir()):
             self.directory.rmdir()
 
-    def _collect(self) -> dict[str, Texts]:
-        seen, texts = SeenParagraphs(), {}
+    def _collect(self) -> dict[str, AnyTexts]:
+        seen = SeenParagraphs()
+        texts: dict[str, AnyTexts] = {}
         for number, source in enumerate(self.sources):
+            if is_token_store(source.settings):
+                texts[source.name] = scan_store(
+                    source,
+                    self.work,
+                    self._ready_tokenizer,
+                    partial(self._tell_text, number, source.name),
+                )
+                continue
             found = load_texts(self.work, source.name)
             if found is None:
                 if source.settings.quality:
@@ -236,7 +258,10 @@ class _Job:
         self.progress("text", len(self.sources), len(self.sources))
         return texts
 
-    def _drop_contaminated(self, texts: Mapping[str, Texts]) -> None:
+    def _tell_text(self, number: int, name: str, share: float) -> None:
+        self.progress("text", number + share, len(self.sources), name)
+
+    def _drop_contaminated(self, texts: Mapping[str, AnyTexts]) -> None:
         """Make every later stage pass over train documents that hold an evaluation item."""
         if not self.decontamination.evaluation_sets:
             return
@@ -258,12 +283,12 @@ class _Job:
             texts[name].drop_train(dropped)
         self.progress("contamination", len(texts), len(texts))
 
-    def _reader(self, stage: str, texts: Mapping[str, Texts]) -> contamination.ReadTrain:
+    def _reader(self, stage: str, texts: Mapping[str, AnyTexts]) -> contamination.ReadTrain:
         """Reads the train documents of a source by name, reporting to ``stage``."""
         numbers = {name: number for number, name in enumerate(texts)}
         return lambda name: self._read(stage, numbers[name], texts[name], "train")
 
-    def _measure_heldout_overlap(self, texts: Mapping[str, Texts], leaks: Mapping[str, _Leaks]) -> None:
+    def _measure_heldout_overlap(self, texts: Mapping[str, AnyTexts], leaks: Mapping[str, _Leaks]) -> None:
         """Text that is ours is left out: its templates repeat by design, its instances are split."""
         path = self.data / HELDOUT_OVERLAP_NAME
         if not path.is_file():
@@ -277,7 +302,7 @@ class _Job:
                 handle.write(contamination.to_json(overlap))
         self.progress("heldout", len(texts), len(texts))
 
-    def _find_leaks(self, texts: Mapping[str, Texts]) -> dict[str, _Leaks]:
+    def _find_leaks(self, texts: Mapping[str, AnyTexts]) -> dict[str, _Leaks]:
         path = self.work / "leaks.json"
         if not path.is_file():
             found = self._measure_overlap(texts)
@@ -285,7 +310,7 @@ class _Job:
                 handle.write(json.dumps({name: asdict(leaks) for name, leaks in found.items()}).encode())
         return {name: _Leaks(**leaks) for name, leaks in json.loads(path.read_text()).items()}
 
-    def _measure_overlap(self, texts: Mapping[str, Texts]) -> dict[str, _Leaks]:
+    def _measure_overlap(self, texts: Mapping[str, AnyTexts]) -> dict[str, _Leaks]:
         heldout = {name: list(text.read("heldout")) for name, text in texts.items()}
         measure = HeldOutOverlap([text for documents in heldout.values() for text in documents])
         for number, text in enumerate(texts.values()):
@@ -305,20 +330,22 @@ class _Job:
             leaks[source.name] = _Leaks([n for n, keep in enumerate(keeps) if not keep], seen_share)
         return leaks
 
-    def _read(self, stage: str, number: int, texts: Texts, split: str) -> Iterator[str]:
+    def _read(self, stage: str, number: int, texts: AnyTexts, split: str) -> Iterator[str]:
         """Documents of a split, reporting how far source ``number`` of ``stage`` has come."""
-        done, total = 0, texts.counts[f"{split}_bytes"]
+        done, total = 0, max(1, texts.size(split))
         for text in texts.read(split):
             self.progress(stage, number + min(1.0, done / total), len(self.sources), texts.name)
             yield text
             done += len(text)
 
-    def _train_tokenizer(self, texts: Mapping[str, Texts]) -> None:
+    def _train_tokenizer(self, texts: Mapping[str, AnyTexts]) -> None:
         trained = self.work / "tokenizer.json"
         self.progress("tokenizer", 0, 1)
         if not self.tokenizer.path and not trained.is_file():
             limit = self.tokenizer.train_bytes_per_source
-            sample = (text for part in texts.values() for text in _sample(part, limit))
+            sample = (
+                text for part in texts.values() if isinstance(part, Texts) for text in _sample(part, limit)
+            )
             train_tokenizer(sample, vocab_size=self.tokenizer.vocab_size, path=trained)
         with atomic_write(self.data / "tokenizer.json") as handle:
             handle.write(self._ready_tokenizer.to_json())
@@ -333,7 +360,9 @@ class _Job:
             return load_tokenizer(self.base / self.tokenizer.path, end_token=self.tokenizer.end_token)
         return load_tokenizer(self.work / "tokenizer.json")
 
-    def _encode(self, number: int, source: Source, texts: Texts, leaks: _Leaks) -> SourceEntry:
+    def _encode(self, number: int, source: Source, texts: AnyTexts, leaks: _Leaks) -> SourceEntry:
+        if isinstance(texts, StoreTexts):
+            return self._describe_store(source, texts, leaks)
         marker = self.work / f"{source.name}.shards.json"
         if not marker.is_file():
             entry = SourceEntry(
@@ -346,6 +375,40 @@ class _Job:
             with atomic_write(marker) as handle:
                 handle.write(entry.model_dump_json().encode())
         return SourceEntry.model_validate_json(marker.read_bytes())
+
+    def _describe_store(self, source: Source, texts: StoreTexts, leaks: _Leaks) -> SourceEntry:
+        """A token store in the manifest: its held-out documents as a shard, and where its train tokens lie."""
+        tokenizer, heldout = self._ready_tokenizer, [0, 0, 0]
+        with atomic_write(self.data / f"{source.name}.heldout.bin") as handle:
+            for tokens in texts.heldout_documents(leaks.dropped):
+                handle.write(tokens.astype(tokenizer.dtype).tobytes())
+                text_bytes = int(tokenizer.token_bytes[tokens].sum(dtype=np.int64))
+                heldout = [total + new for total, new in zip(heldout, (1, text_bytes, len(tokens)))]
+        left_out = texts.left_out()
+        train_tokens = texts.found.tokens - int((left_out[:, 1] - left_out[:, 0]).sum())
+        split = StoredSplit(train_tokens, texts.found.content, left_out)
+        with atomic_write(self.data / f"{source.name}.train.json") as handle:
+            handle.write(split.to_json())
+        with atomic_write(self.data / f"{source.name}.store.json") as handle:
+            handle.write(describe_files(texts.files, self.directory, self.base, texts.beginning()))
+        return SourceEntry(
+            kind=source.kind,
+            train=SplitEntry(
+                file=self._describe(f"{source.name}.train.json"),
+                documents=texts.counts["train_documents"],
+                text_bytes=texts.counts["train_bytes"],
+                tokens=train_tokens,
+            ),
+            heldout=SplitEntry(
+                file=self._describe(f"{source.name}.heldout.bin"),
+                documents=heldout[0],
+                text_bytes=heldout[1],
+                tokens=heldout[2],
+            ),
+            counts={**texts.counts, "heldout_documents_overlapping": len(leaks.dropped)},
+            overlap=leaks.seen_share,
+            store=self._describe(f"{source.name}.store.json"),
+        )
 
     def _shard(self, name: str, documents: Iterator[str]) -> SplitEntry:
         totals = [0, 0, 0]

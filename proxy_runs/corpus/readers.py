@@ -22,6 +22,7 @@ from decaylaws.io.documents import (
     parquet_errors,
     require_text_column,
 )
+from decaylaws.io.token_files import STORE_SUFFIXES
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.data.documents import Document
 
@@ -43,7 +44,9 @@ def source_files(name: str, source: SourceSettings, base: Path) -> list[Path]:
     path = base / str(source.path)
     files = find_documents(path, source.format)
     if not files:
-        suffixes = documents.SUFFIXES.get(source.format, ())  # type: ignore[arg-type]
+        known: dict[str, tuple[str, ...]] = {**STORE_SUFFIXES}
+        known |= documents.SUFFIXES.items()
+        suffixes = known.get(source.format, ())
         kinds = f" (looking for {', '.join(suffixes)})" if suffixes and path.is_dir() else ""
         raise DataError(f"'sources.{name}.path' finds no file at {path}{kinds}. Correct the path.")
     return files

@@ -29,7 +29,10 @@ class FileEntry(_Entry):
 
 
 class SplitEntry(_Entry):
-    """One split of one source: documents, their UTF-8 bytes, and tokens (end-of-document tokens included)."""
+    """One split of one source: documents, their UTF-8 bytes, and tokens (end-of-document tokens included).
+
+    Of a token store the train file says which of its tokens are train text (``data.stores.stored.StoredSplit``).
+    """
 
     file: FileEntry
     documents: int = Field(ge=0)
@@ -46,6 +49,7 @@ class SourceEntry(_Entry):
         heldout: the evaluation domain of the same name.
         counts: what the filters did, by name (paragraphs dropped as duplicates, documents too short, ...).
         overlap: share of held-out 13-grams that the train split still holds, after filtering.
+        store: where the train tokens lie, for a token store that is read in place; not part of the fingerprint.
     """
 
     kind: str
@@ -53,6 +57,7 @@ class SourceEntry(_Entry):
     heldout: SplitEntry
     counts: dict[str, int] = Field(default_factory=dict)
     overlap: float | None = None
+    store: FileEntry | None = None
 
 
 class Manifest(_Entry):
@@ -89,7 +94,8 @@ class Manifest(_Entry):
     def files(self) -> list[FileEntry]:
         """Every file that the corpus consists of."""
         splits = [split.file for source in self.sources.values() for split in (source.train, source.heldout)]
-        return [self.tokenizer, self.token_bytes, *splits]
+        stores = [source.store for source in self.sources.values() if source.store is not None]
+        return [self.tokenizer, self.token_bytes, *splits, *stores]
 
 
 def describe_file(path: Path, root: Path) -> FileEntry:

@@ -1,7 +1,8 @@
 """``TokenStore``: the prepared corpus as training reads it.
 
 A shard is a raw little-endian array of tokens, documents ended by ``eos_id``, with nothing before or after:
-what OLMo-core's and nanoGPT-style loaders read as well. The manifest beside it says what each file must hold.
+what OLMo-core's and nanoGPT-style loaders read as well. The manifest beside it says what each file must hold. The train
+tokens of a source that is a token store stay where they are; the corpus holds only which of them are train text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError, shortened
 from proxy_runs.data.manifest import FileEntry, Manifest, SourceEntry, read_manifest
+from proxy_runs.data.stores.stored import (
+    StoredSplit,
+    StoredTokens,
+    check_files,
+    fill,
+    open_stored,
+    read_description,
+)
 
 _REMEDY = "Run 'decaylaws prepare' to build the corpus again."
 
@@ -43,6 +52,7 @@ class TokenStore:
         self.directory = directory
         self.manifest = manifest
         self._descriptors: dict[str, int] = {}
+        self._stores: dict[str, StoredTokens] = {}
         weakref.finalize(self, _close_all, self._descriptors)
 
     @classmethod
@@ -51,7 +61,8 @@ class TokenStore:
 
         Args:
             directory: the prepared corpus.
-            verify: compare every file with its SHA-256; without it only sizes are compared.
+            verify: compare every file with its SHA-256; without it only sizes are compared. Of a token store, samples
+                of its files are compared.
 
         Raises:
             DataError: the manifest or a file is missing, damaged, or changed since it was prepared.
@@ -59,6 +70,9 @@ class TokenStore:
         manifest = read_manifest(directory)
         for entry in manifest.files():
             _check_file(directory, entry, verify=verify)
+        for source in manifest.sources.values():
+            if source.store is not None:
+                check_files(read_description(directory / source.store.path), directory, verify=verify)
         return cls(directory, manifest)
 
     @property
@@ -96,8 +110,13 @@ class TokenStore:
         """Type of a token on disk."""
         return np.dtype(self.manifest.dtype)
 
-    def train(self, name: str) -> np.memmap:
-        """Train tokens of ``name`` [num_tokens], mapped read-only."""
+    def train(self, name: str) -> NDArray[Any]:
+        """Train tokens of ``name`` [num_tokens], mapped read-only; of a token store, read whole."""
+        source = self._source(name)
+        if source.store is not None:
+            tokens = np.empty(source.train.tokens, self.dtype)
+            self.read_into(name, 0, tokens)
+            return tokens
         return np.memmap(self.directory / self._source(name).train.file.path, dtype=self.dtype, mode="r")
 
     def heldout(self, domain: str) -> HeldOut:
@@ -128,12 +147,31 @@ class TokenStore:
             row: array to fill [tokens].
 
         Raises:
-            DataError: the shard ends before the row is full: it was cut since the store was opened.
+            DataError: the shard ends before the row is full: it was cut since the store was opened; or a stored token
+                is beyond the vocabulary: it was overwritten.
         """
+        source = self._source(name)
+        if source.store is not None:
+            stored = self._stored(name, source.store)
+            beyond = fill(row, stored.read(start, len(row)), self.vocab_size)
+            if beyond is not None:
+                path, offset = stored.place(start + beyond)
+                raise DataError(
+                    f"{path} holds an id at byte {offset} that is beyond the vocabulary of {self.vocab_size:,}: it "
+                    f"changed since it was prepared. {_REMEDY}"
+                )
+            return
         got = os.preadv(self._descriptor(name), [row.data.cast("B")], start * row.itemsize)
         if got != row.nbytes:
             path = self.directory / self._source(name).train.file.path
             raise DataError(f"{path} ends before token {start + row.size}. {_REMEDY}")
+
+    def _stored(self, name: str, entry: FileEntry) -> StoredTokens:
+        if name not in self._stores:
+            split = StoredSplit.read(self.directory / self._source(name).train.file.path)
+            entries = read_description(self.directory / entry.path)
+            self._stores[name] = open_stored(entries, split, self.directory, end_id=self.eos_id)
+        return self._stores[name]
 
     def _descriptor(self, name: str) -> int:
         if name not in self._descriptors:

@@ -94,6 +94,10 @@ class TextTokenizer:
         """As ``tokenizer.json``."""
         return self.tokenizer.to_str().encode()
 
+    def decode(self, documents: Sequence[NDArray[Any]]) -> list[str]:
+        """The text that the tokens of each document spell; bytes that are not UTF-8 become question marks."""
+        return self.tokenizer.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=False)
+
     def write(self, documents: Iterable[str], handle: IO[bytes]) -> Iterator[tuple[int, int, int]]:
         """Encode documents into ``handle``, each ended by the end-of-document token.
 

@@ -160,6 +160,10 @@ class Texts:
         self._dropped = frozenset(documents)
         self.counts["train_documents_contaminated"] = len(self._dropped)
 
+    def size(self, split: str) -> int:
+        """Bytes of text of a split."""
+        return self.counts[f"{split}_bytes"]
+
     def path(self, split: str) -> Path:
         """File of a split."""
         return self.directory / f"{self.name}.{split}.jsonl"

@@ -1,0 +1,456 @@
+"""Token stores as sources: one pass over the tokens finds documents, checks ids and chooses what is held out.
+
+Nothing is copied but the held-out documents. The rest of ``prepare`` sees a store as text: its held-out documents
+decoded, and of its train documents a sample that is stated, all of them where the store is small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decaylaws.errors import DataError
+from decaylaws.io.files import atomic_write
+from proxy_runs.corpus.demo.texts import Source
+from proxy_runs.corpus.readers import source_files
+from proxy_runs.data.permutation import key_of, mix
+from proxy_runs.data.stores import TokenFile, open_files
+from proxy_runs.data.stores.files import Places, Tokens, WithEnds
+from proxy_runs.data.stores.stored import StoredTokens
+from proxy_runs.data.tokenizer import TextTokenizer
+
+MAX_HELDOUT_TOKENS = 1_000_000
+"""About as much as is held out of a large store."""
+
+SAMPLE_TOKENS = 1 << 23
+"""Train tokens of a store, in whole documents, that are decoded and compared as text."""
+
+SCAN_VERSION = 1
+"""Goes up whenever the same store would give another split."""
+
+_CHUNK = 1 << 20
+_BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
+_MAX_END_SHARE = 0.5
+_MIN_ENDED = 0.5
+_DECODED = 256
+_SHOWN = 80
+
+Keys = NDArray[np.uint64]
+
+
+@dataclass
+class Found:
+    """What a pass over a store found.
+
+    Attributes:
+        documents: how many there are.
+        tokens: in all.
+        text_bytes: bytes of text behind them.
+        end_tokens: end-of-document tokens among them.
+        unended: documents that an index ends without one.
+        largest_id: of all.
+        content: hash of all documents in their order.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    end_tokens: int = 0
+    unended: int = 0
+    largest_id: int = 0
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Some documents of a store.
+
+    Attributes:
+        places: first token and one past the last, counted over all files [num_documents, 2].
+        text_bytes: behind each [num_documents].
+    """
+
+    places: Places
+    text_bytes: Places
+
+    @classmethod
+    def join(cls, parts: Sequence[Stretches]) -> Stretches:
+        """All documents of several parts."""
+        empty = np.zeros((0, 2), np.int64)
+        return cls(
+            np.concatenate([empty, *(part.places for part in parts)]),
+            np.concatenate([empty[:, 0], *(part.text_bytes for part in parts)]),
+        )
+
+    def take(self, chosen: NDArray[Any]) -> Stretches:
+        """Those of them that ``chosen`` (places or truth values) names."""
+        return Stretches(self.places[chosen], self.text_bytes[chosen])
+
+    @property
+    def tokens(self) -> int:
+        """In all."""
+        return int((self.places[:, 1] - self.places[:, 0]).sum())
+
+
+@dataclass
+class StoreTexts:
+    """A token store as the stages of ``prepare`` see it: documents of text.
+
+    Attributes:
+        name: of the source.
+        files: of the store.
+        found: by the pass over it.
+        heldout: documents that are evaluated on.
+        excluded: documents that are no train text: those, and what repeats them.
+        sample: train documents that are compared as text.
+        tokenizer: decodes them.
+        is_sampled: whether ``sample`` is a part of the train documents.
+        counts: documents and bytes by split, and what was left out.
+    """
+
+    name: str
+    files: list[TokenFile]
+    found: Found
+    heldout: Stretches
+    excluded: Stretches
+    sample: Stretches
+    tokenizer: TextTokenizer
+    is_sampled: bool
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._all = StoredTokens(self.files)
+        self._dropped = np.zeros(len(self.sample.places), bool)
+        self._count()
+
+    def size(self, split: str) -> int:
+        """Bytes of text that ``read`` gives."""
+        return int((self.sample if split == "train" else self.heldout).text_bytes.sum())
+
+    def drop_train(self, documents: Iterable[int]) -> None:
+        """Leave these documents of the sample out of the train text, and count them."""
+        for number in documents:
+            self._dropped[number] = True
+        self._count()
+        self.counts["train_documents_contaminated"] = int(self._dropped.sum())
+
+    def read(self, split: str) -> Iterator[str]:
+        """Decoded documents: the sample of the train split that is left, or all held-out ones."""
+        stretches = self.sample.take(~self._dropped) if split == "train" else self.heldout
+        for begin in range(0, len(stretches.places), _DECODED):
+            places = stretches.places[begin : begin + _DECODED]
+            yield from self.tokenizer.decode([self._document(*place) for place in places.tolist()])
+
+    def heldout_documents(self, dropped: Iterable[int]) -> Iterator[Tokens]:
+        """Tokens of the held-out documents, end tokens included, without those at the positions ``dropped``."""
+        left_out = set(dropped)
+        for number, (start, stop) in enumerate(self.heldout.places.tolist()):
+            if number not in left_out:
+                yield self._all.stored(start, stop)
+
+    def beginning(self) -> str:
+        """The first letters of a held-out document that has some, for a person to read."""
+        texts = (" ".join(text.split())[:_SHOWN] for text in self.read("heldout"))
+        return next(filter(None, texts), "")
+
+    def left_out(self) -> Places:
+        """Stretches that are no train text, rising."""
+        places = np.concatenate([self.excluded.places, self.sample.places[self._dropped]])
+        return places[np.argsort(places[:, 0])]
+
+    def _document(self, start: int, stop: int) -> Tokens:
+        tokens = self._all.stored(start, stop)
+        return tokens[:-1] if tokens[-1] == self.tokenizer.end_id else tokens
+
+    def _count(self) -> None:
+        dropped = self.sample.take(self._dropped)
+        gone_bytes = int(self.excluded.text_bytes.sum() + dropped.text_bytes.sum())
+        self.counts |= {
+            "train_documents": self.found.documents - len(self.excluded.places) - len(dropped.places),
+            "train_bytes": self.found.text_bytes - gone_bytes,
+            "heldout_documents": len(self.heldout.places),
+            "heldout_bytes": int(self.heldout.text_bytes.sum()),
+            "end_tokens": self.found.end_tokens,
+            "end_id": self.tokenizer.end_id,
+            "stored_tokens": self.found.tokens,
+            "stored_documents": self.found.documents,
+            "largest_id": self.found.largest_id,
+        }
+        if self.is_sampled:
+            self.counts["compared_documents"] = len(self.sample.places)
+        for name, count in (
+            ("documents_without_end", self.found.unended),
+            ("heldout_documents_repeated", len(self.excluded.places) - len(self.heldout.places)),
+        ):
+            if count:
+                self.counts[name] = count
+
+
+def scan_store(
+    source: Source, directory: Path, tokenizer: TextTokenizer, tell: Callable[[float], None]
+) -> StoreTexts:
+    """Look through a token store; each file once, also after an interruption.
+
+    Args:
+        source: a token store.
+        directory: where to note what was found in each file.
+        tokenizer: whose ids the store holds.
+        tell: told of the share that is done.
+
+    Raises:
+        DataError: see ``open_files``; ids beyond the vocabulary; documents that do not end as the tokenizer says.
+    """
+    settings = source.settings
+    paths = source_files(source.origin, settings, source.base)
+    files = open_files(source.name, settings, paths, end_id=tokenizer.end_id)
+    total = sum(file.tokens for file in files)
+    reader = _Reader(
+        tokenizer,
+        split_key=key_of(source.seed, source.origin),
+        heldout=min(settings.heldout_fraction, MAX_HELDOUT_TOKENS / total),
+        sample=min(1.0, SAMPLE_TOKENS / total),
+    )
+    found, content, parts, seen = Found(), hashlib.sha256(), [], 0
+    for number, file in enumerate(files):
+        note = directory / f"{source.name}.store" / f"{number}.npz"
+        if not note.is_file():
+            try:
+                result = reader.read(file, partial(_tell_from, tell, seen, total))
+            except DataError as error:
+                raise DataError(f"'sources.{source.name}': {error}") from None
+            _save(note, result)
+        part, arrays = _load(note)
+        for name in ("documents", "tokens", "text_bytes", "end_tokens", "unended"):
+            setattr(found, name, getattr(found, name) + getattr(part, name))
+        found.largest_id = max(found.largest_id, part.largest_id)
+        content.update(part.content.encode())
+        parts.append(
+            {name: array + seen if name.endswith("places") else array for name, array in arrays.items()}
+        )
+        seen += file.tokens
+        tell(seen / total)
+    found.content = content.hexdigest()
+    _check_ends(source, files, found, tokenizer)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    excluded = Stretches(joined["heldout_places"], joined["heldout_bytes"])
+    # of documents that repeat word for word one is evaluated; none is trained on
+    _, first = np.unique(joined["heldout_keys"], return_index=True)
+    texts = StoreTexts(
+        source.name,
+        files,
+        found,
+        excluded.take(np.sort(first)),
+        excluded,
+        Stretches(joined["sample_places"], joined["sample_bytes"]),
+        tokenizer,
+        total > SAMPLE_TOKENS,
+    )
+    for split in ("train", "heldout"):
+        if not texts.counts[f"{split}_documents"]:
+            raise DataError(
+                f"'sources.{source.name}' leaves its {split} split empty: it has {found.documents} document(s), of "
+                f"which heldout_fraction={settings.heldout_fraction} are held out. Give it more documents or another "
+                "fraction."
+            )
+    return texts
+
+
+class _Reader:
+    """Reads files of a store: documents, their hashes, and which of them are held out or sampled."""
+
+    def __init__(self, tokenizer: TextTokenizer, *, split_key: int, heldout: float, sample: float) -> None:
+        self.end_id = tokenizer.end_id
+        self.vocab_size = tokenizer.vocab_size
+        self._lengths = tokenizer.token_bytes.astype(np.int64)
+        self._split_key = np.uint64(split_key)
+        self._heldout, self._sample = heldout, sample
+        # a document's hash is a polynomial over the hashes of its tokens, taken from one running sum (as of words, see
+        # decontamination.words), so that a document of any length costs the same and may go on in the next chunk
+        self._token_hashes = mix(np.arange(1, self.vocab_size + 1, dtype=np.uint64))
+        self._powers = np.full(_CHUNK + 1, _BASE, np.uint64)
+        self._inverse = np.full(_CHUNK + 1, pow(_BASE, -1, 2**64), np.uint64)
+        self._powers[0] = self._inverse[0] = 1
+        np.cumprod(self._powers, out=self._powers)
+        np.cumprod(self._inverse, out=self._inverse)
+
+    def read(self, file: TokenFile, tell: Callable[[int], None]) -> tuple[Found, dict[str, NDArray[Any]]]:
+        """What is found in ``file``; places count from its first token."""
+        ends = self._ends(file)
+        found, content = Found(tokens=file.tokens), hashlib.sha256()
+        arrays: dict[str, list[NDArray[Any]]] = {
+            name: []
+            for name in ("heldout_places", "heldout_bytes", "heldout_keys", "sample_places", "sample_bytes")
+        }
+        begin, partial_hash, partial_bytes = 0, 0, 0  # of the document that goes on from the chunk before
+        for start in range(0, file.tokens, _CHUNK):
+            ids = file.read(start, min(_CHUNK, file.tokens - start))
+            found.largest_id = max(found.largest_id, self._check_ids(file, start, ids))
+            is_end = ids == self.end_id
+            found.end_tokens += int(is_end.sum())
+            if ends is None:
+                stops = np.flatnonzero(is_end) + 1
+            else:
+                first, last = np.searchsorted(ends, [start, start + len(ids)], side="right")
+                stops = ends[first:last] - start
+                found.unended += int((~is_end[stops - 1]).sum())
+            hashes = np.append(np.uint64(0), np.cumsum(self._token_hashes[ids] * self._powers[: len(ids)]))
+            lengths = np.append(0, np.cumsum(self._lengths[ids]))
+            starts = np.append(0, stops)
+            own = (np.append(hashes[stops], hashes[-1]) - hashes[starts]) * self._inverse[starts]
+            own[0] = np.uint64((partial_hash + pow(_BASE, start - begin, 2**64) * int(own[0])) % 2**64)
+            sizes = np.append(lengths[stops], lengths[-1]) - lengths[starts]
+            sizes[0] += partial_bytes
+            places = (
+                np.stack([np.append(begin, start + stops[:-1]), start + stops], 1) if len(stops) else None
+            )
+            if places is not None:
+                self._choose(arrays, own[:-1], sizes[:-1], places, content, is_end[stops - 1])
+                begin = start + int(stops[-1])
+            found.documents += len(stops)
+            found.text_bytes += int(lengths[-1])
+            partial_hash, partial_bytes = int(own[-1]), int(sizes[-1])
+            tell(start + len(ids))
+        if begin < file.tokens:  # the last document has no end
+            found.documents += 1
+            found.unended += 1
+            content.update(partial_hash.to_bytes(8, "little"))
+        if ends is not None and found.unended > (1 - _MIN_ENDED) * found.documents:
+            raise self._no_ends(file, ends, found)
+        found.content = content.hexdigest()
+        return found, {name: np.concatenate([_EMPTY[name], *parts]) for name, parts in arrays.items()}
+
+    def _ends(self, file: TokenFile) -> Places | None:
+        """Ends of the documents; ``None`` where end tokens say, as in rows of one length that cut documents."""
+        ends = file.document_ends()
+        if ends is None:
+            return None
+        ends = ends[np.diff(ends, prepend=0) > 0]
+        if isinstance(file, WithEnds):
+            last = ends[: 1 << 12] - 2  # the token in front of the one that is put there
+            ended = [file.read(int(place), 1)[0] == self.end_id for place in last if place >= 0]
+            if np.mean(ended) > _MIN_ENDED:
+                raise DataError(
+                    f"The documents of {file.path} already end with the end-of-document token {self.end_id} (the first "
+                    f"one at byte {file.offset(int(last[0]))}). Leave append_end out."
+                )
+            return ends
+        if file.has_rows and len(ends) > 1 and len(np.unique(np.diff(ends, prepend=0)[:-1])) == 1:
+            last = ends[: 1 << 12] - 1
+            ended = [file.read(int(place), 1)[0] == self.end_id for place in last]
+            return ends if np.mean(ended) > _MIN_ENDED else None
+        return ends
+
+    def _choose(
+        self,
+        arrays: dict[str, list[NDArray[Any]]],
+        hashes: Keys,
+        sizes: Places,
+        places: Places,
+        content: Any,
+        ended: NDArray[np.bool_],
+    ) -> None:
+        keys = mix(hashes ^ (places[:, 1] - places[:, 0]).astype(np.uint64))
+        content.update(keys.tobytes())
+        # a document without an end would run into the next one of the held-out text
+        is_heldout = _below(mix(keys ^ self._split_key), self._heldout) & ended & (sizes > 0)
+        is_sampled = ~is_heldout & _below(mix(keys + np.uint64(1)), self._sample)
+        arrays["heldout_places"].append(places[is_heldout])
+        arrays["heldout_bytes"].append(sizes[is_heldout])
+        arrays["heldout_keys"].append(keys[is_heldout])
+        arrays["sample_places"].append(places[is_sampled])
+        arrays["sample_bytes"].append(sizes[is_sampled])
+
+    def _check_ids(self, file: TokenFile, start: int, ids: Tokens) -> int:
+        """The largest id of a part of a file.
+
+        Raises:
+            DataError: one is beyond the vocabulary, or every second one is nothing but the upper half of a wider token.
+        """
+        largest = int(ids.max())
+        if largest >= self.vocab_size or int(ids.min()) < 0:
+            place = int(np.flatnonzero((ids >= self.vocab_size) | (ids < 0))[0])
+            raise DataError(
+                f"{file.path} holds the id {int(ids[place]):,} at byte {file.offset(start + place)}, and the tokenizer "
+                f"has ids below {self.vocab_size:,}. {self._explain(ids)}"
+            )
+        if start == 0 and len(ids) >= 64 and ids.itemsize < 8:
+            for half in (ids[0::2], ids[1::2]):
+                if not half.any() and ids.any():
+                    wider = {2: "uint32", 4: "int64"}[ids.itemsize]
+                    raise DataError(
+                        f"Every second token of {file.path} is 0, from byte {file.offset(0)} on: its tokens are "
+                        f"{wider} and were read as {file.type.name}. Correct token_type."
+                    )
+        return largest
+
+    def _explain(self, ids: Tokens) -> str:
+        """What a store with ids beyond the vocabulary may be."""
+        swapped = ids.byteswap()
+        if int(swapped.max()) < self.vocab_size and int(swapped.min()) >= 0:
+            return "In the other byte order all ids here would be entries: the store is big-endian. Write it again."
+        narrow = ids.view("<u2") if ids.itemsize > 2 else ids
+        if ids.itemsize > 2 and int(narrow.max()) < self.vocab_size and narrow[1::2].any():
+            return "Read as uint16, all ids here would be entries. Correct token_type."
+        wide = ids[: len(ids) // 2 * 2].view("<u4") if ids.itemsize == 2 else ids
+        if ids.itemsize == 2 and len(wide) and int(wide.max()) < self.vocab_size:
+            return "Read as uint32, all ids here would be entries. Correct token_type."
+        return "Name the tokenizer that the store was written with (tokenizer.path), or correct token_type."
+
+    def _no_ends(self, file: TokenFile, ends: Places, found: Found) -> DataError:
+        last = next(place for place in (ends - 1).tolist() if int(file.read(place, 1)[0]) != self.end_id)
+        return DataError(
+            f"{found.unended:,} of the {found.documents:,} documents of {file.path} do not end with the "
+            f"end-of-document token {self.end_id}: the first of them ends at byte {file.offset(last)} with "
+            f"{int(file.read(last, 1)[0])}. Either the index is that of another file, or another token ends documents "
+            "(tokenizer.end_token), or the store was written without one (append_end: true puts it there)."
+        )
+
+
+_EMPTY: dict[str, NDArray[Any]] = {
+    "heldout_places": np.zeros((0, 2), np.int64),
+    "heldout_bytes": np.zeros(0, np.int64),
+    "heldout_keys": np.zeros(0, np.uint64),
+    "sample_places": np.zeros((0, 2), np.int64),
+    "sample_bytes": np.zeros(0, np.int64),
+}
+
+
+def _tell_from(tell: Callable[[float], None], seen: int, total: int, done: int) -> None:
+    tell((seen + done) / total)
+
+
+def _below(keys: Keys, share: float) -> NDArray[np.bool_]:
+    return keys <= np.uint64(min(2**64 - 1, int(share * 2**64)))
+
+
+def _check_ends(source: Source, files: Sequence[TokenFile], found: Found, tokenizer: TextTokenizer) -> None:
+    share = found.end_tokens / found.tokens
+    if 0 < share <= _MAX_END_SHARE:
+        return
+    remedy = "Name the token that ends a document as tokenizer.end_token, and the type of the tokens as token_type."
+    what = "none" if share == 0 else f"{share:.0%}"
+    raise DataError(
+        f"'sources.{source.name}': of the {found.tokens:,} tokens from {files[0].path} (byte {files[0].offset(0)}) on, "
+        f"{what} are the end-of-document token {tokenizer.end_id}. {remedy}"
+    )
+
+
+def _save(path: Path, result: tuple[Found, dict[str, NDArray[Any]]]) -> None:
+    found, arrays = result
+    with atomic_write(path) as handle:
+        facts = np.frombuffer(json.dumps(asdict(found)).encode(), np.uint8)
+        np.savez(handle, facts=facts, **arrays)  # type: ignore[arg-type]
+
+
+def _load(path: Path) -> tuple[Found, dict[str, NDArray[Any]]]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return Found(**json.loads(arrays.pop("facts").tobytes())), arrays
