@@ -16,7 +16,7 @@ from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
 from decaylaws.search.recipes import decay_recipe, mixture_recipe
 from decaylaws.search.recommend import recommend
 from decaylaws.search.recommendation import Estimate, Recommendation, Rival
-from decaylaws.search.regression import MixtureChoice, recommend_mixture
+from decaylaws.search.regression import MixtureChoice, MixtureTerms, recommend_mixture
 
 __all__ = [
     "Candidate",
@@ -25,6 +25,7 @@ __all__ = [
     "Estimate",
     "Goal",
     "MixtureChoice",
+    "MixtureTerms",
     "Plan",
     "Recommendation",
     "Rival",

@@ -12,13 +12,14 @@ For tables whose runs differ in nothing but the mixture. Where length, LR or siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
@@ -38,7 +39,7 @@ from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.explore import search_mixture
-from decaylaws.search.optimise import minimise_mixture, polish_each, polish_pairs
+from decaylaws.search.optimise import Optimum, minimise_mixture, polish_each, polish_pairs, rounded_optimum
 from decaylaws.search.recommendation import Estimate, Rival, preferences
 
 Method = Literal["auto", "exact", "optuna", "regmix"]
@@ -46,9 +47,38 @@ Method = Literal["auto", "exact", "optuna", "regmix"]
 _SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
 _STEP = 1e-5  # above any difference step of the optimiser, below any share that matters
 _FOLDS = 5
+_BROKEN = 100.0  # what a guard that is broken by one unit of loss costs, in the same unit
 _ENDS = 300  # mixtures towards which they are tried
 _SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
 _WITH_POSTERIOR = (FormulaRegression, BlendedRegression)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTerms:
+    """What a mixture has to keep while its weighted loss is lowered.
+
+    Attributes:
+        guards: by target, how much its loss may exceed that of the control.
+        margins: by guarded target, how far below that limit its prediction must stay.
+        control: the mixture that guards are measured against.
+        prior: mixture to stay near; it has a share of every source that may be used.
+        kl_strength: loss that one nat of KL divergence from the prior has to earn; 0 leaves it out (olmix takes .05).
+    """
+
+    guards: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
+    control: Mixture | None = None
+    prior: Mixture | None = None
+    kl_strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, limit in (*self.guards.items(), *self.margins.items(), ("kl_strength", self.kl_strength)):
+            if not 0 <= limit < float("inf"):
+                raise InvalidValueError(name, limit, "must be finite and not negative")
+        if self.guards and self.control is None:
+            raise InvalidValueError("control", None, "must be given where targets are guarded")
+        if self.kl_strength > 0 and self.prior is None:
+            raise InvalidValueError("prior", None, "must be given where kl_strength is positive")
 
 
 @dataclass(frozen=True)
@@ -69,6 +99,8 @@ class MixtureChoice:
         law: the fitted regression.
         excluded: runs that a target's fit left out, with the reason.
         verdict: in words; may be that there is not enough evidence.
+        guards: by guarded target, loss left before its limit by the prediction alone; negative where it is broken.
+        divergence: KL divergence from the prior of the terms, nats; 0 without one.
     """
 
     mixture: Mixture
@@ -84,6 +116,8 @@ class MixtureChoice:
     law: MixtureRegression
     excluded: tuple[Exclusion, ...]
     verdict: str
+    guards: Mapping[str, float] = field(default_factory=dict)
+    divergence: float = 0.0
 
 
 def recommend_mixture(
@@ -95,6 +129,8 @@ def recommend_mixture(
     law: str | MixtureRegression = DEFAULT_REGRESSION,
     rivals: Mapping[str, Mixture] | None = None,
     decay_tokens: float | None = None,
+    terms: MixtureTerms | None = None,
+    parts: int | None = None,
     method: Method = "auto",
     num_draws: int = 16,
     trials: int = 200,
@@ -110,6 +146,8 @@ def recommend_mixture(
         law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
         rivals: further mixtures to measure it against; the token-proportional mixture always is one.
         decay_tokens: length of the decay that caps on epochs refer to.
+        terms: guards on targets, and a prior to stay near.
+        parts: the mixture is stated in whole parts of so many, such as 1000; None leaves it as the search ends.
         method: ``exact`` (SLSQP, for smooth regressions), ``optuna`` (for trees), both followed by moves of share
             between pairs of sources; ``regmix`` (mean of the 128 best of 100,000 simulated mixtures); ``auto`` takes
             ``exact`` where it can, else ``optuna``.
@@ -124,9 +162,12 @@ def recommend_mixture(
     """
     fitted = (_named(law) if isinstance(law, str) else law).fit(shares, losses)
     space = _within_runs(shares, space)
-    weighted = _Weighted(fitted, space, normalised(weights))
+    weighted = _Weighted(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
     chosen = _optimum(weighted, how, decay_tokens, trials, seed)
+    if parts is not None:
+        found_there = Optimum(chosen, float(weighted.aim(chosen[None])[0]), True)
+        chosen = rounded_optimum(weighted.aim, space, decay_tokens, found_there, parts=parts).shares
     against = {
         "token_proportional": space.project(space.token_proportional(), decay_tokens),
         **(rivals or {}),
@@ -153,6 +194,8 @@ def recommend_mixture(
         law=fitted,
         excluded=fitted.excluded_,
         verdict=preferences(measured),
+        guards=dict(zip(weighted.terms.guards, weighted.guard_slack(chosen[None])[0].tolist())),
+        divergence=float(weighted.divergence(chosen[None])[0]),
     )
 
 
@@ -171,6 +214,7 @@ class _Weighted:
     law: MixtureRegression
     space: MixtureSpace
     weights: Mapping[str, float]
+    terms: MixtureTerms
 
     def frame(self, shares: Array) -> pd.DataFrame:
         """Shares as the regression reads them; a source that the space does not hold has none.
@@ -186,6 +230,41 @@ class _Weighted:
     def value(self, shares: Array) -> Array:
         """Weighted loss ``[n]``."""
         return np.asarray(self.law.predict_objective(self.frame(shares), self.weights), dtype=float)
+
+    def aim(self, shares: Array) -> Array:
+        """What the search lowers ``[n]``: the weighted loss and what its terms cost."""
+        return self.value(shares) + self.price(shares)
+
+    def price(self, shares: Array) -> Array:
+        """What the terms cost ``[n]``: the divergence, and so much for a broken guard that no gain makes up for it."""
+        cost = (
+            self.terms.kl_strength * self.divergence(shares)
+            if self.terms.kl_strength
+            else np.zeros(len(shares))
+        )
+        if self.terms.guards:
+            margins = [self.terms.margins.get(name, 0.0) for name in self.terms.guards]
+            broken = np.maximum(np.array(margins) - self.guard_slack(shares), 0.0).sum(axis=1)
+            cost = cost + _BROKEN * broken
+        return cost
+
+    def divergence(self, shares: Array) -> Array:
+        """KL divergence from the prior ``[n]``, nats; 0 without a prior."""
+        if self.terms.prior is None:
+            return np.zeros(len(shares))
+        prior = np.maximum(self.terms.prior.array(self.space.names), 1e-12)
+        return np.asarray(rel_entr(np.maximum(shares, 0.0), prior).sum(axis=1))
+
+    def guard_slack(self, shares: Array) -> Array:
+        """Loss left before each guard breaks ``[n, g]``."""
+        if self.terms.control is None or not self.terms.guards:
+            return np.zeros((len(shares), 0))
+        control = self.terms.control.array(self.space.names)
+        losses = np.column_stack([
+            self.law.predict_objective(self.frame(np.vstack([control, shares])), {name: 1.0})
+            for name in self.terms.guards
+        ])  # fmt: skip
+        return losses[0] + np.array(list(self.terms.guards.values())) - losses[1:]
 
 
 @dataclass(frozen=True)
@@ -232,6 +311,10 @@ class _Draws:
             found[draw == number] = self.refits[number].value(points[draw == number])
         return found
 
+    def own_aims(self, points: Array, draw: NDArray[np.int64]) -> Array:
+        """As ``own_values``, with what the terms cost by the fit."""
+        return self.own_values(points, draw) + self.fitted.price(points)
+
 
 @dataclass(frozen=True)
 class _Drawn:
@@ -255,10 +338,11 @@ class _Drawn:
     def of(cls, points: Array, draws: _Draws, decay_tokens: float | None) -> _Drawn:
         """Value ``points`` under every draw, and descend in each from the best of them to its own optimum."""
         values, everyone = draws.values(points), np.arange(draws.number)
-        starts = points[values.argmin(axis=1)]
-        optima = polish_each(draws.own_values, draws.fitted.space, decay_tokens, starts)
-        best = draws.own_values(optima, everyone)
-        return cls(points, draws.fitted.value(points), values, optima, np.maximum(values[:, 0] - best, 0.0))
+        aims = values + draws.fitted.price(points)
+        starts = points[aims.argmin(axis=1)]
+        optima = polish_each(draws.own_aims, draws.fitted.space, decay_tokens, starts)
+        best = draws.own_aims(optima, everyone)
+        return cls(points, draws.fitted.value(points), values, optima, np.maximum(aims[:, 0] - best, 0.0))
 
     def rivals(self, against: Mapping[str, Mixture]) -> tuple[Rival, ...]:
         """The rivals, in the order of the last points, with what the chosen mixture gains on them."""
@@ -309,11 +393,12 @@ def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: 
     start = simulated.array(space.names)
     if how == "regmix":
         return start
-    known = [start, space.project(space.token_proportional(), decay_tokens).array(space.names)]
+    others = [space.token_proportional(), weighted.terms.control, weighted.terms.prior]
+    known = [start, *(space.project(each, decay_tokens).array(space.names) for each in others if each)]
     if how == "exact":
-        found = minimise_mixture(weighted.value, space, decay_tokens, known).shares
-        return polish_pairs(weighted.value, space, decay_tokens, found)
-    return search_mixture(weighted.value, space, decay_tokens, known, trials=trials, seed=seed)
+        found = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
+        return polish_pairs(weighted.aim, space, decay_tokens, found)
+    return search_mixture(weighted.aim, space, decay_tokens, known, trials=trials, seed=seed)
 
 
 def _around(space: MixtureSpace, chosen: Array, decay_tokens: float | None, seed: int) -> Array:

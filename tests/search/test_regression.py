@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.laws.mixing import LightGBMRegression
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
-from decaylaws.search import recommend_mixture
+from decaylaws.search import MixtureTerms, recommend_mixture
 
 SOURCES = ("web", "code", "maths", "books")
 SPACE = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in SOURCES))
@@ -184,3 +185,36 @@ def test_runs_that_are_too_few_prefer_nothing() -> None:
     assert "There is not enough evidence to prefer it over token_proportional, corner." in found.verdict
     assert "10 runs were fitted; 11 sources need at least 13." in found.verdict
     assert not any(rival.beaten for rival in found.rivals)
+
+
+def test_guards_are_kept_and_a_prior_draws_the_choice_near() -> None:
+    shares, losses = records(60, 3)
+    even = Mixture(dict.fromkeys(SOURCES, 0.25))
+    free = recommend_mixture(shares, losses, SPACE, {"code": 1.0}, law="inverse_sum", num_draws=4)
+    terms = MixtureTerms(guards={"web": 0.02}, control=even)
+    kept = recommend_mixture(
+        shares, losses, SPACE, {"code": 1.0}, law="inverse_sum", num_draws=4, terms=terms
+    )
+    at = {
+        name: planted(each.mixture.array(SOURCES)[None])[0] for name, each in (("free", free), ("kept", kept))
+    }
+    limit = planted(even.array(SOURCES)[None])[0, 0] + 0.02
+    assert at["free"][0] > limit + 0.05
+    assert at["kept"][0] < limit + 0.02
+    assert at["free"][1] < at["kept"][1] < planted(even.array(SOURCES)[None])[0, 1]
+    assert kept.guards["web"] >= -1e-6
+    margin = replace(terms, margins={"web": 0.02})
+    clear = recommend_mixture(
+        shares, losses, SPACE, {"code": 1.0}, law="inverse_sum", num_draws=4, terms=margin
+    )
+    assert clear.guards["web"] >= 0.02 - 1e-6
+    pulled = MixtureTerms(prior=even, kl_strength=0.3)
+    near = recommend_mixture(
+        shares, losses, SPACE, {"code": 1.0}, law="inverse_sum", num_draws=4, terms=pulled, parts=1000
+    )
+    assert near.mixture.distance(even) < 0.75 * free.mixture.distance(even)
+    assert near.divergence == pytest.approx(near.mixture.kl(even))
+    assert all(share * 1000 == pytest.approx(round(share * 1000)) for share in near.mixture.weights.values())
+    for wrong in ({"guards": {"web": 0.1}}, {"kl_strength": 1.0}, {"guards": {"web": -1.0}, "control": even}):
+        with pytest.raises(InvalidValueError):
+            MixtureTerms(**wrong)
