@@ -83,10 +83,10 @@ SETTINGS: dict[str, Any] = {
 
 def planned_runs(planner: Planner) -> list[tuple[str, RunConfig]]:
     """Trunks, costliest first, then the microanneals: role and config."""
-    later = planner.trunk("proxy").config.with_changes(
+    later = planner.start("proxy").config.with_changes(
         schedule=warmup_stable_decay(LATER_TOKENS, PEAK_LR, warmup_tokens=WARMUP_TOKENS, decay_tokens=0)
     )
-    trunks = [planner.trunk(name).config for name in ("large", "proxy", "little", "tiny")]
+    trunks = [planner.start(name).config for name in ("large", "proxy", "little", "tiny")]
     return [
         *(("trunk", config) for config in (trunks[0], later, *trunks[1:])),
         *_fitted(planner),

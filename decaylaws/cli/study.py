@@ -46,7 +46,8 @@ def init(
     template: Annotated[
         str,
         typer.Option(
-            help="study: your sources; quick: your sources, sized for a first look; demo: the sources of the demo"
+            help="study: your sources; quick: your sources, sized for a first look; checkpoint: decays from models "
+            "that exist; demo: the sources of the demo"
         ),
     ] = "study",
 ) -> dict[str, object]:

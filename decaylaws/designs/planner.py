@@ -1,15 +1,15 @@
 """Which microanneals to run, at what cost, and the question that each of them answers.
 
-A sweep consists of one *trunk* per model shape and of decays forked from it. Every decay stands in the design
-for a reason, its ``role``:
+A sweep consists of starts (one *trunk* per model shape, or checkpoints that exist) and of decays forked from them.
+Every decay stands in the design for a reason, its ``role``:
 
 ================  ==================================================================================
 ``simplex``       mixtures spread over the feasible simplex, crossed with decay tokens, LRs and shape
-``control``       the trunk's own mixture, decayed the same way: scores are candidate minus control
+``control``       the start's own mixture, decayed the same way: scores are candidate minus control
 ``replicate``     one design point under several seeds: the noise floor
 ``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
                   from the tokens that pass meanwhile (LAWS: fast decays alone do not identify it)
-``size``          a part of the simplex design at another model shape
+``size``          a part of the simplex design at another shape or checkpoint
 ``read_out``      constant LR on the control and the first mixtures; merged checkpoints emulate their decays
 ================  ==================================================================================
 """
@@ -27,8 +27,9 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
+from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.table import READ_OUT
-from decaylaws.schedules import Schedule, decay, drop_and_hold, warmup_stable_decay
+from decaylaws.schedules import DecayTerms, Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.settings.study import StudySettings
 
 HOLD_LR_FACTOR = 0.1
@@ -76,7 +77,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Design:
-    """Planned runs in the order in which they should be claimed; trunks come before their forks."""
+    """Planned runs in the order in which they should be claimed; starts come before their forks."""
 
     runs: tuple[PlannedRun, ...]
 
@@ -98,8 +99,8 @@ class Design:
                 "run_id": run.config.run_id,
                 "role": run.role,
                 "non_embedding_params": run.config.shape.non_embedding_params,
-                "tokens": run.config.tokens,
-                "start_lr": run.config.schedule.start_lr,
+                "tokens": run.config.tokens if run.config.is_trained else 0,
+                "start_lr": DecayTerms.of(run.config.schedule).start_lr,
                 "end_lr": run.config.schedule.end_lr,
                 "batch_tokens": run.config.batch_tokens,
                 "shape": run.config.schedule.segments[-1].shape,
@@ -128,31 +129,57 @@ class Planner:
         settings: the study's settings.
         corpus: what was prepared.
         arithmetic: of every run.
+        held: the checkpoints of ``settings.checkpoints`` by name, as their folders are.
     """
 
-    def __init__(self, settings: StudySettings, corpus: CorpusFacts, arithmetic: Arithmetic = EXACT) -> None:
+    def __init__(
+        self,
+        settings: StudySettings,
+        corpus: CorpusFacts,
+        arithmetic: Arithmetic = EXACT,
+        held: Mapping[str, HeldCheckpoint] | None = None,
+    ) -> None:
         self.settings = settings
         self.corpus = corpus
         self.arithmetic = arithmetic
+        self.held = dict(held or {})
         self.space = mixture_space(settings, corpus.available_tokens)
 
     def shape(self, name: str) -> Shape:
-        """The full model shape of that name."""
+        """The full shape of that name, or that of the checkpoint."""
+        if name in self.held:
+            return self.held[name].shape
         return self.settings.shapes[name].shape(
             vocab_size=self.corpus.vocab_size, seq_len=self.settings.seq_len
         )
 
-    def trunk(self, shape_name: str) -> PlannedRun:
-        """The stable phase of one model shape."""
+    def start(self, name: str) -> PlannedRun:
+        """What decays start from: the stable phase of one model shape, or a checkpoint that exists."""
+        if name in self.held:
+            return PlannedRun(
+                "checkpoint",
+                RunConfig.held(
+                    self.held[name].start,
+                    self.held[name].shape,
+                    mixture=self.control_mixture,
+                    batch_tokens=self.settings.batch_tokens,
+                    data_fingerprint=self.corpus.fingerprint,
+                    arithmetic=self.arithmetic,
+                ),
+            )
         trunk = self.settings.trunk
+        assert trunk is not None  # settings with shapes have one
         schedule = warmup_stable_decay(
-            trunk.tokens, trunk.peak_lr, warmup_tokens=trunk.warmup_tokens, decay_tokens=0
+            trunk.tokens,
+            trunk.peak_lr * self._lr_factor(name),
+            warmup_tokens=trunk.warmup_tokens,
+            decay_tokens=0,
         )
         return PlannedRun(
             "trunk",
             RunConfig(
                 kind="trunk",
-                shape=self.shape(shape_name),
+                shape=self.shape(name),
                 schedule=schedule,
                 mixture=self.control_mixture,
                 batch_tokens=self.settings.batch_tokens,
@@ -164,10 +191,26 @@ class Planner:
             ),
         )
 
+    def _lr_factor(self, name: str) -> float:
+        """LR of a shape as a factor of ``trunk.peak_lr``: one LR trains larger models away from their optimum."""
+        rule = self.settings.trunk.scale_lr if self.settings.trunk else "none"
+        if not isinstance(rule, str):
+            return rule.get(name, 1.0)
+        if rule == "none" or name == self.settings.proxy:
+            return 1.0
+        widths: list[Any] = [
+            getattr(self.shape(each), "d_model", None) for each in (self.settings.proxy, name)
+        ]
+        if None in widths:
+            constraint = "needs the d_model of every shape, which a declared one does not say"
+            raise InvalidValueError("trunk.scale_lr", rule, constraint, "Give a factor for each shape.")
+        return float(widths[0] / widths[1])
+
     @property
     def control_mixture(self) -> Mixture:
-        """The trunk's own mixture: what an anneal without new data would see."""
-        return Mixture({name: self.settings.trunk.mixture.get(name, 0.0) for name in self.settings.sources})
+        """The mixture of trunks and checkpoints: what an anneal without new data would see."""
+        known = self.settings.control_mixture
+        return Mixture({name: known.get(name, 0.0) for name in self.settings.sources})
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -177,40 +220,41 @@ class Planner:
     def microanneal(
         self,
         role: str,
-        shape_name: str,
+        start_name: str,
         schedule: Schedule,
         mixture: Mixture,
         *,
         seed: int,
         batch_tokens: int | None = None,
     ) -> PlannedRun:
-        """A decay forked from the end of the trunk of ``shape_name``, at the first of ``batch_sizes`` by default.
+        """A decay forked from the end of a trunk or from a checkpoint, at the first of ``batch_sizes`` by default.
 
         Args:
             role: the question that the run answers.
-            shape_name: model shape, by its name in ``study.yaml``.
+            start_name: shape of the trunk or name of the checkpoint, as in ``study.yaml``.
             schedule: LR over the tokens of the decay.
             mixture: shares of the sources.
             seed: seed of the data order.
             batch_tokens: tokens of one step; the first of ``batch_sizes`` if ``None``.
         """
-        trunk = self.trunk(shape_name).config
+        start = self.start(start_name).config
         return PlannedRun(
             role,
             RunConfig(
                 kind="decay",
-                shape=trunk.shape,
+                shape=start.shape,
                 schedule=schedule,
                 mixture=mixture,
                 batch_tokens=batch_tokens or self.batch_sizes[0],
-                optimizer=trunk.optimizer,
+                optimizer=self.settings.optimizer.config(),
                 seed=seed,
                 data_fingerprint=self.corpus.fingerprint,
-                start_run_id=trunk.run_id,
-                start_tokens=trunk.tokens,
+                start_run_id=start.run_id,
+                start_tokens=start.tokens,
                 pool_tokens=self.pool_tokens(),
                 arithmetic=self.arithmetic,
                 trainer=self.settings.trainer,
+                start=start.start,
             ),
         )
 
@@ -223,10 +267,10 @@ class Planner:
         return pool_tokens(self.settings, self.corpus.available_tokens)
 
     def sweep(self) -> Design:
-        """The whole sweep: trunks (costliest first), then decays of the proxy, then of the other shapes."""
-        trunks = sorted(
-            (self.trunk(name) for name in self.settings.shapes),
-            key=lambda run: run.config.train_flops,
+        """The whole sweep: starts (costliest first), then decays of the proxy, then of the others."""
+        starts = sorted(
+            (self.start(name) for name in self.settings.starts),
+            key=lambda run: (run.config.train_flops, run.config.shape.total_params),
             reverse=True,
         )
         decays = [
@@ -237,7 +281,7 @@ class Planner:
             *self._other_sizes(),
             *self._read_outs(),
         ]
-        return Design(tuple(_unique([*trunks, *decays])))
+        return Design(tuple(_unique([*starts, *decays])))
 
     def _factor_levels(self) -> list[Level]:
         design = self.settings.design
@@ -251,20 +295,54 @@ class Planner:
             )
         )
 
+    def handover_lr(self, start_name: str) -> float:
+        """LR of the last step of a trunk or checkpoint."""
+        return self.start(start_name).config.schedule.end_lr
+
+    def warmup_tokens(self, start_name: str) -> int:
+        """Tokens over which decays from there first raise the LR; 0 from a trunk."""
+        checkpoints = self.settings.checkpoints
+        return checkpoints.warmup_tokens if checkpoints and start_name in checkpoints.models else 0
+
     def decay_schedule(
-        self, decay_tokens: int, start_lr_factor: float, shape: str, end_lr_factor: float | None = None
+        self,
+        start_name: str,
+        decay_tokens: int,
+        start_lr_factor: float,
+        shape: str,
+        end_lr_factor: float | None = None,
     ) -> Schedule:
-        """A decay from ``start_lr_factor`` times the trunk's LR.
+        """A decay from ``start_lr_factor`` times the LR at the hand-over, after the re-warm-up that the start needs.
 
         Args:
+            start_name: shape of the trunk or name of the checkpoint.
             decay_tokens: length of the decay.
-            start_lr_factor: start LR as a factor of the trunk's LR.
+            start_lr_factor: start LR as a factor of the LR at the hand-over.
             shape: segment shape; ``constant`` keeps the start LR.
             end_lr_factor: end LR as a factor of the start LR; the first of ``design.end_lr_factors`` if ``None``.
         """
-        start_lr = self.settings.trunk.peak_lr * start_lr_factor
+        start_lr = self.handover_lr(start_name) * start_lr_factor
         factor = self.settings.design.end_lr_factors[0] if end_lr_factor is None else end_lr_factor
-        return decay(decay_tokens, start_lr, start_lr if shape == "constant" else factor * start_lr, shape)
+        end_lr = start_lr if shape == "constant" else factor * start_lr
+        return decay(decay_tokens, start_lr, end_lr, shape, warmup_tokens=self.warmup_tokens(start_name))
+
+    def rescaled(self, schedule: Schedule, made_for: str, start_name: str) -> Schedule:
+        """A decay from one start as it is run from another: in proportion to the LRs at their hand-overs.
+
+        Args:
+            schedule: a decay from ``made_for``.
+            made_for: shape of the trunk or name of the checkpoint.
+            start_name: the same of the other.
+        """
+        own, other = self.handover_lr(made_for), self.handover_lr(start_name)
+        same = own == other and self.warmup_tokens(made_for) == self.warmup_tokens(start_name)
+        if same:
+            return schedule
+        path, factor = DecayTerms.of(schedule), other / own
+        warmup = self.warmup_tokens(start_name)
+        return decay(
+            path.tokens, path.start_lr * factor, path.end_lr * factor, path.shape, warmup_tokens=warmup
+        )
 
     def _controls(self) -> list[PlannedRun]:
         design, proxy = self.settings.design, self.settings.proxy
@@ -275,7 +353,7 @@ class Planner:
             self.microanneal(
                 "control",
                 proxy,
-                self.decay_schedule(tokens, factor, design.shapes[0], end),
+                self.decay_schedule(proxy, tokens, factor, design.shapes[0], end),
                 self.control_mixture,
                 seed=design.seed,
                 batch_tokens=batch,
@@ -286,16 +364,17 @@ class Planner:
     def _replicates(self) -> list[PlannedRun]:
         design = self.settings.design
         tokens = sorted(design.decay_tokens)[len(design.decay_tokens) // 2]
-        schedule = self.decay_schedule(tokens, design.start_lr_factors[0], design.shapes[0])
+        proxy = self.settings.proxy
+        schedule = self.decay_schedule(proxy, tokens, design.start_lr_factors[0], design.shapes[0])
         mixture = self.space.centroid(tokens)
         return [
-            self.microanneal("replicate", self.settings.proxy, schedule, mixture, seed=design.seed + number)
+            self.microanneal("replicate", proxy, schedule, mixture, seed=design.seed + number)
             for number in range(design.num_replicates)
         ]
 
     def _drop_and_hold(self) -> PlannedRun:
-        design, peak_lr = self.settings.design, self.settings.trunk.peak_lr
-        schedule = drop_and_hold(max(design.decay_tokens), peak_lr, HOLD_LR_FACTOR * peak_lr)
+        design, lr = self.settings.design, self.handover_lr(self.settings.proxy)
+        schedule = drop_and_hold(max(design.decay_tokens), lr, HOLD_LR_FACTOR * lr)
         return self.microanneal(
             "drop_and_hold", self.settings.proxy, schedule, self.control_mixture, seed=design.seed
         )
@@ -306,50 +385,49 @@ class Planner:
         return [
             PlannedRun(
                 READ_OUT,
-                twin.config.with_changes(
-                    schedule=decay(
-                        twin.config.tokens,
-                        twin.config.schedule.start_lr,
-                        twin.config.schedule.start_lr,
-                        "constant",
-                    )
-                ),
+                twin.config.with_changes(schedule=self._at_constant_lr(DecayTerms.of(twin.config.schedule))),
             )
             for twin in twins[: self.settings.design.read_outs]
         ]
+
+    @staticmethod
+    def _at_constant_lr(terms: DecayTerms) -> Schedule:
+        return decay(
+            terms.tokens, terms.start_lr, terms.start_lr, "constant", warmup_tokens=terms.warmup_tokens
+        )
 
     def _simplex(self) -> list[PlannedRun]:
         return self._spread("simplex", self.settings.proxy, self.settings.design.num_mixtures)
 
     def _other_sizes(self) -> list[PlannedRun]:
-        """The same first mixtures at the other shapes, so that sizes are compared on equal mixtures.
+        """The same first mixtures at the other starts, so that sizes are compared on equal mixtures.
 
-        The target shape is left out: it is what the laws have to predict.
+        The target is left out: it is what the laws have to predict.
         """
         others = [
             name
-            for name in self.settings.shapes
+            for name in self.settings.starts
             if name not in (self.settings.proxy, self.settings.target.shape)
         ]
         design = self.settings.design
         runs = []
         for name in others:
             schedule = self.decay_schedule(
-                max(design.decay_tokens), design.start_lr_factors[0], design.shapes[0]
+                name, max(design.decay_tokens), design.start_lr_factors[0], design.shapes[0]
             )
             runs.append(self.microanneal("control", name, schedule, self.control_mixture, seed=design.seed))
             runs += self._spread("size", name, design.runs_at_other_sizes)
         return runs
 
-    def _spread(self, role: str, shape_name: str, count: int) -> list[PlannedRun]:
+    def _spread(self, role: str, start_name: str, count: int) -> list[PlannedRun]:
         design = self.settings.design
         levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
         runs = []
         mixtures = self._mixtures([tokens for tokens, *_ in levels])
         for (tokens, factor, shape, batch, end), mixture in list(zip(levels, mixtures))[:count]:
-            schedule = self.decay_schedule(tokens, factor, shape, end)
+            schedule = self.decay_schedule(start_name, tokens, factor, shape, end)
             runs.append(
-                self.microanneal(role, shape_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
+                self.microanneal(role, start_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
             )
         return runs
 
@@ -412,7 +490,7 @@ def pool_tokens(
 
 
 Level = tuple[int, float, str, int, float]
-"""Decay tokens, factor on the trunk's LR, shape, batch tokens and factor of the end LR on the start LR of a decay."""
+"""Of a decay: tokens, factor on the LR at the hand-over, shape, batch tokens, and factor of the end LR on the start."""
 
 
 def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:

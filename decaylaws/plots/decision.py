@@ -105,11 +105,12 @@ def schedule_data(schedule: Schedule, *, start_tokens: int = 0, num_points: int 
 
 
 @styled
-def plot_schedule(trunk: pd.DataFrame, decay: pd.DataFrame) -> Figure:
-    """The trunk's LR and the recommended decay after it."""
+def plot_schedule(trunk: pd.DataFrame | None, decay: pd.DataFrame) -> Figure:
+    """The trunk's LR, where there is a trunk, and the recommended decay after it."""
     drawn, (axes,) = figure(height=2.6)
     unit, scale = ("billions", 1e9) if decay["tokens"].max() > 2e9 else ("millions", 1e6)
-    axes.plot(trunk["tokens"] / scale, trunk["lr"], color=CANDIDATE_COLOURS["control"], label="trunk")
+    if trunk is not None:
+        axes.plot(trunk["tokens"] / scale, trunk["lr"], color=CANDIDATE_COLOURS["control"], label="trunk")
     axes.plot(decay["tokens"] / scale, decay["lr"], color=_RECOMMENDED, label="decay")
     axes.fill_between(decay["tokens"] / scale, decay["lr"], color=_RECOMMENDED, alpha=0.15, linewidth=0)
     axes.set(xlabel=f"tokens, {unit}", ylabel="LR", title="Learning rate")

@@ -79,18 +79,24 @@ def _lr(recipe: Recipe, facts: CheckpointFacts) -> Finding:
         )
     said = " and ".join(f"{lr:.6g}" for lr in facts.lrs)
     groups = f" (LRs of its {len(facts.lrs)} groups of parameters)" if len(facts.lrs) > 1 else ""
-    if any(_is_close(first, lr) for lr in facts.lrs):
+    if any(same_lr(first, lr) for lr in facts.lrs):
         return Finding(
             "lr", "ok", f"The recipe starts at {first:.6g}, and the checkpoint ends at {said}{groups}."
         )
     jump = f"The checkpoint ends at {said}{groups}, the recipe starts at {first:.6g}"
-    if recipe.handover.lr_jump and any(_is_close(recipe.handover.lr, lr) for lr in facts.lrs):
+    if recipe.handover.lr_jump and any(same_lr(recipe.handover.lr, lr) for lr in facts.lrs):
         return Finding("lr", "ok", f"{jump}, as handover.lr_jump says.")
     return Finding("lr", "wrong", f"{jump}. Start the first stage at the checkpoint's LR.")
 
 
-def _is_close(one: float, other: float) -> bool:
+def same_lr(one: float, other: float) -> bool:
+    """Whether two LRs are one, as far as logs and configurations round them."""
     return abs(one - other) <= LR_TOLERANCE * max(one, other)
+
+
+def same_tokens(one: int, other: int) -> bool:
+    """Whether two counts of tokens are one, as far as a last partial step and rounding go."""
+    return abs(one - other) <= TOKENS_TOLERANCE * max(one, other)
 
 
 def _model(recipe: Recipe, facts: CheckpointFacts) -> Iterator[Finding]:
@@ -144,7 +150,7 @@ def _tokens(recipe: Recipe, facts: CheckpointFacts) -> Finding:
             "unknown",
             f"The recipe does not say handover.tokens; the checkpoint{step} has seen {facts.tokens:,}.",
         )
-    if abs(facts.tokens - wanted) <= TOKENS_TOLERANCE * max(facts.tokens, wanted):
+    if same_tokens(facts.tokens, wanted):
         return Finding("tokens", "ok", f"The checkpoint{step} has seen {facts.tokens:,} tokens.")
     return Finding(
         "tokens",

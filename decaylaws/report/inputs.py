@@ -16,14 +16,15 @@ from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Guard, Recipe
 from decaylaws.runs.noise import Noise
 from decaylaws.runs.objective import normalised
+from decaylaws.schedules import DecayTerms
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study
 from decaylaws.study.confirm import (
-    SCALES,
     candidate_mixtures,
     confirmation_table,
     find_confirmation,
     present_runs,
+    scales,
 )
 from decaylaws.study.fit import Fit, load_fit, noise_at
 from decaylaws.study.problem import decay_target
@@ -93,7 +94,7 @@ class ReportInputs:
     @cached_property
     def _problem(self) -> DecayProblem:
         study, stage = self.study, self.recipe.stages[0]
-        objective, planner = study.settings.objective, study.planner()
+        objective, planner, path = study.settings.objective, study.planner(), DecayTerms.of(stage.lr)
         return DecayProblem(
             law=self.law,
             space=planner.space,
@@ -105,11 +106,12 @@ class ReportInputs:
                 guard_nats=objective.guard_nats,
             ),
             plan=Plan(
-                decay_tokens=stage.tokens,
-                start_lr=stage.lr.start_lr,
-                end_lr=stage.lr.end_lr,
-                shape=stage.lr.segments[-1].shape,
+                decay_tokens=path.tokens,
+                start_lr=path.start_lr,
+                end_lr=path.end_lr,
+                shape=path.shape,
                 batch_tokens=stage.batch_tokens,
+                warmup_tokens=path.warmup_tokens,
             ),
         )
 
@@ -118,10 +120,15 @@ class ReportInputs:
         """The recommended mixture and its rivals, by name."""
         return candidate_mixtures(self.study, self.recipe, self.runs)
 
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Scales at which the recipe is confirmed."""
+        return scales(self.study.settings)
+
     @cached_property
     def noise(self) -> Mapping[str, Noise | None]:
         """Seed noise of the objective by scale; None where no plan finished under two seeds."""
-        return {scale: noise_at(self.study, scale, self.runs) for scale in SCALES}
+        return {scale: noise_at(self.study, scale, self.runs) for scale in ("proxy", "target")}
 
     def noise_sd(self, scale: str) -> float:
         """Standard deviation of the objective between seeds at a scale, nats per token; NaN where not measured."""

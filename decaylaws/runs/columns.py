@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decaylaws.runs.config import RunConfig
+from decaylaws.schedules import DecayTerms
 
 FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 """How a run that was recorded ended."""
@@ -52,6 +53,10 @@ EVALUATION, NUMERICS, POOLS = "evaluation_tokens", "numerics", "pools"
 """What else decides the numbers of a row: held-out tokens per domain, the trainer's numerics, and a fingerprint of how
 much of each source the run may draw from. Tables from elsewhere may leave them out."""
 
+HANDOVER_LR, WARMUP_TOKENS = "handover_lr", "warmup_tokens"
+"""LR of the last step of a decay's start, where starts differ in it, and tokens of a decay's re-warm-up, where it has
+one. A table without them has one LR at every hand-over and no re-warm-up."""
+
 CURVE_COLUMNS = ("run_id", "tokens", "step", "lr", "domain", "loss", "bits_per_byte")
 
 
@@ -70,6 +75,7 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         available_tokens: train tokens by source, for ``epochs:<source>``; left out where not given.
     """
     schedule, shape = config.schedule, config.shape
+    path = DecayTerms.of(schedule)
     row: dict[str, Any] = {
         "run_id": config.run_id,
         "kind": config.kind,
@@ -78,7 +84,7 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         "start_run_id": config.start_run_id,
         "start_tokens": config.start_tokens,
         "decay_tokens": config.tokens,
-        "start_lr": schedule.start_lr,
+        "start_lr": path.start_lr if config.kind == "decay" else schedule.start_lr,
         "end_lr": schedule.end_lr,
         "decay_shape": schedule.segments[-1].shape,
         "batch_tokens": config.batch_tokens,
@@ -88,6 +94,8 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         NUMERICS: config.numerics,
         POOLS: pool_fingerprint(config.pool_tokens),
     }
+    if config.kind == "decay" and path.warmup_tokens:
+        row[WARMUP_TOKENS] = path.warmup_tokens
     row |= {MIX + name: share for name, share in config.mixture.weights.items()}
     if available_tokens is not None:
         pools = {**available_tokens, **(config.pool_tokens or {})}

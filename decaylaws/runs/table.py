@@ -5,12 +5,12 @@ A *runs table* is a plain DataFrame with one row per run. Its fixed columns:
 | column | content |
 |---|---|
 | ``run_id`` | content hash of the run's config |
-| ``kind`` | ``trunk`` or ``decay`` |
+| ``kind`` | ``trunk``, ``checkpoint`` (one that exists and was only measured) or ``decay`` |
 | ``role`` | the question that the run answers: ``grid``, ``simplex``, ``control``, ... |
 | ``status``, ``reason`` | ``finished``, ``diverged``, ``pruned`` or ``failed``, and why. A fit does not use them. |
 | ``reached_target`` | whether the loss at the last planned token exists. A fit uses only such rows. |
 | ``non_embedding_params``, ``total_params`` | parameters of the model |
-| ``start_run_id``, ``start_tokens`` | the trunk's checkpoint from which a decay forked |
+| ``start_run_id``, ``start_tokens`` | the trunk or checkpoint from which a decay forked, and the tokens it had seen |
 | ``decay_tokens`` | tokens of the run itself |
 | ``start_lr``, ``end_lr``, ``decay_shape`` | learning rates at both ends, and the shape between them |
 | ``batch_tokens`` | tokens of one optimiser step |
@@ -32,6 +32,9 @@ Columns by source and by domain:
 The table of a study has three further columns, because they also decide the numbers of a row: ``evaluation_tokens``
 (held-out tokens per domain), ``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much
 of each source the run can draw from). A run that was measured on two numbers of held-out tokens has two rows.
+
+Two columns are there where they are needed: ``handover_lr``, the LR of the last step of a decay's start, if starts
+differ in it; ``warmup_tokens``, the tokens over which a decay first raises the LR from 0 to ``start_lr``.
 
 A *curves table* has one row per evaluation: ``run_id``, ``tokens``, ``step``, ``lr``, ``domain``, ``loss`` (nats per
 token) and ``bits_per_byte`` (empty if it was not measured).
@@ -57,6 +60,7 @@ from decaylaws.runs.columns import (
     CURVE_COLUMNS,
     EPOCHS,
     EVALUATION,
+    HANDOVER_LR,
     LOSS,
     MIX,
     NUMERICS,
@@ -65,6 +69,7 @@ from decaylaws.runs.columns import (
     READ_OUT_SHAPES,
     RUN_COLUMNS,
     START_LOSS,
+    WARMUP_TOKENS,
     config_row,
 )
 
@@ -75,8 +80,9 @@ DECAY_COLUMNS = (
 """Fixed columns that a decay law reads."""
 _COUNTS = (
     "non_embedding_params", "total_params", "start_tokens", "decay_tokens", "batch_tokens", "seed", EVALUATION,
+    WARMUP_TOKENS,
 )  # fmt: skip
-_MEASURED = ("start_lr", "end_lr", "train_flops")
+_MEASURED = ("start_lr", "end_lr", "train_flops", HANDOVER_LR)
 _CURVE_NUMBERS = ("tokens", "step", "lr", "loss", "bits_per_byte", EVALUATION)
 _BY_NAME = (EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, AVERAGED_START_LOSS, BPB)
 
@@ -89,6 +95,7 @@ __all__ = [
     "DECAY_COLUMNS",
     "EPOCHS",
     "EVALUATION",
+    "HANDOVER_LR",
     "LOSS",
     "MIX",
     "NUMERICS",
@@ -97,6 +104,7 @@ __all__ = [
     "READ_OUT_SHAPES",
     "RUN_COLUMNS",
     "START_LOSS",
+    "WARMUP_TOKENS",
     "config_row",
     "curves_table",
     "fit_ready",

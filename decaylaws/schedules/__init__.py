@@ -11,6 +11,7 @@
 
 from decaylaws.schedules.batch import BatchSchedule, BatchStage, batch_ramp, constant_batch
 from decaylaws.schedules.constructors import (
+    DecayTerms,
     constant,
     cosine,
     decay,
@@ -39,6 +40,7 @@ __all__ = [
     "SHAPES",
     "BatchSchedule",
     "BatchStage",
+    "DecayTerms",
     "Finding",
     "PublishedSchedule",
     "Schedule",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -38,19 +40,61 @@ def decay(
     shape: str = "linear",
     *,
     exponent: float | None = None,
+    warmup_tokens: int = 0,
 ) -> Schedule:
     """From ``start_lr`` (the hand-over LR of a fork) to ``end_lr`` in one shape of :data:`SHAPES`.
 
     With ``shape="constant"`` the LR stays at ``start_lr`` and ``end_lr`` must equal it.
 
     Args:
-        tokens: length of the decay.
-        start_lr: LR of the first token.
+        tokens: length of the decay, a re-warm-up included.
+        start_lr: LR from which it falls: that of the first token, or of the first one after a re-warm-up.
         end_lr: LR after the last token.
         shape: name of the segment shape, one of :data:`SHAPES`.
         exponent: exponent of the shapes that have one; ``None`` for the others.
+        warmup_tokens: tokens over which the LR first rises from 0 to ``start_lr``, for an optimiser without moments.
+
+    Raises:
+        InvalidValueError: the re-warm-up leaves no token for the decay.
     """
-    return Schedule((Segment(tokens, start_lr, end_lr, shape, exponent),))
+    if warmup_tokens == 0:
+        return Schedule((Segment(tokens, start_lr, end_lr, shape, exponent),))
+    if not 0 < warmup_tokens < tokens:
+        raise InvalidValueError("warmup_tokens", warmup_tokens, f"must be below the decay's {tokens} tokens")
+    warmup = Segment(warmup_tokens, 0.0, start_lr)
+    return Schedule((warmup, Segment(tokens - warmup_tokens, start_lr, end_lr, shape, exponent)))
+
+
+@dataclass(frozen=True)
+class DecayTerms:
+    """What :func:`decay` was given, as far as a schedule of one decay tells it.
+
+    Attributes:
+        tokens: length, a re-warm-up included.
+        start_lr: LR from which it falls.
+        end_lr: LR after the last token.
+        shape: of the last segment.
+        warmup_tokens: tokens of the re-warm-up.
+    """
+
+    tokens: int
+    start_lr: float
+    end_lr: float
+    shape: str
+    warmup_tokens: int = 0
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Self:
+        """Read the terms off a schedule that may begin with a re-warm-up."""
+        first, last = schedule.segments[0], schedule.segments[-1]
+        rises = len(schedule.segments) > 1 and first.start_lr == 0.0 and first.shape == "linear"
+        return cls(
+            int(schedule.tokens),
+            first.end_lr if rises else first.start_lr,
+            last.end_lr,
+            last.shape,
+            first.tokens if rises else 0,
+        )
 
 
 def half_life(tokens: int, start_lr: float, half_life_tokens: float) -> Schedule:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.law import Array
-from decaylaws.search.problem import DecayProblem
+from decaylaws.search.problem import DecayProblem, Target
 
 NEAR = 0.05  # a run informs a share if its own share of the source is at most so far from it
 _USED = 1e-3  # a smaller share is none
@@ -81,14 +82,16 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
         low, high = law.evidence_["shares"][name]
         if share > high + 1e-6 or share < low - 1e-6:
             found.append(f"share of {name} is {share:.3f}; the runs span {low:.3f} to {high:.3f}")
-    numbers = {
+    numbers: dict[str, tuple[str, float]] = {
         "decay_tokens": ("decay tokens are", plan.decay_tokens),
-        "start_lr": ("the hand-over LR is", plan.start_lr),
         "batch_tokens": ("batch tokens are", problem.batch_tokens),
         "non_embedding_params": ("non-embedding parameters are", target.non_embedding_params),
     }
+    ranges = {field: law.evidence_[field] for field in numbers}
+    numbers["start_lr"] = ("the hand-over LR is", plan.start_lr)
+    ranges["start_lr"] = start_lr_range(law, target)
     for field, (words, value) in numbers.items():
-        low, high = law.evidence_[field]
+        low, high = ranges[field]
         if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
             found.append(f"{words} {value:,.6g}; the runs span {low:,.6g} to {high:,.6g}")
     ends, factor = law.evidence_.get("end_lr_factor"), plan.end_lr / plan.start_lr
@@ -99,6 +102,18 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
     if plan.shape not in law.evidence_["shapes"]:
         found.append(f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}")
     return found
+
+
+def start_lr_range(law: DecayLaw, target: Target) -> tuple[float, float]:
+    """Start LRs that the runs span: absolute ones, or where starts differ in LR those of the target that correspond.
+
+    A factor is a quotient, so that its range is taken a hair wider than the runs.
+    """
+    factors = law.evidence_.get("start_lr_factor")
+    if factors is None or target.handover_lr is None:
+        low, high = law.evidence_["start_lr"]
+        return low, high
+    return factors[0] * target.handover_lr * (1 - 1e-9), factors[1] * target.handover_lr * (1 + 1e-9)
 
 
 def spans(seen: Sequence[float], factor: float) -> bool:

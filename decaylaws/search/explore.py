@@ -88,6 +88,7 @@ class Explorer:
             end_lr=factor * start_lr,
             shape=trial.suggest_categorical("shape", list(choices.shapes)),
             batch_tokens=trial.suggest_categorical("batch_tokens", list(self.batch_sizes)),
+            warmup_tokens=self.target.warmup_tokens,
         )
         polytope = self.space.polytope(plan.decay_tokens)
         unit = np.array([trial.suggest_float(f"stick_{k}", 0.0, 1.0) for k in range(len(polytope.lower) - 1)])
@@ -102,6 +103,7 @@ class Explorer:
             end_lr=choices.end_lr_factors[0] * choices.start_lr[1],
             shape=choices.shapes[0],
             batch_tokens=self.batch_sizes[0],
+            warmup_tokens=self.target.warmup_tokens,
         )
         nearest = self.space.project(mixture, plan.decay_tokens)
         return self._row(plan, choices.end_lr_factors[0], nearest.array(self.space.names))

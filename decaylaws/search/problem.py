@@ -16,7 +16,7 @@ from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
-from decaylaws.runs.table import AVERAGED_START_LOSS, MIX, START_LOSS
+from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, MIX, START_LOSS, WARMUP_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Target:
         start_loss: measured loss of every domain at the checkpoint, nats per token.
         averaged_start_loss: the same of the mean of the last weights before it
             (``decaylaws.runs.table.AVERAGED_SHARE``); needed by a law whose runs have it.
+        handover_lr: LR of its last step; needed by a law whose runs start at several.
+        warmup_tokens: tokens over which a decay from it first raises the LR from 0.
     """
 
     non_embedding_params: int
@@ -37,17 +39,23 @@ class Target:
     batch_tokens: int
     start_loss: Mapping[str, float]
     averaged_start_loss: Mapping[str, float] = field(default_factory=dict)
+    handover_lr: float | None = None
+    warmup_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Length, LR path and batch size of one decay; without ``batch_tokens`` the trunk's."""
+    """Length, LR path and batch size of one decay; without ``batch_tokens`` the trunk's.
+
+    The re-warm-up over ``warmup_tokens``, from 0 to ``start_lr``, is part of ``decay_tokens``.
+    """
 
     decay_tokens: int
     start_lr: float
     end_lr: float = 0.0
     shape: str = "linear"
     batch_tokens: int | None = None
+    warmup_tokens: int = 0
 
     def at_lr(self, start_lr: float) -> Plan:
         """The same plan from another LR; it ends at the same fraction of it."""
@@ -230,7 +238,9 @@ class DecayProblem:
 
     def row(self, mixture: Mixture) -> pd.DataFrame:
         """A plan of the runs table's form, for predictions with intervals."""
+        own_lr = {} if self.target.handover_lr is None else {HANDOVER_LR: self.target.handover_lr}
         return pd.DataFrame([{
+            **own_lr, WARMUP_TOKENS: self.plan.warmup_tokens,
             "non_embedding_params": self.target.non_embedding_params, "start_tokens": self.target.start_tokens,
             "batch_tokens": self.batch_tokens, "decay_tokens": self.plan.decay_tokens,
             "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,

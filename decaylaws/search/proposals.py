@@ -33,6 +33,7 @@ from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
+from decaylaws.schedules import DecayTerms
 from decaylaws.search.quiet import quiet_optuna
 from decaylaws.settings.study import SamplerSettings
 
@@ -68,7 +69,7 @@ class Proposals:
         self.planner, self.sampler = planner, sampler
         self.lengths = sorted(planner.settings.design.decay_tokens)
         self._space = self._search_space()
-        key = planner.trunk(planner.settings.proxy).config.run_id
+        key = planner.start(planner.settings.proxy).config.run_id
         with quiet_optuna():
             self.study = optuna.create_study(
                 storage=storage,
@@ -158,14 +159,15 @@ class Proposals:
         length = int(params.get(_LENGTH, self.lengths[self._rung(trial) if rung is None else rung]))
         space = self.planner.space
         blocks = from_log_ratios([params[f"log_ratio_{k}"] for k in range(1, len(space.blocks))])
+        proxy = self.planner.settings.proxy
         schedule = self.planner.decay_schedule(
+            proxy,
             length,
             params.get(_FACTOR, design.start_lr_factors[0]),
             params.get(_SHAPE, design.shapes[0]),
             params.get(_END),
         )
         mixture = space.project(blocks @ space.blocks, length)
-        proxy = self.planner.settings.proxy
         return self.planner.microanneal(
             self.sampler.kind, proxy, schedule, mixture, seed=design.seed, batch_tokens=params.get(_BATCH)
         )
@@ -253,21 +255,19 @@ class Proposals:
 
     def _params(self, config: RunConfig) -> dict[str, Any] | None:
         """Parameters of a run of the design; None for one that no proposal could be."""
-        design, schedule = self.planner.settings.design, config.schedule
-        trunk = self.planner.trunk(self.planner.settings.proxy).config
-        length, shape = config.tokens, schedule.segments[0].shape
-        factor = schedule.start_lr / self.planner.settings.trunk.peak_lr
-        end = next(
-            (each for each in design.end_lr_factors if each * schedule.start_lr == schedule.end_lr), None
-        )
+        design, proxy = self.planner.settings.design, self.planner.settings.proxy
+        start, path = self.planner.start(proxy).config, DecayTerms.of(config.schedule)
+        length, shape = config.tokens, path.shape
+        factor = path.start_lr / self.planner.handover_lr(proxy)
+        end = next((each for each in design.end_lr_factors if each * path.start_lr == path.end_lr), None)
         if shape == "constant":  # keeps its LR, whatever was proposed
             end = design.end_lr_factors[0]
         lengths = self.lengths[-1:] if self.sampler.promote else self.lengths
         ratios = to_log_ratios(self.planner.space.block_shares(config.mixture))
         if (
-            config.start_run_id != trunk.run_id
+            config.start_run_id != start.run_id
             or not self.planner.space.keeps_frozen(config.mixture)
-            or len(schedule.segments) != 1
+            or len(config.schedule.segments) != 1 + (self.planner.warmup_tokens(proxy) > 0)
             or length not in lengths
             or shape not in design.shapes
             or end is None

@@ -73,7 +73,9 @@ def decay_recipe(
             "must be given where the recommendation names no batch size",
             "Give the trunk's.",
         )
-    schedule = decay(plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape)
+    schedule = decay(
+        plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape, warmup_tokens=plan.warmup_tokens
+    )
     first = schedule.start_lr
     jumps = abs(first - handover.lr) > HANDOVER_TOLERANCE * max(first, handover.lr)
     with _named_errors():

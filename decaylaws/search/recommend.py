@@ -22,7 +22,7 @@ from decaylaws.search.certainty import (
     near_optimal_region,
     optimum_spread,
 )
-from decaylaws.search.evidence import beyond_evidence, share_evidence, spans, support
+from decaylaws.search.evidence import beyond_evidence, share_evidence, spans, start_lr_range, support
 from decaylaws.search.front import pareto_front
 from decaylaws.search.optimise import Optimum, minimise_mixture, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
@@ -86,7 +86,7 @@ def recommend(
     from decaylaws.search.explore import Explorer
 
     if within_evidence:
-        space, choices = _within(law, space, goal, choices)
+        space, choices = _within(law, space, target, goal, choices)
     named = {"control": goal.control, **(rivals or {})}
 
     def search(goal: Goal) -> _Found:
@@ -120,7 +120,9 @@ class _Found:
         return cls(*polished[0], _plan_table(polished), trials)
 
 
-def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) -> tuple[MixtureSpace, Choices]:
+def _within(
+    law: DecayLaw, space: MixtureSpace, target: Target, goal: Goal, choices: Choices
+) -> tuple[MixtureSpace, Choices]:
     """Limits and choices cut to what the runs span."""
     evidence = law.evidence_
     sources = []
@@ -130,7 +132,7 @@ def _within(law: DecayLaw, space: MixtureSpace, goal: Goal, choices: Choices) ->
         sources.append(replace(source, upper=min(source.upper, top)))
     low, high = evidence["decay_tokens"]
     lengths = tuple(tokens for tokens in choices.decay_tokens if low <= tokens <= high)
-    slow, fast = evidence["start_lr"]
+    slow, fast = start_lr_range(law, target)
     rates = (max(choices.start_lr[0], slow), min(choices.start_lr[1], fast))
     shapes = tuple(shape for shape in choices.shapes if shape in evidence["shapes"])
     ends = evidence.get("end_lr_factor", (0.0, 1.0))  # laws of earlier versions do not say it
@@ -168,7 +170,7 @@ def _kinds(table: pd.DataFrame, explorer: Explorer) -> list[tuple[Plan, list[Arr
         (
             Plan(
                 decay_tokens=int(key[0]), start_lr=choices.start_lr[1], end_lr=float(key[3]) * choices.start_lr[1],
-                shape=str(key[1]), batch_tokens=int(key[2]),
+                shape=str(key[1]), batch_tokens=int(key[2]), warmup_tokens=explorer.target.warmup_tokens,
             ),
             list(tried[key]["shares"].head(_STARTS_PER_KIND)) if key in tried else [],
         )

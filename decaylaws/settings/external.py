@@ -120,6 +120,13 @@ def check_trainer(settings: Any) -> None:
             raise InvalidValueError(
                 section, "...", "is about the built-in trainer", "Leave it out, or leave trainer out."
             )
+    if settings.checkpoints is not None:
+        raise InvalidValueError(
+            "checkpoints",
+            "...",
+            "are started from by the built-in trainer only",
+            "Leave them out and declare shapes, whose trunks your trainer has, or leave trainer out.",
+        )
     if settings.design.read_outs:
         raise InvalidValueError(
             "design.read_outs",

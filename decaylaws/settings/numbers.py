@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.schedules.quantities import parse_tokens
 
 
@@ -43,6 +45,23 @@ Count = Annotated[int, NUMBER, Field(gt=0)]
 NotNegative = Annotated[int, NUMBER, Field(ge=0)]
 Tokens = Annotated[int, BeforeValidator(_tokens), Field(gt=0)]
 """A count of tokens: ``4096``, ``500M``, ``50B``, ``4T`` or ``1e9``."""
+TokensOrNone = Annotated[int, BeforeValidator(_tokens), Field(ge=0)]
+"""As ``Tokens``, or 0."""
 Share = Annotated[float, NUMBER, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, NUMBER, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, NUMBER, Field(allow_inf_nan=False)]
+
+
+def check_mixture(field: str, mixture: Mapping[str, float]) -> None:
+    """Refuse shares that do not sum to one.
+
+    Args:
+        field: dotted path of the mixture, for the message.
+        mixture: share by source.
+
+    Raises:
+        InvalidValueError: as said.
+    """
+    total = sum(mixture.values())
+    if abs(total - 1.0) > SUM_TOLERANCE:
+        raise InvalidValueError(field, dict(mixture), f"must sum to one; the weights sum to {total:.6g}")

@@ -25,10 +25,10 @@ from pydantic import (
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
-from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.config import ModelShape, OptimizerConfig
 from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
+from decaylaws.settings.checkpoints import CheckpointsSettings, with_their_tokenizer
 from decaylaws.settings.external import (
     BY_DIMENSIONS,
     BY_PARAMETERS,
@@ -41,7 +41,16 @@ from decaylaws.settings.external import (
     shape_type,
 )
 from decaylaws.settings.groups import GroupSettings, source_groups
-from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, Weight
+from decaylaws.settings.numbers import (
+    NUMBER,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    Tokens,
+    Weight,
+    check_mixture,
+)
 from decaylaws.settings.quality import QualitySettings, cut_sources
 from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
 from decaylaws.settings.tracker import TrackerSettings
@@ -229,6 +238,11 @@ class TrunkSettings(_Settings):
     tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
     warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
     peak_lr: Positive = Field(description="learning rate of the constant phase, and so of the hand-over")
+    scale_lr: Literal["none", "width"] | dict[str, Positive] = Field(
+        "none",
+        description="LR by shape: none gives all shapes peak_lr; width gives a shape peak_lr times the proxy's d_model "
+        "over its own; a mapping gives factors on peak_lr by shape",
+    )
     mixture: dict[str, Share] = Field(
         description="share of each source; decays on this mixture are the controls"
     )
@@ -236,7 +250,7 @@ class TrunkSettings(_Settings):
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
-        _check_mixture("trunk.mixture", self.mixture)
+        check_mixture("trunk.mixture", self.mixture)
         if self.warmup_tokens > self.tokens:
             raise ValueError(f"warmup_tokens={self.warmup_tokens} must not exceed tokens={self.tokens}")
         return self
@@ -252,7 +266,7 @@ class DesignSettings(_Settings):
         description="lengths of the decays in tokens"
     )
     start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = Field(
-        [1.0], description="start learning rates of the decays, as factors of trunk.peak_lr"
+        [1.0], description="start learning rates of the decays, as factors of the LR at the hand-over"
     )
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
         ["linear"], description="shapes of the decays; constant keeps the start LR"
@@ -276,7 +290,7 @@ class DesignSettings(_Settings):
     )
     keep_earlier: bool = Field(
         False,
-        description="also fit finished decays of earlier plans that fork from the same trunks; false makes the answer "
+        description="also fit finished decays of earlier plans with the same starts; false makes the answer "
         "depend on study.yaml and the corpus alone",
     )
     seed: NotNegative = Field(0, description="seed of the mixtures and of the order of the data")
@@ -304,14 +318,17 @@ class ObjectiveSettings(_Settings):
     @model_validator(mode="after")
     def _prior_sums(self) -> Self:
         if self.prior is not None:
-            _check_mixture("objective.prior", self.prior)
+            check_mixture("objective.prior", self.prior)
         return self
 
 
 class TargetSettings(_Settings):
     """The run that all this is for."""
 
-    shape: str = Field(description="the shape that the recommendation is for; it runs no microanneal")
+    shape: str = Field(
+        description="the shape or checkpoint that the recommendation is for; it runs no microanneal unless it is the "
+        "proxy"
+    )
     max_decay_tokens: Tokens = Field(description="budget of the decay at target scale")
     repetition_scale: Positive = Field(
         1.0,
@@ -422,10 +439,19 @@ class StudySettings(_Settings):
     tokenizer: TokenizerSettings = Field(TokenizerSettings(), description="how text becomes tokens")
     seq_len: Count = Field(128, description="tokens of a training sequence")
     batch_tokens: Tokens = Field(1024, description="tokens of an optimiser step, a multiple of seq_len")
-    shapes: Annotated[dict[str, AnyShape], Field(min_length=2)] = Field(description="model shapes by name")
-    proxy: str = Field(description="the shape that runs the whole design; the others run a part of it")
+    shapes: dict[str, AnyShape] = Field(
+        default_factory=dict,
+        description="shapes of models that the study trains itself, by name; at least two",
+    )
+    checkpoints: CheckpointsSettings | None = Field(
+        None,
+        description="models that exist, from which decays start; in place of shapes and trunk, or beside them",
+    )
+    proxy: str = Field(
+        description="the shape or checkpoint that runs the whole design; the others run a part of it"
+    )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="settings of AdamW")
-    trunk: TrunkSettings = Field(description="the stable phase of every shape")
+    trunk: TrunkSettings | None = Field(None, description="the stable phase of every shape")
     design: DesignSettings = Field(description="the microanneals of the sweep")
     sampler: SamplerSettings | None = Field(
         None, description="runs that Optuna proposes after the design; None proposes no runs"
@@ -470,8 +496,14 @@ class StudySettings(_Settings):
             raise InvalidValueError("batch_tokens", batch_tokens, constraint, remedy)
         return batch_tokens
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tokenizer_of_the_checkpoints(cls, content: Any) -> Any:
+        return with_their_tokenizer(content) if isinstance(content, Mapping) else content
+
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        self._check_starts()
         self._check_sources()
         self._check_shapes()
         check_trainer(self)
@@ -490,10 +522,40 @@ class StudySettings(_Settings):
             )
         return self
 
+    def _check_starts(self) -> None:
+        """Trunks need shapes and shapes a trunk; checkpoints need neither."""
+        if self.checkpoints is None and self.trunk is None:
+            remedy = "Add it to study.yaml, or checkpoints that exist."
+            raise InvalidValueError("trunk", None, "is required", remedy)
+        if self.trunk is not None and len(self.shapes) < 2 - (self.checkpoints is not None):
+            constraint = "must name at least two shapes, of which one is the target's"
+            raise InvalidValueError("shapes", list(self.shapes), constraint)
+        if self.trunk is not None and not isinstance(self.trunk.scale_lr, str):
+            unknown = sorted(set(self.trunk.scale_lr) - set(self.shapes))
+            if unknown:
+                constraint = f"must be one of the shapes {', '.join(self.shapes)}"
+                raise InvalidValueError(f"trunk.scale_lr.{unknown[0]}", unknown[0], constraint)
+        if self.checkpoints is None:
+            return
+        if self.trunk is None and self.shapes:
+            constraint = "is required to train the shapes"
+            raise InvalidValueError("trunk", None, constraint, "Add it, or leave shapes out.")
+        if self.trunk is not None and self.trunk.mixture != self.checkpoints.mixture:
+            constraint = f"must be trunk.mixture, {dict(self.trunk.mixture)}: a study has one control"
+            raise InvalidValueError("checkpoints.mixture", dict(self.checkpoints.mixture), constraint)
+        twice = sorted(set(self.shapes) & set(self.checkpoints.models))
+        if twice:
+            raise InvalidValueError(f"checkpoints.models.{twice[0]}", twice[0], "is also the name of a shape")
+        shortest = min(self.design.decay_tokens)
+        if self.checkpoints.warmup_tokens >= shortest:
+            constraint = f"must be below the shortest of design.decay_tokens, {shortest}"
+            raise InvalidValueError("checkpoints.warmup_tokens", self.checkpoints.warmup_tokens, constraint)
+
     def _check_shapes(self) -> None:
         for key, name in (("proxy", self.proxy), ("target.shape", self.target.shape)):
-            if name not in self.shapes:
-                raise InvalidValueError(key, name, f"must be one of the shapes {', '.join(self.shapes)}")
+            if name not in self.starts:
+                kinds = "the shapes" if self.checkpoints is None else "the shapes and checkpoints"
+                raise InvalidValueError(key, name, f"must be one of {kinds} {', '.join(self.starts)}")
         for name, shape in self.shapes.items():
             try:
                 shape.shape(vocab_size=self.tokenizer.vocab_size, seq_len=self.seq_len)
@@ -504,7 +566,8 @@ class StudySettings(_Settings):
     def _check_sources(self) -> None:
         sources, domains = ("source", tuple(self.sources)), ("domain", self.domains)
         named = {
-            "trunk.mixture": (self.trunk.mixture, sources),
+            "trunk.mixture": (self.trunk.mixture if self.trunk else {}, sources),
+            "checkpoints.mixture": (self.checkpoints.mixture if self.checkpoints else {}, sources),
             "objective.weights": (self.objective.weights, domains),
             "objective.guard_domains": (self.objective.guard_domains, domains),
             "objective.prior": (self.objective.prior or {}, sources),
@@ -525,6 +588,19 @@ class StudySettings(_Settings):
             )
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of all from which decays can start: the shapes, each by its trunk, and the checkpoints."""
+        return (*self.shapes, *(self.checkpoints.models if self.checkpoints else ()))
+
+    @property
+    def control_mixture(self) -> dict[str, float]:
+        """What trunks and checkpoints were trained on; decays on it are the controls."""
+        if self.trunk is not None:
+            return self.trunk.mixture
+        assert self.checkpoints is not None
+        return self.checkpoints.mixture
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -583,12 +659,6 @@ def parse_settings(content: Mapping[str, Any]) -> StudySettings:
         return StudySettings.model_validate(content)
     except ValidationError as error:
         raise _first_problem(error) from None
-
-
-def _check_mixture(field: str, mixture: Mapping[str, float]) -> None:
-    total = sum(mixture.values())
-    if abs(total - 1.0) > SUM_TOLERANCE:
-        raise InvalidValueError(field, dict(mixture), f"must sum to one; the weights sum to {total:.6g}")
 
 
 def _first_problem(error: ValidationError) -> InvalidValueError:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.config import Arithmetic
+from decaylaws.runs.config import Arithmetic, ModelShape
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.directory import Study, write_json
 
@@ -35,8 +35,9 @@ def settle_arithmetic(
     Returns:
         Whether the design has to be made anew, and what was tried and decided now, in words.
     """
-    train = study.settings.train
-    if "auto" not in (train.precision, train.compile) or study.arithmetic_file.is_file():
+    train, proxy = study.settings.train, study.planner().shape(study.settings.proxy)
+    settled = "auto" not in (train.precision, train.compile) or study.arithmetic_file.is_file()
+    if settled or not isinstance(proxy, ModelShape):  # only the stacked trainer can be measured
         return False, ()
     seconds = 3600 * calibrate(study).plan_hours(design)
     present = chosen = study.arithmetic()
@@ -76,7 +77,7 @@ def _gain(study: Study, candidate: Arithmetic, seconds: float) -> tuple[float, s
         return 0.0, str(error).strip().splitlines()[0][:200]
     # of each shape, and of one number of slots: that is what a worker compiles
     compilation = (
-        (_seconds(study) - started) / tried * len(study.settings.shapes) if candidate.compiled else 0.0
+        (_seconds(study) - started) / tried * len(study.settings.starts) if candidate.compiled else 0.0
     )
     gain = seconds / (seconds * present / speed + compilation)
     with_it = " with its compilation" if candidate.compiled else ""
@@ -106,6 +107,7 @@ def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))
-    shape, batch = study.planner().trunk(settings.proxy).config.llama, settings.batch_tokens
+    shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
+    assert isinstance(shape, ModelShape)
     speeds = tokens_per_second(shape, batch, backend, candidate_slots(batch, backend))
     return max(speeds.values()), len(speeds)

@@ -14,6 +14,10 @@ from decaylaws.study.stored import StoredCalibration
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend
 
+LARGE_PARAMS = 30_000_000
+"""Models of more are stacked on no CPU: each fills a core alone, and several take the memory of several."""
+UNMEASURED_SHARE = 0.4
+"""Of the FLOPs of a large matmul that training reaches where no shape of a study can be measured."""
 MAX_STEP_FLOPS = {"cpu": 2e11, "gpu": 2e13}
 """A step of more is not tried: it takes seconds. Its speed follows from the largest shape that was."""
 
@@ -43,7 +47,7 @@ class Calibration:
 
     def plan_hours(self, design: Design) -> float:
         """Hours of a whole plan."""
-        return sum(self.hours(run.config.shape, run.config.tokens) for run in design)
+        return sum(self.hours(run.config.shape, run.config.tokens) for run in design if run.config.is_trained)
 
     def slots(self, shape: Shape) -> int:
         """Members of a stack that train fastest."""
@@ -60,10 +64,11 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     from proxy_runs.machine import default_workers
 
     planner, batch = study.planner(), study.settings.batch_tokens
-    shapes = [planner.trunk(name).config.llama for name in study.settings.shapes]
+    shapes = [planner.shape(name) for name in study.settings.starts]
     arithmetic = study.arithmetic()
     keys = {shape: _key(shape, batch, arithmetic) for shape in shapes}
-    small = _small_enough(shapes, batch, study.settings.backend.device)
+    stackable = [shape for shape in shapes if isinstance(shape, ModelShape)]
+    small = _small_enough(stackable, batch, study.settings.backend.device)
     stored = _stored(study)
     unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
     if unknown or "matmul_flops" not in stored:
@@ -74,7 +79,7 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
         shape: {int(count): speed for count, speed in stored["speeds"][keys[shape]].items()}
         for shape in small
     }
-    found |= {shape: _scaled(shape, found) for shape in shapes if shape not in found}
+    found |= {shape: _scaled(shape, found, stored["matmul_flops"]) for shape in shapes if shape not in found}
     count = workers or study.settings.backend.workers or default_workers(study.settings.backend.device)
     return Calibration(stored["matmul_flops"], found, count)
 
@@ -105,7 +110,8 @@ def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
     from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
 
     backend, batch = _backend(study), study.settings.batch_tokens
-    has_several = backend.is_stackwise or shape == study.planner().shape(study.settings.proxy)
+    is_proxy = shape == study.planner().shape(study.settings.proxy)
+    has_several = backend.is_stackwise or (is_proxy and shape.total_params <= LARGE_PARAMS)
     slots = candidate_slots(batch, backend) if has_several else [1]
     speeds = tokens_per_second(shape, batch, backend, slots)
     return {str(count): speed for count, speed in speeds.items()}
@@ -124,8 +130,10 @@ def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> l
     ]
 
 
-def _scaled(shape: Shape, found: dict[Shape, dict[int, float]]) -> dict[int, float]:
-    """Speed of a shape too large to be tried: the FLOPs per second of the largest one that was."""
+def _scaled(shape: Shape, found: dict[Shape, dict[int, float]], matmul_flops: float) -> dict[int, float]:
+    """Speed of a shape that cannot be tried, from the FLOPs per second of the largest one that was, or of a matmul."""
+    if not found:
+        return {1: UNMEASURED_SHARE * matmul_flops / shape.train_flops_per_token}
     largest = max(found, key=lambda each: each.train_flops_per_token)
     ratio = largest.train_flops_per_token / shape.train_flops_per_token
     return {1: max(found[largest].values()) * ratio}

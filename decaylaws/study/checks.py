@@ -10,9 +10,11 @@ from typing import Any
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.documents import PREPARATION_VERSION, find_documents
 from decaylaws.io.files import record_content
+from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.settings.stores import is_token_store
 from decaylaws.settings.study import SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.held import check_against_corpus
 from decaylaws.study.stored import StoredSettings
 
 SETTINGS_NAME = "settings.json"
@@ -49,7 +51,7 @@ def check_prepared(study: Study) -> None:
 
     Raises:
         StudyError: a setting that decides the text changed since, or the text itself, or how it is read.
-        DataError: a held-out part is shorter than one window.
+        DataError: a held-out part is shorter than one window, or a checkpoint has another tokenizer or fewer ids.
     """
     if study.settings.is_declared:
         return
@@ -79,6 +81,10 @@ def check_prepared(study: Study) -> None:
             f"was prepared{more}. {remedy}"
         )
     _check_heldout(study)
+    if study.settings.checkpoints is not None:
+        check_against_corpus(
+            study.settings.checkpoints, study.root, study.held(), read_corpus(study.corpus_dir)
+        )
 
 
 def changed_text(study: Study) -> list[str]:

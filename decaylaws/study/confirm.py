@@ -1,8 +1,9 @@
 """The verb ``confirm``: predict, store the predictions, run, and say who won.
 
-Four candidates run with the recommended schedule, at the proxy's scale and at the target's: the recommended
-mixture, the control, the token-proportional mixture and the best mixture that the sweep had already run. What
-the law expects of each is written down before any of them starts, and stays as it was written.
+Four candidates run with the recommended schedule, at the proxy's scale and at the target's, or at the target's alone
+where the proxy is the target: the recommended mixture, the control, the token-proportional mixture and the best mixture
+that the sweep had already run. What the law expects of each is written down before any of them starts, and stays as it
+was written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import Noise, matched_control, told_apart
 from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.runs.table import LOSS, MIX
+from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.fit import fit_inputs, load_fit, noise_at
 from decaylaws.study.question import CONFIRMING, content_hash
@@ -183,7 +185,9 @@ def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
     confirmation = Confirmation(found[-1]["created"], tuple(found[-1]["entries"]))
     with rebuilding(study.confirm_file, REMEDY):
         pairs = [(entry["candidate"], entry["scale"]) for entry in confirmation.entries]
-        if sorted(pairs) != sorted((candidate, scale) for candidate in CANDIDATES for scale in SCALES):
+        if sorted(pairs) != sorted(
+            (candidate, scale) for candidate in CANDIDATES for scale in scales(study.settings)
+        ):
             raise ValueError("it must hold each candidate at each scale once")
         for entry in confirmation.entries:
             if set(entry["predicted"]) != set(study.settings.domains):
@@ -302,7 +306,7 @@ def verdict(study: Study) -> tuple[str, ...]:
         for scale, rows in table.groupby("scale", sort=False)
         for line in _verdict(scale, rows, noise_at(study, scale, runs))
     ]
-    for scale in SCALES:
+    for scale in scales(study.settings):
         missed, total = outside_intervals(domains, scale)
         if len(missed):
             lines.append(f"{scale} scale: {outside_words(missed, total)}.")
@@ -396,23 +400,28 @@ def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
 def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str, str, RunConfig]]:
     planner, stage = study.planner(), recipe.stages[0]
     mixtures = candidate_mixtures(study, recipe, runs)
-    shapes = {"proxy": study.settings.proxy, "target": study.settings.target.shape}
+    names = {"proxy": study.settings.proxy, "target": study.settings.target.shape}
     return [
         (
             candidate,
             scale,
             planner.microanneal(
                 "confirm",
-                shapes[scale],
-                stage.lr,
+                names[scale],
+                planner.rescaled(stage.lr, study.settings.target.shape, names[scale]),
                 mixtures[candidate],
                 seed=recipe.seed,
                 batch_tokens=stage.batch_tokens,
             ).config,
         )
-        for scale in SCALES
+        for scale in scales(study.settings)
         for candidate in CANDIDATES
     ]
+
+
+def scales(settings: StudySettings) -> tuple[str, ...]:
+    """At which scales a recipe is confirmed; where the proxy is the target there is one."""
+    return SCALES if settings.proxy != settings.target.shape else ("target",)
 
 
 def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict[str, Mixture]:
@@ -435,7 +444,7 @@ def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict
 
 def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mixture:
     """Mixture of the run with the lowest objective at the proxy's scale among those that kept the guards."""
-    proxy = study.planner().trunk(study.settings.proxy).config.run_id
+    proxy = study.planner().start(study.settings.proxy).config.run_id
     tried = decays(runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     if tried.empty:

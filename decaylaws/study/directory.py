@@ -19,9 +19,11 @@ from decaylaws.io.files import is_changed, record_of, write_text
 from decaylaws.io.json import rebuilding
 from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
+from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.table import EVALUATION, read_curves, read_runs
 from decaylaws.settings.external import DECLARED_KEYS, declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
+from decaylaws.study import held
 from decaylaws.study.question import Question, content_hash
 from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan, StoredStore
 
@@ -29,7 +31,7 @@ SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
 """What to do about a damaged file of a study."""
 SQLITE = "sqlite:///"
-TEMPLATES = ("study", "quick", "demo")
+TEMPLATES = ("study", "quick", "checkpoint", "demo")
 
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ class Study:
         proposals.json   the runs that a sampler proposed after the design
         storage.sqlite3  Optuna: queue and results (unless study.yaml names another storage)
         checkpoints/     trunks, and members that were interrupted
+        checkpoints.json what the folders of checkpoints that study.yaml names say of themselves
         runs.csv         one row per finished run, of earlier plans too; curves.csv: one row per evaluation
         laws/            the fitted laws and their held-out errors
         recipe.yaml      the recommendation
@@ -92,6 +95,11 @@ class Study:
     def checkpoint_dir(self) -> Path:
         """Checkpoints of trunks and of interrupted members."""
         return self.root / "checkpoints"
+
+    @property
+    def held_file(self) -> Path:
+        """What was read of the checkpoints that study.yaml names."""
+        return self.root / "checkpoints.json"
 
     @property
     def plan_file(self) -> Path:
@@ -322,6 +330,12 @@ class Study:
             del settings["design"]["keep_earlier"]
         if self.settings.design.end_lr_factors == [0.0]:
             del settings["design"]["end_lr_factors"]
+        if self.settings.trunk is not None and self.settings.trunk.scale_lr == "none":
+            del settings["trunk"]["scale_lr"]
+        if self.settings.checkpoints is None:
+            del settings["checkpoints"]
+        else:
+            settings["checkpoints"] = held.decisive(settings["checkpoints"], self.held())
         settings["train"] = asdict(self.arithmetic())
         if self.arithmetic() == EXACT:
             del settings["train"]
@@ -363,7 +377,23 @@ class Study:
 
     def planner(self) -> Planner:
         """Makes the run configs of this study."""
-        return Planner(self.settings, self.corpus(), self.arithmetic())
+        return Planner(self.settings, self.corpus(), self.arithmetic(), self.held())
+
+    def held(self) -> dict[str, HeldCheckpoint]:
+        """The checkpoints that study.yaml names, as their folders are.
+
+        Raises:
+            DataError, InvalidValueError: a folder holds no model to start from, or contradicts study.yaml.
+        """
+        if self.settings.checkpoints is None:
+            return {}
+        checkpoints, seq_len = self.settings.checkpoints, self.settings.seq_len
+        return held.held_checkpoints(checkpoints, self.root, seq_len=seq_len, store=self.held_file)
+
+    def held_folders(self) -> dict[str, Path]:
+        """Folders of the checkpoints that study.yaml names, by the fingerprint of their content."""
+        checkpoints = self.settings.checkpoints
+        return held.folders(checkpoints, self.root, self.held()) if checkpoints else {}
 
     def design(self) -> Design:
         """The planned sweep.
@@ -386,7 +416,13 @@ class Study:
         A verb asks many times which rows belong to the question; the answer changes with a file only.
         """
         files = (
-            *(self.corpus_dir / "manifest.json", self.arithmetic_file, self.plan_file, self.proposals_file),
+            *(
+                self.corpus_dir / "manifest.json",
+                self.held_file,
+                self.arithmetic_file,
+                self.plan_file,
+                self.proposals_file,
+            ),
             *(self.runs_file, self.law_file, self.fit_file),
             *(self.recommendation_file, self.recipe_file, self.confirm_file),
         )
@@ -474,7 +510,7 @@ class Study:
 
 
 def template_text(name: str) -> str:
-    """Text of a bundled ``study.yaml``: ``study`` (one's own sources, annotated), ``quick`` (small) or ``demo``.
+    """Text of a bundled ``study.yaml``: ``study`` (own sources), ``quick`` (small), ``checkpoint`` or ``demo``.
 
     Raises:
         InvalidValueError: there is no such template.

@@ -204,7 +204,7 @@ class _Writer:
     def _start_of(self, config: RunConfig, shape: str) -> ExportedRun:
         """The run that a run starts from as it is exported, written or not: where its last checkpoint will lie."""
         if config.start_run_id not in self._starts:
-            trunk = self._planner.trunk(shape)
+            trunk = self._planner.start(shape)
             self._starts[trunk.config.run_id] = self._exported(trunk)
         return self._starts[str(config.start_run_id)]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws import __version__
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding, typed
 from decaylaws.io.values import json_value
@@ -69,21 +70,29 @@ class Told:
 
     Attributes:
         trunk_mixture: share of each source in the trunks.
-        trunk_lr: LR at the end of the trunks.
+        trunk_lr: LR at the end of the trunks, or of the proxy's start where they differ.
         trunk_batch_tokens: tokens of an optimiser step of the trunks.
         seed: of the bootstrap.
+        target_params: non-embedding parameters of the target where it is the proxy too, else None.
     """
 
     trunk_mixture: Mapping[str, float]
     trunk_lr: float
     trunk_batch_tokens: int
     seed: int
+    target_params: int | None = None
 
     @classmethod
-    def by(cls, settings: StudySettings) -> Self:
-        """What the settings say."""
-        trunk = settings.trunk
-        return cls(trunk.mixture, trunk.peak_lr, settings.batch_tokens, settings.seed)
+    def by(cls, settings: StudySettings, planner: Planner) -> Self:
+        """What the settings say of the runs that the planner makes."""
+        proxy, target = settings.proxy, settings.target.shape
+        return cls(
+            settings.control_mixture,
+            planner.handover_lr(proxy),
+            settings.batch_tokens,
+            settings.seed,
+            planner.shape(target).non_embedding_params if proxy == target else None,
+        )
 
 
 def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> tuple[Fit, bool]:
@@ -112,7 +121,7 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
         stored = _stored_fit(study)
         if stored is not None and stored["inputs"] == inputs:
             return _restore(stored), False
-    result, law = _fit(Told.by(study.settings), runs, excluded, progress)
+    result, law = _fit(_told(study), runs, excluded, progress)
     write_json(study.law_file, law.to_dict())
     write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **json_value(result)})
     return result, True
@@ -124,11 +133,16 @@ def fit_inputs(study: Study) -> str:
     Raises:
         StudyError: too few runs have finished, or the plan is not the present one.
     """
-    return study.once("fit inputs", lambda: _fit_inputs(Told.by(study.settings), usable_runs(study)[0]))
+    return study.once("fit inputs", lambda: _fit_inputs(_told(study), usable_runs(study)[0]))
+
+
+def _told(study: Study) -> Told:
+    return Told.by(study.settings, study.planner())
 
 
 def _fit_inputs(told: Told, runs: pd.DataFrame) -> str:
-    return content_hash(__version__, FIT_FORMAT, vars(told), runs.sort_values("run_id").to_csv(index=False))
+    known = {name: value for name, value in vars(told).items() if value is not None}
+    return content_hash(__version__, FIT_FORMAT, known, runs.sort_values("run_id").to_csv(index=False))
 
 
 def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
@@ -219,7 +233,10 @@ def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progr
     chosen = [each for each in fits if each.law == f"decay:{member}"]
     predictions = held_out_predictions(chosen, runs, progress=progress)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
-    notes = (*_notes(errors, predictions, runs, excluded, law), *choice_notes(member, votes))
+    notes = (
+        *_notes(errors, predictions, runs, excluded, law, told.target_params),
+        *choice_notes(member, votes),
+    )
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions))
     notes = (*notes, *law.doubts_)
     found = guard_changes(law, runs, held_out)
@@ -318,7 +335,12 @@ def guard_changes(law: DecayLaw, runs: pd.DataFrame, held_out: pd.DataFrame) -> 
 
 
 def _notes(
-    errors: pd.DataFrame, predictions: pd.DataFrame, runs: pd.DataFrame, excluded: pd.DataFrame, law: DecayLaw
+    errors: pd.DataFrame,
+    predictions: pd.DataFrame,
+    runs: pd.DataFrame,
+    excluded: pd.DataFrame,
+    law: DecayLaw,
+    target_params: int | None,
 ) -> tuple[str, ...]:
     notes = [
         f"Member '{law.member}' of the decay family has the smallest held-out error.",
@@ -335,7 +357,7 @@ def _notes(
         notes.append(
             f"90 % intervals hold {100 * held.mean():.0f} % of the losses on held-out {kind}{outside}."
         )
-    notes += size_notes(errors, runs["non_embedding_params"].unique())
+    notes += size_notes(errors, runs["non_embedding_params"].unique(), target_params)
     for kind, rows in errors.groupby("held_out", sort=False):
         best = rows.iloc[0]
         if not str(best["law"]).startswith("decay:"):
@@ -358,13 +380,19 @@ def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
     return notes
 
 
-def size_notes(errors: pd.DataFrame, sizes: Sequence[float]) -> list[str]:
+def size_notes(errors: pd.DataFrame, sizes: Sequence[float], target_params: int | None = None) -> list[str]:
     """What the runs cannot say about other sizes, and where the law errs at a held-out one to one side.
 
     Args:
         errors: of the decay law and others, by kind of hold-out.
         sizes: non-embedding parameters of the fitted runs, each once.
+        target_params: those of the target, where it is known.
     """
+    if len(sizes) == 1 and int(sizes[0]) == target_params:
+        return [
+            f"All microanneals have the target's {target_params:,} parameters, so that the law has no size axis. The "
+            "held-out runs ask about mixtures and lengths only."
+        ]
     if len(sizes) == 1:
         return [
             f"All microanneals have {int(sizes[0]):,} parameters. For other sizes the law has only its prior, and its "
@@ -395,8 +423,8 @@ def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
     Returns:
         None where no plan was run under two seeds.
     """
-    shape = study.settings.proxy if scale == "proxy" else study.settings.target.shape
-    params = study.planner().shape(shape).non_embedding_params
+    name = study.settings.proxy if scale == "proxy" else study.settings.target.shape
+    params = study.planner().shape(name).non_embedding_params
     return Noise.at_size(decays(runs), study.settings.objective_weights, params)
 
 

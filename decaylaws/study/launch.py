@@ -84,7 +84,6 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
         InvalidValueError: a setting is unknown or is not what it must be, or one is missing.
     """
     from proxy_runs.fsdp.settings import TrainSettings
-    from proxy_runs.weights.checkpoint_files import final_checkpoint
 
     if not isinstance(target, Study):
         needed = {"start": "the checkpoint to start from", "corpus": "the folder of a prepared corpus"}
@@ -94,14 +93,12 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
                 raise InvalidValueError(name, None, constraint, f"Give --{name}, {what}.")
         return TrainSettings.checked(**{"recipe": target, "output": target.parent / "launch", **wanted})
     recipe = Recipe.load(str(wanted["recipe"])) if "recipe" in wanted else load_recipe(target)
-    run_id = recipe.handover.run_id
-    if run_id is None and "start" not in wanted:
-        constraint = "names no trunk of the study"
-        raise InvalidValueError("handover.run_id", None, constraint, "Give --start, or recommend again.")
     values: dict[str, object] = {
         "recipe": target.recipe_file,
         "corpus": target.corpus_dir,
-        "start": final_checkpoint(target.checkpoint_dir, str(run_id)),
+        "start": wanted["start"]
+        if "start" in wanted
+        else _start(target, recipe, is_own="recipe" not in wanted),
         "output": target.launch_dir,
         "device": target.settings.backend.device,
         "eval_tokens_per_domain": target.settings.evaluation.tokens_per_domain,
@@ -110,6 +107,27 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
         tracker = target.settings.tracker
         values[f"{tracker.kind}_project"] = tracker.project or target.settings.name
     return TrainSettings.checked(**{**values, **wanted})
+
+
+def _start(study: Study, recipe: Recipe, *, is_own: bool) -> Path:
+    """Where a recipe's decay starts: a checkpoint that study.yaml names, another one, or the end of a trunk.
+
+    Args:
+        study: the study.
+        recipe: what is launched.
+        is_own: whether it is the recipe of the study, whose checkpoints may lie elsewhere by now.
+    """
+    from proxy_runs.weights.checkpoint_files import final_checkpoint
+
+    held, handover = study.held().get(study.settings.target.shape), recipe.handover
+    if is_own and held is not None:
+        return study.held_folders()[held.start.fingerprint]
+    if handover.checkpoint is None and handover.run_id is not None:
+        return final_checkpoint(study.checkpoint_dir, handover.run_id)
+    if handover.checkpoint is None:
+        constraint = "names neither a trunk of the study nor a checkpoint"
+        raise InvalidValueError("handover.run_id", None, constraint, "Give --start, or recommend again.")
+    return study.root / handover.checkpoint
 
 
 def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float]) -> pd.DataFrame:
@@ -151,7 +169,8 @@ def _notes(study: Study | None, recipe: Recipe) -> list[str]:
             "The column 'confirmed' is empty: this recipe is not the one that was confirmed. 'decaylaws confirm' "
             "tests the study's present recipe."
         ]
-    if recipe.handover.optimizer_state == "fresh":
+    held = study.settings.target.shape in study.held()
+    if recipe.handover.optimizer_state == "fresh" and not held:
         return [
             "The confirming run took the optimiser's moments over from its trunk; this run began with fresh ones "
             "(handover.optimizer_state)."

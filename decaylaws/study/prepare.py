@@ -44,7 +44,8 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
 
     Raises:
         StudyError: the sources are declared, so that there is no text to read.
-        DataError: text, a tokenizer or a file of examples cannot be read.
+        DataError: text, a tokenizer, a file of examples or a checkpoint cannot be read.
+        InvalidValueError: what a checkpoint says of itself contradicts study.yaml.
     """
     if study.settings.is_declared:
         raise StudyError(
@@ -54,6 +55,7 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
     from proxy_runs.corpus.prepare import prepare_corpus
 
     settings = study.settings
+    study.held()  # what is wrong with a checkpoint is said before text is read
     prepare_corpus(
         settings.sources,
         study.corpus_dir,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.table import AVERAGED_START_LOSS, START_LOSS
+from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Goal, Target
 from decaylaws.study.directory import Study
@@ -79,25 +79,27 @@ def decay_target(study: Study) -> Target:
     """The checkpoint from which the target's decay is to start.
 
     Raises:
-        StudyError: the target's trunk has not been trained.
+        StudyError: the target's trunk has not been trained, or its checkpoint not been measured.
     """
     settings, planner = study.settings, study.planner()
-    trunk = planner.trunk(settings.target.shape).config
+    start = planner.start(settings.target.shape).config
     # a fork of no matter what schedule starts from the same measured losses
     fork = planner.microanneal(
         "start",
         settings.target.shape,
-        decay(max(settings.design.decay_tokens), settings.trunk.peak_lr),
+        decay(max(settings.design.decay_tokens), start.schedule.end_lr),
         planner.control_mixture,
         seed=settings.seed,
     ).config
     measured = start_losses(fork, study.runs())
     return Target(
-        non_embedding_params=trunk.shape.non_embedding_params,
-        start_tokens=trunk.tokens,
-        batch_tokens=trunk.batch_tokens,
+        non_embedding_params=start.shape.non_embedding_params,
+        start_tokens=start.tokens,
+        batch_tokens=start.batch_tokens,
         start_loss=_by_domain(measured, START_LOSS),
         averaged_start_loss=_by_domain(measured, AVERAGED_START_LOSS),
+        handover_lr=measured[HANDOVER_LR],
+        warmup_tokens=planner.warmup_tokens(settings.target.shape),
     )
 
 

@@ -27,9 +27,10 @@ from decaylaws.runs.table import (
     POOLS,
     START_LOSS,
 )
-from decaylaws.study.results import with_averaged_starts
+from decaylaws.study.results import with_starts
 
-TRUNK = "trunk"
+STARTS = ("trunk", "checkpoint")
+"""Kinds, and roles, of runs from which decays start."""
 CONFIRMING = ("confirm", "launch")
 """Roles, or their beginnings, of runs that no plan holds: they check a recipe."""
 EARLIER_PLAN = "of an earlier plan"
@@ -81,7 +82,7 @@ class Question:
         kept = kept.assign(
             role=[self._role(run_id, role) for run_id, role in zip(kept["run_id"], kept["role"])]
         )
-        return with_averaged_starts(kept[self._columns(list(kept.columns))]), left_out.reset_index(drop=True)
+        return with_starts(kept[self._columns(list(kept.columns))]), left_out.reset_index(drop=True)
 
     def _role(self, run_id: str, recorded: str) -> str:
         return self.planned.get(run_id) or self.proposed.get(run_id) or recorded
@@ -99,9 +100,9 @@ class Question:
             return "trained on another corpus"
         if row.get(NUMERICS) not in (NUMERICS_VERSION, 0):  # 0: an external trainer, as its trunk then is
             return "trained by a version of the trainer with other numerics"
-        start = row["run_id"] if row["kind"] == TRUNK else row["start_run_id"]
-        if self.planned.get(str(start)) != TRUNK:
-            return "of a trunk that study.yaml no longer describes"
+        start = row["run_id"] if row["kind"] in STARTS else row["start_run_id"]
+        if self.planned.get(str(start)) not in STARTS:
+            return "of a trunk or checkpoint that study.yaml no longer describes"
         if str(row.get(POOLS)) != self.pools:
             return "trained with another target.repetition_scale"
         if str(row["role"]).startswith(CONFIRMING) or (self.keep_earlier and row["kind"] == "decay"):

@@ -101,8 +101,9 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     load_recipe(study)
     found: dict[str, Any] = read_json(study.recommendation_file, stored_form(Recommendation))
     sources, domains = study.settings.sources, study.settings.domains
-    about = dict.fromkeys(("mixture", "unconstrained", "near_optimal", "support"), tuple(sources))
+    about = dict.fromkeys(("mixture", "unconstrained", "near_optimal"), tuple(sources))
     about |= dict.fromkeys(("predicted", "control"), domains)
+    about["support"] = tuple(name for name in sources if name in found["support"])  # those with a share only
     path = study.recommendation_file
     for key, names in about.items():
         if set(found[key]) != set(names):
@@ -114,7 +115,7 @@ def load_recommendation(study: Study) -> dict[str, Any]:
 
 def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
     settings, planner = study.settings, study.planner()
-    peak_lr, factors = settings.trunk.peak_lr, settings.design.start_lr_factors
+    peak_lr, factors = planner.handover_lr(settings.target.shape), settings.design.start_lr_factors
     budget = settings.target.max_decay_tokens
     noise = noise_at(study, "target", decays(study.runs()))
     return search(
@@ -139,17 +140,10 @@ def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress:
 
 def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
     settings = study.settings
-    trunk = study.planner().trunk(settings.target.shape).config
     return decay_recipe(
         found,
         sources=_sources(study),
-        handover=HandOver(
-            run_id=trunk.run_id,
-            tokens=trunk.tokens,
-            lr=settings.trunk.peak_lr,
-            lr_source=f"constant phase of trunk {trunk.run_id} at {trunk.tokens:,} tokens",
-            optimizer_state="load",
-        ),
+        handover=_handover(study),
         seq_len=settings.seq_len,
         batch_tokens=settings.batch_tokens,
         name=f"{settings.name}-decay",
@@ -157,6 +151,27 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
         provenance=_provenance(study, fit, law),
+    )
+
+
+def _handover(study: Study) -> HandOver:
+    """Where the target's decay starts: the end of its trunk, or the checkpoint that study.yaml names."""
+    name = study.settings.target.shape
+    start = study.planner().start(name).config
+    if start.start is None:
+        return HandOver(
+            run_id=start.run_id,
+            tokens=start.tokens,
+            lr=start.schedule.end_lr,
+            lr_source=f"constant phase of trunk {start.run_id} at {start.tokens:,} tokens",
+            optimizer_state="load",
+        )
+    return HandOver(
+        checkpoint=str(study.held_folders()[start.start.fingerprint]),
+        tokens=start.tokens,
+        lr=start.start.lr,
+        lr_source=study.held()[name].lr_source,
+        optimizer_state="load" if start.start.optimizer_state == "load" else "fresh",
     )
 
 

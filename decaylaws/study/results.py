@@ -1,8 +1,9 @@
-"""What a sweep leaves in the runs table, as the laws read it: decays, and the losses from which they start."""
+"""What a sweep leaves in the runs table, as the laws read it: decays, and what is known of their starts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
     EVALUATION,
+    HANDOVER_LR,
     LOSS,
     READ_OUT,
     START_LOSS,
@@ -21,24 +23,31 @@ from decaylaws.runs.table import (
 )
 
 
-def with_averaged_starts(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``averaged_start_loss:<domain>`` of every run that starts at the end of a trunk.
+def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with what a law needs of the start of every decay.
 
-    Left out where one trunk has no average: a law fitted on the others could say nothing about its decays.
+    ``averaged_start_loss:<domain>`` of every run that starts at the end of a trunk is left out where one start has no
+    average: a law fitted on the others could say nothing about its decays. ``handover_lr`` is left out where all starts
+    end at one LR.
     """
     if runs.empty:
         return runs
-    is_trunk = (runs["kind"] == "trunk") & runs["reached_target"].astype(bool)
-    trunks = runs[is_trunk].set_index(_measured(runs, "run_id")[is_trunk])
+    is_start = runs["kind"].isin(["trunk", "checkpoint"]) & runs["reached_target"].astype(bool)
+    ended = runs[is_start].set_index(_measured(runs, "run_id")[is_start])
     starts = _measured(runs, "start_run_id")
-    at_end = trunks["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
-    return runs.assign(
-        **{
-            AVERAGED_START_LOSS + domain: np.where(at_end, averages.reindex(starts).to_numpy(), np.nan)
-            for domain in names_with(runs, AVERAGED_LOSS)
-            if (averages := trunks[AVERAGED_LOSS + domain]).notna().all()
-        }
-    )
+    at_end = ended["decay_tokens"].reindex(starts).to_numpy() == runs["start_tokens"].to_numpy()
+
+    def of_start(column: str) -> Any:
+        return np.where(at_end, ended[column].reindex(starts).to_numpy(), np.nan)
+
+    found = {
+        AVERAGED_START_LOSS + domain: of_start(AVERAGED_LOSS + domain)
+        for domain in names_with(runs, AVERAGED_LOSS)
+        if ended[AVERAGED_LOSS + domain].notna().all()
+    }
+    if "end_lr" in ended and ended["end_lr"].nunique() > 1:
+        found[HANDOVER_LR] = of_start("end_lr")
+    return runs.assign(**found)
 
 
 def _measured(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -57,15 +66,15 @@ def decays(runs: pd.DataFrame) -> pd.DataFrame:
 def planned_rows(
     configs: Sequence[RunConfig], runs: pd.DataFrame, available_tokens: Mapping[str, int]
 ) -> pd.DataFrame:
-    """Planned decays as rows that a law predicts: config columns and the losses of their trunks.
+    """Planned decays as rows that a law predicts: config columns, and losses and LR of their starts.
 
     Args:
         configs: the decays.
-        runs: a runs table that holds their trunks.
+        runs: a runs table that holds their starts.
         available_tokens: train tokens by source.
 
     Raises:
-        StudyError: a trunk has not been trained.
+        StudyError: a trunk has not been trained, or a checkpoint not been measured.
     """
     return pd.DataFrame(
         [{**config_row(config, available_tokens), **start_losses(config, runs)} for config in configs]
@@ -73,18 +82,20 @@ def planned_rows(
 
 
 def start_losses(config: RunConfig, runs: pd.DataFrame) -> dict[str, float]:
-    """Losses from which a decay starts, as columns: those at the end of the trunk from which it forks.
+    """What a decay starts from, as columns: losses and LR at the end of the trunk or checkpoint from which it forks.
 
-    ``start_loss:<domain>`` and, where the trunk's weights were averaged, ``averaged_start_loss:<domain>``.
+    ``start_loss:<domain>``, ``handover_lr`` and, where the start's weights were averaged,
+    ``averaged_start_loss:<domain>``.
 
     Raises:
-        StudyError: the trunk has not been trained.
+        StudyError: the trunk has not been trained, or the checkpoint not been measured.
     """
-    trunk = runs[runs["run_id"] == config.start_run_id]
-    if len(trunk) != 1:
-        raise StudyError(f"The trunk {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
-    row = trunk.iloc[0]
-    return {
+    start = runs[runs["run_id"] == config.start_run_id]
+    if len(start) != 1:
+        kind = "trunk" if config.start is None else "checkpoint"
+        raise StudyError(f"The {kind} {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
+    row = start.iloc[0]
+    return {HANDOVER_LR: float(row["end_lr"])} | {
         to + domain: float(row[of + domain])
         for of, to in ((LOSS, START_LOSS), (AVERAGED_LOSS, AVERAGED_START_LOSS))
         for domain in names_with(runs, of)

@@ -220,7 +220,8 @@ def _lost_trunks(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunCon
     from proxy_runs.weights.checkpoint_files import final_checkpoint
 
     planned = {config.run_id for _, config in runs if config.kind == "trunk"}
-    needed = planned | {config.start_run_id for config in queue.open_runs() if config.start_run_id}
+    forks = [config for config in queue.open_runs() if config.start_run_id and config.start is None]
+    needed = planned | {str(config.start_run_id) for config in forks}
     lost = {run_id for run_id in needed if not final_checkpoint(study.checkpoint_dir, run_id).is_file()}
     if study.shares_storage:
         _refuse_trunks_of_others(study, queue, lost)
@@ -410,6 +411,7 @@ def workspace(
         shape_slots=shape_slots or {},
         slots_batch_tokens=study.settings.batch_tokens,
         device=backend.device,
+        held=study.held_folders(),
         workers=workers,
         engine=backend.engine,
         layout=Layout(

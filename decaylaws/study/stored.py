@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
@@ -95,6 +95,21 @@ class StoredArithmetic(TypedDict):
 
     precision: str
     compiled: bool
+
+
+@_stored
+class HeldEntry(TypedDict):
+    """What was read of one checkpoint's folder, and of which state of it."""
+
+    moment: str
+    told: dict[str, Any]
+    start: dict[str, Any]
+    shape: dict[str, Any]
+    lr_source: str
+
+
+StoredHeld = dict[str, HeldEntry]
+"""``checkpoints.json``."""
 
 
 @_stored
@@ -252,7 +267,13 @@ def stored_form(hint: Any) -> Any:
         return list[Row]
     if isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint)
-        keys = {each.name: stored_form(hints[each.name]) for each in fields(hint)}
+        # a field with a default may be newer than the file
+        keys = {
+            each.name: stored_form(hints[each.name])
+            if each.default is MISSING and each.default_factory is MISSING
+            else NotRequired[stored_form(hints[each.name])]
+            for each in fields(hint)
+        }
         return _stored(TypedDict(hint.__name__, keys))  # type: ignore[operator]
     # built from values, not from names: a type checker cannot follow
     inner: Any = tuple(each if each is Ellipsis else stored_form(each) for each in get_args(hint))

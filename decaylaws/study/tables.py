@@ -10,7 +10,7 @@ import pandas as pd
 from decaylaws.io.tables import read_csv
 from decaylaws.runs.table import EVALUATION, curves_table, read_curves, runs_table, write_table
 from decaylaws.study.directory import Study
-from decaylaws.study.results import with_averaged_starts
+from decaylaws.study.results import with_starts
 
 
 def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
         curves = _with_earlier(curves, read_curves(study.curves_file))
     if EVALUATION in runs:
         measured = runs.groupby(EVALUATION, sort=False, dropna=False)
-        runs = pd.concat([with_averaged_starts(rows) for _, rows in measured], ignore_index=True)
+        runs = pd.concat([with_starts(rows) for _, rows in measured], ignore_index=True)
     write_table(runs, study.runs_file, recorded=True)
     write_table(curves, study.curves_file, recorded=True)
     read_outs = pd.DataFrame([row for result in results for row in result.get("read_outs", [])])

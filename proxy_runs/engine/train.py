@@ -30,6 +30,8 @@ from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_ch
 from proxy_runs.weights.held import HeldCheckpoints
 
 SAVE_SECONDS = 30.0
+SAVE_SHARE = 0.05
+"""Largest share of the time that saving takes: the state of a large model is gigabytes."""
 REPORT_SECONDS = 0.5
 NOTABLE_WAIT = 0.01
 """Share of the time waiting for data from which on it is told."""
@@ -76,7 +78,7 @@ def train(
         should_stop: asked between steps; when true, all states are saved and the call returns.
         should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
         on_losses: told of every evaluation, that at the start too, with (plan, own tokens, losses).
-        save_seconds: at most so much work is lost to a crash.
+        save_seconds: at most so much work is lost to a crash, or twenty times what saving takes if that is more.
 
     Raises:
         InvalidValueError, InfeasibleError: a plan that cannot be run on this corpus.
@@ -130,11 +132,12 @@ class _Pace:
     saved: float = field(default_factory=time.monotonic)
     reported: float = 0.0
 
-    def is_time_to_save(self) -> bool:
-        due = time.monotonic() - self.saved >= self.save_seconds
-        if due:
+    def save_if_due(self, save: Callable[[], None]) -> None:
+        began = time.monotonic()
+        if began - self.saved >= self.save_seconds:
+            save()
             self.saved = time.monotonic()
-        return due
+            self.save_seconds = max(self.save_seconds, (self.saved - began) / SAVE_SHARE)
 
     def is_time_to_report(self) -> bool:
         due = time.monotonic() - self.reported >= REPORT_SECONDS
@@ -194,8 +197,7 @@ class _Session:
         self._keep()
         self._close_done()
         self._refill()
-        if pace.is_time_to_save():
-            self._save_all()
+        pace.save_if_due(self._save_all)
 
     def _report(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
         share = self._stack.data_share
@@ -217,6 +219,8 @@ class _Session:
         unmeasured = [slot for slot in fresh if not self._stack.run(slot).start_losses]
         if unmeasured:
             self._evaluate(unmeasured)
+            for run in map(self._stack.run, unmeasured):
+                self._where.held.note_losses(run.config, self._evaluation.key, run.start_losses)
         if any(self._stack.run(slot).is_done for slot in fresh):  # checkpoints are only measured
             self._close_done()
             self._refill()
@@ -260,6 +264,8 @@ class _Session:
         if config.start is not None:
             state = self._where.held.member(config)
             run.history_step = state.step
+            if known := self._where.held.losses(config, self._evaluation.key):
+                self._note_losses(run, known)
             return state
         path = self._where.start(config)
         state = load_checkpoint(path, shape=config.llama)

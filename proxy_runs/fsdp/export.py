@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-GENERATION_FILE = "generation_config.json"
+GENERATION_FILE, MODEL_CARD = "generation_config.json", "README.md"
 
 
 def export_hf(
@@ -38,9 +38,9 @@ def export_hf(
 ) -> None:
     """Gather sharded ``weights`` and save them with what belongs to the model; every rank calls it.
 
-    Config, number format, tokenizer, chat template and settings of generation are those of the start. The folder
-    appears under its name when it is complete. The first rank holds all weights in host memory. ``state`` says where
-    the model stands, for ``decaylaws doctor``.
+    Config, number format, tokenizer, chat template, model card and settings of generation are those of the start. The
+    folder appears under its name when it is complete. The first rank holds all weights in host memory. ``state`` says
+    where the model stands, for ``decaylaws doctor``.
 
     Args:
         start: what the run started from.
@@ -76,6 +76,8 @@ def _save(start: Start, weights: Mapping[str, Tensor], folder: Path) -> None:
         (folder / GENERATION_FILE).unlink(missing_ok=True)
         if (start.folder / GENERATION_FILE).is_file():
             shutil.copyfile(start.folder / GENERATION_FILE, folder / GENERATION_FILE)
+        if (start.folder / MODEL_CARD).is_file():  # licence and origin still hold for the weights
+            shutil.copyfile(start.folder / MODEL_CARD, folder / MODEL_CARD)
     stored_config(start).save_pretrained(folder)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from decaylaws.errors import DataError
-from decaylaws.runs.config import RunConfig
+from decaylaws.runs.config import Arithmetic, RunConfig
 from decaylaws.runs.folders import folder_fingerprint, require_moments
 from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointStart
 from proxy_runs.weights.checkpoints import MemberState
@@ -27,6 +27,7 @@ class HeldCheckpoints:
     def __init__(self, folders: Mapping[str, Path] | None = None) -> None:
         self._folders = dict(folders or {})
         self._checked: set[str] = set()
+        self._losses: dict[tuple[str, Arithmetic, str], dict[str, float]] = {}
 
     def folder(self, start: CheckpointStart) -> Path:
         """Where a start lies, with the content that it was planned with.
@@ -48,6 +49,22 @@ class HeldCheckpoints:
                 )
             self._checked.add(start.fingerprint)
         return folder
+
+    def note_losses(self, config: RunConfig, evaluation: str, losses: Mapping[str, float]) -> None:
+        """Remember what a start was measured at: all of its decays begin there.
+
+        Args:
+            config: a run from it, or its own.
+            evaluation: key of the held-out tokens.
+            losses: by domain, nats per token.
+        """
+        if config.start is not None:
+            self._losses[config.start.fingerprint, config.arithmetic, evaluation] = dict(losses)
+
+    def losses(self, config: RunConfig, evaluation: str) -> dict[str, float]:
+        """Losses at the start of a run, by domain; empty where they were not measured in this process."""
+        assert config.start is not None
+        return self._losses.get((config.start.fingerprint, config.arithmetic, evaluation), {})
 
     def member(self, config: RunConfig) -> MemberState:
         """The start of a run as a member of the stacked trainer, with its moments if the run loads them.

@@ -75,7 +75,7 @@ def test_every_mixture_is_affordable(design: Design, planner: Planner) -> None:
 def test_controls_match_every_length_and_lr(
     design: Design, planner: Planner, settings: StudySettings
 ) -> None:
-    proxy = planner.trunk(settings.proxy).config.run_id
+    proxy = planner.start(settings.proxy).config.run_id
     controls = {
         (run.config.tokens, run.config.schedule.start_lr)
         for run in design
@@ -128,7 +128,8 @@ def test_batch_sizes_are_crossed_with_the_other_choices(settings: StudySettings,
         own = [run for run in runs if run.role == "control" and run.config.batch_tokens == size]
         assert {(run.config.tokens, run.config.schedule.start_lr) for run in own} == controls
     assert planner.microanneal(
-        "x", settings.proxy, planner.decay_schedule(4096, 1.0, "linear"), planner.control_mixture, seed=0
+        "x", settings.proxy, planner.decay_schedule(settings.proxy, 4096, 1.0, "linear"),
+        planner.control_mixture, seed=0,
     ).config.batch_tokens == settings.batch_tokens  # fmt: skip
 
 

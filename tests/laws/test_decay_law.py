@@ -558,3 +558,16 @@ def test_what_speaks_against_a_law_is_said() -> None:
 def test_a_trunk_mixture_is_a_mixture(trunk: dict[str, float]) -> None:
     with pytest.raises(InvalidValueError, match="'trunk_mixture' must"):
         DecayLaw(trunk).fit(simulated(8))
+
+
+def test_mixtures_are_told_apart_however_long_the_checkpoints_history_is() -> None:
+    """A decay of 1e5 tokens after 2e12 of history forgets as fast as one after 1e6: tokens of history say nothing."""
+    runs = simulated(30, sizes=(100_000,)).assign(start_tokens=2_000_000_000_000)
+    columns = [f"loss:{name}" for name in SOURCES]
+    is_held = (np.arange(len(runs)) % 4 == 0) & (runs["role"] == "simplex").to_numpy()
+    law = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs[~is_held])
+    errors = np.abs(law.predict(runs[is_held]) - runs.loc[is_held, columns].to_numpy())
+    assert errors.mean() < 4 * NOISE
+    assert any("decay_tokens may be in thousands" in doubt for doubt in law.doubts_)
+    own = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs.assign(numerics=1))
+    assert own.doubts_ == ()  # the trainer of a study counts its own tokens

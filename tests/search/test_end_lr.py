@@ -158,3 +158,45 @@ def test_a_sampler_proposes_end_lrs_and_learns_from_the_design() -> None:
     assert found.learn(rows) > 0
     learnt = {trial.params["end_lr_factor"] for trial in found.study.trials if trial.values}
     assert learnt == {0.0, 0.1}
+
+
+def scaled(rule: object) -> Planner:
+    """The tiny study with an LR by shape; small has 16 dimensions, medium 24, target 32."""
+    changed = parse_settings({**TINY_SETTINGS, "trunk": {**TINY_SETTINGS["trunk"], "scale_lr": rule}})
+    return Planner(changed, CorpusFacts("f", 300, dict.fromkeys(TINY_SETTINGS["sources"], 200_000)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "target"), [("none", 1e-2), ("width", 5e-3), ({"target": 0.3}, 3e-3), ({"medium": 0.3}, 1e-2)]
+)
+def test_each_shape_has_its_own_lr_at_the_hand_over(rule: object, target: float) -> None:
+    made = scaled(rule)
+    assert made.handover_lr("small") == 1e-2
+    assert made.handover_lr("target") == pytest.approx(target)
+    schedule = made.decay_schedule("target", 2048, 0.5, "linear")
+    assert schedule.start_lr == pytest.approx(0.5 * target)
+    back = made.rescaled(schedule, "target", "small")
+    assert (back.start_lr, int(back.tokens)) == (pytest.approx(5e-3), 2048)
+
+
+def test_an_lr_for_a_shape_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match=r"trunk\.scale_lr\.huge' must be one of the shapes"):
+        scaled({"huge": 0.5})
+
+
+def test_a_law_sees_each_start_relative_to_its_own_lr(runs: pd.DataFrame) -> None:
+    """Half of the runs start at twice the LR after a hand-over at twice the LR: the same decays."""
+    factor = np.where(np.arange(len(runs)) % 2 == 0, 2.0, 1.0)
+    other = runs.assign(
+        handover_lr=1e-3 * factor, start_lr=runs["start_lr"] * factor, end_lr=runs["end_lr"] * factor
+    )
+    quick = DecayLaw(TRUNK, num_draws=0, num_folds=0, reference_lr=1e-3)
+    np.testing.assert_allclose(quick.fit(other).predict(other), quick.fit(runs).predict(runs), rtol=1e-9)
+
+
+def test_a_re_warm_up_is_part_of_the_path_that_the_law_sees(law: DecayLaw, runs: pd.DataFrame) -> None:
+    row = runs.iloc[[0]]
+    plain, warmed = law.inputs(row), law.inputs(row.assign(warmup_tokens=10_000))
+    assert warmed.drops.sum() == pytest.approx(plain.drops.sum())  # both end where they end
+    assert warmed.drops[0, 0] == pytest.approx(1.0)  # down to zero at once
+    assert (warmed.drops < 0).any()  # and up again

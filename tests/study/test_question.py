@@ -111,12 +111,15 @@ def root(whole: Path, storages: Storages, tmp_path: Path) -> Path:
         ({"role": "confirm:control:proxy"}, ""),
         ({}, EARLIER_PLAN),
         ({POOLS: "1234abcd"}, "trained with another target.repetition_scale"),
-        ({"start_run_id": "older"}, "of a trunk that study.yaml no longer describes"),
+        ({"start_run_id": "older"}, "of a trunk or checkpoint that study.yaml no longer describes"),
         (
             {"start_run_id": "older", "role": "confirm:control:proxy"},
-            "of a trunk that study.yaml no longer describes",
+            "of a trunk or checkpoint that study.yaml no longer describes",
         ),
-        ({"run_id": "older", "kind": "trunk"}, "of a trunk that study.yaml no longer describes"),
+        (
+            {"run_id": "older", "kind": "trunk"},
+            "of a trunk or checkpoint that study.yaml no longer describes",
+        ),
         ({"data_fingerprint": "older"}, "trained on another corpus"),
         ({NUMERICS: NUMERICS_VERSION + 1}, "trained by a version of the trainer with other numerics"),
         ({"run_id": "a", EVALUATION: 4096}, "evaluated on 4,096 tokens per domain, not on 512"),

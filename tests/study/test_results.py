@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from decaylaws.study.results import with_averaged_starts
+from decaylaws.study.results import with_starts
 
 
 def test_a_trunk_that_was_measured_on_two_amounts_of_text_gives_each_decay_its_own_start() -> None:
@@ -23,7 +23,7 @@ def test_a_trunk_that_was_measured_on_two_amounts_of_text_gives_each_decay_its_o
         "averaged_loss:web",
     ]
     runs = pd.DataFrame(rows, columns=columns).assign(reached_target=True)
-    found = with_averaged_starts(runs).set_index(["run_id", "evaluation_tokens"])["averaged_start_loss:web"]
+    found = with_starts(runs).set_index(["run_id", "evaluation_tokens"])["averaged_start_loss:web"]
     assert found[("a", 512)] == 3.0
     assert found[("b", 4096)] == 2.9
     assert pd.isna(found[("c", 512)])  # not from the end of the trunk

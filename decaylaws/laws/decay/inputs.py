@@ -17,9 +17,12 @@ from decaylaws.runs.table import (
     AVERAGED_SHARE,
     AVERAGED_START_LOSS,
     EPOCHS,
+    HANDOVER_LR,
     LOSS,
     MIX,
+    NUMERICS,
     START_LOSS,
+    WARMUP_TOKENS,
     names_with,
     require_decays,
     values_by,
@@ -31,6 +34,7 @@ PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
 _SAME = 1e-3  # difference of a share
 _LEAST_TOKENS_PER_PARAM = 0.05  # no trunk has seen fewer; a count in thousands has
 _LEAST_DECAY = 1e-3  # of the trunk's tokens
+_HISTORY_DECAYS = 10.0  # longest decays that stand for a history which is far longer
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ def decay_inputs(
             ``epochs:<source>``.
         sources: order of the sources; a source that the table does not hold has share 0.
         domains: order of the domains.
-        reference_lr: LR of the trunk at the hand-over; a decay that starts lower falls there at once.
+        reference_lr: LR of the trunk at the hand-over; a decay that starts lower falls there at once. Where the table
+            has ``handover_lr``, that of each row counts.
         reference_batch_tokens: tokens of a step of the trunk; without it every decay counts as at the trunk's.
         measured: whether to take the annealing gain of every checkpoint from ``averaged_start_loss:<domain>``.
 
@@ -107,7 +112,10 @@ def decay_inputs(
         )  # fmt: skip
     batch = _positive(runs, "batch_tokens")
     trunk_batch = batch if reference_batch_tokens is None else np.full(len(runs), reference_batch_tokens)
-    paths = [_path(*plan, int(steps), reference_lr) for plan, steps in zip(_plans(runs), trunk_batch)]
+    own_lr = _positive(runs, HANDOVER_LR) if HANDOVER_LR in runs else np.full(len(runs), reference_lr)
+    paths = [
+        _path(*plan, int(steps), float(lr)) for plan, steps, lr in zip(_plans(runs), trunk_batch, own_lr)
+    ]
     start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
     start_tokens = _positive(runs, "start_tokens")
     gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
@@ -182,14 +190,32 @@ def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
     falling = runs[runs["decay_shape"].astype(str) != "constant"]
     ends = (falling["end_lr"] / falling["start_lr"]).tolist() or [1.0]
+    factors = runs["start_lr"] / runs[HANDOVER_LR] if HANDOVER_LR in runs else None
     return {
         "num_runs": len(runs),
+        **({} if factors is None else {"start_lr_factor": [float(factors.min()), float(factors.max())]}),
         "end_lr_factor": [float(min(ends)), float(max(ends))],
         "shapes": sorted(set(runs["decay_shape"].astype(str))),
         "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
         "share_values": values,
         **ranges,
     }
+
+
+def reference_tokens(runs: pd.DataFrame) -> float:
+    """Tokens by which the law measures how fast a mixture is forgotten: those that the checkpoints had seen, in mean.
+
+    Where the longest decay is under a thousandth of them, they no longer say how fast: decays so short change nothing
+    on that scale, and yet they do. Ten times the longest decay takes their place, about what trunks of a study have.
+    """
+    seen = float(runs["start_tokens"].to_numpy(dtype=float).mean())
+    longest = float(runs["decay_tokens"].max())
+    return seen if _longest_share(runs) >= _LEAST_DECAY else _HISTORY_DECAYS * longest
+
+
+def _longest_share(runs: pd.DataFrame) -> float:
+    """Tokens of the longest decay over those of its start."""
+    return float((runs["decay_tokens"] / runs["start_tokens"]).max())
 
 
 def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
@@ -222,7 +248,7 @@ def at_reference_batch(inputs: DecayInputs, exponent: float) -> DecayInputs:
     )
 
 
-def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str]]:
+def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str, int]]:
     tokens = _positive(runs, "decay_tokens")
     start, end = _positive(runs, "start_lr"), runs["end_lr"].to_numpy(dtype=float)
     wrong = np.flatnonzero(~(np.isfinite(end) & (end >= 0)))
@@ -232,19 +258,31 @@ def _plans(runs: pd.DataFrame) -> list[tuple[int, float, float, str]]:
             f"end_lr of row {row}", float(end[wrong[0]]), "must be finite and not negative"
         )
     shapes = runs["decay_shape"].astype(str)
-    return [(int(t), float(a), float(b), s) for t, a, b, s in zip(tokens, start, end, shapes)]
+    warmup = runs[WARMUP_TOKENS].fillna(0) if WARMUP_TOKENS in runs else np.zeros(len(runs))
+    return [
+        (int(t), float(a), float(b), s, int(w)) for t, a, b, s, w in zip(tokens, start, end, shapes, warmup)
+    ]
 
 
 @lru_cache(maxsize=4096)
 def _path(
-    tokens: int, start_lr: float, end_lr: float, shape: str, batch_tokens: int, reference_lr: float
+    tokens: int,
+    start_lr: float,
+    end_lr: float,
+    shape: str,
+    warmup_tokens: int,
+    batch_tokens: int,
+    reference_lr: float,
 ) -> tuple[float, Array, Array]:
-    """Intrinsic tokens, relative LR drops and their ages in steps of ``batch_tokens``; a sweep repeats few paths."""
-    schedule = decay(tokens, start_lr, end_lr, shape)
+    """Intrinsic tokens, relative LR drops and their ages in steps of ``batch_tokens``; a sweep repeats few paths.
+
+    A re-warm-up falls to 0 at once and rises again, which is a fall below zero.
+    """
+    schedule = decay(tokens, start_lr, end_lr, shape, warmup_tokens=warmup_tokens)
     edges = np.linspace(0.0, tokens, PATH_NODES + 1)
     rates = np.asarray(schedule.lr(np.minimum(edges, np.nextafter(tokens, 0))), dtype=float)
-    rates[0], rates[-1] = start_lr, end_lr
-    drops = np.concatenate([[reference_lr - start_lr], -np.diff(rates)]) / reference_lr
+    rates[0], rates[-1] = schedule.start_lr, end_lr
+    drops = np.concatenate([[reference_lr - rates[0]], -np.diff(rates)]) / reference_lr
     middles = 0.5 * (edges[1:] + edges[:-1])
     ages = (tokens - np.concatenate([[0.0], middles])) / batch_tokens
     return float(schedule.integral()) / reference_lr, drops, ages
@@ -325,8 +363,9 @@ def doubts_of(runs: pd.DataFrame, sources: Sequence[str], trunk_shares: Array) -
             f"The checkpoints have seen {per_param:.2g} tokens per parameter, fewer than any trunk: start_tokens may "
             "be in thousands."
         )
-    longest = float((tokens["decay_tokens"] / tokens["start_tokens"]).max())
-    if longest < _LEAST_DECAY:
+    longest = _longest_share(runs)
+    # the trainer of a study counts its own tokens; what others call so may be thousands
+    if longest < _LEAST_DECAY and NUMERICS not in runs:
         found.append(
             f"The longest decay has {longest:.2g} times the tokens of its trunk: decay_tokens may be in thousands."
         )

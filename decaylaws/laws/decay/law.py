@@ -20,6 +20,7 @@ from decaylaws.laws.decay.inputs import (
     final_losses,
     has_measured_gains,
     mixture_groups,
+    reference_tokens,
 )
 from decaylaws.laws.decay.intervals import (
     FittedRange,
@@ -243,7 +244,7 @@ class DecayLaw(DecaySlices):
             "lr": lr,
             "batch_tokens": common if self.reference_batch_tokens is None else self.reference_batch_tokens,
             "params": float(np.exp(np.log(runs["non_embedding_params"].to_numpy(dtype=float)).mean())),
-            "tokens": float(runs["start_tokens"].to_numpy(dtype=float).mean()),
+            "tokens": reference_tokens(runs),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
         self._fitted_range = FittedRange.by(self._inputs(runs))

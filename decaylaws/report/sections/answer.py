@@ -14,9 +14,9 @@ from decaylaws.report.page import Fact, Section, Standing, fill
 from decaylaws.report.sections.flags import red_flags
 from decaylaws.report.words import listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
+from decaylaws.schedules import DecayTerms
 from decaylaws.study.confirm import (
     CANDIDATES,
-    SCALES,
     domain_table,
     noise_words,
     outside_intervals,
@@ -28,7 +28,7 @@ from decaylaws.study.plan import decays
 def answer(inputs: ReportInputs) -> Section:
     """The decision in one sentence, whether it stands, and all that a reader needs to act on it."""
     stage = inputs.recipe.stages[0]
-    shape = stage.lr.segments[-1].shape
+    shape, start_lr = stage.lr.segments[-1].shape, DecayTerms.of(stage.lr).start_lr
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
     standing = _standing(inputs)
@@ -46,7 +46,7 @@ def answer(inputs: ReportInputs) -> Section:
     )
     return Section(
         "The answer",
-        f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {stage.lr.start_lr:.3g} ({shape}).",
+        f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {start_lr:.3g} ({shape}).",
         standing,
         facts=_facts(inputs),
         body=body,
@@ -58,7 +58,10 @@ def _facts(inputs: ReportInputs) -> list[Fact]:
     gain = found["rivals"][0]["gain"]
     facts = [
         Fact(f"{stage.tokens:,}", "decay tokens"),
-        Fact(f"{stage.lr.start_lr:.3g} to {stage.lr.end_lr:.3g}", f"LR, {stage.lr.segments[-1].shape}"),
+        Fact(
+            f"{DecayTerms.of(stage.lr).start_lr:.3g} to {stage.lr.end_lr:.3g}",
+            f"LR, {stage.lr.segments[-1].shape}",
+        ),
         Fact(f"{stage.batch_tokens:,}", "batch tokens"),
         Fact(
             f"{gain['mean']:+.3f} nats",
@@ -100,7 +103,8 @@ def _standing(inputs: ReportInputs) -> Standing:
     if "recommended" not in winners:
         behind = -inputs.observed_gain_over(winners[0], "target")
         return lost(behind, [name(key) for key in winners], inputs.noise["target"])
-    return won(bool(inputs.confirmed_row("recommended", "proxy")["won"]), domain_table(inputs.study))
+    at_proxy = bool(inputs.confirmed_row("recommended", "proxy")["won"]) if "proxy" in inputs.scales else None
+    return won(at_proxy, domain_table(inputs.study))
 
 
 def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
@@ -121,20 +125,20 @@ def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing
     return Standing(f"Do not launch this recipe. At the target's scale {listed(winners)} did better.", "bad")
 
 
-def won(at_proxy: bool, domains: pd.DataFrame) -> Standing:
+def won(at_proxy: bool | None, domains: pd.DataFrame) -> Standing:
     """What to make of a recommendation that won at the target's scale and kept its guards there.
 
     Args:
-        at_proxy: whether it won at the proxy's scale as well.
+        at_proxy: whether it won at the proxy's scale as well; ``None`` where the proxy is the target.
         domains: of ``domain_table``. Where more losses at the target lie outside their 90 % intervals than one
             in ten, rounded up, the law was wrong about it.
     """
     missed, total = outside_intervals(domains, "target")
-    words = (
-        "Confirmed. It won at the proxy's and at the target's scale, and its guards held at the target's."
-        if at_proxy
-        else "Confirmed at the target's scale, but not at the proxy's. Compare the two scales below."
-    )
+    words = {
+        True: "Confirmed. It won at the proxy's and at the target's scale, and its guards held at the target's.",
+        False: "Confirmed at the target's scale, but not at the proxy's. Compare the two scales below.",
+        None: "Confirmed. It won, and its guards held.",
+    }[at_proxy]
     if missed.empty:
         return Standing(words, "good")
     said = outside_words(missed, total)
@@ -180,7 +184,7 @@ def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
     """The command that goes on, and why it is that one."""
     study = inputs.study
     if not inputs.confirmed:
-        runs = len(SCALES) * len(CANDIDATES)
+        runs = len(inputs.scales) * len(CANDIDATES)
         return _command(
             "confirm", inputs
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."
@@ -215,7 +219,10 @@ def _decay_flops(inputs: ReportInputs) -> int:
 
 def _cost(inputs: ReportInputs) -> str:
     runs = inputs.runs
-    sweep, trunks = decays(runs), runs[runs["kind"] == "trunk"]
+    sweep, trunks = (
+        decays(runs),
+        runs[runs["kind"] == "trunk"],
+    )  # a checkpoint that exists cost the study nothing
     confirming = runs[runs["role"].astype(str).str.startswith("confirm")]
     parts = [
         f"{rows['train_flops'].sum():.2g} on {len(rows)} {words}{'s' if len(rows) != 1 else ''}"

@@ -17,7 +17,7 @@ from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
-from decaylaws.study.confirm import SCALES, sweep_guards_hold
+from decaylaws.study.confirm import sweep_guards_hold
 from decaylaws.study.results import decays
 
 _POINTS = 33  # of a slice through the objective
@@ -139,7 +139,7 @@ def _rival_cells(inputs: ReportInputs, key: str, rival: dict[str, Any] | None) -
         "90 % interval": span(gain["lower"], gain["upper"], digits=3) if gain else "-",
     }
     observed = {}
-    for scale in SCALES:
+    for scale in inputs.scales:
         observed[scale] = inputs.observed_gain_over(key, scale)
         cells[f"observed, {scale}"] = nats(observed[scale])
     cells["verdict"] = _rival_verdict(inputs, key, rival, observed)
@@ -167,7 +167,7 @@ def observed_verdict(gain: float, told_apart: float) -> str:
 
 def _best_runs(inputs: ReportInputs) -> pd.DataFrame:
     study = inputs.study
-    proxy = study.planner().trunk(study.settings.proxy).config.run_id
+    proxy = study.planner().start(study.settings.proxy).config.run_id
     tried = decays(inputs.runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     tried = tried.assign(

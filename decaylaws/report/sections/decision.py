@@ -112,17 +112,23 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
 def schedule(inputs: ReportInputs) -> Section:
     """The LR path, and what other lengths and shapes would have brought."""
     study, stage = inputs.study, inputs.recipe.stages[0]
-    trunk = study.planner().trunk(study.settings.target.shape).config
+    start = study.planner().start(study.settings.target.shape).config
     plans, trials = pd.DataFrame(inputs.found["by_plan"]), pd.DataFrame(inputs.found["trials"])
-    path = plots.plot_schedule(
-        plots.schedule_data(trunk.schedule), plots.schedule_data(stage.lr, start_tokens=trunk.tokens)
-    )
+    # beside the history of a checkpoint that exists its decay would be a point
+    history = plots.schedule_data(start.schedule) if start.is_trained else None
+    begins = start.tokens if start.is_trained else 0
+    path = plots.plot_schedule(history, plots.schedule_data(stage.lr, start_tokens=begins))
     lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
         "The schedule",
         length_words(plans, stage.tokens, inputs.noise_sd("target")),
         pictures=[
-            Picture.of(path, "LR over tokens: the trunk, and the recommended decay after it."),
+            Picture.of(
+                path,
+                "LR over tokens: the trunk, and the recommended decay after it."
+                if start.is_trained
+                else "LR over the tokens of the recommended decay from the checkpoint.",
+            ),
             Picture.of(
                 lengths,
                 "Predicted objective by decay length. Each diamond is one combination of length, shape, end LR and "

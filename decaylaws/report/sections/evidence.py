@@ -7,7 +7,7 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import HOLD_OUTS, LAWS, law_name
+from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, listed
 from decaylaws.runs.table import LOSS, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.fit import ERROR_COLUMNS
@@ -23,7 +23,9 @@ def microanneals(inputs: ReportInputs) -> Section:
         runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum")
     )
     by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
-    words = f"{len(sweep)} decays forked from {int((runs['kind'] == 'trunk').sum())} trunks."
+    counts = [(int((runs["kind"] == kind).sum()), kind) for kind in ("trunk", "checkpoint")]
+    starts = [f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts if count]
+    words = f"{len(sweep)} decays forked from {listed(starts)}."
     noise = inputs.noise["proxy"]
     if noise is not None:
         words += f" Runs that differ only in their seed measure the noise of a run: {noise_words(noise)}."

@@ -30,8 +30,8 @@ def asked(inputs: ReportInputs) -> Section:
     )
     lead = (
         f"Which mixture and schedule, within {settings.target.max_decay_tokens:,} tokens, lowers the "
-        f"weighted held-out loss of shape '{settings.target.shape}' most? The loss of a guarded domain may rise by at "
-        f"most {settings.objective.guard_nats:g} nats per token against the matched control (the trunk's own "
+        f"weighted held-out loss of '{settings.target.shape}' most? The loss of a guarded domain may rise by at "
+        f"most {settings.objective.guard_nats:g} nats per token against the matched control (the start's own "
         "mixture, decayed the same way)."
     )
     tables = [PageTable.of(frame, "Domains and their sources.")]

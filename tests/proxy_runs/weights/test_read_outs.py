@@ -14,7 +14,7 @@ from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
 from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings.study import EvaluationSettings
 from decaylaws.study.read_outs import compare, emulated_runs
-from decaylaws.study.results import with_averaged_starts
+from decaylaws.study.results import with_starts
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
@@ -82,7 +82,7 @@ def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
     queue.enqueue([("trunk", trunk), ("simplex", fork)])
     Worker(workspace, lambda event: None, threading.Event()).run()
     results = queue.results()
-    runs = with_averaged_starts(runs_table(result["row"] for result in results)).set_index("run_id")
+    runs = with_starts(runs_table(result["row"] for result in results)).set_index("run_id")
     averaged = runs.at[trunk.run_id, "averaged_loss:general"]
     assert averaged < runs.at[trunk.run_id, "loss:general"]
     assert runs.at[fork.run_id, "averaged_start_loss:general"] == averaged
@@ -90,7 +90,7 @@ def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
     assert pd.isna(runs.at[fork.run_id, "averaged_loss:general"])
     rows = [result["row"] for result in results]
     other = {name: value for name, value in rows[0].items() if not name.startswith("averaged")}
-    with_another = with_averaged_starts(runs_table([*rows, other | {"kind": "trunk", "run_id": "another"}]))
+    with_another = with_starts(runs_table([*rows, other | {"kind": "trunk", "run_id": "another"}]))
     assert "averaged_start_loss:general" not in with_another
     assert len(averaged_tokens(trunk)) == 10
     assert sorted(path.name for path in workspace.checkpoints.iterdir()) == [f"{trunk.run_id}.safetensors"]

@@ -1,0 +1,76 @@
+"""``checkpoints`` in ``study.yaml``: models that exist, from which microanneals start in place of trained trunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.settings.numbers import Positive, Share, Tokens, TokensOrNone, check_mixture
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class CheckpointSettings(_Settings):
+    """One checkpoint: a Hugging Face folder, and where in its run it stands."""
+
+    path: str = Field(
+        description="Hugging Face folder of a causal LM, relative to study.yaml; no code of it is run"
+    )
+    tokens: Tokens = Field(description="tokens that the checkpoint has seen")
+    lr: Positive | None = Field(
+        None,
+        description="LR of its last step, from which decays take over; None reads it from the trainer state beside it",
+    )
+
+
+class CheckpointsSettings(_Settings):
+    """Checkpoints of one family, and how decays start from them."""
+
+    models: Annotated[dict[str, CheckpointSettings], Field(min_length=1)] = Field(
+        description="checkpoints by name: several sizes, several moments of one run, or one"
+    )
+    mixture: dict[str, Share] = Field(
+        description="share of each source in what they were trained on; decays on this mixture are the controls"
+    )
+    optimizer_state: Literal["load", "fresh"] = Field(
+        "fresh",
+        description="load takes the moments from optimizer.safetensors in each folder; fresh starts them from zero",
+    )
+    warmup_tokens: TokensOrNone = Field(
+        0, description="tokens over which each decay first raises the LR from 0; they are part of its length"
+    )
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        check_mixture("checkpoints.mixture", self.mixture)
+        return self
+
+
+def with_their_tokenizer(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of ``study.yaml`` with the tokenizer of its checkpoints, unless it names a file itself.
+
+    The text must be in the ids that the models know, so that no tokenizer is trained beside a checkpoint.
+
+    Args:
+        content: not checked yet.
+
+    Raises:
+        InvalidValueError: the tokenizer is to be trained.
+    """
+    checkpoints, tokenizer = content.get("checkpoints"), content.get("tokenizer") or {}
+    models = checkpoints.get("models") if isinstance(checkpoints, Mapping) else None
+    if not isinstance(models, Mapping) or not isinstance(tokenizer, Mapping) or tokenizer.get("path"):
+        return content
+    for name in ("vocab_size", "train_bytes_per_source"):
+        if name in tokenizer:
+            constraint = "cannot be chosen beside checkpoints, which have a tokenizer"
+            raise InvalidValueError(f"tokenizer.{name}", tokenizer[name], constraint, "Leave it out.")
+    paths = [model.get("path") for model in models.values() if isinstance(model, Mapping)]
+    if not paths or not isinstance(paths[0], str):
+        return content  # what is wrong with the models is said where they are checked
+    return {**content, "tokenizer": {**tokenizer, "path": f"{paths[0]}/tokenizer.json"}}
