@@ -198,6 +198,43 @@ def test_default_law_contains_the_multi_power_law():
     assert np.abs(law.predict([late]) - late.loss).mean() < 1.5e-3
 
 
+def with_worth(name, schedule, worth, num=30):
+    """A curve whose loss falls in units of what a token at a higher LR is worth, without any other surprise."""
+    steps = np.unique(np.linspace(2 * WARMUP // STEP, schedule.tokens // STEP, num).round().astype(int))
+    path = lr_path(schedule, steps * float(STEP), lr_unit=PEAK, token_unit=TOTAL)
+    family = DEFAULT_LAW()._family()
+    shared = {"logit_rho": -1.0, "log_q": -0.5, "p": worth, "log_gain": np.log(0.3), "log_rate": 4.0}
+    theta = np.array([shared.get(parameter.name, parameter.start) for parameter in family.shared])
+    loss, _, _ = family.value(path, theta, np.array([2.7, np.log(0.35), np.log(0.46), 0.0]), 0.0)
+    return LossCurve(name, schedule, steps * float(STEP), loss, "model")
+
+
+@pytest.mark.parametrize("worth", [1.0, 1.3])
+def test_a_low_lr_is_carried_to_twice_its_horizon(worth):
+    """The run at a tenth of the other peaks never gets beyond their burn-in: its later half counts all the same."""
+    peaks = [PEAK, 0.5 * PEAK, 0.1 * PEAK]
+    plans = [(peak, length) for peak in peaks for length in (0, TOTAL // 5, TOTAL // 2)]
+    fitted = [
+        with_worth(
+            f"{peak}/{length}",
+            warmup_stable_decay(TOTAL, peak, warmup_tokens=WARMUP, decay_tokens=length),
+            worth,
+        )
+        for peak, length in plans
+    ]
+    law = DEFAULT_LAW().fit(fitted)
+    assert law.params_["p"] == pytest.approx(worth, abs=0.1)
+    slow = warmup_stable_decay(2 * TOTAL, 0.1 * PEAK, warmup_tokens=WARMUP, decay_tokens=TOTAL // 2)
+    ask = with_worth("slow", slow, worth, num=2)
+    assert law.predict([ask])[-1] == pytest.approx(ask.loss[-1], abs=4e-3)
+
+
+def test_one_peak_says_nothing_of_the_worth_of_an_lr():
+    law = DEFAULT_LAW().fit(fit_curves(noise=1e-3))
+    assert law.params_["p"] == 1.0
+    assert law.param_intervals()["p"] == (1.0, 1.0)
+
+
 def test_intervals_hold_the_truth_of_new_schedules():
     held = []
     for seed in range(10):

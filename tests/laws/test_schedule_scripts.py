@@ -123,6 +123,6 @@ def test_decay_grid_on_the_published_rows(scripts, tmp_path, shared_data):
         str(odd["run_id"].iloc[1]): "decay_type 'zigzag' is not one of linear, sqrt",
     }
     assert result["groups"]["transfer"]["mae"] < 1.0  # one fitted size answers for every size, and says so
-    assert result["mae"] < 1e-2
+    assert result["mae"] < 6e-3
     assert result["regret"] <= 2e-3
     assert 0 <= result["coverage_90"] <= 1

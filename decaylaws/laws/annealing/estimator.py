@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units, warmup_tokens
 from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_of, spread_out
-from decaylaws.laws.annealing.family import PER_MODEL, Family
+from decaylaws.laws.annealing.family import PER_MODEL, WORTH, Family, fixed
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
 from decaylaws.laws.kit.law import Array, Law, Prediction
@@ -25,6 +25,8 @@ from decaylaws.schedules import Schedule
 _NOISE = 1e-3
 _TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
 _STRETCHES = 8
+_LATER_HALF = 0.5
+_SEVERAL_PEAKS = 1.2  # ratio of peak LRs from which runs tell what a token at a higher LR is worth
 _MAX_DRAW_POINTS = 64
 _NUM_OWN = len(PER_MODEL)
 
@@ -226,14 +228,31 @@ class ScheduleLaw(Law):
     def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
         """The curve beyond the burn-in, thinned; its last evaluation always stays."""
         path = lr_path(curve.schedule, curve.tokens, **self.units_)
-        beyond = np.flatnonzero(path.progress >= cut)
+        beyond = np.flatnonzero(path.progress >= self._fitted_from(curve, path, cut))
         if len(beyond) == 0:
             return None
         return curve.select(beyond[spread_out(len(beyond), self.max_points)])
 
+    def _fitted_from(self, curve: LossCurve, path: LrPath, cut: float) -> float:
+        """Progress from which a curve is fitted.
+
+        A run at a far lower LR never gets beyond the burn-in of the others, however long it is. It has left its
+        initialisation behind all the same: its later half counts.
+        """
+        if path.progress[-1] >= cut:
+            return cut
+        is_long = (
+            curve.tokens[-1] / self.units_["token_unit"] >= cut
+        )  # at the highest LR it would be beyond it
+        return _LATER_HALF * float(path.progress[-1]) if is_long else np.inf
+
     def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
         family = self._family()
-        parameters = list(family.shared)
+        plateaus = {round(group.path.plateau_lr, 3) for group in groups}
+        one_peak = max(plateaus) < _SEVERAL_PEAKS * min(plateaus)
+        parameters = [
+            fixed(WORTH, 1.0) if one_peak and each.name == WORTH else each for each in family.shared
+        ]
         for model in self.models_:
             parameters += family.own(min(float(c.observed.min()) for c in curves if c.model == model))
         self._parameters = parameters
@@ -379,7 +398,9 @@ class ScheduleLaw(Law):
             path = lr_path(curve.schedule, curve.tokens, **self.units_)
             weights = self._indicator(self.models_.index(model))
             value, _, _ = self._evaluate(path, self._sizes[model], weights, self._theta)
-            early = (path.progress < cut) & (curve.tokens >= warmup_tokens(curve.schedule))
+            early = (path.progress < self._fitted_from(curve, path, cut)) & (
+                curve.tokens >= warmup_tokens(curve.schedule)
+            )
             progress.append(path.progress[early])
             residuals.append((curve.observed - value)[early])
         return np.concatenate(progress), np.concatenate(residuals)

@@ -2,7 +2,7 @@
 
 ::
 
-    L(t) = L0 + P(t) + G(t),   P = A S(t)^-alpha,   S(t) = integral of the LR
+    L(t) = L0 + P(t) + G(t),   P = A S(t)^-alpha,   S(t) = eta_plateau^(p - 1) times the integral of the LR
 
     gain at the evaluation:  G = B [(1 - rho) + rho S(t)^-alpha] (h(t)^q - 1)
     gain at the drop:        G = -B sum_k d_k [(1 - rho) + rho S_k^-alpha] K(t, t_k)
@@ -10,15 +10,17 @@
 with LR drops ``d_k`` in units of the highest LR, the kernel ``K`` of :mod:`decaylaws.laws.annealing.kernels`
 and the lagging LR ``h(t) = eta_plateau - sum_k d_k K(t, t_k)``: the LR that the loss has come to terms with.
 ``rho`` is the share of the gain that is proportional to the loss still to be won (supercollapse, Qiu et al.
-2025); ``q`` bends the gain where runs with several peak LRs show that it is not linear. ``rho = 0, q = 1`` is
-the momentum law or the multi-power law, depending on the kernel. Warm-up counts as progress, never as a drop.
+2025); ``q`` bends the gain where runs with several peak LRs show that it is not linear, and ``p`` says what a
+token at a higher LR is worth. With ``p = 1``, as where all runs have one peak LR, that is the LR itself.
+``rho = 0, q = 1, p = 1`` is the momentum law or the multi-power law, depending on the kernel. Warm-up counts as
+progress, never as a drop.
 
 Per model: ``L0``, ``A``, ``alpha``, and ``B = exp(gain + shift + size_exponent ln(N / N_ref))``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +29,9 @@ from decaylaws.laws.annealing.kernels import Kernel, Parameter
 from decaylaws.laws.kit.law import Array
 
 _SMALLEST_LAG = 1e-4
+_SMALLEST_PLATEAU = 1e-3  # of the highest LR: a schedule that starts at nothing has no plateau
+WORTH = "p"
+"""Name of the exponent of what a token at a higher LR is worth; only runs with several peak LRs say anything of it."""
 PER_MODEL = ("level", "log_amplitude", "log_alpha", "gain_shift")
 
 
@@ -40,6 +45,7 @@ class Family:
         reducible: fit ``rho``; without it the gain does not depend on the loss left.
         linear: the response is no share of a drop and may exceed it: no lagging LR, ``G = -B sum_k d_k K``.
         bend: fit ``q``; without it the gain is linear in the lagging LR.
+        worth: fit ``p`` where runs have several peak LRs; without it progress is the integral of the LR.
         alpha_prior_sd: prior on ``log alpha`` around 0.46.
     """
 
@@ -47,17 +53,26 @@ class Family:
     gain_at_drop: bool = False
     reducible: bool = False
     bend: bool = False
+    worth: bool = False
     linear: bool = False
     alpha_prior_sd: float = 0.15
 
     @property
     def shared(self) -> tuple[Parameter, ...]:
         """Parameters that all models share, the kernel's first."""
-        rho = Parameter("logit_rho", 1.0, -8.0, 8.0, 1.0) if self.reducible else _fixed("logit_rho", -50.0)
-        bend = Parameter("log_q", 0.0, -2.5, 1.0, 0.5) if self.bend else _fixed("log_q", 0.0)
+        rho = Parameter("logit_rho", 1.0, -8.0, 8.0, 1.0) if self.reducible else fixed("logit_rho", -50.0)
+        bend = Parameter("log_q", 0.0, -2.5, 1.0, 0.5) if self.bend else fixed("log_q", 0.0)
+        worth = Parameter(WORTH, 1.0, 0.3, 2.0, 0.2) if self.worth else fixed(WORTH, 1.0)
         # N^0.12..0.17 over 25M..400M (LR-schedule fits of three published sizes).
         size = Parameter("size_exponent", 0.15, 0.0, 0.4, 0.05)
-        return (*self.kernel.parameters, rho, bend, size, Parameter("log_gain", np.log(0.2), -9.0, 3.0))
+        return (
+            *self.kernel.parameters,
+            rho,
+            bend,
+            worth,
+            size,
+            Parameter("log_gain", np.log(0.2), -9.0, 3.0),
+        )
 
     def own(self, lowest_loss: float) -> tuple[Parameter, ...]:
         """Parameters of one model."""
@@ -82,15 +97,28 @@ class Family:
             Losses ``[n]``, derivatives by the shared parameters ``[n, s]`` and by the model's own ``[n, 4]``.
         """
         level, log_amplitude, log_alpha, shift = own
-        _, bend, size_exponent, log_gain = shared[-4:]
-        rho = _logistic(shared[-4])
+        _, bend, worth, size_exponent, log_gain = shared[-5:]
+        rho = _logistic(shared[-5])
         alpha = np.exp(log_alpha)
+        log_plateau = float(np.log(max(path.plateau_lr, _SMALLEST_PLATEAU)))
+        factor = np.exp((worth - 1) * log_plateau)
+        path = replace(path, progress=path.progress * factor, drop_progress=path.drop_progress * factor)
         decayed, decayed_slope = _power_of(path.progress, alpha)
         reducible, reducible_slope = np.exp(log_amplitude) * decayed, np.exp(log_amplitude) * decayed_slope
         gain = np.exp(log_gain + shift + size_exponent * log_size)
-        term, by_kernel, by_rho, by_bend, by_alpha = self._gain(path, shared, rho, alpha, np.exp(bend))
+        term, by_kernel, by_rho, by_bend, by_alpha, by_left = self._gain(
+            path, shared, rho, alpha, np.exp(bend)
+        )
+        by_worth = -alpha * log_plateau * (reducible + gain * by_left)
         by_shared = np.column_stack(
-            [*(gain * by_kernel), gain * by_rho, gain * by_bend, gain * term * log_size, gain * term]
+            [
+                *(gain * by_kernel),
+                gain * by_rho,
+                gain * by_bend,
+                by_worth,
+                gain * term * log_size,
+                gain * term,
+            ]
         )
         by_own = np.column_stack(
             [np.ones_like(term), reducible, reducible_slope + gain * by_alpha, gain * term]
@@ -99,8 +127,8 @@ class Family:
 
     def _gain(
         self, path: LrPath, shared: Array, rho: float, alpha: float, bend: float
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        """The gain over B, and its derivatives by kernel, logit rho, log q and log alpha."""
+    ) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """The gain over B, its derivatives by kernel, logit rho, log q and log alpha, and its part in ``S^-alpha``."""
         theta = shared[: len(self.kernel.parameters)]
         share, slopes = self.kernel.response(path, theta)
         spread = rho * (1 - rho)
@@ -112,7 +140,8 @@ class Family:
             term = above * (1 - rho + rho * start) - share @ weights
             by_rho = spread * (above * (start - 1) - share @ (path.drops * (left - 1)))
             by_alpha = rho * (above * start_slope - share @ (path.drops * left_slope))
-            return term, -(slopes @ weights), by_rho, np.zeros_like(term), by_alpha
+            by_left = rho * (above * start - share @ (path.drops * left))
+            return term, -(slopes @ weights), by_rho, np.zeros_like(term), by_alpha, by_left
         lag = np.maximum(path.plateau_lr - share @ path.drops, _SMALLEST_LAG)
         left, left_slope = _power_of(path.progress, alpha)
         amplitude, bent = 1 - rho + rho * left, lag**bend
@@ -123,10 +152,12 @@ class Family:
             spread * (left - 1) * (bent - 1),
             amplitude * bent * np.log(lag) * bend,
             rho * left_slope * (bent - 1),
+            rho * left * (bent - 1),
         )
 
 
-def _fixed(name: str, value: float) -> Parameter:
+def fixed(name: str, value: float) -> Parameter:
+    """A parameter that a fit leaves where it is."""
     return Parameter(name, value, value, value)
 
 
