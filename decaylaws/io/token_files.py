@@ -11,17 +11,22 @@ STORE_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "array": (".npy", ".bin"),
     "megatron": (".bin",),
     "nanotron": (".ds",),
+    "mds": ("index.json",),
+    "decaylaws": ("manifest.json",),
 }
-"""Suffixes of the files of tokens, by format."""
+"""Suffixes of the files of tokens, by format; of mds and decaylaws the file that lists them."""
 
 
 def find_store_files(path: Path, file_format: str) -> list[Path]:
     """Files of a token store in a fixed order, each file of tokens followed by the files that describe it.
 
     Args:
-        path: file, folder or glob; of Megatron also the prefix of a pair (``web_text_document``).
+        path: file, folder or glob; of Megatron also the prefix of a pair (``web_text_document``), of decaylaws the
+            folder of a study or of its corpus.
         file_format: of ``STORE_SUFFIXES``.
     """
+    if file_format in ("mds", "decaylaws"):
+        return _listed(path, file_format)
     if file_format == "megatron" and not path.exists() and path.with_name(f"{path.name}.bin").is_file():
         path = path.with_name(f"{path.name}.bin")
     found = []
@@ -30,9 +35,19 @@ def find_store_files(path: Path, file_format: str) -> list[Path]:
     return found
 
 
-def is_description(path: Path) -> bool:
-    """Whether a file of a store describes another one and holds no tokens."""
-    return path.name.endswith((".idx", ".csv.gz", ".index", ".metadata"))
+def _listed(path: Path, file_format: str) -> list[Path]:
+    """The lists of files of a store, and of MDS the shards beside each."""
+    (name,) = STORE_SUFFIXES[file_format]
+    if file_format == "decaylaws":
+        places = (path, path / name, path / "corpus" / name)
+        return [place for place in places if place.name == name and place.is_file()][:1]
+    if (path / name).is_file():
+        path = path / name
+    found = []
+    for file in find_files(path, (".json",)):
+        if file.name == name:
+            found += [file, *find_files(file.parent, (".mds",))]
+    return found
 
 
 def _described_by(file: Path, file_format: str) -> list[Path]:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write
 from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.readers import source_files
+from proxy_runs.data.manifest import read_manifest
 from proxy_runs.data.permutation import key_of, mix
 from proxy_runs.data.stores import TokenFile, open_files
 from proxy_runs.data.stores.files import Places, Tokens, WithEnds
@@ -58,6 +60,7 @@ class Found:
         unended: documents that an index ends without one.
         largest_id: of all.
         content: hash of all documents in their order.
+        is_open: whether the tokens end within a document, which the next file may go on with.
     """
 
     documents: int = 0
@@ -67,6 +70,7 @@ class Found:
     unended: int = 0
     largest_id: int = 0
     content: str = ""
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,24 +217,26 @@ def scan_store(
     files = open_files(source.name, settings, paths, end_id=tokenizer.end_id)
     total = sum(file.tokens for file in files)
     reader = _Reader(
-        tokenizer,
-        split_key=key_of(source.seed, source.origin),
-        heldout=min(settings.heldout_fraction, MAX_HELDOUT_TOKENS / total),
-        sample=min(1.0, SAMPLE_TOKENS / total),
+        tokenizer, split_key=key_of(source.seed, source.origin), sample=min(1.0, SAMPLE_TOKENS / total)
     )
+    fractions = [min(settings.heldout_fraction, MAX_HELDOUT_TOKENS / total)] * len(files)
+    if is_split := settings.format == "decaylaws":  # another study's held-out text stays what it is
+        _check_tokenizer(source, paths[0].parent, tokenizer)
+        fractions = [0.0, 1.0]
     found, content, parts, seen = Found(), hashlib.sha256(), [], 0
     for number, file in enumerate(files):
         note = directory / f"{source.name}.store" / f"{number}.npz"
         if not note.is_file():
             try:
-                result = reader.read(file, partial(_tell_from, tell, seen, total))
+                told = partial(_tell_from, tell, seen, total)
+                result = reader.read(file, fractions[number], told, goes_on=found.is_open)
             except DataError as error:
                 raise DataError(f"'sources.{source.name}': {error}") from None
             _save(note, result)
         part, arrays = _load(note)
         for name in ("documents", "tokens", "text_bytes", "end_tokens", "unended"):
             setattr(found, name, getattr(found, name) + getattr(part, name))
-        found.largest_id = max(found.largest_id, part.largest_id)
+        found.largest_id, found.is_open = max(found.largest_id, part.largest_id), part.is_open
         content.update(part.content.encode())
         parts.append(
             {name: array + seen if name.endswith("places") else array for name, array in arrays.items()}
@@ -247,7 +253,7 @@ def scan_store(
         source.name,
         files,
         found,
-        excluded.take(np.sort(first)),
+        excluded if is_split else excluded.take(np.sort(first)),
         excluded,
         Stretches(joined["sample_places"], joined["sample_bytes"]),
         tokenizer,
@@ -266,12 +272,12 @@ def scan_store(
 class _Reader:
     """Reads files of a store: documents, their hashes, and which of them are held out or sampled."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, split_key: int, heldout: float, sample: float) -> None:
+    def __init__(self, tokenizer: TextTokenizer, *, split_key: int, sample: float) -> None:
         self.end_id = tokenizer.end_id
         self.vocab_size = tokenizer.vocab_size
         self._lengths = tokenizer.token_bytes.astype(np.int64)
         self._split_key = np.uint64(split_key)
-        self._heldout, self._sample = heldout, sample
+        self._sample = sample
         # a document's hash is a polynomial over the hashes of its tokens, taken from one running sum (as of words, see
         # decontamination.words), so that a document of any length costs the same and may go on in the next chunk
         self._token_hashes = mix(np.arange(1, self.vocab_size + 1, dtype=np.uint64))
@@ -281,8 +287,20 @@ class _Reader:
         np.cumprod(self._powers, out=self._powers)
         np.cumprod(self._inverse, out=self._inverse)
 
-    def read(self, file: TokenFile, tell: Callable[[int], None]) -> tuple[Found, dict[str, NDArray[Any]]]:
-        """What is found in ``file``; places count from its first token."""
+    def read(
+        self, file: TokenFile, heldout: float, tell: Callable[[int], None], *, goes_on: bool = False
+    ) -> tuple[Found, dict[str, NDArray[Any]]]:
+        """Look through a file.
+
+        Args:
+            file: to read.
+            heldout: share of its documents that is held out.
+            tell: told of the tokens that are behind us.
+            goes_on: whether its first tokens end a document of the file before; such a rest is not held out.
+
+        Returns:
+            what was found, and the documents that are held out or compared; places count from the file's first token.
+        """
         ends = self._ends(file)
         found, content = Found(tokens=file.tokens), hashlib.sha256()
         arrays: dict[str, list[NDArray[Any]]] = {
@@ -312,7 +330,11 @@ class _Reader:
                 np.stack([np.append(begin, start + stops[:-1]), start + stops], 1) if len(stops) else None
             )
             if places is not None:
-                self._choose(arrays, own[:-1], sizes[:-1], places, content, is_end[stops - 1])
+                may_be_held_out = is_end[
+                    stops - 1
+                ]  # else it would run into the next one of the held-out text
+                may_be_held_out[:1] &= not (goes_on and begin == 0)
+                self._choose(arrays, heldout, own[:-1], sizes[:-1], places, content, may_be_held_out)
                 begin = start + int(stops[-1])
             found.documents += len(stops)
             found.text_bytes += int(lengths[-1])
@@ -321,6 +343,7 @@ class _Reader:
         if begin < file.tokens:  # the last document has no end
             found.documents += 1
             found.unended += 1
+            found.is_open = ends is None
             content.update(partial_hash.to_bytes(8, "little"))
         if ends is not None and found.unended > (1 - _MIN_ENDED) * found.documents:
             raise self._no_ends(file, ends, found)
@@ -351,16 +374,16 @@ class _Reader:
     def _choose(
         self,
         arrays: dict[str, list[NDArray[Any]]],
+        heldout: float,
         hashes: Keys,
         sizes: Places,
         places: Places,
         content: Any,
-        ended: NDArray[np.bool_],
+        may_be_held_out: NDArray[np.bool_],
     ) -> None:
         keys = mix(hashes ^ (places[:, 1] - places[:, 0]).astype(np.uint64))
         content.update(keys.tobytes())
-        # a document without an end would run into the next one of the held-out text
-        is_heldout = _below(mix(keys ^ self._split_key), self._heldout) & ended & (sizes > 0)
+        is_heldout = _below(mix(keys ^ self._split_key), heldout) & may_be_held_out & (sizes > 0)
         is_sampled = ~is_heldout & _below(mix(keys + np.uint64(1)), self._sample)
         arrays["heldout_places"].append(places[is_heldout])
         arrays["heldout_bytes"].append(sizes[is_heldout])
@@ -428,7 +451,23 @@ def _tell_from(tell: Callable[[float], None], seen: int, total: int, done: int) 
 
 
 def _below(keys: Keys, share: float) -> NDArray[np.bool_]:
-    return keys <= np.uint64(min(2**64 - 1, int(share * 2**64)))
+    return keys < np.uint64(int(share * 2**64)) if share < 1 else np.ones(len(keys), bool)
+
+
+def _check_tokenizer(source: Source, corpus: Path, tokenizer: TextTokenizer) -> None:
+    """Refuse a corpus whose ids mean other tokens."""
+    manifest = read_manifest(corpus)
+    vocabulary = Tokenizer.from_file(str(corpus / manifest.tokenizer.path)).get_vocab(with_added_tokens=True)
+    if (vocabulary, manifest.eos_id) == (
+        tokenizer.tokenizer.get_vocab(with_added_tokens=True),
+        tokenizer.end_id,
+    ):
+        return
+    raise DataError(
+        f"'sources.{source.name}': the corpus {corpus} has another tokenizer than tokenizer.path, or another token "
+        "ends "
+        f"its documents. Use its own: {corpus / manifest.tokenizer.path}."
+    )
 
 
 def _check_ends(source: Source, files: Sequence[TokenFile], found: Found, tokenizer: TextTokenizer) -> None:

@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from decaylaws.errors import DataError
-from decaylaws.io.token_files import is_description
 from decaylaws.settings.stores import tokens_from
 from decaylaws.settings.study import SourceSettings
 from proxy_runs.data.stores.arrays import ArrayFile
+from proxy_runs.data.stores.arrow import ArrowFile
 from proxy_runs.data.stores.files import TokenFile, WithEnds
+from proxy_runs.data.stores.mds import MdsFile
 from proxy_runs.data.stores.megatron import MegatronFile
 from proxy_runs.data.stores.nanotron import NanotronFile
+from proxy_runs.data.stores.ours import CorpusFile
 
 __all__ = ["FORMATS", "TokenFile", "open_files", "reopen_files"]
 
 FORMATS: Mapping[str, type[TokenFile]] = {
-    "array": ArrayFile,
-    "megatron": MegatronFile,
-    "nanotron": NanotronFile,
+    kind.format: kind for kind in (ArrayFile, MegatronFile, NanotronFile, MdsFile, ArrowFile, CorpusFile)
 }
 
 
@@ -46,8 +46,7 @@ def open_files(
     try:
         files = [
             file
-            for path in paths
-            if not is_description(path)
+            for path in kind.chosen(paths)
             for file in kind.open(path, source.token_type, tokens_from(name, source))
         ]
     except DataError as error:

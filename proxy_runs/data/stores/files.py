@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,12 +91,17 @@ class TokenFile(ABC):
     """Whether a document's end is that of a row, which may also be a window of many packed documents."""
 
     @classmethod
+    def chosen(cls, paths: Sequence[Path]) -> list[Path]:
+        """Those of the files of a source that ``open`` takes: not those that describe another file."""
+        return [path for path in paths if not path.name.endswith((".idx", ".csv.gz", ".index", ".metadata"))]
+
+    @classmethod
     @abstractmethod
     def open(cls, path: Path, token_type: str | None, column: str) -> Iterator[TokenFile]:
         """The files behind a path of study.yaml, checked against what they say of themselves.
 
         Args:
-            path: one of those that ``source_files`` finds.
+            path: one of ``chosen``.
             token_type: what study.yaml says of the type of a token.
             column: what holds the tokens.
 

@@ -24,6 +24,8 @@ from tests.proxy_runs.data.token_stores import (
     FORMATS,
     VOCAB,
     make_documents,
+    write_datasets,
+    write_mds,
     write_megatron,
     write_nanotron,
     write_numpy,
@@ -31,6 +33,8 @@ from tests.proxy_runs.data.token_stores import (
     write_raw_with_index,
     write_tokenizer,
 )
+
+END_TOKENIZER = TokenizerSettings(path="tokenizer.json", end_token="<end>")
 
 
 @pytest.fixture
@@ -124,6 +128,128 @@ def test_a_training_batch_is_that_of_the_same_text_prepared_here(base: Path, nam
     _, numbers = sampler.assign(5, 40)
     assert len(expected) == store.available_tokens["web"]
     assert rows.tolist() == [expected[number * 32 : number * 32 + 33].tolist() for number in numbers]
+
+
+def test_windows_of_packed_documents_are_cut_at_end_tokens(base: Path) -> None:
+    documents = make_documents(200)
+    whole = [token for document in documents for token in document]
+    windows = [whole[start : start + 64] for start in range(0, len(whole) - 63, 64)]
+    write_mds(base / "store", windows, "ndarray:uint16:64")
+    make(base, settings("mds"), "mds")
+    write_datasets(base / "data", windows)
+    make(base, settings("datasets", path="data"), "datasets")
+    for name in ("mds", "datasets"):
+        store = TokenStore.open(base / name)
+        held = store.heldout("web").tokens
+        chosen = [part.tolist() for part in np.split(held, np.flatnonzero(held == END) + 1)[:-1]]
+        assert 5 < len(chosen) < 60
+        assert all(document in documents for document in chosen)
+        left = [token for document in documents if document not in chosen for token in document]
+        assert store.train("web").tolist() == left[: store.available_tokens["web"]]
+
+
+def test_datasets_are_read_as_their_own_library_reads_them(base: Path) -> None:
+    import datasets
+
+    documents = make_documents(2500)
+    write_datasets(base / "store", documents, "int64")
+    reference = datasets.load_from_disk(str(base / "store"))
+    files = open_store(base, settings("datasets"))
+    assert [file.type.name for file in files] == ["int64", "int64"]
+    assert read_documents(files) == list(reference["input_ids"])
+    assert (
+        files[0].read(90_000, 30_000).tolist() == files[0].read(0, files[0].tokens)[90_000:120_000].tolist()
+    )
+    content = files[0].path.read_bytes()
+    place = files[0].offset(90_000)
+    assert content[place : place + 8] == int(files[0].read(90_000, 1)[0]).to_bytes(8, "little")
+    datasets.DatasetDict({"train": reference, "test": reference}).save_to_disk(str(base / "both"))
+    assert read_documents(open_store(base, settings("datasets", path="both"))) == documents
+    datasets.DatasetDict({"a": reference, "test": reference}).save_to_disk(str(base / "neither"))
+    with pytest.raises(DataError, match="holds the splits a, test, and none is called train"):
+        open_store(base, settings("datasets", path="neither"))
+
+
+def test_shards_of_another_study_keep_their_split(base: Path) -> None:
+    lines = [bytes(document[:-1]).decode() for document in make_documents(100, low=80)]
+    (base / "text.jsonl").write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
+    tokenizer = TokenizerSettings(path="tokenizer.json")
+    text = SourceSettings(format="jsonl", path="text.jsonl")
+    prepare_corpus({"notes": text}, base / "other" / "corpus", tokenizer=tokenizer, base=base)
+    other = TokenStore.open(base / "other" / "corpus")
+    make(base, SourceSettings(format="decaylaws", path="other", tokens_from="notes"))
+    store = TokenStore.open(base / "corpus")
+    assert store.train("web").tolist() == other.train("notes").tolist()
+    assert store.heldout("web").tokens.tolist() == other.heldout("notes").tokens.tolist()
+    for name, corpus in (("web", store), ("notes", other)):
+        sampler = MixtureSampler(Mixture({name: 1.0}), available_sequences(corpus, 16), seed=0)
+        assert BatchReader(corpus, sampler, 16).batch(0, 20).shape == (20, 17)
+    with pytest.raises(DataError, match=r"has no source 'web' \(it has: notes\)"):
+        make(base, SourceSettings(format="decaylaws", path="other/corpus"))
+    with pytest.raises(DataError, match="is itself a token store that is read in place"):
+        make(base, SourceSettings(format="decaylaws", path="corpus", tokens_from="web"), "third")
+    write_tokenizer(base / "tokenizer.json", end_token="<end>")
+    with pytest.raises(DataError, match=r"has another tokenizer than tokenizer.path.* Use its own"):
+        make(
+            base,
+            SourceSettings(format="decaylaws", path="other", tokens_from="notes"),
+            tokenizer=END_TOKENIZER,
+        )
+
+
+def test_columns_that_hold_no_tokens_are_told(base: Path) -> None:
+    write_mds(base / "store", make_documents(20))
+    for keys, problem in (
+        ({"tokens_from": "ids"}, r"shard.00000.mds has no column 'ids' \(it has: id, tokens, url\)"),
+        ({"tokens_from": "url"}, r"holds str in its column 'url', not token ids"),
+        ({"token_type": "int64"}, r"says that its tokens are uint16, and token_type says int64"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            make(base, settings("mds", **keys))
+    write_mds(base / "store", make_documents(20), "bytes")
+    with pytest.raises(DataError, match=r"holds its tokens as bytes, .* Add token_type"):
+        make(base, settings("mds"))
+    write_datasets(base / "data", make_documents(20))
+    for column, problem in (
+        ("labels", r"has no column 'labels' \(it has: input_ids, id\)"),
+        ("id", "holds int64 in"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            make(base, settings("datasets", path="data", tokens_from=column))
+
+
+def test_damaged_shards_and_datasets_name_file_and_byte(base: Path) -> None:
+    documents, folder = make_documents(30), base / "store"
+    write_mds(folder, documents)
+    shard = folder / "shard.00001.mds"
+    whole = shard.read_bytes()
+    cut(shard, 4)
+    with pytest.raises(
+        DataError, match=rf"shard.00001.mds ends at byte {len(whole) - 4}, and index.json says"
+    ):
+        make(base, settings("mds"))
+    shifted = bytearray(whole)
+    shifted[4 + 4 * 3 : 4 + 4 * 4] = (5).to_bytes(4, "little")
+    shard.write_bytes(bytes(shifted))
+    with pytest.raises(
+        DataError, match=r"shard.00001.mds has a shifted table of samples: entry 2 \(byte 12\)"
+    ):
+        make(base, settings("mds"))
+    swapped = np.frombuffer(whole[: 4 * 17], "<u4").astype(">u4").tobytes() + whole[4 * 17 :]
+    shard.write_bytes(swapped)
+    with pytest.raises(DataError, match=r"shard.00001.mds was written in big-endian order"):
+        make(base, settings("mds"))
+    shard.unlink()
+    with pytest.raises(DataError, match=r"lists shard.00001.mds, and there is no such file"):
+        make(base, settings("mds"))
+    (folder / "index.json").write_text("{}")
+    with pytest.raises(DataError, match=r"index.json is not the index of MDS shards"):
+        make(base, settings("mds"))
+    write_datasets(base / "data", documents)
+    arrow = min((base / "data").glob("*.arrow"))
+    cut(arrow, 600)
+    with pytest.raises(DataError, match=r"arrow is not a readable file of a datasets folder"):
+        make(base, settings("datasets", path="data"))
 
 
 def test_many_files_are_one_source_in_the_order_of_their_names(base: Path) -> None:
@@ -220,11 +346,11 @@ def test_a_scan_goes_on_where_it_was_interrupted(base: Path, monkeypatch: pytest
     expected = make(base, settings("nanotron"), "whole")
     read, calls = stores._Reader.read, []
 
-    def interrupted(self: Any, file: TokenFile, tell: Any) -> Any:
+    def interrupted(self: Any, file: TokenFile, *rest: Any, **options: Any) -> Any:
         calls.append(file.path.parent.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return read(self, file, tell)
+        return read(self, file, *rest, **options)
 
     monkeypatch.setattr(stores._Reader, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -305,7 +431,8 @@ def test_a_store_that_is_cut_short_names_file_and_byte(base: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_file_is_named(base: Path, name: str) -> None:
     FORMATS[name][0](base / "store", make_documents(10))
-    file = next(path for path in (base / "store").iterdir() if path.suffix in (".npy", ".bin", ".ds"))
+    suffixes = (".npy", ".bin", ".ds", ".mds", ".arrow")
+    file = min(path for path in (base / "store").iterdir() if path.suffix in suffixes)
     file.write_bytes(b"")
     with pytest.raises(DataError, match=rf"'sources.web': .*{file.name} is empty \(it ends at byte 0\)"):
         make(base, settings(name))
