@@ -146,7 +146,12 @@ def waiting(root: Path, tokens: int) -> dict[str, Any]:
         device="cpu",
     )
     whole = time.perf_counter() - start
-    return {"trained_tokens": tokens, "seconds": whole, "batch_seconds": seconds, "waiting_share": seconds / whole}
+    return {
+        "trained_tokens": tokens,
+        "seconds": whole,
+        "batch_seconds": seconds,
+        "waiting_share": seconds / whole,
+    }
 
 
 def main() -> None:
