@@ -36,6 +36,7 @@ PANELS = {
         study.plan,
         study.run,
         external.export_runs,
+        external.record,
         study.fit,
         study.recommend,
         study.confirm,

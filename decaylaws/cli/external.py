@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from decaylaws import study as verbs
-from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say, say_next
 from decaylaws.cli.export import LrRule
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters import EXPORTERS, ExportOptions
+from decaylaws.runs.logs import FORMATS
 from decaylaws.study.export_runs import ExportedRuns, runs_table
+from decaylaws.study.record import LR_TOLERANCE, Recorded
+from decaylaws.study.status import next_verb, steps
 
 StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 
@@ -77,6 +80,73 @@ def export_runs(
         )
         console.print(f"{start}'{study.root}' FILES", highlight=False, soft_wrap=True)
     return written
+
+
+def record(
+    directory: StudyDir,
+    files: Annotated[
+        list[Path], typer.Argument(help="logs and tables, or folders of them", show_default=False)
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OURS=THEIRS: what the files call step, tokens, lr, loss:DOMAIN, ...; can be repeated"
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="what the files call the loss of a domain, such as 'val/{domain}/nll'")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; by the files' names if left out")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="id of the run that the files are about, if nothing in them says it")
+    ] = None,
+    lr_tolerance: Annotated[
+        float, typer.Option(help="how far a logged LR may be from the plan's, as a fraction of the peak LR")
+    ] = LR_TOLERANCE,
+) -> Recorded:
+    """Record what another trainer has logged about the runs of a study.
+
+    Reads CSV, JSON Lines and Parquet tables, exports of Weights & Biases, TensorBoard's
+    event files, logs of OLMo-core, Megatron-LM and Hugging Face's Trainer, and results
+    of lm-eval. A run is known by the id in its name or path. It counts if the loss of
+    every domain was logged at its last step and its LR, tokens and mixture are the
+    plan's. Everything else is listed with the reason. Writes runs.csv and curves.csv.
+    Next: decaylaws fit.
+    """
+    study = open_study(console, directory)
+    with ConsoleProgress(console) as progress:
+        recorded = verbs.record(
+            study,
+            files,
+            columns=_pairs("column", column),
+            loss=loss,
+            kind=format,
+            run_id=run,
+            lr_tolerance=lr_tolerance,
+            progress=progress,
+        )
+    counts = recorded.outcomes["outcome"].value_counts()
+    words = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("new", "unchanged", "replaced"))
+    console.print(f"{len(recorded.outcomes)} runs recorded in {study.runs_file}: {words}.", highlight=False)
+    replaced = recorded.outcomes[recorded.outcomes["outcome"] == "replaced"]
+    say(console, [f"{row.role} {row.run_id} replaced: {row.change}." for row in replaced.itertuples()])
+    if not recorded.excluded.empty:
+        console.print(f"{len(recorded.excluded)} excluded:", highlight=False)
+        say(console, [_excluded_words(row) for row in recorded.excluded.itertuples()])
+    say(console, recorded.notes)
+    if not recorded.missing.empty:
+        by_role = recorded.missing.groupby("role", sort=False)["run_id"]
+        listed = [f"{role}: {', '.join(ids)}" for role, ids in by_role]
+        console.print(f"{len(recorded.missing)} runs have no result yet:", highlight=False)
+        say(console, listed)
+    say_next(console, study, next_verb(steps(study)))
+    return recorded
+
+
+def _excluded_words(row: Any) -> str:
+    return f"{row.run_id or row.file}: {row.reason}." + (f" ({row.file})" if row.run_id else "")
 
 
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:

@@ -27,6 +27,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.queue.storage import Patience, change_state, open_storage
 from decaylaws.queue.trials import (
@@ -261,6 +262,60 @@ class RunQueue:
         except UpdateFinishedTrialError:
             return False
         return True
+
+    def record(self, role: str, config: RunConfig, result: dict[str, Any], value: float | None) -> str:
+        """Record a result that was measured elsewhere, whether the run was queued, claimed, recorded or none of it.
+
+        Args:
+            role: the question that the run answers.
+            config: the run.
+            result: as for :meth:`finish`.
+            value: as for :meth:`finish`.
+
+        Returns:
+            ``new``, ``unchanged`` where the storage holds just this result, or ``replaced`` where it held another one,
+            which stays in the storage and counts no more.
+        """
+        outcome, held = "new", self._trial_of(config.run_id)
+        if held is not None and held.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            if result_of(held) == result:
+                return "unchanged"
+            outcome = "replaced"
+            self._repeat([held])
+        elif held is None or held.state == TrialState.FAIL:
+            self._add(waiting_trial(role, config, serves=self._serves, measure=self._measure))
+        trial = self._trial_of(config.run_id)
+        if trial is None:
+            raise StudyError(f"The storage lost run {config.run_id} while it was recorded. Record it again.")
+        waits = trial.state == TrialState.WAITING
+        claim = self._claim_one(trial) if waits else _claim(trial, self._trial_id(trial.number))
+        if claim is None or not self.finish(claim, result, value):
+            raise StudyError(f"Another process records run {config.run_id} now. Record it again to compare.")
+        return outcome
+
+    def hand_out(self, run_ids: Sequence[str], count: int, *, again: bool = False) -> list[str]:
+        """Claim up to ``count`` of these runs for somebody who beats no heart, in their order; returns their ids.
+
+        Nobody takes such a claim back: :meth:`record` ends it.
+
+        Args:
+            run_ids: runs that the queue holds.
+            count: at most so many.
+            again: also those that were handed out before.
+        """
+        latest = {trial.user_attrs[RUN_ID]: trial for trial in self._latest()}
+        handed: list[str] = []
+        for run_id in run_ids:
+            trial = latest.get(run_id)
+            if trial is None or len(handed) == count:
+                continue
+            waits = trial.state == TrialState.WAITING
+            if (waits and self._claim_one(trial)) or (again and trial.state == TrialState.RUNNING):
+                handed.append(run_id)
+        return handed
+
+    def _trial_of(self, run_id: str) -> FrozenTrial | None:
+        return next((trial for trial in self._latest() if trial.user_attrs[RUN_ID] == run_id), None)
 
     def fail(self, claim: Claim, log: str) -> bool:
         """Record that a run raised; returns whether it goes back to the queue for another attempt."""

@@ -15,6 +15,7 @@
 Every verb does what is missing, keeps what is finished, and takes ``progress``, which hears of every stage.
 """
 
+from decaylaws.study.ask import ask, tell
 from decaylaws.study.confirm import confirm
 from decaylaws.study.directory import Study
 from decaylaws.study.export import export
@@ -24,11 +25,13 @@ from decaylaws.study.launch import launch
 from decaylaws.study.plan import plan
 from decaylaws.study.prepare import prepare
 from decaylaws.study.recommend import recommend
+from decaylaws.study.record import record
 from decaylaws.study.run import run
 from decaylaws.study.status import status
 
 __all__ = [
     "Study",
+    "ask",
     "confirm",
     "export",
     "export_runs",
@@ -37,6 +40,8 @@ __all__ = [
     "plan",
     "prepare",
     "recommend",
+    "record",
     "run",
     "status",
+    "tell",
 ]

@@ -207,6 +207,16 @@ def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
     )
 
 
+def predicted_runs(study: Study) -> list[tuple[str, RunConfig]]:
+    """Role and config of every run that was ever to confirm a recipe of the study."""
+    found: dict[str, tuple[str, RunConfig]] = {}
+    with rebuilding(study.confirm_file, REMEDY):
+        for stored in _confirmations(study):
+            for role, config in Confirmation(stored["created"], tuple(stored["entries"])).runs():
+                found.setdefault(config.run_id, (role, config))
+    return list(found.values())
+
+
 def find_confirmation(study: Study) -> Confirmation | None:
     """The stored confirmation of the recipe that the study recommends now; None where there is none of it."""
     if not study.recipe_file.is_file():

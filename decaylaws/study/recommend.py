@@ -108,6 +108,8 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     for key, names in about.items():
         if set(found[key]) != set(names):
             raise DataError(f"{path} is damaged ({key}: it is not about {', '.join(names)}). {REMEDY}")
+    if unknown := set(found["support"]) - set(sources):  # a source without a share has none
+        raise DataError(f"{path} is damaged (support: it is about {', '.join(sorted(unknown))}). {REMEDY}")
     if not found["rivals"]:
         raise DataError(f"{path} is damaged (rivals: the control must be one). {REMEDY}")
     return found

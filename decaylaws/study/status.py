@@ -50,9 +50,7 @@ class Step:
 
 
 RESULTS: dict[str, Callable[[Study], Path]] = {
-    "prepare": lambda study: (
-        study.settings_file if study.settings.is_declared else study.corpus_dir / "manifest.json"
-    ),
+    "prepare": lambda study: study.corpus_dir / "manifest.json",
     "plan": lambda study: study.plan_file,
     "run": lambda study: study.runs_file,
     "fit": lambda study: study.law_file,
@@ -100,6 +98,8 @@ def steps(study: Study) -> list[Step]:
     found: list[Step] = []
     stale = ""
     for verb, result in RESULTS.items():
+        if not applies(study, verb):
+            continue
         step = Step(verb, State.OPEN)
         if result(study).exists():
             step = Step(verb, State.STALE, f"It rests on '{stale}'.") if stale else _step(study, verb)
@@ -130,6 +130,13 @@ def _step(study: Study, verb: str) -> Step:
     return Step(verb, State.DONE)
 
 
+def applies(study: Study, verb: str) -> bool:
+    """Whether a study has the verb: declared text is not prepared, and an external trainer does not launch here."""
+    if verb == "prepare":
+        return not study.settings.is_declared
+    return verb != "launch" or study.settings.trainer == "built-in"
+
+
 def next_verb(done: list[Step]) -> str | None:
     """The first verb that is not done; None after the last."""
     return next((step.verb for step in done if step.state != State.DONE), None)
@@ -137,6 +144,8 @@ def next_verb(done: list[Step]) -> str | None:
 
 def command_of(study: Study, verb: str) -> str:
     """The command line of a verb, as a shell takes it."""
+    if not applies(study, verb):
+        verb = verb_after(verb)
     if verb == "run" and study.settings.trainer == "external":
         if not study.runs_file.is_file() and not study.exported_runs_file.is_file():
             return f"decaylaws export-runs '{study.root}' --target NAME --out DIR"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from decaylaws import study as verbs
+from decaylaws.designs.planner import PlannedRun
+from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study
 from tests.study.tiny import TINY_SETTINGS
 
@@ -35,6 +40,49 @@ DECLARED_SETTINGS: dict[str, Any] = {
         "runs_at_other_sizes": 2,
     },
 }
+
+
+def losses_of(config: RunConfig, number: int = 0) -> dict[str, float]:
+    """Losses that a run might have: lower with size, tokens and a domain's own share, with the noise of its seed.
+
+    Args:
+        config: the run.
+        number: another run of the same config.
+    """
+    rng = np.random.default_rng([config.seed, number, config.tokens, config.shape.non_embedding_params])
+    size = 3.0 * config.shape.non_embedding_params**-0.15
+    seen = config.tokens / 4096 if config.kind == "decay" else 0.0
+    return {
+        domain: size
+        + 2.0
+        + level
+        - 0.4 * (seen > 0) * (1 - np.exp(-3 * config.mixture.share(domain) * (0.5 + seen)))
+        + 0.002 * float(rng.standard_normal())
+        for domain, level in (("web", 0.0), ("maths", 0.6), ("code", 0.4))
+    }
+
+
+def log_rows(run: PlannedRun, **changes: Any) -> list[dict[str, Any]]:
+    """What a careful trainer logs of a run: LR, tokens and mixture on the way, and the losses at both ends."""
+    config, losses = run.config, losses_of(run.config)
+    lrs, batch = config.schedule.step_lrs(config.batch_tokens), config.batch_tokens
+    common = {
+        "run_id": config.run_id,
+        **{f"mix:{name}": share for name, share in config.mixture.weights.items()},
+    }
+    rows = [
+        {**common, "step": step, "tokens": step * batch, "lr": lrs[min(step, config.num_steps) - 1]}
+        for step in (1, config.num_steps // 2, config.num_steps)
+    ]
+    rows[-1] |= {f"loss:{domain}": loss for domain, loss in losses.items()}
+    return [{**row, **changes} for row in rows]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows as JSON Lines, NaN as trainers write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def declared_study(root: Path, **changes: Any) -> Study:

@@ -1,0 +1,127 @@
+"""The verbs ``ask`` and ``tell``: a scheduler of one's own drives the sweep.
+
+::
+
+    from decaylaws import study
+
+    mine = study.Study.open("my-study")             # trainer: external
+    while runs := study.ask(mine, 8):
+        for run in runs:                            # on whatever cluster
+            losses = train(run.config)              # {"web": 2.71, "maths": 1.93}, nats per token
+            study.tell(mine, run.config.run_id, losses)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from decaylaws.designs.planner import PlannedRun
+from decaylaws.errors import InvalidValueError
+from decaylaws.progress import Progress, silent
+from decaylaws.study.compared import Compared
+from decaylaws.study.directory import Study
+from decaylaws.study.external import known_runs, next_runs, unrecorded
+from decaylaws.study.record import result_of, store
+from decaylaws.study.run import open_queue
+from decaylaws.study.trainer import refuse_built_in
+
+
+def ask(
+    study: Study, count: int = 1, *, again: bool = False, progress: Progress = silent
+) -> list[PlannedRun]:
+    """The next runs to train, which nobody else is given: the plan's, then what the sampler proposes.
+
+    A run is given out once the run that it starts from has a result, so its checkpoint exists. Runs that confirm a
+    recipe come after ``confirm`` has stored what is expected of them.
+
+    Args:
+        study: the study; study.yaml names an external trainer.
+        count: at most so many.
+        again: also give out runs that were given out before and have no result yet, as after a scheduler has died.
+        progress: hears while the storage does not answer.
+
+    Returns:
+        Role and config of each; fewer than ``count``, or none, where the others wait for a result.
+
+    Raises:
+        StudyError: the study's runs are not of another trainer, nothing is planned, or something changed since.
+        InvalidValueError: ``count`` is not positive.
+    """
+    refuse_built_in(study, "ask")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidValueError("count", count, "must be a whole number of at least 1")
+    wanted = next_runs(study, progress=progress)
+    open_runs = {run.config.run_id: run for run in unrecorded(study, wanted)}
+    recorded = {run.config.run_id for run in wanted} - set(open_runs)
+    ready = {
+        run_id: run
+        for run_id, run in open_runs.items()
+        if run.config.start_run_id is None or run.config.start_run_id in recorded
+    }
+    queue = open_queue(study, progress, serves=study.plan_inputs())
+    queue.enqueue([(run.role, run.config) for run in ready.values()])
+    return [ready[run_id] for run_id in queue.hand_out(list(ready), count, again=again)]
+
+
+def tell(
+    study: Study,
+    run_id: str,
+    losses: Mapping[str, float] | None,
+    curve: Mapping[int, Mapping[str, float]] | None = None,
+    *,
+    progress: Progress = silent,
+) -> str:
+    """Record the result of a run; telling the same again changes nothing, another result replaces it.
+
+    Args:
+        study: the study; study.yaml names an external trainer.
+        run_id: a run that the study asks for, given out or not.
+        losses: final held-out loss of every domain in nats per token; None for a run that diverged.
+        curve: losses by domain at steps of the run on its way, counted from its own start.
+        progress: hears while the storage does not answer.
+
+    Returns:
+        ``new``, ``unchanged`` or ``replaced``.
+
+    Raises:
+        StudyError: as :func:`ask`.
+        InvalidValueError: the study does not ask for such a run, a domain has no finite loss or is unknown, or a step
+            lies outside the run.
+    """
+    refuse_built_in(study, "tell")
+    known = {run.config.run_id: run for run in known_runs(study)}
+    if run_id not in known:
+        raise InvalidValueError(
+            "run_id", run_id, "is no run that the study asks for", "Take it from ask, or from plan.json."
+        )
+    run, domains = known[run_id], study.settings.domains
+    if losses is not None:
+        _check(losses, domains, "losses")
+        if missing := [domain for domain in domains if domain not in losses]:
+            raise InvalidValueError(
+                "losses", sorted(losses), f"must hold the loss of every domain; {missing[0]!r} is missing"
+            )
+    for step, on_the_way in (curve or {}).items():
+        if not 0 <= step <= run.config.num_steps:
+            raise InvalidValueError("curve", step, f"must hold steps of the run, 0 to {run.config.num_steps}")
+        _check(on_the_way, domains, f"curve.{step}")
+    points = {step: dict(on_the_way) for step, on_the_way in (curve or {}).items()}
+    if losses is not None:
+        points[run.config.num_steps if run.config.is_trained else 0] = dict(losses)
+    found = Compared(run.config, {} if losses is None else dict(losses), points)
+    outcomes, _ = store(study, [(run, result_of(study, found))], {}, progress)
+    return str(outcomes.at[0, "outcome"])
+
+
+def _check(losses: Mapping[str, float], domains: tuple[str, ...], field: str) -> None:
+    for domain, loss in losses.items():
+        if domain not in domains:
+            raise InvalidValueError(f"{field}.{domain}", loss, f"is no domain; they are {', '.join(domains)}")
+        if isinstance(loss, bool) or not math.isfinite(loss):
+            raise InvalidValueError(
+                f"{field}.{domain}",
+                loss,
+                "must be a finite number",
+                "Tell a run that diverged with losses=None.",
+            )
