@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.study.external import DECLARED_SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXTRAS = {
@@ -91,3 +94,38 @@ def test_a_verb_that_trains_names_its_extra(light: Callable[..., subprocess.Comp
     assert done.returncode == 2
     assert "pip install 'decaylaws[train]'" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+EXTERNAL = """
+import json, pathlib, decaylaws
+from decaylaws import study
+settings = json.loads(pathlib.Path("external.json").read_text())
+pathlib.Path("mine").mkdir()
+pathlib.Path("mine/study.yaml").write_text(json.dumps(settings))
+mine = study.Study.open("mine")
+study.plan(mine)
+written = study.export_runs(mine, "olmo-core", pathlib.Path("runs"))
+told = 0
+while runs := study.ask(mine, 4):
+    for run in runs:
+        losses = {name: 3.0 - run.config.mixture.share(name) for name in settings["sources"]}
+        study.tell(mine, run.config.run_id, losses)
+        told += 1
+rows = [json.dumps({"run_id": run.config.run_id, "step": run.config.num_steps,
+        **{f"loss:{name}": 2.0 for name in settings["sources"]}}) for run in mine.design()]
+pathlib.Path("log.jsonl").write_text("\\n".join(rows))
+recorded = study.record(mine, ["log.jsonl"])
+import sys
+print(len(written.runs), told, (recorded.outcomes["outcome"] == "replaced").sum(), "torch" in sys.modules)
+"""
+
+
+def test_a_study_of_an_external_trainer_needs_no_extra(
+    light: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = Path(light("-c", "import os; print(os.getcwd())").stdout.strip())
+    (folder / "external.json").write_text(json.dumps(DECLARED_SETTINGS))
+    done = light("-c", EXTERNAL)
+    assert done.returncode == 0, done.stderr
+    planned = int(done.stdout.split()[0])
+    assert done.stdout.split() == [str(planned)] * 3 + ["False"]

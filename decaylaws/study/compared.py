@@ -60,7 +60,7 @@ def compare_with_plan(
     steps = config.num_steps if config.is_trained else 0
     first_step = (last_step or steps) - steps
     points = [(log.file, point) for log in logs for point in _dated(config, log.points, first_step)]
-    losses, reasons = _last_losses(points, steps, domains)
+    losses, reasons = _last_losses(points, steps, domains, first_step)
     compared = set()
     checks = {
         "LR": _lr_differences(config, points, lr_tolerance),
@@ -111,9 +111,10 @@ def _dated(config: RunConfig, points: Sequence[Point], first_step: int) -> list[
 
 
 def _last_losses(
-    points: Sequence[tuple[Path, Mapping[str, float]]], steps: int, domains: Sequence[str]
+    points: Sequence[tuple[Path, Mapping[str, float]]], steps: int, domains: Sequence[str], first_step: int
 ) -> tuple[dict[str, float], list[str]]:
-    """The loss of every domain at the last step, and why some have none."""
+    """The loss of every domain at the last step, and why some have none, in steps of the trainer's own counter."""
+    end = steps + first_step
     losses: dict[str, float] = {}
     reasons = []
     for domain in domains:
@@ -123,13 +124,17 @@ def _last_losses(
         values = list(at_end.values())
         if not at_end:
             dated = [point["step"] for _, point in logged if "step" in point]
-            seen = f"the last one logged is at step {max(dated):g}" if dated else "none is logged with a step"
-            reasons.append(f"no loss of '{domain}' at step {steps}: {seen if logged else 'none is logged'}")
+            seen = (
+                f"the last one logged is at step {max(dated) + first_step:g}"
+                if dated
+                else "none is logged with a step"
+            )
+            reasons.append(f"no loss of '{domain}' at step {end}: {seen if logged else 'none is logged'}")
         elif not all(map(math.isfinite, values)):
-            reasons.append(f"the loss of '{domain}' at step {steps} is {values[-1]}")
+            reasons.append(f"the loss of '{domain}' at step {end} is {values[-1]}")
         elif max(values) - min(values) > _DISAGREE * abs(max(values)):
             told = ", ".join(f"{value:.6g} in {file}" for file, value in at_end.items())
-            reasons.append(f"files disagree on the loss of '{domain}' at step {steps}: {told}")
+            reasons.append(f"files disagree on the loss of '{domain}' at step {end}: {told}")
         else:
             losses[domain] = values[-1]
     return losses, reasons

@@ -294,7 +294,17 @@ def _open_store(study: Study, target: str) -> TokenStore:
         )
     from proxy_runs.data.shards import TokenStore
 
-    return TokenStore.open(study.corpus_dir, verify=False)
+    store = TokenStore.open(study.corpus_dir, verify=False)
+    in_place = [name for name, source in store.manifest.sources.items() if source.store is not None]
+    if in_place:
+        raise NotRepresentableError(
+            target,
+            [
+                f"sources.{in_place[0]} is a token store of which decaylaws holds out some documents, and the trainer "
+                "would train on these too; take held-out documents out of the store and declare the source"
+            ],
+        )
+    return store
 
 
 def _planned_data(study: Study, store: TokenStore, config: RunConfig) -> PlannedData:

@@ -29,7 +29,9 @@ def read_events(path: Path, names: Names) -> list[Log]:
     except ImportError:
         raise MissingExtraError("Reading TensorBoard's event files", "tensorboard") from None
     scalars: list[tuple[int, str, float]] = []
-    begun = False  # the first event of a file says its version; TensorBoard reads a damaged file as an empty one
+    begun = (
+        False  # the first event of a file says its version; TensorBoard reads a damaged file as an empty one
+    )
     try:
         for event in EventFileLoader(str(path)).Load():
             begun = True
