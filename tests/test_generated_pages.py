@@ -27,7 +27,7 @@ def test_a_generated_page_is_up_to_date(name: str) -> None:
 def test_the_settings_page_has_every_section_and_a_meaning_for_every_key() -> None:
     page = generate.settings_page()
     assert "## `sources.NAME.quality`" in page
-    assert "| `trunk` | section | required |" in page
+    assert "| `objective` | section | required |" in page
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 80
     assert all(line.rstrip("| ").split("|")[-1].strip() for line in rows)
