@@ -36,7 +36,7 @@ LAW_LEVELS = [
 ]
 PROXY_LEVELS = [
     {"compiled_code", "data"},
-    {"environment", "machine", "trackers", "weights", "testing"},
+    {"answers", "environment", "machine", "trackers", "weights", "testing"},
     {"engine", "evaluation"},
     {"fsdp"},
     {"corpus", "sweep"},

@@ -91,6 +91,9 @@ def prepare(directory: StudyDir) -> Preparation:
     if prepared.evaluation_items is not None:
         title = "evaluation items, their documents dropped"
         console.print(frame_table(prepared.evaluation_items, title=title))
+    if not prepared.evaluation.empty:
+        title = "what runs are also measured on: documents or questions, tokens or tokens of gold answers"
+        console.print(frame_table(prepared.evaluation, title=title))
     if not prepared.repeated_heldout.empty:
         title = "share of held-out passages that train text repeats"
         console.print(frame_table(prepared.repeated_heldout, title=title))

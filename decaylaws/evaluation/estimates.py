@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
 
 from decaylaws.errors import InvalidValueError
 
@@ -70,19 +69,43 @@ def ratio_estimate(
             "denominator", float(y.sum()), f"must have a positive sum over the {len(x)} documents"
         )
     checked_level(level)
-    ratio = float(x.sum() / y.sum())
-    influence = cluster_sums(x - ratio * y, clusters)
-    error, half = spread(influence / y.sum(), level)
+    ratio, influence = _linearised(x, y, clusters)
+    error, half = spread(influence, level)
     return Estimate(ratio, error, ratio - half, ratio + half, level, len(x), len(influence))
+
+
+def ratio_with_error(
+    numerator: Array, denominator: Array, clusters: ArrayLike | None = None
+) -> tuple[float, float]:
+    """The value and the standard error of :func:`ratio_estimate`, for those who train: without scipy.
+
+    Args:
+        numerator: of every document, ``[n]``, finite.
+        denominator: of every document, ``[n]``, with a positive sum.
+        clusters: the cluster of every document, ``[n]``; every document is its own without it.
+    """
+    ratio, influence = _linearised(numerator, denominator, clusters)
+    return ratio, _standard_error(influence)
+
+
+def _linearised(x: Array, y: Array, clusters: ArrayLike | None) -> tuple[float, Array]:
+    """A ratio of sums, and what each cluster ``[C]`` moves it by to first order."""
+    ratio = float(x.sum() / y.sum())
+    return ratio, cluster_sums(x - ratio * y, clusters) / y.sum()
+
+
+def _standard_error(influence: Array) -> float:
+    count = len(influence)
+    return float(np.sqrt(count / (count - 1) * np.sum(influence**2))) if count > 1 else float("nan")
 
 
 def spread(influence: Array, level: float) -> tuple[float, float]:
     """Standard error of a sum of clusters' influences ``[C]``, and the half width of its interval."""
+    from scipy.stats import t as student  # a worker that trains needs the standard error only, and no scipy
+
+    error = _standard_error(influence)
     count = len(influence)
-    if count < 2:
-        return float("nan"), float("nan")
-    error = float(np.sqrt(count / (count - 1) * np.sum(influence**2)))
-    return error, error * float(student.ppf(0.5 + level / 2, count - 1))
+    return error, error * float(student.ppf(0.5 + level / 2, count - 1)) if count > 1 else float("nan")
 
 
 def cluster_sums(values: Array, clusters: ArrayLike | None) -> Array:

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from decaylaws.errors import DataError
-from decaylaws.io.documents import json_lines
+from decaylaws.evaluation.rows import Layout, question_rows
+from decaylaws.io.documents import format_of, json_lines
 
 _FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 _Text = Annotated[str, Field(min_length=1)]
@@ -108,8 +111,12 @@ class Question(BaseModel):
         return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, layout: Layout | None = None) -> list[Question]:
     """Read and check a question set.
+
+    Args:
+        path: JSON Lines or a JSON array; with a layout also Parquet.
+        layout: where a row holds the parts of a question; the layout of this module without one.
 
     Raises:
         DataError: no file, no questions, two questions of one ``id``, or a line that is none; the message
@@ -117,7 +124,12 @@ def read_questions(path: Path) -> list[Question]:
     """
     if not path.is_file():
         raise DataError(f"There is no question set at {path}. Give a JSON Lines file.")
-    questions = [_question(path, number, line) for number, line in json_lines(path)]
+    if layout is None and format_of(path) != "parquet":
+        reads = ((number, partial(Question.model_validate_json, line)) for number, line in json_lines(path))
+    else:
+        parts = layout.question if layout else _filled
+        reads = ((number, partial(_laid_out, parts, row)) for number, row in question_rows(path))
+    questions = [_question(path, number, read) for number, read in reads]
     if not questions:
         raise DataError(f"The question set {path} is empty. Write one question per line.")
     seen: dict[str, int] = {}
@@ -131,11 +143,24 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _question(path: Path, number: int, line: str) -> Question:
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table, whose columns are there even where they hold nothing."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _laid_out(parts: Callable[[Mapping[str, Any]], dict[str, Any]], row: Mapping[str, Any]) -> Question:
+    return Question.model_validate(parts(row))
+
+
+def _question(path: Path, number: int, read: Callable[[], Question]) -> Question:
     try:
-        return Question.model_validate_json(line)
+        return read()
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         raise DataError(f"{path}:{number}: {f'{field}: ' if field else ''}{message}.") from None
+    except ValueError as error:
+        raise DataError(
+            f"{path}:{number}: {error}. Name the keys of its rows in 'fields', or mend the row."
+        ) from None

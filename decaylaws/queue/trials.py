@@ -173,7 +173,10 @@ def _valued(trial: FrozenTrial, objective: Mapping[str, float]) -> FrozenTrial:
     for point in trial.user_attrs[RESULT]["curve"]:
         losses.setdefault(int(point["tokens"]), {})[LOSS + point["domain"]] = point["loss"]
     valued = copy.copy(trial)
-    valued.intermediate_values = {tokens: objective_value(row, objective) for tokens, row in losses.items()}
+    weighed = {LOSS + domain for domain, weight in objective.items() if weight > 0}
+    valued.intermediate_values = {
+        tokens: objective_value(row, objective) for tokens, row in losses.items() if weighed <= set(row)
+    }
     return valued
 
 

@@ -19,6 +19,9 @@ FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
 AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
 """Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
+BPB_ERROR, ACCURACY, ACCURACY_ERROR = "bpb_error:", "accuracy:", "accuracy_error:"
+"""Of evaluation domains and question sets: standard error of ``bpb:`` over documents or questions; share of questions
+whose right choice is the most probable one, and its standard error."""
 
 AVERAGED_SHARE = 0.1
 """The last stretch of a trunk over which its weights are averaged, as a share of its steps."""
@@ -52,6 +55,10 @@ RUN_COLUMNS = (
 EVALUATION, NUMERICS, POOLS = "evaluation_tokens", "numerics", "pools"
 """What else decides the numbers of a row: held-out tokens per domain, the trainer's numerics, and a fingerprint of how
 much of each source the run may draw from. Tables from elsewhere may leave them out."""
+EVALUATION_SETS = "evaluation_sets"
+"""Fingerprint of the evaluation domains and question sets that a row was measured on; absent where there are none."""
+MEASURED_ON = (EVALUATION, EVALUATION_SETS)
+"""What a run may be measured on in several ways: rows that differ in it are different rows."""
 
 HANDOVER_LR, WARMUP_TOKENS = "handover_lr", "warmup_tokens"
 """LR of the last step of a decay's start, where starts differ in it, and tokens of a decay's re-warm-up, where it has

@@ -17,12 +17,12 @@ from scipy.stats import nct, t
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.objective import objective_values
-from decaylaws.runs.table import LOSS, MIX, names_with, values_by
+from decaylaws.runs.table import LOSS, MEASURED_ON, MIX, names_with, values_by
 
 Array = NDArray[np.float64]
 
 PLAN = (
-    "data_fingerprint", "evaluation_tokens", "non_embedding_params", "start_run_id", "start_tokens",
+    "data_fingerprint", *MEASURED_ON, "non_embedding_params", "start_run_id", "start_tokens",
     "decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens",
 )  # fmt: skip
 """Columns that make two runs one plan, beside the mixture; those that a table does not hold are not compared."""

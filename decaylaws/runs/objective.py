@@ -38,7 +38,7 @@ def normalised(weights: Mapping[str, float], field: str = "weights") -> dict[str
 
 def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
     """The objective of one row of the runs table, nats per token."""
-    return float(sum(weight * row[LOSS + name] for name, weight in normalised(weights).items()))
+    return float(sum(weight * row[LOSS + name] for name, weight in normalised(weights).items() if weight))
 
 
 def objective_values(runs: pd.DataFrame, weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -26,12 +26,19 @@ Columns by source and by domain:
 | ``epochs:<source>`` | passes over the source |
 | ``start_loss:<domain>``, ``loss:<domain>`` | loss before and after the run, nats per token |
 | ``bpb:<domain>`` | loss after the run, bits per byte |
+| ``bpb_error:<domain>`` | standard error of it over documents or questions (evaluation domains, question sets) |
+| ``accuracy:<set>``, ``accuracy_error:<set>`` | share of questions whose right choice is the most probable one |
 | ``averaged_loss:<domain>`` | of a trunk: loss of the mean of its weights over its last tenth |
 | ``averaged_start_loss:<domain>`` | of a decay: the same loss of its trunk |
 
-The table of a study has three further columns, because they also decide the numbers of a row: ``evaluation_tokens``
-(held-out tokens per domain), ``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much
-of each source the run can draw from). A run that was measured on two numbers of held-out tokens has two rows.
+A domain is a source (its held-out text), an evaluation domain or a question set. The loss of a question set is its
+bits per byte (the mean over questions) in nats per token of all gold answers, so that ``bpb:`` and ``loss:`` differ by
+one factor.
+
+The table of a study has further columns, because they also decide the numbers of a row: ``evaluation_tokens`` (held-out
+tokens per domain), ``evaluation_sets`` (fingerprint of evaluation domains and question sets, where there are any),
+``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much of each source the run can
+draw from). A run that was measured on two numbers of held-out tokens, or on two question sets, has two rows.
 
 Two columns are there where they are needed: ``handover_lr``, the LR of the last step of a decay's start, if starts
 differ in it; ``warmup_tokens``, the tokens over which a decay first raises the LR from 0 to ``start_lr``.
@@ -53,15 +60,20 @@ from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.files import atomic_write, check_record
 from decaylaws.io.tables import DAMAGED_TABLE, read_csv, require_filled, with_numbers, without_text
 from decaylaws.runs.columns import (
+    ACCURACY,
+    ACCURACY_ERROR,
     AVERAGED_LOSS,
     AVERAGED_SHARE,
     AVERAGED_START_LOSS,
     BPB,
+    BPB_ERROR,
     CURVE_COLUMNS,
     EPOCHS,
     EVALUATION,
+    EVALUATION_SETS,
     HANDOVER_LR,
     LOSS,
+    MEASURED_ON,
     MIX,
     NUMERICS,
     POOLS,
@@ -84,19 +96,25 @@ _COUNTS = (
 )  # fmt: skip
 _MEASURED = ("start_lr", "end_lr", "train_flops", HANDOVER_LR)
 _CURVE_NUMBERS = ("tokens", "step", "lr", "loss", "bits_per_byte", EVALUATION)
-_BY_NAME = (EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, AVERAGED_START_LOSS, BPB)
+_MEASURED_BY_NAME = (START_LOSS, LOSS, AVERAGED_LOSS, BPB, BPB_ERROR, ACCURACY, ACCURACY_ERROR)
+_BY_NAME = (EPOCHS, *_MEASURED_BY_NAME, AVERAGED_START_LOSS)
 
 __all__ = [
+    "ACCURACY",
+    "ACCURACY_ERROR",
     "AVERAGED_LOSS",
     "AVERAGED_SHARE",
     "AVERAGED_START_LOSS",
     "BPB",
+    "BPB_ERROR",
     "CURVE_COLUMNS",
     "DECAY_COLUMNS",
     "EPOCHS",
     "EVALUATION",
+    "EVALUATION_SETS",
     "HANDOVER_LR",
     "LOSS",
+    "MEASURED_ON",
     "MIX",
     "NUMERICS",
     "POOLS",
@@ -108,6 +126,7 @@ __all__ = [
     "config_row",
     "curves_table",
     "fit_ready",
+    "measured_on",
     "names_with",
     "read_curves",
     "read_runs",
@@ -117,6 +136,14 @@ __all__ = [
     "values_by",
     "write_table",
 ]
+
+
+def measured_on(frame: pd.DataFrame) -> pd.Series:
+    """What every row was measured on, as one text: rows of the same run and text are the same row."""
+    tokens = frame[EVALUATION] if EVALUATION in frame else pd.Series(np.nan, index=frame.index)
+    sets = frame[EVALUATION_SETS] if EVALUATION_SETS in frame else pd.Series(None, index=frame.index)
+    filled = sets.astype(object).where(sets.notna(), "").astype(str)
+    return tokens.fillna(-1).astype(int).astype(str) + "/" + filled
 
 
 def names_with(frame: pd.DataFrame, prefix: str) -> list[str]:
@@ -173,9 +200,7 @@ def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=list(RUN_COLUMNS))
     prefixed = [
-        prefix + name
-        for prefix in (MIX, EPOCHS, START_LOSS, LOSS, AVERAGED_LOSS, BPB)
-        for name in names_with(frame, prefix)
+        prefix + name for prefix in (MIX, EPOCHS, *_MEASURED_BY_NAME) for name in names_with(frame, prefix)
     ]
     known = [column for column in RUN_COLUMNS if column in frame.columns]
     rest = [column for column in frame.columns if column not in known and column not in prefixed]
@@ -186,12 +211,12 @@ def validate_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``frame`` if it is a runs table.
 
     Raises:
-        SchemaError: a fixed column is missing, or a run stands in it twice with the same ``evaluation_tokens``.
+        SchemaError: a fixed column is missing, or a run stands in it twice, measured on the same.
     """
     missing = [column for column in RUN_COLUMNS if column not in frame.columns]
     if missing:
         raise SchemaError("runs table", missing=missing)
-    _require_once(frame, [column for column in ("run_id", EVALUATION) if column in frame.columns])
+    _require_once(frame, [column for column in ("run_id", *MEASURED_ON) if column in frame.columns])
     return frame
 
 
@@ -213,8 +238,8 @@ def _require_one_corpus(frame: pd.DataFrame) -> None:
 def curves_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A validated curves table from one mapping per evaluation."""
     frame = pd.DataFrame(list(rows))
-    columns = [*CURVE_COLUMNS, *(name for name in (EVALUATION,) if name in frame.columns)]
-    order = [name for name in ("run_id", EVALUATION, "tokens", "domain") if name in columns]
+    columns = [*CURVE_COLUMNS, *(name for name in MEASURED_ON if name in frame.columns)]
+    order = [name for name in ("run_id", *MEASURED_ON, "tokens", "domain") if name in columns]
     return frame.reindex(columns=columns).sort_values(order, ignore_index=True)
 
 
@@ -259,7 +284,7 @@ def _read(path: str | Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a Parquet file: {error}") from None
     # run ids are hex strings: some look like numbers, and would lose digits if pandas guessed
-    return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint", POOLS))
+    return read_csv(path, text=("run_id", "start_run_id", "data_fingerprint", POOLS, EVALUATION_SETS))
 
 
 def write_table(frame: pd.DataFrame, path: str | Path, *, recorded: bool = False) -> None:

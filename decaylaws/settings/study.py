@@ -29,6 +29,12 @@ from decaylaws.runs.config import ModelShape, OptimizerConfig
 from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.checkpoints import CheckpointsSettings, with_their_tokenizer
+from decaylaws.settings.evaluation import (
+    EvaluationDomainSettings,
+    EvaluationSettings,
+    QuestionSetSettings,
+    check_evaluation,
+)
 from decaylaws.settings.external import (
     BY_DIMENSIONS,
     BY_PARAMETERS,
@@ -337,17 +343,6 @@ class TargetSettings(_Settings):
     )
 
 
-class EvaluationSettings(_Settings):
-    """Held-out evaluation, the same tokens for every run."""
-
-    tokens_per_domain: Tokens = Field(
-        16_384, description="held-out tokens of each domain that an evaluation reads"
-    )
-    points: Annotated[int, NUMBER, Field(ge=1)] = Field(
-        2, description="evaluations of a microanneal after its start"
-    )
-
-
 class EvaluationSetSettings(_Settings):
     """Items that no train text may hold: JSON Lines (``.gz`` and ``.zst`` too) or Parquet."""
 
@@ -586,6 +581,7 @@ class StudySettings(_Settings):
                 f"must name the tokenizer.json whose ids 'sources.{stores[0]}' holds",
                 "A tokenizer that is trained here would give tokens other ids.",
             )
+        check_evaluation(self)
         _ = self.objective_weights  # groups without a source, and domains that count twice
         _ = self.source_groups  # members that are not there, proportions that are fixed twice
 
@@ -604,18 +600,23 @@ class StudySettings(_Settings):
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of all that every run is evaluated on: the sources, each by its held-out text."""
-        return tuple(self.sources)
+        """Names of all that every run is evaluated on: sources, evaluation domains and question sets."""
+        return (*self.sources, *self.evaluation.sets)
 
     @property
     def general_domains(self) -> list[str]:
         """Names of the domains of the general group."""
-        return [name for name, source in self.sources.items() if source.group == "general"]
+        return [name for name, each in self._by_domain.items() if each.group == "general"]
+
+    @property
+    def _by_domain(self) -> dict[str, SourceSettings | EvaluationDomainSettings | QuestionSetSettings]:
+        """What each domain is, in their order."""
+        return {**self.sources, **self.evaluation.sets}
 
     @property
     def objective_weights(self) -> dict[str, float]:
         """Weight of every domain that counts in the objective, from ``objective.weights`` and ``.capabilities``."""
-        capabilities = {name: source.capability for name, source in self.sources.items()}
+        capabilities = {name: each.capability for name, each in self._by_domain.items()}
         return objective_weights(self.objective.capabilities, capabilities, self.objective.weights)
 
     @property

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError, StudyError
-from decaylaws.io.documents import PREPARATION_VERSION, find_documents
+from decaylaws.io.documents import PREPARATION_VERSION, READABLE, find_documents
 from decaylaws.io.files import record_content
+from decaylaws.io.text import find_files
 from decaylaws.recipe.corpus_facts import read_corpus
+from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.stores import is_token_store
 from decaylaws.settings.study import SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
@@ -76,10 +78,9 @@ def check_prepared(study: Study) -> None:
         raise StudyError(f"'{changed}' in study.yaml changed since the corpus was prepared. {remedy}")
     if sources := changed_text(study):
         more = f", and so did that of {len(sources) - 1} more" if len(sources) > 1 else ""
-        raise StudyError(
-            f"The text of 'sources.{sources[0]}' ({study.settings.sources[sources[0]].path}) changed since the corpus "
-            f"was prepared{more}. {remedy}"
-        )
+        own = study.settings.sources.get(sources[0])
+        what = f"{sources[0]}'" if own is None else f"sources.{sources[0]}' ({own.path})"
+        raise StudyError(f"The text of '{what} changed since the corpus was prepared{more}. {remedy}")
     _check_heldout(study)
     if study.settings.checkpoints is not None:
         check_against_corpus(
@@ -121,11 +122,18 @@ def _check_heldout(study: Study) -> None:
                 f"The held-out part of 'sources.{name}' holds {tokens} tokens, and evaluation needs one window of "
                 f"seq_len + 1 = {needed}. Give it more text, raise its heldout_fraction, or shorten seq_len."
             )
+    counts = study.evaluation_counts()
+    for name in study.settings.evaluation.domains:
+        if counts[name][1] < needed:
+            raise DataError(
+                f"'evaluation.domains.{name}' holds {counts[name][1]} tokens, and evaluation needs one window of "
+                f"seq_len + 1 = {needed}. Give it more text, or shorten seq_len."
+            )
 
 
 def _text_settings(study: Study) -> dict[str, Any]:
     settings = study.settings
-    return {
+    asked: dict[str, Any] = {
         "sources": {
             name: source.model_dump(mode="json", exclude=NO_TEXT) for name, source in settings.sources.items()
         },
@@ -134,15 +142,32 @@ def _text_settings(study: Study) -> dict[str, Any]:
         "seed": settings.seed,
         "decontamination": settings.decontamination.model_dump(mode="json", exclude=NO_DECONTAMINATION),
     }
+    evaluation = settings.evaluation
+    if evaluation.sets:
+        sets: dict[str, Any] = {
+            kind: {name: each.model_dump(mode="json", exclude=NO_NUMBERS) for name, each in named.items()}
+            for kind, named in (("domains", evaluation.domains), ("questions", evaluation.questions))
+        }
+        if evaluation.domains:
+            sets["tokens_per_domain"] = evaluation.tokens_per_domain
+        asked["evaluation"] = sets
+    return asked
 
 
 def _text_files(study: Study) -> dict[str, list[Path]]:
-    """Files of every source of the user's own text."""
-    return {
+    """Files of every source of the user's own text, and of what runs are evaluated on, by their field."""
+    found = {
         name: find_documents(study.root / str(source.path), source.format)
         for name, source in study.settings.sources.items()
         if source.format != "embedded"
     }
+    evaluation = study.settings.evaluation
+    for name, domain in evaluation.domains.items():
+        found[f"evaluation.domains.{name}"] = find_files(study.root / domain.path, READABLE)
+    for name, questions in evaluation.questions.items():
+        path = study.root / questions.path
+        found[f"evaluation.questions.{name}"] = [path] if path.is_file() else []
+    return found
 
 
 def _moment(study: Study, files: Iterable[Path]) -> str:
@@ -162,7 +187,8 @@ def _content(study: Study, name: str, files: Iterable[Path]) -> str:
     Of large files a megabyte in 64 places counts; of a token store, which may be terabytes, 4 KiB in 16.
     """
     whole_bytes, sample_bytes, places = _WHOLE_FILE_BYTES, _SAMPLE_BYTES, _WHOLE_FILE_BYTES // _SAMPLE_BYTES
-    if is_token_store(study.settings.sources[name]):
+    source = study.settings.sources.get(name)
+    if source is not None and is_token_store(source):
         whole_bytes, sample_bytes, places = 0, _STORE_SAMPLE_BYTES, _STORE_SAMPLES
     digest = hashlib.sha256()
     for file in files:

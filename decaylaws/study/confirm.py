@@ -203,6 +203,7 @@ def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
         fit_inputs(study),
         study.settings.objective_weights,
         study.settings.evaluation.tokens_per_domain,
+        *([study.evaluation_sets] if study.settings.evaluation.sets else []),
         [(candidate, scale, config.run_id) for candidate, scale, config in labelled],
     )
 

@@ -20,12 +20,18 @@ from decaylaws.io.json import rebuilding
 from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.held import HeldCheckpoint
-from decaylaws.runs.table import EVALUATION, read_curves, read_runs
+from decaylaws.runs.table import EVALUATION, measured_on, read_curves, read_runs
 from decaylaws.settings.external import DECLARED_KEYS, declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study import held
 from decaylaws.study.question import Question, content_hash
-from decaylaws.study.stored import StoredArithmetic, StoredManifest, StoredPlan, StoredStore
+from decaylaws.study.stored import (
+    StoredArithmetic,
+    StoredEvaluation,
+    StoredManifest,
+    StoredPlan,
+    StoredStore,
+)
 
 SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
@@ -215,7 +221,43 @@ class Study:
     @property
     def measure(self) -> str:
         """What besides a run's config decides its numbers, as the queue labels its trials."""
-        return f"{self.settings.evaluation.tokens_per_domain} tokens"
+        sets = self.evaluation_sets
+        return f"{self.settings.evaluation.tokens_per_domain} tokens" + (f" and sets {sets}" if sets else "")
+
+    @property
+    def measured_on(self) -> str:
+        """The same as ``runs.table.measured_on`` says of a row that belongs to the study."""
+        return f"{self.settings.evaluation.tokens_per_domain}/{self.evaluation_sets}"
+
+    @property
+    def evaluation_sets(self) -> str:
+        """Fingerprint of the prepared evaluation domains and question sets; empty where study.yaml names none.
+
+        Raises:
+            StudyError: they have not been prepared.
+        """
+        if not self.settings.evaluation.sets:
+            return ""
+        return str(self._evaluation_manifest()["fingerprint"])
+
+    def evaluation_counts(self) -> dict[str, tuple[int, int]]:
+        """Documents (or questions) and tokens (of gold answers) of evaluation domains and question sets, by name.
+
+        Raises:
+            StudyError: they have not been prepared.
+        """
+        sets = self._evaluation_manifest()["sets"] if self.settings.evaluation.sets else {}
+        return {name: (each["documents"], each["tokens"]) for name, each in sets.items()}
+
+    def _evaluation_manifest(self) -> Any:
+        path = self.corpus_dir / "evaluation.json"
+        found = read_json(path, StoredEvaluation) if path.is_file() else {"sets": {}}
+        if set(found["sets"]) != set(self.settings.evaluation.sets):
+            raise StudyError(
+                f"The evaluation domains and question sets of {self.root} are not prepared. "
+                f"Run 'decaylaws prepare {self.root}'."
+            )
+        return found
 
     @property
     def storage_name(self) -> str:
@@ -324,6 +366,9 @@ class Study:
             del settings["trainer"]
         if not settings["groups"]:
             del settings["groups"]
+        for kind in ("domains", "questions"):
+            if not settings["evaluation"][kind]:
+                del settings["evaluation"][kind]
         if not self.settings.decontamination.evaluation_sets:
             del settings["decontamination"]
         if not self.settings.design.keep_earlier:
@@ -355,9 +400,15 @@ class Study:
             del settings["sampler"]["trials"]
         else:
             del settings["objective"]
-            for source in settings["sources"].values():
-                del source["group"], source["capability"]
-        return content_hash(__version__, settings, vars(self.corpus()))
+            for each in (*settings["sources"].values(), *self._sets_of(settings)):
+                del each["group"], each["capability"]
+        sets = [self.evaluation_sets] if self.settings.evaluation.sets else []
+        return content_hash(__version__, settings, vars(self.corpus()), *sets)
+
+    @staticmethod
+    def _sets_of(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        kinds = (settings["evaluation"].get(kind, {}) for kind in ("domains", "questions"))
+        return [each for kind in kinds for each in kind.values()]
 
     def arithmetic(self) -> Arithmetic:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32.
@@ -419,6 +470,7 @@ class Study:
             *(
                 self.corpus_dir / "manifest.json",
                 self.held_file,
+                self.corpus_dir / "evaluation.json",
                 self.arithmetic_file,
                 self.plan_file,
                 self.proposals_file,
@@ -457,6 +509,7 @@ class Study:
             proposed={run.config.run_id: run.role for run in self.proposed()},
             data_fingerprint=planner.corpus.fingerprint,
             evaluation_tokens=self.settings.evaluation.tokens_per_domain,
+            evaluation_sets=self.evaluation_sets,
             pools=pool_fingerprint(planner.pool_tokens()),
             sources=tuple(self.settings.sources),
             domains=self.settings.domains,
@@ -505,7 +558,7 @@ class Study:
         curves, runs = read_curves(self.curves_file), self.runs()
         own = curves["run_id"].isin(runs["run_id"])
         if EVALUATION in curves:
-            own &= curves[EVALUATION] == self.settings.evaluation.tokens_per_domain
+            own &= measured_on(curves) == self.measured_on
         return curves[own].reset_index(drop=True)
 
 

@@ -102,6 +102,7 @@ def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> Train
         "output": target.launch_dir,
         "device": target.settings.backend.device,
         "eval_tokens_per_domain": target.settings.evaluation.tokens_per_domain,
+        "eval_at_ends": target.settings.evaluation.asked_at_ends,
     }
     if target.settings.tracker is not None:
         tracker = target.settings.tracker

@@ -27,6 +27,8 @@ class Preparation:
         stores: one row per token store: ``source``, ``files``, ``tokens``, ``documents``, ``largest_id``, ``end_id``
             (the end-of-document token), ``end_share`` (its share of the tokens) and ``beginning`` (of a held-out
             document, decoded).
+        evaluation: what runs are measured on besides the sources, one row per domain or question set: ``name``,
+            ``documents`` (or questions), ``tokens`` (of gold answers); empty where study.yaml names none.
         repeated_heldout: share of held-out passages that train text repeats, the three largest.
         notes: sentences on what was passed over, kept though doubtful, or is short.
     """
@@ -35,6 +37,7 @@ class Preparation:
     sources: pd.DataFrame
     evaluation_items: pd.DataFrame | None
     stores: pd.DataFrame
+    evaluation: pd.DataFrame
     repeated_heldout: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -52,6 +55,7 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
             f"The sources of {study.root} are declared: their text is read by your own trainer, and there is nothing "
             f"to prepare. Run 'decaylaws plan {study.root}'."
         )
+    from proxy_runs.corpus.evaluation import prepare_evaluation
     from proxy_runs.corpus.prepare import prepare_corpus
 
     settings = study.settings
@@ -63,6 +67,14 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
         seed=settings.seed,
         base=study.root,
         decontamination=settings.decontamination,
+        progress=progress,
+    )
+    prepare_evaluation(
+        settings.evaluation,
+        study.corpus_dir,
+        seq_len=settings.seq_len,
+        end_token=settings.tokenizer.end_token,
+        base=study.root,
         progress=progress,
     )
     record_settings(study)
@@ -84,6 +96,10 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
         sources,
         None if report is None else report.task_table(),
         _stores(study),
+        pd.DataFrame(
+            [(name, *counts) for name, counts in study.evaluation_counts().items()],
+            columns=["name", "documents", "tokens"],
+        ),
         repeated,
         tuple(_notes(study)),
     )

@@ -16,11 +16,15 @@ import pandas as pd
 
 from decaylaws.runs.config import NUMERICS_VERSION
 from decaylaws.runs.table import (
+    ACCURACY,
+    ACCURACY_ERROR,
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
     BPB,
+    BPB_ERROR,
     EPOCHS,
     EVALUATION,
+    EVALUATION_SETS,
     LOSS,
     MIX,
     NUMERICS,
@@ -31,6 +35,7 @@ from decaylaws.study.results import with_starts
 
 STARTS = ("trunk", "checkpoint")
 """Kinds, and roles, of runs from which decays start."""
+_BY_DOMAIN = (START_LOSS, LOSS, AVERAGED_LOSS, BPB, BPB_ERROR, ACCURACY, ACCURACY_ERROR)
 CONFIRMING = ("confirm", "launch")
 """Roles, or their beginnings, of runs that no plan holds: they check a recipe."""
 EARLIER_PLAN = "of an earlier plan"
@@ -42,13 +47,14 @@ class Question:
     """What decides whether a recorded run belongs to the present study.yaml, plan and corpus.
 
     A run's id is the hash of its config, hence of its trunk, corpus, optimiser, arithmetic and schedule: a planned run
-    belongs. The config does not hold on how many tokens the run was evaluated, so the row says it.
+    belongs. The config does not hold on which tokens and questions the run was evaluated, so the row says it.
 
     Attributes:
         planned: role of every run of the plan, by run_id.
         proposed: role of every run that the plan's sampler has proposed, by run_id.
         data_fingerprint: of the prepared corpus.
         evaluation_tokens: held-out tokens per domain.
+        evaluation_sets: fingerprint of the evaluation domains and question sets; empty where there are none.
         pools: fingerprint of how much of each source a proxy may draw from.
         sources: names of the sources.
         domains: names of all that every run is evaluated on.
@@ -62,6 +68,7 @@ class Question:
     pools: str
     sources: tuple[str, ...]
     domains: tuple[str, ...]
+    evaluation_sets: str = ""
     keep_earlier: bool = False
 
     def split(self, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -94,6 +101,9 @@ class Question:
             return "recorded by an earlier version, which did not say on how many tokens it was evaluated"
         if int(tokens) != self.evaluation_tokens:
             return f"evaluated on {int(tokens):,} tokens per domain, not on {self.evaluation_tokens:,}"
+        sets = row.get(EVALUATION_SETS)
+        if (sets if isinstance(sets, str) else "") != self.evaluation_sets:
+            return "measured on other evaluation domains or question sets"
         if row["run_id"] in self.planned or row["run_id"] in self.proposed:
             return ""
         if str(row["data_fingerprint"]) != self.data_fingerprint:
@@ -112,7 +122,7 @@ class Question:
     def _columns(self, columns: Sequence[str]) -> list[str]:
         """The fixed columns, then those of the sources and the domains in the order of study.yaml."""
         prefixes = dict.fromkeys((MIX, EPOCHS), self.sources)
-        prefixes |= dict.fromkeys((START_LOSS, LOSS, AVERAGED_LOSS, BPB), self.domains)
+        prefixes |= dict.fromkeys(_BY_DOMAIN, self.domains)
         fixed = [name for name in columns if not name.startswith((*prefixes, AVERAGED_START_LOSS))]
         by_name = [prefix + name for prefix, names in prefixes.items() for name in names]
         return [*fixed, *(name for name in by_name if name in columns)]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from decaylaws.io.tables import read_csv
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.table import EVALUATION, LOSS, READ_OUT, READ_OUT_SHAPES
+from decaylaws.runs.table import EVALUATION, LOSS, READ_OUT, READ_OUT_SHAPES, measured_on
 from decaylaws.schedules import decay
 from decaylaws.study.directory import Study
 
@@ -68,7 +68,7 @@ def read_out_errors(study: Study) -> pd.DataFrame:
     configs = [item.config for item in study.design() if item.role == READ_OUT]
     read_outs = read_csv(study.read_outs_file, text=("run_id",))
     if EVALUATION in read_outs:
-        read_outs = read_outs[read_outs[EVALUATION] == study.settings.evaluation.tokens_per_domain]
+        read_outs = read_outs[measured_on(read_outs) == study.measured_on]
     pairs = compare(configs, study.runs(), read_outs)
     rows = []
     for shape, part in pairs.groupby("decay_shape"):

@@ -13,12 +13,12 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
-    EVALUATION,
     HANDOVER_LR,
     LOSS,
     READ_OUT,
     START_LOSS,
     config_row,
+    measured_on,
     names_with,
 )
 
@@ -51,10 +51,8 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(runs: pd.DataFrame, column: str) -> pd.Series:
-    """A run of every row with the held-out tokens that measured the row: one trunk may be measured on several."""
-    if EVALUATION not in runs.columns:
-        return runs[column].astype(str)
-    return runs[column].astype(str) + "/" + runs[EVALUATION].fillna(-1).astype(int).astype(str)
+    """A run of every row with what it was measured on: one trunk may have been measured on several."""
+    return runs[column].astype(str) + "/" + measured_on(runs)
 
 
 def decays(runs: pd.DataFrame) -> pd.DataFrame:

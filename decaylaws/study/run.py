@@ -22,6 +22,7 @@ from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION
 from decaylaws.runs.config import RunConfig, Shape
+from decaylaws.runs.table import measured_on
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.plan import current_plan
@@ -271,7 +272,7 @@ def _check_storage(study: Study, queue: RunQueue, runs: Sequence[tuple[str, RunC
     rows = study.recorded_runs()
     if EVALUATION not in rows:  # of an earlier version: nothing in it belongs to the question
         return
-    measured = rows[EVALUATION] == study.settings.evaluation.tokens_per_domain
+    measured = measured_on(rows) == study.measured_on
     recorded = set(rows.loc[measured, "run_id"]) & wanted
     missing = recorded - {result["row"]["run_id"] for result in queue.results()}
     if missing:

@@ -74,6 +74,23 @@ class StoredManifest(TypedDict):
 
 
 @_stored
+class EvaluationEntry(TypedDict):
+    """One evaluation domain or question set."""
+
+    kind: Literal["domain", "questions"]
+    documents: Count
+    tokens: Count
+
+
+@_stored
+class StoredEvaluation(TypedDict):
+    """``corpus/evaluation.json``, as far as verbs without the trainer read it."""
+
+    fingerprint: str
+    sets: dict[str, EvaluationEntry]
+
+
+@_stored
 class StoredOverlap(TypedDict):
     """``heldout_overlap.json``: share of the held-out passages of a domain that a source repeats."""
 

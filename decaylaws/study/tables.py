@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from decaylaws.io.tables import read_csv
-from decaylaws.runs.table import EVALUATION, curves_table, read_curves, runs_table, write_table
+from decaylaws.runs.table import EVALUATION, curves_table, measured_on, read_curves, runs_table, write_table
 from decaylaws.study.directory import Study
 from decaylaws.study.results import with_starts
 
@@ -30,7 +30,7 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
     if study.curves_file.is_file():
         curves = _with_earlier(curves, read_curves(study.curves_file))
     if EVALUATION in runs:
-        measured = runs.groupby(EVALUATION, sort=False, dropna=False)
+        measured = runs.groupby(measured_on(runs), sort=False)
         runs = pd.concat([with_starts(rows) for _, rows in measured], ignore_index=True)
     write_table(runs, study.runs_file, recorded=True)
     write_table(curves, study.curves_file, recorded=True)
@@ -43,11 +43,10 @@ def write_results(study: Study, results: Sequence[Mapping[str, Any]]) -> pd.Data
 
 
 def _with_earlier(rows: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
-    """``rows``, and those of an earlier table of other runs, or of the same runs on other evaluation tokens."""
+    """``rows``, and those of an earlier table of other runs, or of the same runs measured on something else."""
 
     def identity(table: pd.DataFrame) -> pd.Index:
-        tokens = table[EVALUATION].fillna(-1) if EVALUATION in table else pd.Series(-1, index=table.index)
-        return pd.Index(table["run_id"].astype(str) + "/" + tokens.astype(int).astype(str))
+        return pd.Index(table["run_id"].astype(str) + "/" + measured_on(table))
 
     if rows.empty:
         return earlier

@@ -125,11 +125,20 @@ class TokenStore:
         Raises:
             DataError: a file is missing, or changed since it was prepared.
         """
-        tokens = np.frombuffer(self._verified(self._source(domain).heldout.file), self.dtype).astype(np.int64)
-        lengths = np.frombuffer(self._verified(self.manifest.token_bytes), "<u2").astype(np.int64)
+        content = self.verified(self._source(domain).heldout.file)
+        return self.with_bytes(np.frombuffer(content, self.dtype).astype(np.int64))
+
+    def with_bytes(self, tokens: NDArray[np.int64]) -> HeldOut:
+        """Tokens of held-out text ``[num_tokens]`` with the bytes behind each."""
+        lengths = np.frombuffer(self.verified(self.manifest.token_bytes), "<u2").astype(np.int64)
         return HeldOut(tokens, lengths[tokens])
 
-    def _verified(self, entry: FileEntry) -> bytes:
+    def verified(self, entry: FileEntry) -> bytes:
+        """Content of a file below the corpus.
+
+        Raises:
+            DataError: it is missing, or changed since it was prepared.
+        """
         path = self.directory / entry.path
         try:
             content = path.read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 
 from decaylaws.runs.columns import AVERAGED_LOSS, AVERAGED_SHARE
 from decaylaws.runs.config import RunConfig
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.merging import merge

@@ -1,10 +1,10 @@
-"""Held-out loss by domain, on the same tokens for every run of a corpus."""
+"""Held-out loss by domain and scores of question sets, on the same tokens for every run of a corpus."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decaylaws.errors import DataError
+from decaylaws.evaluation.estimates import ratio_with_error
+from decaylaws.runs.columns import BPB_ERROR
+from proxy_runs.answers.prepared import PreparedSets
 from proxy_runs.data.shards import HeldOut, TokenStore
 from proxy_runs.engine.model import StackedLlama
+from proxy_runs.engine.questions import QuestionWindows
 
 # rows of a forward pass: enough to fill the matmuls, few enough to stay near the cache; fixed, because
 # the split decides in which order a sum is rounded
@@ -22,18 +26,50 @@ EVAL_SEQUENCES = 16
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """Held-out windows of each domain.
+class Measurement:
+    """What one model came to.
 
     Attributes:
-        windows: by domain, int64 ``[n, seq_len + 1]``.
-        bits_per_nat_byte: by domain, what turns nats per token into bits per byte of the same tokens.
+        losses: nats per token by domain; of a question set its bits per byte in nats per token of all gold answers.
+        columns: what else a row of the runs table holds, by column: standard errors over documents, accuracy.
+    """
+
+    losses: dict[str, float]
+    columns: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Which document each predicted token of some windows belongs to.
+
+    Attributes:
+        number: of the document ``[n * seq_len]``.
+        num_bytes: text behind each token ``[n * seq_len]``.
+    """
+
+    number: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What every run is measured on.
+
+    Attributes:
+        windows: held-out windows by domain, int64 ``[n, seq_len + 1]``.
+        bits_per_nat_byte: by domain and question set, what turns nats per token into bits per byte.
         key: what decides these tokens; losses of equal keys may be compared pairwise.
+        documents: of the domains that belong to no source.
+        questions: question sets by name.
+        sets: fingerprint of the domains that belong to no source and of the question sets; empty without any.
     """
 
     windows: Mapping[str, Tensor]
     bits_per_nat_byte: Mapping[str, float]
     key: str
+    documents: Mapping[str, Documents] = field(default_factory=dict)
+    questions: Mapping[str, QuestionWindows] = field(default_factory=dict)
+    sets: str = ""
 
     @classmethod
     def build(
@@ -44,35 +80,73 @@ class EvaluationSet:
         tokens_per_domain: int,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """The first ``tokens_per_domain`` held-out tokens of each domain, cut into windows of ``seq_len``.
+        """The first ``tokens_per_domain`` held-out tokens of each domain, cut into windows, and all questions.
 
         Args:
-            store: the prepared corpus.
-            seq_len: tokens of a window.
+            store: the prepared corpus; what lies beside it in ``evaluation.json`` counts too.
+            seq_len: tokens of a window, and longest context of a question with its answer.
             tokens_per_domain: held-out tokens of each domain to use.
             device: where the windows are kept.
 
         Raises:
-            DataError: a domain holds less than one window, or no text behind its tokens.
+            DataError: a domain holds less than one window, or no text behind its tokens; an answer does not fit.
         """
-        windows, factors = {}, {}
-        for domain in store.names:
-            rows, factors[domain] = _windows(store.heldout(domain), domain, seq_len, tokens_per_domain)
+        windows, factors, documents, questions = {}, {}, {}, {}
+        prepared = PreparedSets.open(store)
+        domains = {name: store.heldout(name) for name in store.names} | dict(prepared.domains)
+        for domain, heldout in domains.items():
+            rows, factors[domain] = _windows(heldout, domain, seq_len, tokens_per_domain)
             windows[domain] = torch.from_numpy(rows).to(device)
+            if domain in prepared.domains:
+                documents[domain] = _documents(heldout, rows.size // (seq_len + 1) * seq_len, store.eos_id)
+        for name, answers in prepared.questions.items():
+            questions[name] = QuestionWindows.build(
+                name, answers, seq_len=seq_len, pad_id=store.eos_id, device=device
+            )
+            factors[name] = answers.bits_per_nat_byte
         key = f"{store.fingerprint}/{seq_len}/{tokens_per_domain}"
-        return cls(windows, factors, key)
+        if prepared.fingerprint:
+            key += f"/{prepared.fingerprint}"
+        return cls(windows, factors, key, documents, questions, prepared.fingerprint)
 
     def bits_per_byte(self, losses: Mapping[str, float]) -> dict[str, float]:
-        """Bits per byte of losses in nats per token on these windows."""
+        """Bits per byte of losses in nats per token on these windows and questions."""
         return {domain: loss * self.bits_per_nat_byte[domain] for domain, loss in losses.items()}
 
     def losses(self, model: StackedLlama, params: Mapping[str, Tensor]) -> list[dict[str, float]]:
-        """Mean loss of every domain in nats per token, one mapping per member of the stack."""
-        members = len(params["embed"])
-        by_domain = {
-            domain: _mean_losses(model, params, windows, members) for domain, windows in self.windows.items()
-        }
-        return [{domain: means[k] for domain, means in by_domain.items()} for k in range(members)]
+        """Loss of every domain and question set in nats per token, one mapping per member of the stack."""
+        return [found.losses for found in self.measure(model, params)]
+
+    def measure(
+        self, model: StackedLlama, params: Mapping[str, Tensor], leave_out: Collection[str] = ()
+    ) -> list[Measurement]:
+        """Losses and scores of every member of the stack.
+
+        Args:
+            model: of the members' shape.
+            params: the stack.
+            leave_out: question sets that are not asked this time.
+        """
+        found = [Measurement({}, {}) for _ in range(len(params["embed"]))]
+        for domain, windows in self.windows.items():
+            for member, nats in zip(found, _token_losses(model, params, windows, len(found))):
+                self.note_tokens(member, domain, nats)
+        for name in (each for each in self.questions if each not in leave_out):
+            for member, answers in zip(found, self.questions[name].nats(model, params)):
+                self.note_answers(member, name, answers)
+        return found
+
+    def note_tokens(self, found: Measurement, domain: str, nats: Tensor) -> None:
+        """Add a domain to what one model came to, from the loss of each of its predicted tokens ``[n * seq_len]``."""
+        found.losses[domain] = float(nats.mean())
+        if documents := self.documents.get(domain):
+            found.columns[BPB_ERROR + domain] = _error(nats.cpu().numpy(), documents)
+
+    def note_answers(self, found: Measurement, name: str, nats: NDArray[np.float64]) -> None:
+        """Add a question set to what one model came to, from the nats of each of its answers ``[a]``."""
+        bits, columns = self.questions[name].scores(nats)
+        found.losses[name] = bits / self.bits_per_nat_byte[name]
+        found.columns.update({prefix + name: value for prefix, value in columns.items()})
 
 
 def _windows(heldout: HeldOut, domain: str, seq_len: int, limit: int) -> tuple[NDArray[np.int64], float]:
@@ -93,12 +167,27 @@ def _windows(heldout: HeldOut, domain: str, seq_len: int, limit: int) -> tuple[N
     return rows, count * seq_len / predicted_bytes / math.log(2.0)
 
 
-def _mean_losses(
+def _token_losses(
     model: StackedLlama, params: Mapping[str, Tensor], windows: Tensor, members: int
-) -> list[float]:
+) -> Iterator[Tensor]:
+    """Losses of all predicted tokens ``[n * seq_len]``, float64, one member at a time."""
     parts = []
     for first in range(0, len(windows), EVAL_SEQUENCES):
         batch = windows[first : first + EVAL_SEQUENCES].expand(members, -1, -1)
         parts.append(model.token_losses(params, batch).flatten(1).double())
     # member by member: a reduction over a stack may be ordered differently from one over a single member
-    return [float(torch.cat([part[k] for part in parts]).mean()) for k in range(members)]
+    for k in range(members):
+        yield torch.cat([part[k] for part in parts])
+
+
+def _documents(heldout: HeldOut, count: int, eos_id: int) -> Documents:
+    """Documents of the first ``count`` predicted tokens; the token that ends a document belongs to it."""
+    ended = np.cumsum(heldout.tokens == eos_id)
+    return Documents(ended[:count], heldout.token_bytes[1 : count + 1])
+
+
+def _error(nats: NDArray[np.float64], documents: Documents) -> float:
+    """Standard error of bits per byte over documents."""
+    bits = np.bincount(documents.number, weights=nats) / math.log(2.0)
+    num_bytes = np.bincount(documents.number, weights=documents.num_bytes)
+    return ratio_with_error(bits.astype(float), num_bytes.astype(float))[1]

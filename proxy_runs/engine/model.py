@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -151,6 +151,22 @@ class StackedLlama:
         """Next-token logits ``[K, B, T, V]`` of ``tokens`` (``[K, B, T]``)."""
         logits = torch.bmm(self.hidden(params, tokens), self._head(params).transpose(1, 2))
         return logits.view(*tokens.shape, -1)
+
+    def logits_at(self, params: Mapping[str, Tensor], tokens: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        """Logits of some positions of the same sequences, member by member: a member depends on no neighbour.
+
+        Args:
+            params: the stack.
+            tokens: int64 ``[B, T]``, the same for every member.
+            positions: indices into the ``B * T`` positions laid end to end ``[P]``.
+
+        Yields:
+            ``[P, V]`` of each member.
+        """
+        with torch.no_grad():
+            hidden = self.hidden(params, tokens.expand(len(params["embed"]), -1, -1))[:, positions]
+            for own, head in zip(hidden, self._head(params)):
+                yield own @ head.T
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype)

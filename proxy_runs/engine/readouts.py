@@ -12,7 +12,7 @@ from typing import Any
 from decaylaws.runs.columns import READ_OUT_SHAPES
 from decaylaws.runs.config import RunConfig
 from decaylaws.schedules import decay
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.merging import emulated_losses

@@ -68,6 +68,7 @@ class Run:
         self._ahead: tuple[int, Batch] | None = None
         self._sources = store.names
         self._lrs = config.schedule.step_lrs(config.batch_tokens) if config.is_trained else np.zeros(0)
+        self._columns: dict[str, float] = {}  # of the last evaluation, beside its losses
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
         sampler = MixtureSampler(
             config.mixture,
@@ -141,8 +142,14 @@ class Run:
             exp_avg_sq={name: tensor.new_zeros(tensor.shape) for name, tensor in params.items()},
         )
 
-    def note_losses(self, losses: Mapping[str, float]) -> None:
-        """Record an evaluation at the present position."""
+    def note_losses(self, losses: Mapping[str, float], columns: Mapping[str, float] | None = None) -> None:
+        """Record an evaluation at the present position.
+
+        Args:
+            losses: by domain, nats per token.
+            columns: what else a row of the runs table holds if this is the last evaluation.
+        """
+        self._columns = dict(columns or {})
         if self.step == 0:
             self.start_losses = dict(losses)
         lr = float(self.config.schedule.lr(self.tokens))
@@ -187,6 +194,7 @@ class Run:
             losses = self.last_losses()
             row |= {LOSS + domain: loss for domain, loss in losses.items()}
             row |= {BPB + domain: value for domain, value in evaluation.bits_per_byte(losses).items()}
+            row |= self._columns
         factors = evaluation.bits_per_nat_byte
         curve = [{**entry, "bits_per_byte": entry["loss"] * factors[entry["domain"]]} for entry in self.curve]
         return RunResult(config.run_id, status, reason, row, curve)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from decaylaws.runs.config import ModelShape
 from proxy_runs.engine.backend import Backend
-from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.heldout import EvaluationSet, Measurement
 from proxy_runs.engine.model import StackedLlama
 from proxy_runs.engine.optim import MemberStep
 from proxy_runs.engine.run import Run
@@ -164,11 +164,13 @@ class Stack:
             windows[slot], weights[slot] = window, weight
         return torch.from_numpy(windows), torch.from_numpy(weights)
 
-    def losses(self, slots: Sequence[int], evaluation: EvaluationSet) -> list[dict[str, float]]:
-        """Held-out losses by domain of the runs in ``slots``, evaluated as one stack."""
+    def measure(
+        self, slots: Sequence[int], evaluation: EvaluationSet, leave_out: Collection[str] = ()
+    ) -> list[Measurement]:
+        """What the runs in ``slots`` come to, evaluated as one stack; without some question sets."""
         first, last = min(slots), max(slots) + 1
         whole = len(slots) == last - first
         index = slice(first, last) if whole else torch.tensor(slots, device=self.device)
         with torch.no_grad():
             chosen = {name: tensor.detach()[index] for name, tensor in self.params.items()}
-        return evaluation.losses(self._gauge, chosen)
+        return evaluation.measure(self._gauge, chosen, leave_out)

@@ -14,7 +14,7 @@ from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.runs.config import RunConfig
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.heldout import EvaluationSet
@@ -163,6 +163,7 @@ class _Session:
         self._has_closed = False
         self._store = store
         self._points = evaluation.points
+        self._asked_at_the_ends = evaluation.asked_at_ends
         self._where = where
         self._hooks = hooks
         self._evaluation = EvaluationSet.build(
@@ -285,15 +286,26 @@ class _Session:
     def _evaluate(self, slots: Sequence[int]) -> None:
         if not slots:
             return
-        for slot, losses in zip(slots, self._stack.losses(slots, self._evaluation)):
+        # runs of one stack stand at different steps: those on their way are not asked everything
+        groups: dict[bool, list[int]] = {}
+        for slot in slots:
             run = self._stack.run(slot)
-            self._note_losses(run, losses)
-            on_the_way = run.step > 0 and not run.is_done
+            groups.setdefault(run.step > 0 and not run.is_done, []).append(slot)
+        for on_the_way, members in groups.items():
+            self._note(members, on_the_way)
+
+    def _note(self, slots: Sequence[int], on_the_way: bool) -> None:
+        leave_out = self._asked_at_the_ends if on_the_way else ()
+        for slot, found in zip(slots, self._stack.measure(slots, self._evaluation, leave_out)):
+            run, losses = self._stack.run(slot), found.losses
+            self._note_losses(run, losses, found.columns)
             if on_the_way and self._hooks.should_prune(run.config, run.tokens, losses):
                 self._close(slot, PRUNED, f"pruned at step {run.step}")
 
-    def _note_losses(self, run: Run, losses: Mapping[str, float]) -> None:
-        run.note_losses(losses)
+    def _note_losses(
+        self, run: Run, losses: Mapping[str, float], columns: Mapping[str, float] | None = None
+    ) -> None:
+        run.note_losses(losses, columns)
         self._hooks.on_losses(run.config, run.tokens, losses)
 
     def _keep(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError
 from decaylaws.evaluation.questions import Question, read_questions
 from decaylaws.evaluation.records import (
     ACCURACY,
@@ -20,8 +18,10 @@ from decaylaws.evaluation.records import (
     GOLD_PROBABILITY,
 )
 from decaylaws.progress import Progress
+from proxy_runs.answers.formula import choice_scores
+from proxy_runs.answers.pieces import fit
 from proxy_runs.evaluation.checkpoint import Checkpoint
-from proxy_runs.evaluation.scoring import Piece, Score, score
+from proxy_runs.evaluation.scoring import Score, score
 from proxy_runs.evaluation.task import (
     DEFAULT_SETTINGS,
     Kind,
@@ -106,7 +106,7 @@ def score_questions(
     pieces, encoded, counts, cuts = [], [], [], []
     for question in questions:
         answers = checkpoint.encoder.answers(question.prompt, question.answers)
-        fitted = [_fit(answer, checkpoint.context_tokens, question.document) for answer in answers]
+        fitted = [fit(answer.piece, checkpoint.context_tokens, question.document) for answer in answers]
         pieces += [piece for piece, _ in fitted]
         cuts.append(any(cut for _, cut in fitted))
         encoded += answers
@@ -120,29 +120,13 @@ def score_questions(
     return pd.DataFrame(rows)
 
 
-def _fit(answer: EncodedAnswer, context_tokens: int, document: str) -> tuple[Piece, bool]:
-    """The last ``context_tokens`` inputs; whether some were left out."""
-    surplus = max(len(answer.tokens) - 1 - context_tokens, 0)
-    if surplus >= answer.first:
-        raise DataError(
-            f"Question '{document}': the answer has {len(answer.tokens) - answer.first} tokens, the context of the "
-            f"model is {context_tokens}. Shorten the answer."
-        )
-    return Piece(answer.tokens[surplus:], answer.first - surplus, answer.seam), surplus > 0
-
-
 def _row(question: Question, scores: Sequence[Score], encoded: Sequence[EncodedAnswer]) -> dict[str, object]:
     gold = question.gold_index
     nats = np.array([found.nats.sum() for found in scores])
-    num_bytes = np.array([answer.num_bytes for answer in encoded])
-    shares = np.exp(nats.min() - nats)
     return {
         "document": question.document,
         "group": question.group,
         "cluster": question.cluster or question.document,
-        "gold_bits_per_byte": float(nats[gold] / num_bytes[gold] / math.log(2.0)),
-        "correct": int(np.argmin(nats) == gold),
-        "correct_per_byte": int(np.argmin(nats / num_bytes) == gold),
-        "gold_probability": float(shares[gold] / shares.sum()),
+        **choice_scores(nats, np.array([answer.num_bytes for answer in encoded]), gold),
         "exact_match": int(scores[gold].greedy.all()),
     }

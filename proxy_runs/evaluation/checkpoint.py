@@ -66,7 +66,7 @@ class Checkpoint:
         _require_device(device)
         model = load_causal_lm(directory, dtype=_DTYPES[dtype])
         limit = _context_limit(model.config, context_tokens)
-        encoder = TextEncoder(_tokenizer(directory), fallback_prefix=model.config.eos_token_id)
+        encoder = TextEncoder.of(_tokenizer(directory), fallback_prefix=model.config.eos_token_id)
         return cls(directory, model.to(device).eval(), encoder, limit, torch.device(device))
 
     @cached_property

@@ -13,8 +13,9 @@ import pandas as pd
 from decaylaws.errors import DataError
 from decaylaws.evaluation.records import BITS_PER_BYTE, NATS_PER_TOKEN
 from decaylaws.progress import Progress
+from proxy_runs.answers.pieces import Piece
 from proxy_runs.evaluation.checkpoint import Checkpoint
-from proxy_runs.evaluation.scoring import Piece, score, windows
+from proxy_runs.evaluation.scoring import score, windows
 from proxy_runs.evaluation.sources import DocumentSource
 from proxy_runs.evaluation.task import DEFAULT_SETTINGS, Kind, ScoringSettings, TaskResult, unique_names
 from proxy_runs.evaluation.text import EncodedDocument

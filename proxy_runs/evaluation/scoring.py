@@ -15,25 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decaylaws.errors import DataError, InvalidValueError
+from proxy_runs.answers.formula import token_scores
+from proxy_runs.answers.pieces import Piece, batches
 from proxy_runs.evaluation.checkpoint import Checkpoint
 
 _MAX_LOGITS = 1 << 27  # of one forward pass: half a gigabyte in float32
-_LOGIT_ROWS = 256  # positions normalised at once
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A sequence that fits the context.
-
-    Attributes:
-        tokens: int64 ``[n + 1]``; position ``i`` predicts ``tokens[i + 1]``.
-        first: index in ``tokens`` of the first scored token, at least 1; all after it are scored.
-        seam: ids among which the first scored token is known to be; None for all.
-    """
-
-    tokens: NDArray[np.int64]
-    first: int = 1
-    seam: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +87,7 @@ def score(
     _require_vocabulary(checkpoint, pieces, vocab_size)
     lengths = np.array([len(piece.tokens) - 1 for piece in pieces], dtype=np.int64)
     scores: dict[int, Score] = {}
-    for chosen in _batches(lengths, min(batch_tokens, _MAX_LOGITS // vocab_size)):
+    for chosen in batches(lengths, min(batch_tokens, _MAX_LOGITS // vocab_size)):
         scores.update(zip(chosen, _score_batch(checkpoint, [pieces[index] for index in chosen])))
     return [scores[index] for index in range(len(pieces))]
 
@@ -113,16 +99,6 @@ def _require_vocabulary(checkpoint: Checkpoint, pieces: Sequence[Piece], vocab_s
             f"{checkpoint.directory}: the tokenizer has a token {highest}, the model {vocab_size} entries. Save the "
             "tokenizer that the model was trained with."
         )
-
-
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of pieces, longest first, as many as fit into ``batch_tokens`` when padded; at least one."""
-    order = np.argsort(-lengths, kind="stable").tolist()
-    start = 0
-    while start < len(order):
-        count = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
 
 
 def _score_batch(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> list[Score]:
@@ -153,21 +129,8 @@ def _score_row(logits: Tensor, piece: Piece, begin: int) -> Score:
     """Scores of one piece out of the logits ``[positions, vocabulary]`` that start at position ``begin``."""
     rows = logits[piece.first - 1 - begin : len(piece.tokens) - 1 - begin]
     targets = torch.from_numpy(piece.tokens[piece.first :]).to(rows.device)
-    nats, greedy = [], []
-    for part, wanted in zip(rows.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS)):
-        part = part.float()
-        chosen = part.gather(1, wanted[:, None])[:, 0]
-        nats.append(part.logsumexp(dim=1) - chosen)
-        greedy.append(part.argmax(dim=1) == wanted)
-    loss, hit = torch.cat(nats).double(), torch.cat(greedy)
+    seams = []
     if piece.seam is not None:
-        first = rows[0].float()
-        among = first[torch.from_numpy(piece.seam).to(first.device)]
-        loss[0] = (among.logsumexp(dim=0) - first[targets[0]]).double()
-        hit[0] = first[targets[0]] >= among.max()
-    if not torch.isfinite(loss).all():
-        raise DataError(
-            "The checkpoint gives log-probabilities that are not finite: its weights are damaged, or the dtype is too "
-            "small for them. Try --dtype float32."
-        )
-    return Score(loss.cpu().numpy(), hit.cpu().numpy())
+        seams.append((torch.zeros(1, dtype=torch.int64), torch.from_numpy(piece.seam).to(rows.device)))
+    nats, greedy = token_scores(rows, targets, seams)
+    return Score(nats.cpu().numpy(), greedy.cpu().numpy())

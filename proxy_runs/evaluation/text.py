@@ -21,14 +21,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from decaylaws.errors import DataError
+from proxy_runs.answers.pieces import Piece
 from proxy_runs.data.tokenizer import whole_text_tokenizer
 
 _LAST_CHARACTER = chr(0x10FFFF)
@@ -52,29 +53,25 @@ class EncodedAnswer:
     """A context with an answer in tokens.
 
     Attributes:
-        tokens: int64 ``[n + 1]``.
-        first: index in ``tokens`` of the first token that holds characters of the answer; at least 1.
-        seam: ids of all tokens that begin with the context's share of that first token; None where it has
-            none.
+        piece: their tokens, the first of which that is scored holds characters of the answer. Its seam is all tokens
+            that begin with the context's share of that first token, where it has one.
         num_bytes: UTF-8 bytes of the answer.
     """
 
-    tokens: NDArray[np.int64]
-    first: int
-    seam: NDArray[np.int64] | None
+    piece: Piece
     num_bytes: int
 
 
 class TextEncoder:
-    """A fast Hugging Face tokenizer for scoring.
+    """A tokenizer for scoring.
 
     Args:
-        tokenizer: a ``PreTrainedTokenizerFast``.
-        fallback_prefix: the model's own end-of-sequence token (or several), where the tokenizer names none.
+        tokenizer: of the ``tokenizers`` package.
+        prefix_id: token that precedes every text; None where there is none.
     """
 
-    def __init__(self, tokenizer: Any, *, fallback_prefix: int | Sequence[int] | None = None) -> None:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
+    def __init__(self, tokenizer: Tokenizer, prefix_id: int | None) -> None:
+        content = json.loads(tokenizer.to_str())
         backend = whole_text_tokenizer(content)
         # a post-processor adds special tokens, and byte-level ones cut spaces out of the offsets
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
@@ -82,8 +79,18 @@ class TextEncoder:
         self._plain = whole_text_tokenizer(content)
         self._plain.post_processor = backend.post_processor
         self._plain.encode_special_tokens = True
-        self.prefix_id = _prefix_id(tokenizer, fallback_prefix)
-        self.pad_id = self.prefix_id or 0
+        self.prefix_id = prefix_id
+        self.pad_id = prefix_id or 0
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, fallback_prefix: int | Sequence[int] | None = None) -> Self:
+        """The encoder of a ``PreTrainedTokenizerFast``.
+
+        Args:
+            tokenizer: as said; its beginning-of-sequence token precedes texts, or its end-of-sequence token.
+            fallback_prefix: the model's own end-of-sequence token (or several), where the tokenizer names none.
+        """
+        return cls(tokenizer.backend_tokenizer, _prefix_id(tokenizer, fallback_prefix))
 
     def documents(self, texts: Sequence[str]) -> list[EncodedDocument]:
         """Whole texts; one that predicts nothing (empty, or a single token without a start) has no bytes."""
@@ -126,9 +133,8 @@ class TextEncoder:
         seam = None
         if encoding.offsets[index][0] < boundary:
             seam = self._by_beginning(self._share_of_context(context, answer, encoding, index))
-        return EncodedAnswer(
-            self._with_prefix(encoding.ids), index + shift, seam, len(answer.encode("utf-8", "replace"))
-        )
+        piece = Piece(self._with_prefix(encoding.ids), index + shift, seam)
+        return EncodedAnswer(piece, len(answer.encode("utf-8", "replace")))
 
     def _share_of_context(self, context: str, answer: str, encoding: Encoding, index: int) -> str:
         """What the token at the seam spells of the context, in the tokenizer's own letters."""

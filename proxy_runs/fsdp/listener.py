@@ -32,11 +32,12 @@ class Listener:
             loss: training loss of the step, nats per token.
         """
 
-    def measured(self, step: int, losses: Mapping[str, float]) -> bool:
+    def measured(self, step: int, losses: Mapping[str, float], columns: Mapping[str, float]) -> bool:
         """The run was evaluated; whether it is to end here.
 
         Args:
             step: steps behind it.
             losses: by domain, nats per token.
+            columns: what else a row of the runs table holds: standard errors, accuracy.
         """
         return False

@@ -19,7 +19,7 @@ from decaylaws.recipe.files import read_mapping
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.runs.config import RunConfig
 from decaylaws.schedules import Schedule, Segment
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.run import Run, RunResult
@@ -93,6 +93,7 @@ def train_run(
         keep_last=1,
         eval_points=evaluation.points,
         eval_tokens_per_domain=evaluation.tokens_per_domain,
+        eval_at_ends=evaluation.asked_at_ends,
         # a run of a sweep is judged by what its plan does, so that nothing is skipped
         max_skipped_steps=0,
         max_loss_jump=None,
@@ -159,7 +160,7 @@ def _in_this_process(settings: TrainSettings, listener: _SweepListener, store: T
             trainer = Trainer(settings, world, listener=listener, store=store)
             trainer.measure_start()
             for point in trainer.history():
-                listener.note(point["step"], point["losses"])
+                listener.note(point["step"], point["losses"], point.get("columns", {}))
             if listener.trains:
                 trainer.train()
             del trainer
@@ -180,7 +181,7 @@ def _under_torchrun(settings: TrainSettings, listener: _SweepListener, processes
             return
         for line in read_metrics(metrics):
             is_new = "heldout" in line and line["step"] > listener.measured_step
-            if is_new and listener.measured(line["step"], line["heldout"]):
+            if is_new and listener.measured(line["step"], line["heldout"], line.get("columns", {})):
                 raise PrunedError(f"Pruned after step {line['step']}.")
         listener.stepped(last["tokens"], math.nan if last["loss"] is None else last["loss"])
 
@@ -191,9 +192,12 @@ def _under_torchrun(settings: TrainSettings, listener: _SweepListener, processes
             said = read_mapping(diverged)
             raise DivergedError(said["message"], loss=float(said["loss"]), norm=float(said["norm"])) from None
         raise
-    for point in [{"step": 0, "losses": result["start_losses"]}, *result["evaluations"]]:
+    for point in [
+        {"step": 0, "losses": result["start_losses"], "columns": result["start_columns"]},
+        *result["evaluations"],
+    ]:
         if point["step"] > listener.measured_step:
-            listener.note(point["step"], point["losses"])
+            listener.note(point["step"], point["losses"], point.get("columns", {}))
 
 
 class _SweepListener(Listener):
@@ -234,14 +238,14 @@ class _SweepListener(Listener):
         self._run.step = -(-tokens // config.batch_tokens)
         self._progress(config.run_id, tokens, config.tokens, f"loss {loss:.3f}")
 
-    def note(self, step: int, losses: Mapping[str, float]) -> None:
+    def note(self, step: int, losses: Mapping[str, float], columns: Mapping[str, float]) -> None:
         """Record an evaluation, of which nothing more is asked."""
         self._run.step = self.measured_step = step
-        self._run.note_losses(losses)
+        self._run.note_losses(losses, columns)
         self._on_losses(self._run.config, self._run.tokens, losses)
 
-    def measured(self, step: int, losses: Mapping[str, float]) -> bool:
+    def measured(self, step: int, losses: Mapping[str, float], columns: Mapping[str, float]) -> bool:
         run = self._run
-        self.note(step, losses)
+        self.note(step, losses, columns)
         on_the_way = step > 0 and not run.is_done
         return on_the_way and self._should_prune(run.config, run.tokens, losses)

@@ -9,10 +9,17 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from proxy_runs.answers.formula import token_scores
+from proxy_runs.engine.questions import AnswerBatch
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.settings import TrainSettings
 
@@ -64,6 +71,22 @@ class CausalLoss(nn.Module):
         balance = balance * weights.sum()
         objective = tokens + self.z_loss * (squares * weights.flatten()).sum() + self.balance_loss * balance
         return Losses(objective, tokens.detach(), balance.detach())
+
+    @torch.no_grad()
+    def token_nats(self, windows: Tensor) -> Tensor:
+        """Loss of every predicted token of ``windows [B, T + 1]``, float32 ``[B * T]``; for evaluation."""
+        return self._token_losses(windows)[0]
+
+    @torch.no_grad()
+    def answer_nats(self, batch: AnswerBatch) -> Tensor:
+        """Loss of every scored token of answers, float64 ``[p]``; for evaluation."""
+        if self._chunked:
+            hidden = self.lm.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+            logits = self.lm.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])
+        else:
+            whole = self.lm(input_ids=batch.inputs, use_cache=False).logits
+            logits = whole.flatten(0, 1)[batch.positions]
+        return token_scores(logits, batch.targets, batch.seams)[0]
 
     def _token_losses(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and squared log-normaliser of each predicted token, ``[B * T]``, and the balance loss; float32."""
@@ -132,6 +155,8 @@ def shard_model(
         _shard(layer, world, policy)
     # the whole module's only float inputs are the weights of the tokens, which bfloat16 would round by up to 0.2 %
     _shard(module, world, replace(policy, cast_forward_inputs=False))
+    for name in ("token_nats", "answer_nats"):
+        register_fsdp_forward_method(module, name)
     return module
 
 

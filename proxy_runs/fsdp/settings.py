@@ -19,7 +19,7 @@ LAYOUT = frozenset(
     {
         "recipe", "corpus", "start", "output", "device", "micro_batch_sequences", "replicas",
         "activation_checkpointing", "checkpoint_interval", "checkpoint_seconds", "save_model", "keep_last",
-        "async_checkpoints", "eval_points", "log_interval", "tensorboard", "wandb_project",
+        "async_checkpoints", "eval_points", "eval_at_ends", "log_interval", "tensorboard", "wandb_project",
         "trackio_project",
     }
 )  # fmt: skip
@@ -53,6 +53,7 @@ class TrainSettings(BaseModel):
         async_checkpoints: write checkpoints in the background.
         eval_points: evaluations after the start, evenly spaced; the last one is at the end.
         eval_tokens_per_domain: held-out tokens of each domain, in windows of the last stage's length.
+        eval_at_ends: question sets that are asked before the first step and after the last one only.
         max_skipped_steps: steps in a row that may be skipped because loss or gradient are not finite or
             because the loss jumps.
         max_loss_jump: nats per token above the median of the stage's last losses from which on a step is
@@ -85,6 +86,7 @@ class TrainSettings(BaseModel):
     async_checkpoints: bool = False
     eval_points: Count = 1
     eval_tokens_per_domain: Count = 16_384
+    eval_at_ends: list[str] = []
     max_skipped_steps: Natural = 3
     max_loss_jump: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 2.0
     average_last_steps: Natural = 0

@@ -17,11 +17,11 @@ from decaylaws.io.files import write_text
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 from proxy_runs.data.shards import TokenStore
-from proxy_runs.engine.heldout import EvaluationSet
+from proxy_runs.engine.heldout import EvaluationSet, Measurement
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints, read_checkpoint, read_state
 from proxy_runs.fsdp.checks import check_lengths, check_ropes, check_vocabulary
-from proxy_runs.fsdp.evaluate import heldout_losses
+from proxy_runs.fsdp.evaluate import measure
 from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.identity import identity_of, require_same
@@ -96,7 +96,8 @@ class Trainer:
         self.step = 0
         self.watch = LossWatch(max_skipped=settings.max_skipped_steps, max_jump=settings.max_loss_jump)
         self.start_losses: dict[str, float] = {}
-        self.evaluations: list[dict[str, Any]] = []  # those on the way and the last: step, losses
+        self.start_columns: dict[str, float] = {}
+        self.evaluations: list[dict[str, Any]] = []  # those on the way and the last: step, losses, columns
         self.evaluation = EvaluationSet.build(
             store,
             seq_len=self.recipe.stages[-1].seq_len,
@@ -151,18 +152,20 @@ class Trainer:
     def measure_start(self) -> dict[str, float]:
         """Held-out losses of the start, in nats per token; measured once."""
         if not self.start_losses:
-            self.start_losses = self._evaluate()
+            found = self._evaluate()
+            self.start_losses, self.start_columns = found.losses, found.columns
         return self.start_losses
 
     def history(self) -> list[dict[str, Any]]:
-        """Every evaluation so far, that of the start first: ``step`` and ``losses`` by domain."""
-        return [{"step": 0, "losses": self.start_losses}, *self.evaluations]
+        """Every evaluation so far, that of the start first: ``step``, ``losses`` by domain, further ``columns``."""
+        start = {"step": 0, "losses": self.start_losses, "columns": self.start_columns}
+        return [start, *self.evaluations]
 
     def _note_evaluation(self) -> bool:
         """Evaluate where the run stands; whether the listener wants it to end here."""
-        losses = self._evaluate()
-        self.evaluations.append({"step": self.step, "losses": losses})
-        return self.listener.measured(self.step, losses)
+        found = self._evaluate()
+        self.evaluations.append({"step": self.step, "losses": found.losses, "columns": found.columns})
+        return self.listener.measured(self.step, found.losses, found.columns)
 
     def _enter_stage_of(self, step: int) -> None:
         """Give the model the rotary embedding of the stage that a step belongs to."""
@@ -269,15 +272,22 @@ class Trainer:
             **ledger,
         )
 
-    def _heldout_losses(self) -> dict[str, float]:
-        sequences = self._pass_sequences(self.recipe.stages[-1].seq_len)
-        return heldout_losses(self.module, self.evaluation, self.world, batch_sequences=sequences)
+    def _measure(self) -> Measurement:
+        on_the_way = 0 < self.step < self.plan.num_steps
+        return measure(
+            self.module,
+            self.evaluation,
+            self.world,
+            batch_sequences=self._pass_sequences(self.recipe.stages[-1].seq_len),
+            leave_out=self.settings.eval_at_ends if on_the_way else (),
+        )
 
-    def _evaluate(self) -> dict[str, float]:
-        losses = self._heldout_losses()
+    def _evaluate(self) -> Measurement:
+        found = self._measure()
         if self.metrics is not None:
-            self.metrics.write(step=self.step, heldout=losses)
-        return losses
+            further = {"columns": found.columns} if found.columns else {}
+            self.metrics.write(step=self.step, heldout=found.losses, **further)
+        return found
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs in tensors: weights and moments, sharded."""
@@ -302,6 +312,7 @@ class Trainer:
             "watch": self.watch.state(),
             "identity": self.identity,
             "start_losses": self.start_losses,
+            "start_columns": self.start_columns,
             "evaluations": self.evaluations,
         }
         began = time.monotonic()
@@ -318,6 +329,7 @@ class Trainer:
         state = read_checkpoint(latest, self._tensors())
         self.step, self.optimizer_step = state["step"], state["optimizer_step"]
         self.start_losses = state["start_losses"]
+        self.start_columns = state.get("start_columns", {})  # an earlier version had none
         self.evaluations = state.get("evaluations", [])  # an earlier version kept none
         self.watch.restore(**state["watch"])
         self.optimizer.set_step(self.optimizer_step)
@@ -336,7 +348,7 @@ class Trainer:
         if self.average is not None:
             save(self.average.mean, "hf-averaged")
             with self.average.in_place():
-                result["averaged_losses"] = self._heldout_losses()
+                result["averaged_losses"] = self._measure().losses
         if self.world.is_first:
             write_text(self.settings.output / RESULT_FILE, to_json(result), recorded=True)
         dist.barrier()
@@ -361,6 +373,7 @@ class Trainer:
             "steps": self.plan.num_steps,
             "tokens": self.recipe.tokens,
             "start_losses": self.start_losses,
+            "start_columns": self.start_columns,
             "evaluations": self.evaluations,
             "losses": losses,
             "bits_per_byte": self.evaluation.bits_per_byte(losses),

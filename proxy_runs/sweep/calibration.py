@@ -154,7 +154,7 @@ def _seconds_of_a_step(shape: ModelShape, sequences: int, backend: Backend) -> f
     seconds = seconds_of(stack.step, backend.torch_device)
     if backend.is_stackwise:
         # evaluation needs more memory than a step, beside what a recorded step keeps
-        stack.losses(range(backend.slots), _synthetic_evaluation(shape, backend.torch_device))
+        stack.measure(range(backend.slots), _synthetic_evaluation(shape, backend.torch_device))
     return seconds
 
 

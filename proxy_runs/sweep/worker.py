@@ -26,9 +26,18 @@ import torch
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.queue.queue import Claim, RunQueue
 from decaylaws.queue.storage import HEARTBEAT_SECONDS
-from decaylaws.runs.columns import AVERAGED_LOSS, BPB, EVALUATION, LOSS, READ_OUT, config_row
+from decaylaws.runs.columns import (
+    AVERAGED_LOSS,
+    BPB,
+    EVALUATION,
+    EVALUATION_SETS,
+    LOSS,
+    READ_OUT,
+    config_row,
+)
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
+from proxy_runs.answers.prepared import PreparedSets
 from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
@@ -115,6 +124,7 @@ class Worker:
         self._held = HeldCheckpoints(workspace.held)
         device = Backend(device=workspace.device).torch_device
         self._memory_bytes = device_bytes(device) / workspace.workers
+        self._sets = PreparedSets.open(self._store).fingerprint
         self._last_reclaim = 0.0
 
     def run(self) -> None:
@@ -246,6 +256,9 @@ class Worker:
         """Report where a run stands; whether it is a sampler's proposal that is not worth its end."""
         claim = heart.claim(config.run_id)
         row = {LOSS + domain: loss for domain, loss in losses.items()}
+        weighed = [domain for domain, weight in self._workspace.objective.items() if weight > 0]
+        if any(LOSS + domain not in row for domain in weighed):
+            return False  # a question set of the objective is not asked on the way
         self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
         percentile = self._workspace.prune.get(claim.role)
         return percentile is not None and self._queue.is_poor(claim, percentile, self._workspace.objective)
@@ -263,7 +276,9 @@ class Worker:
         """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
         claim, where = heart.claim(result.run_id), self._workspace
         # what the run's config does not say and its numbers depend on
-        measured = {EVALUATION: where.evaluation.tokens_per_domain}
+        measured: dict[str, Any] = {EVALUATION: where.evaluation.tokens_per_domain}
+        if self._sets:  # a study without them keeps its tables
+            measured[EVALUATION_SETS] = self._sets
         row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result), **measured}
         curve = [{**point, **measured} for point in result.curve]
         read_outs = {

@@ -11,7 +11,7 @@ from typing import Any
 from decaylaws.progress import Progress, silent
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import RunConfig, Shape, shape_from_dict
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.fsdp.layout import DEFAULT_LAYOUT, Layout
 
 STOP_PATIENCE_SECONDS = 30.0

@@ -27,10 +27,20 @@ from decaylaws.exporters import Export
 from decaylaws.mixtures import Mixture
 from decaylaws.queue import queue
 from decaylaws.recipe import Recipe
-from decaylaws.runs.columns import AVERAGED_LOSS, BPB, EVALUATION, FINISHED, LOSS, START_LOSS, config_row
+from decaylaws.runs.columns import (
+    AVERAGED_LOSS,
+    BPB,
+    EVALUATION,
+    EVALUATION_SETS,
+    FINISHED,
+    LOSS,
+    START_LOSS,
+    config_row,
+)
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import names_with
 from decaylaws.search import Estimate, Plan
+from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
 from decaylaws.study.checks import _text_settings, record_settings
@@ -43,7 +53,15 @@ from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.question import content_hash
 from decaylaws.study.recommend import load_recipe, recommend
 from decaylaws.study.run import train
+from proxy_runs.answers.prepared import (
+    EvaluationManifest,
+    SetEntry,
+    read_evaluation_manifest,
+    sets_fingerprint,
+    write_evaluation_manifest,
+)
 from proxy_runs.data.manifest import (
+    FileEntry,
     Manifest,
     SourceEntry,
     SplitEntry,
@@ -83,7 +101,16 @@ def fraction(*parts: Any) -> float:
 def make_sources(root: Path) -> None:
     """Files for the sources to name; nothing reads what they hold."""
     (root / "data" / "web").mkdir(parents=True)
-    for name in ("web/a.txt", "more.txt", "maths.jsonl", "code.jsonl", "tokenizer.json", "evaluation.jsonl"):
+    names = (
+        "web/a.txt",
+        "more.txt",
+        "maths.jsonl",
+        "code.jsonl",
+        "tokenizer.json",
+        "evaluation.jsonl",
+        "quiz.jsonl",
+    )
+    for name in names:
         (root / "data" / name).write_text("{}\n", encoding="utf-8")
 
 
@@ -92,6 +119,7 @@ def prepare(study: Study) -> None:
     asked = _text_settings(study)
     if not study.settings.decontamination.evaluation_sets:
         del asked["decontamination"]
+    asked.pop("evaluation", None)  # what runs are measured on is no part of the corpus
     folder = study.corpus_dir / content_hash(asked)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "token_bytes.bin", *study.settings.sources):
@@ -119,7 +147,28 @@ def prepare(study: Study) -> None:
     overlap = {name: dict.fromkeys(study.settings.sources, 0.0) for name in study.settings.sources}
     (folder / "heldout_overlap.json").write_text(json.dumps({"overlap": overlap}), encoding="utf-8")
     write_manifest(manifest, study.corpus_dir)
+    _prepare_sets(study, content_hash(asked))
     record_settings(study)
+
+
+def _prepare_sets(study: Study, corpus: str) -> None:
+    """Evaluation domains and question sets, whose content follows from what decides it."""
+    evaluation = study.settings.evaluation
+    entries = {}
+    for name, each in evaluation.sets.items():
+        asked = [corpus, each.model_dump(mode="json", exclude=NO_NUMBERS)]
+        asked += [evaluation.tokens_per_domain] if name in evaluation.domains else []
+        asked.append((study.root / each.path).read_text(encoding="utf-8"))
+        file = FileEntry(path=f"{name}.bin", bytes=1, sha256="0" * 64)
+        digest = hashlib.sha256(repr(asked).encode()).hexdigest()
+        kind = "domain" if name in evaluation.domains else "questions"
+        entries[name] = SetEntry(kind=kind, file=file, digest=digest, documents=10, tokens=2000)
+    if entries:
+        fingerprint = sets_fingerprint(entries)
+        manifest = EvaluationManifest(
+            request="", fingerprint=fingerprint, tokenizer_sha256="0" * 64, sets=entries
+        )
+        write_evaluation_manifest(manifest, study.corpus_dir)
 
 
 def _split(study: Study, path: Path, asked: Any, split: str) -> SplitEntry:
@@ -155,20 +204,25 @@ class Storages:
                 self.by_url[url.replace(str(root), str(to))] = copy.deepcopy(storage)
 
 
-def row_of(config: RunConfig, role: str, tokens_per_domain: int) -> dict[str, Any]:
-    """The row that a worker would record; its numbers follow from the whole config and the size of the evaluation."""
-    domains = sorted(config.mixture.weights)
+def row_of(
+    config: RunConfig, role: str, tokens_per_domain: int, sets: EvaluationManifest | None
+) -> dict[str, Any]:
+    """The row that a worker would record; its numbers follow from the whole config and from what it is measured on."""
+    sources = sorted(config.mixture.weights)
+    domains = [*sources, *(sets.sets if sets else ())]
 
     def loss(kind: str, domain: str) -> float:
-        return 3.0 + fraction(config.run_id, tokens_per_domain, kind, domain)
+        return 3.0 + fraction(config.run_id, tokens_per_domain, kind, domain, sets and sets.fingerprint)
 
     row = {
-        **config_row(config, dict.fromkeys(domains, 60_000)),
+        **config_row(config, dict.fromkeys(sources, 60_000)),
         "role": role,
         "status": FINISHED,
         "reason": "",
     }
     row |= {"reached_target": True, EVALUATION: tokens_per_domain}
+    if sets:
+        row[EVALUATION_SETS] = sets.fingerprint
     row |= {START_LOSS + name: loss("start", name) for name in domains}
     row |= {LOSS + name: loss("end", name) for name in domains} | {BPB + name: 1.0 for name in domains}
     if config.kind == "trunk":
@@ -180,6 +234,8 @@ def run_pool(workspace: Workspace, **_: Any) -> None:
     """Work the queue off as a worker would: claim what is ready, record it, until nothing is left."""
     runs = open_queue(workspace)
     tokens = workspace.evaluation.tokens_per_domain
+    sets = read_evaluation_manifest(workspace.corpus) if workspace.evaluation.sets else None
+    measured = {EVALUATION: tokens} | ({EVALUATION_SETS: sets.fingerprint} if sets else {})
 
     def is_ready(config: RunConfig) -> bool:
         start = config.start_run_id
@@ -187,7 +243,7 @@ def run_pool(workspace: Workspace, **_: Any) -> None:
 
     while claims := runs.claim(1000, is_ready):
         for claim in claims:
-            row = row_of(claim.config, claim.role, tokens)
+            row = row_of(claim.config, claim.role, tokens, sets)
             curve = [
                 {
                     "run_id": row["run_id"],
@@ -197,8 +253,8 @@ def run_pool(workspace: Workspace, **_: Any) -> None:
                     "domain": name,
                     "loss": row[START_LOSS + name],
                 }
-                | {EVALUATION: tokens}
-                for name in claim.config.mixture.weights
+                | measured
+                for name in (*claim.config.mixture.weights, *(sets.sets if sets else ()))
             ]
             if claim.config.kind == "trunk":
                 path = final_checkpoint(workspace.checkpoints, claim.config.run_id)

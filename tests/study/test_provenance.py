@@ -80,6 +80,8 @@ CHANGES: Mapping[str, Any] = {
     "target.repetition_scale": 2.0,
     "evaluation.tokens_per_domain": 1024,
     "evaluation.points": 2,
+    "evaluation.domains": {"more": {"path": "data/more.txt"}},
+    "evaluation.questions": {"quiz": {"path": "data/quiz.jsonl"}},
     "train.precision": "bfloat16",
     "train.compile": True,
     # what is asked of the runs

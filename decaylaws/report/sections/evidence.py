@@ -8,7 +8,7 @@ from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, listed
-from decaylaws.runs.table import LOSS, names_with
+from decaylaws.runs.table import LOSS, MIX, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.fit import ERROR_COLUMNS
 from decaylaws.study.results import decays
@@ -18,7 +18,7 @@ def microanneals(inputs: ReportInputs) -> Section:
     """The runs that the law was fitted on."""
     runs = inputs.runs
     sweep = decays(runs)
-    gains = plots.gain_data(sweep, names_with(runs, LOSS))
+    gains = plots.gain_data(sweep, [name for name in names_with(runs, LOSS) if MIX + name in runs])
     by_role = sweep.groupby(["role", "non_embedding_params"], as_index=False).agg(
         runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum")
     )
@@ -35,7 +35,7 @@ def microanneals(inputs: ReportInputs) -> Section:
         pictures=[
             Picture.of(
                 plots.plot_gains(gains),
-                "Gain of each domain over the decay, plotted against its share. Longer decays are lighter.",
+                "Gain of each source's domain over the decay, plotted against its share. Longer decays are lighter.",
             )
         ],
         tables=[PageTable.of(by_role, "Decays by role and size.")],

@@ -35,9 +35,31 @@ def asked(inputs: ReportInputs) -> Section:
         "mixture, decayed the same way)."
     )
     tables = [PageTable.of(frame, "Domains and their sources.")]
+    if settings.evaluation.sets:
+        tables.append(PageTable.of(_sets(inputs), "What every run is measured on besides the sources."))
     if settings.source_groups:
         tables.append(PageTable.of(_groups(settings), "Groups of sources."))
     return Section("What was asked", lead, tables=tables)
+
+
+def _sets(inputs: ReportInputs) -> pd.DataFrame:
+    """Evaluation domains and question sets, with what each counts for."""
+    study, evaluation = inputs.study, inputs.study.settings.evaluation
+    counts = study.evaluation_counts()
+    return pd.DataFrame(
+        [
+            {
+                "name": name(each),
+                "kind": "held-out text" if each in evaluation.domains else "questions",
+                "documents or questions": counts[each][0],
+                "ability": (settings.capability or "-").replace("_", " "),
+                "group": settings.group,
+                "weight in the objective": percent(inputs.weights.get(each, 0.0)),
+                "guarded": each in study.settings.objective.guard_domains,
+            }
+            for each, settings in evaluation.sets.items()
+        ]
+    )
 
 
 def _groups(settings: StudySettings) -> pd.DataFrame:

@@ -189,7 +189,7 @@ def test_a_special_token_that_is_spelled_out_is_text_in_a_document(folder: Path)
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "a")
     (special, *_) = tokenizer.all_special_tokens
-    encoder = TextEncoder(tokenizer)
+    encoder = TextEncoder.of(tokenizer)
     (document,) = encoder.documents([f"print('{special}')"])
     assert tokenizer.convert_tokens_to_ids(special) not in document.tokens[1:].tolist()
     assert document.num_bytes == len(f"print('{special}')")

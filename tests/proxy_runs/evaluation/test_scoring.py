@@ -121,11 +121,11 @@ def test_gold_answers_equal_plain_transformers(checkpoint: Checkpoint, reference
 
 def test_some_answers_begin_inside_a_token_of_the_context(checkpoint: Checkpoint) -> None:
     """The questions above reach the case that matters, and only where it arises."""
-    inside = checkpoint.encoder.answers("The code of Ada ", ["is 4711"])[0]
+    inside = checkpoint.encoder.answers("The code of Ada ", ["is 4711"])[0].piece
     assert inside.seam is not None
     assert len(inside.seam) > 1
     assert int(inside.tokens[inside.first]) in inside.seam
-    apart = checkpoint.encoder.answers("The code of Ada", [" is 4711"])[0]
+    apart = checkpoint.encoder.answers("The code of Ada", [" is 4711"])[0].piece
     assert apart.seam is None
 
 
@@ -178,7 +178,7 @@ def test_long_contexts_are_cut_on_the_left_and_said_so(checkpoint: Checkpoint, r
     ids = reference.tokenizer(long.prompt + " is", add_special_tokens=False).input_ids
     with torch.no_grad():
         logs = reference.model(torch.tensor([ids[-CONTEXT - 1 : -1]])).logits[0].double().log_softmax(-1)
-    assert len(checkpoint.encoder.answers(long.prompt, [" is"])[0].tokens) - 1 == len(ids)
+    assert len(checkpoint.encoder.answers(long.prompt, [" is"])[0].piece.tokens) - 1 == len(ids)
     assert row["gold_bits_per_byte"] * 3 * math.log(2) == pytest.approx(-float(logs[-1, ids[-1]]), abs=1e-4)
 
 

@@ -14,15 +14,16 @@ from decaylaws.mixtures import Mixture
 from decaylaws.recipe import HandOver, Recipe, Source, Stage
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import decay
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs import engine
+from proxy_runs.corpus.evaluation import prepare_evaluation
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.model import init_params
+from proxy_runs.fsdp.checks import check_lengths, check_vocabulary
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
 from proxy_runs.fsdp.plan import TrainPlan
 from proxy_runs.fsdp.start import load_start
-from proxy_runs.fsdp.trainer import _check_lengths, _check_vocabulary
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
@@ -34,6 +35,22 @@ SHAPE = ModelShape(
 )
 BATCH = 13  # sequences: no number of ranks divides it
 STEPS = 50
+QUIZ = [
+    {"context": "two and two is ", "choices": ["four", "five", "a word"], "gold": 0},
+    {"question": "and three?", "choices": ["six", "seven"], "gold": 1},
+    {
+        "context": "a context of more than thirty-two bytes, cut on the left ",
+        "choices": ["so", "not"],
+        "gold": 0,
+    },
+]
+EVALUATION = EvaluationSettings.model_validate(
+    {
+        "tokens_per_domain": 1000,
+        "domains": {"own": {"path": "own.jsonl"}},
+        "questions": {"quiz": {"path": "quiz.jsonl"}},
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +73,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_checkpoint(state, root / "trunk.safetensors")
     recipe(store).save(root / "recipe.yaml")
+    (root / "own.jsonl").write_text(
+        '{"text": "some words"}\n' * 3 + '{"text": "and a few more of them"}\n' * 4
+    )
+    (root / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUIZ))
+    prepare_evaluation(EVALUATION, root / "corpus", seq_len=SEQ_LEN, base=root)
     return root
 
 
@@ -149,7 +171,7 @@ def test_the_launched_run_is_the_proxy_run(workspace: Path) -> None:
         [trunk, anneal],
         store,
         checkpoint_dir=workspace / "engine",
-        evaluation=EvaluationSettings(tokens_per_domain=1000),
+        evaluation=EVALUATION,
         on_result=lambda result: results.update({result.run_id: result.row}),
         device="cpu",
     )
@@ -169,10 +191,14 @@ def test_the_launched_run_is_the_proxy_run(workspace: Path) -> None:
     )
     result = json.loads((train(settings, ranks=2) / "result.json").read_text())
     row = results[anneal.run_id]
-    for domain in store.names:
+    assert set(result["losses"]) == {*store.names, "own", "quiz"}
+    for domain in result["losses"]:
         assert result["start_losses"][domain] == pytest.approx(row[f"start_loss:{domain}"], abs=1e-5)
         assert result["losses"][domain] == pytest.approx(row[f"loss:{domain}"], abs=1e-4)
         assert result["bits_per_byte"][domain] == pytest.approx(row[f"bpb:{domain}"], abs=1e-4)
+    columns = result["evaluations"][-1]["columns"]
+    assert set(columns) == {"bpb_error:own", "bpb_error:quiz", "accuracy:quiz", "accuracy_error:quiz"}
+    assert columns == pytest.approx({name: row[name] for name in columns}, abs=1e-4)
     assert result["epochs"]["code"] == pytest.approx(row["epochs:code"], rel=1e-2)
 
 
@@ -210,7 +236,9 @@ def test_every_feature_together_stays_close(alone: Path, workspace: Path) -> Non
     train(settings, ranks=4)
     assert losses(settings.output) == pytest.approx(losses(alone), abs=1e-4)
     result = json.loads((settings.output / "result.json").read_text())
-    for domain, loss in result["averaged_losses"].items():
+    averaged = result["averaged_losses"]
+    assert set(averaged) == set(result["losses"])
+    for domain, loss in ((name, loss) for name, loss in averaged.items() if name != "quiz"):
         assert loss != result["losses"][domain]
         assert loss == pytest.approx(result["losses"][domain], abs=0.1)
         assert loss == pytest.approx(
@@ -299,15 +327,15 @@ def test_lengths_that_do_not_fit_are_refused(workspace: Path) -> None:
         TrainPlan(Recipe.from_dict(values), store)
     plan = TrainPlan(recipe(store), store)
     with pytest.raises(InvalidValueError, match=r"stages\.0\.seq_len.*16.*max_position_embeddings"):
-        _check_lengths(plan, 16)
+        check_lengths(plan, 16)
     values = recipe(store).to_dict()
     values["stages"][0]["rope"] = {"method": "yarn", "factor": 2.0, "original_seq_len": 16}
-    _check_lengths(TrainPlan(Recipe.from_dict(values), store), 16)
+    check_lengths(TrainPlan(Recipe.from_dict(values), store), 16)
 
 
 def test_a_vocabulary_that_is_too_small_is_refused(workspace: Path) -> None:
     with pytest.raises(DataError, match=r"257 kinds of tokens.*only 256.*own tokenizer"):
-        _check_vocabulary(TokenStore.open(workspace / "corpus"), 256)
+        check_vocabulary(TokenStore.open(workspace / "corpus"), 256)
 
 
 def test_moments_are_needed_or_refused(workspace: Path, alone: Path, tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Evaluation domains and question sets of a study as tokens, beside the shards that it trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from decaylaws.errors import DataError
+from decaylaws.evaluation.questions import Question, read_questions
+from decaylaws.evaluation.rows import LAYOUTS, Layout
+from decaylaws.io.documents import PREPARATION_VERSION, document_text
+from decaylaws.io.files import atomic_write
+from decaylaws.progress import Progress, silent
+from decaylaws.settings.evaluation import (
+    NO_NUMBERS,
+    EvaluationDomainSettings,
+    EvaluationSettings,
+    QuestionSetSettings,
+)
+from proxy_runs.answers.pieces import fit
+from proxy_runs.answers.prepared import (
+    EVALUATION_NAME,
+    AnswerSet,
+    EvaluationManifest,
+    SetEntry,
+    describe,
+    read_evaluation_manifest,
+    sets_fingerprint,
+    write_evaluation_manifest,
+)
+from proxy_runs.data.manifest import FileEntry
+from proxy_runs.data.shards import TokenStore
+from proxy_runs.data.tokenizer import load_tokenizer
+from proxy_runs.evaluation.sources import TextFiles
+from proxy_runs.evaluation.task import files_digest, unique_names
+from proxy_runs.evaluation.text import TextEncoder
+
+
+def prepare_evaluation(
+    settings: EvaluationSettings,
+    directory: Path,
+    *,
+    seq_len: int,
+    end_token: str | None = None,
+    base: Path | None = None,
+    progress: Progress = silent,
+) -> EvaluationManifest | None:
+    """Prepare what runs on the corpus in ``directory`` are measured on besides the held-out text of its sources.
+
+    Args:
+        settings: evaluation domains and question sets.
+        directory: of the prepared corpus, whose tokenizer is used.
+        seq_len: longest input of the models, for questions that do not fit.
+        end_token: the token that ends a document, as study.yaml names it.
+        base: folder that relative paths start from; the current one if ``None``.
+        progress: told of every set.
+
+    Returns:
+        The manifest, also in ``directory/evaluation.json``; None where the settings name nothing.
+
+    Raises:
+        DataError: a file is missing, empty or unreadable, a row is not a question, or an answer does not fit a model.
+    """
+    base = base or Path()
+    store = TokenStore.open(directory, verify=False)
+    if not settings.sets:
+        (directory / EVALUATION_NAME).unlink(missing_ok=True)
+        _remove_others(directory, keep=None)
+        return None
+    request = _request(settings, store, base)
+    folder = directory / f"evaluation-{request}"
+    known = _finished(store, request)
+    if known is None:
+        tokenizer = Tokenizer.from_file(str(store.tokenizer_path))
+        encoder = TextEncoder(tokenizer, store.eos_id)
+        entries = {}
+        for number, (name, each) in enumerate(settings.sets.items()):
+            progress("evaluation", number, len(settings.sets), name)
+            if isinstance(each, EvaluationDomainSettings):
+                entries[name] = _domain(
+                    name, each, settings.tokens_per_domain, store, end_token, folder, base
+                )
+            else:
+                entries[name] = _questions(name, each, encoder, store, seq_len, folder, base)
+        known = EvaluationManifest(
+            request=request,
+            fingerprint=sets_fingerprint(entries),
+            tokenizer_sha256=store.manifest.tokenizer.sha256,
+            sets=entries,
+        )
+        write_evaluation_manifest(known, directory)
+    progress("evaluation", len(settings.sets), len(settings.sets))
+    _remove_others(directory, keep=folder)
+    return known
+
+
+def _request(settings: EvaluationSettings, store: TokenStore, base: Path) -> str:
+    """Hash of all that decides the outcome: first 16 hex digits of a SHA-256."""
+    content: dict[str, object] = {
+        "pipeline": PREPARATION_VERSION,
+        "tokenizer": [store.manifest.tokenizer.sha256, store.eos_id],
+        "sets": {name: each.model_dump(exclude=NO_NUMBERS) for name, each in settings.sets.items()},
+    }
+    if settings.domains:
+        content["tokens_per_domain"] = settings.tokens_per_domain
+    # a missing file has its own error, where it is read
+    content["files"] = {
+        name: TextFiles(name, base / each.path, each.text_field).digest()
+        if isinstance(each, EvaluationDomainSettings)
+        else files_digest([base / each.path] if (base / each.path).is_file() else [])
+        for name, each in settings.sets.items()
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(store: TokenStore, request: str) -> EvaluationManifest | None:
+    """The manifest, if it answers this request and every file is as it should be."""
+    try:
+        manifest = read_evaluation_manifest(store.directory)
+        if manifest is None or manifest.request != request:
+            return None
+        for entry in manifest.sets.values():
+            store.verified(entry.file)
+            if entry.questions is not None:
+                store.verified(entry.questions)
+    except DataError:
+        return None
+    return manifest
+
+
+def _remove_others(directory: Path, keep: Path | None) -> None:
+    for path in directory.glob("evaluation-*"):
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _domain(
+    name: str,
+    settings: EvaluationDomainSettings,
+    limit: int,
+    store: TokenStore,
+    end_token: str | None,
+    folder: Path,
+    base: Path,
+) -> SetEntry:
+    """The first documents of a domain, until an evaluation has the tokens that it reads."""
+    tokenizer = load_tokenizer(store.tokenizer_path, end_token=end_token)
+    texts = TextFiles(name, base / settings.path, settings.text_field).texts()
+    buffer, documents, tokens = io.BytesIO(), 0, 0
+    for text in texts:
+        if not text.strip():
+            continue
+        for found, _, count in tokenizer.write([document_text(text)[0]], buffer):
+            documents, tokens = documents + found, tokens + count
+        if tokens > limit:
+            break
+    if not documents:
+        raise DataError(f"'evaluation.domains.{name}': {base / settings.path} holds no text.")
+    entry = _write(folder / f"{name}.bin", buffer.getvalue(), store)
+    return SetEntry(kind="domain", file=entry, digest=entry.sha256, documents=documents, tokens=tokens)
+
+
+def _questions(
+    name: str,
+    settings: QuestionSetSettings,
+    encoder: TextEncoder,
+    store: TokenStore,
+    seq_len: int,
+    folder: Path,
+    base: Path,
+) -> SetEntry:
+    """The questions of a set in our own layout, and their answers as tokens."""
+    try:
+        read = read_questions(base / settings.path, layout_of(settings))
+        questions = list(islice(read, settings.max_questions))
+        encoded = []
+        for question in questions:
+            answers = encoder.answers(question.prompt, _scored(question, settings))
+            for answer in answers:
+                fit(answer.piece, seq_len, question.document)
+            encoded.append([(answer.piece, answer.num_bytes) for answer in answers])
+    except DataError as error:
+        raise DataError(f"'evaluation.questions.{name}': {error}") from None
+    gold = [question.gold_index if settings.accuracy else 0 for question in questions]
+    documents = unique_names([question.document for question in questions])
+    clusters = [question.cluster or document for question, document in zip(questions, documents)]
+    scored = AnswerSet.build(encoded, gold, clusters)
+    lines = "".join(question.model_dump_json(exclude_none=True) + "\n" for question in questions)
+    return SetEntry(
+        kind="questions",
+        file=_write(folder / f"{name}.npz", scored.to_bytes(), store),
+        digest=scored.fingerprint(),
+        documents=len(questions),
+        tokens=scored.gold_tokens,
+        questions=_write(folder / f"{name}.jsonl", lines.encode(), store),
+        has_choices=scored.has_choices,
+    )
+
+
+def layout_of(settings: QuestionSetSettings) -> Layout | None:
+    """Where the rows of a set hold what; None for rows as ``decaylaws evaluate`` reads them."""
+    if settings.fields:
+        return Layout(dict(settings.fields.items()))
+    return LAYOUTS.get(settings.rows)
+
+
+def _scored(question: Question, settings: QuestionSetSettings) -> list[str]:
+    return question.answers if settings.accuracy else [question.answers[question.gold_index]]
+
+
+def _write(path: Path, content: bytes, store: TokenStore) -> FileEntry:
+    with atomic_write(path) as handle:
+        handle.write(content)
+    return describe(content, path, store.directory)
