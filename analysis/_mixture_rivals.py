@@ -149,6 +149,11 @@ class BiMixFamily:
         loss = self.value(theta, shares)
         return loss, np.column_stack([loss, -loss * np.log(shares[:, self.own] + self.floor)])
 
+    def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative along steps [runs, 2], [runs]."""
+        loss, slopes = self.with_slopes(theta, shares)
+        return loss, np.einsum("np,np->n", slopes, steps)
+
 
 class BiMix(FormulaRegression):
     """BiMix at one scale: a power of the domain's own share; a domain needs a source of its own.

@@ -22,6 +22,9 @@ _STEP = 1e-6  # of the forward differences in a share
 _GUARD_TOLERANCE = 1e-6  # nats
 _PAIR_STEPS = (0.08, 0.04, 0.02, 0.01, 0.005, 0.0025, 0.001)  # shares that move from one source to another
 _LEAST_GAIN = 1e-9  # relative to what is minimised: less is rounding
+MANY_BLOCKS = 16  # from here on the moves between all pairs, which are their square, are no longer all tried
+_PROMISING = 64  # pairs that are tried then
+_TOGETHER = (2, 4, 8, 16)  # and so many of them at once
 
 Rows = Callable[[Array], Array]
 
@@ -94,7 +97,8 @@ def polish_pairs(
         max_moves: of all steps together.
 
     Returns:
-        A mixture ``[m]`` that no such move improves, unless ``max_moves`` ended the search.
+        A mixture ``[m]`` that no such move improves, unless ``max_moves`` ended the search. In a space of more than
+        ``MANY_BLOCKS``, no such move of those that look best where each source changes alone.
     """
     found = polish_each(
         lambda points, _: value(points), space, decay_tokens, shares[None], steps=steps, max_moves=max_moves
@@ -133,7 +137,16 @@ def polish_each(
     for step in steps:
         moving = everyone[~better & (moves < max_moves)].tolist()
         while moving:
-            around = [_pair_moves(polytope, blocks[k], step) for k in moving]
+            if blocks.shape[1] <= MANY_BLOCKS:
+                around = [_pair_moves(polytope, blocks[k], step) for k in moving]
+            else:
+                alone = [_alone(polytope, blocks[k], step) for k in moving]
+                asked = np.repeat(moving, [len(each.points) for each in alone])
+                changed = value(np.vstack([each.points for each in alone]) @ space.blocks, asked)
+                around = [
+                    _promising_moves(polytope, blocks[k], step, each.rates(changed[asked == k] - reached[k]))
+                    for k, each in zip(moving, alone)
+                ]
             owner = np.repeat(moving, [len(each) for each in around])
             values, still = value(np.vstack(around) @ space.blocks, owner), []
             for k, points in zip(moving, around):
@@ -218,6 +231,65 @@ def _pair_moves(polytope: Polytope, blocks: Array, step: float) -> Array:
     moved[np.arange(len(source)), source] -= room
     moved[np.arange(len(source)), target] += room
     return moved[(room > 1e-6) & polytope.contains(moved)]
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Mixtures in which one block's share has changed, and the others keep their proportions.
+
+    Attributes:
+        points: blocks that rose, then blocks that fell ``[2 k, k]``; where there is no room, the mixture itself.
+        moved: by how much of the whole each rose or fell ``[2 k]``; 0 where there is no room.
+    """
+
+    points: Array
+    moved: Array
+
+    def rates(self, changes: Array) -> tuple[Array, Array]:
+        """By how much a value changes for each unit of share that a block is given, and that it loses, ``[k]`` each.
+
+        Args:
+            changes: of the value at the points ``[2 k]``.
+        """
+        rates = np.where(self.moved > 0, changes / np.where(self.moved > 0, self.moved, 1.0), 0.0)
+        given, lost = np.split(rates, 2)
+        return given, lost
+
+
+def _alone(polytope: Polytope, blocks: Array, step: float) -> _Alone:
+    """Each block a step up or down, or as far as its bounds leave room."""
+    up = np.clip(polytope.upper - blocks, 0.0, step)
+    down = np.clip(blocks - polytope.lower, 0.0, step)
+    moves = np.vstack([np.diag(up), np.diag(-down)])
+    points = blocks + moves
+    totals = points.sum(axis=1)
+    totals = np.where(totals > 0, totals, 1.0)
+    # a block that rises by u before all are divided by 1 + u takes u / (1 + u) of the whole
+    return _Alone(points / totals[:, None], np.concatenate([up, down]) / totals)
+
+
+def _promising_moves(polytope: Polytope, blocks: Array, step: float, rates: tuple[Array, Array]) -> Array:
+    """Those of ``_pair_moves`` that look best by the rates of single blocks, one by one and several at once."""
+    given, lost = rates
+    room = np.minimum(
+        np.clip(blocks - polytope.lower, 0.0, step)[:, None], np.maximum(polytope.upper - blocks, 0.0)
+    )
+    np.fill_diagonal(room, 0.0)
+    gains = np.where(room > 1e-6, room * (lost[:, None] + given), np.inf)
+    best = np.argsort(gains, axis=None)[:_PROMISING]
+    best = best[np.isfinite(gains.ravel()[best])]
+    moves = np.zeros((len(best), len(blocks)))
+    source, target = np.unravel_index(best, gains.shape)
+    moves[np.arange(len(best)), source] -= room[source, target]
+    moves[np.arange(len(best)), target] += room[source, target]
+    apart, used = [], np.zeros(len(blocks), dtype=bool)
+    for k, (giver, taker) in enumerate(zip(source.tolist(), target.tolist())):
+        if gains[giver, taker] < 0 and not used[giver] and not used[taker]:
+            apart.append(k)
+            used[[giver, taker]] = True
+    together = [moves[apart[:count]].sum(axis=0) for count in _TOGETHER if count <= len(apart)]
+    points = blocks + np.vstack([moves, *together])
+    return points[polytope.contains(points)]
 
 
 class _Descent:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Literal
 
@@ -25,7 +26,6 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
-    BlendedRegression,
     Exclusion,
     GaussianProcess,
     LightGBMRegression,
@@ -35,11 +35,24 @@ from decaylaws.laws.mixing import (
     simulated_optimum,
 )
 from decaylaws.laws.mixing.parametric import FormulaRegression
+from decaylaws.laws.mixing.posterior import (
+    PosteriorRegression,
+    TargetDraws,
+    weighted_draw_each,
+    weighted_draws,
+)
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.explore import search_mixture
-from decaylaws.search.optimise import Optimum, minimise_mixture, polish_each, polish_pairs, rounded_optimum
+from decaylaws.search.optimise import (
+    MANY_BLOCKS,
+    Optimum,
+    minimise_mixture,
+    polish_each,
+    polish_pairs,
+    rounded_optimum,
+)
 from decaylaws.search.recommendation import Estimate, Rival, preferences
 
 Method = Literal["auto", "exact", "optuna", "regmix"]
@@ -49,8 +62,10 @@ _STEP = 1e-5  # above any difference step of the optimiser, below any share that
 _FOLDS = 5
 _BROKEN = 100.0  # what a guard that is broken by one unit of loss costs, in the same unit
 _ENDS = 300  # mixtures towards which they are tried
+_DRAW_ITERATIONS = 40  # of the descent in one draw
+_CANDIDATES, _BEST = 100_000, 128  # RegMix's own
+_SIMULATED = 25_000_000  # mixtures by sources by targets that are simulated to begin with
 _SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
-_WITH_POSTERIOR = (FormulaRegression, BlendedRegression)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +193,7 @@ def recommend_mixture(
     low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
     doubts = tuple(doubt for name, weight in weights.items() if weight > 0 for doubt in fitted.doubts_[name])
     measured = tuple(replace(rival, doubts=doubts) for rival in drawn.rivals(against))
-    found = fitted.predict_objective(weighted.frame(chosen[None]), weighted.weights, interval=LEVEL)
+    found = fitted.predict_objective(weighted.as_read(chosen[None]), weighted.weights, interval=LEVEL)
     mixture = Mixture.from_array(space.names, chosen)
     return MixtureChoice(
         mixture=mixture,
@@ -216,20 +231,31 @@ class _Weighted:
     weights: Mapping[str, float]
     terms: MixtureTerms
 
-    def frame(self, shares: Array) -> pd.DataFrame:
-        """Shares as the regression reads them; a source that the space does not hold has none.
+    def as_read(self, shares: Array) -> Array:
+        """Shares ``[n, m]`` in the regression's order of sources; one that the space does not hold has none.
 
         An optimiser's difference step leaves the simplex by a millionth: rows are divided by their sum, and a
         source that no run held stays at nought.
         """
-        at_nought = np.isin(self.space.names, self.law.unseen_) & (shares < _STEP)
-        shares = np.where(at_nought, 0.0, shares)
-        named = pd.DataFrame(shares / shares.sum(axis=1, keepdims=True), columns=list(self.space.names))
-        return named.reindex(columns=list(self.law.sources_), fill_value=0.0)
+        shares = np.where(self._unseen & (shares < _STEP), 0.0, shares)
+        return np.asarray((shares / shares.sum(axis=1, keepdims=True)) @ self._to_law)
+
+    @cached_property
+    def _unseen(self) -> NDArray[np.bool_]:
+        return np.isin(self.space.names, self.law.unseen_)
+
+    @cached_property
+    def _to_law(self) -> Array:
+        return np.array([[float(name == known) for known in self.law.sources_] for name in self.space.names])
+
+    def smooth(self, at: Array) -> _Weighted:
+        """As slopes see it near the mixture ``at`` ``[m]``, where the regression has a posterior."""
+        assert isinstance(self.law, PosteriorRegression)
+        return replace(self, law=self.law.smooth(self.as_read(at[None])))
 
     def value(self, shares: Array) -> Array:
         """Weighted loss ``[n]``."""
-        return np.asarray(self.law.predict_objective(self.frame(shares), self.weights), dtype=float)
+        return np.asarray(self.law.predict_objective(self.as_read(shares), self.weights), dtype=float)
 
     def aim(self, shares: Array) -> Array:
         """What the search lowers ``[n]``: the weighted loss and what its terms cost."""
@@ -261,7 +287,7 @@ class _Weighted:
             return np.zeros((len(shares), 0))
         control = self.terms.control.array(self.space.names)
         losses = np.column_stack([
-            self.law.predict_objective(self.frame(np.vstack([control, shares])), {name: 1.0})
+            self.law.predict_objective(self.as_read(np.vstack([control, shares])), {name: 1.0})
             for name in self.terms.guards
         ])  # fmt: skip
         return losses[0] + np.array(list(self.terms.guards.values())) - losses[1:]
@@ -274,13 +300,13 @@ class _Draws:
     Attributes:
         fitted: the fit.
         number: how many draws.
-        seed: of a posterior's draws: one seed gives one set of parameters, at whatever mixtures they are asked.
+        drawn: functions drawn from the posterior, by target; none where the regression has no posterior.
         refits: fits to resampled runs, where the regression has no posterior.
     """
 
     fitted: _Weighted
     number: int
-    seed: int
+    drawn: Mapping[str, TargetDraws]
     refits: tuple[_Weighted, ...] = ()
 
     @classmethod
@@ -288,24 +314,21 @@ class _Draws:
         cls, fitted: _Weighted, shares: pd.DataFrame, losses: pd.DataFrame, number: int, seed: int
     ) -> _Draws:
         """Draws from the posterior, or bootstrap refits where there is none."""
-        if isinstance(fitted.law, _WITH_POSTERIOR):
-            return cls(fitted, number, seed)
+        if isinstance(fitted.law, PosteriorRegression):
+            return cls(fitted, number, fitted.law.draws(number, seed))
         refits = fitted.law.resampled(shares, losses, num_draws=number, seed=seed)
-        return cls(fitted, number, seed, tuple(replace(fitted, law=refit) for refit in refits))
+        return cls(fitted, number, {}, tuple(replace(fitted, law=refit) for refit in refits))
 
     def values(self, points: Array) -> Array:
         """Weighted loss of mixtures ``[n, m]`` under every draw ``[b, n]``."""
-        law = self.fitted.law
-        if not isinstance(law, _WITH_POSTERIOR):
+        if not self.drawn:
             return np.array([refit.value(points) for refit in self.refits])
-        vector = np.array([self.fitted.weights.get(name, 0.0) for name in law.targets_])
-        found = law.posterior(self.fitted.frame(points), num_draws=self.number, seed=self.seed)
-        return np.asarray(found @ vector)
+        return weighted_draws(self.drawn, self.fitted.weights, self.fitted.as_read(points))
 
     def own_values(self, points: Array, draw: NDArray[np.int64]) -> Array:
         """Weighted loss of each mixture ``[n, m]`` under a draw of its own ``[n]``."""
-        if not self.refits:
-            return np.asarray(self.values(points)[draw, np.arange(len(points))])
+        if self.drawn:
+            return weighted_draw_each(self.drawn, self.fitted.weights, self.fitted.as_read(points), draw)
         found = np.empty(len(points))
         for number in np.unique(draw):
             found[draw == number] = self.refits[number].value(points[draw == number])
@@ -314,6 +337,26 @@ class _Draws:
     def own_aims(self, points: Array, draw: NDArray[np.int64]) -> Array:
         """As ``own_values``, with what the terms cost by the fit."""
         return self.own_values(points, draw) + self.fitted.price(points)
+
+    def optima(self, starts: Array, decay_tokens: float | None) -> Array:
+        """The best mixture of each draw that a descent from its start ``[b, m]`` finds ``[b, m]``."""
+        space, everyone = self.fitted.space, np.arange(self.number)
+        if len(space.blocks) <= MANY_BLOCKS or not self.drawn:
+            return polish_each(self.own_aims, space, decay_tokens, starts)
+        found = []
+        for number, start in enumerate(starts):
+            at = self.fitted.as_read(start[None])[0]
+            drawn = {name: draws.smooth(at) for name, draws in self.drawn.items()}
+            near = replace(self, fitted=self.fitted.smooth(start), drawn=drawn)
+
+            def aim(shares: Array, near: _Draws = near, number: int = number) -> Array:
+                return near.own_aims(shares, np.full(len(shares), number))
+
+            end = minimise_mixture(aim, space, decay_tokens, [start], max_iterations=_DRAW_ITERATIONS)
+            found.append(end.shares)
+        ends = np.array(found)
+        better = self.own_aims(ends, everyone) < self.own_aims(starts, everyone)
+        return np.where(better[:, None], ends, starts)
 
 
 @dataclass(frozen=True)
@@ -340,7 +383,7 @@ class _Drawn:
         values, everyone = draws.values(points), np.arange(draws.number)
         aims = values + draws.fitted.price(points)
         starts = points[aims.argmin(axis=1)]
-        optima = polish_each(draws.own_aims, draws.fitted.space, decay_tokens, starts)
+        optima = draws.optima(starts, decay_tokens)
         best = draws.own_aims(optima, everyone)
         return cls(points, draws.fitted.value(points), values, optima, np.maximum(aims[:, 0] - best, 0.0))
 
@@ -389,12 +432,20 @@ def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: 
     What is returned cannot be bettered by moving share between two sources, but for RegMix's own mean of simulations.
     """
     law, space = weighted.law, weighted.space
-    simulated = simulated_optimum(law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens)
+    counted = sum(weight != 0 for weight in weighted.weights.values())
+    count = _CANDIDATES if how == "regmix" else min(_CANDIDATES, _SIMULATED // (len(space.names) * counted))
+    simulated = simulated_optimum(
+        law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens,
+        num_candidates=count, num_best=-(-count * _BEST // _CANDIDATES),
+    )  # fmt: skip
     start = simulated.array(space.names)
     if how == "regmix":
         return start
     others = [space.token_proportional(), weighted.terms.control, weighted.terms.prior]
     known = [start, *(space.project(each, decay_tokens).array(space.names) for each in others if each)]
+    if how != "exact" and isinstance(law, PosteriorRegression):
+        # its trees aside, a blend is smooth: a descent comes near in many dimensions
+        known.append(minimise_mixture(weighted.smooth(start).aim, space, decay_tokens, known).shares)
     if how == "exact":
         found = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
         return polish_pairs(weighted.aim, space, decay_tokens, found)

@@ -65,7 +65,13 @@ def test_jacobians_equal_finite_differences(family: Family) -> None:
     start = family.start(shares, planted(shares)[:, 0])
     theta = np.clip(start.theta + 0.3 * rng.standard_normal(len(start.theta)), start.lower, start.upper)
     numeric = approx_fprime(theta, lambda at: family.value(at, shares), 1e-7)
-    np.testing.assert_allclose(family.with_slopes(theta, shares)[1], numeric, rtol=1e-4, atol=1e-6)
+    value, slopes = family.with_slopes(theta, shares)
+    np.testing.assert_allclose(slopes, numeric, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, family.value(theta, shares), rtol=1e-14)
+    steps = rng.standard_normal(slopes.shape)
+    np.testing.assert_allclose(
+        family.along(theta, shares, steps)[1], np.sum(slopes * steps, axis=1), rtol=1e-9
+    )
     assert len(family.param_names(SOURCES)) == len(theta)
 
 
@@ -220,7 +226,7 @@ def test_draws_of_a_process_are_functions_of_its_posterior() -> None:
     law = GaussianProcess(transform="sqrt", floor_share=0.8).fit(frame(shares), noisy(shares, 62)["loss:web"])
     (model,) = law.models_.values()
     assert isinstance(model, GaussianProcessModel)
-    drawn = model.draws(grid, 4000, np.random.default_rng(0))
+    drawn = model.posterior(4000, np.random.default_rng(0)).all(grid)
     logs = np.log(drawn - model.floor)
     signal, noise, _ = model.scales
     spread = np.sqrt(np.maximum(model.spread(grid) ** 2 * noise - noise, 0.0))
@@ -228,7 +234,7 @@ def test_draws_of_a_process_are_functions_of_its_posterior() -> None:
         logs.mean(axis=0), np.log(model.predict(grid) - model.floor), atol=0.1 * spread.max()
     )
     np.testing.assert_allclose(logs.std(axis=0), spread, rtol=0.25, atol=0.05 * np.sqrt(signal))
-    apart = [model.draws(grid[rows], 4, np.random.default_rng(0)) for rows in ([3], [3, 7])]
+    apart = [model.posterior(4, np.random.default_rng(0)).all(grid[rows]) for rows in ([3], [3, 7])]
     np.testing.assert_allclose(apart[0][:, 0], apart[1][:, 0])  # one function, wherever it is asked
 
 

@@ -38,4 +38,10 @@ def test_the_slopes_of_bimix_equal_finite_differences() -> None:
     start = family.start(shares, planted(shares)[:, 0])
     theta = start.theta + 0.3
     numeric = approx_fprime(theta, lambda at: family.value(at, shares), 1e-7)
-    np.testing.assert_allclose(family.with_slopes(theta, shares)[1], numeric, rtol=1e-4, atol=1e-6)
+    value, slopes = family.with_slopes(theta, shares)
+    np.testing.assert_allclose(slopes, numeric, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, family.value(theta, shares), rtol=1e-14)
+    steps = np.random.default_rng(1).standard_normal(slopes.shape)
+    np.testing.assert_allclose(
+        family.along(theta, shares, steps)[1], np.sum(slopes * steps, axis=1), rtol=1e-9
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
-from decaylaws.search.optimise import Optimum, polish_each, polish_pairs, rounded_optimum
+from decaylaws.search.optimise import Optimum, minimise_mixture, polish_each, polish_pairs, rounded_optimum
 
 NAMES = ("a", "b", "c", "d")
 SPACE = MixtureSpace(tuple(SourceLimits(name, 10**9, upper=0.6) for name in NAMES))
@@ -63,3 +63,33 @@ def test_what_cannot_be_rounded_stays_as_it_is() -> None:
     narrow = MixtureSpace((SourceLimits("a", 10**9, upper=0.50005, lower=0.50005), SourceLimits("b", 10**9)))
     optimum = Optimum(np.array([0.50005, 0.49995]), 0.0, True)
     assert rounded_optimum(lambda shares: shares[:, 0], narrow, None, optimum) is optimum
+
+
+def test_many_sources_are_polished_without_trying_every_pair() -> None:
+    """In 48 dimensions all pairs are 2,256 moves a step; what looks best by single sources reaches the same optimum."""
+    rng, count = np.random.default_rng(0), 48
+    space = MixtureSpace(tuple(SourceLimits(f"s{k}", 10**6, upper=0.2) for k in range(count)))
+    gains, powers, asked = rng.uniform(0.2, 3.0, count), rng.uniform(0.2, 0.5, count), []
+
+    def value(shares: np.ndarray) -> np.ndarray:
+        asked.append(len(shares))
+        return -((np.clip(shares, 0, None) + 1e-3) ** powers) @ gains
+
+    start = np.full(count, 1 / count)
+    best = minimise_mixture(value, space, None, [start]).value
+    asked.clear()
+    found = polish_pairs(value, space, None, start)
+    assert space.contains(Mixture.from_array(space.names, found))
+    first = float(value(start[None])[0])
+    assert float(value(found[None])[0]) - best < 0.01 * (first - best)
+    assert max(asked) < 200
+    moves = np.array([_moved(found, rng.permutation(count)[:2], 0.004) for _ in range(500)])
+    assert (value(moves) > float(value(found[None])[0]) - 1e-6).all()
+
+
+def _moved(shares: np.ndarray, pair: np.ndarray, step: float) -> np.ndarray:
+    """``step`` of a share, or what there is of it, moved from one source to the other, which has a cap of 0.2."""
+    moved = shares.copy()
+    step = min(step, moved[pair[0]], max(0.2 - moved[pair[1]], 0.0))
+    moved[pair] += [-step, step]
+    return moved

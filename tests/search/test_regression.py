@@ -218,3 +218,23 @@ def test_guards_are_kept_and_a_prior_draws_the_choice_near() -> None:
     for wrong in ({"guards": {"web": 0.1}}, {"kl_strength": 1.0}, {"guards": {"web": -1.0}, "control": even}):
         with pytest.raises(InvalidValueError):
             MixtureTerms(**wrong)
+
+
+def test_many_sources_end_below_every_run_and_no_near_mixture_is_better() -> None:
+    """With 20 sources draws descend along slopes, and moves between pairs are no longer all tried."""
+    rng = np.random.default_rng(2)
+    names = [f"s{k:02d}" for k in range(20)]
+    shares = pd.DataFrame(rng.dirichlet(np.full(20, 0.5), 40), columns=names)
+    learns = rng.dirichlet(np.full(20, 0.3), 3) * 4
+    terms = [1.0 / np.sum(c * (shares.to_numpy() + 3e-4) ** 0.4, axis=1) for c in learns]
+    losses = pd.DataFrame(1.5 + np.column_stack(terms) / 4, columns=["a", "b", "c"])
+    space = MixtureSpace(tuple(SourceLimits(name, 10**9, upper=0.3) for name in names))
+    weights = {"a": 1.0, "b": 1.0, "c": 0.0}
+    found = recommend_mixture(shares, losses, space, weights, num_draws=3, trials=12)
+    assert space.contains(found.mixture)
+    assert found.objective.mean < losses[["a", "b"]].mean(axis=1).min()
+    assert 0 <= found.expected_regret <= found.regret_upper < 0.05
+    value = found.law.predict_objective(found.mixture.array(names)[None], {"a": 0.5, "b": 0.5})[0]
+    near = (1 - 0.05) * found.mixture.array(names) + 0.05 * rng.dirichlet(np.full(20, 0.3), 200)
+    inside = near[(near <= np.minimum(0.3, shares.max().to_numpy())).all(axis=1)]
+    assert (found.law.predict_objective(inside, {"a": 0.5, "b": 0.5}) > value - 2e-4).all()

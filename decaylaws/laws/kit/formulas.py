@@ -33,20 +33,25 @@ REPEAT_SCALE = 15.3878
 replication)."""
 
 
-def inverse_sum(log_scale: Array, log_power: Array, log_shares: Array) -> tuple[Array, Array, Array]:
+def inverse_sum(
+    log_scale: Array, log_power: Array, log_shares: Array, *, slopes: bool = True
+) -> tuple[Array, Array, Array]:
     """``1 / sum_j C_j h_j^g_j`` with ``C = exp(log_scale)``, ``g = exp(log_power)``.
 
     Args:
         log_scale: ``[m]``.
         log_power: ``[m]``.
         log_shares: logarithm of (floored) shares ``[n, m]``.
+        slopes: whether to derive it, which costs three times as much as the term.
 
     Returns:
-        The term ``[n]``, its derivative by ``log_scale`` and by ``log_power`` ``[n, m]``.
+        The term ``[n]``, its derivative by ``log_scale`` and by ``log_power`` ``[n, m]``, empty without slopes.
     """
     power = np.exp(log_power)
     parts = np.exp(log_scale + power * log_shares)
     term = 1.0 / parts.sum(axis=1)
+    if not slopes:
+        return term, np.empty(0), np.empty(0)
     by_scale = -parts * term[:, None] ** 2
     return term, by_scale, by_scale * power * log_shares
 

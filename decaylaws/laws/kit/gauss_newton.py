@@ -150,7 +150,8 @@ def _to_bound(step: Array, below: Array, above: Array) -> tuple[float, NDArray[n
     """How often the step fits before the first bound, and which parameters are then on theirs."""
     moving = step != 0
     fits = np.full(len(step), np.inf)
-    fits[moving] = np.maximum(below[moving] / step[moving], above[moving] / step[moving])
+    with np.errstate(over="ignore"):  # a bound that a tiny step never reaches
+        fits[moving] = np.maximum(below[moving] / step[moving], above[moving] / step[moving])
     first = float(fits.min())
     return first, fits == first
 

@@ -185,10 +185,13 @@ class MixtureRegression(Law):
         if unknown or not weights:
             raise SchemaError("weights", unexpected=unknown, remedy=f"Targets: {', '.join(self.targets_)}.")
         vector = np.array([weights.get(target, 0.0) for target in self.targets_])
-        mean = np.column_stack([self.models_[target].predict(shares) for target in self.targets_]) @ vector
+        used = vector != 0
+        counted = [self.models_[target] for target, counts in zip(self.targets_, used.tolist()) if counts]
+        mean = np.zeros(len(shares))
+        for weight, model in zip(vector[used].tolist(), counted):
+            mean += weight * model.predict(shares)
         if interval is None:
             return mean
-        used = vector != 0
         errors = self._errors[:, used] @ vector[used]
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval)
         return Prediction(mean, mean - radius, mean + radius, interval)

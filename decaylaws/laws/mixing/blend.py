@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.flexible import (
     GaussianProcess,
     GaussianProcessModel,
     LightGBMRegression,
+    ProcessDraws,
     TreeModel,
 )
-from decaylaws.laws.mixing.parametric import FormulaModel, InverseSum
+from decaylaws.laws.mixing.parametric import FormulaDraws, FormulaModel, InverseSum
+from decaylaws.laws.mixing.posterior import PosteriorRegression
 
 _FLOOR_SHARE = (
     0.8  # of the smallest loss: what the process takes no mixture to remove, as the log-linear law's start
@@ -54,23 +57,30 @@ class BlendModel:
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
-        return np.exp(self._mean(self._law(shares), np.log(self._process.predict(shares))))
+        trees, formula = self._trees.predict(shares), self._formula.predict(shares)
+        return _blended(
+            formula, trees, lambda: self._process.predict(shares), self.tree_share, self.process_share
+        )
 
     def spread(self, shares: Array) -> Array:
         """Formula's and process's: wider where no run is near [runs]."""
         return self._mean(self._formula.spread(shares), self._process.spread(shares))
 
-    def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
-        """Losses [draws, runs]: posteriors of formula and process; the trees, which have none, stay as they are.
+    def posterior(self, num_draws: int, rng: np.random.Generator) -> BlendDraws:
+        """Draws of formula and process; the trees, which have none, stay as they are.
 
         Args:
-            shares: mixtures [runs, sources].
             num_draws: number of draws.
             rng: source of random numbers.
         """
-        formula = np.log(self._formula.draws(shares, num_draws, rng) / self._formula.predict(shares))
-        process = np.log(self._process.draws(shares, num_draws, rng))
-        return np.exp(self._mean(self._law(shares) + formula, process))
+        formula, process = self._formula.posterior(num_draws, rng), self._process.posterior(num_draws, rng)
+        return BlendDraws(formula, process, self.tree_share, self.process_share, self._trees.predict)
+
+    def smooth(self, at: Array) -> SmoothBlend:
+        """The blend with the trees' prediction held where it is at the mixture ``at`` [sources]."""
+        return SmoothBlend(
+            self._formula, self._process, self.tree_share, self.process_share, _held(self._trees.predict, at)
+        )
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """The formula's parameters and the weights of the others."""
@@ -85,11 +95,6 @@ class BlendModel:
             "process": self.process.to_dict(),
             "process_share": self.process_share,
         }
-
-    def _law(self, shares: Array) -> Array:
-        """Log loss of formula and trees [runs]."""
-        logs = np.log(self._formula.predict(shares)), np.log(self._trees.predict(shares))
-        return np.asarray((1.0 - self.tree_share) * logs[0] + self.tree_share * logs[1], dtype=float)
 
     def _mean(self, law: Any, process: Any) -> Array:
         return np.asarray((1.0 - self.process_share) * law + self.process_share * process, dtype=float)
@@ -113,7 +118,88 @@ class BlendModel:
         return model
 
 
-class BlendedRegression(MixtureRegression):
+@dataclass(frozen=True)
+class SmoothBlend:
+    """A blend whose trees say the same of every mixture: what descents along slopes see of it near that mixture.
+
+    Attributes:
+        formula: the blend's.
+        process: the blend's.
+        tree_share: weight of the trees beside the formula, in log loss.
+        process_share: weight of the process beside these two, in log loss.
+        trees: what they predict of mixtures [runs].
+    """
+
+    formula: FormulaModel
+    process: GaussianProcessModel
+    tree_share: float
+    process_share: float
+    trees: Predict
+
+    def predict(self, shares: Array) -> Array:
+        """Loss [runs]."""
+        formula, trees = self.formula.predict(shares), self.trees(shares)
+        return _blended(
+            formula, trees, lambda: self.process.predict(shares), self.tree_share, self.process_share
+        )
+
+
+@dataclass(frozen=True)
+class BlendDraws:
+    """Draws of a blend.
+
+    Attributes:
+        formula: draws of the formula.
+        process: draws of the Gaussian process.
+        tree_share: weight of the trees beside the formula, in log loss.
+        process_share: weight of the process beside these two, in log loss.
+        trees: what they predict of mixtures [runs].
+    """
+
+    formula: FormulaDraws
+    process: ProcessDraws
+    tree_share: float
+    process_share: float
+    trees: Predict
+
+    def all(self, shares: Array) -> Array:
+        """Losses [draws, runs] of mixtures [runs, sources]."""
+        return _blended(
+            self.formula.all(shares), self.trees(shares), lambda: self.process.all(shares),
+            self.tree_share, self.process_share,
+        )  # fmt: skip
+
+    def each(self, shares: Array, draw: NDArray[np.int64]) -> Array:
+        """Losses [runs], each under the draw of that number [runs]."""
+        return _blended(
+            self.formula.each(shares, draw), self.trees(shares), lambda: self.process.each(shares, draw),
+            self.tree_share, self.process_share,
+        )  # fmt: skip
+
+    def smooth(self, at: Array) -> BlendDraws:
+        """With the trees' prediction held where it is at the mixture ``at`` [sources]."""
+        return replace(self, trees=_held(self.trees, at))
+
+
+Predict = Callable[[Array], Array]
+
+
+def _held(predict: Predict, at: Array) -> Predict:
+    value = predict(at[None])
+    return lambda shares: np.broadcast_to(value, len(shares))
+
+
+def _blended(
+    formula: Array, trees: Array, process: Callable[[], Array], tree_share: float, process_share: float
+) -> Array:
+    """The weighted geometric mean; the process is asked only where it has a weight."""
+    found = (1.0 - tree_share) * np.log(formula) + tree_share * np.log(trees)
+    if process_share > 0:
+        found = (1.0 - process_share) * found + process_share * np.log(process())
+    return np.asarray(np.exp(found), dtype=float)
+
+
+class BlendedRegression(PosteriorRegression):
     """Inverse-sum law corrected by a quarter of a small LightGBM, and blended with a Gaussian process where runs ask.
 
     The law carries the trend and extrapolates, the trees see interactions that it lacks. A share of 1/4
@@ -139,18 +225,6 @@ class BlendedRegression(MixtureRegression):
     ) -> None:
         self.tree_share, self.process_share = tree_share, process_share
         self.num_starts, self.seed = num_starts, seed
-
-    def posterior(self, X: Any, *, num_draws: int, seed: int) -> Array:
-        """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum.
-
-        Args:
-            X: mixtures [runs, sources].
-            num_draws: number of draws.
-            seed: seed of the draws.
-        """
-        shares, rng = self._shares(X), np.random.default_rng(seed)
-        models = [model for model in self.models_.values() if isinstance(model, BlendModel)]
-        return np.stack([model.draws(shares, num_draws, rng) for model in models], axis=-1)
 
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> BlendModel:
         for name in ("tree_share", "process_share"):

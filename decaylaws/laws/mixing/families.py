@@ -49,6 +49,9 @@ class Family(Protocol):
     def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
         """Loss [runs] and its derivative by the parameters [runs, params]."""
 
+    def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative along a step of its own for each run [runs, params], [runs]."""
+
 
 @dataclass(frozen=True)
 class InverseSumFamily:
@@ -81,7 +84,7 @@ class InverseSumFamily:
 
     def value(self, theta: Array, shares: Array) -> Array:
         """Loss [runs]."""
-        term, _, _ = self._term(theta, shares)
+        term, _, _ = self._term(theta, shares, slopes=False)
         return np.exp(theta[0]) + term ** np.exp(theta[1])
 
     def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
@@ -94,9 +97,23 @@ class InverseSumFamily:
         floor = np.full(len(shares), np.exp(theta[0]))
         return floor + raised, np.column_stack([floor, by_exponent, chain * by_scale, chain * by_power])
 
-    def _term(self, theta: Array, shares: Array) -> tuple[Array, Array, Array]:
-        count = shares.shape[1]
-        return inverse_sum(theta[2 : 2 + count], theta[2 + count :], np.log(shares + self.floor))
+    def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative along steps [runs, 2 + 2 sources], [runs]."""
+        count, logs = shares.shape[1], np.log(shares + self.floor)
+        powers = np.exp(theta[2 + count :])
+        parts = np.exp(theta[2 : 2 + count] + powers * logs)
+        term = 1.0 / parts.sum(axis=1)
+        floor, exponent = np.exp(theta[0]), np.exp(theta[1])
+        raised = term**exponent
+        logs *= powers * steps[:, 2 + count :]
+        logs += steps[:, 2 : 2 + count]
+        by_parts = np.einsum("nm,nm->n", parts, logs)
+        moved = steps[:, 0] * floor + raised * exponent * (np.log(term) * steps[:, 1] - term * by_parts)
+        return floor + raised, moved
+
+    def _term(self, theta: Array, shares: Array, *, slopes: bool = True) -> tuple[Array, Array, Array]:
+        count, logs = shares.shape[1], np.log(shares + self.floor)
+        return inverse_sum(theta[2 : 2 + count], theta[2 + count :], logs, slopes=slopes)
 
 
 @dataclass(frozen=True)
@@ -132,3 +149,8 @@ class LogLinearFamily:
         floor = np.full(len(shares), np.exp(theta[0]))
         term, slopes = log_linear(theta[1:], shares)
         return floor + term, np.column_stack([floor, slopes])
+
+    def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
+        """Loss [runs] and its derivative along steps [runs, 1 + sources], [runs]."""
+        value, slopes = self.with_slopes(theta, shares)
+        return value, np.einsum("np,np->n", slopes, steps)

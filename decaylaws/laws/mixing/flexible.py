@@ -224,15 +224,14 @@ class GaussianProcessModel:
         """Leave-one-out log errors of the loss, predicted minus observed [runs]."""
         return np.asarray(self.errors / np.sqrt(np.diag(self.inverse) * self.scales[1]), dtype=float)
 
-    def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
-        """Losses [draws, runs] under functions drawn from the posterior.
+    def posterior(self, num_draws: int, rng: np.random.Generator) -> ProcessDraws:
+        """Functions drawn from the posterior.
 
         A draw is a function of random Fourier features from the prior, moved onto the runs by the same weights that
         move the mean (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309): it can be asked at any mixtures, many or
         few, and stays the same function.
 
         Args:
-            shares: mixtures [runs, sources].
             num_draws: number of draws.
             rng: source of random numbers.
         """
@@ -241,13 +240,8 @@ class GaussianProcessModel:
         phases = rng.uniform(0.0, 2.0 * np.pi, _FEATURES)
         weights = rng.standard_normal((num_draws, _FEATURES)) * np.sqrt(2.0 * signal / _FEATURES)
         jitter = rng.standard_normal((num_draws, len(self.inputs))) * np.sqrt(noise)
-
-        def prior(inputs: FloatArray) -> Array:
-            return np.asarray(weights @ np.cos(frequencies @ inputs.T + phases[:, None]), dtype=float)
-
-        moved = self.dual - (prior(self.inputs) + jitter) @ self.inverse
-        inputs = TRANSFORMS[self.transform](shares)
-        return self.floor + np.exp(self.centre + prior(inputs) + moved @ self._cross(shares).T)
+        prior = weights @ np.cos(self.inputs @ frequencies.T + phases).T
+        return ProcessDraws(self, frequencies, phases, weights, self.dual - (prior + jitter) @ self.inverse)
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Kernel: signal and noise in log reducible loss (standard deviations), length in transformed shares, floor."""
@@ -286,6 +280,47 @@ class GaussianProcessModel:
     def _cross(self, shares: Array) -> Array:
         signal, _, length = self.scales
         return signal * _kernel(TRANSFORMS[self.transform](shares), self.inputs, length)
+
+
+@dataclass(frozen=True)
+class ProcessDraws:
+    """Draws of a Gaussian process.
+
+    Attributes:
+        model: the process.
+        frequencies: of the prior's features [features, sources].
+        phases: of the same [features].
+        weights: of the features in each draw [draws, features].
+        moved: weights of the runs in each draw [draws, fitted runs].
+    """
+
+    model: GaussianProcessModel
+    frequencies: FloatArray
+    phases: FloatArray
+    weights: FloatArray
+    moved: FloatArray
+
+    def all(self, shares: Array) -> Array:
+        """Losses [draws, runs] of mixtures [runs, sources]."""
+        features, cross = self._features(shares), self.model._cross(shares)
+        return self._loss(self.weights @ features.T + self.moved @ cross.T)
+
+    def each(self, shares: Array, draw: NDArray[np.int64]) -> Array:
+        """Losses [runs], each under the draw of that number [runs]."""
+        features, cross = self._features(shares), self.model._cross(shares)
+        by_feature = np.einsum("nf,nf->n", features, self.weights[draw])
+        return self._loss(by_feature + np.einsum("nr,nr->n", cross, self.moved[draw]))
+
+    def smooth(self, at: Array) -> ProcessDraws:
+        """Themselves: they have slopes everywhere."""
+        return self
+
+    def _features(self, shares: Array) -> Array:
+        inputs = TRANSFORMS[self.model.transform](shares)
+        return np.asarray(np.cos(inputs @ self.frequencies.T + self.phases), dtype=float)
+
+    def _loss(self, above: FloatArray) -> Array:
+        return np.asarray(self.model.floor + np.exp(self.model.centre + above), dtype=float)
 
 
 TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {

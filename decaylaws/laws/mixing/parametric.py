@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
-from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.diverged import NOISE_SD
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
+from decaylaws.laws.mixing.posterior import PosteriorRegression
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,23 @@ class FormulaModel:
         leverage = np.sum(slopes * np.linalg.solve(self.precision, slopes.T).T, axis=1)
         return np.sqrt(1.0 + np.maximum(leverage, 0.0))
 
-    def draws(self, shares: Array, num_draws: int, rng: np.random.Generator) -> Array:
-        """Losses [draws, runs] under parameters drawn from the fit's Gauss-Newton posterior.
+    def posterior(self, num_draws: int, rng: np.random.Generator) -> FormulaDraws:
+        """Draws of the fit's Gauss-Newton posterior.
 
         The noise is the one that weighs the prior against the runs, or the held-out errors' where they are
         larger: residuals of a fit on few runs are too small to say how little it knows.
 
         Args:
-            shares: mixtures [runs, sources].
             num_draws: number of draws.
             rng: source of random numbers.
         """
         noise = max(NOISE_SD, float(np.sqrt(np.mean(self.errors**2))))
         root = np.linalg.cholesky(np.linalg.inv(self.precision))
-        steps = noise * rng.standard_normal((num_draws, len(self.theta))) @ root.T
-        return self.predict(shares) * np.exp(steps @ self.log_slopes(shares).T)
+        return FormulaDraws(self, noise * rng.standard_normal((num_draws, len(self.theta))) @ root.T)
+
+    def smooth(self, at: Array) -> FormulaModel:
+        """Itself: a formula has slopes everywhere."""
+        return self
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Parameters by name."""
@@ -93,28 +96,39 @@ class FormulaModel:
         return {"theta": self.theta, "precision": self.precision}
 
 
-class FormulaRegression(MixtureRegression):
+@dataclass(frozen=True)
+class FormulaDraws:
+    """Draws of a formula's posterior, as steps of its parameters along which its log loss is taken to be straight.
+
+    Attributes:
+        model: the fit.
+        steps: from its parameters [draws, params].
+    """
+
+    model: FormulaModel
+    steps: Array
+
+    def all(self, shares: Array) -> Array:
+        """Losses [draws, runs] of mixtures [runs, sources]."""
+        return self.model.predict(shares) * np.exp(self.steps @ self.model.log_slopes(shares).T)
+
+    def each(self, shares: Array, draw: NDArray[np.int64]) -> Array:
+        """Losses [runs], each under the draw of that number [runs]."""
+        value, moved = self.model.family.along(self.model.theta, shares, self.steps[draw])
+        return np.asarray(value * np.exp(moved / value), dtype=float)
+
+    def smooth(self, at: Array) -> FormulaDraws:
+        """Themselves: a formula has slopes everywhere."""
+        return self
+
+
+class FormulaRegression(PosteriorRegression):
     """A mixture law with a formula, fitted by the shared solver in log loss or in loss."""
 
     huber_delta: float
     num_starts: int
     seed: int
     _log_residuals = True
-
-    def posterior(self, X: Any, *, num_draws: int, seed: int) -> Array:
-        """Draws of the losses of mixtures ``X`` [draws, runs, targets], for regret and spread of the optimum.
-
-        In simulations with known truth these hold the true regret where bootstrap refits, which the prior
-        keeps alike, miss it.
-
-        Args:
-            X: mixtures [runs, sources].
-            num_draws: number of draws.
-            seed: seed of the draws.
-        """
-        shares, rng = self._shares(X), np.random.default_rng(seed)
-        models = [model for model in self.models_.values() if isinstance(model, FormulaModel)]
-        return np.stack([model.draws(shares, num_draws, rng) for model in models], axis=-1)
 
     @abstractmethod
     def _family(self, target: str) -> Family:
