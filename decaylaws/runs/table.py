@@ -204,6 +204,8 @@ def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     known = [column for column in RUN_COLUMNS if column in frame.columns]
     rest = [column for column in frame.columns if column not in known and column not in prefixed]
+    # few rows have it: where it stands must not depend on which of them comes first
+    rest.sort(key=lambda column: column == WARMUP_TOKENS)
     return validate_runs(frame[known + rest + prefixed])
 
 

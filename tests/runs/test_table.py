@@ -187,3 +187,9 @@ def test_the_reference_names_every_column() -> None:
     ]
     assert [name for name in named if f"``{name}``" not in told] == []
     assert [name for name in families if f"``{name}" not in told] == []
+
+
+def test_a_column_that_few_rows_have_stands_in_one_place() -> None:
+    rows = [row("a", extra=1), row("b", warmup_tokens=256, extra=2), row("c", extra=3)]
+    orders = {tuple(runs_table(given).columns) for given in (rows, rows[::-1], [rows[1], rows[0], rows[2]])}
+    assert len(orders) == 1
