@@ -28,6 +28,7 @@ from decaylaws.exporters.huggingface import export_huggingface
 from decaylaws.exporters.levanter import export_levanter
 from decaylaws.exporters.llm_foundry import export_llm_foundry
 from decaylaws.exporters.megatron import export_megatron
+from decaylaws.exporters.megatron_bridge import export_megatron_bridge
 from decaylaws.exporters.nanotron import export_nanotron
 from decaylaws.exporters.notes import to_do
 from decaylaws.exporters.olmo_core import export_olmo_core
@@ -53,6 +54,7 @@ EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
         "huggingface": export_huggingface,
         "olmo-core": export_olmo_core,
         "megatron": export_megatron,
+        "megatron-bridge": export_megatron_bridge,
         "nanotron": export_nanotron,
         "llm-foundry": export_llm_foundry,
         "levanter": export_levanter,

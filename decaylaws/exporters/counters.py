@@ -49,11 +49,8 @@ def counters_at_start(
     filled = {name: tokens // size[name] if count is None else count for name, count in known.items()}
     counters = Counters(filled["steps"], filled["samples"])
     if known[counts] is not None:
-        return (
-            counters,
-            (f"Its schedule goes on from {counts[:-1]} {known[counts]:,} of the checkpoint.",),
-            (),
-        )
+        from_there = f"Its schedule goes on from {counts[:-1]} {known[counts]:,} of the checkpoint."
+        return counters, (from_there,), _steps_assumed(job, counters) if known["steps"] is None else ()
     assumed = (
         f"Its schedule is written to go on from {counts[:-1]} {filled[counts]:,}: the {tokens:,} tokens at the "
         f"hand-over, divided by the recipe's {size[counts]:,} tokens for each. A checkpoint that was trained with "
@@ -61,6 +58,17 @@ def counters_at_start(
         f"the wrong LR. Look at what the checkpoint says, and export with --seen-{counts} if it says another figure."
     )
     return counters, (), (assumed,)
+
+
+def _steps_assumed(job: Job, counters: Counters) -> tuple[str, ...]:
+    """What is assumed of the steps of a checkpoint whose samples are known, where it makes a difference."""
+    if counters.samples // job.sequences == counters.steps:
+        return ()
+    return (
+        f"The run ends by a count of steps, and the checkpoint is taken to stand at step {counters.steps:,}: the "
+        f"{job.recipe.handover.tokens:,} tokens at the hand-over, divided by the recipe's {job.stage.batch_tokens:,} "
+        "tokens for each. Look at what the checkpoint says, and export with --seen-steps if it says another figure.",
+    )
 
 
 def checkpoint_facts(checkpoint: str | None) -> CheckpointFacts:

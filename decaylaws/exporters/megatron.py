@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Counters, Export, ExportOptions, Floats, Job
 from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.counters import counters_at_start
 from decaylaws.exporters.native import NativeScheduler, choose_native
@@ -43,12 +43,11 @@ def export_megatron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
-    path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), _replay, _accepts))
+    path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), replay_lrs, accepts))
     seen, known, assumed = counters_at_start(job, path, "samples")
     groups = ("Adam's betas and eps come from the checkpoint's groups: compare them with those here.",)
     common = {
-        **_lr_flags(path, job.sequences, seen.samples),
-        **_run_flags(job, seen.samples),
+        **{name.replace("_", "-"): _written(value) for name, value in run_settings(job, path, seen).items()},
         **_data_flags(job),
     }
     # the run's own checkpoints hold its samples, its random state and the settings that override those of the start
@@ -80,37 +79,36 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     )
 
 
+def _written(value: float | int | str) -> str:
+    return shlex.quote(value) if isinstance(value, str) else repr(value)
+
+
 def _text(flags: Mapping[str, str]) -> str:
     return "".join(f"--{name}{f' {value}' if value else ''}\n" for name, value in flags.items())
 
 
-def _accepts(path: WarmupHoldDecay) -> bool:
+def accepts(path: WarmupHoldDecay) -> bool:
+    """Whether Megatron's scheduler can follow a path of its shapes."""
     # OptimizerParamScheduler asserts lr_warmup_steps < lr_decay_steps
     return path.warmup_steps < path.num_steps
 
 
-def _replay(path: WarmupHoldDecay) -> Floats:
+def replay_lrs(path: WarmupHoldDecay) -> Floats:
+    """LR that Megatron uses at every step [num_steps]."""
     return path.peak_lr * start_of_step_factors(path, warmup_start=path.warmup_start_lr / path.peak_lr)
 
 
-def _lr_flags(path: WarmupHoldDecay, sequences: int, seen: int) -> dict[str, str]:
-    flags = {
-        "lr": repr(path.peak_lr),
-        "min-lr": repr(path.end_lr),
-        "lr-warmup-init": repr(path.warmup_start_lr if path.warmup_steps else 0.0),
-        "lr-warmup-samples": str(path.warmup_steps * sequences),
-        "lr-decay-samples": str(seen + path.num_steps * sequences),
-    }
-    if path.decay_steps == 0:
-        return flags | {"lr-decay-style": "constant"}
-    return flags | {
-        "lr-decay-style": "WSD",
-        "lr-wsd-decay-style": WSD_STYLES[path.decay_shape],
-        "lr-wsd-decay-samples": str(path.decay_steps * sequences),
-    }
+def run_settings(job: Job, path: WarmupHoldDecay, seen: Counters) -> dict[str, float | int | str]:
+    """What every run sets but its start and data, by the names of Megatron's arguments, which Megatron-Bridge has too.
 
+    Args:
+        job: the run.
+        path: its LR path.
+        seen: where the checkpoint's counters stand.
 
-def _run_flags(job: Job, seen: int) -> dict[str, str]:
+    Raises:
+        NotRepresentableError: the base of RoPE is no whole number.
+    """
     recipe, options, optimizer = job.recipe, job.options, job.recipe.optimizer
     theta = job.rope_theta()
     if theta is not None and theta != round(theta):
@@ -118,22 +116,52 @@ def _run_flags(job: Job, seen: int) -> dict[str, str]:
             f"it takes a whole number as the base of RoPE, and stages.rope.theta={theta:g} is not one"
         )
     return {
-        "train-samples": str(seen + recipe.num_steps * job.sequences),
-        "global-batch-size": str(job.sequences),
-        "micro-batch-size": str(options.local_batch_size),
-        "seq-length": str(job.stage.seq_len),
+        **_lr_settings(path, job.sequences, seen.samples),
+        **_end(job, seen),
+        "global_batch_size": job.sequences,
+        "micro_batch_size": options.local_batch_size,
+        "seq_length": job.stage.seq_len,
         "optimizer": "adam",
-        "adam-beta1": repr(optimizer.beta1),
-        "adam-beta2": repr(optimizer.beta2),
-        "adam-eps": repr(optimizer.eps),
-        "weight-decay": repr(optimizer.weight_decay),
-        "clip-grad": repr(optimizer.clip_norm),
-        # Megatron refuses seed 0
-        "seed": str(recipe.seed + 1),
-        "save": shlex.quote(options.output),
-        "save-interval": str(job.save_interval),
-        **({} if theta is None else {"rotary-base": f"{theta:.0f}"}),
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "clip_grad": optimizer.clip_norm,
+        "seed": recipe.seed + 1,  # Megatron refuses seed 0
+        "save": options.output,
+        "save_interval": job.save_interval,
+        **({} if theta is None else {"rotary_base": round(theta)}),
     }
+
+
+def _lr_settings(path: WarmupHoldDecay, sequences: int, seen_samples: int) -> dict[str, float | int | str]:
+    settings: dict[str, float | int | str] = {
+        "lr": path.peak_lr,
+        "min_lr": path.end_lr,
+        "lr_warmup_init": path.warmup_start_lr if path.warmup_steps else 0.0,
+        "lr_warmup_samples": path.warmup_steps * sequences,
+        "lr_decay_samples": seen_samples + path.num_steps * sequences,
+    }
+    if path.decay_steps == 0:
+        return settings | {"lr_decay_style": "constant"}
+    return settings | {
+        "lr_decay_style": "WSD",
+        "lr_wsd_decay_style": WSD_STYLES[path.decay_shape],
+        "lr_wsd_decay_samples": path.decay_steps * sequences,
+    }
+
+
+def _end(job: Job, seen: Counters) -> dict[str, int]:
+    """Where Megatron is told to end.
+
+    It takes samples, divides them by the run's own batch, and ends at that iteration. Where the checkpoint has counted
+    its iterations by another batch, that would be too early or too late.
+    """
+    iteration = seen.steps + job.recipe.num_steps
+    samples = seen.samples + job.recipe.num_steps * job.sequences
+    if samples // job.sequences > iteration:
+        return {"train_samples": samples, "exit_interval": iteration}
+    return {"train_samples": max(samples, iteration * job.sequences)}
 
 
 def _start_flags(job: Job) -> dict[str, str]:
@@ -145,9 +173,14 @@ def _start_flags(job: Job) -> dict[str, str]:
     return flags | ({"override-opt_param-scheduler": ""} if takes_optimizer(job.recipe) else {"finetune": ""})
 
 
-def _data_flags(job: Job) -> dict[str, str]:
+def refuse_blanks(job: Job) -> None:
+    """Refuse paths that Megatron's lists of data, divided at blanks, cannot hold."""
     blank = [name for name, path in job.paths.items() if path.split() != [path]]
     if blank:
         raise job.refuse(f"sources.{blank[0]}.path is empty or contains a blank")
+
+
+def _data_flags(job: Job) -> dict[str, str]:
+    refuse_blanks(job)
     pairs = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
     return {"data-path": pairs, "split": "99,1,0"}

@@ -68,8 +68,11 @@ def _recipes() -> dict[str, Recipe]:
     cosine = _halves(_line(192, 1, 0.1, "cosine"), 64)
     return {
         "linear": _recipe(_stage(_line(200, 1, 0))),
+        "linear to a tenth": _recipe(_stage(_line(200, 1, 0.1))),
+        "cosine to a tenth": _recipe(_stage(_line(200, 1, 0.1, "cosine"))),
+        "1-sqrt to a tenth": _recipe(_stage(_line(300, 1, 0.1, "1-sqrt"))),
         "linear above zero": _recipe(_stage(_line(200, 1, 0.12))),
-        "cosine": _recipe(_stage(_line(200, 1, 0.1, "cosine"))),
+        "cosine": _recipe(_stage(_line(200, 1, 0, "cosine"))),
         "1-sqrt": _recipe(_stage(_line(300, 1, 0, "1-sqrt"))),
         "exponential": _recipe(_stage(_line(200, 1, 0.01, "exponential"))),
         "megatron-exponential": _recipe(_stage(_line(200, 1, 0, "megatron-exponential"))),

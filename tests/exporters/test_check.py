@@ -23,6 +23,7 @@ MAIN_FILES = {
     "huggingface": "training_arguments.json",
     "olmo-core": "midtrain_olmo_core.py",
     "megatron": "midtrain_megatron.args",
+    "megatron-bridge": "midtrain_megatron_bridge.yaml",
     "nanotron": "midtrain_nanotron.yaml",
     "llm-foundry": "midtrain_llm_foundry.yaml",
     "levanter": "midtrain_levanter.yaml",
@@ -73,6 +74,13 @@ GOLDEN = {
         "run.sh",
         "torchrun pretrain_gpt.py \\\n  --lr 1.0 --min-lr 0.1 --global-batch-size 8 --lr-decay-style WSD \\\n"
         "  --train-iters=10 --lr-wsd-decay-style minus_sqrt --lr-wsd-decay-iters 4\n",
+        [1, 1, 1, 1, 1, 1, 1, 0.55, 0.3636, 0.2206],
+    ),
+    # iterations, as its own recipes count; whatever it does not state is the recipe's that it overrides
+    "megatron-bridge": (
+        "b.yaml",
+        "optimizer: {lr: 1.0, min_lr: 0.1}\ntrain: {train_iters: 10, global_batch_size: 8}\n"
+        "scheduler: {lr_decay_style: WSD, lr_wsd_decay_style: minus_sqrt, lr_wsd_decay_iters: 4}\n",
         [1, 1, 1, 1, 1, 1, 1, 0.55, 0.3636, 0.2206],
     ),
     # lr_decay_steps left out: the decay runs over train_steps - warmup and ends at 56 % of the peak

@@ -14,7 +14,7 @@ FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
 TABLES = {"torchtitan", "huggingface"}
 SEGMENTS = {"olmo-core"}
 NO_1_SQRT = {"llm-foundry", "levanter"}
-NO_WARMUP_ON_STATE = {"megatron", "levanter"}
+NO_WARMUP_ON_STATE = {"megatron", "megatron-bridge", "levanter"}
 CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +21,18 @@ from tests.exporters.test_check import MAIN_FILES
 NO_PATH = "no LR path of the form"
 ROPE = "only a change of its base"
 SHIFT = "off the LR path"
+MEGATRONS = ("megatron", "megatron-bridge")
 # what a target refuses, and why; everything else is written
 REFUSED = {
     "1-sqrt": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
-    "exponential": dict.fromkeys(("megatron", "nanotron", "llm-foundry", "levanter"), NO_PATH),
+    "1-sqrt to a tenth": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
+    "exponential": dict.fromkeys((*MEGATRONS, "nanotron", "llm-foundry", "levanter"), NO_PATH),
     "megatron-exponential": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), NO_PATH),
     "short warm-up, 1-sqrt": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
     "warm-up from a third": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), SHIFT),
-    "two decays in one stage": dict.fromkeys(("megatron", "nanotron", "llm-foundry", "levanter"), NO_PATH),
+    "two decays in one stage": dict.fromkeys((*MEGATRONS, "nanotron", "llm-foundry", "levanter"), NO_PATH),
     # half a cosine is no cosine, and these cannot change the mixture within a run
-    "one cosine, cut where the mixture changes": dict.fromkeys(("megatron", "llm-foundry"), NO_PATH),
+    "one cosine, cut where the mixture changes": dict.fromkeys((*MEGATRONS, "llm-foundry"), NO_PATH),
     "longer sequences, yarn, more math": dict.fromkeys(set(EXPORTERS) - {"huggingface"}, ROPE),
 }
 
@@ -84,10 +87,29 @@ def test_every_run_trains_its_part_of_the_recipe(name: str, target: str, tmp_pat
         assert after.handover.checkpoint == last.replace("outputs", f"outputs/stage-{number}", 1)
 
 
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+@pytest.mark.parametrize("name", ["linear to a tenth", "cosine to a tenth", "1-sqrt to a tenth"])
+def test_a_decay_that_ends_above_zero_is_exact(name: str, target: str) -> None:
+    """Each trainer's own LR lies on the recipe's path, read at one end of the step, or is its mean over the step."""
+    recipe = RECIPES[name]
+    if target in REFUSED.get(name, {}):
+        return
+    for rule in ("native", "exact") if target in ("torchtitan", "huggingface", "olmo-core") else ("auto",):
+        found = export(recipe, target, ExportOptions(lr_rule=rule))
+        # OLMo-core follows a curve by straight lines within the tolerance, unless each step is asked for
+        is_path = rule == "exact" or target != "olmo-core" or name == "linear to a tenth"
+        assert max_error_off_path(found.step_lrs, recipe) <= (1e-12 if is_path else 0.01) * PEAK
+        if rule == "exact":
+            assert np.abs(found.step_lrs - recipe.step_lrs()).max() <= 1e-12 * PEAK
+        last = recipe.stages[0].lr.step_ranges(BATCH)[0][-1], recipe.stages[0].lr.step_ranges(BATCH)[1][-1]
+        assert last[0] - 1e-12 * PEAK <= found.step_lrs[-1] <= last[1] + 0.01 * PEAK
+        assert last[0] == pytest.approx(0.1 * PEAK)
+
+
 def test_counters_go_on_from_run_to_run() -> None:
     """Megatron counts sequences: its second run goes on from those of the first, whatever their length was."""
     recipe = RECIPES["longer sequences, larger base"]
-    result = export(recipe, "megatron", ExportOptions(seen_samples=7_000))
+    result = export(recipe, "megatron", ExportOptions(seen_steps=7_000 // SEQUENCES, seen_samples=7_000))
     first, second = recipe.stages
     counted = 7_000 + first.num_steps * SEQUENCES
     flags = [result.files[f"stage-{number}/midtrain_megatron.args"].splitlines() for number in (1, 2)]
@@ -104,10 +126,38 @@ def test_counters_go_on_from_run_to_run() -> None:
     assert cycles == [[123, 123 + first.num_steps], [123 + first.num_steps, 123 + recipe.num_steps]]
 
 
+@pytest.mark.parametrize("target", MEGATRONS)
+def test_megatron_ends_by_its_iterations_whatever_batch_the_checkpoint_counted(target: str) -> None:
+    """It divides the samples of the end by the run's own batch and compares with the checkpoint's iterations."""
+    recipe = RECIPES["the batch doubles"]
+    result = export(recipe, target)
+    first, second = recipe.stages
+    steps, samples = SEEN_STEPS + first.num_steps, (SEEN_STEPS + first.num_steps) * SEQUENCES
+    text = result.files[f"stage-2/{MAIN_FILES[target]}"]
+    end = int(re.search(r"train[-_]samples:? (\d+)", text)[1])
+    assert end // (2 * SEQUENCES) == steps + second.num_steps
+    assert end >= samples + second.num_steps * 2 * SEQUENCES
+    # the schedule is read by the samples themselves
+    decay_end = int(re.search(r"lr[-_]decay[-_]samples:? (\d+)", text)[1])
+    assert decay_end == samples + second.num_steps * 2 * SEQUENCES
+    # a checkpoint of larger batches has fewer iterations than its samples make here, and the run would end late
+    options = ExportOptions(seen_steps=SEEN_STEPS // 2, seen_samples=SEEN_STEPS * SEQUENCES)
+    text = export(RECIPES["linear"], target, options).files[MAIN_FILES[target]]
+    end = SEEN_STEPS // 2 + RECIPES["linear"].num_steps
+    assert re.search(r"exit[-_]interval:? (\d+)", text)[1] == str(end)
+    assert int(re.search(r"train[-_]samples:? (\d+)", text)[1]) // SEQUENCES > end
+    assert "exit-interval" not in export(RECIPES["linear"], "megatron").files[MAIN_FILES["megatron"]]
+    # only the samples are known, and they do not go with the recipe's batch: the steps are assumed, and said
+    (told,) = export(RECIPES["linear"], target, ExportOptions(seen_samples=7_000)).assumptions
+    assert f"stand at step {SEEN_STEPS:,}" in told
+    assert "--seen-steps" in told
+
+
 def test_what_is_assumed_of_a_checkpoint_is_said() -> None:
     recipe = RECIPES["linear"]
     for target, unit, option in (
         ("megatron", "sample", "--seen-samples"),
+        ("megatron-bridge", "sample", "--seen-samples"),
         ("levanter", "step", "--seen-steps"),
     ):
         seen = SEEN_STEPS * (SEQUENCES if unit == "sample" else 1)
@@ -117,8 +167,9 @@ def test_what_is_assumed_of_a_checkpoint_is_said() -> None:
         assert f"Assumed: {told}" in exported.notes_text()
         assert any(told in line for line in export_remarks(recipe, {target: exported}))
         assert f"from {unit} {seen:,}: the {SEEN_STEPS * BATCH:,} tokens at the hand-over" in told
-        stated = export(recipe, target, ExportOptions(seen_steps=900, seen_samples=900))
-        assert f"Its schedule goes on from {unit} 900 of the checkpoint." in stated.notes
+        count = 900 * (SEQUENCES if unit == "sample" else 1)
+        stated = export(recipe, target, ExportOptions(seen_steps=900, seen_samples=900 * SEQUENCES))
+        assert f"Its schedule goes on from {unit} {count:,} of the checkpoint." in stated.notes
         assert stated.assumptions == ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -22,6 +23,7 @@ UNUSED = {
     "streaming": ("torchvision", *_STREAMING),
     "levanter": ("iris", "fray", "zephyr"),
     "nanotron": ("flash_attn", "grouped_gemm"),
+    "megatron.bridge": ("transformer_engine",),
 }
 INSTALL = "'make test-targets' installs it."
 REMEDIES = {
@@ -38,7 +40,8 @@ class _StandIns:
         self.made: list[str] = []
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in self.names else None
+        is_unused = any(name == each or name.startswith(f"{each}.") for each in self.names)
+        return ModuleSpec(name, self, is_package=True) if is_unused else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = ModuleType(spec.name)
@@ -72,16 +75,22 @@ def _standing_in(names: Sequence[str]) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def unused_by(name: str) -> Sequence[str]:
+    """What the module ``name`` of a trainer imports and is replaced, see :data:`UNUSED`."""
+    found = [names for prefix, names in UNUSED.items() if f"{name}.".startswith(f"{prefix}.")]
+    return found[0] if found else ()
+
+
 def import_trainer(name: str) -> Any:
     """The module ``name`` of a trainer, such as ``levanter.optim``; skips the test and says what is missing.
 
     A trainer that is installed and fails for another reason than a missing module fails the test.
     """
-    trainer = name.split(".")[0]
     try:
         # transformers looks for torchvision when it is first imported: it must not find a stand-in
         importlib.import_module("transformers")
-        with _standing_in(UNUSED.get(trainer, ())):
+        with _standing_in(unused_by(name)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the trainers warn of is theirs to mend
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         pytest.skip(

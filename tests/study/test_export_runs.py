@@ -79,6 +79,19 @@ def test_a_decay_starts_where_its_trunk_ends(study: Study, tmp_path: Path, targe
             assert handover.tokens == study.settings.trunk.tokens
 
 
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_decays_that_end_above_zero_are_exact_in_every_target(tmp_path: Path, target: str) -> None:
+    design = {**DECLARED_SETTINGS["design"], "end_lr_factors": [0.0, 0.1]}
+    written = verbs.export_runs(declared_study(tmp_path / "study", design=design), target, tmp_path / "runs")
+    ends = set()
+    for run in written.runs:
+        schedule = run.config.schedule
+        assert max_error_off_path(run.export.step_lrs, run.recipe) <= 1e-12
+        if run.config.kind == "decay" and schedule.end_lr < schedule.start_lr:
+            ends.add(round(schedule.end_lr / schedule.start_lr, 9))
+    assert ends == {0.0, 0.1}
+
+
 def test_what_a_target_cannot_express_is_refused_with_the_name_of_the_run(tmp_path: Path) -> None:
     study = declared_study(
         tmp_path / "study", design={**DECLARED_SETTINGS["design"], "shapes": ["linear", "1-sqrt"]}

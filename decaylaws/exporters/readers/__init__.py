@@ -9,6 +9,7 @@ from decaylaws.exporters.readers.huggingface import read_huggingface
 from decaylaws.exporters.readers.levanter import read_levanter
 from decaylaws.exporters.readers.llm_foundry import read_llm_foundry
 from decaylaws.exporters.readers.megatron import read_megatron
+from decaylaws.exporters.readers.megatron_bridge import read_megatron_bridge
 from decaylaws.exporters.readers.nanotron import read_nanotron
 from decaylaws.exporters.readers.olmo_core import read_olmo_core
 from decaylaws.exporters.readers.settings import ConfigSchedule, Reader
@@ -22,6 +23,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "huggingface": read_huggingface,
         "olmo-core": read_olmo_core,
         "megatron": read_megatron,
+        "megatron-bridge": read_megatron_bridge,
         "nanotron": read_nanotron,
         "llm-foundry": read_llm_foundry,
         "levanter": read_levanter,

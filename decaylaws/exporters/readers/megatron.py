@@ -23,9 +23,10 @@ from decaylaws.exporters.readers.shell_files import read_flags
 from decaylaws.exporters.readers.value_files import read_values
 from decaylaws.recipe import Recipe
 
+Flags = Mapping[str, "list[str] | Unread"]
 _NOT_READ = ("rampup-batch-size", "step-batch-size-schedule", "use-checkpoint-opt_param-scheduler")
 # by the name in the recipe: the flag and what Megatron-LM takes without it (megatron/training/arguments.py)
-_DEFAULTS = {
+_DEFAULTS: dict[str, tuple[str, float | None]] = {
     "weight_decay": ("weight-decay", 0.01),
     "beta1": ("adam-beta1", 0.9),
     "beta2": ("adam-beta2", 0.999),
@@ -43,6 +44,26 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
         known: counters of the checkpoint that the run continues.
     """
     flags = _flags_of_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_flags(path)
+    return schedule_of_flags(flags, _DEFAULTS, path, recipe, known)
+
+
+def schedule_of_flags(
+    flags: Flags,
+    optimizer_defaults: Mapping[str, tuple[str, float | None]],
+    path: Path,
+    recipe: Recipe,
+    known: CheckpointCounters,
+) -> ConfigSchedule:
+    """What a run with these flags will do.
+
+    Args:
+        flags: by name, the words that follow it.
+        optimizer_defaults: by the name in the recipe, the flag and what is taken without it; None where that is
+            not known.
+        path: the configuration, for messages.
+        recipe: the recipe that it is compared with.
+        known: counters of the checkpoint that the run continues.
+    """
     values = {
         name: words[0] if isinstance(words, list) and words else words or True
         for name, words in flags.items()
@@ -59,11 +80,8 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
     seen, notes = _seen(fields, recipe, known) if counts_on else (0.0, ())
     settings = Settings(path)
     if settings.optimizer(fields.get("optimizer"), ("adam",)):
-        for name, (flag, default) in _DEFAULTS.items():
+        for name, (flag, default) in optimizer_defaults.items():
             settings.number(name, default if fields.get(flag) is None else fields.get(flag))
-    if fields.get("weight-decay-incr-style") not in (None, "constant"):
-        settings.stated.pop("weight_decay", None)
-        settings.unread["weight_decay"] = "changes during the run (--weight-decay-incr-style)"
     settings.number("seq_len", fields.get("seq-length"))
     settings.number("batch_sequences", fields.get("global-batch-size"))
     if fields.get("global-batch-size") is None:
@@ -72,12 +90,11 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
     if start is not None:
         settings.optimizer_state(not {"no-load-optim", "finetune"} & set(flags))
     conflicts = []
-    lrs = _lrs(fields, seen)
-    if fields.get("exit-interval") is not None:
-        interval = fields.count("exit-interval", at_least=1)
-        stop = (seen // interval + 1) * interval
-        if stop < seen + len(lrs):
-            conflicts.append(f"--exit-interval ends the run at iteration {stop:,.10g}.")
+    if fields.get("weight-decay-incr-style") not in (None, "constant"):
+        settings.stated.pop("weight_decay", None)
+        conflicts.append("the weight decay changes during the run (--weight-decay-incr-style).")
+    # the schedule is read by samples, the end by the checkpoint's own count of iterations
+    lrs = _lrs(fields, seen, known.steps if counts_on and known.steps is not None else seen)
     if fields.get("decoupled-lr") is not None:
         conflicts.append("--decoupled-lr gives the input and the output layer an LR of their own.")
     if counts_on and "override-opt_param-scheduler" not in flags:
@@ -94,13 +111,17 @@ def read_megatron(path: Path, recipe: Recipe, known: CheckpointCounters) -> Conf
     )
 
 
-def _lrs(fields: Fields, seen: float) -> Any:
+def _lrs(fields: Fields, seen: float, seen_steps: float) -> Any:
     def in_steps(name: str, default: float | None = None) -> float:
         if fields.get(f"{name}-samples") is not None:
             return fields.number(f"{name}-samples") / fields.count("global-batch-size", at_least=1)
         return fields.number(f"{name}-iters", default)
 
     total = in_steps("train")
+    end = total
+    if fields.get("exit-interval") is not None:
+        interval = fields.count("exit-interval", at_least=1)
+        end = min(total, (seen_steps // interval + 1) * interval)
     decay_end, warmup = in_steps("lr-decay", total), in_steps("lr-warmup", 0.0)
     if fields.get("lr-warmup-fraction") is not None:
         warmup = fields.number("lr-warmup-fraction") * decay_end
@@ -109,7 +130,7 @@ def _lrs(fields: Fields, seen: float) -> Any:
     our_shapes = {theirs: ours for ours, theirs in WSD_STYLES.items()} | {"constant": "constant"}
     shape = fields.choice("lr-wsd-decay-style", tuple(our_shapes), "exponential") if style == "WSD" else style
     return warmup_hold_decay_lrs(
-        whole_steps(fields.source, total, seen=seen),
+        whole_steps(fields.source, end, seen=seen_steps),
         first=seen,
         peak_lr=fields.number("lr"),
         warmup=warmup,
