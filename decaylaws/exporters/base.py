@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -209,6 +209,7 @@ class Job:
         target_version: str,
         *,
         mixture_stages: bool = False,
+        optimizers: Collection[str] = ("adamw",),
     ) -> Job:
         """Check what one run of any target holds fixed; :mod:`decaylaws.exporters.chain` splits recipes into such runs.
 
@@ -218,11 +219,13 @@ class Job:
             target: name of the target.
             target_version: version that the exporter was checked against.
             mixture_stages: whether the target can change the mixture within a run.
+            optimizers: names of the optimisers that the exporter writes.
 
         Raises:
             NotRepresentableError: naming what changes between stages, or that the batch cannot be divided.
         """
         _refuse_changes(recipe, target, mixture_stages)
+        _refuse_optimizer(recipe, target, optimizers)
         first = recipe.stages[0]
         return cls(
             recipe,
@@ -322,6 +325,24 @@ class Job:
             last_sample=counts_from.samples + self.recipe.num_steps * self.sequences,
             launch=launch,
         )
+
+
+def _refuse_optimizer(recipe: Recipe, target: str, written: Collection[str]) -> None:
+    """Refuse an optimiser, or an LR of its own for the hidden matrices, that the exporter would leave out."""
+    optimizer, gaps = recipe.optimizer, []
+    if optimizer.name not in written:
+        gaps.append(
+            f"the optimiser is {optimizer.name}, and its export writes {' or '.join(written)}; set optimizer.name in "
+            "the recipe, or train with 'decaylaws launch'"
+        )
+    factors = (optimizer.hidden_lr_factor or 1.0, optimizer.hidden_weight_decay_factor or 1.0)
+    if factors != (1.0, 1.0):
+        gaps.append(
+            f"the hidden matrices have {factors[0]:g} times the LR and {factors[1]:g} times the weight decay of the "
+            "rest, and its export writes one LR for all; train with 'decaylaws launch'"
+        )
+    if gaps:
+        raise NotRepresentableError(target, gaps)
 
 
 def _refuse_changes(recipe: Recipe, target: str, mixture_stages: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -98,15 +99,58 @@ class Source(Value):
     fingerprint: str | None = None
 
 
-class OptimizerSettings(Value):
-    """AdamW: decoupled weight decay on matrices only, gradients clipped by their global norm."""
+class MuonSettings(Value):
+    """Muon for the hidden matrices, as ``torch.optim.Muon`` computes it; AdamW has embeddings, head and norms."""
 
-    name: Literal["adamw"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    nesterov: bool = True
+    ns_steps: Annotated[int, Field(ge=1, lt=100)] = 5
+    adjust_lr: Literal["match_rms_adamw", "original"] = Field(
+        default="match_rms_adamw", description="how the update of a matrix is scaled by its shape"
+    )
+    lr_factor: Positive = Field(
+        default=1.0, description="LR of the hidden matrices as a factor of the stages'"
+    )
+
+
+class OptimizerSettings(Value):
+    """AdamW: decoupled weight decay on matrices only, gradients clipped by their global norm; or another optimiser.
+
+    ``muon`` gives the hidden matrices to Muon and leaves the rest to AdamW. ``as_checkpoint`` is for exports: the
+    target keeps the optimiser and the groups of the checkpoint, and the LR of each is scaled along the stages' LR.
+    """
+
+    name: Literal["adamw", "muon", "as_checkpoint"] = "adamw"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
     clip_norm: Positive = 1.0
+    hidden_lr_factor: Positive | None = Field(
+        default=None,
+        description="LR of the matrices of the decoder blocks as a factor of the stages'; 1 if absent",
+    )
+    hidden_weight_decay_factor: Positive | None = Field(
+        default=None, description="weight decay of these matrices as a factor of weight_decay; 1 if absent"
+    )
+    muon: MuonSettings | None = None
+
+    @model_validator(mode="after")
+    def _muon_where_it_is_used(self) -> Self:
+        if self.name == "muon" and self.muon is None:
+            object.__setattr__(self, "muon", MuonSettings())
+        if self.name != "muon" and self.muon is not None:
+            raise ValueError(f"muon needs name: muon; the name is {self.name!r}")
+        return self
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The settings of a run's optimiser.
+
+        Args:
+            values: what ``decaylaws.runs.optimizer.OptimizerConfig.to_dict`` gives.
+        """
+        return cls.model_validate({"name": "muon" if "muon" in values else "adamw", **values})
 
 
 class Prediction(Value):
@@ -180,7 +224,7 @@ class Recipe(Value):
         handover: checkpoint, its LR and what is taken over.
         stages: LR path, mixture, batch size and sequence length, stage after stage.
         sources: by name; holds at least every source that a stage gives a share.
-        optimizer: AdamW settings.
+        optimizer: AdamW, Muon with AdamW, or the checkpoint's own.
         seed: keys the order of the data.
         interval: coverage of the predicted intervals.
         predictions: final loss by domain.

@@ -15,6 +15,7 @@ from typing import Any, Self
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.declared import DeclaredModel
+from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.start import CheckpointShape, CheckpointStart, require_positive_int
 from decaylaws.schedules import Schedule, Segment
 
@@ -101,27 +102,6 @@ class ModelShape:
 TRAINERS = ("built-in", "external")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with decoupled weight decay on matrices (not norms), clipped by the global norm of one run."""
-
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise InvalidValueError(f"optimizer.{name}", getattr(self, name), "must be in [0, 1)")
-        for name in ("eps", "clip_norm"):
-            if not getattr(self, name) > 0.0:
-                raise InvalidValueError(f"optimizer.{name}", getattr(self, name), "must be positive")
-        if not self.weight_decay >= 0.0:
-            raise InvalidValueError("optimizer.weight_decay", self.weight_decay, "must not be negative")
-
-
 Shape = ModelShape | CheckpointShape | DeclaredModel
 
 PRECISIONS = ("float32", "bfloat16")
@@ -164,7 +144,7 @@ class RunConfig:
         schedule: absolute LR over the run's own tokens, ``[0, schedule.tokens)``.
         mixture: share of tokens by source.
         batch_tokens: tokens of an optimiser step, a multiple of ``shape.seq_len``.
-        optimizer: AdamW settings.
+        optimizer: AdamW, or Muon with AdamW.
         seed: keys the initial weights (trunk) and the order of the data.
         data_fingerprint: fingerprint of the prepared corpus.
         start_run_id: the trunk or checkpoint from which a decay forks; ``None`` for these themselves.
@@ -317,7 +297,7 @@ class RunConfig:
             "schedule": self.schedule.to_dict(),
             "mixture": self.mixture.to_dict(),
             "batch_tokens": self.batch_tokens,
-            "optimizer": asdict(self.optimizer),
+            "optimizer": self.optimizer.to_dict(),
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,
             "start_run_id": self.start_run_id,
@@ -339,7 +319,7 @@ class RunConfig:
         content["shape"] = shape_from_dict(content["shape"])
         content["schedule"] = Schedule.from_dict(content["schedule"])
         content["mixture"] = Mixture.from_dict(content["mixture"])
-        content["optimizer"] = OptimizerConfig(**content["optimizer"])
+        content["optimizer"] = OptimizerConfig.from_dict(content["optimizer"])
         content["arithmetic"] = Arithmetic(**content.get("arithmetic", {}))
         content["start"] = CheckpointStart(**content["start"]) if content.get("start") else None
         return cls(**content)

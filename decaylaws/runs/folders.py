@@ -52,7 +52,7 @@ def require_moments(folder: Path) -> None:
     weights, matched = tensor_shapes(folder, pattern="model*.safetensors"), 0
     for name, shape in found.items():
         kind, _, parameter = name.partition(".")
-        if kind in ("exp_avg", "exp_avg_sq") and parameter in weights:
+        if kind in ("exp_avg", "exp_avg_sq", "momentum_buffer") and parameter in weights:
             matched += 1
             if shape != weights[parameter]:
                 raise DataError(

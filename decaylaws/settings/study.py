@@ -25,7 +25,7 @@ from pydantic import (
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
-from decaylaws.runs.config import ModelShape, OptimizerConfig
+from decaylaws.runs.config import ModelShape
 from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.checkpoints import CheckpointsSettings, with_their_tokenizer
@@ -57,6 +57,7 @@ from decaylaws.settings.numbers import (
     Weight,
     check_mixture,
 )
+from decaylaws.settings.optimizer import OptimizerSettings
 from decaylaws.settings.quality import QualitySettings, cut_sources
 from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
 from decaylaws.settings.tracker import TrackerSettings
@@ -218,24 +219,6 @@ AnyShape = Annotated[
     Annotated[ShapeSettings, Tag(BY_DIMENSIONS)] | Annotated[DeclaredShape, Tag(BY_PARAMETERS)],
     Discriminator(shape_type),
 ]
-
-
-class OptimizerSettings(_Settings):
-    """AdamW, shared by trunks, microanneals and the launched run."""
-
-    beta1: Annotated[float, NUMBER, Field(ge=0, lt=1)] = Field(
-        0.9, description="decay rate of the first moment"
-    )
-    beta2: Annotated[float, NUMBER, Field(ge=0, lt=1)] = Field(
-        0.95, description="decay rate of the second moment"
-    )
-    eps: Positive = Field(1e-8, description="added to the root of the second moment")
-    weight_decay: Weight = Field(0.1, description="decoupled weight decay of matrices")
-    clip_norm: Positive = Field(1.0, description="largest norm of a gradient")
-
-    def config(self) -> OptimizerConfig:
-        """The value type that runs carry."""
-        return OptimizerConfig(**self.model_dump())
 
 
 class TrunkSettings(_Settings):
@@ -445,7 +428,9 @@ class StudySettings(_Settings):
     proxy: str = Field(
         description="the shape or checkpoint that runs the whole design; the others run a part of it"
     )
-    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="settings of AdamW")
+    optimizer: OptimizerSettings = Field(
+        OptimizerSettings(), description="the optimiser of trunks, microanneals and the launched run"
+    )
     trunk: TrunkSettings | None = Field(None, description="the stable phase of every shape")
     design: DesignSettings = Field(description="the microanneals of the sweep")
     sampler: SamplerSettings | None = Field(
@@ -499,6 +484,13 @@ class StudySettings(_Settings):
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         self._check_starts()
+        if self.optimizer.name == "muon" and self.shapes and self.trainer == "built-in":
+            raise InvalidValueError(
+                "optimizer.name",
+                "muon",
+                "cannot train the shapes of a study: trunks are stacked, and the stacked trainer has AdamW only",
+                "Set it to adamw, or start from checkpoints alone.",
+            )
         self._check_sources()
         self._check_shapes()
         check_trainer(self)

@@ -381,6 +381,7 @@ class Study:
             del settings["checkpoints"]
         else:
             settings["checkpoints"] = held.decisive(settings["checkpoints"], self.held())
+        settings["optimizer"] = self.settings.optimizer.decisive()
         settings["train"] = asdict(self.arithmetic())
         if self.arithmetic() == EXACT:
             del settings["train"]
@@ -396,6 +397,7 @@ class Study:
             del settings[name]
         del settings["target"]["max_decay_tokens"]
         settings["design"].pop("keep_earlier", None)
+        settings["optimizer"].pop("recipe", None)
         if settings["sampler"]:  # more proposals go on where fewer ended
             del settings["sampler"]["trials"]
         else:

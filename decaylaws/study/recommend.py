@@ -25,6 +25,7 @@ from decaylaws.recipe import (
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.search import Choices, Recommendation, decay_recipe
 from decaylaws.search import recommend as search
+from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
 from decaylaws.study.plan import proportional_mixture
@@ -149,7 +150,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         seq_len=settings.seq_len,
         batch_tokens=settings.batch_tokens,
         name=f"{settings.name}-decay",
-        optimizer=OptimizerSettings(**settings.optimizer.model_dump()),
+        optimizer=_optimizer(settings),
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
         provenance=_provenance(study, fit, law),
@@ -175,6 +176,13 @@ def _handover(study: Study) -> HandOver:
         lr_source=study.held()[name].lr_source,
         optimizer_state="load" if start.start.optimizer_state == "load" else "fresh",
     )
+
+
+def _optimizer(settings: StudySettings) -> OptimizerSettings:
+    """What the recipe asks of the target: the optimiser of the microanneals, or that of the checkpoint."""
+    if settings.optimizer.recipe == "as_checkpoint":
+        return OptimizerSettings(name="as_checkpoint")
+    return OptimizerSettings.of(settings.optimizer.config().to_dict())
 
 
 def _sources(study: Study) -> dict[str, Source]:

@@ -44,6 +44,11 @@ def is_decayed(name: str) -> bool:
     return not name.endswith("norm")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a parameter is a matrix of a decoder block, neither embedding nor output head nor a norm."""
+    return name.startswith("layers.") and is_decayed(name)
+
+
 def init_params(shape: ModelShape, seed: int) -> Params:
     """Initial weights of one member, a pure function of ``(shape, seed)``.
 

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from decaylaws.runs.config import OptimizerConfig
-from proxy_runs.engine.model import is_decayed
+from decaylaws.runs.optimizer import OptimizerConfig
+from proxy_runs.engine.model import is_decayed, is_hidden
 from proxy_runs.weights.params import Params
 
 
@@ -54,8 +54,11 @@ class MemberwiseAdamW(Moments):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self._names = {
-            decayed: [name for name in params if is_decayed(name) is decayed] for decayed in (True, False)
+        hidden = [name for name in params if is_hidden(name)]
+        self._groups = {
+            "hidden": hidden,
+            "matrices": [name for name in params if is_decayed(name) and name not in hidden],
+            "norms": [name for name in params if not is_decayed(name)],
         }
 
     def step(self, grads: Params, due: MemberStep) -> float:
@@ -75,7 +78,12 @@ class MemberwiseAdamW(Moments):
             return float(norm)
         # the fused kernel divides the gradient by grad_scale: clip without a pass of its own
         scale = (norm / config.clip_norm).clamp_min(1.0)
-        for decayed, names in self._names.items():
+        decays = {
+            "hidden": config.weight_decay * config.hidden_weight_decay_factor,
+            "matrices": config.weight_decay,
+            "norms": 0.0,
+        }
+        for group, names in self._groups.items():
             torch._fused_adamw_(
                 _views(self.params, names, due.slot),
                 [slices[name] for name in names],
@@ -83,10 +91,10 @@ class MemberwiseAdamW(Moments):
                 _views(self.exp_avg_sq, names, due.slot),
                 [],
                 [torch.tensor(float(due.step)) for _ in names],
-                lr=due.lr,
+                lr=due.lr * config.hidden_lr_factor if group == "hidden" else due.lr,
                 beta1=config.beta1,
                 beta2=config.beta2,
-                weight_decay=config.weight_decay if decayed else 0.0,
+                weight_decay=decays[group],
                 eps=config.eps,
                 amsgrad=False,
                 maximize=False,
@@ -106,14 +114,15 @@ class StackwiseAdamW(Moments):
     """
 
     def table(self, due: Sequence[MemberStep]) -> Tensor:
-        """Settings of the steps that are due, float32 ``[K, 8]`` on the host; zeros for all other members."""
-        rows = torch.zeros(len(self.params["embed"]), 8)
+        """Settings of the steps that are due, float32 ``[K, 10]`` on the host; zeros for all other members."""
+        rows = torch.zeros(len(self.params["embed"]), 10)
         for each in due:
             config = each.config
             first, second = 1.0 - config.beta1**each.step, 1.0 - config.beta2**each.step
             rows[each.slot] = torch.tensor([
                 1.0, config.clip_norm, config.beta1, config.beta2, config.eps,
-                each.lr / first, math.sqrt(second), each.lr * config.weight_decay,
+                each.lr / first, math.sqrt(second), each.lr * config.weight_decay, config.hidden_lr_factor,
+                config.hidden_lr_factor * config.hidden_weight_decay_factor,
             ])  # fmt: skip
         return rows
 
@@ -128,7 +137,7 @@ class StackwiseAdamW(Moments):
         Returns:
             ``[K]``: gradient norms before the clip.
         """
-        is_due, clip_norm, beta1, beta2, eps, step_size, root, decay = table.unbind(1)
+        is_due, clip_norm, beta1, beta2, eps, step_size, root, decay, slower, weaker = table.unbind(1)
         by_tensor = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
         norms = torch.linalg.vector_norm(torch.stack(by_tensor), dim=0)
         scale = (norms / clip_norm).clamp_min(1.0)
@@ -139,8 +148,9 @@ class StackwiseAdamW(Moments):
             grad = grads[name] / wide(scale)
             first = torch.lerp(grad, exp_avg, wide(beta1))
             second = torch.lerp(grad.square(), exp_avg_sq, wide(beta2))
-            kept = param * (1.0 - wide(decay)) if is_decayed(name) else param
-            changed = kept - wide(step_size) * first / (second.sqrt() / wide(root) + wide(eps))
+            shrink, stride = (decay * weaker, step_size * slower) if is_hidden(name) else (decay, step_size)
+            kept = param * (1.0 - wide(shrink)) if is_decayed(name) else param
+            changed = kept - wide(stride) * first / (second.sqrt() / wide(root) + wide(eps))
             for old, new in ((param, changed), (exp_avg, first), (exp_avg_sq, second)):
                 old.copy_(torch.where(wide(is_updated), new, old))
         return norms

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from decaylaws.recipe import OptimizerSettings
 from decaylaws.runs.config import Arithmetic, Shape
+from decaylaws.runs.optimizer import OptimizerConfig
 from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.layout import Layout
-from proxy_runs.fsdp.model import named_parameters, shard_model
-from proxy_runs.fsdp.optimizer import ShardedAdamW
+from proxy_runs.fsdp.model import hidden_matrices, named_parameters, shard_model
+from proxy_runs.fsdp.optimizer import ShardedOptimizer
 from proxy_runs.fsdp.parallel import World, alone
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.weights.causal_lm import load_config
@@ -25,7 +26,12 @@ MIN_LENGTH = 32
 
 
 def tokens_per_second(
-    folder: Path, shape: Shape, batch_tokens: int, layout: Layout, arithmetic: Arithmetic
+    folder: Path,
+    shape: Shape,
+    batch_tokens: int,
+    layout: Layout,
+    arithmetic: Arithmetic,
+    optimizer: OptimizerConfig,
 ) -> float:
     """Training tokens per second of one run with all its processes, which are taken to share nothing.
 
@@ -38,9 +44,12 @@ def tokens_per_second(
         batch_tokens: tokens of a step.
         layout: processes and memory of a run.
         arithmetic: number format and compiler.
+        optimizer: of the run.
     """
     with alone(layout.device) as world:
-        pass_seconds, pass_tokens, update_seconds = _timed(folder, shape, layout, arithmetic, world)
+        pass_seconds, pass_tokens, update_seconds = _timed(
+            folder, shape, layout, arithmetic, optimizer, world
+        )
     gc.collect()
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -49,7 +58,12 @@ def tokens_per_second(
 
 
 def _timed(
-    folder: Path, shape: Shape, layout: Layout, arithmetic: Arithmetic, world: World
+    folder: Path,
+    shape: Shape,
+    layout: Layout,
+    arithmetic: Arithmetic,
+    optimizer_config: OptimizerConfig,
+    world: World,
 ) -> tuple[float, int, float]:
     """Seconds and tokens of a pass, and seconds of an update."""
     settings = TrainSettings.checked(
@@ -63,7 +77,8 @@ def _timed(
     )
     lm = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32)
     module = shard_model(lm, settings, world, balance_loss=balance_of(lm, None).weight)
-    optimizer = ShardedAdamW(named_parameters(module), OptimizerSettings())
+    optimizer_settings = OptimizerSettings.of(optimizer_config.to_dict())
+    optimizer = ShardedOptimizer(named_parameters(module), optimizer_settings, hidden_matrices(lm))
     budget = int(PASS_FLOPS[world.device.type] / shape.train_flops_per_token)
     length = min(shape.seq_len, max(MIN_LENGTH, budget))
     sequences = max(1, min(budget, layout.micro_batch_tokens) // length)

@@ -148,7 +148,7 @@ def recipe_of(config: RunConfig, checkpoint: str) -> Recipe:
             ),
         ),
         sources={name: Source(available_tokens=pools.get(name)) for name in config.mixture.names},
-        optimizer=OptimizerSettings(**vars(config.optimizer)),
+        optimizer=OptimizerSettings.of(config.optimizer.to_dict()),
         seed=config.seed,
         provenance={"data_fingerprint": config.data_fingerprint},
     )

@@ -194,6 +194,19 @@ def named_parameters(module: CausalLoss) -> dict[str, nn.Parameter]:
     return {name.removeprefix("lm."): parameter for name, parameter in module.named_parameters()}
 
 
+def hidden_matrices(lm: PreTrainedModel) -> set[str]:
+    """Names of the matrices of the decoder blocks, experts included: all but embeddings, output head and kernels."""
+    outside = {id(module.weight) for module in lm.modules() if isinstance(module, nn.Embedding)}
+    head = lm.get_output_embeddings()
+    if head is not None:
+        outside.add(id(head.weight))
+    return {
+        name
+        for name, p in lm.named_parameters()
+        if (p.ndim == 2 or (p.ndim == 3 and ".experts." in name)) and id(p) not in outside
+    }
+
+
 def persistent_buffers(module: CausalLoss) -> dict[str, Tensor]:
     """Buffers that belong to the checkpoint, such as the bias by which DeepSeek-V3's router balances its experts."""
     names = module.lm.state_dict().keys()

@@ -1,36 +1,64 @@
-"""AdamW over sharded parameters, by the proxies' rule."""
+"""AdamW over sharded parameters, by the proxies' rule, and Muon for the hidden matrices where a recipe asks for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from decaylaws.errors import DataError
-from decaylaws.recipe import OptimizerSettings
-from proxy_runs.weights.held import MOMENTS
+from decaylaws.errors import DataError, InvalidValueError
+from decaylaws.recipe import MuonSettings, OptimizerSettings
+from proxy_runs.fsdp.muon import ShardedMuon
+from proxy_runs.weights.held import MOMENTS, MOMENTUM
 
 
-class ShardedAdamW:
-    """AdamW with decoupled weight decay on matrices, clipped by the norm of the whole gradient.
+class ShardedOptimizer:
+    """Clips by the norm of the whole gradient, then updates every parameter by the rule of its group.
+
+    AdamW has decoupled weight decay on matrices. With ``settings.muon`` the hidden matrices take Muon instead.
 
     Args:
         parameters: by name, sharded.
-        settings: betas, eps, weight decay, clip norm.
+        settings: betas, eps, weight decay, clip norm, and what differs for the hidden matrices.
+        hidden: names of the hidden matrices, those of the decoder blocks.
+
+    Raises:
+        InvalidValueError: the recipe leaves the optimiser to the checkpoint, which is for exports.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, hidden: Collection[str]
+    ) -> None:
+        if settings.name == "as_checkpoint":
+            raise InvalidValueError(
+                "optimizer.name",
+                settings.name,
+                "is for exports, since a folder of weights does not say which optimiser its trainer had",
+                "Set it to adamw or muon to launch the recipe here.",
+            )
         self.parameters = dict(parameters)
         self.settings = settings
+        muon = {name: parameter for name, parameter in parameters.items() if name in hidden and settings.muon}
+        self._muon = ShardedMuon(muon, settings.muon or MuonSettings(), weight_decay=settings.weight_decay)
+        adamw = {name: parameter for name, parameter in parameters.items() if name not in muon}
+        self._adamw_parameters = adamw
+        matrices = [p for name, p in adamw.items() if p.ndim >= 2 and name not in hidden]
+        hidden_decay = settings.weight_decay * (settings.hidden_weight_decay_factor or 1.0)
         groups = [
             {
-                "params": [p for p in parameters.values() if p.ndim >= 2],
-                "weight_decay": settings.weight_decay,
+                "params": [p for name, p in adamw.items() if name in hidden],
+                "weight_decay": hidden_decay,
+                "lr_factor": settings.hidden_lr_factor or 1.0,
             },
-            {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": settings.weight_decay, "lr_factor": 1.0},
+            {
+                "params": [p for p in adamw.values() if p.ndim < 2],
+                "weight_decay": 0.0,
+                "lr_factor": 1.0,
+            },
         ]
         self._adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -45,31 +73,29 @@ class ShardedAdamW:
         """Take over full moments (``exp_avg.<parameter>``...), or start from zero when there are none.
 
         Raises:
-            DataError: moments that belong to another model.
+            DataError: moments that belong to another model or another optimiser.
         """
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._adamw_parameters.items():
             state: dict[str, Tensor] = {"step": torch.tensor(float(step), device=parameter.device)}
             for kind in MOMENTS:
-                full = moments.get(f"{kind}.{name}") if moments else None
-                if moments and (full is None or full.shape != parameter.shape):
-                    raise DataError(
-                        f"The optimiser's state has no {kind} for {name} {tuple(parameter.shape)}."
-                    )
-                state[kind] = torch.zeros_like(parameter) if full is None else _shard_like(full, parameter)
+                state[kind] = _moment(moments, kind, name, parameter)
             self._adamw.state[parameter] = state
+        for name, parameter in self._muon.parameters.items():
+            self._muon.momentum[name] = _moment(moments, MOMENTUM, name, parameter)
 
     def set_step(self, step: int) -> None:
         """Steps that the moments have seen."""
-        for parameter in self.parameters.values():
+        for parameter in self._adamw_parameters.values():
             self._adamw.state[parameter]["step"].fill_(float(step))
 
     def moments(self) -> dict[str, Tensor]:
-        """The moments by ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``, sharded, not copied."""
-        return {
+        """The moments by ``<kind>.<parameter>``, sharded, not copied; the kinds are ``MOMENTS`` and ``MOMENTUM``."""
+        adamw = {
             f"{kind}.{name}": self._adamw.state[parameter][kind]
             for kind in MOMENTS
-            for name, parameter in self.parameters.items()
+            for name, parameter in self._adamw_parameters.items()
         }
+        return adamw | {f"{MOMENTUM}.{name}": tensor for name, tensor in self._muon.momentum.items()}
 
     def step(self, lr: float, *, take: bool = True) -> float:
         """Clip and update; returns the norm of the gradient before the clip.
@@ -82,10 +108,24 @@ class ShardedAdamW:
             if norm > self.settings.clip_norm:
                 torch._foreach_div_(grads, norm / self.settings.clip_norm)
             for group in self._adamw.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_factor"]
             self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+            self._muon.step(lr)
+        for parameter in self.parameters.values():
+            parameter.grad = None
         return norm
+
+
+def _moment(moments: Mapping[str, Tensor], kind: str, name: str, parameter: nn.Parameter) -> Tensor:
+    if not moments:
+        return torch.zeros_like(parameter)
+    full = moments.get(f"{kind}.{name}")
+    if full is None or full.shape != parameter.shape:
+        raise DataError(
+            f"The optimiser's state has no {kind} for {name} {tuple(parameter.shape)}. Give the state of this model "
+            "and this optimiser, or start afresh (optimizer_state: fresh)."
+        )
+    return _shard_like(full, parameter)
 
 
 def _shard_like(full: Tensor, parameter: nn.Parameter) -> Tensor:

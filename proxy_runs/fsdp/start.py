@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from decaylaws.errors import DataError
+from decaylaws.recipe.checkpoints import tensor_shapes
 from decaylaws.recipe.families import why_not_trainable
 from decaylaws.runs.start import OPTIMIZER_FILE
 from proxy_runs.fsdp.checkpoint import read_checkpoint
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
 from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
 from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.held import MOMENTS, read_moments
+from proxy_runs.weights.held import MOMENTS, MOMENTUM, read_moments
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
 
 
@@ -103,10 +104,12 @@ def _from_launched(path: Path) -> Start:
     parameters, own = dict(model.named_parameters()), model.state_dict()
     tensors = {f"param.{name}": parameter.data for name, parameter in parameters.items()}
     tensors |= {f"buffer.{name}": own[name] for name, _ in model.named_buffers() if name in own}
+    stored = tensor_shapes(path)
     moments = {
         f"{kind}.{name}": torch.zeros_like(parameter.data)
-        for kind in MOMENTS
+        for kind in (*MOMENTS, MOMENTUM)
         for name, parameter in parameters.items()
+        if f"{kind}.{name}" in stored
     }
     state = read_checkpoint(path, tensors | moments)
     return Start(model, moments, int(state["optimizer_step"]), dtype=dtype, dropout=dropout)

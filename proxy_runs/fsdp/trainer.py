@@ -27,8 +27,14 @@ from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.identity import identity_of, require_same
 from proxy_runs.fsdp.listener import Listener, PrunedError, StoppedError
 from proxy_runs.fsdp.metrics import MetricsFile, open_trackers
-from proxy_runs.fsdp.model import exchange_gradients, named_parameters, persistent_buffers, shard_model
-from proxy_runs.fsdp.optimizer import ShardedAdamW
+from proxy_runs.fsdp.model import (
+    exchange_gradients,
+    hidden_matrices,
+    named_parameters,
+    persistent_buffers,
+    shard_model,
+)
+from proxy_runs.fsdp.optimizer import ShardedOptimizer
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.plan import Step, TrainPlan, check_tokenizer, order_checksum
 from proxy_runs.fsdp.rope import set_rope
@@ -90,7 +96,7 @@ class Trainer:
             if settings.average_last_steps
             else None
         )
-        self.optimizer = ShardedAdamW(parameters, self.recipe.optimizer)
+        self.optimizer = ShardedOptimizer(parameters, self.recipe.optimizer, hidden_matrices(self.module.lm))
         self.optimizer.set_state(start.moments or {}, start.optimizer_step)
         self.optimizer_step = start.optimizer_step
         self.step = 0

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from decaylaws.runs.config import ModelShape, OptimizerConfig
+from decaylaws.runs.config import ModelShape
+from decaylaws.runs.optimizer import OptimizerConfig
 from proxy_runs.compiled_code import use_own_cache
 from proxy_runs.engine import Backend
 from proxy_runs.engine.heldout import EVAL_SEQUENCES, EvaluationSet

@@ -17,7 +17,7 @@ def engine_of(config: RunConfig, wanted: str, memory_bytes: float) -> str:
     """The trainer of a run, ``stacked`` or ``fsdp``.
 
     Trunks of a study and their decays are stacked: the FSDP trainer starts from checkpoints that exist. Among these,
-    plain Llamas are stacked too where a member fits the memory, and everything else takes the FSDP trainer.
+    plain Llamas under AdamW are stacked too where a member fits the memory, and everything else takes the other one.
 
     Args:
         config: the run.
@@ -35,6 +35,15 @@ def engine_of(config: RunConfig, wanted: str, memory_bytes: float) -> str:
                 "backend.engine",
                 wanted,
                 f"cannot be used for the {config.shape.family} checkpoint: only plain Llamas can be stacked",
+                "Set it to auto or fsdp.",
+            )
+        return FSDP
+    if config.optimizer.muon is not None:
+        if wanted == STACKED:
+            raise InvalidValueError(
+                "backend.engine",
+                wanted,
+                "cannot be used with optimizer.name: muon: the stacked trainer has AdamW only",
                 "Set it to auto or fsdp.",
             )
         return FSDP

@@ -96,6 +96,9 @@ class HeldCheckpoints:
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of a parameter."""
+MOMENTUM = "momentum_buffer"
+"""What Muon remembers of a matrix."""
 
 
 def read_moments(folder: Path) -> tuple[int, dict[str, Tensor]]:

@@ -6,7 +6,8 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.config import Arithmetic, ModelShape, OptimizerConfig, RunConfig
+from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
+from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import config_row
 from decaylaws.schedules import decay, warmup_stable_decay
 

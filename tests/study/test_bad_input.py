@@ -78,6 +78,8 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
         ("objective.guard_nats", True, ["objective.guard_nats", "not true or false", "True"]),
         ("shapes.small.num_heads", True, ["shapes.small.num_heads", "not true or false"]),
         ("optimizer", {"beta1": True}, ["optimizer.beta1", "not true or false"]),
+        ("optimizer", {"name": "muon"}, ["optimizer.name", "muon", "AdamW only"]),
+        ("optimizer", {"muon": {"momentum": 0.9}}, ["optimizer", "needs name: muon"]),
         (
             "objective.weights",
             {"code": 10**400},

@@ -15,7 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.config import Arithmetic, ModelShape, OptimizerConfig, RunConfig
+from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
+from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
 from decaylaws.settings.study import EvaluationSettings

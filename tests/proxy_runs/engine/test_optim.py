@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from decaylaws.runs.config import OptimizerConfig
+from decaylaws.runs.optimizer import OptimizerConfig
 from proxy_runs.engine.optim import MemberStep, MemberwiseAdamW, Moments, StackwiseAdamW
 from proxy_runs.weights.params import Params
 
