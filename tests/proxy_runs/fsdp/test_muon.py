@@ -123,7 +123,8 @@ def test_experts_are_orthogonalised_one_by_one_on_any_number_of_ranks(workspace:
     for part, grad in zip(apart, experts.grad):
         part.grad = grad.clone()
     settings = OptimizerSettings(name="muon", clip_norm=1e6)
-    ShardedOptimizer({"experts": experts}, settings, {"experts"}).step(0.1)
+    norm = torch.nn.Parameter(torch.ones(4))
+    ShardedOptimizer({"experts": experts, "norm": norm}, settings, {"experts"}).step(0.1)
     torch.optim.Muon(apart, lr=0.1, adjust_lr_fn="match_rms_adamw").step()
     torch.testing.assert_close(experts.detach(), torch.stack([part.detach() for part in apart]))
 
