@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
 from decaylaws.runs.held import HeldCheckpoint
@@ -483,7 +483,13 @@ def pool_tokens(
         settings: settings of the study.
         available_tokens: train tokens by source.
         repetition_scale: how many times longer the target's decay is; that of the settings if ``None``.
+
+    Raises:
+        DataError: the corpus was prepared without one of the sources.
     """
+    missing = [name for name in settings.sources if name not in available_tokens]
+    if missing:
+        raise DataError(f"The corpus has no source {missing[0]!r}. Run 'decaylaws prepare' to add it.")
     scale = settings.target.repetition_scale if repetition_scale is None else repetition_scale
     length = settings.seq_len
     return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
