@@ -10,12 +10,11 @@ import pytest
 
 from decaylaws.exporters import export
 from tests.exporters.recipes import PEAK, RECIPES, SEQ_LEN, SEQUENCES
-from tests.exporters.test_runs import REFUSED
+from tests.exporters.test_targets_runs import PLANNED, runs, shares, written
 from tests.exporters.trainers import import_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 NAME = "midtrain_megatron_bridge.yaml"
-NAMES = [name for name in RECIPES if "megatron-bridge" not in REFUSED.get(name, {})]
 
 
 def base_config(configs: Any) -> Any:
@@ -97,37 +96,29 @@ def lrs_of(config: Any, seen_samples: int, steps: int) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@written("megatron-bridge")
 def test_every_run_of_a_recipe_in_megatron_bridge(name: str, tmp_path: Path) -> None:
     import_trainer("megatron.bridge.training.config")
-    recipe = RECIPES[name]
-    result = export(recipe, "megatron-bridge")
-    result.write(tmp_path)
-    first = recipe.stages[0]
-    takes_state = recipe.handover.optimizer_state == "load" and recipe.handover.checkpoint is not None
-    seen_steps = recipe.handover.tokens // first.batch_tokens if takes_state else 0
-    seen_samples = recipe.handover.tokens // first.seq_len if takes_state else 0
-    found: list[np.ndarray] = []
-    folders = [tmp_path] if (tmp_path / NAME).is_file() else sorted(tmp_path.glob("stage-*"))
-    stages = iter(recipe.stages)
-    for folder in folders:
-        config = bridge_config(folder)
+    seen_steps = seen_samples = 0
+    for number, (part, path, promised) in enumerate(runs(name, "megatron-bridge", tmp_path)):
+        first = part.stages[0]
+        if number == 0 or name == PLANNED:  # else a run goes on from the one before it
+            takes_state = part.handover.optimizer_state == "load" and part.handover.checkpoint is not None
+            seen_steps = part.handover.tokens // first.batch_tokens if takes_state else 0
+            seen_samples = part.handover.tokens // first.seq_len if takes_state else 0
+        config = bridge_config(path.parent)
         batch = config.train.global_batch_size
-        # its loop ends at train_iters, or where --exit-interval says, whichever comes first
+        assert (batch * first.seq_len, config.dataset.seq_length) == (first.batch_tokens, first.seq_len)
+        assert config.model.seq_length == first.seq_len
+        # its loop ends at train_iters, or where exit_interval says, whichever comes first
         end = min(config.train.train_iters, config.train.exit_interval or config.train.train_iters)
         lrs = lrs_of(config, seen_samples, end - seen_steps)
-        seen_steps, seen_samples = end, seen_samples + len(lrs) * batch
-        found.append(lrs)
-        own = next(stages) if len(folders) > 1 else first
-        assert (batch, config.dataset.seq_length) == (own.batch_tokens // own.seq_len, own.seq_len)
-        assert config.model.seq_length == own.seq_len
-        assert config.scheduler.override_opt_param_scheduler is True
+        assert len(lrs) == part.num_steps
+        assert np.abs(lrs - promised).max() < 1e-12 * PEAK
         (paths, weights), valid, test = config.dataset.blend_per_split
-        shares = {path.removeprefix("/data/"): weight for path, weight in zip(paths, weights)}
-        assert shares == {source: share for source, share in own.mixture.weights.items() if share > 0}
+        assert dict(zip(paths, weights)) == pytest.approx(shares(part))
         assert (valid, test, config.dataset.split) == (None, None, None)
-    assert len(np.concatenate(found)) == recipe.num_steps
-    assert np.abs(np.concatenate(found) - result.step_lrs).max() < 1e-12 * PEAK
+        seen_steps, seen_samples = end, seen_samples + len(lrs) * batch
 
 
 def test_settings_reach_megatron_bridge(tmp_path: Path) -> None:

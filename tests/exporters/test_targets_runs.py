@@ -1,5 +1,7 @@
 """Every run of every recipe in its real trainer: configuration, LR, mixture, steps, and a restart half-way.
 
+The runs of a study for an external trainer ('export-runs') are tried in the same way, under the name ``PLANNED``.
+
 Needs torchtitan, ai2-olmo-core, megatron-core, marin-levanter, llm-foundry with mosaicml, and transformers, which
 'make test-targets' installs; nanotron's main branch, which is in no registry, from a checkout on PYTHONPATH.
 """
@@ -19,24 +21,52 @@ import numpy as np
 import pytest
 import yaml
 
+from decaylaws import study as verbs
 from decaylaws.exporters import ExportOptions, export
+from decaylaws.exporters.torchtitan import DEFAULT_MODEL
 from decaylaws.recipe import Recipe
 from tests.exporters.recipes import PEAK, RECIPES
+from tests.exporters.test_check import MAIN_FILES
 from tests.exporters.test_runs import REFUSED, parts
 from tests.exporters.test_targets import _module
 from tests.exporters.trainers import import_trainer
+from tests.study.external import DECLARED_SETTINGS, declared_study
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 BOUND = 1e-9 * PEAK
+PLANNED = "planned runs of a study"
 
 
 def written(target: str) -> Any:
-    """Parametrises a test by the recipes that ``target`` takes."""
-    return pytest.mark.parametrize("name", [name for name in RECIPES if target not in REFUSED.get(name, {})])
+    """Parametrises a test by the recipes that ``target`` takes, and by the runs of a study."""
+    names = [name for name in RECIPES if target not in REFUSED.get(name, {})]
+    return pytest.mark.parametrize("name", [*names, PLANNED])
+
+
+def planned_runs(target: str, folder: Path) -> list[tuple[Recipe, Path, np.ndarray]]:
+    """A run of every role, size and end of its decay out of a study, as 'export-runs' writes it."""
+    design = {**DECLARED_SETTINGS["design"], "end_lr_factors": [0.0, 0.1]}
+    study = declared_study(folder / "study", design=design)
+    models = dict.fromkeys(study.settings.shapes, DEFAULT_MODEL)
+    exported = verbs.export_runs(study, target, folder / "runs", models=models)
+    chosen = {
+        (run.role, run.config.shape, run.config.schedule.end_lr / run.config.schedule.start_lr)
+        if run.config.kind == "decay"
+        else (run.role, run.config.shape): run
+        for run in exported.runs
+    }
+    ends = {key[2] for key in chosen if len(key) == 3}
+    assert {round(end, 9) for end in ends} >= {0.0, 0.1}
+    return [
+        (run.recipe, folder / "runs" / run.name / MAIN_FILES[target], run.export.step_lrs)
+        for run in chosen.values()
+    ]
 
 
 def runs(name: str, target: str, folder: Path) -> list[tuple[Recipe, Path, np.ndarray]]:
     """Each run of an export: the recipe that it trains, its main file, and the LR that was promised for its steps."""
+    if name == PLANNED:
+        return planned_runs(target, folder)
     result = export(RECIPES[name], target)
     result.write(folder)
     found, start = [], 0
@@ -48,7 +78,7 @@ def runs(name: str, target: str, folder: Path) -> list[tuple[Recipe, Path, np.nd
 
 
 def shares(recipe: Recipe) -> dict[str, float]:
-    return {f"/data/{name}": share for name, share in recipe.shares().items() if share > 0}
+    return {str(recipe.sources[name].path): share for name, share in recipe.shares().items() if share > 0}
 
 
 def trained(optimizer: Any, scheduler: Any, steps: int, *arguments: Any) -> list[float]:
@@ -284,9 +314,11 @@ def _megatron_scheduler(optimizer: Any, flags: dict[str, list[str]], scheduler: 
 @written("megatron")
 def test_megatron(name: str, tmp_path: Path) -> None:
     scheduler = import_trainer("megatron.core.optimizer_param_scheduler").OptimizerParamScheduler
-    recipe = RECIPES[name]
-    seen = recipe.handover.tokens // recipe.stages[0].seq_len
-    for part, path, promised in runs(name, "megatron", tmp_path):
+    seen = seen_steps = 0
+    for number, (part, path, promised) in enumerate(runs(name, "megatron", tmp_path)):
+        if number == 0 or name == PLANNED:  # else a run goes on from the one before it
+            seen = part.handover.tokens // part.stages[0].seq_len
+            seen_steps = part.handover.tokens // part.stages[0].batch_tokens
         flags, restart = _flags(path), _flags(path.with_name("restart_megatron.args"))
         sequences, steps = int(flags["global-batch-size"][0]), part.num_steps
         batch = sequences * int(flags["seq-length"][0])
@@ -302,10 +334,12 @@ def test_megatron(name: str, tmp_path: Path) -> None:
                     "wd_incr_steps": 1,
                 }
             )  # fmt: skip
-            assert int(flags["train-samples"][0]) == seen + steps * sequences
         else:
-            seen = 0
-            assert int(flags["train-samples"][0]) == steps * sequences
+            seen = seen_steps = 0
+        # its loop counts iterations, up to the samples in batches of this run
+        ends = [int(flags["train-samples"][0]) // sequences, *map(int, flags.get("exit-interval", []))]
+        assert min(ends) == seen_steps + steps
+        assert int(flags["train-samples"][0]) >= seen + steps * sequences
         lrs = trained(optimizer, made, steps // 2, sequences)
         assert restart["load"] == flags["save"]
         assert "finetune" not in restart
@@ -317,6 +351,7 @@ def test_megatron(name: str, tmp_path: Path) -> None:
         pairs = dict(zip(flags["data-path"][1::2], map(float, flags["data-path"][::2])))
         assert pairs == pytest.approx(shares(part))
         seen += steps * sequences
+        seen_steps += steps
 
 
 # nanotron --------------------------------------------------------------------------------------------------
@@ -416,7 +451,7 @@ def alone() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-@written("nanotron")
+@pytest.mark.parametrize("name", [name for name in RECIPES if "nanotron" not in REFUSED.get(name, {})])
 @pytest.mark.usefixtures("alone")
 def test_nanotron(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import_trainer("nanotron.helpers")
@@ -547,16 +582,17 @@ def test_levanter(name: str, tmp_path: Path) -> None:
         first = trainer.num_train_steps - part.num_steps
         assert (trainer.initialize_from is not None) == (first > 0)
         lrs = [float(schedule(step)) for step in range(first, trainer.num_train_steps)]
-        assert np.abs(np.array(lrs) - promised).max() < 1e-6 * PEAK  # levanter counts in single precision
+        # levanter counts in single precision
+        assert np.abs(np.array(lrs) - promised).max() < 1e-6 * promised.max()
         stages = config.data.train_weights
         ends = [*(start for start, _ in stages[1:]), trainer.num_train_steps]
         steps = [
             min(end, trainer.num_train_steps) - max(start, first) for (start, _), end in zip(stages, ends)
         ]
-        mean = {f"/data/{source}": 0.0 for source in part.sources}
+        mean = {str(source.path): 0.0 for source in part.sources.values()}
         for (_, weights), length in zip(stages, steps):
             for source, share in weights.items():
-                mean[f"/data/{source}"] += share * length / part.num_steps
+                mean[str(part.sources[source].path)] += share * length / part.num_steps
         assert {source: share for source, share in mean.items() if share > 0} == pytest.approx(shares(part))
         assert restart.trainer.load_checkpoint is True
         assert restart.optimizer == config.optimizer
