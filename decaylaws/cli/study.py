@@ -28,6 +28,7 @@ from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.confirm import Confirmed
 from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.objective import objective, signal_table
 from decaylaws.study.plan import Plan, current_plan
 from decaylaws.study.prepare import Preparation, check_corpus
 from decaylaws.study.question import EARLIER_PLAN, left_out_words
@@ -230,10 +231,14 @@ def fit(
         result, new = verbs.fit(study, partial=partial, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
     console.print(frame_table(result.errors[list(ERROR_COLUMNS)], title=title))
-    say(console, result.notes)
+    signals, own = signal_table(study), objective(study)
+    if not signals.empty:
+        title = f"signal of the differences between mixtures, {own.unit.replace('_', ' ')}"
+        console.print(frame_table(signals, title=title))
+    say(console, (*result.notes, *own.notes))
     say_left_out(study)
     say_next(console, study, verb_after("fit"))
-    return {"is_new": new, "fit": result}
+    return {"is_new": new, "fit": result, "signals": signals, "objective": own}
 
 
 def recommend(directory: StudyDir) -> dict[str, object]:

@@ -55,6 +55,7 @@ from decaylaws.queue.trials import (
     sealed,
     waiting_trial,
 )
+from decaylaws.runs.columns import Unit
 from decaylaws.runs.config import RunConfig
 
 FOLDER = "folder"
@@ -240,10 +241,16 @@ class RunQueue:
         with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
             self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
 
-    def is_poor(self, claim: Claim, percentile: float, objective: Mapping[str, float]) -> bool:
+    def is_poor(
+        self,
+        claim: Claim,
+        percentile: float,
+        objective: Mapping[str, float],
+        unit: Unit = "nats_per_token",
+    ) -> bool:
         """Whether a run that reported stands worse than the best ``percentile`` percent did there."""
         trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
-        return is_poor(trial, self._trials(), percentile, objective)
+        return is_poor(trial, self._trials(), percentile, objective, unit)
 
     def finish(self, claim: Claim, result: dict[str, Any], value: float | None) -> bool:
         """Record a result and close the trial.

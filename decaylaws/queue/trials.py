@@ -15,9 +15,9 @@ from optuna.pruners import PercentilePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from decaylaws.errors import StudyError
-from decaylaws.runs.columns import LOSS, PRUNED
+from decaylaws.runs.columns import BPB, LOSS, PRUNED, Unit
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.objective import objective_value
+from decaylaws.runs.objective import objective_value, weighed_columns
 
 MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
 MAX_ATTEMPTS = 2
@@ -144,7 +144,11 @@ def is_pruned(trial: FrozenTrial) -> bool:
 
 
 def is_poor(
-    trial: FrozenTrial, trials: Iterable[FrozenTrial], percentile: float, objective: Mapping[str, float]
+    trial: FrozenTrial,
+    trials: Iterable[FrozenTrial],
+    percentile: float,
+    objective: Mapping[str, float],
+    unit: Unit = "nats_per_token",
 ) -> bool:
     """Whether a run stands worse on its way than the best ``percentile`` percent of finished ones did there.
 
@@ -156,9 +160,10 @@ def is_poor(
         trials: those of the queue.
         percentile: share of the rivals that counts as good enough, in percent.
         objective: weights by domain. Rivals are valued by these, whatever weights they were trained under.
+        unit: what these weights weigh.
     """
     rivals = [
-        _valued(each, objective)
+        _valued(each, objective, unit)
         for each in trials
         if each.state == TrialState.COMPLETE and _kind(each) == _kind(trial)
     ]
@@ -167,15 +172,17 @@ def is_poor(
     return study.pruner.prune(study, trial)
 
 
-def _valued(trial: FrozenTrial, objective: Mapping[str, float]) -> FrozenTrial:
+def _valued(trial: FrozenTrial, objective: Mapping[str, float], unit: Unit) -> FrozenTrial:
     """A finished run with the objective along its recorded curve as intermediate values; the trial itself is cached."""
-    losses: dict[int, dict[str, float]] = {}
+    rows: dict[int, dict[str, float]] = {}
     for point in trial.user_attrs[RESULT]["curve"]:
-        losses.setdefault(int(point["tokens"]), {})[LOSS + point["domain"]] = point["loss"]
-    valued = copy.copy(trial)
-    weighed = {LOSS + domain for domain, weight in objective.items() if weight > 0}
+        row = rows.setdefault(int(point["tokens"]), {})
+        row[LOSS + point["domain"]] = point["loss"]
+        if point.get("bits_per_byte") is not None:
+            row[BPB + point["domain"]] = point["bits_per_byte"]
+    valued, weighed = copy.copy(trial), weighed_columns(objective, unit)
     valued.intermediate_values = {
-        tokens: objective_value(row, objective) for tokens, row in losses.items() if weighed <= set(row)
+        tokens: objective_value(row, objective, unit) for tokens, row in rows.items() if weighed <= set(row)
     }
     return valued
 

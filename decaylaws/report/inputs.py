@@ -26,7 +26,8 @@ from decaylaws.study.confirm import (
     present_runs,
     scales,
 )
-from decaylaws.study.fit import Fit, load_fit, noise_at
+from decaylaws.study.fit import Fit, load_fit
+from decaylaws.study.objective import Objective, noise_at, objective
 from decaylaws.study.problem import decay_target
 from decaylaws.study.recommend import load_recipe, load_recommendation
 
@@ -63,7 +64,12 @@ class ReportInputs:
     @cached_property
     def weights(self) -> dict[str, float]:
         """Weights of the objective by domain, summing to one."""
-        return normalised(self.study.settings.objective_weights)
+        return normalised(self.objective.weights)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the search minimised and kept, in its own unit too."""
+        return objective(self.study)
 
     @cached_property
     def fit(self) -> Fit:
@@ -94,7 +100,7 @@ class ReportInputs:
     @cached_property
     def _problem(self) -> DecayProblem:
         study, stage = self.study, self.recipe.stages[0]
-        objective, planner, path = study.settings.objective, study.planner(), DecayTerms.of(stage.lr)
+        asked, planner, path = study.settings.objective, study.planner(), DecayTerms.of(stage.lr)
         return DecayProblem(
             law=self.law,
             space=planner.space,
@@ -103,7 +109,8 @@ class ReportInputs:
                 weights=self.weights,
                 control=planner.control_mixture,
                 guard_domains=list(self.recipe.guards),
-                guard_nats=objective.guard_nats,
+                guard_nats=asked.guard_nats,
+                guard_limits={domain: guard.limit for domain, guard in self.recipe.guards.items()},
             ),
             plan=Plan(
                 decay_tokens=path.tokens,

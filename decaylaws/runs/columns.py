@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from decaylaws.runs.config import RunConfig
 from decaylaws.schedules import DecayTerms
+
+Unit = Literal["nats_per_token", "bits_per_byte"]
+"""In what a loss is stated."""
 
 FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
 """How a run that was recorded ended."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import nct, t
+from scipy.stats import f, nct, t
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.objective import objective_values
@@ -29,6 +29,11 @@ PLAN = (
 
 CONTROL_PLAN = ("start_run_id", "decay_tokens", "start_lr", "batch_tokens")
 """What a run shares with its matched control. A design runs its controls in one shape of decay only."""
+
+NOISE_LEVEL = 0.05
+"""Chance at which seeds count as an explanation of the differences between mixtures."""
+LEAST_SIGNAL = 0.5
+"""Share of their variance from which on they are not noise, whatever the test says."""
 
 LEAST_GAP_SDS = 2 * math.sqrt(2)
 """Standard deviations between seeds by which two single runs must differ to be told apart, at about 95 %."""
@@ -138,14 +143,26 @@ def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.i
     One run counts once, under whatever role or in whatever copy it stands in the table: a copy agrees with itself.
     Two runs are copies if they share plan and seed, or, where no seed is known, plan and every value.
     """
-    columns = [name for name in PLAN if name in runs.columns]
-    shares = {MIX + name: runs[MIX + name].to_numpy(dtype=float).round(9) for name in names_with(runs, MIX)}
-    plans = runs[columns].reset_index(drop=True).assign(**shares)
+    columns, shares = _plan_columns(runs)
+    plans = pd.concat([runs[columns].reset_index(drop=True), shares], axis=1)
     kept = np.flatnonzero(np.isfinite(values).all(axis=1))
     seeds = (runs["seed"] if "seed" in runs.columns else pd.Series(np.nan, runs.index)).reset_index(drop=True)
     told = pd.DataFrame(np.where(seeds.isna().to_numpy()[:, None], values, 0.0))
     single = pd.concat([plans, seeds, told], axis=1).iloc[kept]
     kept = kept[~single.duplicated().to_numpy()]
+    return _within(plans, values, kept)
+
+
+def _plan_columns(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """Columns that make two runs one plan, and the shares of their mixtures, rounded, by position."""
+    shares = {MIX + name: runs[MIX + name].to_numpy(dtype=float).round(9) for name in names_with(runs, MIX)}
+    return [name for name in PLAN if name in runs.columns], pd.DataFrame(shares, index=range(len(runs)))
+
+
+def _within(
+    plans: pd.DataFrame, values: Array, kept: NDArray[np.int64]
+) -> tuple[Array, int, NDArray[np.int64]] | None:
+    """Variance of the rows ``kept`` within groups of equal ``plans``, its degrees of freedom, and the grouped rows."""
     groups = plans.iloc[kept].groupby(list(plans.columns), sort=False, dropna=False).ngroup().to_numpy()
     residuals, degrees, measured = np.zeros(values.shape[1]), 0, []
     for group in np.unique(groups):
@@ -155,6 +172,58 @@ def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.i
             degrees += len(rows) - 1
             measured.append(rows)
     return (residuals / degrees, degrees, np.concatenate(measured)) if degrees else None
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How much of the differences between mixtures is more than the noise of seeds.
+
+    Attributes:
+        seed_sd: standard deviation between seeds of one plan and mixture.
+        mixture_sd: standard deviation between single runs of one plan with different mixtures, seeds included.
+        share: share of the variance between mixtures that seeds do not explain, 0 to 1.
+        p_value: chance that seeds alone make mixtures differ so much (F-test of the two variances).
+    """
+
+    seed_sd: float
+    mixture_sd: float
+    share: float
+    p_value: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether seeds explain the differences: at 5 %, and with most of the variance.
+
+        With two replicates the test finds almost nothing, so that it alone would call a clear difference noise.
+        """
+        return self.p_value > NOISE_LEVEL and self.share < LEAST_SIGNAL
+
+
+def signals(runs: pd.DataFrame, values: Array) -> list[Signal] | None:
+    """Signal of each column of ``values`` ``[n, k]``, one row per run; None without replicates or without mixtures.
+
+    Args:
+        runs: a runs table of decays.
+        values: what is asked of each run, such as its losses.
+    """
+    replicated = _pooled(runs, values)
+    columns, shares = _plan_columns(runs)
+    plans = runs[columns].reset_index(drop=True)
+    kept = np.flatnonzero(np.isfinite(values).all(axis=1))
+    whole = pd.concat([plans, shares], axis=1).iloc[kept]
+    kept = kept[~whole.duplicated().to_numpy()]  # one run of each mixture
+    between = _within(plans, values, kept)
+    if replicated is None or between is None:
+        return None
+    (seed, seed_degrees, _), (mixture, degrees, _) = replicated, between
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(seed > 0, mixture / seed, np.where(mixture > 0, np.inf, 1.0))
+    return [
+        Signal(
+            math.sqrt(noise), math.sqrt(total), max(0.0, 1.0 - 1.0 / ratio) if ratio > 0 else 0.0, float(p)
+        )
+        for noise, total, ratio, p in zip(seed, mixture, ratios, f.sf(ratios, degrees, seed_degrees))
+    ]
 
 
 def matched_control(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

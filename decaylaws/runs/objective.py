@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.runs.columns import LOSS
+from decaylaws.runs.columns import BPB, LOSS, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,27 @@ def normalised(weights: Mapping[str, float], field: str = "weights") -> dict[str
     return {name: value / total for name, value in zip(weights, values)}
 
 
-def objective_value(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """The objective of one row of the runs table, nats per token."""
-    return float(sum(weight * row[LOSS + name] for name, weight in normalised(weights).items() if weight))
+COLUMN_OF: Mapping[Unit, str] = {"nats_per_token": LOSS, "bits_per_byte": BPB}
+"""Columns of the runs table in each unit."""
+
+
+def objective_value(
+    row: Mapping[str, Any], weights: Mapping[str, float], unit: Unit = "nats_per_token"
+) -> float:
+    """The objective of one row of the runs table.
+
+    Args:
+        row: the row.
+        weights: weight of each domain.
+        unit: of what is weighed.
+    """
+    prefix = COLUMN_OF[unit]
+    return float(sum(weight * row[prefix + name] for name, weight in normalised(weights).items() if weight))
+
+
+def weighed_columns(weights: Mapping[str, float], unit: Unit = "nats_per_token") -> set[str]:
+    """Columns that a row must hold to have an objective."""
+    return {COLUMN_OF[unit] + name for name, weight in weights.items() if weight > 0}
 
 
 def objective_values(runs: pd.DataFrame, weights: Mapping[str, float]) -> NDArray[np.float64]:

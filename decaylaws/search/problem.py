@@ -106,6 +106,7 @@ class Goal:
             decayed the same way.
         guard_domains: domains that may not get worse than the control by more than ``guard_nats``.
         guard_nats: tolerance of the guards, nats per token.
+        guard_limits: tolerance of single guards in its place, nats per token.
         risk: how many standard deviations of the gain (over the law's bootstrap) a candidate has to make up
             for; 0 minimises the law's point prediction, 1 prefers a smaller gain that is better known.
         guard_margins: nats by which the prediction of a guard domain must stay clear of its limit, by domain;
@@ -121,6 +122,7 @@ class Goal:
     control: Mixture
     guard_domains: Sequence[str] = ()
     guard_nats: float = 0.02
+    guard_limits: Mapping[str, float] = field(default_factory=dict)
     risk: float = 1.0
     guard_margins: Mapping[str, float] = field(default_factory=dict)
     general_domains: Sequence[str] = ()
@@ -133,11 +135,20 @@ class Goal:
                 raise InvalidValueError(name, getattr(self, name), "must be finite and not negative")
         if self.kl_strength > 0 and self.prior is None:
             raise InvalidValueError("prior", None, "must be given where kl_strength is positive")
+        for domain, limit in self.guard_limits.items():
+            if domain not in self.guard_domains:
+                raise InvalidValueError(f"guard_limits.{domain}", limit, "must belong to a guard domain")
+            if not 0 <= limit < float("inf"):
+                raise InvalidValueError(f"guard_limits.{domain}", limit, "must be finite and not negative")
         for domain, margin in self.guard_margins.items():
             if domain not in self.guard_domains:
                 raise InvalidValueError(f"guard_margins.{domain}", margin, "must belong to a guard domain")
             if not margin >= 0:
                 raise InvalidValueError(f"guard_margins.{domain}", margin, "must not be negative")
+
+    def guard_limit(self, domain: str) -> float:
+        """Nats per token by which a guarded domain may get worse than the control."""
+        return self.guard_limits.get(domain, self.guard_nats)
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,8 @@ class DecayProblem:
         if not len(self.goal.guard_domains):
             return np.empty((len(shares), 0))
         columns = [self.law.domains_.index(name) for name in self.goal.guard_domains]
-        return self.control_losses[columns] + self.goal.guard_nats - self.losses(shares)[:, columns]
+        limits = np.array([self.goal.guard_limit(name) for name in self.goal.guard_domains])
+        return self.control_losses[columns] + limits - self.losses(shares)[:, columns]
 
     def robust_slack(self, shares: Array) -> Array:
         """Guard slacks ``[k, g]`` less the margins of the goal."""

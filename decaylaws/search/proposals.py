@@ -286,16 +286,16 @@ class Proposals:
         """What a finished run is worth: its objective, or with two goals general and specialised loss."""
         settings = self.planner.settings
         if not self.has_two_goals:
-            return [objective_value(row, settings.objective_weights)]
+            return [objective_value(row, settings.objective_weights, settings.objective_unit)]
         general = set(settings.general_domains)
         parts = [
             {name: 1.0 for name in settings.domains if (name in general) == wanted}
             for wanted in (True, False)
         ]
-        return [objective_value(row, weights) for weights in parts]
+        return [objective_value(row, weights, settings.objective_unit) for weights in parts]
 
     def best(self) -> pd.DataFrame:
-        """The best trial, or the Pareto front: values (nats per token) and what reached them."""
+        """The best trial, or the Pareto front: values (in the unit of the objective) and what reached them."""
         names = ["general", "specialised"] if self.has_two_goals else ["objective"]
         done = self._trials(TrialState.COMPLETE)
         if not done:

@@ -46,6 +46,7 @@ def decay_recipe(
     optimizer: OptimizerSettings | None = None,
     seed: int = 0,
     provenance: Provenance | None = None,
+    guard_limits: Mapping[str, float] | None = None,
 ) -> Recipe:
     """The recipe of a recommended decay.
 
@@ -60,6 +61,7 @@ def decay_recipe(
         optimizer: AdamW settings; the recipe's defaults where not given.
         seed: of the order of the data.
         provenance: where the recipe comes from.
+        guard_limits: tolerances of single guards in the place of the common one, nats per token.
 
     Raises:
         InvalidValueError: no batch size is known, or the sources do not allow the mixture.
@@ -97,7 +99,10 @@ def decay_recipe(
                 )
                 for domain, estimate in found.predicted.items()
             },
-            guards={domain: _guard(found, domain, slack) for domain, slack in found.guards.items()},
+            guards={
+                domain: _guard(found, domain, slack, (guard_limits or {}).get(domain, found.guard_nats))
+                for domain, slack in found.guards.items()
+            },
             provenance=provenance or Provenance(),
         )
 
@@ -172,11 +177,11 @@ def _sources(sources: Sources) -> dict[str, Source]:
     }
 
 
-def _guard(found: Recommendation, domain: str, slack: float) -> Guard:
+def _guard(found: Recommendation, domain: str, slack: float, limit: float) -> Guard:
     """A guard with the margin that its prediction has to keep."""
-    change, margin = found.guard_nats - slack, found.guard_margins.get(domain, 0.0)
+    change, margin = limit - slack, found.guard_margins.get(domain, 0.0)
     return Guard(
-        limit=found.guard_nats,
+        limit=limit,
         predicted=change,
         upper=change + margin,
         holds=slack - margin >= -GUARD_TOLERANCE,

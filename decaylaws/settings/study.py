@@ -25,6 +25,7 @@ from pydantic import (
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
+from decaylaws.runs.columns import Unit
 from decaylaws.runs.config import ModelShape
 from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
@@ -54,9 +55,9 @@ from decaylaws.settings.numbers import (
     Positive,
     Share,
     Tokens,
-    Weight,
     check_mixture,
 )
+from decaylaws.settings.objective import ObjectiveSettings
 from decaylaws.settings.optimizer import OptimizerSettings
 from decaylaws.settings.quality import QualitySettings, cut_sources
 from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
@@ -283,32 +284,6 @@ class DesignSettings(_Settings):
         "depend on study.yaml and the corpus alone",
     )
     seed: NotNegative = Field(0, description="seed of the mixtures and of the order of the data")
-
-
-class ObjectiveSettings(_Settings):
-    """What the search minimises and what it must not give up."""
-
-    weights: dict[str, Weight] = Field(default_factory=dict, description="weight by domain")
-    capabilities: dict[Capability, Weight] = Field(
-        default_factory=dict, description="weight by group; shared equally by the domains of its sources"
-    )
-    guard_domains: list[str] = Field(
-        default_factory=list,
-        description="domains whose loss may rise by at most guard_nats against the control",
-    )
-    guard_nats: Weight = Field(0.02, description="largest rise of a guarded loss, in nats per token")
-    kl_strength: Weight = Field(
-        0.0, description="nats of loss that one nat of KL divergence from the prior mixture has to earn"
-    )
-    prior: dict[str, Share] | None = Field(
-        None, description="prior mixture; None takes every source in proportion to its tokens"
-    )
-
-    @model_validator(mode="after")
-    def _prior_sums(self) -> Self:
-        if self.prior is not None:
-            check_mixture("objective.prior", self.prior)
-        return self
 
 
 class TargetSettings(_Settings):
@@ -557,6 +532,7 @@ class StudySettings(_Settings):
             "checkpoints.mixture": (self.checkpoints.mixture if self.checkpoints else {}, sources),
             "objective.weights": (self.objective.weights, domains),
             "objective.guard_domains": (self.objective.guard_domains, domains),
+            "objective.insist": (self.objective.insist, domains),
             "objective.prior": (self.objective.prior or {}, sources),
         }
         for key, (names, (kind, known)) in named.items():
@@ -608,8 +584,17 @@ class StudySettings(_Settings):
     @property
     def objective_weights(self) -> dict[str, float]:
         """Weight of every domain that counts in the objective, from ``objective.weights`` and ``.capabilities``."""
-        capabilities = {name: each.capability for name, each in self._by_domain.items()}
-        return objective_weights(self.objective.capabilities, capabilities, self.objective.weights)
+        return objective_weights(self.objective.capabilities, self.capabilities, self.objective.weights)
+
+    @property
+    def capabilities(self) -> dict[str, Capability | None]:
+        """What each domain shows, as far as study.yaml says it."""
+        return {name: each.capability for name, each in self._by_domain.items()}
+
+    @property
+    def objective_unit(self) -> Unit:
+        """In what the objective weighs: what study.yaml says, or bits per byte where other text or questions count."""
+        return self.objective.unit or ("bits_per_byte" if self.evaluation.sets else "nats_per_token")
 
     @property
     def is_declared(self) -> bool:

@@ -25,10 +25,11 @@ from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import Noise, matched_control, told_apart
 from decaylaws.runs.objective import objective_value, objective_values
-from decaylaws.runs.table import LOSS, MIX
+from decaylaws.runs.table import BPB, LOSS, MIX
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.fit import fit_inputs, load_fit, noise_at
+from decaylaws.study.fit import fit_inputs, load_fit
+from decaylaws.study.objective import Objective, noise_at, objective
 from decaylaws.study.question import CONFIRMING, content_hash
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.results import decays, planned_rows
@@ -201,7 +202,7 @@ def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
     """Hash of all that decides the predictions: what the law was fitted to, the objective, and the runs."""
     return content_hash(
         fit_inputs(study),
-        study.settings.objective_weights,
+        objective(study).weights,
         study.settings.evaluation.tokens_per_domain,
         *([study.evaluation_sets] if study.settings.evaluation.sets else []),
         [(candidate, scale, config.run_id) for candidate, scale, config in labelled],
@@ -261,7 +262,7 @@ def confirmation_table(study: Study) -> pd.DataFrame:
     guards hold).
     """
     runs = study.runs().set_index("run_id")
-    weights = study.settings.objective_weights
+    weights = objective(study).weights
     rows = []
     for entry in load_confirmation(study).entries:
         expected = entry["objective"]
@@ -278,14 +279,14 @@ def confirmation_table(study: Study) -> pd.DataFrame:
 
 def _guards_hold(study: Study, table: pd.DataFrame, runs: pd.DataFrame) -> list[bool]:
     """Whether each candidate keeps every guard against the control of its scale, as observed."""
-    objective = study.settings.objective
-    columns = [LOSS + domain for domain in objective.guard_domains]
+    limits = objective(study).guard_limits
+    columns, most = [LOSS + domain for domain in limits], list(limits.values())
     controls = table[table["candidate"] == "control"].set_index("scale")["run_id"]
     pairs = [(row.run_id, controls[row.scale]) for row in table.itertuples()]
     return [
         run in runs.index
         and control in runs.index
-        and bool((runs.loc[run, columns] - runs.loc[control, columns] <= objective.guard_nats).all())
+        and bool((runs.loc[run, columns] - runs.loc[control, columns] <= most).all())
         for run, control in pairs
     ]
 
@@ -321,6 +322,7 @@ def verdict(study: Study) -> tuple[str, ...]:
         missed, total = outside_intervals(domains, scale)
         if len(missed):
             lines.append(f"{scale} scale: {outside_words(missed, total)}.")
+    lines += _elsewhere(cost_table(study), objective(study))
     held = 100 * domains["inside"].mean()
     lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
     entries = load_confirmation(study).entries
@@ -331,6 +333,58 @@ def verdict(study: Study) -> tuple[str, ...]:
             "stored. No law was fitted to them."
         )
     return tuple(lines)
+
+
+def cost_table(study: Study) -> pd.DataFrame:
+    """What the recommendation gains and costs by domain, as observed: one row per scale and domain.
+
+    Columns: ``scale``, ``domain``, ``weight`` (share of the stated objective), ``recommended``, ``control`` and
+    ``token_proportional`` in ``unit`` (bits per byte, or nats per token where the runs do not say bytes),
+    ``against_control`` and ``against_proportional`` (recommended minus the other; positive is worse). Empty where a run
+    is missing.
+    """
+    runs, stated = study.runs().set_index("run_id"), objective(study).stated
+    domains = study.settings.domains
+    prefix = BPB if all(BPB + name in runs for name in domains) else LOSS
+    entries = pd.DataFrame([{key: each[key] for key in ("scale", "candidate", "run_id")} for each in
+                            load_confirmation(study).entries])  # fmt: skip
+    asked = ["recommended", "control", "token_proportional"]
+    rows = []
+    for scale, own in entries.groupby("scale", sort=False):
+        ids = own.set_index("candidate")["run_id"].reindex(asked)
+        if not ids.isin(runs.index).all():
+            continue
+        for name in domains:
+            values = {candidate: float(runs.loc[run_id, prefix + name]) for candidate, run_id in ids.items()}
+            rows.append({"scale": scale, "domain": name, "weight": stated.get(name, 0.0), **values})
+    table = pd.DataFrame(rows, columns=["scale", "domain", "weight", *asked])
+    return table.assign(
+        unit="bits per byte" if prefix == BPB else "nats per token",
+        against_control=table["recommended"] - table["control"],
+        against_proportional=table["recommended"] - table["token_proportional"],
+    )
+
+
+def _elsewhere(costs: pd.DataFrame, own: Objective) -> list[str]:
+    """The objective in its own unit where that is bits per byte, and where the recommendation is worse than rivals."""
+    lines = []
+    for scale, rows in costs.groupby("scale", sort=False):
+        weights = rows["weight"].to_numpy()
+        if own.unit == "bits_per_byte":
+            means = {
+                name: float(rows[name] @ weights) for name in ("recommended", "control", "token_proportional")
+            }
+            words = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in means.items())
+            lines.append(f"{scale} scale: the objective in bits per byte: {words}.")
+        others = rows[weights == 0]
+        worst = others.loc[others["against_proportional"].idxmax()] if len(others) else None
+        if worst is not None and worst["against_proportional"] > 0:
+            lines.append(
+                f"{scale} scale: outside the objective the recommendation costs most on '{worst['domain']}': "
+                f"{worst['against_proportional']:+.4f} against the token-proportional mixture and "
+                f"{worst['against_control']:+.4f} against the control."
+            )
+    return lines
 
 
 def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
@@ -461,17 +515,17 @@ def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mi
     if tried.empty:
         raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
     kept = tried[sweep_guards_hold(study, tried)]
-    best = kept.iloc[int(np.argmin(objective_values(kept, study.settings.objective_weights)))]
+    best = kept.iloc[int(np.argmin(objective_values(kept, objective(study).weights)))]
     return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
 
 
 def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
     """Whether each run of the sweep kept every guard against the control of its tokens, LR and batch, [runs]."""
-    objective = study.settings.objective
-    columns = [LOSS + domain for domain in objective.guard_domains]
+    limits = objective(study).guard_limits
+    columns = [LOSS + domain for domain in limits]
     # a run without a matched control (the drop-and-hold run) can not be shown to keep a guard
     changes = tried[columns].to_numpy() - matched_control(tried, columns).to_numpy()
-    return np.asarray((changes <= objective.guard_nats).all(axis=1))
+    return np.asarray((changes <= list(limits.values())).all(axis=1))
 
 
 def _predictions(
@@ -479,10 +533,10 @@ def _predictions(
 ) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
     """Per row: mean and 90 % interval of the objective, and of every domain."""
     found = law.predict(rows, interval=0.9)
-    objective = law.predict_objective(rows, study.settings.objective_weights, interval=0.9)
+    weighed = law.predict_objective(rows, objective(study).weights, interval=0.9)
     return [
         (
-            _interval(objective.mean[index], objective.lower[index], objective.upper[index]),
+            _interval(weighed.mean[index], weighed.lower[index], weighed.upper[index]),
             {
                 domain: _interval(
                     found.mean[index, column], found.lower[index, column], found.upper[index, column]

@@ -366,6 +366,9 @@ class Study:
             del settings["trainer"]
         if not settings["groups"]:
             del settings["groups"]
+        for name in ("unit", "guard_bits_per_byte", "insist"):
+            if not settings["objective"][name] and settings["objective"][name] != 0:
+                del settings["objective"][name]
         for kind in ("domains", "questions"):
             if not settings["evaluation"][kind]:
                 del settings["evaluation"][kind]

@@ -24,7 +24,7 @@ from decaylaws.laws.decay import (
 )
 from decaylaws.laws.decay.heldout import HeldOutFits, member_votes
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.noise import Noise, matched_control, seed_noise
+from decaylaws.runs.noise import matched_control, seed_noise
 from decaylaws.runs.table import LOSS, fit_ready, values_by
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
@@ -407,25 +407,6 @@ def size_notes(errors: pd.DataFrame, sizes: Sequence[float], target_params: int 
         f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average. With so few model sizes "
         "the size trend is uncertain; the intervals account for this."
     ]
-
-
-def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
-    """Seed noise of the objective at a scale, from decays of the sweep that differ in their seed alone.
-
-    Runs that confirm a recipe do not count: the noise that decided the recommendation stays that of the report.
-
-    Args:
-        study: the study.
-        scale: ``proxy`` or ``target``. Where that size has no replicates the noise of the others is taken, and the
-            answer's ``sizes`` say so.
-        runs: the runs table.
-
-    Returns:
-        None where no plan was run under two seeds.
-    """
-    name = study.settings.proxy if scale == "proxy" else study.settings.target.shape
-    params = study.planner().shape(name).non_embedding_params
-    return Noise.at_size(decays(runs), study.settings.objective_weights, params)
 
 
 def _restore(stored: StoredFit) -> Fit:

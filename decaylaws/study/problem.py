@@ -13,6 +13,7 @@ from decaylaws.schedules import decay
 from decaylaws.search import Goal, Target
 from decaylaws.study.directory import Study
 from decaylaws.study.fit import Fit
+from decaylaws.study.objective import objective
 from decaylaws.study.results import start_losses
 
 GUARD_CONFIDENCE = 0.95
@@ -26,17 +27,18 @@ def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
         study: the study.
         guard_margins: nats by which the prediction of each guard must stay clear of its limit.
     """
-    objective, planner = study.settings.objective, study.planner()
-    prior = planner.space.token_proportional() if objective.prior is None else Mixture(objective.prior)
+    asked, own, planner = study.settings.objective, objective(study), study.planner()
+    prior = planner.space.token_proportional() if asked.prior is None else Mixture(asked.prior)
     return Goal(
-        weights=study.settings.objective_weights,
+        weights=own.weights,
         control=planner.control_mixture,
-        guard_domains=objective.guard_domains,
-        guard_nats=objective.guard_nats,
+        guard_domains=asked.guard_domains,
+        guard_nats=asked.guard_nats,
+        guard_limits=own.guard_limits,
         guard_margins=guard_margins,
         general_domains=study.settings.general_domains,
         prior=prior,
-        kl_strength=objective.kl_strength,
+        kl_strength=asked.kl_strength,
     )
 
 
@@ -46,10 +48,10 @@ def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
     The errors are of the change against the matched control, the very thing that a guard limits: a law that is
     right about losses can still be optimistic about their differences.
     """
-    objective = study.settings.objective
+    changes = fit.guard_changes
     return {
-        domain: margin_near(fit.guard_changes[fit.guard_changes["domain"] == domain], objective.guard_nats)
-        for domain in objective.guard_domains
+        domain: margin_near(changes[changes["domain"] == domain], limit)
+        for domain, limit in objective(study).guard_limits.items()
     }
 
 

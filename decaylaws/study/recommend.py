@@ -27,7 +27,8 @@ from decaylaws.search import Choices, Recommendation, decay_recipe
 from decaylaws.search import recommend as search
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, noise_at, usable_runs
+from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, usable_runs
+from decaylaws.study.objective import noise_at, objective
 from decaylaws.study.plan import proportional_mixture
 from decaylaws.study.problem import decay_target, goal, guard_margins
 from decaylaws.study.question import content_hash
@@ -154,6 +155,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
         provenance=_provenance(study, fit, law),
+        guard_limits=objective(study).guard_limits,
     )
 
 

@@ -203,7 +203,9 @@ def store(
     for done, (run, result) in enumerate(results, start=1):
         row, old = result["row"], before.get(run.config.run_id)
         row["role"] = run.role if old is None else old["role"]
-        value = objective_value(row, weights) if row["reached_target"] else None
+        value = (
+            objective_value(row, weights, study.settings.objective_unit) if row["reached_target"] else None
+        )
         outcome = queue.record(run.role, run.config, result, value)
         change = _change(old, row, files.get(run.config.run_id, "")) if outcome == "replaced" and old else ""
         outcomes.append((run.config.run_id, run.role, outcome, change))

@@ -408,6 +408,7 @@ def workspace(
         study_name=study.storage_name,
         evaluation=study.settings.evaluation,
         objective=study.settings.objective_weights,
+        objective_unit=study.settings.objective_unit,
         slots=slots,
         shape_slots=shape_slots or {},
         slots_batch_tokens=study.settings.batch_tokens,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decaylaws.errors import DataError
 from decaylaws.evaluation.estimates import ratio_with_error
-from decaylaws.runs.columns import BPB_ERROR
+from decaylaws.runs.columns import BPB, BPB_ERROR, LOSS
 from proxy_runs.answers.prepared import PreparedSets
 from proxy_runs.data.shards import HeldOut, TokenStore
 from proxy_runs.engine.model import StackedLlama
@@ -112,6 +112,13 @@ class EvaluationSet:
     def bits_per_byte(self, losses: Mapping[str, float]) -> dict[str, float]:
         """Bits per byte of losses in nats per token on these windows and questions."""
         return {domain: loss * self.bits_per_nat_byte[domain] for domain, loss in losses.items()}
+
+    def row(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Losses in nats per token as columns of the runs table, in both units."""
+        bits = self.bits_per_byte(losses)
+        return {LOSS + name: loss for name, loss in losses.items()} | {
+            BPB + name: value for name, value in bits.items()
+        }
 
     def losses(self, model: StackedLlama, params: Mapping[str, Tensor]) -> list[dict[str, float]]:
         """Loss of every domain and question set in nats per token, one mapping per member of the stack."""

@@ -76,7 +76,8 @@ def train(
         device: ``cpu``, ``cuda`` or ``auto``.
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, all states are saved and the call returns.
-        should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
+        should_prune: asked after an evaluation on the way with (plan, own tokens, loss: and bpb: columns); true ends
+            the run.
         on_losses: told of every evaluation, that at the start too, with (plan, own tokens, losses).
         save_seconds: at most so much work is lost to a crash, or twenty times what saving takes if that is more.
 
@@ -299,7 +300,7 @@ class _Session:
         for slot, found in zip(slots, self._stack.measure(slots, self._evaluation, leave_out)):
             run, losses = self._stack.run(slot), found.losses
             self._note_losses(run, losses, found.columns)
-            if on_the_way and self._hooks.should_prune(run.config, run.tokens, losses):
+            if on_the_way and self._hooks.should_prune(run.config, run.tokens, self._evaluation.row(losses)):
                 self._close(slot, PRUNED, f"pruned at step {run.step}")
 
     def _note_losses(

@@ -63,7 +63,8 @@ def train_run(
         keep_model: where the trained model is left as a Hugging Face folder; ``None`` leaves none.
         progress: told ``(run_id, own tokens done, own tokens planned, note)``.
         should_stop: asked between steps; when true, the state is saved and the call returns without a result.
-        should_prune: asked after an evaluation on the way with (plan, own tokens, losses); true ends the run.
+        should_prune: asked after an evaluation on the way with (plan, own tokens, loss: and bpb: columns); true ends
+            the run.
         on_losses: told of every evaluation, that at the start too, with (plan, own tokens, losses).
 
     Raises:
@@ -74,7 +75,7 @@ def train_run(
     windows = EvaluationSet.build(
         store, seq_len=config.shape.seq_len, tokens_per_domain=evaluation.tokens_per_domain
     )
-    listener = _SweepListener(run, progress, should_stop, should_prune, on_losses)
+    listener = _SweepListener(run, windows, progress, should_stop, should_prune, on_losses)
     output.mkdir(parents=True, exist_ok=True)
     recipe_file = recipe_of(config, str(start)).save(output / "recipe.json")
     settings = TrainSettings.checked(
@@ -206,12 +207,14 @@ class _SweepListener(Listener):
     def __init__(
         self,
         run: Run,
+        windows: EvaluationSet,
         progress: Progress,
         should_stop: Callable[[], bool],
         should_prune: Callable[[RunConfig, int, Mapping[str, float]], bool],
         on_losses: Callable[[RunConfig, int, Mapping[str, float]], None],
     ) -> None:
         self._run = run
+        self._windows = windows
         self._progress = progress
         self._should_prune = should_prune
         self._on_losses = on_losses
@@ -248,4 +251,4 @@ class _SweepListener(Listener):
         run = self._run
         self.note(step, losses, columns)
         on_the_way = step > 0 and not run.is_done
-        return on_the_way and self._should_prune(run.config, run.tokens, losses)
+        return on_the_way and self._should_prune(run.config, run.tokens, self._windows.row(losses))

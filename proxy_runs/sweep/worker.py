@@ -36,7 +36,7 @@ from decaylaws.runs.columns import (
     config_row,
 )
 from decaylaws.runs.config import RunConfig
-from decaylaws.runs.objective import objective_value
+from decaylaws.runs.objective import objective_value, weighed_columns
 from proxy_runs.answers.prepared import PreparedSets
 from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
@@ -252,16 +252,16 @@ class Worker:
                 self._record(heart.drop(claim.config.run_id), claim.result)
         return [claim.config for claim in claims if claim.result is None]
 
-    def _is_poor(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> bool:
+    def _is_poor(self, heart: Heart, config: RunConfig, tokens: int, row: Mapping[str, float]) -> bool:
         """Report where a run stands; whether it is a sampler's proposal that is not worth its end."""
-        claim = heart.claim(config.run_id)
-        row = {LOSS + domain: loss for domain, loss in losses.items()}
-        weighed = [domain for domain, weight in self._workspace.objective.items() if weight > 0]
-        if any(LOSS + domain not in row for domain in weighed):
+        claim, where = heart.claim(config.run_id), self._workspace
+        if not weighed_columns(where.objective, where.objective_unit) <= set(row):
             return False  # a question set of the objective is not asked on the way
-        self._queue.report(claim, tokens, objective_value(row, self._workspace.objective))
-        percentile = self._workspace.prune.get(claim.role)
-        return percentile is not None and self._queue.is_poor(claim, percentile, self._workspace.objective)
+        self._queue.report(claim, tokens, objective_value(row, where.objective, where.objective_unit))
+        percentile = where.prune.get(claim.role)
+        return percentile is not None and self._queue.is_poor(
+            claim, percentile, where.objective, where.objective_unit
+        )
 
     def _tell_losses(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> None:
         """Tell a tracker of an evaluation."""
@@ -314,7 +314,8 @@ class Worker:
 
     def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]
-        value = objective_value(row, self._workspace.objective) if row["reached_target"] else None
+        where = self._workspace
+        value = objective_value(row, where.objective, where.objective_unit) if row["reached_target"] else None
         recorded = self._queue.finish(claim, result, value)
         kind = row["status"] if recorded else "returned"
         note = f"{value:.4f}" if value is not None else str(row["reason"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from decaylaws.progress import Progress, silent
 from decaylaws.queue.queue import RunQueue
+from decaylaws.runs.columns import Unit
 from decaylaws.runs.config import RunConfig, Shape, shape_from_dict
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.fsdp.layout import DEFAULT_LAYOUT, Layout
@@ -35,6 +36,7 @@ class Workspace:
         study_name: Optuna study.
         evaluation: held-out evaluation.
         objective: weight of each domain in the value by which Optuna knows a run.
+        objective_unit: what these weights weigh.
         slots: members that train as one stack, of shapes that ``shape_slots`` does not hold.
         shape_slots: members that train as one stack, by shape; measured with batches of ``slots_batch_tokens``.
         slots_batch_tokens: a run of a larger batch takes the memory of several, so that fewer fit a stack.
@@ -56,6 +58,7 @@ class Workspace:
     study_name: str
     evaluation: EvaluationSettings
     objective: Mapping[str, float]
+    objective_unit: Unit = "nats_per_token"
     slots: int = 1
     shape_slots: Mapping[Shape, int] = field(default_factory=dict)
     slots_batch_tokens: int = 0

@@ -7,10 +7,11 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, listed
+from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, listed, name, percent
 from decaylaws.runs.table import LOSS, MIX, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.objective import signal_table
 from decaylaws.study.results import decays
 
 
@@ -38,7 +39,29 @@ def microanneals(inputs: ReportInputs) -> Section:
                 "Gain of each source's domain over the decay, plotted against its share. Longer decays are lighter.",
             )
         ],
-        tables=[PageTable.of(by_role, "Decays by role and size.")],
+        tables=[
+            PageTable.of(by_role, "Decays by role and size."),
+            PageTable.of(
+                _signals(inputs),
+                "How much of the variance between mixtures is signal. 'Chance' is how likely seeds alone make mixtures "
+                "differ so much.",
+            ),
+        ],
+    )
+
+
+def _signals(inputs: ReportInputs) -> pd.DataFrame:
+    table = signal_table(inputs.study)
+    return pd.DataFrame(
+        {
+            "domain": table["name"].map(name),
+            "kind": table["kind"],
+            "sd between seeds": table["seed_sd"],
+            "sd between mixtures": table["mixture_sd"],
+            "signal": table["signal"].map(percent),
+            "chance": [f"{value:.2g}" for value in table["p_value"]],
+            "counts in the objective": table["counts"],
+        }
     )
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import name, nats, plain, span, when
+from decaylaws.report.words import name, nats, percent, plain, span, when
 from decaylaws.study import Study
-from decaylaws.study.confirm import domain_table, load_confirmation, verdict
+from decaylaws.study.confirm import cost_table, domain_table, load_confirmation, verdict
 from decaylaws.study.directory import read_json
 from decaylaws.study.launch import launch_table
 from decaylaws.study.stored import StoredResult
@@ -52,9 +52,28 @@ def confirmation(inputs: ReportInputs) -> Section:
                 shown, "Objective, nats per token. The winner of each scale is in bold.", mark="won"
             ),
             PageTable.of(
+                _costs(study),
+                "What the recommendation gains and costs by domain. Positive changes are worse.",
+            ),
+            PageTable.of(
                 _by_domain(study), "The recommendation, domain by domain, nats per token.", folded=True
             ),
         ],
+    )
+
+
+def _costs(study: Study) -> pd.DataFrame:
+    costs = cost_table(study)
+    return pd.DataFrame(
+        {
+            "domain": costs["domain"].map(name),
+            "scale": costs["scale"],
+            "unit": costs["unit"],
+            "weight in the objective": costs["weight"].map(percent),
+            "recommended": costs["recommended"],
+            "against the control": costs["against_control"].map(nats),
+            "against token-proportional": costs["against_proportional"].map(nats),
+        }
     )
 
 

@@ -13,7 +13,8 @@ from decaylaws.settings.study import StudySettings
 def asked(inputs: ReportInputs) -> Section:
     """The question, with what each source offers."""
     study, settings = inputs.study, inputs.study.settings
-    weights = inputs.weights
+    own = inputs.objective
+    weights = own.stated
     available = study.corpus().available_tokens
     frame = pd.DataFrame(
         [
@@ -28,10 +29,16 @@ def asked(inputs: ReportInputs) -> Section:
             for source, limits in settings.sources.items()
         ]
     )
+    asked = settings.objective
+    limit = (
+        f"{asked.guard_nats:g} nats per token"
+        if asked.guard_bits_per_byte is None
+        else f"{asked.guard_bits_per_byte:g} bits per byte"
+    )
     lead = (
         f"Which mixture and schedule, within {settings.target.max_decay_tokens:,} tokens, lowers the "
         f"weighted held-out loss of '{settings.target.shape}' most? The loss of a guarded domain may rise by at "
-        f"most {settings.objective.guard_nats:g} nats per token against the matched control (the start's own "
+        f"most {limit} against the matched control (the start's own "
         "mixture, decayed the same way)."
     )
     tables = [PageTable.of(frame, "Domains and their sources.")]
@@ -39,7 +46,7 @@ def asked(inputs: ReportInputs) -> Section:
         tables.append(PageTable.of(_sets(inputs), "What every run is measured on besides the sources."))
     if settings.source_groups:
         tables.append(PageTable.of(_groups(settings), "Groups of sources."))
-    return Section("What was asked", lead, tables=tables)
+    return Section("What was asked", lead, notes=list(own.notes), tables=tables)
 
 
 def _sets(inputs: ReportInputs) -> pd.DataFrame:
@@ -54,7 +61,7 @@ def _sets(inputs: ReportInputs) -> pd.DataFrame:
                 "documents or questions": counts[each][0],
                 "ability": (settings.capability or "-").replace("_", " "),
                 "group": settings.group,
-                "weight in the objective": percent(inputs.weights.get(each, 0.0)),
+                "weight in the objective": percent(inputs.objective.stated.get(each, 0.0)),
                 "guarded": each in study.settings.objective.guard_domains,
             }
             for each, settings in evaluation.sets.items()
