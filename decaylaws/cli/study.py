@@ -48,7 +48,7 @@ def init(
         str,
         typer.Option(
             help="study: your sources; quick: your sources, sized for a first look; checkpoint: decays from models "
-            "that exist; demo: the sources of the demo"
+            "that exist; external: runs that your own trainer does; demo: the sources of the demo"
         ),
     ] = "study",
 ) -> dict[str, object]:
@@ -61,7 +61,7 @@ def init(
     study = Study.create(directory, template=template)
     verb = next_verb(steps(study))
     line = f"{study.root / 'study.yaml'} {'exists already and was not changed' if existed else 'written'}."
-    if verb == "prepare" and template != "demo":
+    if verb in ("prepare", "plan") and template != "demo":
         line += " Name your sources in it."
     console.print(line, highlight=False, soft_wrap=True)
     say_next(console, study, verb)

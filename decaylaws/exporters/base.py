@@ -64,6 +64,9 @@ class ExportOptions:
             lies here, else worked out from the tokens at the hand-over.
         seen_samples: sequences that it counts, likewise.
         run_name: name of the run in the target's own records; the target's default without it.
+        tracker: tracker that the target is told to log to, where its configuration says so (Hugging Face); ``none``
+            leaves the target's own choice.
+        project: name under which a tracker gathers the runs.
         run_id: id by which a study knows the run, for what the target's script writes down.
         config_folder: folder of config and tokenizer of a run from random weights, for the target that builds the model
             from one (Hugging Face); ``start`` without it.
@@ -81,6 +84,8 @@ class ExportOptions:
     seen_steps: int | None = None
     seen_samples: int | None = None
     run_name: str | None = None
+    tracker: Literal["none", "trackio", "wandb"] = "none"
+    project: str | None = None
     run_id: str | None = None
     config_folder: str | None = None
     saves: int = 10

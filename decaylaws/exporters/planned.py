@@ -116,13 +116,14 @@ def export_run(
     raise NotRepresentableError(target, [f"run {recipe.name}: {gap}" for gap in refusal.gaps]) from refusal
 
 
-def write_run(run: ExportedRun, directory: Path, *, group: str) -> Path:
+def write_run(run: ExportedRun, directory: Path, *, group: str, project: str | None = None) -> Path:
     """Write the folder of a run: the trainer's files, ``run.json``, ``recipe.yaml`` and ``launch.sh``.
 
     Args:
         run: the run.
         directory: the folder of all runs, from which each is launched.
         group: name under which trackers gather the runs.
+        project: project of the tracker; the trainer's own choice without it.
     """
     folder = directory / run.name
     run.export.write(folder)
@@ -137,7 +138,13 @@ def write_run(run: ExportedRun, directory: Path, *, group: str) -> Path:
     launch = run.export.launch.replace("{folder}", shlex.quote(run.name))
     tags = ["decaylaws", run.role, run.config.kind]
     text = render(
-        "launch.sh.j2", run_id=run.config.run_id, name=run.name, group=group, tags=tags, launch=launch
+        "launch.sh.j2",
+        run_id=run.config.run_id,
+        name=run.name,
+        group=group,
+        project=project,
+        tags=tags,
+        launch=launch,
     )
     write_text(folder / LAUNCH_FILE, text)
     return folder

@@ -37,7 +37,7 @@ SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
 """What to do about a damaged file of a study."""
 SQLITE = "sqlite:///"
-TEMPLATES = ("study", "quick", "checkpoint", "demo")
+TEMPLATES = ("study", "quick", "checkpoint", "external", "demo")
 
 T = TypeVar("T")
 
@@ -568,7 +568,8 @@ class Study:
 
 
 def template_text(name: str) -> str:
-    """Text of a bundled ``study.yaml``: ``study`` (own sources), ``quick`` (small), ``checkpoint`` or ``demo``.
+    """Text of a bundled ``study.yaml``: ``study`` (own sources), ``quick`` (small), ``checkpoint``, ``external`` or
+    ``demo``.
 
     Raises:
         InvalidValueError: there is no such template.

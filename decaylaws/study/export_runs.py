@@ -95,6 +95,8 @@ def export_runs(
     if target not in EXPORTERS:
         raise InvalidValueError("target", target, f"must be one of {', '.join(EXPORTERS)}")
     options = replace(options or ExportOptions(), saves=1)
+    if tracker := study.settings.tracker:
+        options = replace(options, tracker=tracker.kind, project=tracker.project or study.settings.name)
     wanted = [run for run in next_runs(study) if run.config.is_trained]
     chosen = wanted if again else unrecorded(study, wanted)
     writer = _Writer(study, target, directory, options, dict(models or {}))
@@ -148,7 +150,8 @@ class _Writer:
     def write(self, run: PlannedRun) -> ExportedRun:
         """Write the folder of a run."""
         exported = self._exported(run)
-        folder = write_run(exported, self._directory, group=self._study.settings.name)
+        name, project = self._study.settings.name, self._options.project
+        folder = write_run(exported, self._directory, group=name, project=project)
         if self._store is not None and self._target == "huggingface":
             with atomic_write(folder / ORDER_FILE) as handle:
                 np.save(handle, self._order(run.config))

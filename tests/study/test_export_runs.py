@@ -155,6 +155,23 @@ def test_a_run_in_the_target_is_named_and_seeded_apart(study: Study, tmp_path: P
         assert np.array_equal(run.export.step_lrs, run.config.schedule.step_lrs(run.config.batch_tokens))
 
 
+def test_the_template_plans_and_exports_as_it_stands(tmp_path: Path) -> None:
+    study = Study.create(tmp_path / "study", template="external")
+    assert study.settings.trainer == "external"
+    planned = verbs.plan(study)
+    assert 1 < planned.hours < 24
+    for target in ("olmo-core", "megatron"):
+        assert len(verbs.export_runs(study, target, tmp_path / target).runs) == len(planned.design)
+
+
+def test_the_tracker_of_the_study_is_that_of_its_runs(tmp_path: Path) -> None:
+    study = declared_study(tmp_path / "study", tracker={"kind": "trackio", "project": "decays"})
+    run = verbs.export_runs(study, "huggingface", tmp_path / "runs").runs[0]
+    arguments = json.loads(run.export.files["training_arguments.json"])
+    assert (arguments["report_to"], arguments["project"]) == ("trackio", "decays")
+    assert "export WANDB_PROJECT=decays\n" in (tmp_path / "runs" / run.name / "launch.sh").read_text()
+
+
 def test_proxies_that_must_repeat_their_text_need_a_path_to_the_part_that_they_may_read(
     tmp_path: Path,
 ) -> None:
