@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import signal
@@ -46,6 +47,14 @@ def test_every_command_takes_the_option_and_main_help_says_what_codes_mean() -> 
         if not any("--json" in parameter.opts for parameter in command.params)
     ]
     assert lacking == []
+    # what a verb returns is what the option prints
+    silent = [
+        " ".join(path)
+        for path, command in found.items()
+        if inspect.signature(command.callback.__wrapped__.__wrapped__, eval_str=True).return_annotation
+        is None
+    ]
+    assert silent == []
     page = re.sub(r"\s+|[^\w]", "", run("--help").output)
     for code, meaning in EXIT_CODES.items():
         assert re.sub(r"[^\w]", "", f"{code}: {meaning}") in page
