@@ -107,6 +107,33 @@ def test_an_export_goes_on_from_what_the_checkpoint_counts(megatron: Path) -> No
     assert "--seen-samples" in assumed[0]
 
 
+def test_a_checkpoint_of_megatron_bridge_says_where_it_stands(tmp_path: Path) -> None:
+    """It keeps no arguments, and its tracker is a file of tensors: the schedule's count of samples stands for both."""
+    samples = TOKENS // 4096
+    for iteration in (9, STEP, 80):
+        folder = tmp_path / "bridge" / f"iter_{iteration:07d}"
+        save_dcp(folder)
+        common = {
+            "iteration": iteration,
+            "opt_param_scheduler": {"max_lr": 3e-4, "num_steps": iteration * samples // STEP},
+            "optimizer": {"optimizer": {"param_groups": [{"lr": LR}]}},
+        }
+        torch.save(common, folder / "common.pt")
+    torch.save({"step": torch.tensor(STEP, dtype=torch.int32)}, tmp_path / "bridge" / "latest_train_state.pt")
+    facts = read_facts(tmp_path / "bridge")
+    assert (facts.kind, facts.step, facts.samples, facts.lr) == ("megatron", STEP, samples, LR)
+    assert facts.has_optimizer
+    values = _recipe(LR).to_dict()
+    values["handover"]["checkpoint"] = str(tmp_path / "bridge")
+    exported = export(Recipe.from_dict(values), "megatron-bridge")
+    assert f"Its schedule goes on from sample {samples:,} of the checkpoint." in exported.notes
+    assert exported.assumptions == ()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "latest_train_state.pt").touch()
+    with pytest.raises(DataError, match="no checkpoint in a folder iter_NUMBER"):
+        read_facts(tmp_path / "empty")
+
+
 def test_moments_that_are_missing_are_missed(tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
 

@@ -22,7 +22,14 @@ from decaylaws.recipe.checkpoints.facts import (
     whole,
 )
 from decaylaws.recipe.checkpoints.inert_pickle import load_torch_file
-from decaylaws.recipe.checkpoints.megatron import COMMON, TRACKER, latest_iteration, megatron_facts
+from decaylaws.recipe.checkpoints.megatron import (
+    BRIDGE_TRACKER,
+    COMMON,
+    TRACKER,
+    latest_iteration,
+    megatron_facts,
+    newest_iteration,
+)
 from decaylaws.recipe.corpus_facts import tokenizer_fingerprint
 
 # of the Trainer, of launch, of accelerate with FSDP, of DeepSpeed
@@ -221,6 +228,7 @@ _FOLDERS: dict[str, Callable[[Path], CheckpointFacts]] = {
     "state.json": _sharded,
     COMMON: megatron_facts,
     TRACKER: lambda path: megatron_facts(latest_iteration(path)),
+    BRIDGE_TRACKER: lambda path: megatron_facts(newest_iteration(path)),
     OLMO_TENSORS: _olmo_core,
     METADATA: dcp_facts,
     "trainer_state.json": _huggingface,

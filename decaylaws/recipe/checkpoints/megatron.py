@@ -1,4 +1,4 @@
-"""Facts of a Megatron checkpoint: the common file of its distributed format, and the older single files.
+"""Facts of a checkpoint of Megatron-LM or Megatron-Bridge: the common file of the distributed format.
 
 ``common.pt`` holds the arguments, the counters, the LR scheduler and the optimiser's groups; tensors lie in DCP
 files beside it. The file is a pickle of Megatron's own classes, so it is read inertly.
@@ -17,6 +17,7 @@ from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
 
 COMMON = "common.pt"
 TRACKER = "latest_checkpointed_iteration.txt"
+BRIDGE_TRACKER = "latest_train_state.pt"
 _PACKAGES = ("megatron.", "torch.", "numpy.")
 _NAMES = {
     ("argparse", "Namespace"),
@@ -47,6 +48,22 @@ def latest_iteration(folder: Path) -> Path:
     return newest
 
 
+def newest_iteration(folder: Path) -> Path:
+    """The folder of the newest checkpoint below ``folder``, whose tracker holds tensors: Megatron-Bridge's.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = {
+        int(path.name.removeprefix("iter_")): path
+        for path in folder.glob("iter_*")
+        if path.name.removeprefix("iter_").isdecimal() and path.is_dir()
+    }
+    if not found:
+        raise DataError(f"{folder} has {BRIDGE_TRACKER} and no checkpoint in a folder iter_NUMBER.")
+    return found[max(found)]
+
+
 def megatron_facts(folder: Path) -> CheckpointFacts:
     """What the folder of one iteration says of itself.
 
@@ -59,12 +76,15 @@ def megatron_facts(folder: Path) -> CheckpointFacts:
     arguments = common.get("args")
     settings = arguments.fields if isinstance(arguments, Record) else {}
     entries = read_dcp(folder) if (folder / METADATA).is_file() else {}
+    schedule = common.get("opt_param_scheduler")
+    # Megatron-Bridge keeps no arguments there; the schedule counts samples
+    counted = schedule.get("num_steps") if isinstance(schedule, dict) else None
     lrs = rates(group.get("lr") for group in _param_groups(common, set()))
     return CheckpointFacts(
         kind="megatron",
         step=whole(common.get("iteration", settings.get("iteration"))),
         tokens=_tokens(settings),
-        samples=whole(settings.get("consumed_train_samples")),
+        samples=whole(settings.get("consumed_train_samples", counted)),
         lrs=lrs,
         has_optimizer=any("exp_avg" in name for name in entries) or _has_zarr_moments(folder),
         vocab_size=whole(settings.get("padded_vocab_size")),
