@@ -165,6 +165,7 @@ class Planner:
                     batch_tokens=self.settings.batch_tokens,
                     data_fingerprint=self.corpus.fingerprint,
                     arithmetic=self.arithmetic,
+                    trainer=self.settings.trainer,
                 ),
             )
         trunk = self.settings.trunk

@@ -219,6 +219,7 @@ class RunConfig:
         batch_tokens: int,
         data_fingerprint: str,
         arithmetic: Arithmetic = EXACT,
+        trainer: str = "built-in",
     ) -> Self:
         """The run that measures a checkpoint: its own history as a constant LR, of which nothing is trained.
 
@@ -229,6 +230,7 @@ class RunConfig:
             batch_tokens: tokens of an optimiser step of its decays.
             data_fingerprint: of the corpus whose held-out text measures it.
             arithmetic: of the decays.
+            trainer: of the decays.
         """
         return cls(
             kind="checkpoint",
@@ -239,6 +241,7 @@ class RunConfig:
             seed=0,
             data_fingerprint=data_fingerprint,
             arithmetic=arithmetic,
+            trainer=trainer,
             start=start,
         )
 

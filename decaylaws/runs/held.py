@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.runs.config import ModelShape, shape_from_dict
+from decaylaws.runs.config import ModelShape, Shape, shape_from_dict
 from decaylaws.runs.start import CheckpointShape, CheckpointStart
 
 
@@ -22,7 +22,7 @@ class HeldCheckpoint:
     """
 
     start: CheckpointStart
-    shape: ModelShape | CheckpointShape
+    shape: Shape
     lr_source: str
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.settings.external import BY_DIMENSIONS, BY_PARAMETERS, DeclaredCheckpoint, shape_type
 from decaylaws.settings.numbers import Positive, Share, Tokens, TokensOrNone, check_mixture
 
 
@@ -28,10 +29,16 @@ class CheckpointSettings(_Settings):
     )
 
 
+AnyCheckpoint = Annotated[
+    Annotated[CheckpointSettings, Tag(BY_DIMENSIONS)] | Annotated[DeclaredCheckpoint, Tag(BY_PARAMETERS)],
+    Discriminator(shape_type),
+]
+
+
 class CheckpointsSettings(_Settings):
     """Checkpoints of one family, and how decays start from them."""
 
-    models: Annotated[dict[str, CheckpointSettings], Field(min_length=1)] = Field(
+    models: Annotated[dict[str, AnyCheckpoint], Field(min_length=1)] = Field(
         description="checkpoints by name: several sizes, several moments of one run, or one"
     )
     mixture: dict[str, Share] = Field(
@@ -66,6 +73,8 @@ def with_their_tokenizer(content: Mapping[str, Any]) -> Mapping[str, Any]:
     models = checkpoints.get("models") if isinstance(checkpoints, Mapping) else None
     if not isinstance(models, Mapping) or not isinstance(tokenizer, Mapping) or tokenizer.get("path"):
         return content
+    if any(shape_type(model) == BY_PARAMETERS for model in models.values() if isinstance(model, Mapping)):
+        return content  # declared ones are folders of another trainer, with no tokenizer.json to read
     for name in ("vocab_size", "train_bytes_per_source"):
         if name in tokenizer:
             constraint = "cannot be chosen beside checkpoints, which have a tokenizer"

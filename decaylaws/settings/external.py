@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.declared import DeclaredModel
+from decaylaws.runs.start import CheckpointStart
 from decaylaws.settings.numbers import Positive, Tokens
 
 Trainer = Literal["built-in", "external"]
@@ -64,6 +65,35 @@ class DeclaredShape(BaseModel):
             non_embedding_params=self.non_embedding_params,
             embedding_params=self.embedding_params or 0,
             seq_len=seq_len,
+        )
+
+
+class DeclaredCheckpoint(DeclaredShape):
+    """A checkpoint that the external trainer has: where it finds it, and where in its run it stands."""
+
+    path: Annotated[str, Field(min_length=1)] = Field(
+        description="where the trainer finds the checkpoint, in its own format"
+    )
+    tokens: Tokens = Field(description="tokens that the checkpoint has seen")
+    lr: Positive = Field(description="LR of its last step, from which decays take over")
+    fingerprint: str | None = Field(
+        None, description="version of its weights; part of the identity of the runs that start from it"
+    )
+
+    def start(self, *, optimizer_state: str) -> CheckpointStart:
+        """Its identity, which does not hold where it lies.
+
+        Args:
+            optimizer_state: ``load`` or ``fresh``.
+        """
+        content = [self.model, self.non_embedding_params, self.fingerprint]
+        digest = hashlib.sha256(json.dumps({DECLARED: content}).encode()).hexdigest()
+        return CheckpointStart(
+            fingerprint=digest[:16],
+            family=DECLARED,
+            tokens=self.tokens,
+            lr=self.lr,
+            optimizer_state=optimizer_state,
         )
 
 
@@ -120,13 +150,6 @@ def check_trainer(settings: Any) -> None:
             raise InvalidValueError(
                 section, "...", "is about the built-in trainer", "Leave it out, or leave trainer out."
             )
-    if settings.checkpoints is not None:
-        raise InvalidValueError(
-            "checkpoints",
-            "...",
-            "are started from by the built-in trainer only",
-            "Leave them out and declare shapes, whose trunks your trainer has, or leave trainer out.",
-        )
     if settings.design.read_outs:
         raise InvalidValueError(
             "design.read_outs",
@@ -158,6 +181,14 @@ def _check_built_in(settings: Any, declared: Iterable[str]) -> None:
                 shape.model,
                 "needs trainer: external",
                 "The built-in trainer needs the dimensions: d_model, num_layers, num_heads and d_ff.",
+            )
+    for name, checkpoint in (settings.checkpoints.models if settings.checkpoints else {}).items():
+        if isinstance(checkpoint, DeclaredCheckpoint):
+            raise InvalidValueError(
+                f"checkpoints.models.{name}.model",
+                checkpoint.model,
+                "needs trainer: external",
+                "The built-in trainer needs the path of a Hugging Face folder alone.",
             )
     if settings.external != ExternalSettings():
         raise InvalidValueError(

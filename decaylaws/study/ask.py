@@ -32,8 +32,9 @@ def ask(
 ) -> list[PlannedRun]:
     """The next runs to train, which nobody else is given: the plan's, then what the sampler proposes.
 
-    A run is given out once the run that it starts from has a result, so its checkpoint exists. Runs that confirm a
-    recipe come after ``confirm`` has stored what is expected of them.
+    A run is given out once the run that it starts from has a result, so its checkpoint exists. A checkpoint of
+    study.yaml comes as a run of which nothing is trained (``run.config.is_trained``): tell the losses that it has.
+    Runs that confirm a recipe come after ``confirm`` has stored what is expected of them.
 
     Args:
         study: the study; study.yaml names an external trainer.

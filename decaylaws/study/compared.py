@@ -63,9 +63,9 @@ def compare_with_plan(
     losses, reasons = _last_losses(points, steps, domains, first_step)
     compared = set()
     checks = {
-        "LR": _lr_differences(config, points, lr_tolerance),
-        "tokens": _token_differences(config, points),
-        "mixture": _mixture_differences(config, points),
+        "LR": _lr_differences(config, points, lr_tolerance) if config.is_trained else "",
+        "tokens": _token_differences(config, points) if config.is_trained else "",
+        "mixture": _mixture_differences(config, points) if config.is_trained else "",
     }
     for what, found in checks.items():
         if found is None:
@@ -73,7 +73,8 @@ def compare_with_plan(
         compared.add(what)
         if found:
             reasons.append(found)
-    reasons += _fact_differences(config, points)
+    if config.is_trained:  # else nothing was trained that could differ
+        reasons += _fact_differences(config, points)
     curve: dict[int, dict[str, float]] = {}
     for _, point in points:
         step = point.get("step")

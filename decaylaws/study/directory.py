@@ -448,8 +448,12 @@ class Study:
 
     def held_folders(self) -> dict[str, Path]:
         """Folders of the checkpoints that study.yaml names, by the fingerprint of their content."""
+        return {fingerprint: Path(path) for fingerprint, path in self.held_paths().items()}
+
+    def held_paths(self) -> dict[str, str]:
+        """Where the trainer finds the checkpoints that study.yaml names, by their fingerprints."""
         checkpoints = self.settings.checkpoints
-        return held.folders(checkpoints, self.root, self.held()) if checkpoints else {}
+        return held.paths(checkpoints, self.root, self.held()) if checkpoints else {}
 
     def design(self) -> Design:
         """The planned sweep.

@@ -97,7 +97,8 @@ def export_runs(
     options = replace(options or ExportOptions(), saves=1)
     if tracker := study.settings.tracker:
         options = replace(options, tracker=tracker.kind, project=tracker.project or study.settings.name)
-    wanted = [run for run in next_runs(study) if run.config.is_trained]
+    asked = next_runs(study)
+    wanted = [run for run in asked if run.config.is_trained]
     chosen = wanted if again else unrecorded(study, wanted)
     writer = _Writer(study, target, directory, options, dict(models or {}))
     exported = []
@@ -108,7 +109,15 @@ def export_runs(
     if exported:
         script = write_array(exported, directory, group=study.settings.name)
     _remember(study, target, exported)
-    return ExportedRuns(directory, tuple(exported), len(wanted) - len(chosen), script, writer.notes())
+    notes = [
+        f"Measure the held-out losses of checkpoint '{writer.name_of(run.config)}' as it is, and record them under run "
+        f"{run.config.run_id} at step 0: its decays start from them."
+        for run in unrecorded(study, asked)
+        if not run.config.is_trained
+    ]
+    return ExportedRuns(
+        directory, tuple(exported), len(wanted) - len(chosen), script, (*writer.notes(), *notes)
+    )
 
 
 def _remember(study: Study, target: str, runs: Sequence[ExportedRun]) -> None:
@@ -141,11 +150,11 @@ class _Writer:
         self._planner = study.planner()
         self._starts: dict[str, ExportedRun] = {}
         self._store = None if study.settings.is_declared else _open_store(study, target)
-        unknown = sorted(set(models) - set(study.settings.shapes))
+        unknown = sorted(set(models) - set(study.settings.starts))
         if unknown:
-            raise InvalidValueError(
-                "model", unknown[0], f"must be one of the shapes {', '.join(study.settings.shapes)}"
-            )
+            kinds = "shapes and checkpoints" if study.settings.checkpoints else "shapes"
+            constraint = f"must be one of the {kinds} {', '.join(study.settings.starts)}"
+            raise InvalidValueError("model", unknown[0], constraint)
 
     def write(self, run: PlannedRun) -> ExportedRun:
         """Write the folder of a run."""
@@ -174,12 +183,18 @@ class _Writer:
 
     def _exported(self, run: PlannedRun) -> ExportedRun:
         config, name = run.config, run_name(run.role, run.config.run_id)
-        shape = next(
-            each for each in self._study.settings.shapes if self._planner.shape(each) == config.shape
-        )
+        shape = self.name_of(config)
         options = replace(self._options, output=f"{self._options.output}/{name}")
         handover = None
-        if config.start_run_id is None:
+        if config.start is not None:
+            handover = HandOver(
+                checkpoint=self._study.held_paths()[config.start.fingerprint],
+                tokens=config.start.tokens,
+                lr=config.start.lr,
+                lr_source=self._planner.held[shape].lr_source,
+                optimizer_state="load" if config.start.optimizer_state == "load" else "fresh",
+            )
+        elif config.start_run_id is None:
             options, handover = self._with_model(options, shape, config)
         else:
             start = self._start_of(config, shape)
@@ -204,6 +219,12 @@ class _Writer:
             self._starts[config.run_id] = exported
         return exported
 
+    def name_of(self, config: RunConfig) -> str:
+        """The shape of the run's trunk, or the checkpoint that it starts from, as study.yaml names it."""
+        if config.start is not None:
+            return next(name for name, held in self._planner.held.items() if held.start == config.start)
+        return next(name for name in self._study.settings.shapes if self._planner.shape(name) == config.shape)
+
     def _start_of(self, config: RunConfig, shape: str) -> ExportedRun:
         """The run that a run starts from as it is exported, written or not: where its last checkpoint will lie."""
         if config.start_run_id not in self._starts:
@@ -213,12 +234,14 @@ class _Writer:
 
     def _model(self, shape: str) -> str:
         """What the target calls the model of a shape."""
-        settings = self._study.settings.shapes[shape]
-        model = self._models.get(shape) or getattr(settings, "model", None)
+        settings = self._study.settings
+        checkpoints = settings.checkpoints.models if settings.checkpoints else {}
+        declared = settings.shapes.get(shape) or checkpoints.get(shape)
+        model = self._models.get(shape) or getattr(declared, "model", None)
         if model is None:
             raise InvalidValueError(
-                f"shapes.{shape}",
-                "its dimensions",
+                f"{'shapes' if shape in settings.shapes else 'checkpoints.models'}.{shape}",
+                "no name of its model",
                 f"must also have a name in {self._target}",
                 f"Give it with --model {shape}=NAME.",
             )

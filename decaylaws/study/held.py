@@ -15,10 +15,12 @@ from decaylaws.io.json import read_json, rebuilding
 from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
 from decaylaws.recipe.corpus_facts import PreparedCorpus, tokenizer_fingerprint
 from decaylaws.recipe.doctor import same_lr, same_tokens
+from decaylaws.runs.declared import DeclaredModel
 from decaylaws.runs.folders import WEIGHTS, folder_fingerprint, folder_shape, require_moments
 from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointStart
 from decaylaws.settings.checkpoints import CheckpointSettings, CheckpointsSettings
+from decaylaws.settings.external import DeclaredCheckpoint
 from decaylaws.study.stored import StoredHeld
 
 REMEDY = "Delete it; it is read from the checkpoints again."
@@ -42,6 +44,11 @@ def held_checkpoints(
     stored = read_json(store, StoredHeld, REMEDY) if store.is_file() else {}
     found, entries = {}, {}
     for name, model in settings.models.items():
+        if isinstance(model, DeclaredCheckpoint):
+            start = model.start(optimizer_state=settings.optimizer_state)
+            shape = model.shape(vocab_size=0, seq_len=seq_len)
+            found[name] = HeldCheckpoint(start, shape, "study.yaml")
+            continue
         folder = root / model.path
         told = {
             **model.model_dump(mode="json"),
@@ -144,13 +151,16 @@ def check_against_corpus(
         DataError: a tokenizer differs, or an embedding has fewer rows than the corpus has ids.
     """
     for name, model in settings.models.items():
+        shape = held[name].shape
+        if isinstance(shape, DeclaredModel):
+            continue  # its trainer knows which ids it takes
         tokenizer = root / model.path / "tokenizer.json"
         if tokenizer.is_file() and tokenizer_fingerprint(tokenizer) != corpus.tokenizer_fingerprint:
             raise DataError(
                 f"The tokenizer in {tokenizer.parent} (checkpoints.models.{name}) gives tokens other ids than that of "
                 "the corpus. Leave tokenizer out of study.yaml, or name that file in tokenizer.path, and prepare again."
             )
-        rows = held[name].shape.vocab_size
+        rows = shape.vocab_size
         if corpus.vocab_size > rows:
             raise DataError(
                 f"The corpus has ids up to {corpus.vocab_size - 1:,}, but the embedding of checkpoints.models.{name} "
@@ -158,8 +168,8 @@ def check_against_corpus(
             )
 
 
-def folders(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldCheckpoint]) -> dict[str, Path]:
-    """By fingerprint, where each checkpoint lies.
+def paths(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldCheckpoint]) -> dict[str, str]:
+    """By fingerprint, where each checkpoint lies; a declared one where its own trainer finds it.
 
     Args:
         settings: of study.yaml.
@@ -167,7 +177,10 @@ def folders(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldCh
         held: the checkpoints by name.
     """
     return {
-        held[name].start.fingerprint: (root / model.path).resolve() for name, model in settings.models.items()
+        held[name].start.fingerprint: model.path
+        if isinstance(model, DeclaredCheckpoint)
+        else str((root / model.path).resolve())
+        for name, model in settings.models.items()
     }
 
 

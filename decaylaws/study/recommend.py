@@ -172,7 +172,7 @@ def _handover(study: Study) -> HandOver:
             optimizer_state="load",
         )
     return HandOver(
-        checkpoint=str(study.held_folders()[start.start.fingerprint]),
+        checkpoint=study.held_paths()[start.start.fingerprint],
         tokens=start.tokens,
         lr=start.start.lr,
         lr_source=study.held()[name].lr_source,

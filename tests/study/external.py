@@ -42,6 +42,23 @@ DECLARED_SETTINGS: dict[str, Any] = {
 }
 
 
+CHECKPOINT_SETTINGS: dict[str, Any] = {
+    **{key: value for key, value in DECLARED_SETTINGS.items() if key not in ("trunk", "shapes")},
+    "checkpoints": {
+        "models": {
+            name: {
+                "model": f"tiny_models.registry:{name}", "non_embedding_params": params, "path": f"s3://ours/{name}/step90",
+                "tokens": 23_040, "lr": 0.01,
+            }
+            for name, params in MODELS.items()
+        },
+        "mixture": {"web": 1.0},
+        "optimizer_state": "load",
+    },
+}  # fmt: skip
+"""A study of declared text whose decays start from checkpoints that its trainer has."""
+
+
 def losses_of(config: RunConfig, number: int = 0) -> dict[str, float]:
     """Losses that a run might have: lower with size, tokens and a domain's own share, with the noise of its seed.
 
@@ -85,10 +102,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def declared_study(root: Path, **changes: Any) -> Study:
-    """A planned study of declared text; ``changes`` replace sections of its settings."""
+def declared_study(root: Path, base: Mapping[str, Any] = DECLARED_SETTINGS, **changes: Any) -> Study:
+    """A planned study of declared text.
+
+    Args:
+        root: its folder.
+        base: its settings.
+        changes: sections that replace those of ``base``.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    settings = {**DECLARED_SETTINGS, **changes}
+    settings = {**base, **changes}
     (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     study = Study.open(root)
     verbs.plan(study)

@@ -10,7 +10,13 @@ import pytest
 from decaylaws import study as verbs
 from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.study import Study
-from tests.study.external import DECLARED_SETTINGS, declared_study, losses_of
+from tests.study.external import (
+    CHECKPOINT_SETTINGS,
+    DECLARED_SETTINGS,
+    declared_study,
+    losses_of,
+    write_rows,
+)
 
 
 def tell_all(study: Study, count: int = 100) -> list[str]:
@@ -98,6 +104,25 @@ def test_what_cannot_be_a_result_is_refused_by_name(
         verbs.tell(study, "0123456789abcdef", losses)
     with pytest.raises(InvalidValueError, match="'count' must be a whole number of at least 1"):
         verbs.ask(study, 0)
+
+
+def test_checkpoints_are_measured_before_decays_start_from_them(tmp_path: Path) -> None:
+    study = declared_study(tmp_path, CHECKPOINT_SETTINGS)
+    first = verbs.ask(study, 100)
+    assert [run.role for run in first] == ["checkpoint"] * 3
+    assert not any(run.config.is_trained for run in first)
+    for run in first[:2]:
+        verbs.tell(study, run.config.run_id, losses_of(run.config))
+    row = {"run_id": first[2].config.run_id, "step": 0}
+    row |= {f"loss:{domain}": loss for domain, loss in losses_of(first[2].config).items()}
+    recorded = verbs.record(study, [write_rows(tmp_path / "checkpoint.jsonl", [row])])
+    assert (recorded.outcomes["outcome"].tolist(), recorded.notes) == (["new"], ())
+    roles = tell_all(study)
+    assert len(roles) == len(study.design()) - 3
+    table = study.runs().set_index("run_id")
+    decays = table[table["kind"] == "decay"]
+    starts = table.loc[decays["start_run_id"], "loss:web"].to_numpy()
+    assert (decays["start_loss:web"].to_numpy() == starts).all()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from decaylaws.exporters.base import max_error_off_path
 from decaylaws.recipe import Recipe
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
-from tests.study.external import DECLARED_SETTINGS, declared_study
+from tests.study.external import CHECKPOINT_SETTINGS, DECLARED_SETTINGS, declared_study
 from tests.study.simulated import make_sources, prepare
 from tests.study.tiny import TINY_SETTINGS
 
@@ -153,6 +153,43 @@ def test_a_run_in_the_target_is_named_and_seeded_apart(study: Study, tmp_path: P
         assert arguments["seed"] == run.config.seed
         assert arguments["save_steps"] == arguments["max_steps"]
         assert np.array_equal(run.export.step_lrs, run.config.schedule.step_lrs(run.config.batch_tokens))
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_decays_start_from_checkpoints_that_the_trainer_has(tmp_path: Path, target: str) -> None:
+    study = declared_study(tmp_path / "study", CHECKPOINT_SETTINGS)
+    written = verbs.export_runs(study, target, tmp_path / "runs")
+    assert not any(run.role in ("trunk", "checkpoint") for run in written.runs)
+    for run in written.runs:
+        handover = run.recipe.handover
+        name = {2_608: "small", 5_832: "medium", 20_640: "target"}[run.config.shape.non_embedding_params]
+        assert (handover.checkpoint, handover.tokens) == (f"s3://ours/{name}/step90", 23_040)
+        assert (handover.lr, handover.optimizer_state) == (0.01, "load")
+    measured = [note for note in written.notes if "at step 0" in note]
+    assert len(measured) == 3
+    assert "checkpoint 'target'" in " ".join(measured)
+
+
+def test_where_a_checkpoint_lies_decides_nothing_and_its_version_does(tmp_path: Path) -> None:
+    def ids(**changes: Any) -> set[str]:
+        checkpoints = CHECKPOINT_SETTINGS["checkpoints"]
+        models = {name: {**model, **changes} for name, model in checkpoints["models"].items()}
+        study = declared_study(
+            tmp_path / "study", CHECKPOINT_SETTINGS, checkpoints={**checkpoints, "models": models}
+        )
+        return {run.config.run_id for run in study.design()}
+
+    first = ids()
+    assert ids(path="elsewhere") == first
+    for changes in ({"fingerprint": "v2"}, {"tokens": 46_080}, {"lr": 0.02}):
+        assert not ids(**changes) & first
+
+
+def test_declared_checkpoints_need_an_external_trainer(tmp_path: Path) -> None:
+    settings = {**TINY_SETTINGS, "checkpoints": CHECKPOINT_SETTINGS["checkpoints"], "tokenizer": {}}
+    del settings["trunk"], settings["shapes"]
+    with pytest.raises(InvalidValueError, match=r"checkpoints.models.small.model.*needs trainer: external"):
+        parse_settings(settings)
 
 
 def test_the_template_plans_and_exports_as_it_stands(tmp_path: Path) -> None:
