@@ -347,8 +347,8 @@ def _notes(
         law.report_.status.sentence,
         "The annealing gain of every checkpoint was measured with averaged weights."
         if law.is_measured_
-        else "The annealing gain at other sizes is extrapolated, because averaged weights are missing or no better "
-        "than the last weights.",
+        else "The annealing gain was fitted, not measured, because averaged weights are missing or no better than the "
+        "last weights." + ("" if target_params else " At other sizes it is extrapolated."),
         *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
     inside = predictions["observed"].between(predictions["lower"], predictions["upper"])

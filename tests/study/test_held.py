@@ -186,6 +186,7 @@ TRUNK = {"tokens": 4096, "warmup_tokens": 256, "peak_lr": 1e-2, "mixture": {"web
         ),
         ({"shapes": SHAPES, "trunk": {**TRUNK, "mixture": {"code": 1.0}}}, r"must be trunk\.mixture"),
         ({"proxy": "two"}, r"'proxy' must be one of the shapes and checkpoints one"),
+        ({"trainer": "external", "backend": {}}, r"'checkpoints' are started from by the built-in trainer"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -218,3 +219,17 @@ def test_a_checkpoint_may_stand_beside_trunks(prepared: Path) -> None:
     study = Study(prepared, both)
     roles = {run.role for run in study.planner().sweep()}
     assert {"trunk", "checkpoint", "size"} <= roles
+
+
+def test_several_moments_of_one_run_are_anchors_of_their_own(root: Path) -> None:
+    held_folder(root / "models" / "early", "llama", VOCAB_SIZE, moments=True, initializer_range=0.05)
+    early = {"path": "models/early", "tokens": 400_000, "lr": 1e-2}
+    edit(root, lambda settings: settings["checkpoints"]["models"].update(early=early))
+    study = Study.open(root)
+    starts = {run.config.run_id: run.config for run in study.planner().sweep() if run.role == "checkpoint"}
+    forks = [run for run in study.planner().sweep() if run.config.kind == "decay"]
+    assert {starts[str(run.config.start_run_id)].tokens for run in forks} == {400_000, 1_000_000}
+    for run in forks:
+        assert run.config.start_tokens == starts[str(run.config.start_run_id)].tokens
+    anchored = {run.role for run in forks if run.config.start_tokens == 400_000}
+    assert anchored == {"control", "size"}
