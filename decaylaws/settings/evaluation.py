@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from decaylaws.errors import InvalidValueError
 from decaylaws.settings.capabilities import Capability
 from decaylaws.settings.numbers import NUMBER, Count, Tokens
+from decaylaws.settings.stores import TokenType
 
+StoreFormat = Literal["array", "megatron", "nanotron", "mds", "decaylaws", "datasets"]
 Group = Literal["general", "specialised"]
 RowField = Literal["question", "context", "choices", "labels", "gold", "answer", "id", "group", "cluster"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # also a task of 'decaylaws evaluate'
@@ -26,13 +28,38 @@ class EvaluationDomainSettings(_Settings):
     """Held-out text of one's own that no run trains on. Its first ``evaluation.tokens_per_domain`` tokens are read."""
 
     path: str = Field(
-        description="file, folder or glob of JSON Lines, text or Parquet, relative to study.yaml"
+        description="file, folder or glob of JSON Lines, text or Parquet, or of a token store, relative to study.yaml"
     )
     text_field: str = Field("text", description="column or key that holds the text (JSON Lines, Parquet)")
+    format: StoreFormat | None = Field(
+        None, description="how token ids are stored; None reads text, whose format its suffix says"
+    )
+    tokens_from: str | None = Field(
+        None, description="what holds the token ids, as of a source (datasets, mds, decaylaws)"
+    )
+    token_type: TokenType | None = Field(
+        None, description="type of a stored token id, where the store does not say (array, nanotron, mds)"
+    )
+    append_end: bool = Field(
+        False,
+        description="put the end-of-document token after each document of a store that was written without it",
+    )
     group: Group = Field("specialised", description="side of the front on which the domain counts")
     capability: Capability | None = Field(
         None, description="what the domain shows, for objectives by group of domains"
     )
+
+    @model_validator(mode="after")
+    def _keys_of_stores(self) -> Self:
+        if self.format is None:
+            for key in ("tokens_from", "token_type", "append_end"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} is about token ids; say their format")
+        elif self.text_field != "text":
+            raise ValueError(
+                f"text_field is about text, and format {self.format!r} holds token ids; leave it out"
+            )
+        return self
 
 
 class QuestionSetSettings(_Settings):

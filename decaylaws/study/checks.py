@@ -163,7 +163,10 @@ def _text_files(study: Study) -> dict[str, list[Path]]:
     }
     evaluation = study.settings.evaluation
     for name, domain in evaluation.domains.items():
-        found[f"evaluation.domains.{name}"] = find_files(study.root / domain.path, READABLE)
+        path = study.root / domain.path
+        found[f"evaluation.domains.{name}"] = (
+            find_files(path, READABLE) if domain.format is None else find_documents(path, domain.format)
+        )
     for name, questions in evaluation.questions.items():
         path = study.root / questions.path
         found[f"evaluation.questions.{name}"] = [path] if path.is_file() else []

@@ -369,6 +369,10 @@ class Study:
         for name in ("unit", "guard_bits_per_byte", "insist"):
             if not settings["objective"][name] and settings["objective"][name] != 0:
                 del settings["objective"][name]
+        for domain in settings["evaluation"]["domains"].values():
+            if domain["format"] is None:
+                for name in ("format", "tokens_from", "token_type", "append_end"):
+                    del domain[name]
         for kind in ("domains", "questions"):
             if not settings["evaluation"][kind]:
                 del settings["evaluation"][kind]

@@ -17,7 +17,15 @@ import pandas as pd
 from decaylaws.designs.planner import PlannedRun
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.columns import DIVERGED, EVALUATION, FINISHED, LOSS, START_LOSS, config_row
+from decaylaws.runs.columns import (
+    DIVERGED,
+    EVALUATION,
+    EVALUATION_SETS,
+    FINISHED,
+    LOSS,
+    START_LOSS,
+    config_row,
+)
 from decaylaws.runs.logs import Log, Names, read_logs
 from decaylaws.runs.objective import objective_value
 from decaylaws.study.compared import Compared, compare_with_plan
@@ -154,7 +162,10 @@ def result_of(study: Study, found: Compared) -> dict[str, Any]:
         study: the study.
         found: the run, with a finite loss of every domain at its last step; without losses it has diverged.
     """
-    config, measured = found.config, {EVALUATION: study.settings.evaluation.tokens_per_domain}
+    config = found.config
+    measured: dict[str, Any] = {EVALUATION: study.settings.evaluation.tokens_per_domain}
+    if study.evaluation_sets:
+        measured[EVALUATION_SETS] = study.evaluation_sets
     reached = bool(found.losses)
     row = {
         **config_row(config, study.corpus().available_tokens),
@@ -220,11 +231,11 @@ def with_starts(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Args:
         results: as the queue holds them.
     """
-    ends = {(each["row"]["run_id"], each["row"][EVALUATION]): each["row"] for each in results}
+    ends = {(each["row"]["run_id"], *_measured(each["row"])): each["row"] for each in results}
     found = []
     for each in results:
         row = each["row"]
-        start = ends.get((row["start_run_id"], row[EVALUATION]), {})
+        start = ends.get((row["start_run_id"], *_measured(row)), {})
         losses = {
             START_LOSS + name.removeprefix(LOSS): loss
             for name, loss in start.items()
@@ -259,3 +270,8 @@ def _notes(found: Sequence[Compared]) -> tuple[str, ...]:
                 f"{silent_runs} of {len(found)} runs did not log their {what}, so it was not compared with the plan."
             )
     return tuple(notes)
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a row was measured on."""
+    return row[EVALUATION], row.get(EVALUATION_SETS)

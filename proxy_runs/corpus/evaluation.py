@@ -9,12 +9,14 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from decaylaws.errors import DataError
 from decaylaws.evaluation.questions import Question, read_questions
 from decaylaws.evaluation.rows import LAYOUTS, Layout
-from decaylaws.io.documents import PREPARATION_VERSION, document_text
+from decaylaws.io.documents import PREPARATION_VERSION, document_text, find_documents
 from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings.evaluation import (
@@ -23,6 +25,7 @@ from decaylaws.settings.evaluation import (
     EvaluationSettings,
     QuestionSetSettings,
 )
+from decaylaws.settings.study import SourceSettings
 from proxy_runs.answers.pieces import fit
 from proxy_runs.answers.prepared import (
     EVALUATION_NAME,
@@ -34,8 +37,11 @@ from proxy_runs.answers.prepared import (
     sets_fingerprint,
     write_evaluation_manifest,
 )
+from proxy_runs.corpus.readers import source_files
+from proxy_runs.corpus.stores import check_ids
 from proxy_runs.data.manifest import FileEntry
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.data.stores import open_files
 from proxy_runs.data.tokenizer import load_tokenizer
 from proxy_runs.evaluation.sources import TextFiles
 from proxy_runs.evaluation.task import files_digest, unique_names
@@ -110,13 +116,19 @@ def _request(settings: EvaluationSettings, store: TokenStore, base: Path) -> str
     if settings.domains:
         content["tokens_per_domain"] = settings.tokens_per_domain
     # a missing file has its own error, where it is read
-    content["files"] = {
-        name: TextFiles(name, base / each.path, each.text_field).digest()
-        if isinstance(each, EvaluationDomainSettings)
-        else files_digest([base / each.path] if (base / each.path).is_file() else [])
-        for name, each in settings.sets.items()
-    }
+    content["files"] = {name: _files(name, each, base) for name, each in settings.sets.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _files(name: str, settings: EvaluationDomainSettings | QuestionSetSettings, base: Path) -> object:
+    """What tells the files of a set apart: their content, of a token store, which may be large, sizes and times."""
+    path = base / settings.path
+    if isinstance(settings, QuestionSetSettings):
+        return files_digest([path] if path.is_file() else [])
+    if settings.format is None:
+        return TextFiles(name, path, settings.text_field).digest()
+    states = [(file.name, file.stat()) for file in find_documents(path, settings.format)]
+    return [[each, state.st_size, state.st_mtime_ns] for each, state in states]
 
 
 def _finished(store: TokenStore, request: str) -> EvaluationManifest | None:
@@ -150,20 +162,65 @@ def _domain(
     base: Path,
 ) -> SetEntry:
     """The first documents of a domain, until an evaluation has the tokens that it reads."""
+    # one more than an evaluation predicts: the first token is only given
+    read = _text_tokens if settings.format is None else _stored_tokens
+    tokens = read(name, settings, limit + 1, store, end_token, base)[: limit + 1]
+    if not len(tokens):
+        raise DataError(f"'evaluation.domains.{name}': {base / settings.path} holds no tokens.")
+    documents = int((tokens[:-1] == store.eos_id).sum()) + 1  # the last one may go on
+    entry = _write(folder / f"{name}.bin", tokens.tobytes(), store)
+    return SetEntry(kind="domain", file=entry, digest=entry.sha256, documents=documents, tokens=len(tokens))
+
+
+def _text_tokens(
+    name: str,
+    settings: EvaluationDomainSettings,
+    limit: int,
+    store: TokenStore,
+    end_token: str | None,
+    base: Path,
+) -> np.ndarray:
+    """Tokens of a domain's text, at least ``limit`` where there are so many."""
     tokenizer = load_tokenizer(store.tokenizer_path, end_token=end_token)
-    texts = TextFiles(name, base / settings.path, settings.text_field).texts()
-    buffer, documents, tokens = io.BytesIO(), 0, 0
-    for text in texts:
-        if not text.strip():
-            continue
-        for found, _, count in tokenizer.write([document_text(text)[0]], buffer):
-            documents, tokens = documents + found, tokens + count
-        if tokens > limit:
+    buffer, tokens = io.BytesIO(), 0
+    for text in TextFiles(name, base / settings.path, settings.text_field).texts():
+        if text.strip():
+            tokens += sum(count for *_, count in tokenizer.write([document_text(text)[0]], buffer))
+        if tokens >= limit:
             break
-    if not documents:
-        raise DataError(f"'evaluation.domains.{name}': {base / settings.path} holds no text.")
-    entry = _write(folder / f"{name}.bin", buffer.getvalue(), store)
-    return SetEntry(kind="domain", file=entry, digest=entry.sha256, documents=documents, tokens=tokens)
+    return np.frombuffer(buffer.getvalue(), store.dtype)
+
+
+def _stored_tokens(
+    name: str,
+    settings: EvaluationDomainSettings,
+    limit: int,
+    store: TokenStore,
+    end_token: str | None,
+    base: Path,
+) -> np.ndarray:
+    """The first ``limit`` tokens of a domain's token store, read and checked as a source's are."""
+    parts = [np.zeros(0, store.dtype)]
+    try:
+        source = _as_source(settings)
+        for file in open_files(name, source, source_files(name, source, base), end_id=store.eos_id):
+            ids = file.read(0, min(file.tokens, limit - sum(map(len, parts))))
+            if len(ids):
+                check_ids(file, 0, ids, store.vocab_size)
+                parts.append(ids.astype(store.dtype))
+    except DataError as error:
+        raise DataError(str(error).replace(f"'sources.{name}", f"'evaluation.domains.{name}")) from None
+    return np.concatenate(parts)
+
+
+def _as_source(settings: EvaluationDomainSettings) -> SourceSettings:
+    """A source that is stored as the domain is."""
+    keys = settings.model_dump(include={"format", "path", "tokens_from", "token_type", "append_end"})
+    try:
+        return SourceSettings(**keys)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"evaluation.domains: {message}.") from None
 
 
 def _questions(

@@ -310,7 +310,7 @@ class _Reader:
         begin, partial_hash, partial_bytes = 0, 0, 0  # of the document that goes on from the chunk before
         for start in range(0, file.tokens, _CHUNK):
             ids = file.read(start, min(_CHUNK, file.tokens - start))
-            found.largest_id = max(found.largest_id, self._check_ids(file, start, ids))
+            found.largest_id = max(found.largest_id, check_ids(file, start, ids, self.vocab_size))
             is_end = ids == self.end_id
             found.end_tokens += int(is_end.sum())
             if ends is None:
@@ -391,42 +391,6 @@ class _Reader:
         arrays["sample_places"].append(places[is_sampled])
         arrays["sample_bytes"].append(sizes[is_sampled])
 
-    def _check_ids(self, file: TokenFile, start: int, ids: Tokens) -> int:
-        """The largest id of a part of a file.
-
-        Raises:
-            DataError: one is beyond the vocabulary, or every second one is nothing but the upper half of a wider token.
-        """
-        largest = int(ids.max())
-        if largest >= self.vocab_size or int(ids.min()) < 0:
-            place = int(np.flatnonzero((ids >= self.vocab_size) | (ids < 0))[0])
-            raise DataError(
-                f"{file.path} holds the id {int(ids[place]):,} at byte {file.offset(start + place)}, and the tokenizer "
-                f"has ids below {self.vocab_size:,}. {self._explain(ids)}"
-            )
-        if start == 0 and len(ids) >= 64 and ids.itemsize < 8:
-            for half in (ids[0::2], ids[1::2]):
-                if not half.any() and ids.any():
-                    wider = {2: "uint32", 4: "int64"}[ids.itemsize]
-                    raise DataError(
-                        f"Every second token of {file.path} is 0, from byte {file.offset(0)} on: its tokens are "
-                        f"{wider} and were read as {file.type.name}. Correct token_type."
-                    )
-        return largest
-
-    def _explain(self, ids: Tokens) -> str:
-        """What a store with ids beyond the vocabulary may be."""
-        swapped = ids.byteswap()
-        if int(swapped.max()) < self.vocab_size and int(swapped.min()) >= 0:
-            return "In the other byte order all ids here would be entries: the store is big-endian. Write it again."
-        narrow = ids.view("<u2") if ids.itemsize > 2 else ids
-        if ids.itemsize > 2 and int(narrow.max()) < self.vocab_size and narrow[1::2].any():
-            return "Read as uint16, all ids here would be entries. Correct token_type."
-        wide = ids[: len(ids) // 2 * 2].view("<u4") if ids.itemsize == 2 else ids
-        if ids.itemsize == 2 and len(wide) and int(wide.max()) < self.vocab_size:
-            return "Read as uint32, all ids here would be entries. Correct token_type."
-        return "Name the tokenizer that the store was written with (tokenizer.path), or correct token_type."
-
     def _no_ends(self, file: TokenFile, ends: Places, found: Found) -> DataError:
         last = next(place for place in (ends - 1).tolist() if int(file.read(place, 1)[0]) != self.end_id)
         return DataError(
@@ -444,6 +408,52 @@ _EMPTY: dict[str, NDArray[Any]] = {
     "sample_places": np.zeros((0, 2), np.int64),
     "sample_bytes": np.zeros(0, np.int64),
 }
+
+
+def check_ids(file: TokenFile, start: int, ids: Tokens, vocab_size: int) -> int:
+    """The largest id of a part of a file.
+
+    Args:
+        file: the file.
+        start: first token of the part.
+        ids: the tokens of the part.
+        vocab_size: entries of the tokenizer.
+
+    Raises:
+        DataError: one is beyond the vocabulary, or every second one is nothing but the upper half of a wider token.
+    """
+    largest = int(ids.max())
+    if largest >= vocab_size or int(ids.min()) < 0:
+        place = int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
+        raise DataError(
+            f"{file.path} holds the id {int(ids[place]):,} at byte {file.offset(start + place)}, and the tokenizer "
+            f"has ids below {vocab_size:,}. {_explain(ids, vocab_size)}"
+        )
+    if start == 0 and len(ids) >= 64 and ids.itemsize < 8:
+        for half in (ids[0::2], ids[1::2]):
+            if not half.any() and ids.any():
+                wider = {2: "uint32", 4: "int64"}[ids.itemsize]
+                raise DataError(
+                    f"Every second token of {file.path} is 0, from byte {file.offset(0)} on: its tokens are "
+                    f"{wider} and were read as {file.type.name}. Correct token_type."
+                )
+    return largest
+
+
+def _explain(ids: Tokens, vocab_size: int) -> str:
+    """What a store with ids beyond the vocabulary may be."""
+    swapped = ids.byteswap()
+    if int(swapped.max()) < vocab_size and int(swapped.min()) >= 0:
+        return (
+            "In the other byte order all ids here would be entries: the store is big-endian. Write it again."
+        )
+    narrow = ids.view("<u2") if ids.itemsize > 2 else ids
+    if ids.itemsize > 2 and int(narrow.max()) < vocab_size and narrow[1::2].any():
+        return "Read as uint16, all ids here would be entries. Correct token_type."
+    wide = ids[: len(ids) // 2 * 2].view("<u4") if ids.itemsize == 2 else ids
+    if ids.itemsize == 2 and len(wide) and int(wide.max()) < vocab_size:
+        return "Read as uint32, all ids here would be entries. Correct token_type."
+    return "Name the tokenizer that the store was written with (tokenizer.path), or correct token_type."
 
 
 def _tell_from(tell: Callable[[float], None], seen: int, total: int, done: int) -> None:

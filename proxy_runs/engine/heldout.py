@@ -147,13 +147,20 @@ class EvaluationSet:
         """Add a domain to what one model came to, from the loss of each of its predicted tokens ``[n * seq_len]``."""
         found.losses[domain] = float(nats.mean())
         if documents := self.documents.get(domain):
-            found.columns[BPB_ERROR + domain] = _error(nats.cpu().numpy(), documents)
+            _note(found, BPB_ERROR + domain, _error(nats.cpu().numpy(), documents))
 
     def note_answers(self, found: Measurement, name: str, nats: NDArray[np.float64]) -> None:
         """Add a question set to what one model came to, from the nats of each of its answers ``[a]``."""
         bits, columns = self.questions[name].scores(nats)
         found.losses[name] = bits / self.bits_per_nat_byte[name]
-        found.columns.update({prefix + name: value for prefix, value in columns.items()})
+        for prefix, value in columns.items():
+            _note(found, prefix + name, value)
+
+
+def _note(found: Measurement, column: str, value: float) -> None:
+    """Add a column; a single document or question has no standard error, and its row says nothing of it."""
+    if math.isfinite(value):
+        found.columns[column] = value
 
 
 def _windows(heldout: HeldOut, domain: str, seq_len: int, limit: int) -> tuple[NDArray[np.int64], float]:

@@ -286,3 +286,33 @@ def test_gold_answers_alone_give_the_same_bits(
         assert ACCURACY + "choices" in whole.columns
     finally:
         prepare_evaluation(evaluation, store.directory, seq_len=SEQ_LEN, base=base)
+
+
+def test_a_domain_of_token_ids_is_the_domain_of_their_text(
+    store: TokenStore, evaluation: EvaluationSettings, tmp_path: Path
+) -> None:
+    base = store.directory.parent
+    known = read_evaluation_manifest(store.directory)
+    assert known is not None
+    content = (store.directory / known.sets["letters"].file.path).read_bytes()
+    (tmp_path / "own.npy").write_bytes(content)
+    (tmp_path / "beyond.npy").write_bytes(np.array([1, 2, store.vocab_size, 3], "<u2").tobytes())
+    domain = {"path": str(tmp_path / "own.npy"), "format": "array", "token_type": "uint16"}
+    stored = EvaluationSettings.model_validate({"tokens_per_domain": 64, "domains": {"letters": domain}})
+    beyond = EvaluationSettings.model_validate(
+        {"tokens_per_domain": 64, "domains": {"own": {**domain, "path": str(tmp_path / "beyond.npy")}}}
+    )
+    try:
+        found = prepare_evaluation(stored, store.directory, seq_len=SEQ_LEN, base=base)
+        assert found is not None
+        assert found.sets["letters"].digest == known.sets["letters"].digest
+        assert found.sets["letters"].documents == known.sets["letters"].documents
+        with pytest.raises(DataError, match=rf"beyond\.npy holds the id {store.vocab_size} at byte 4"):
+            prepare_evaluation(beyond, store.directory, seq_len=SEQ_LEN, base=base)
+        missing = beyond.model_copy(
+            update={"domains": {"own": beyond.domains["own"].model_copy(update={"path": "nowhere.npy"})}}
+        )
+        with pytest.raises(DataError, match=r"'evaluation\.domains\.own\.path' finds no file"):
+            prepare_evaluation(missing, store.directory, seq_len=SEQ_LEN, base=base)
+    finally:
+        prepare_evaluation(evaluation, store.directory, seq_len=SEQ_LEN, base=base)
