@@ -144,6 +144,14 @@ def _notes(study: Study) -> list[str]:
             f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all of their "
             "held-out tokens. A larger heldout_fraction makes their losses more certain."
         )
+    settings = study.settings
+    searched = {each.path for each in settings.decontamination.evaluation_sets.values()}
+    unsearched = [name for name, each in settings.evaluation.questions.items() if each.path not in searched]
+    if unsearched:
+        notes.append(
+            f"Train text was not searched for the questions of {', '.join(unsearched)}. Name their files in "
+            "decontamination.evaluation_sets to drop documents that hold one."
+        )
     for name, counts in study.source_counts().items():
         source = study.settings.sources[name]
         if source.format == "embedded":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,8 @@ import torch
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.runs.config import RunConfig
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
+from proxy_runs.corpus.evaluation import prepare_evaluation
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.fsdp.layout import Layout
 from proxy_runs.sweep.engines import FSDP, STACKED, engine_of
@@ -24,7 +26,14 @@ from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.held import held_folder, held_fork, held_run
 
 STEPS = 50
-OFTEN = EvaluationSettings(tokens_per_domain=64, points=25)
+OFTEN = EvaluationSettings.model_validate(
+    {
+        "tokens_per_domain": 64,
+        "points": 25,
+        "domains": {"own": {"path": "own.jsonl"}},
+        "questions": {"quiz": {"path": "quiz.jsonl"}},
+    }
+)
 ENDS = EvaluationSettings(tokens_per_domain=64, points=2)
 TOLERANCE = 1e-4  # nats per token
 
@@ -32,6 +41,20 @@ TOLERANCE = 1e-4  # nats per token
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     return make_tiny_store(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    """The same corpus with a domain and questions of no source beside it."""
+    root = tmp_path_factory.mktemp("asked")
+    store = make_tiny_store(root / "corpus")
+    (root / "own.jsonl").write_text(
+        '{"text": "some words"}\n{"text": "and a few more"}\n' * 4, encoding="utf-8"
+    )
+    rows = [{"context": "two and two is ", "choices": ["four", "five"], "gold": gold} for gold in (0, 1)]
+    (root / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prepare_evaluation(OFTEN, store.directory, seq_len=16, base=root)
+    return TokenStore.open(store.directory)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +109,9 @@ def work(
 
 @pytest.mark.parametrize("state", ["fresh", "load"])
 def test_both_trainers_give_the_same_losses_over_fifty_steps(
-    tmp_path: Path, store: TokenStore, llama: Path, state: str
+    tmp_path: Path, asked: TokenStore, llama: Path, state: str
 ) -> None:
+    store = asked
     checkpoint = held_run(llama, store, optimizer_state=state)
     runs = [checkpoint, *(held_fork(checkpoint, maths=share, steps=STEPS) for share in (0.25, 0.75))]
     stacked, sharded = (
@@ -98,7 +122,10 @@ def test_both_trainers_give_the_same_losses_over_fifty_steps(
         one, other = stacked[run.run_id], sharded[run.run_id]
         assert one["row"].keys() == other["row"].keys()
         assert one["row"] == pytest.approx(other["row"], abs=TOLERANCE)
-        assert len(one["curve"]) == len(other["curve"]) == 3 * (1 + 25 * run.is_trained)
+        assert {"loss:quiz", "bpb_error:quiz", "accuracy:quiz", "bpb_error:own"} <= one["row"].keys()
+        # four domains of text at every point, the questions at both ends
+        points = 4 * (1 + 25 * run.is_trained) + 1 + run.is_trained
+        assert len(one["curve"]) == len(other["curve"]) == points
         for mine, theirs in zip(one["curve"], other["curve"]):
             assert mine == pytest.approx(theirs, abs=TOLERANCE)
     row = stacked[runs[1].run_id]["row"]
