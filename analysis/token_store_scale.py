@@ -25,8 +25,8 @@ import yaml
 
 VOCAB_SIZE = 50_000
 FILES = 10
-SEQ_LEN = 1024
-BATCH_SEQUENCES = 16
+SEQ_LEN = 256
+BATCH_SEQUENCES = 8
 
 
 def write_tokenizer(path: Path) -> None:
@@ -90,6 +90,7 @@ def write_study(root: Path) -> None:
         "design": {"num_mixtures": 12, "decay_tokens": [1 << 20]},
         "objective": {"weights": {"web": 1, "books": 1}},
         "target": {"shape": "target", "max_decay_tokens": 1 << 20},
+        "evaluation": {"tokens_per_domain": 2048, "points": 1},
         "train": {"precision": "float32", "compile": False},
         "backend": {"workers": 1, "slots": 1, "device": "cpu"},
     }
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=20_000_000)
     parser.add_argument("--bytes", type=int, default=10_000_000_000)
-    parser.add_argument("--tokens", type=int, default=20 * SEQ_LEN * BATCH_SEQUENCES)
+    parser.add_argument("--tokens", type=int, default=40 * SEQ_LEN * BATCH_SEQUENCES)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     write_store(args.work / "store", args.documents, args.bytes)
