@@ -95,6 +95,9 @@ def prepare(directory: StudyDir) -> Preparation:
     if not prepared.evaluation.empty:
         title = "what runs are also measured on: documents or questions, tokens or tokens of gold answers"
         console.print(frame_table(prepared.evaluation, title=title))
+    if not prepared.near_copies.empty:
+        title = "train documents that resemble held-out ones, set aside (Jaccard similarity)"
+        console.print(frame_table(prepared.near_copies, title=title))
     if not prepared.repeated_heldout.empty:
         title = "share of held-out passages that train text repeats"
         console.print(frame_table(prepared.repeated_heldout, title=title))
@@ -133,6 +136,8 @@ def plan(directory: StudyDir) -> Plan:
         console.print(f"group {group}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(planned.design)} runs, {planned.design.train_flops:.3g} FLOPs in all.")
     console.print(planned.detectable_effect, highlight=False, soft_wrap=True)
+    if planned.near_copies:
+        console.print(planned.near_copies, highlight=False, markup=False, soft_wrap=True)
     if study.settings.trainer == "built-in":
         console.print(
             f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} workers on this machine, as measured "

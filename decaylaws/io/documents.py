@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 READING_VERSION = 2
 """Goes up whenever the same file would give other documents."""
 
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 """Of all steps from text to tokens: goes up whenever the same request would give other text or other tokens."""
 
 Format = Literal["jsonl", "text", "parquet"]
@@ -64,6 +64,7 @@ _PASSED_OVER = {
     "documents_too_short": "documents too short to keep",
     "paragraphs_of_licences": "licence notices",
     "train_documents_contaminated": "train documents with an evaluation item",
+    "train_documents_near_heldout": "train documents that resemble held-out documents",
     "heldout_documents_overlapping": "held-out documents that train text repeats",
     "heldout_documents_repeated": "documents that repeat a held-out document word for word",
 }

@@ -325,6 +325,11 @@ class DecontaminationSettings(_Settings):
     min_common: Share = Field(
         0.75, description="smallest common subsequence of a near match, as a share of the item's words"
     )
+    heldout_similarity: Annotated[float, NUMBER, Field(gt=0, le=1)] | None = Field(
+        0.1,
+        description="train documents of this Jaccard similarity to a held-out document and more are set aside (runs of "
+        "five words, of a token store as much in tokens); null keeps them",
+    )
     max_heldout_overlap: Share = Field(
         0.05,
         description="largest share of a domain's held-out passages that the train text of a source may repeat",

@@ -14,7 +14,7 @@ from decaylaws.io.text import find_files
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.stores import is_token_store
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.study import DecontaminationSettings, SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.held import check_against_corpus
 from decaylaws.study.stored import StoredSettings
@@ -23,6 +23,7 @@ SETTINGS_NAME = "settings.json"
 # settings of a source that leave its text as it is, and of decontamination; every other one needs a new corpus
 NO_TEXT = {"group", "capability", "max_epochs", "lower", "upper"}
 NO_DECONTAMINATION = {"max_heldout_overlap", "on_overlap"}
+_SIMILARITY = DecontaminationSettings.model_fields["heldout_similarity"].default
 _WHOLE_FILE_BYTES = 1 << 26
 _SAMPLE_BYTES = 1 << 20
 _STORE_SAMPLE_BYTES = 1 << 12
@@ -222,9 +223,12 @@ def _explicit(settings: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in source.items() if key not in defaults or value != defaults[key]}
         for name, source in settings["sources"].items()
     }
-    decontamination = settings.get("decontamination", {})
+    decontamination = dict(settings.get("decontamination", {}))
+    similarity = decontamination.pop("heldout_similarity", _SIMILARITY)
     if not decontamination.get("evaluation_sets"):
         decontamination = {}
+    if similarity != _SIMILARITY:
+        decontamination["heldout_similarity"] = similarity
     order = settings.get("order", list(sources))
     return {**settings, "sources": sources, "order": order, "decontamination": decontamination}
 

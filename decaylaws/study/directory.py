@@ -353,7 +353,8 @@ class Study:
         settings["decontamination"] = {
             name: value
             for name, value in settings["decontamination"].items()
-            if name not in ("max_heldout_overlap", "on_overlap")
+            # what these set aside or refuse shows in the fingerprint of the corpus
+            if name not in ("heldout_similarity", "max_heldout_overlap", "on_overlap")
         }
         settings["order"] = list(self.settings.sources)  # the first source keeps what a later one repeats
         # defaults that older studies did not have are left out: their stored results stay valid

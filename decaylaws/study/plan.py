@@ -18,6 +18,7 @@ from decaylaws.study.arithmetic import settle_arithmetic
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.checks import check_prepared
 from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.near_copies import copies_words
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.results import decays
 from decaylaws.study.stored import StoredPlan
@@ -36,6 +37,8 @@ class Plan:
         workers: worker processes that ``run`` would start here; 0 with an external trainer.
         detectable_effect: which difference between two runs is more than noise, in a sentence.
         arithmetic: how the proxies compute, in sentences, where that was decided now.
+        near_copies: how many near copies of held-out documents the target's decay reads, in sentences; empty where none
+            were found.
     """
 
     design: Design
@@ -45,6 +48,7 @@ class Plan:
     workers: int
     detectable_effect: str
     arithmetic: tuple[str, ...]
+    near_copies: str = ""
 
 
 def plan(study: Study, *, progress: Progress = silent) -> Plan:
@@ -62,10 +66,11 @@ def plan(study: Study, *, progress: Progress = silent) -> Plan:
         .agg(runs=("run_id", "size"), tokens=("tokens", "sum"), train_flops=("train_flops", "sum"))
         .reset_index()
     )
+    copies = copies_words(study, proportional_mixture(study).to_dict(), "the token-proportional mixture")
     effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
     if study.settings.trainer == "external":
         cost["hours"] = cost["train_flops"] / (study.settings.external.flops_per_second or np.nan) / 3600.0
-        return Plan(design, is_new, cost, float(cost["hours"].sum(skipna=False)), 0, effect, ())
+        return Plan(design, is_new, cost, float(cost["hours"].sum(skipna=False)), 0, effect, (), copies)
     changed, arithmetic = settle_arithmetic(study, design, progress)
     if changed:
         design, is_new = plan_runs(study)
@@ -73,7 +78,7 @@ def plan(study: Study, *, progress: Progress = silent) -> Plan:
     cost["hours"] = [
         speed.params_hours(row.non_embedding_params, int(row.tokens)) for row in cost.itertuples()
     ]
-    return Plan(design, is_new, cost, speed.plan_hours(design), speed.workers, effect, arithmetic)
+    return Plan(design, is_new, cost, speed.plan_hours(design), speed.workers, effect, arithmetic, copies)
 
 
 def plan_runs(study: Study) -> tuple[Design, bool]:

@@ -11,6 +11,7 @@ from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.progress import Progress, silent
 from decaylaws.study.checks import check_prepared, record_settings, short_heldout
 from decaylaws.study.directory import Study
+from decaylaws.study.near_copies import near_copies
 from decaylaws.study.overlap import check_overlap, evaluation_report, heldout_overlap
 
 
@@ -29,6 +30,8 @@ class Preparation:
             document, decoded).
         evaluation: what runs are measured on besides the sources, one row per domain or question set: ``name``,
             ``documents`` (or questions), ``tokens`` (of gold answers); empty where study.yaml names none.
+        near_copies: train documents that resemble held-out ones and were set aside, by source and domain
+            (:func:`decaylaws.study.near_copies.near_copies`).
         repeated_heldout: share of held-out passages that train text repeats, the three largest.
         notes: sentences on what was passed over, kept though doubtful, or is short.
     """
@@ -38,6 +41,7 @@ class Preparation:
     evaluation_items: pd.DataFrame | None
     stores: pd.DataFrame
     evaluation: pd.DataFrame
+    near_copies: pd.DataFrame
     repeated_heldout: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -100,6 +104,7 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
             [(name, *counts) for name, counts in study.evaluation_counts().items()],
             columns=["name", "documents", "tokens"],
         ),
+        near_copies(study),
         repeated,
         tuple(_notes(study)),
     )

@@ -98,6 +98,29 @@ class StoredOverlap(TypedDict):
 
 
 @_stored
+class CopiedPair(TypedDict):
+    """Near copies in the train text of a source of the held-out documents of a domain, by level of similarity."""
+
+    source: str
+    domain: str
+    set_aside: Count
+    train_documents: list[Count]
+    heldout_documents: list[Count]
+
+
+@_stored
+class StoredCopies(TypedDict):
+    """``near_copies.json``: train documents that resemble held-out ones, and which ``share`` of a source was read."""
+
+    levels: list[float]
+    similarity: float
+    heldout_documents: dict[str, Count]
+    compared: dict[str, Count]
+    share: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    pairs: list[CopiedPair]
+
+
+@_stored
 class StoredSettings(TypedDict):
     """``settings.json`` beside the shards: what they were prepared from."""
 

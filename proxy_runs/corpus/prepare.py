@@ -3,6 +3,7 @@
     text           extract, deduplicate paragraphs, split by document        one file pair per source
                    look through a token store and split it by document       one note per file of the store
     contamination  drop train documents that hold an evaluation item          one file, where sets are named
+    near copies    set train documents aside that resemble held-out ones      one file
     overlap        drop held-out documents that the train split gives away    one file
     heldout        measure what the train split still repeats of the others   one file
     tokenizer      train the BPE on the train split                           one file
@@ -43,6 +44,7 @@ from proxy_runs.corpus.cleaning import SeenParagraphs
 from proxy_runs.corpus.demo import GENERATOR_VERSION
 from proxy_runs.corpus.demo.embedded import package_versions
 from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, remember
+from proxy_runs.corpus.near_copies import find_near_copies, stretches_of
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
@@ -63,6 +65,7 @@ from proxy_runs.data.tokenizer import TextTokenizer, load_tokenizer, train_token
 
 AnyTexts = Texts | StoreTexts
 HELDOUT_OVERLAP_NAME = "heldout_overlap.json"
+NEAR_COPIES_NAME = "near_copies.json"
 CONTAMINATION_NAME = "contamination.json"
 
 
@@ -124,6 +127,7 @@ def _request(
     if tokenizer.path:
         ready = load_tokenizer(base / tokenizer.path, end_token=tokenizer.end_token)
         content["tokenizer_json"] = [ready.to_json().decode(), ready.end_id]
+    content["heldout_similarity"] = decontamination.heldout_similarity
     if decontamination.evaluation_sets:
         content["decontamination"] = contamination.evaluation_request(decontamination, base)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -205,6 +209,7 @@ class _Job:
     def run(self) -> Manifest:
         texts = self._collect()
         self._drop_contaminated(texts)
+        self._set_near_copies_aside(texts)
         leaks = self._find_leaks(texts)
         self._measure_heldout_overlap(texts, leaks)
         self._train_tokenizer(texts)
@@ -282,6 +287,35 @@ class _Job:
         for name, dropped in json.loads(path.read_text()).items():
             texts[name].drop_train(dropped)
         self.progress("contamination", len(texts), len(texts))
+
+    def _set_near_copies_aside(self, texts: Mapping[str, AnyTexts]) -> None:
+        """Make every later stage pass over train documents that belong to the cluster of a held-out one.
+
+        Generated text has no clusters: its templates repeat by design, and its instances are split.
+        """
+        similarity = self.decontamination.heldout_similarity
+        if similarity is None:
+            return
+        path = self.work / "near_copies.json"
+        if not path.is_file():
+            numbers = {name: number for number, name in enumerate(texts)}
+
+            def tell(name: str, share: float) -> None:
+                self.progress("near copies", numbers[name] + share, len(texts), name)
+
+            domains = [source.name for source in self.sources if not source.is_generated]
+            found = find_near_copies(texts, domains, similarity, tell)
+            with atomic_write(self.data / NEAR_COPIES_NAME, recorded=True) as handle:
+                handle.write((json.dumps(found.report, indent=1) + "\n").encode())
+            with atomic_write(path) as handle:
+                handle.write(json.dumps([found.rows, found.stretches]).encode())
+        rows, stretches = json.loads(path.read_text())
+        for name, text in texts.items():
+            if isinstance(text, StoreTexts):
+                text.set_aside(stretches_of(stretches[name]))
+            else:
+                text.drop_train(rows[name], "train_documents_near_heldout")
+        self.progress("near copies", len(texts), len(texts))
 
     def _reader(self, stage: str, texts: Mapping[str, AnyTexts]) -> contamination.ReadTrain:
         """Reads the train documents of a source by name, reporting to ``stage``."""

@@ -133,6 +133,7 @@ class StoreTexts:
     def __post_init__(self) -> None:
         self._all = StoredTokens(self.files)
         self._dropped = np.zeros(len(self.sample.places), bool)
+        self._repeated = len(self.excluded.places) - len(self.heldout.places)
         self._count()
 
     def size(self, split: str) -> int:
@@ -145,6 +146,44 @@ class StoreTexts:
             self._dropped[number] = True
         self._count()
         self.counts["train_documents_contaminated"] = int(self._dropped.sum())
+
+    def set_aside(self, documents: Stretches) -> None:
+        """Leave these documents out of the train text, since they resemble held-out ones, and count them."""
+        left = ~np.isin(self.sample.places[:, 0], documents.places[:, 0])
+        self.sample, self._dropped = self.sample.take(left), self._dropped[left]
+        self.excluded = Stretches.join([self.excluded, documents])
+        self._count()
+        self.counts["train_documents_near_heldout"] = len(documents.places)
+
+    def whole_documents(self, max_tokens: int) -> Iterator[tuple[Tokens, Places, Places, int]]:
+        """Train documents with their tokens, some hundred thousand tokens at a time.
+
+        Args:
+            max_tokens: about how many tokens to read; of a larger store, parts that are spread over it evenly.
+
+        Yields:
+            tokens of a part of a file; where in it each document begins and ends, its end token included; and the place
+            of the part's first token, counted over all files.
+        """
+        step = max(1, -(-self.found.tokens // max_tokens)) * _CHUNK
+        gone = np.sort(self.excluded.places[:, 0])
+        first = 0
+        for file in self.files:
+            place, is_whole = 0, True  # whether a document begins at the place
+            while place < file.tokens:
+                tokens = file.read(place, min(_CHUNK, file.tokens - place))
+                ends = np.flatnonzero(tokens == self.tokenizer.end_id) + 1
+                starts = np.append(0, ends)[:-1] if is_whole else ends[:-1]
+                stops = ends if is_whole else ends[1:]
+                kept = ~np.isin(starts + first + place, gone)
+                if kept.any():
+                    yield tokens, starts[kept], stops[kept], first + place
+                if step == _CHUNK:
+                    is_whole = len(ends) > 0
+                    place += int(ends[-1]) if len(ends) else len(tokens)
+                else:
+                    is_whole, place = False, place + step
+            first += file.tokens
 
     def read(self, split: str) -> Iterator[str]:
         """Decoded documents: the sample of the train split that is left, or all held-out ones."""
@@ -192,7 +231,7 @@ class StoreTexts:
             self.counts["compared_documents"] = len(self.sample.places)
         for name, count in (
             ("documents_without_end", self.found.unended),
-            ("heldout_documents_repeated", len(self.excluded.places) - len(self.heldout.places)),
+            ("heldout_documents_repeated", self._repeated),
         ):
             if count:
                 self.counts[name] = count

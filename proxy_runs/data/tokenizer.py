@@ -94,6 +94,14 @@ class TextTokenizer:
         """As ``tokenizer.json``."""
         return self.tokenizer.to_str().encode()
 
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.generic]]:
+        """The tokens of each text, without an end-of-document token.
+
+        Raises:
+            DataError: the tokenizer gives up on one.
+        """
+        return self._encode(texts)
+
     def decode(self, documents: Sequence[NDArray[Any]]) -> list[str]:
         """The text that the tokens of each document spell; bytes that are not UTF-8 become question marks."""
         return self.tokenizer.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=False)

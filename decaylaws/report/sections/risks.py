@@ -9,6 +9,7 @@ from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.study.confirm import domain_table
+from decaylaws.study.near_copies import copies_words
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share
@@ -26,7 +27,13 @@ def risks(inputs: ReportInputs) -> Section:
     return Section(
         "Risks, and when not to believe this",
         "The first points come from the figures of this study. The last ones hold for every study.",
-        notes=[*_confirmation(inputs), *_evidence(inputs), *_law(inputs), *_ALWAYS],
+        notes=[
+            *_confirmation(inputs),
+            *_near_copies(inputs),
+            *_evidence(inputs),
+            *_law(inputs),
+            *_ALWAYS,
+        ],
     )
 
 
@@ -47,6 +54,12 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
             kind = "optimistic" if mean > 0 else "pessimistic"
             yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
     yield from _close_rivals(inputs)
+
+
+def _near_copies(inputs: ReportInputs) -> Iterator[str]:
+    shares = inputs.recipe.stages[0].mixture.to_dict()
+    if said := copies_words(inputs.study, shares, "the recommended mixture"):
+        yield said
 
 
 def _close_rivals(inputs: ReportInputs) -> Iterator[str]:

@@ -155,10 +155,11 @@ class Texts:
     counts: dict[str, int] = field(default_factory=dict)
     _dropped: frozenset[int] = frozenset()
 
-    def drop_train(self, documents: Iterable[int]) -> None:
-        """Pass over these train documents from now on, and count them."""
-        self._dropped = frozenset(documents)
-        self.counts["train_documents_contaminated"] = len(self._dropped)
+    def drop_train(self, documents: Iterable[int], why: str = "train_documents_contaminated") -> None:
+        """Pass over these train documents (numbers in the file) from now on, and count them under ``why``."""
+        new = frozenset(documents) - self._dropped
+        self._dropped |= new
+        self.counts[why] = len(new)
 
     def size(self, split: str) -> int:
         """Bytes of text of a split."""
@@ -170,11 +171,15 @@ class Texts:
 
     def read(self, split: str) -> Iterator[str]:
         """Documents of a split."""
+        return (text for _, text in self.numbered(split))
+
+    def numbered(self, split: str) -> Iterator[tuple[int, str]]:
+        """Documents of a split, each with its number in the file."""
         dropped = self._dropped if split == "train" else frozenset()
         with open(self.path(split), encoding="utf-8") as lines:
             for number, line in enumerate(lines):
                 if number not in dropped:
-                    yield json.loads(line)
+                    yield number, json.loads(line)
 
 
 def collect(source: Source, directory: Path, seen: SeenParagraphs) -> Iterator[float]:
