@@ -35,7 +35,7 @@ class BackendSettings(BaseModel):
         1, description="processes of one run in the fsdp trainer; more than one are started by torchrun"
     )
     micro_batch_tokens: Tokens = Field(
-        2048,
+        1024,
         description="tokens of a process in one forward pass of the fsdp trainer, at least one sequence; the gradients "
         "of the passes of a step are added up",
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decaylaws.designs.planner import Design
-from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, Shape
+from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig, Shape
+from decaylaws.runs.start import CheckpointShape
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.stored import StoredCalibration
 
 if TYPE_CHECKING:
     from proxy_runs.engine import Backend
+    from proxy_runs.fsdp.layout import Layout
 
 LARGE_PARAMS = 30_000_000
 """Models of more are stacked on no CPU: each fills a core alone, and several take the memory of several."""
@@ -61,33 +65,119 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
 
     Loads torch only to measure.
     """
-    from proxy_runs.machine import default_workers
-
-    planner, batch = study.planner(), study.settings.batch_tokens
-    shapes = [planner.shape(name) for name in study.settings.starts]
+    planner, batch, backend = study.planner(), study.settings.batch_tokens, study.settings.backend
+    starts = {(config := planner.start(name).config).shape: config for name in study.settings.starts}
+    count = workers or backend.workers or _default_workers(study, list(starts.values()))
+    sharded = _sharded(study, list(starts.values()), count)
     arithmetic = study.arithmetic()
-    keys = {shape: _key(shape, batch, arithmetic) for shape in shapes}
-    stackable = [shape for shape in shapes if isinstance(shape, ModelShape)]
-    small = _small_enough(stackable, batch, study.settings.backend.device)
+    keys = {
+        shape: _key(shape, batch, arithmetic, *([_sharded_key(study)] if shape in sharded else []))
+        for shape, config in starts.items()
+    }
+    stackable = [shape for shape in starts if isinstance(shape, ModelShape) and shape not in sharded]
+    measurable: list[Shape] = [*_small_enough(stackable, batch, backend.device), *sharded]
     stored = _stored(study)
-    unknown = [shape for shape in small if keys[shape] not in stored["speeds"]]
+    unknown = [shape for shape in measurable if keys[shape] not in stored["speeds"]]
     if unknown or "matmul_flops" not in stored:
         stored |= _measure_matmul(study) if "matmul_flops" not in stored else {}
-        stored["speeds"] |= {keys[shape]: _measure(study, shape) for shape in unknown}
+        for shape in unknown:
+            measured = (
+                _measure_sharded(study, starts[shape], sharded[shape])
+                if shape in sharded
+                else _measure(study, starts[shape].llama)
+            )
+            stored["speeds"] |= {keys[shape]: measured}
         write_json(study.calibration_file, stored)
     found: dict[Shape, dict[int, float]] = {
-        shape: {int(count): speed for count, speed in stored["speeds"][keys[shape]].items()}
-        for shape in small
+        shape: {int(slots): speed for slots, speed in stored["speeds"][keys[shape]].items()}
+        for shape in measurable
     }
-    found |= {shape: _scaled(shape, found, stored["matmul_flops"]) for shape in shapes if shape not in found}
-    count = workers or study.settings.backend.workers or default_workers(study.settings.backend.device)
+    found |= {shape: _scaled(shape, found, stored["matmul_flops"]) for shape in starts if shape not in found}
     return Calibration(stored["matmul_flops"], found, count)
 
 
-def _key(shape: Shape, batch_tokens: int, arithmetic: Arithmetic) -> str:
+def layout_of(study: Study) -> Layout:
+    """How the FSDP trainer lays the runs of a study out."""
+    from proxy_runs.fsdp.layout import Layout
+
+    backend = study.settings.backend
+    return Layout(
+        processes=backend.processes,
+        device=backend.device,
+        micro_batch_tokens=backend.micro_batch_tokens,
+        activation_checkpointing=backend.activation_checkpointing,
+    )
+
+
+def _default_workers(study: Study, starts: Sequence[RunConfig]) -> int:
+    """A worker for every core, or for as many as a run has processes; fewer where checkpoints would not fit."""
+    from proxy_runs.machine import default_workers, visible_gpus
+    from proxy_runs.memory import host_bytes, sharded_bytes
+    from proxy_runs.sweep.engines import MEMORY_SHARE
+
+    backend = study.settings.backend
+    count = default_workers(backend.device)
+    held = [config.shape for config in starts if config.start is not None]
+    if not held or visible_gpus(backend.device):
+        return count
+    largest = max(
+        sharded_bytes(
+            shape,
+            micro_batch_tokens=backend.micro_batch_tokens,
+            processes=backend.processes,
+            recompute=backend.activation_checkpointing,
+        )
+        for shape in held
+        if isinstance(shape, ModelShape | CheckpointShape)
+    )
+    return max(1, min(count // backend.processes, int(MEMORY_SHARE * host_bytes() / largest)))
+
+
+def _sharded(study: Study, starts: Sequence[RunConfig], workers: int) -> dict[Shape, Path]:
+    """The shapes that the FSDP trainer takes, with the folder of each, where it is still there."""
+    from proxy_runs.machine import visible_gpus
+    from proxy_runs.memory import device_bytes, host_bytes
+    from proxy_runs.sweep.engines import FSDP, engine_of
+
+    held = [config for config in starts if config.start is not None]
+    if not held:
+        return {}
+    backend, folders = study.settings.backend, study.held_folders()
+    # only torch knows the memory of a GPU
+    memory = device_bytes(_backend(study).torch_device) if visible_gpus(backend.device) else host_bytes()
+    found = {}
+    for config in held:
+        assert config.start is not None
+        folder = folders[config.start.fingerprint]
+        if engine_of(config, backend.engine, memory / workers) == FSDP and folder.is_dir():
+            found[config.shape] = folder
+    return found
+
+
+def _key(shape: Shape, batch_tokens: int, arithmetic: Arithmetic, *more: object) -> str:
     """Under which a speed is stored."""
     changes = [] if arithmetic == EXACT else [vars(arithmetic)]
-    return content_hash(vars(shape), batch_tokens, *changes)
+    return content_hash(vars(shape), batch_tokens, *changes, *more)
+
+
+def _sharded_key(study: Study) -> dict[str, Any]:
+    """What else the speed of the FSDP trainer depends on."""
+    return {"layout": asdict(layout_of(study)), "optimizer": study.settings.optimizer.config().to_dict()}
+
+
+def _measure_sharded(study: Study, config: RunConfig, folder: Path) -> dict[str, float]:
+    """Tokens per second of a run in the FSDP trainer, which takes one at a time."""
+    from proxy_runs.fsdp.calibration import tokens_per_second
+
+    speed = tokens_per_second(
+        folder,
+        config.shape,
+        study.settings.batch_tokens,
+        layout_of(study),
+        study.arithmetic(),
+        study.settings.optimizer.config(),
+    )
+    return {"1": speed}
 
 
 def _stored(study: Study) -> dict[str, Any]:

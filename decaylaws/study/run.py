@@ -23,7 +23,7 @@ from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION
 from decaylaws.runs.config import RunConfig, Shape
 from decaylaws.runs.table import measured_on
-from decaylaws.study.calibrate import calibrate
+from decaylaws.study.calibrate import calibrate, layout_of
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.plan import current_plan
 from decaylaws.study.read_outs import read_out_errors
@@ -396,7 +396,6 @@ def workspace(
     serves: str = "",
 ) -> Workspace:
     """What the workers of a study need to know."""
-    from proxy_runs.fsdp.layout import Layout
     from proxy_runs.sweep.workspace import Workspace
 
     backend = study.settings.backend
@@ -416,11 +415,7 @@ def workspace(
         held=study.held_folders(),
         workers=workers,
         engine=backend.engine,
-        layout=Layout(
-            processes=backend.processes,
-            micro_batch_tokens=backend.micro_batch_tokens,
-            activation_checkpointing=backend.activation_checkpointing,
-        ),
+        layout=layout_of(study),
         keep_checkpoints=backend.keep_checkpoints,
         serves=serves,
         measure=study.measure,

@@ -19,7 +19,7 @@ class Layout:
 
     processes: int = 1
     device: str = "auto"
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: int = 1024
     activation_checkpointing: bool = False
     save_seconds: float = 30.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.start import CheckpointShape
-from proxy_runs.engine.memory import stack_bytes
+from proxy_runs.memory import stack_bytes
 
 STACKED, FSDP, AUTO = "stacked", "fsdp", "auto"
 

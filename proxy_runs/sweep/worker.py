@@ -42,8 +42,8 @@ from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
-from proxy_runs.engine.memory import device_bytes
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
+from proxy_runs.memory import device_bytes
 from proxy_runs.sweep.engines import FSDP, engine_of, stack_slots
 from proxy_runs.sweep.workspace import (
     EXIT_DEVICE,

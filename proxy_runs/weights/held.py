@@ -80,7 +80,9 @@ class HeldCheckpoints:
         # the study's sequences may be shorter than the model's positions reach
         if _without_length(found) != _without_length(shape):
             raise DataError(f"The checkpoint in {folder} is {found}, but the run needs {shape}.")
-        step, moments = 0, {name: {key: torch.zeros_like(t) for key, t in params.items()} for name in MOMENTS}
+        # zeros that take no memory: the trainer copies them into moments of its own
+        none = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in params.items()}
+        step, moments = 0, dict.fromkeys(MOMENTS, none)
         if config.start.optimizer_state == "load":
             step, full = read_moments(folder)
             moments = {kind: from_hf_weights(of_kind(full, kind), shape) for kind in MOMENTS}

@@ -7,18 +7,24 @@ import multiprocessing
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.runs.config import RunConfig
+from decaylaws.runs.config import EXACT, RunConfig
+from decaylaws.runs.optimizer import OptimizerConfig
+from decaylaws.runs.start import CheckpointShape
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.corpus.evaluation import prepare_evaluation
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.fsdp.calibration import tokens_per_second
 from proxy_runs.fsdp.layout import Layout
+from proxy_runs.memory import sharded_bytes
 from proxy_runs.sweep.engines import FSDP, STACKED, engine_of
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import WorkerEvent, Workspace, open_queue
@@ -210,3 +216,40 @@ def test_killed_ten_times_the_fsdp_trainer_ends_with_the_same_table(
     assert {run_id: (each["row"], each["curve"]) for run_id, each in ended.items()} == {
         run_id: (each["row"], each["curve"]) for run_id, each in undisturbed.items()
     }
+
+
+def test_the_speed_of_a_checkpoint_is_measured_in_the_trainer_that_it_takes(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    folder = held_folder(tmp_path, "qwen3_moe", store.vocab_size)
+    config = held_run(folder, store)
+    layout = Layout(device="cpu", micro_batch_tokens=64)
+    one, two = (
+        tokens_per_second(
+            folder, config.shape, 128, replace(layout, processes=processes), EXACT, OptimizerConfig()
+        )
+        for processes in (1, 2)
+    )
+    assert min(one, two) > 0
+    assert not dist.is_initialized()
+
+
+def test_memory_grows_with_what_a_pass_holds() -> None:
+    smollm = CheckpointShape(
+        family="llama",
+        d_model=576,
+        num_layers=30,
+        vocab_size=49_152,
+        seq_len=1024,
+        non_embedding_params=106_203_456,
+        total_params=134_515_008,
+    )
+
+    def gigabytes(tokens: int, *, recompute: bool = False, processes: int = 1) -> float:
+        needed = sharded_bytes(smollm, micro_batch_tokens=tokens, processes=processes, recompute=recompute)
+        return needed / 1e9
+
+    assert gigabytes(1024) < 8  # by default a step of any number of tokens fits
+    assert gigabytes(2048) > 8 > gigabytes(2048, recompute=True)
+    assert gigabytes(1024, processes=2) > gigabytes(1024)
+    assert gigabytes(512) == gigabytes(1024)  # a sequence at least
