@@ -36,7 +36,7 @@ LAW_LEVELS = [
 ]
 PROXY_LEVELS = [
     {"compiled_code", "data"},
-    {"answers", "environment", "machine", "trackers", "weights", "testing"},
+    {"answers", "environment", "machine", "memory", "trackers", "weights", "testing"},
     {"engine", "evaluation"},
     {"fsdp"},
     {"corpus", "sweep"},
