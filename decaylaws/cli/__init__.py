@@ -53,7 +53,7 @@ PANELS = {
         evaluation.to_hf,
         evaluation.benchmarks,
     ),
-    "Tables": (tables.predict_curve,),
+    "Tables": (tables.mix, tables.predict_curve),
     "Text": (decontaminate_verb, deduplicate_verb),
 }
 NAMES = {decontaminate_verb: "decontaminate", deduplicate_verb: "deduplicate"}

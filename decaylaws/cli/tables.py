@@ -9,14 +9,24 @@ import typer
 
 from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, say
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.mixing import REGRESSIONS
 from decaylaws.progress import silent
-from decaylaws.report.tables import write_curve_report
+from decaylaws.report.tables import write_curve_report, write_mix_report
 from decaylaws.runs.table import write_table
 from decaylaws.schedules import parse_schedule
 from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.quantities import parse_tokens
 from decaylaws.search.recommendation import Estimate
-from decaylaws.tables import BestDecay, CurvePrediction, read_loss_curves
+from decaylaws.settings.mix import MixSettings
+from decaylaws.tables import (
+    BestDecay,
+    CurvePrediction,
+    Mixed,
+    read_loss_curves,
+    read_run_table,
+    table_recipe,
+)
+from decaylaws.tables import mix as recommend
 from decaylaws.tables import predict_curve as predict
 from decaylaws.tables.curves import DECAY_SHAPES, QUESTION, SCHEDULE_LAWS
 
@@ -31,6 +41,189 @@ Where = Annotated[
     typer.Option(help="COLUMN=VALUE: only rows in which the column holds the value; can be repeated"),
 ]
 _PRINTED_POINTS = 9
+_PRINTED_SOURCES = 24
+_PRINTED_EXCLUSIONS = 12
+
+
+def mix(
+    table: Annotated[
+        Path, typer.Argument(help="CSV or Parquet file with a row for each finished run", show_default=False)
+    ],
+    metrics: Annotated[
+        Path | None,
+        typer.Argument(
+            help="what was measured, where shares and metrics are a pair of files", show_default=False
+        ),
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with the whole question (docs: Tables of runs); options come on top"),
+    ] = None,
+    columns: Maps = None,
+    where: Where = None,
+    shares: Annotated[str | None, typer.Option(help="what the names of share columns begin with")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="what the names of measured columns begin or end with")
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="lower or higher: which values are better; must be stated for scores")
+    ] = None,
+    best: Annotated[float | None, typer.Option(help="the best value that a score can have")] = None,
+    rest: Annotated[str | None, typer.Option(help="source that takes what the other shares leave")] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="TARGET=WEIGHT in the objective; can be repeated; all alike by default"),
+    ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(help="TARGET=AMOUNT by which it may be worse than the control; can be repeated"),
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="what guards compare with: mean (of the runs), available, or a run")
+    ] = None,
+    upper: Annotated[list[str] | None, typer.Option(help="SOURCE=SHARE at most; can be repeated")] = None,
+    lower: Annotated[list[str] | None, typer.Option(help="SOURCE=SHARE at least; can be repeated")] = None,
+    available: Annotated[
+        list[str] | None, typer.Option(help="SOURCE=TOKENS that it holds; for all sources or none")
+    ] = None,
+    max_epochs: Annotated[
+        list[str] | None, typer.Option(help="SOURCE=EPOCHS at most; can be repeated")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(help="tokens of the planned run, for caps on epochs")] = None,
+    kl: Annotated[
+        float | None,
+        typer.Option(help="loss that one nat of KL divergence from the mean of the runs has to earn"),
+    ] = None,
+    law: Annotated[str | None, typer.Option(help=f"regression: {', '.join(REGRESSIONS)}")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything random", min=0)] = None,
+    report: Annotated[Path | None, typer.Option(help="write a one-page HTML report to this file")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="write a recipe; needs --schedule, --batch-tokens and --seq-len", show_default=False
+        ),
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="schedule of the recipe, in arrow notation")] = None,
+    batch_tokens: Annotated[
+        str | None, typer.Option(help="tokens of an optimiser step of the recipe")
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="tokens of a sequence of the recipe", min=1)] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="checkpoint from which the recipe starts")] = None,
+    start_tokens: Annotated[str | None, typer.Option(help="tokens that the checkpoint has seen")] = None,
+) -> Mixed:
+    """Recommend a mixture from a table of finished runs.
+
+    Reads shares and losses or scores of each run; RegMix's and olmix's files and
+    Weights & Biases exports as they are. Prints the mixture, what it is predicted
+    to gain, how sure that is, and the error on left-out runs beside baselines.
+    Runs that cannot be used are named with the reason.
+    """
+    asked = MixSettings() if settings is None else MixSettings.load(settings)
+    asked = _with_options(
+        asked,
+        {
+            "columns": pairs(columns, "map"), "where": pairs(where, "where"), "weights": pairs(weight, "weight"),
+            "guards": pairs(guard, "guard"),
+        },
+        {
+            "shares": shares, "targets": targets, "direction": direction, "best": best, "rest": rest,
+            "control": control, "decay_tokens": tokens, "kl_strength": kl, "law": law, "seed": seed,
+        },
+        {
+            "upper": pairs(upper, "upper"), "lower": pairs(lower, "lower"),
+            "max_epochs": pairs(max_epochs, "max-epochs"), "available_tokens": pairs(available, "available"),
+        },
+    )  # fmt: skip
+    wanted = {"schedule": schedule, "batch-tokens": batch_tokens, "seq-len": seq_len}
+    missing = [f"--{name}" for name, value in wanted.items() if value is None]
+    if recipe is not None and missing:
+        raise InvalidValueError(
+            "recipe", str(recipe), f"needs {', '.join(missing)}", "The table does not state them."
+        )
+    with ConsoleProgress(console) as progress:
+        found = recommend(read_run_table(table, metrics, settings=asked), asked, progress=progress)
+    _print_mixed(found)
+    if report is not None:
+        write_mix_report(found, report)
+        say(console, [f"The report is {report}."])
+    if recipe is not None:
+        written = table_recipe(
+            found,
+            parse_schedule(str(schedule)),
+            settings=asked,
+            batch_tokens=parse_tokens(str(batch_tokens), "batch-tokens"),
+            seq_len=int(seq_len or 0),
+            checkpoint=checkpoint,
+            start_tokens=0 if start_tokens is None else parse_tokens(start_tokens, "start-tokens"),
+        )
+        written.save(recipe)
+        say(console, [f"The recipe is {recipe}.", f"Next: decaylaws export {recipe}"])
+    return found
+
+
+def _with_options(
+    settings: MixSettings,
+    tables: dict[str, dict[str, str]],
+    values: dict[str, object],
+    sources: dict[str, dict[str, str]],
+) -> MixSettings:
+    """The settings of a file with what options say on top.
+
+    Args:
+        settings: what the file says.
+        tables: entries by setting.
+        values: single values by setting; None where an option was not given.
+        sources: by limit, the value of each source.
+    """
+    content = settings.model_dump(exclude_unset=True)
+    for name, entries in tables.items():
+        if entries:
+            content[name] = {
+                **content.get(name, {}),
+                **{key: _plain(name, value) for key, value in entries.items()},
+            }
+    content |= {name: value for name, value in values.items() if value is not None}
+    for limit, by_source in sources.items():
+        for source, value in by_source.items():
+            known = content.setdefault("sources", {}).setdefault(source, {})
+            known[limit] = value if limit == "available_tokens" else _number(value, f"{limit} of {source}")
+    return MixSettings.checked(content)
+
+
+def _plain(name: str, value: str) -> object:
+    return _number(value, name) if name in ("weights", "guards") else value
+
+
+def _print_mixed(found: Mixed) -> None:
+    shown = found.shares[(found.shares["share"] > 0) | (found.shares["mean_of_runs"] >= 0.01)].head(
+        _PRINTED_SOURCES
+    )
+    title = f"mixture by '{found.law}' on {found.num_runs} runs"
+    left = len(found.shares) - len(shown)
+    console.print(
+        frame_table(shown, title=title if not left else f"{title} ({left} more sources: --json, --report)")
+    )
+    say(
+        console,
+        [
+            f"Predicted objective: {interval(found.objective)} (90 % interval of one run).",
+            f"Regret: {found.expected_regret:.4f} expected, {found.regret_upper:.4f} at most with 90 % confidence "
+            "within the form of the regression.",
+        ],
+    )
+    console.print(frame_table(found.rivals, title="gain over"))
+    console.print(frame_table(found.targets.head(_PRINTED_SOURCES), title="predicted values"))
+    if not found.guards.empty:
+        console.print(frame_table(found.guards, title="guards: change against the control"))
+    if not found.held_out.empty:
+        console.print(frame_table(found.held_out, title="error of the objective on left-out runs"))
+    if not found.excluded.empty:
+        few = found.excluded.head(_PRINTED_EXCLUSIONS)
+        more = len(found.excluded) - len(few)
+        console.print(
+            frame_table(few, title="left out" if not more else f"left out ({more} more: --json, --report)")
+        )
+    say(console, [*found.notes, found.verdict])
 
 
 def predict_curve(

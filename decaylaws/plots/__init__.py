@@ -18,6 +18,7 @@ from decaylaws.plots.evidence import gain_data, plot_gains, plot_held_out
 from decaylaws.plots.outcome import plot_confirmation, plot_evaluations, plot_guards, plot_scales
 from decaylaws.plots.schedules import plot_loss_curves, plot_schedules, schedules_data
 from decaylaws.plots.style import CANDIDATE_COLOURS, INK, PALETTE, figure, label, styled, to_svg
+from decaylaws.plots.tables import plot_left_out_runs, plot_shares_of_runs
 
 __all__ = [
     "CANDIDATE_COLOURS",
@@ -34,6 +35,7 @@ __all__ = [
     "plot_gains",
     "plot_guards",
     "plot_held_out",
+    "plot_left_out_runs",
     "plot_lengths",
     "plot_loss_curves",
     "plot_mixtures",
@@ -41,6 +43,7 @@ __all__ = [
     "plot_schedule",
     "plot_schedules",
     "plot_shares",
+    "plot_shares_of_runs",
     "schedule_data",
     "schedules_data",
     "styled",

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from decaylaws.io.files import write_text
-from decaylaws.plots import plot_loss_curves, plot_schedules, schedules_data
-from decaylaws.report.page import Fact, PageTable, Picture, Section, render
+from decaylaws.plots import (
+    plot_left_out_runs,
+    plot_loss_curves,
+    plot_schedules,
+    plot_shares_of_runs,
+    schedules_data,
+)
+from decaylaws.report.page import Fact, PageTable, Picture, Section, Standing, render
 from decaylaws.report.words import span
-from decaylaws.tables import CurvePrediction
+from decaylaws.search.recommendation import Estimate
+from decaylaws.tables import CurvePrediction, Mixed
 
 MAX_PANELS = 4
 """Curves that the figure shows side by side."""
@@ -79,3 +86,72 @@ def _evidence(found: CurvePrediction) -> Section:
         tables.append(PageTable.of(found.excluded, "Runs that were left out."))
     lead = f"Fitted on {', '.join(found.fitted)}."
     return Section("Evidence", lead, notes=found.notes, tables=tables)
+
+
+def write_mix_report(found: Mixed, path: str | Path) -> Path:
+    """Write what :func:`decaylaws.tables.mix` found as one HTML file.
+
+    Args:
+        found: its answer.
+        path: the file.
+    """
+    sections = [_answer(found), _shares(found), _evidence_of_runs(found), _left_out(found)]
+    page = render("Which mixture", f"Regression '{found.law}' on {found.num_runs} finished runs", sections)
+    write_text(Path(path), f"{page.rstrip()}\n")
+    return Path(path)
+
+
+def _answer(found: Mixed) -> Section:
+    gain = found.rivals.iloc[0]
+    facts = [
+        Fact(f"{found.objective.mean:.4f}", f"predicted objective, 90 % interval {_span(found.objective)}"),
+        Fact(
+            f"{gain['gain']:+.4f}",
+            f"gain over the {gain['rival']}, 90 % interval {gain['lower']:.4f} to {gain['upper']:.4f}",
+        ),
+        Fact(f"{found.regret_upper:.4f}", "90 % bound of the regret, within the form of the regression"),
+    ]
+    tone = "good" if found.supported else "open"
+    tables = [PageTable.of(found.rivals, "What the mixture is predicted to gain over others.")]
+    if not found.guards.empty:
+        tables.append(PageTable.of(found.guards, "Guards: change against the control."))
+    return Section("The answer", standing=Standing(found.verdict, tone), facts=facts, tables=tables)
+
+
+def _shares(found: Mixed) -> Section:
+    drawn = Picture.of(
+        plot_shares_of_runs(found.shares),
+        "Recommended shares with the range that the runs leave open, the best observed run and the mean of the runs.",
+    )
+    tables = [
+        PageTable.of(
+            found.shares, "Shares by source. 'runs' hold at least half of the recommended share.", folded=True
+        ),
+        PageTable.of(found.targets, "Predicted values of the targets."),
+    ]
+    return Section("The mixture", f"{found.mixture}.", pictures=[drawn], tables=tables)
+
+
+def _evidence_of_runs(found: Mixed) -> Section:
+    pictures, tables = [], []
+    if found.predicted["predicted"].notna().all():
+        caption = "Every run by fits that saw no run of its mixture, against what was observed."
+        pictures.append(Picture.of(plot_left_out_runs(found.predicted), caption))
+        tables.append(
+            PageTable.of(
+                found.held_out, "Error of the objective on left-out runs, by regression and without one."
+            )
+        )
+    return Section("How far to trust it", notes=found.notes, pictures=pictures, tables=tables)
+
+
+def _left_out(found: Mixed) -> Section:
+    if found.excluded.empty:
+        return Section("Left out", "Every row of the table was used.")
+    return Section(
+        "Left out", f"{len(found.excluded)} rows could not be used.", tables=[PageTable.of(found.excluded)]
+    )
+
+
+def _span(estimate: Estimate) -> str:
+    return span(estimate.lower, estimate.upper)

@@ -5,7 +5,7 @@
     from decaylaws.tables import mix, predict_curve, read_loss_curves, read_run_table
 
     found = mix(read_run_table("runs.csv"))
-    found.choice.mixture, found.choice.verdict, found.held_out
+    found.mixture, found.verdict, found.held_out
 
     curves = read_loss_curves("curves.csv", schedules="runs.csv", where={"use": "fit"})
     predict_curve(curves, schedule=parse_schedule("Constant(3e-4, 20K) -> Linear(0, 4K)")).final
@@ -16,11 +16,19 @@ error. ``decaylaws mix`` and ``decaylaws predict-curve`` print what these functi
 
 from decaylaws.tables.curve_reading import LossCurves, read_loss_curves
 from decaylaws.tables.curves import BestDecay, CurvePrediction, predict_curve
+from decaylaws.tables.mix import Mixed, mix
+from decaylaws.tables.recipes import table_recipe
+from decaylaws.tables.run_reading import RunTable, read_run_table
 
 __all__ = [
     "BestDecay",
     "CurvePrediction",
     "LossCurves",
+    "Mixed",
+    "RunTable",
+    "mix",
     "predict_curve",
     "read_loss_curves",
+    "read_run_table",
+    "table_recipe",
 ]

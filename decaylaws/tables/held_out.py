@@ -1,0 +1,182 @@
+"""What regressions of a table say of runs that they have not seen, beside what needs no regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from decaylaws.errors import DecaylawsError
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.mixing import MixtureRegression, regression
+from decaylaws.laws.mixing.data import MIN_RUNS, Indices, grouped_folds, mixture_groups
+from decaylaws.progress import Progress, silent
+from decaylaws.search.certainty import LEVEL
+
+FOLDS = 5
+HELD_OUT_COLUMNS = ("regression", "rmse", "rmse_better_half", "spearman", "regret", "coverage_90")
+MEAN, NEAREST = "mean of the runs", "nearest run"
+
+_RIVALS = ("linear", "log_linear")
+_TREES = "lightgbm_regmix"  # on the objective alone, which RegMix fits
+
+
+@dataclass(frozen=True)
+class HeldOutRuns:
+    """Every run predicted by fits that saw no run of its mixture.
+
+    Attributes:
+        table: a row for each regression or baseline, the best first: ``regression``; ``rmse`` over all runs and over
+            the better half of them; ``spearman``; ``regret``, by how much the run that it puts first is worse than the
+            best one; ``coverage_90``, the share of runs inside the 90 % intervals of the regression that recommends.
+        predicted: objective of every run by the regression that recommends ``[runs]``; NaN where it was not measured.
+        notes: why a regression could not be fitted.
+    """
+
+    table: pd.DataFrame
+    predicted: Array
+    notes: tuple[str, ...]
+
+    def error(self, name: str) -> float:
+        """Root mean square error of a regression on the better half of the runs; NaN where it was not measured."""
+        rows = self.table[self.table["regression"] == name]
+        return float(rows["rmse_better_half"].iloc[0]) if len(rows) else float("nan")
+
+
+def held_out_runs(
+    shares: pd.DataFrame,
+    parts: pd.DataFrame,
+    weights: Mapping[str, float],
+    law: str,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> HeldOutRuns:
+    """Hold runs out in folds over mixtures, and predict their objective.
+
+    Args:
+        shares: shares ``[runs, sources]``.
+        parts: losses whose weighted sum is the objective ``[runs, parts]``.
+        weights: weight of each part, summing to one.
+        law: name of the regression that recommends.
+        seed: of the folds.
+        progress: told of every fold.
+    """
+    values = parts.to_numpy(dtype=float)
+    vector = np.array([weights[name] for name in parts.columns])
+    observed = values @ vector
+    groups = mixture_groups(shares.to_numpy(dtype=float))
+    folds = _folds(groups, seed)
+    if not folds:
+        nothing = pd.DataFrame(columns=list(HELD_OUT_COLUMNS))
+        return HeldOutRuns(
+            nothing, np.full(len(observed), np.nan), ("There are too few runs to hold some out.",)
+        )
+    objective = pd.DataFrame({"objective": observed})
+    own = {"objective": 1.0}
+    asked: dict[str, tuple[Callable[[], MixtureRegression], pd.DataFrame, Mapping[str, float]]] = {
+        name: (_maker(name), parts, weights) for name in dict.fromkeys((law, *_RIVALS))
+    }
+    asked.setdefault(_TREES, (_maker(_TREES), objective, own))
+    rows, notes, predicted = [], [], np.full(len(observed), np.nan)
+    for done, (name, (make, losses, by_part)) in enumerate(asked.items()):
+        try:
+            found, inside = _predictions(make, shares, losses, by_part, folds, observed, intervals=name == law,
+                                         progress=_within(progress, done, len(asked), len(folds)))  # fmt: skip
+        except DecaylawsError as error:
+            notes.append(f"'{name}' could not be fitted without some of the runs: {error}")
+            continue
+        rows.append(_scores(name, found, observed, inside))
+        if name == law:
+            predicted = found
+    plain = _without_regression(shares.to_numpy(dtype=float), observed, folds)
+    rows += [_scores(name, found, observed) for name, found in plain.items()]
+    table = pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS)).sort_values(
+        "rmse", kind="stable", ignore_index=True
+    )
+    return HeldOutRuns(table, predicted, tuple(notes))
+
+
+def _within(progress: Progress, done: int, count: int, folds: int) -> Progress:
+    """Progress of the folds of one regression of several."""
+    before = done * folds
+
+    def tell(stage: str, done: float, total: float, note: str = "") -> None:
+        progress("left-out runs", before + done, count * folds, note)
+
+    return tell
+
+
+def _maker(name: str) -> Callable[[], MixtureRegression]:
+    return lambda: regression(name)
+
+
+def _folds(groups: Indices, seed: int) -> list[Indices]:
+    """Folds over mixtures, as many as leave enough runs to fit; none where too few are left."""
+    count = len(np.unique(groups))
+    for number in (FOLDS, count):
+        if not 2 <= number <= count:
+            continue
+        folds = grouped_folds(groups, number, seed)
+        if len(groups) - max(map(len, folds)) >= MIN_RUNS:
+            return folds
+    return []
+
+
+def _predictions(
+    make: Callable[[], MixtureRegression],
+    shares: pd.DataFrame,
+    losses: pd.DataFrame,
+    weights: Mapping[str, float],
+    folds: list[Indices],
+    observed: Array,
+    *,
+    intervals: bool,
+    progress: Progress,
+) -> tuple[Array, float]:
+    """Objective of every run by a fit without its fold ``[runs]``, and the share of runs inside the 90 % intervals."""
+    found, inside = np.empty(len(observed)), np.zeros(len(observed), dtype=bool)
+    for number, held in enumerate(folds):
+        kept = np.setdiff1d(np.arange(len(observed)), held)
+        law = make().fit(shares.iloc[kept], losses.iloc[kept])
+        # of a source that only held-out runs hold the fit knows nothing: it predicts as if the others took its place
+        seen = shares.iloc[held].assign(**dict.fromkeys(law.unseen_, 0.0))
+        totals = seen.sum(axis=1)
+        seen[totals <= 0] = 1.0 / seen.shape[1]
+        seen = seen.div(seen.sum(axis=1), axis=0)
+        if intervals:
+            answer = law.predict_objective(seen, weights, interval=LEVEL)
+            found[held] = answer.mean
+            inside[held] = (answer.lower <= observed[held]) & (observed[held] <= answer.upper)
+        else:
+            found[held] = law.predict_objective(seen, weights)
+        progress("", number + 1, len(folds))
+    return found, float(inside.mean()) if intervals else float("nan")
+
+
+def _without_regression(shares: Array, observed: Array, folds: list[Indices]) -> dict[str, Array]:
+    """Objective of every run as the mean of the fitted ones, and as that of the nearest mixture (total variation)."""
+    mean, nearest = np.empty(len(observed)), np.empty(len(observed))
+    for held in folds:
+        kept = np.setdiff1d(np.arange(len(observed)), held)
+        mean[held] = observed[kept].mean()
+        apart = np.abs(shares[held][:, None] - shares[kept][None]).sum(axis=2)
+        nearest[held] = observed[kept][apart.argmin(axis=1)]
+    return {MEAN: mean, NEAREST: nearest}
+
+
+def _scores(name: str, predicted: Array, observed: Array, inside: float = float("nan")) -> dict[str, object]:
+    errors, better = predicted - observed, observed <= np.median(observed)
+    # the mean of the fitted runs ranks nothing: what differs between folds is no ranking
+    ranks = name != MEAN and np.ptp(predicted) > 0 and np.ptp(observed) > 0
+    return {
+        "regression": name,
+        "rmse": float(np.sqrt(np.mean(errors**2))),
+        "rmse_better_half": float(np.sqrt(np.mean(errors[better] ** 2))),
+        "spearman": float(spearmanr(predicted, observed).statistic) if ranks else float("nan"),
+        "regret": float(observed[predicted.argmin()] - observed.min()) if ranks else float("nan"),
+        "coverage_90": inside,
+    }

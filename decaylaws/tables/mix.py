@@ -1,0 +1,420 @@
+"""From a table of finished runs to a mixture: what it gains, how sure that is, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from decaylaws.errors import InvalidValueError
+from decaylaws.io.values import AS_JSON
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.mixing import REGRESSIONS
+from decaylaws.laws.mixing.base import DIVERGED
+from decaylaws.laws.mixing.data import MIN_RUNS
+from decaylaws.laws.mixing.diverged import diverged
+from decaylaws.mixtures import Mixture, MixtureSpace
+from decaylaws.progress import Progress, silent
+from decaylaws.runs.objective import normalised
+from decaylaws.search.certainty import LEVEL
+from decaylaws.search.recommend import SHARE_PARTS
+from decaylaws.search.recommendation import Estimate, Rival
+from decaylaws.search.regression import MixtureChoice, MixtureTerms, recommend_mixture
+from decaylaws.settings.mix import MixSettings
+from decaylaws.tables.cells import excluded_table
+from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
+from decaylaws.tables.run_reading import RunTable
+
+BEST_RUN = "best observed run"
+MEAN_RUN = "mean of the runs"
+AVAILABLE = "in proportion to tokens"
+
+_MOST_PARTS = 16
+"""Targets that are regressed one by one; more of them are regressed in groups that move together."""
+_GUARD_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A recommended mixture with everything that it rests on. Losses are in the unit of the table's targets.
+
+    Attributes:
+        mixture: the recommended shares.
+        objective: its predicted objective with a 90 % interval for one run: the weighted mean of the targets, as losses
+            (a score counts as its distance from the best one).
+        rivals: ``rival``, its predicted ``objective``, what was ``observed`` of it, what the recommendation ``gain``s
+            with the ``lower`` and ``upper`` end of a 90 % interval, and whether the evidence ``supported`` that gain.
+        supported: whether the evidence supports a gain over the best observed run.
+        verdict: what follows, in words.
+        shares: a row for each source: recommended ``share``, ``low`` and ``high`` over what the runs leave open, the
+            shares of the best observed run and of the mean of the runs, ``runs`` with at least half of the recommended
+            share, and the ``limit`` that it touches.
+        targets: a row for each target or group of targets: ``weight``, predicted value at the recommendation, at the
+            mean of the runs and at the best observed run.
+        guards: a row for each guard: ``limit``, predicted ``change`` against the control, ``margin`` and whether it
+            ``holds`` with that margin.
+        expected_regret: what the recommendation gives away on average over what the runs leave open.
+        regret_upper: 90 % bound of that.
+        held_out: errors on runs that were left out of the fit (:class:`~decaylaws.tables.held_out.HeldOutRuns`).
+        law: name of the regression.
+        num_runs: runs of the fit.
+        divergence: KL divergence from the prior, nats; 0 without a strength.
+        phases: names of the phases, where runs change their mixture on the way; sources are then ``SOURCE@PHASE``.
+        excluded: ``run`` and ``reason`` of the rows that were left out.
+        notes: sentences for the reader.
+        choice: the whole answer of :func:`decaylaws.search.recommend_mixture`.
+        space: the mixtures that might be recommended.
+        predicted: objective of every run by fits without it ``[runs]``, and what was observed ``[runs]``.
+    """
+
+    mixture: Mixture
+    objective: Estimate
+    rivals: pd.DataFrame
+    supported: bool
+    verdict: str
+    shares: pd.DataFrame
+    targets: pd.DataFrame
+    guards: pd.DataFrame
+    expected_regret: float
+    regret_upper: float
+    held_out: pd.DataFrame
+    law: str
+    num_runs: int
+    divergence: float
+    phases: tuple[str, ...]
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+    choice: MixtureChoice = field(repr=False, metadata={AS_JSON: None})
+    space: MixtureSpace = field(repr=False, metadata={AS_JSON: None})
+    predicted: pd.DataFrame = field(repr=False, metadata={AS_JSON: None})
+
+
+def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progress = silent) -> Mixed:
+    """Recommend a mixture from finished runs.
+
+    Args:
+        table: what :func:`~decaylaws.tables.read_run_table` read.
+        settings: the objective, limits and guards; the same that the table was read by.
+        progress: told of every fit without some of the runs.
+
+    Raises:
+        InvalidValueError: too few runs, or an unknown source, target, run or regression.
+        InfeasibleError: no mixture meets the limits.
+    """
+    settings = settings or MixSettings()
+    if settings.law not in REGRESSIONS:
+        raise InvalidValueError("law", settings.law, f"must be one of {list(REGRESSIONS)}")
+    weights = normalised(settings.weights or dict.fromkeys(table.targets, 1.0))
+    keep, left_out = _without_diverged(table, weights)
+    if keep.sum() < MIN_RUNS:
+        raise InvalidValueError(
+            "runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used",
+            "; ".join(f"{run}: {reason}" for run, reason in table.excluded.head(3).itertuples(index=False)),
+        )  # fmt: skip
+    shares, losses = table.shares[keep].reset_index(drop=True), table.losses[keep].reset_index(drop=True)
+    runs = [run for run, kept in zip(table.runs, keep) if kept]
+    parts, part_weights, groups = _parts(losses, weights, tuple(settings.guards))
+    observed = parts.to_numpy(dtype=float) @ np.array([part_weights[name] for name in parts])
+    space = settings.space(shares.mean().to_dict(), table.blocks)
+    best = int(observed.argmin())
+    known = {BEST_RUN: _mixture(shares, best), MEAN_RUN: Mixture.normalised(shares.mean().to_dict())}
+    held = held_out_runs(shares, parts, part_weights, settings.law, seed=settings.seed, progress=progress)
+    terms = _terms(settings, known, space, runs, shares, parts, held)
+    found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, progress)
+    error = held.error(settings.law)
+    rivals = [
+        _widened(rival, error) for rival in found.rivals if rival.name in known or settings.knows_tokens
+    ]
+    gain = next(rival for rival in rivals if rival.name == BEST_RUN)
+    ordered = sorted(
+        rivals, key=lambda rival: list(known).index(rival.name) if rival.name in known else len(known)
+    )
+    notes = [*table.notes, *_notes(settings, table, found, held, groups, space, known[BEST_RUN], runs[best])]
+    if terms.margins and not kept_margins:
+        notes.append(
+            "No mixture keeps the guards with the margin that left-out runs ask for. This one keeps them by its "
+            "prediction alone."
+        )
+    return Mixed(
+        mixture=found.mixture,
+        objective=found.objective,
+        rivals=_rival_table(ordered, runs[best], float(observed[best])),
+        supported=gain.beaten,
+        verdict=_verdict(found, gain, runs[best], held),
+        shares=_share_table(found, shares, known, space, settings),
+        targets=_target_table(found, table, known, part_weights, groups),
+        guards=_guard_table(found, settings, terms.margins),
+        expected_regret=found.expected_regret,
+        regret_upper=found.regret_upper,
+        held_out=held.table,
+        law=settings.law,
+        num_runs=len(runs),
+        divergence=found.divergence,
+        phases=tuple(table.blocks),
+        excluded=excluded_table([*table.excluded.itertuples(index=False, name=None), *left_out]),
+        notes=tuple(dict.fromkeys(notes)),
+        choice=found,
+        space=space,
+        predicted=pd.DataFrame({"run": runs, "predicted": held.predicted, "observed": observed}),
+    )
+
+
+def _without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Array, list[tuple[str, str]]]:
+    """Which runs count ``[runs]``; the others, whose objective lies far above what the rest say of their mixture."""
+    keep = np.ones(len(table.runs), dtype=bool)
+    if len(keep) < MIN_RUNS:
+        return keep, []
+    shares = table.shares.to_numpy(dtype=float)
+    objective = table.losses[list(weights)].to_numpy(dtype=float) @ np.array(list(weights.values()))
+    keep &= ~diverged(shares, objective)
+    return keep, [(run, DIVERGED) for run, kept in zip(table.runs, keep) if not kept]
+
+
+def _parts(
+    losses: pd.DataFrame, weights: Mapping[str, float], guards: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, float], dict[str, list[str]]]:
+    """What is regressed: each target, or groups of targets that move together; weights and members of each.
+
+    A group is the weighted mean of its members. Sixteen of them predict the mean of a hundred targets as well as a
+    hundred regressions do, at a sixth of the price. Guarded targets stay apart.
+    """
+    weighted = [name for name in losses if weights.get(name, 0.0) > 0]
+    alone = [name for name in weighted if name in guards or len(weighted) <= _MOST_PARTS]
+    others = [name for name in weighted if name not in alone]
+    members = {name: [name] for name in [*alone, *(name for name in guards if name not in alone)]}
+    if others:
+        logs = np.log(losses[others].to_numpy(dtype=float))
+        spread = logs.std(axis=0)
+        moving = (logs - logs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+        distance = 1.0 - np.corrcoef(moving.T)[np.triu_indices(len(others), 1)]
+        tree = linkage(np.nan_to_num(np.clip(distance, 0.0, 2.0), nan=1.0), "average")
+        labels = fcluster(tree, max(_MOST_PARTS - len(members), 2), "maxclust")
+        for label in np.unique(labels):
+            own = [name for name, each in zip(others, labels) if each == label]
+            name = own[0] if len(own) == 1 else f"{own[0]} and {len(own) - 1} more"
+            members[name] = own
+    found, by_part = {}, {}
+    for name, own in members.items():
+        total = sum(weights.get(each, 0.0) for each in own)
+        by_part[name] = total
+        shares = [weights[each] / total for each in own] if total > 0 else [1.0]
+        found[name] = losses[own].to_numpy(dtype=float) @ np.array(shares)
+    return pd.DataFrame(found), by_part, members
+
+
+def _mixture(shares: pd.DataFrame, row: int) -> Mixture:
+    return Mixture.normalised({str(name): float(value) for name, value in shares.iloc[row].items()})
+
+
+def _terms(
+    settings: MixSettings,
+    known: Mapping[str, Mixture],
+    space: MixtureSpace,
+    runs: Sequence[str],
+    shares: pd.DataFrame,
+    parts: pd.DataFrame,
+    held: HeldOutRuns,
+) -> MixtureTerms:
+    """Guards with the margins that left-out runs ask for, and the prior."""
+    for name in ("control", "prior"):
+        if getattr(settings, name) == "available" and not settings.knows_tokens:
+            raise InvalidValueError(name, "available", "needs the available_tokens of the sources")
+    mixtures = {"mean": known[MEAN_RUN], "available": space.token_proportional()}
+    if settings.control not in mixtures and settings.control not in runs:
+        raise InvalidValueError("control", settings.control, "must be mean, available or the name of a run")
+    control = mixtures.get(settings.control)
+    if control is None:
+        control = _mixture(shares, list(runs).index(settings.control))
+    margins = {}
+    for name in settings.guards:
+        own = held_out_runs(shares, parts[[name]], {name: 1.0}, settings.law, seed=settings.seed)
+        errors = parts[name].to_numpy(dtype=float) - own.predicted
+        known_errors = np.sort(errors[np.isfinite(errors)])
+        if len(known_errors):
+            rank = min(math.ceil(_GUARD_CONFIDENCE * (len(known_errors) + 1)), len(known_errors))
+            margins[name] = max(float(known_errors[rank - 1]), 0.0)
+    return MixtureTerms(
+        guards=settings.guards,
+        margins=margins,
+        control=control,
+        prior=mixtures[settings.prior] if settings.kl_strength > 0 else None,
+        kl_strength=settings.kl_strength,
+    )
+
+
+def _search(
+    settings: MixSettings,
+    shares: pd.DataFrame,
+    parts: pd.DataFrame,
+    space: MixtureSpace,
+    weights: Mapping[str, float],
+    known: Mapping[str, Mixture],
+    terms: MixtureTerms,
+    progress: Progress,
+) -> tuple[MixtureChoice, bool]:
+    """The best mixture, and whether it keeps its guards with their margins; without them where none does."""
+    attempts = [terms, replace(terms, margins={})] if any(terms.margins.values()) else [terms]
+    for number, each in enumerate(attempts):
+        progress("search", number, len(attempts))
+        found = recommend_mixture(
+            shares, parts, space, weights, law=settings.law, rivals=known, decay_tokens=settings.decay_tokens,
+            terms=each, parts=SHARE_PARTS, seed=settings.seed,
+        )  # fmt: skip
+        kept = all(slack >= each.margins.get(name, 0.0) - 1e-6 for name, slack in found.guards.items())
+        if kept:
+            break
+    progress("search", 1, 1)
+    return found, kept and each is terms
+
+
+def _widened(rival: Rival, error: float) -> Rival:
+    """A rival's gain with an interval that also holds what the regression gets wrong on runs that it has not seen."""
+    half = rival.gain.upper - rival.gain.mean
+    own = NormalDist().inv_cdf(0.5 + LEVEL / 2) * error
+    half = float(np.hypot(half, own)) if np.isfinite(error) else float("inf")
+    gain = Estimate(rival.gain.mean, rival.gain.mean - half, rival.gain.mean + half)
+    name = AVAILABLE if rival.name == "token_proportional" else rival.name
+    return replace(rival, name=name, gain=gain)
+
+
+def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> str:
+    """Whether to act on the mixture, in words."""
+    span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
+    if gain.beaten:
+        first = f"The mixture is predicted to be better than the best observed run, '{run}', by {span}."
+        return f"{first} Train it once beside that run's mixture before the real run."
+    doubts = " ".join(gain.doubts)
+    first = f"The evidence does not support a gain over the best observed run, '{run}': predicted {span}."
+    return f"{first} {doubts} Train both mixtures, or take that of '{run}'.".replace("  ", " ")
+
+
+def _rival_table(rivals: Sequence[Rival], run: str, observed: float) -> pd.DataFrame:
+    return pd.DataFrame([
+        {
+            "rival": f"{rival.name}: {run}" if rival.name == BEST_RUN else rival.name,
+            "objective": rival.objective,
+            "observed": observed if rival.name == BEST_RUN else float("nan"),
+            "gain": rival.gain.mean,
+            "lower": rival.gain.lower,
+            "upper": rival.gain.upper,
+            "supported": rival.beaten,
+        }
+        for rival in rivals
+    ])  # fmt: skip
+
+
+def _share_table(
+    found: MixtureChoice,
+    shares: pd.DataFrame,
+    known: Mapping[str, Mixture],
+    space: MixtureSpace,
+    settings: MixSettings,
+) -> pd.DataFrame:
+    """A row for each source, the largest recommended share first."""
+    limits = {use.name: use.binds for use in space.use(found.mixture, settings.decay_tokens)}
+    rows = []
+    for name in space.names:
+        share, largest = found.mixture.share(name), float(shares[name].max())
+        # beyond what any run held the regression has seen nothing, so the search stops there
+        limit = limits[name] or (
+            "largest share of any run" if share >= largest - 1e-3 and share > 1e-3 else ""
+        )
+        rows.append({
+            "source": name,
+            "share": share,
+            "low": found.share_intervals[name][0],
+            "high": found.share_intervals[name][1],
+            "best_run": known[BEST_RUN].share(name),
+            "mean_of_runs": known[MEAN_RUN].share(name),
+            "runs": int(np.sum(shares[name].to_numpy(dtype=float) >= 0.5 * share)) if share > 1e-3 else 0,
+            "limit": limit,
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _target_table(
+    found: MixtureChoice,
+    table: RunTable,
+    known: Mapping[str, Mixture],
+    weights: Mapping[str, float],
+    groups: Mapping[str, list[str]],
+) -> pd.DataFrame:
+    """Predicted values as the table states them, a row for each target or group of targets."""
+    points = [found.mixture, known[MEAN_RUN], known[BEST_RUN]]
+    frame = pd.DataFrame(
+        [each.array(found.law.sources_) for each in points], columns=list(found.law.sources_)
+    )
+    predicted = np.asarray(found.law.predict(frame), dtype=float)
+    stated = {
+        name: [table.stated(value) for value in predicted[:, k]] for k, name in enumerate(found.law.targets_)
+    }
+    return pd.DataFrame([
+        {
+            "target": name, "targets": len(groups[name]), "weight": weights[name], "predicted": at[0],
+            "mean_of_runs": at[1], "best_run": at[2],
+        }
+        for name, at in stated.items()
+    ])  # fmt: skip
+
+
+def _guard_table(found: MixtureChoice, settings: MixSettings, margins: Mapping[str, float]) -> pd.DataFrame:
+    columns = ["target", "limit", "change", "margin", "holds"]
+    rows = [
+        (name, limit, limit - found.guards[name], margins.get(name, 0.0),
+         found.guards[name] >= margins.get(name, 0.0) - 1e-6)
+        for name, limit in settings.guards.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _notes(
+    settings: MixSettings,
+    table: RunTable,
+    found: MixtureChoice,
+    held: HeldOutRuns,
+    groups: Mapping[str, list[str]],
+    space: MixtureSpace,
+    best: Mixture,
+    run: str,
+) -> list[str]:
+    """What else a reader should know before acting."""
+    said = list(held.notes)
+    grouped = [name for name, members in groups.items() if len(members) > 1]
+    if grouped:
+        count = sum(len(members) for members in groups.values())
+        said.append(
+            f"{count} targets were regressed as {len(groups)}: targets that move together form a group."
+        )
+    if not held.table.empty:
+        first = str(held.table["regression"].iloc[0])
+        if first != settings.law:
+            said.append(
+                f"On left-out runs '{first}' errs less than '{settings.law}' "
+                f"({held.table['rmse'].iloc[0]:.4f} against {_error_of(held, settings.law):.4f})."
+            )
+    if not settings.knows_tokens:
+        said.append(
+            "Nothing is known of how many tokens the sources hold, so no share is capped for repetition. "
+            "Give available_tokens, max_epochs and decay_tokens for that."
+        )
+    if not space.contains(best, settings.decay_tokens):
+        said.append(f"The mixture of the best observed run, '{run}', does not keep the limits.")
+    said.append(
+        "The regret bound covers what the runs leave open within the form of the regression. In simulated worlds of "
+        "other forms it held in about half of the cases, so confirm the mixture with a run."
+    )
+    if table.blocks:
+        said.append(
+            f"Shares of each of the {len(table.blocks)} phases sum to {1 / len(table.blocks):.3g} of the whole."
+        )
+    return said
+
+
+def _error_of(held: HeldOutRuns, law: str) -> float:
+    rows = held.table.loc[held.table["regression"] == law, "rmse"]
+    return float(rows.iloc[0]) if len(rows) else float("nan")

@@ -1,0 +1,499 @@
+"""Finished runs out of a table: shares of sources, measured targets, and by name what cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.io.tables import ROUNDING, read_table
+from decaylaws.settings.mix import MixSettings
+from decaylaws.tables.cells import (
+    chosen_rows,
+    excluded_table,
+    first_of,
+    has_percent,
+    held,
+    numbers,
+    renamed,
+)
+
+Direction = Literal["lower", "higher"]
+PHASE = "@"
+"""Between a source and its phase, where a run changes its mixture on the way: ``code@phase_0``."""
+
+_RUN = ("run_id", "run", "name", "run_name", "mixture_id", "index", "id")
+_STATE = ("state", "status")
+_SIZE = (
+    "non_embedding_params",
+    "model_size",
+    "params",
+    "num_params",
+    "params_nominal",
+    "total_params",
+    "size",
+)
+_SHARES = (
+    "mix:", "mix_", "mix.", "mix/", "mixture:", "mixture_", "mixture.", "mixture/", "w_", "w:", "weight_", "weights.",
+    "weights/", "ratio_", "ratios.", "share:", "share_", "shares.", "train_the_pile_", "data.mix.", "config.mixture.",
+)  # fmt: skip
+_PHASED = re.compile(r"share_(?P<phase>phase_?\d+)$")
+# what a target's name begins or ends with, and which way is better; the first kind that a table holds is taken
+_LOSSES = (
+    "loss:", "loss_", "loss/", "loss.", "bpb:", "bpb_", "bpb/", "ce_", "nll_", "ppl_", "metric/the_pile_", "val_loss/",
+    "eval/loss/", "eval_loss_", "val_loss_",
+)  # fmt: skip
+_LOSS_ENDS = ("_bpb", "/bpb", " bpb", "_loss", "/loss", " loss", "_nll", "_ppl", "(bpb)")
+_SCORES = ("score:", "score_", "score/", "acc:", "acc_", "acc/", "accuracy:", "accuracy_", "accuracy/")
+_SCORE_ENDS = (
+    "_acc",
+    "/acc",
+    " acc",
+    "_accuracy",
+    "/accuracy",
+    " accuracy",
+    "_score",
+    "/score",
+    "_acc_norm",
+    "/em",
+)
+_LEAST_MEASURED = 0.5  # of the runs: a target that fewer hold would cost more runs than it is worth
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Finished runs that differ in their mixture.
+
+    Attributes:
+        runs: names of the runs, in the order of the rows of the tables.
+        shares: share of every source, ``[runs, sources]``; every phase sums to one phase's part of the whole.
+        values: measured targets as the table states them, ``[runs, targets]``.
+        losses: the same as losses, positive and better where lower: a score becomes its distance from the best one.
+        direction: which way is better in ``values``.
+        best: the best score, where higher is better.
+        blocks: sources of every phase with the part of the whole that it takes; empty without phases.
+        others: the other columns of the rows.
+        excluded: ``run`` and ``reason`` of the rows that were left out.
+        notes: sentences on how the table was read.
+    """
+
+    runs: tuple[str, ...]
+    shares: pd.DataFrame = field(repr=False)
+    values: pd.DataFrame = field(repr=False)
+    losses: pd.DataFrame = field(repr=False)
+    direction: Direction
+    best: float | None
+    blocks: Mapping[str, tuple[tuple[str, ...], float]]
+    others: pd.DataFrame = field(repr=False)
+    excluded: pd.DataFrame = field(repr=False)
+    notes: tuple[str, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources."""
+        return tuple(map(str, self.shares.columns))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the measured targets."""
+        return tuple(map(str, self.values.columns))
+
+    def stated(self, loss: float) -> float:
+        """A value of ``losses`` as the table would state it."""
+        return loss if self.best is None else self.best - loss
+
+
+def read_run_table(
+    path: str | Path, metrics: str | Path | None = None, *, settings: MixSettings | None = None
+) -> RunTable:
+    """Finished runs of a CSV or Parquet file with a row for each run, or of a pair of files with shares and metrics.
+
+    Columns are found by their names: ``w_web``, ``mix:web``, ``train_the_pile_web`` and the like are shares;
+    ``loss_code``, ``bpb:arc``, ``eval/code/loss`` and the like are losses, ``acc_arc`` and the like are scores. The
+    settings can name columns one by one, or what their names begin with. Percent signs are read, shares that are
+    rounded or add up to 100 are divided by their sum.
+
+    Args:
+        path: the runs; of a pair, their shares.
+        metrics: of a pair (RegMix's and olmix's files), what was measured.
+        settings: how to read the table.
+
+    Raises:
+        DataError: a file that cannot be read, or no row that can be used.
+        SchemaError: no column of shares or of targets, or one that is missing.
+        InvalidValueError: a direction or a best score that must be stated, or that cannot be.
+    """
+    settings = settings or MixSettings()
+    what = str(path) if metrics is None else f"{path} and {metrics}"
+    notes: list[str] = []
+    excluded: list[tuple[str, str]] = []
+    table, prefixes = _one_table(path, metrics, settings, excluded)
+    table = chosen_rows(table, settings.where, what).reset_index(drop=True)
+    table = renamed(table, settings.columns, what)
+    run = first_of(("run_id", "run") if "run" in settings.columns else _RUN, table)
+    names = [f"row {k + 1}" for k in range(len(table))] if run is None else _names(table[run])
+    share_columns, target_columns, direction = _found_columns(table, settings, prefixes, what)
+    shares, blocks, wrong_shares, told = _read_shares(table, share_columns, settings, what)
+    notes += told
+    values = table[list(target_columns)].apply(numbers).set_axis(list(target_columns.values()), axis=1)
+    if any(has_percent(table[column]) for column in target_columns):
+        notes.append("Cells with a percent sign were read as hundredths.")
+    reasons = pd.Series("", index=table.index, dtype=object)
+    _exclude(reasons, *_not_finished(table))
+    _exclude(reasons, wrong_shares != "", wrong_shares)
+    reasons = _one_size(table, reasons, settings)
+    values, dropped = _measured_targets(values, reasons == "", settings)
+    notes += dropped
+    missing = ~np.isfinite(values.to_numpy(dtype=float))
+    lacking = pd.Series([", ".join(values.columns[row][:3]) for row in missing], index=table.index)
+    _exclude(reasons, pd.Series(missing.any(axis=1), index=table.index), "no finite value of " + lacking)
+    best = _best(values[reasons == ""], direction, settings)
+    losses = values if best is None else best - values
+    wrong = (losses.to_numpy(dtype=float) <= 0) & ~missing
+    what_is_wrong = (
+        "a loss that is not positive"
+        if best is None
+        else f"a score of the best possible value {best:g} or above"
+    )
+    _exclude(reasons, pd.Series(wrong.any(axis=1), index=table.index), what_is_wrong)
+    _exclude_repeats(reasons, pd.Series(names, index=table.index), shares, values)
+    kept = (reasons == "").to_numpy()
+    names, told = _told_apart(names, kept)
+    notes += told
+    excluded += [(name, reason) for name, reason in zip(names, reasons) if reason]
+    if not kept.any():
+        said = "; ".join(f"{name}: {reason}" for name, reason in excluded[:3])
+        raise DataError(f"{what} holds no run that can be used. {said}")
+    if best is not None:
+        notes.append(f"Higher is better: the regressions see how far each score lies below {best:g}.")
+    others = table.drop(columns=[*share_columns, *target_columns])
+    return RunTable(
+        runs=tuple(name for name, keep in zip(names, kept) if keep),
+        shares=shares[kept].reset_index(drop=True),
+        values=values[kept].reset_index(drop=True),
+        losses=losses[kept].reset_index(drop=True),
+        direction=direction,
+        best=best,
+        blocks=blocks,
+        others=others[kept].reset_index(drop=True),
+        excluded=excluded_table(excluded),
+        notes=tuple(notes),
+    )
+
+
+def _exclude(reasons: pd.Series, rows: pd.Series, why: pd.Series | str) -> None:
+    """Give rows a reason to be left out, unless they have one."""
+    new = rows & (reasons == "")
+    reasons[new] = why[new] if isinstance(why, pd.Series) else why
+
+
+def _names(column: pd.Series) -> list[str]:
+    return [f"row {k + 1}" if pd.isna(cell) else str(cell).strip() for k, cell in enumerate(column)]
+
+
+def _told_apart(names: list[str], kept: np.ndarray) -> tuple[list[str], list[str]]:
+    """Names of the rows, with the row beside those that several kept rows of other mixtures bear."""
+    counts = pd.Series([name for name, keep in zip(names, kept) if keep]).value_counts()
+    doubled = set(counts[counts > 1].index)
+    if not doubled:
+        return names, []
+    told = f"{len(doubled)} names stand in rows of different mixtures, such as {min(doubled)}: rows tell them apart."
+    return [f"{name} (row {k + 1})" if name in doubled else name for k, name in enumerate(names)], [told]
+
+
+def _one_table(
+    path: str | Path, metrics: str | Path | None, settings: MixSettings, excluded: list[tuple[str, str]]
+) -> tuple[pd.DataFrame, tuple[str, str] | None]:
+    """The rows, and for a pair of files whose names say nothing, what shares and targets begin with here."""
+    text = (*_RUN, "ID", "Name", *settings.columns.values())
+    left = _without_index(read_table(path, text=text))
+    if metrics is None:
+        return left, None
+    right = _without_index(read_table(metrics, text=text))
+    runs = [first_of([settings.columns.get("run", ""), *_RUN], table) for table in (left, right)]
+    for table, run, file in zip((left, right), runs, (path, metrics)):
+        if run is None:
+            raise SchemaError(
+                str(file), missing=["a column that names the run"], remedy=f"It holds {held(table)}."
+            )
+        doubled = table.loc[table[run].duplicated(), run].astype(str).tolist()
+        if doubled:
+            raise SchemaError(str(file), unexpected=doubled[:5], remedy="Each run must be in each file once.")
+    own = set(runs) | {"run", "name", "index"}
+    prefixes = None
+    if not any(str(column).startswith(_SHARES) for column in left):
+        # olmix's files: the columns bear the names of sources and metrics, and nothing else
+        left = left.rename(columns={name: f"mix:{name}" for name in left if name not in own})
+        metric_names = [str(name) for name in right if name not in own]
+        prefixes = ("mix:", "" if _of_kind(metric_names, _LOSSES, _LOSS_ENDS) else "metric:")
+        if prefixes[1]:
+            right = right.rename(columns={name: f"metric:{name}" for name in metric_names})
+    right = right.drop(columns=[name for name in own if name in right and name != runs[1]], errors="ignore")
+    right = right.rename(columns={runs[1]: runs[0]})
+    merged = left.merge(
+        right, on=runs[0], how="outer", indicator="which file", validate="one_to_one", sort=False
+    )
+    alone = merged["which file"] != "both"
+    for name, which in merged.loc[alone, [runs[0], "which file"]].itertuples(index=False):
+        file = path if which == "left_only" else metrics
+        excluded.append((str(name), f"it is only in {file}"))
+    return merged[~alone].drop(columns="which file"), prefixes
+
+
+def _without_index(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]
+
+
+def _found_columns(
+    table: pd.DataFrame, settings: MixSettings, prefixes: tuple[str, str] | None, what: str
+) -> tuple[dict[str, str], dict[str, str], Direction]:
+    """Share columns to sources, target columns to targets, and which way is better in them."""
+    columns = [str(column) for column in table.columns]
+    numeric = [name for name in columns if numbers(table[name]).notna().any()]
+    share_prefixes = (settings.shares,) if settings.shares else (prefixes[0],) if prefixes else _SHARES
+    families = [
+        {name: name.removeprefix(prefix) for name in columns if name.startswith(prefix) and name != prefix}
+        for prefix in share_prefixes
+    ]
+    shares = max(families, key=lambda each: (_whole_rows(table[list(each)]), len(each)))
+    if not shares:
+        remedy = "Say what their names begin with (--shares PREFIX), or name them (--map mix:web=COLUMN). "
+        raise SchemaError(what, missing=["columns of shares"], remedy=f"{remedy}It holds {held(table)}.")
+    rest = [name for name in numeric if name not in shares]
+    if settings.targets or (prefixes and prefixes[1]):
+        asked = settings.targets or str(prefixes and prefixes[1])
+        found = _of_kind(rest, (asked,), (asked,))
+        known: Direction | None = "lower" if _of_kind(list(found), _LOSSES, _LOSS_ENDS) else None
+    else:
+        found, known = _of_kind(rest, _LOSSES, _LOSS_ENDS), "lower"
+        if not found:
+            found, known = _of_kind(rest, _SCORES, _SCORE_ENDS), None
+    if not found:
+        remedy = (
+            "Say what their names begin or end with (--targets TEXT), or name them (--map loss:code=COLUMN). "
+        )
+        raise SchemaError(
+            what, missing=["columns of losses or scores"], remedy=f"{remedy}It holds {held(table)}."
+        )
+    direction = settings.direction or known
+    if direction is None:
+        raise InvalidValueError(
+            "direction", None, f"must be stated for {', '.join(list(found)[:3])}",
+            "Say --direction higher for scores, or --direction lower for losses.",
+        )  # fmt: skip
+    return shares, found, direction
+
+
+def _whole_rows(table: pd.DataFrame) -> bool:
+    """Whether the cells of most rows add up to 1 or to 100, as shares do and ``mixture_id`` does not."""
+    totals = table.apply(numbers).sum(axis=1) if table.shape[1] > 1 else pd.Series([0.0])
+    near = ((totals - 1).abs() <= ROUNDING) | ((totals - 100).abs() <= 100 * ROUNDING)
+    return bool(near.mean() > 0.5)
+
+
+def _of_kind(names: Sequence[str], begins: Sequence[str], ends: Sequence[str]) -> dict[str, str]:
+    """Columns that begin or end so, to the names of their targets; all of one kind of beginning or ending."""
+    for begin in begins:
+        found = {
+            name: name[len(begin) :]
+            for name in names
+            if name.lower().startswith(begin.lower()) and name != begin
+        }
+        if found:
+            ours = {name: target.removesuffix("_val_loss") for name, target in found.items()}
+            return ours if len(set(ours.values())) == len(ours) else found
+    for end in ends:
+        found = {
+            name: name[: -len(end)] for name in names if name.lower().endswith(end.lower()) and name != end
+        }
+        if found:
+            return found
+    return {}
+
+
+def _read_shares(
+    table: pd.DataFrame, columns: Mapping[str, str], settings: MixSettings, what: str
+) -> tuple[pd.DataFrame, dict[str, tuple[tuple[str, ...], float]], pd.Series, list[str]]:
+    """Shares by source, the sources of every phase, what is wrong with each row (empty: nothing), and sentences.
+
+    An empty cell is a share of 0 where the others make up the whole.
+    """
+    told: list[str] = []
+    phased = {name: match["phase"] for name in columns if (match := _PHASED.match(name))}
+    named = dict(columns)
+    rest = settings.rest
+    if phased and len(phased) == len(columns):
+        named = {name: f"scarce{PHASE}{phase}" for name, phase in phased.items()}
+        rest = rest or "rest"
+        told.append(
+            "Each column states the share of one source ('scarce') in a phase of the run; the phases are taken to be "
+            f"of equal length, and '{rest}' takes what the source leaves."
+        )
+    raw = table[list(named)]
+    shares = raw.apply(numbers).set_axis(list(named.values()), axis=1)
+    text = raw.notna().to_numpy() & ~np.isfinite(shares.to_numpy(dtype=float))
+    negative = shares.to_numpy(dtype=float) < 0
+    phases: dict[str, list[str]] = {}
+    for source in shares.columns:
+        phases.setdefault(source.partition(PHASE)[2], []).append(source)
+    parts: list[pd.DataFrame] = []
+    blocks: dict[str, tuple[tuple[str, ...], float]] = {}
+    wrong = pd.Series("", index=table.index, dtype=object)
+    for rows, words in ((text, "holds text"), (negative, "is negative")):
+        for k, source in enumerate(shares.columns):
+            wrong[pd.Series(rows[:, k], index=table.index) & (wrong == "")] = (
+                f"the share of '{source}' {words}"
+            )
+    for phase, members in phases.items():
+        own = shares[members].fillna(0.0)
+        total = own.sum(axis=1)
+        in_percent = bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2))
+        if in_percent:
+            own, total = own / 100, total / 100
+            told.append("Shares were read as percentages.")
+        if rest is not None:
+            name = f"{rest}{PHASE}{phase}" if phase else rest
+            if name in own:
+                raise InvalidValueError("rest", rest, "must not be a source of the table")
+            over = total > 1 + ROUNDING
+            own = own.assign(**{name: (1 - total).clip(lower=0.0)})
+        else:
+            over = (total - 1).abs() > ROUNDING
+        sums = total.map(lambda value: f"shares sum to {value:.4g}")
+        wrong[over & (wrong == "")] = sums[over & (wrong == "")]
+        whole = own.sum(axis=1).where(~over, 1.0)
+        own = own.div(whole.where(whole > 0, 1.0), axis=0) / len(phases)
+        parts.append(own)
+        if len(phases) > 1:
+            blocks[phase] = (tuple(own.columns), 1 / len(phases))
+    found = pd.concat(parts, axis=1)
+    unused = [source for source in found if not found.loc[wrong == "", source].any()]
+    if unused and len(unused) < found.shape[1]:
+        found = found.drop(columns=unused)
+        told.append(
+            f"No run holds {', '.join(unused[:5])}: nothing can be said of {'it' if len(unused) == 1 else 'them'}."
+        )
+        blocks = {
+            phase: (tuple(name for name in members if name not in unused), part)
+            for phase, (members, part) in blocks.items()
+        }
+    if found.shape[1] < 2:
+        raise SchemaError(
+            what,
+            missing=["a second source"],
+            remedy="Name the source that takes the rest of the whole (--rest NAME).",
+        )
+    return found, blocks, wrong, list(dict.fromkeys(told))
+
+
+def _not_finished(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Rows of runs that did not reach their end, and why."""
+    none = pd.Series(False, index=table.index)
+    reached = first_of(("reached_target",), table)
+    if reached is not None:
+        words = table[reached].map(lambda cell: str(cell).strip().lower())
+        return words.isin(["false", "0", "0.0", "no"]), pd.Series(
+            "it stopped before its last planned token", index=table.index
+        )
+    state = first_of(_STATE, table)
+    if state is None:
+        return none, pd.Series("", index=table.index)
+    words = table[state].fillna("").map(lambda cell: str(cell).strip().lower())
+    failed = ~words.isin(["finished", "success", "succeeded", "completed", "complete", "done", "ok", ""])
+    return failed, "its state is '" + words + "'"
+
+
+def _one_size(table: pd.DataFrame, reasons: pd.Series, settings: MixSettings) -> pd.Series:
+    """Rows of another model size than most are left out: a regression of mixtures knows one size."""
+    size = next((name for name in (first_of((each,), table) for each in _SIZE) if name), None)
+    if size is None or size in settings.where:
+        return reasons
+    words = table[size].map(str)
+    common = words[reasons == ""].mode()
+    if len(common):
+        others = words.ne(common.iloc[0])
+        _exclude(reasons, others, f"its {size} is " + words + f", and most runs have {common.iloc[0]}")
+    return reasons
+
+
+def _measured_targets(
+    values: pd.DataFrame, usable: pd.Series, settings: MixSettings
+) -> tuple[pd.DataFrame, list[str]]:
+    """The targets that matter and that enough runs hold; sentences on the others.
+
+    Raises:
+        InvalidValueError: a weighted or guarded target is not in the table.
+    """
+    asked = {**settings.weights, **settings.guards}
+    unknown = [name for name in asked if name not in values.columns]
+    if unknown:
+        known = ", ".join(map(str, values.columns[:20]))
+        raise InvalidValueError("weights" if unknown[0] in settings.weights else "guards", unknown[0],
+                                "is not a target of the table", f"Targets: {known}.")  # fmt: skip
+    if settings.weights:
+        values = values[[name for name in values.columns if name in asked]]
+    share = np.isfinite(values[usable]).mean()
+    few = [name for name in values.columns if share[name] < _LEAST_MEASURED and name not in asked]
+    if len(few) == values.shape[1]:
+        return values, []
+    count = int(usable.sum())
+    told = [
+        f"'{name}' was measured in {round(share[name] * count)} of {count} runs and is left out."
+        for name in few
+    ]
+    return values.drop(columns=few), told
+
+
+def _best(values: pd.DataFrame, direction: Direction, settings: MixSettings) -> float | None:
+    """The best score, where higher is better.
+
+    Raises:
+        InvalidValueError: the scores do not show it, and it is not stated.
+    """
+    if direction == "lower":
+        if settings.best is not None:
+            raise InvalidValueError(
+                "best", settings.best, "belongs to scores of which a higher one is better"
+            )
+        return None
+    if settings.best is not None:
+        return settings.best
+    low, high = (float(getattr(np, name)(values.to_numpy(dtype=float))) for name in ("nanmin", "nanmax"))
+    if low >= 0 and high <= 1:
+        return 1.0
+    if low >= 0 and high <= 100:
+        return 100.0
+    raise InvalidValueError(
+        "best", None, f"must be stated for scores from {low:.4g} to {high:.4g}", "Say --best VALUE."
+    )
+
+
+def _exclude_repeats(
+    reasons: pd.Series, names: pd.Series, shares: pd.DataFrame, values: pd.DataFrame
+) -> None:
+    """Leave out exact copies, and runs of one name and mixture whose values differ: which counts is unknown."""
+    usable = reasons == ""
+    copies, first = _repeated(pd.concat([shares, values], axis=1, ignore_index=True)[usable], names)
+    _exclude(reasons, copies.reindex(reasons.index, fill_value=False), "an exact copy of run " + first)
+    usable = reasons == ""
+    mixtures = pd.concat([names, shares.round(9)], axis=1, ignore_index=True)[usable]
+    doubled = mixtures.duplicated(keep=False).reindex(reasons.index, fill_value=False)
+    _exclude(
+        reasons,
+        doubled,
+        "its name and mixture stand in the table more than once, with different values: map run to a column that "
+        "tells them apart",
+    )
+
+
+def _repeated(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Which rows repeat an earlier one, and the name of the first of their kind."""
+    groups = rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup()
+    first = names[rows.index].groupby(groups).transform("first")
+    return groups.duplicated(), first.reindex(names.index, fill_value="")
