@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from decaylaws.search import Choices, Goal, Target, recommend, recommend_mixture
     from decaylaws.study import Study
-    from decaylaws.tables import predict_curve, read_loss_curves
+    from decaylaws.tables import mix, predict_curve, read_loss_curves, read_run_table
 
 __version__ = "0.1.0"
 
@@ -77,7 +77,7 @@ _NAMES_BY_MODULE = {
     ),
     "search": ("Choices", "Goal", "Target", "recommend", "recommend_mixture"),
     "study": ("Study",),
-    "tables": ("predict_curve", "read_loss_curves"),
+    "tables": ("mix", "predict_curve", "read_loss_curves", "read_run_table"),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names}
 

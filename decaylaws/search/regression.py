@@ -63,8 +63,9 @@ _FOLDS = 5
 _BROKEN = 100.0  # what a guard that is broken by one unit of loss costs, in the same unit
 _ENDS = 300  # mixtures towards which they are tried
 _DRAW_ITERATIONS = 40  # of the descent in one draw
+_DRAW_STEPS, _DRAW_MOVES = (0.04, 0.01, 0.0025), 30  # of the moves of share after it
 _CANDIDATES, _BEST = 100_000, 128  # RegMix's own
-_SIMULATED = 25_000_000  # mixtures by sources by targets that are simulated to begin with
+_SIMULATED = 3_000_000  # mixtures by sources by targets that are simulated to begin with
 _SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
 
 
@@ -142,6 +143,7 @@ def recommend_mixture(
     weights: Mapping[str, float],
     *,
     law: str | MixtureRegression = DEFAULT_REGRESSION,
+    fitted: MixtureRegression | None = None,
     rivals: Mapping[str, Mixture] | None = None,
     decay_tokens: float | None = None,
     terms: MixtureTerms | None = None,
@@ -159,6 +161,7 @@ def recommend_mixture(
         space: sources with their caps and bounds.
         weights: weight of each target in the objective; normalised to sum to one.
         law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
+        fitted: the fit of ``law`` to these very runs, where there is one already.
         rivals: further mixtures to measure it against; the token-proportional mixture always is one.
         decay_tokens: length of the decay that caps on epochs refer to.
         terms: guards on targets, and a prior to stay near.
@@ -175,7 +178,8 @@ def recommend_mixture(
             or got too few runs.
         InfeasibleError: no mixture meets the limits.
     """
-    fitted = (_named(law) if isinstance(law, str) else law).fit(shares, losses)
+    if fitted is None:
+        fitted = (regression_with_intervals(law) if isinstance(law, str) else law).fit(shares, losses)
     space = _within_runs(shares, space)
     weighted = _Weighted(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
@@ -214,7 +218,7 @@ def recommend_mixture(
     )
 
 
-def _named(name: str) -> MixtureRegression:
+def regression_with_intervals(name: str) -> MixtureRegression:
     """A regression by name, with the folds that its intervals need where it has none by default."""
     found = regression(name)
     if isinstance(found, LightGBMRegression):
@@ -356,7 +360,9 @@ class _Draws:
             found.append(end.shares)
         ends = np.array(found)
         better = self.own_aims(ends, everyone) < self.own_aims(starts, everyone)
-        return np.where(better[:, None], ends, starts)
+        ends = np.where(better[:, None], ends, starts)
+        # a descent along slopes does not see the kinks of trees, on which the chosen mixture was polished
+        return polish_each(self.own_aims, space, decay_tokens, ends, steps=_DRAW_STEPS, max_moves=_DRAW_MOVES)
 
 
 @dataclass(frozen=True)

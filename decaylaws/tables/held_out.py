@@ -9,17 +9,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from decaylaws.errors import DecaylawsError
+from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.mixing import MixtureRegression, regression
+from decaylaws.laws.mixing import MixtureRegression
 from decaylaws.laws.mixing.data import MIN_RUNS, Indices, grouped_folds, mixture_groups
 from decaylaws.progress import Progress, silent
 from decaylaws.search.certainty import LEVEL
+from decaylaws.search.regression import regression_with_intervals
 
 FOLDS = 5
 HELD_OUT_COLUMNS = ("regression", "rmse", "rmse_better_half", "spearman", "regret", "coverage_90")
 MEAN, NEAREST = "mean of the runs", "nearest run"
 
+_MOST_REFITTED = 1500  # runs times parts: a fit without each fold costs five fits
 _RIVALS = ("linear", "log_linear")
 _TREES = "lightgbm_regmix"  # on the objective alone, which RegMix fits
 
@@ -29,13 +31,16 @@ class HeldOutRuns:
     """Every run predicted by fits that saw no run of its mixture.
 
     Attributes:
+        law: name of the regression that recommends.
         table: a row for each regression or baseline, the best first: ``regression``; ``rmse`` over all runs and over
             the better half of them; ``spearman``; ``regret``, by how much the run that it puts first is worse than the
-            best one; ``coverage_90``, the share of runs inside the 90 % intervals of the regression that recommends.
+            best one; ``coverage_90``, the share of runs inside the 90 % intervals of the regression that recommends,
+            where runs were held out in folds.
         predicted: objective of every run by the regression that recommends ``[runs]``; NaN where it was not measured.
         notes: why a regression could not be fitted.
     """
 
+    law: str
     table: pd.DataFrame
     predicted: Array
     notes: tuple[str, ...]
@@ -51,17 +56,22 @@ def held_out_runs(
     parts: pd.DataFrame,
     weights: Mapping[str, float],
     law: str,
+    fitted: MixtureRegression,
     *,
     seed: int = 0,
     progress: Progress = silent,
 ) -> HeldOutRuns:
-    """Hold runs out in folds over mixtures, and predict their objective.
+    """Predict the objective of every run by fits without it.
+
+    Few runs are held out in folds over mixtures, and every regression is fitted without each fold. Many runs, or many
+    parts, are left out one by one by the curvature of one fit, as long as no mixture was run twice.
 
     Args:
         shares: shares ``[runs, sources]``.
         parts: losses whose weighted sum is the objective ``[runs, parts]``.
         weights: weight of each part, summing to one.
         law: name of the regression that recommends.
+        fitted: its fit to all runs, which says of many runs what a fit without each would have said.
         seed: of the folds.
         progress: told of every fold.
     """
@@ -73,7 +83,7 @@ def held_out_runs(
     if not folds:
         nothing = pd.DataFrame(columns=list(HELD_OUT_COLUMNS))
         return HeldOutRuns(
-            nothing, np.full(len(observed), np.nan), ("There are too few runs to hold some out.",)
+            law, nothing, np.full(len(observed), np.nan), ("There are too few runs to hold some out.",)
         )
     objective = pd.DataFrame({"objective": observed})
     own = {"objective": 1.0}
@@ -81,37 +91,47 @@ def held_out_runs(
         name: (_maker(name), parts, weights) for name in dict.fromkeys((law, *_RIVALS))
     }
     asked.setdefault(_TREES, (_maker(_TREES), objective, own))
-    rows, notes, predicted = [], [], np.full(len(observed), np.nan)
+    predictions: dict[str, Array] = {}
+    notes: list[str] = []
+    coverage = float("nan")
+    predicted = np.full(len(observed), np.nan)
+    many = values.size > _MOST_REFITTED and len(np.unique(groups)) == len(groups)
     for done, (name, (make, losses, by_part)) in enumerate(asked.items()):
+        inside = float("nan")
         try:
-            found, inside = _predictions(make, shares, losses, by_part, folds, observed, intervals=name == law,
-                                         progress=_within(progress, done, len(asked), len(folds)))  # fmt: skip
+            if many and name != _TREES:
+                law_of_all = fitted if name == law else make().fit(shares, losses)
+                found = observed + law_of_all.left_out_errors(by_part)
+            else:
+                found, inside = _predictions(
+                    make, shares, losses, by_part, folds, observed, intervals=name == law
+                )
+            if not np.isfinite(found).any():
+                raise DataError("it has no errors on left-out runs")
         except DecaylawsError as error:
             notes.append(f"'{name}' could not be fitted without some of the runs: {error}")
             continue
-        rows.append(_scores(name, found, observed, inside))
+        predictions[name] = found
         if name == law:
-            predicted = found
-    plain = _without_regression(shares.to_numpy(dtype=float), observed, folds)
-    rows += [_scores(name, found, observed) for name, found in plain.items()]
+            predicted, coverage = found, inside
+        progress("left-out runs", done + 1, len(asked))
+    predictions |= _without_regression(shares.to_numpy(dtype=float), observed, folds)
+    # a run that a part's fit left out as diverged has no error there: all are scored on the runs that all predict
+    counted = np.isfinite(np.column_stack(list(predictions.values()))).all(axis=1)
+    rows = [
+        _scores(name, found[counted], observed[counted], coverage if name == law else float("nan"))
+        for name, found in predictions.items()
+    ]
+    if not counted.all():
+        notes.append(f"{int((~counted).sum())} runs lie far off in some target and are not scored.")
     table = pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS)).sort_values(
         "rmse", kind="stable", ignore_index=True
     )
-    return HeldOutRuns(table, predicted, tuple(notes))
-
-
-def _within(progress: Progress, done: int, count: int, folds: int) -> Progress:
-    """Progress of the folds of one regression of several."""
-    before = done * folds
-
-    def tell(stage: str, done: float, total: float, note: str = "") -> None:
-        progress("left-out runs", before + done, count * folds, note)
-
-    return tell
+    return HeldOutRuns(law, table, predicted, tuple(notes))
 
 
 def _maker(name: str) -> Callable[[], MixtureRegression]:
-    return lambda: regression(name)
+    return lambda: regression_with_intervals(name)
 
 
 def _folds(groups: Indices, seed: int) -> list[Indices]:
@@ -135,11 +155,10 @@ def _predictions(
     observed: Array,
     *,
     intervals: bool,
-    progress: Progress,
 ) -> tuple[Array, float]:
     """Objective of every run by a fit without its fold ``[runs]``, and the share of runs inside the 90 % intervals."""
     found, inside = np.empty(len(observed)), np.zeros(len(observed), dtype=bool)
-    for number, held in enumerate(folds):
+    for held in folds:
         kept = np.setdiff1d(np.arange(len(observed)), held)
         law = make().fit(shares.iloc[kept], losses.iloc[kept])
         # of a source that only held-out runs hold the fit knows nothing: it predicts as if the others took its place
@@ -153,7 +172,6 @@ def _predictions(
             inside[held] = (answer.lower <= observed[held]) & (observed[held] <= answer.upper)
         else:
             found[held] = law.predict_objective(seen, weights)
-        progress("", number + 1, len(folds))
     return found, float(inside.mean()) if intervals else float("nan")
 
 

@@ -14,7 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.values import AS_JSON
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.mixing import REGRESSIONS
+from decaylaws.laws.mixing import REGRESSIONS, MixtureRegression
 from decaylaws.laws.mixing.base import DIVERGED
 from decaylaws.laws.mixing.data import MIN_RUNS
 from decaylaws.laws.mixing.diverged import diverged
@@ -24,7 +24,12 @@ from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.recommend import SHARE_PARTS
 from decaylaws.search.recommendation import Estimate, Rival
-from decaylaws.search.regression import MixtureChoice, MixtureTerms, recommend_mixture
+from decaylaws.search.regression import (
+    MixtureChoice,
+    MixtureTerms,
+    recommend_mixture,
+    regression_with_intervals,
+)
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import excluded_table
 from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
@@ -123,13 +128,19 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     space = settings.space(shares.mean().to_dict(), table.blocks)
     best = int(observed.argmin())
     known = {BEST_RUN: _mixture(shares, best), MEAN_RUN: Mixture.normalised(shares.mean().to_dict())}
-    held = held_out_runs(shares, parts, part_weights, settings.law, seed=settings.seed, progress=progress)
-    terms = _terms(settings, known, space, runs, shares, parts, held)
-    found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, progress)
+    progress("fit", 0, 1)
+    law = regression_with_intervals(settings.law).fit(shares, parts)
+    progress("fit", 1, 1)
+    held = held_out_runs(
+        shares, parts, part_weights, settings.law, law, seed=settings.seed, progress=progress
+    )
+    terms = _terms(settings, known, space, runs, shares, law)
+    found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, law, progress)
     error = held.error(settings.law)
-    rivals = [
-        _widened(rival, error) for rival in found.rivals if rival.name in known or settings.knows_tokens
-    ]
+    doubts = _doubts(law, held, len(runs), float(np.std(observed)))
+    # without tokens by source, the mixture in proportion to them is the mean of the runs
+    shown = [rival for rival in found.rivals if rival.name in known or settings.knows_tokens]
+    rivals = [_widened(rival, error, doubts) for rival in shown]
     gain = next(rival for rival in rivals if rival.name == BEST_RUN)
     ordered = sorted(
         rivals, key=lambda rival: list(known).index(rival.name) if rival.name in known else len(known)
@@ -142,7 +153,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         )
     return Mixed(
         mixture=found.mixture,
-        objective=found.objective,
+        objective=_covering(found.objective, held, observed),
         rivals=_rival_table(ordered, runs[best], float(observed[best])),
         supported=gain.beaten,
         verdict=_verdict(found, gain, runs[best], held),
@@ -217,8 +228,7 @@ def _terms(
     space: MixtureSpace,
     runs: Sequence[str],
     shares: pd.DataFrame,
-    parts: pd.DataFrame,
-    held: HeldOutRuns,
+    law: MixtureRegression,
 ) -> MixtureTerms:
     """Guards with the margins that left-out runs ask for, and the prior."""
     for name in ("control", "prior"):
@@ -232,8 +242,7 @@ def _terms(
         control = _mixture(shares, list(runs).index(settings.control))
     margins = {}
     for name in settings.guards:
-        own = held_out_runs(shares, parts[[name]], {name: 1.0}, settings.law, seed=settings.seed)
-        errors = parts[name].to_numpy(dtype=float) - own.predicted
+        errors = -law.left_out_errors({name: 1.0})
         known_errors = np.sort(errors[np.isfinite(errors)])
         if len(known_errors):
             rank = min(math.ceil(_GUARD_CONFIDENCE * (len(known_errors) + 1)), len(known_errors))
@@ -255,6 +264,7 @@ def _search(
     weights: Mapping[str, float],
     known: Mapping[str, Mixture],
     terms: MixtureTerms,
+    law: MixtureRegression,
     progress: Progress,
 ) -> tuple[MixtureChoice, bool]:
     """The best mixture, and whether it keeps its guards with their margins; without them where none does."""
@@ -262,8 +272,8 @@ def _search(
     for number, each in enumerate(attempts):
         progress("search", number, len(attempts))
         found = recommend_mixture(
-            shares, parts, space, weights, law=settings.law, rivals=known, decay_tokens=settings.decay_tokens,
-            terms=each, parts=SHARE_PARTS, seed=settings.seed,
+            shares, parts, space, weights, law=settings.law, fitted=law, rivals=known,
+            decay_tokens=settings.decay_tokens, terms=each, parts=SHARE_PARTS, seed=settings.seed,
         )  # fmt: skip
         kept = all(slack >= each.margins.get(name, 0.0) - 1e-6 for name, slack in found.guards.items())
         if kept:
@@ -272,14 +282,36 @@ def _search(
     return found, kept and each is terms
 
 
-def _widened(rival: Rival, error: float) -> Rival:
+def _doubts(law: MixtureRegression, held: HeldOutRuns, num_runs: int, spread: float) -> tuple[str, ...]:
+    """Why no gain by this regression is to be believed; a single target that it cannot predict is a note instead."""
+    sources = len(law.sources_) - len(law.unseen_)
+    found = []
+    if num_runs < sources + 2:
+        found.append(f"{num_runs} runs were fitted; {sources} sources need at least {sources + 2}.")
+    if not held.table.empty and not _error_of(held, held.law) < spread:
+        found.append(f"On left-out runs '{held.law}' errs no less than the mean of the runs does.")
+    return tuple(found)
+
+
+def _covering(objective: Estimate, held: HeldOutRuns, observed: Array) -> Estimate:
+    """The objective's interval, at least so wide that it would have held 90 % of the left-out runs."""
+    errors = np.abs(held.predicted - observed)
+    errors = np.sort(errors[np.isfinite(errors)])
+    if not len(errors):
+        return objective
+    least = float(errors[min(math.ceil(LEVEL * (len(errors) + 1)), len(errors)) - 1])
+    mean = objective.mean
+    return Estimate(mean, min(objective.lower, mean - least), max(objective.upper, mean + least))
+
+
+def _widened(rival: Rival, error: float, doubts: tuple[str, ...]) -> Rival:
     """A rival's gain with an interval that also holds what the regression gets wrong on runs that it has not seen."""
     half = rival.gain.upper - rival.gain.mean
     own = NormalDist().inv_cdf(0.5 + LEVEL / 2) * error
     half = float(np.hypot(half, own)) if np.isfinite(error) else float("inf")
     gain = Estimate(rival.gain.mean, rival.gain.mean - half, rival.gain.mean + half)
     name = AVAILABLE if rival.name == "token_proportional" else rival.name
-    return replace(rival, name=name, gain=gain)
+    return replace(rival, name=name, gain=gain, doubts=doubts)
 
 
 def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> str:
@@ -397,6 +429,11 @@ def _notes(
                 f"On left-out runs '{first}' errs less than '{settings.law}' "
                 f"({held.table['rmse'].iloc[0]:.4f} against {_error_of(held, settings.law):.4f})."
             )
+    blind = [name for name, doubts in found.law.doubts_.items() if doubts and len(groups) > 1]
+    if blind and len(blind) < len(groups):
+        said.append(
+            f"On left-out runs the regression errs no less than the mean does for {', '.join(blind[:4])}."
+        )
     if not settings.knows_tokens:
         said.append(
             "Nothing is known of how many tokens the sources hold, so no share is capped for repetition. "

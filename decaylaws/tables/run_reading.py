@@ -236,14 +236,12 @@ def _one_table(
             right = right.rename(columns={name: f"metric:{name}" for name in metric_names})
     right = right.drop(columns=[name for name in own if name in right and name != runs[1]], errors="ignore")
     right = right.rename(columns={runs[1]: runs[0]})
-    merged = left.merge(
-        right, on=runs[0], how="outer", indicator="which file", validate="one_to_one", sort=False
-    )
-    alone = merged["which file"] != "both"
-    for name, which in merged.loc[alone, [runs[0], "which file"]].itertuples(index=False):
-        file = path if which == "left_only" else metrics
-        excluded.append((str(name), f"it is only in {file}"))
-    return merged[~alone].drop(columns="which file"), prefixes
+    run = str(runs[0])
+    left[run], right[run] = left[run].map(str), right[run].map(str)
+    for table, other, file in ((left, right, path), (right, left, metrics)):
+        alone = table.loc[~table[run].isin(other[run]), run]
+        excluded += [(str(name), f"it is only in {file}") for name in alone]
+    return left.merge(right, on=run, validate="one_to_one"), prefixes
 
 
 def _without_index(table: pd.DataFrame) -> pd.DataFrame:

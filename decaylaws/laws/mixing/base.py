@@ -192,9 +192,22 @@ class MixtureRegression(Law):
             mean += weight * model.predict(shares)
         if interval is None:
             return mean
-        errors = self._errors[:, used] @ vector[used]
+        errors = self.left_out_errors(weights)
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval)
         return Prediction(mean, mean - radius, mean + radius, interval)
+
+    def left_out_errors(self, weights: Mapping[str, float]) -> Array:
+        """Predicted minus observed objective of every run of the fit by a fit without it ``[runs]``, without refits.
+
+        NaN where a target was not measured or the run was left out.
+
+        Args:
+            weights: weight by target.
+        """
+        self._require_fitted()
+        vector = np.array([weights.get(target, 0.0) for target in self.targets_])
+        used = vector != 0
+        return np.asarray(self._errors[:, used] @ vector[used])
 
     def resampled(self, X: Any, y: Any, *, num_draws: int, seed: int) -> Iterator[Self]:
         """Copies of this regression fitted under bootstrap weights over mixtures.
