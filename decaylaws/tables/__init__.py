@@ -16,7 +16,7 @@ error. ``decaylaws mix`` and ``decaylaws predict-curve`` print what these functi
 
 from decaylaws.tables.curve_reading import LossCurves, read_loss_curves
 from decaylaws.tables.curves import BestDecay, CurvePrediction, predict_curve
-from decaylaws.tables.mix import Mixed, mix
+from decaylaws.tables.mixture import Mixed, mix
 from decaylaws.tables.recipes import table_recipe
 from decaylaws.tables.run_reading import RunTable, read_run_table
 

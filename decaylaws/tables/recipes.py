@@ -12,7 +12,7 @@ from decaylaws.recipe import Evidence, HandOver, LawRecord, Provenance, Recipe, 
 from decaylaws.schedules import Schedule
 from decaylaws.search import mixture_recipe
 from decaylaws.settings.mix import MixSettings
-from decaylaws.tables.mix import Mixed
+from decaylaws.tables.mixture import Mixed
 
 
 def table_recipe(
