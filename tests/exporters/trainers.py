@@ -16,11 +16,11 @@ import pytest
 
 # What a trainer imports on its way and neither its configuration nor its schedule calls: images, kernels, clients
 # of a cluster or a cloud. They are replaced while the trainer is imported, and only where they are not installed.
-_STREAMING = ("streaming", "brotli", "snappy", "zstd", "oci", "azure", "paramiko")
+_CLOUDS = ("brotli", "snappy", "zstd", "oci", "azure", "paramiko")
 UNUSED = {
     "composer": ("torchvision", "mcli"),
-    "llmfoundry": ("torchvision", "mcli", "mlflow", "pkg_resources", *_STREAMING),
-    "streaming": ("torchvision", *_STREAMING),
+    "llmfoundry": ("torchvision", "mcli", "mlflow", "pkg_resources", "streaming", *_CLOUDS),
+    "streaming": ("torchvision", *_CLOUDS),
     "levanter": ("iris", "fray", "zephyr"),
     "nanotron": ("flash_attn", "grouped_gemm"),
     "megatron.bridge": ("transformer_engine",),
