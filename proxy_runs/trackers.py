@@ -109,10 +109,10 @@ class WandbRun:
             parents=True, exist_ok=True
         )  # it would take the machine's folder for temporary files instead
 
-        def begin(**mode: str) -> Any:
+        def begin(run_id: str, **mode: str) -> Any:
             return wandb.init(
                 project=run.project,
-                id=run.run_id,
+                id=run_id,
                 name=run.name,
                 group=run.group or None,
                 job_type=run.role or None,
@@ -125,13 +125,16 @@ class WandbRun:
             )
 
         if WandbRun._is_cut_off:
-            self._run = begin(mode="offline")
+            self._run = begin(run.run_id, mode="offline")
             return
         try:
-            self._run = begin()
+            self._run = begin(run.run_id)
         except wandb.errors.Error as error:
             WandbRun._is_cut_off = True
-            self._run = begin(mode="offline")
+            try:
+                self._run = begin(run.run_id, mode="offline")
+            except Exception:  # of its service, which keeps the id of a run that it has not begun
+                self._run = begin(f"{run.run_id}-offline", mode="offline")
             tell(
                 f"Weights & Biases does not answer ({_in_short(error)}). Runs are kept in {folder / 'wandb'}; send "
                 "them later with 'wandb sync'."

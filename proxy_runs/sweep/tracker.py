@@ -7,6 +7,7 @@ becomes a run of the tracker, with tokens as its steps. What goes wrong is a lin
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import sys
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point of the process; returns its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the pool, which ends our standard input
     package, project, group, folder = arguments
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a tracker prints goes to the log
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(
+        sys.stderr.fileno(), sys.stdout.fileno()
+    )  # what a tracker and its processes print goes to the log
 
     def tell(trouble: str) -> None:
         print(trouble, file=sys.stderr, flush=True)

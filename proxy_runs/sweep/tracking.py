@@ -87,7 +87,8 @@ class Tracking:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
-            self._troubles.put(json.loads(line))
+            with suppress(ValueError):
+                self._troubles.put(str(json.loads(line)))
 
     def _finish(self, process: subprocess.Popen[str], seconds: float) -> None:
         stage = f"{self._title} takes what is left"

@@ -163,6 +163,36 @@ def test_without_an_account_wandb_keeps_the_runs_and_it_is_said_once(
     assert_in_wandb(results, tmp_path / "logs" / "wandb")
 
 
+CUT_OFF = """
+import json, sys
+from pathlib import Path
+from proxy_runs import trackers
+trackers.INIT_SECONDS = 2
+told = []
+runs = [
+    trackers.WandbRun(trackers.TrackedRun(project="p", run_id=name, name=name), Path(sys.argv[1]), told.append)
+    for name in ("first", "second")
+]
+for run in runs:
+    run.write(1, {"loss": 2.5})
+    run.close()
+Path(sys.argv[1], "told.json").write_text(json.dumps(told))
+"""
+
+
+def test_where_its_server_cannot_be_reached_wandb_keeps_the_runs(tmp_path: Path) -> None:
+    import_trainer("wandb")
+    away = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
+    command = [sys.executable, "-c", CUT_OFF, str(tmp_path)]
+    subprocess.run(command, capture_output=True, check=True, env={**os.environ, **away})
+    (told,) = json.loads((tmp_path / "told.json").read_text())
+    assert told.startswith("Weights & Biases does not answer (")
+    kept = [
+        Path(name).parent.name for name in glob.glob(str(tmp_path / "wandb" / "offline-run-*" / "*.wandb"))
+    ]
+    assert sorted(name.split("-", 3)[3] for name in kept) == ["first-offline", "second"]
+
+
 def assert_in_wandb(results: list[dict[str, Any]], folder: Path) -> None:
     """The files of Weights & Biases hold all results, a run each."""
     files = {Path(name).stem: Path(name) for name in glob.glob(str(folder / "*" / "*.wandb"))}

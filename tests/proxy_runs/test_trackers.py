@@ -54,21 +54,21 @@ class Heard:
 
 
 @pytest.fixture
-def trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a module ``trackio`` with this code where the tracker's process finds it."""
+def trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a module ``trackio`` (or another) with this code where the tracker's process finds it."""
 
-    def write(code: str) -> None:
+    def write(code: str, module: str = "trackio") -> None:
         (tmp_path / "modules").mkdir()
-        (tmp_path / "modules" / "trackio.py").write_text(textwrap.dedent(code))
+        (tmp_path / "modules" / f"{module}.py").write_text(textwrap.dedent(code))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
 
     return write
 
 
-def follow(folder: Path, *events: WorkerEvent) -> Heard:
+def follow(folder: Path, *events: WorkerEvent, package: str = "trackio") -> Heard:
     """What is heard while these events are handed to a tracker."""
     heard = Heard()
-    with Tracking("trackio", "project", "study", folder, heard) as tracking:
+    with Tracking(package, "project", "study", folder, heard) as tracking:
         for event in events:
             tracking.take(event)
     return heard
@@ -146,6 +146,44 @@ def test_a_tracker_that_fails_is_told_once(
     others = [WorkerEvent(**{**vars(EVENT), "run_id": f"r{k}"}) for k in range(2, 400)]
     heard = follow(tmp_path, EVENT, END, *others)
     assert heard.messages == [f"{WORDS[failure]} See {tmp_path / 'tracker.log'}."]
+
+
+def test_without_its_server_wandb_keeps_every_run(trackio: Callable[..., None], tmp_path: Path) -> None:
+    trackio(
+        f"""
+        import json, os, types
+        errors = types.SimpleNamespace(Error=ConnectionError)
+        begun = set()
+
+        def Settings(**values):
+            return values
+
+        class Run:
+            def __init__(self, name):
+                self.name = name
+            def log(self, values, step):
+                with open({str(tmp_path / "seen.jsonl")!r}, "a") as file:
+                    file.write(json.dumps([self.name, step]) + "\\n")
+            def finish(self):
+                pass
+
+        def init(id, mode="online", **values):
+            os.write(1, b"a word of a process of its own\\n")
+            if mode == "online" or id in begun:
+                begun.add(id)
+                raise ConnectionError("no route" if mode == "online" else "in use")
+            return Run(id)
+        """,
+        "wandb",
+    )
+    other = WorkerEvent(**{**vars(EVENT), "run_id": "r2"})
+    heard = follow(tmp_path, EVENT, other, END, package="wandb")
+    assert heard.messages == [
+        f"Weights & Biases does not answer (no route). Runs are kept in {tmp_path / 'wandb'}; send them later with "
+        f"'wandb sync'. See {tmp_path / 'tracker.log'}."
+    ]
+    seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert seen == [["r1-offline", 64], ["r2", 64], ["r1-offline", 128]]
 
 
 def test_a_tracker_that_hangs_is_left_behind(
