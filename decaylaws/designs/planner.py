@@ -17,7 +17,7 @@ Every decay stands in the design for a reason, its ``role``:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -28,6 +28,7 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
 from decaylaws.runs.held import HeldCheckpoint
+from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import READ_OUT
 from decaylaws.schedules import DecayTerms, Schedule, decay, drop_and_hold, warmup_stable_decay
 from decaylaws.settings.study import StudySettings
@@ -184,7 +185,7 @@ class Planner:
                 schedule=schedule,
                 mixture=self.control_mixture,
                 batch_tokens=self.settings.batch_tokens,
-                optimizer=self.settings.optimizer.config(),
+                optimizer=self.optimizer(name),
                 seed=trunk.seed,
                 data_fingerprint=self.corpus.fingerprint,
                 arithmetic=self.arithmetic,
@@ -197,7 +198,26 @@ class Planner:
         rule = self.settings.trunk.scale_lr if self.settings.trunk else "none"
         if not isinstance(rule, str):
             return rule.get(name, 1.0)
-        if rule == "none" or name == self.settings.proxy:
+        return self._width_factor(name, rule) if rule == "width" else 1.0
+
+    def optimizer(self, start_name: str) -> OptimizerConfig:
+        """The optimiser of a trunk and its decays, or of the decays of a checkpoint.
+
+        Under muP the hidden matrices of a wider shape have a smaller LR (Yang et al. 2022, arXiv:2203.03466, table 8).
+
+        Args:
+            start_name: shape of the trunk or name of the checkpoint.
+        """
+        optimizer, trunk = self.settings.optimizer.config(), self.settings.trunk
+        if trunk is None or start_name not in self.settings.shapes or trunk.scale_lr != "mup":
+            return optimizer
+        factor = self._width_factor(start_name, trunk.scale_lr)
+        decay_factor = 1.0 / factor if trunk.scale_weight_decay else 1.0
+        return replace(optimizer, hidden_lr_factor=factor, hidden_weight_decay_factor=decay_factor)
+
+    def _width_factor(self, name: str, rule: str) -> float:
+        """Width of the proxy over that of a shape."""
+        if name == self.settings.proxy:
             return 1.0
         widths: list[Any] = [
             getattr(self.shape(each), "d_model", None) for each in (self.settings.proxy, name)
@@ -247,7 +267,7 @@ class Planner:
                 schedule=schedule,
                 mixture=mixture,
                 batch_tokens=batch_tokens or self.batch_sizes[0],
-                optimizer=self.settings.optimizer.config(),
+                optimizer=self.optimizer(start_name),
                 seed=seed,
                 data_fingerprint=self.corpus.fingerprint,
                 start_run_id=start.run_id,

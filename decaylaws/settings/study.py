@@ -228,10 +228,16 @@ class TrunkSettings(_Settings):
     tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
     warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
     peak_lr: Positive = Field(description="learning rate of the constant phase, and so of the hand-over")
-    scale_lr: Literal["none", "width"] | dict[str, Positive] = Field(
+    scale_lr: Literal["none", "width", "mup"] | dict[str, Positive] = Field(
         "none",
         description="LR by shape: none gives all shapes peak_lr; width gives a shape peak_lr times the proxy's d_model "
-        "over its own; a mapping gives factors on peak_lr by shape",
+        "over its own; mup does so for the matrices of the decoder blocks only, as muP does under Adam, and exports "
+        "refuse such a recipe; a mapping gives factors on peak_lr by shape",
+    )
+    scale_weight_decay: bool = Field(
+        False,
+        description="with scale_lr: mup, divide the weight decay of these matrices by the factor of their LR, so that "
+        "an update shrinks them equally at every width",
     )
     mixture: dict[str, Share] = Field(
         description="share of each source; decays on this mixture are the controls"
@@ -243,6 +249,8 @@ class TrunkSettings(_Settings):
         check_mixture("trunk.mixture", self.mixture)
         if self.warmup_tokens > self.tokens:
             raise ValueError(f"warmup_tokens={self.warmup_tokens} must not exceed tokens={self.tokens}")
+        if self.scale_weight_decay and self.scale_lr != "mup":
+            raise ValueError("scale_weight_decay needs scale_lr: mup")
         return self
 
 

@@ -385,6 +385,8 @@ class Study:
             del settings["design"]["end_lr_factors"]
         if self.settings.trunk is not None and self.settings.trunk.scale_lr == "none":
             del settings["trunk"]["scale_lr"]
+        if self.settings.trunk is not None and not self.settings.trunk.scale_weight_decay:
+            del settings["trunk"]["scale_weight_decay"]
         if self.settings.checkpoints is None:
             del settings["checkpoints"]
         else:

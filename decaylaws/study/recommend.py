@@ -25,7 +25,6 @@ from decaylaws.recipe import (
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.search import Choices, Recommendation, decay_recipe
 from decaylaws.search import recommend as search
-from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, usable_runs
 from decaylaws.study.objective import noise_at, objective
@@ -151,7 +150,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         seq_len=settings.seq_len,
         batch_tokens=settings.batch_tokens,
         name=f"{settings.name}-decay",
-        optimizer=_optimizer(settings),
+        optimizer=_optimizer(study),
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
         provenance=_provenance(study, fit, law),
@@ -180,11 +179,11 @@ def _handover(study: Study) -> HandOver:
     )
 
 
-def _optimizer(settings: StudySettings) -> OptimizerSettings:
+def _optimizer(study: Study) -> OptimizerSettings:
     """What the recipe asks of the target: the optimiser of the microanneals, or that of the checkpoint."""
-    if settings.optimizer.recipe == "as_checkpoint":
+    if study.settings.optimizer.recipe == "as_checkpoint":
         return OptimizerSettings(name="as_checkpoint")
-    return OptimizerSettings.of(settings.optimizer.config().to_dict())
+    return OptimizerSettings.of(study.planner().optimizer(study.settings.target.shape).to_dict())
 
 
 def _sources(study: Study) -> dict[str, Source]:

@@ -14,6 +14,7 @@ from decaylaws.runs.table import RUN_COLUMNS
 from decaylaws.settings.study import StudySettings, parse_settings
 from decaylaws.study.directory import template_text
 from decaylaws.study.plan import detectable_effect
+from tests.study.tiny import TINY_SETTINGS
 
 AVAILABLE = {
     "narrative": 600_000,
@@ -179,3 +180,29 @@ def test_a_plan_says_what_it_can_detect_before_it_runs(settings: StudySettings) 
     )
     measured = Noise(0.01, 2).detectable_effect()
     assert f"differ by {measured:.3g} nats per token (3 seed replicates" in detectable_effect(settings, rows)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_under_mup_the_hidden_matrices_of_a_wider_shape_have_a_smaller_lr(scaled: bool) -> None:
+    trunk = TINY_SETTINGS["trunk"] | {"scale_lr": "mup", "scale_weight_decay": scaled}
+    settings = parse_settings(TINY_SETTINGS | {"trunk": trunk})
+    corpus = CorpusFacts(
+        fingerprint="f", vocab_size=300, available_tokens=dict.fromkeys(settings.sources, 100_000)
+    )
+    planner = Planner(settings, corpus)
+    narrow, wide = (planner.start(name).config for name in (settings.proxy, settings.target.shape))
+    assert narrow.optimizer == settings.optimizer.config()
+    factor = narrow.llama.d_model / wide.llama.d_model
+    assert (wide.optimizer.hidden_lr_factor, wide.schedule) == (factor, narrow.schedule)
+    assert wide.optimizer.hidden_weight_decay_factor == (1 / factor if scaled else 1.0)
+    schedule = planner.decay_schedule(settings.target.shape, 2048, 1.0, "linear")
+    fork = planner.microanneal(
+        "control", settings.target.shape, schedule, planner.control_mixture, seed=1
+    ).config
+    assert fork.optimizer == wide.optimizer
+
+
+def test_weight_decay_is_scaled_with_mup_only() -> None:
+    trunk = TINY_SETTINGS["trunk"] | {"scale_weight_decay": True}
+    with pytest.raises(InvalidValueError, match="needs scale_lr: mup"):
+        parse_settings(TINY_SETTINGS | {"trunk": trunk})

@@ -21,11 +21,11 @@ def random_stack(members: int, seed: int) -> Params:
 
 
 def torch_adamw(params: Params, config: OptimizerConfig) -> torch.optim.AdamW:
-    decayed = [tensor for name, tensor in params.items() if not name.endswith("norm")]
-    rest = [tensor for name, tensor in params.items() if name.endswith("norm")]
+    hidden_decay = config.weight_decay * config.hidden_weight_decay_factor
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": [params["layers.0.qkv"]], "weight_decay": hidden_decay, "factor": config.hidden_lr_factor},
+        {"params": [params["embed"]], "weight_decay": config.weight_decay, "factor": 1.0},
+        {"params": [params["layers.0.attn_norm"]], "weight_decay": 0.0, "factor": 1.0},
     ]
     return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
 
@@ -56,24 +56,27 @@ both = pytest.mark.parametrize("optimizer_of", [memberwise, stackwise])
 def test_each_member_follows_torch_with_its_own_lr_and_settings(clip_norm: float, optimizer_of: Any) -> None:
     configs = [
         OptimizerConfig(clip_norm=clip_norm),
+        OptimizerConfig(
+            clip_norm=clip_norm, beta1=0.8, hidden_lr_factor=0.25, hidden_weight_decay_factor=3.0
+        ),
         OptimizerConfig(clip_norm=clip_norm, beta1=0.8, weight_decay=0.0),
     ]
-    stack = random_stack(2, seed=0)
+    stack = random_stack(3, seed=0)
     references = [
-        {name: tensor[k].clone().requires_grad_() for name, tensor in stack.items()} for k in range(2)
+        {name: tensor[k].clone().requires_grad_() for name, tensor in stack.items()} for k in range(3)
     ]
     theirs = [torch_adamw(params, config) for params, config in zip(references, configs)]
     _, update = optimizer_of(stack)
     for step in range(1, 21):
-        grads = random_stack(2, seed=step)
-        due = [MemberStep(k, lr, step, configs[k]) for k, lr in enumerate((0.1 / step, 0.02))]
+        grads = random_stack(3, seed=step)
+        due = [MemberStep(k, lr, step, configs[k]) for k, lr in enumerate((0.1 / step, 0.03, 0.02))]
         expected = []
         for k, reference in enumerate(references):
             for name, tensor in reference.items():
                 tensor.grad = grads[name][k].clone()
             expected.append(float(torch.nn.utils.clip_grad_norm_(reference.values(), clip_norm)))
             for group in theirs[k].param_groups:
-                group["lr"] = due[k].lr
+                group["lr"] = due[k].lr * group["factor"]
             theirs[k].step()
         assert update(grads, due) == pytest.approx(expected, rel=1e-6)
     for k, reference in enumerate(references):
