@@ -137,7 +137,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     terms = _terms(settings, known, space, runs, shares, law)
     found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, law, progress)
     error = held.error(settings.law)
-    doubts = _doubts(law, held, len(runs), float(np.std(observed)))
+    doubts = (*_differences(table), *_doubts(law, held, len(runs), float(np.std(observed))))
     # without tokens by source, the mixture in proportion to them is the mean of the runs
     shown = [rival for rival in found.rivals if rival.name in known or settings.knows_tokens]
     rivals = [_widened(rival, error, doubts) for rival in shown]
@@ -280,6 +280,17 @@ def _search(
             break
     progress("search", 1, 1)
     return found, kept and each is terms
+
+
+def _differences(table: RunTable) -> tuple[str, ...]:
+    """That runs differ in more than their mixture, which a regression cannot tell from what the mixture does."""
+    if not table.differing:
+        return ()
+    names = ", ".join(table.differing)
+    return (
+        f"The runs also differ in {names}, and the regression takes them as equal. Choose runs of one plan with "
+        "--where.",
+    )
 
 
 def _doubts(law: MixtureRegression, held: HeldOutRuns, num_runs: int, spread: float) -> tuple[str, ...]:

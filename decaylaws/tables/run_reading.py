@@ -63,6 +63,11 @@ _SCORE_ENDS = (
     "_acc_norm",
     "/em",
 )
+_PLANS = (
+    "decay_tokens", "train_tokens", "tokens", "train_flops", "start_lr", "peak_lr", "lr", "learning_rate", "end_lr",
+    "batch_tokens", "batch_size", "decay_shape",
+)  # fmt: skip
+_SAME_PLAN = 0.05  # runs whose tokens or LRs differ by less are one plan
 _LEAST_MEASURED = 0.5  # of the runs: a target that fewer hold would cost more runs than it is worth
 
 
@@ -79,6 +84,7 @@ class RunTable:
         best: the best score, where higher is better.
         blocks: sources of every phase with the part of the whole that it takes; empty without phases.
         others: the other columns of the rows.
+        differing: columns of tokens, LRs and the like in which the runs differ; a regression takes them as equal.
         excluded: ``run`` and ``reason`` of the rows that were left out.
         notes: sentences on how the table was read.
     """
@@ -91,6 +97,7 @@ class RunTable:
     best: float | None
     blocks: Mapping[str, tuple[tuple[str, ...], float]]
     others: pd.DataFrame = field(repr=False)
+    differing: tuple[str, ...]
     excluded: pd.DataFrame = field(repr=False)
     notes: tuple[str, ...]
 
@@ -172,7 +179,7 @@ def read_run_table(
         raise DataError(f"{what} holds no run that can be used. {said}")
     if best is not None:
         notes.append(f"Higher is better: the regressions see how far each score lies below {best:g}.")
-    others = table.drop(columns=[*share_columns, *target_columns])
+    others = table.drop(columns=[*share_columns, *target_columns])[kept].reset_index(drop=True)
     return RunTable(
         runs=tuple(name for name, keep in zip(names, kept) if keep),
         shares=shares[kept].reset_index(drop=True),
@@ -181,7 +188,8 @@ def read_run_table(
         direction=direction,
         best=best,
         blocks=blocks,
-        others=others[kept].reset_index(drop=True),
+        others=others,
+        differing=_differing(others),
         excluded=excluded_table(excluded),
         notes=tuple(notes),
     )
@@ -418,6 +426,19 @@ def _one_size(table: pd.DataFrame, reasons: pd.Series, settings: MixSettings) ->
         others = words.ne(common.iloc[0])
         _exclude(reasons, others, f"its {size} is " + words + f", and most runs have {common.iloc[0]}")
     return reasons
+
+
+def _differing(others: pd.DataFrame) -> tuple[str, ...]:
+    """Columns of a plan in which runs differ."""
+    found = []
+    for name in filter(None, (first_of((each,), others) for each in _PLANS)):
+        values = numbers(others[name])
+        if values.notna().all():
+            differs = float(values.max() - values.min()) > _SAME_PLAN * float(values.abs().max())
+        else:
+            differs = others[name].nunique() > 1
+        found += [name] if differs else []
+    return tuple(found)
 
 
 def _measured_targets(

@@ -88,6 +88,17 @@ def test_a_law_that_errs_as_much_as_the_mean_promises_nothing() -> None:
     assert "errs no less than the mean of the runs" in answer.verdict
 
 
+def test_runs_of_several_plans_support_no_gain() -> None:
+    """Length is confounded with nothing here, but a regression of mixtures could not tell."""
+    lengths = runs(30).assign(decay_tokens=[10**9, 2 * 10**9] * 15, start_lr=3e-4)
+    table = _table(lengths)
+    assert table.differing == ("decay_tokens",)
+    answer = mix(table, MixSettings.checked(FAST))
+    assert not answer.supported
+    assert "also differ in decay_tokens" in answer.verdict
+    assert _table(runs(30).assign(train_tokens=10**9, lr=3e-4)).differing == ()
+
+
 def test_a_diverged_run_is_left_out_by_name_and_changes_little(table: RunTable) -> None:
     spoilt = runs()
     spoilt.loc[3, ["loss_web", "loss_code"]] *= 1.6
