@@ -146,7 +146,10 @@ def _text_settings(study: Study) -> dict[str, Any]:
     evaluation = settings.evaluation
     if evaluation.sets:
         sets: dict[str, Any] = {
-            kind: {name: each.model_dump(mode="json", exclude=NO_NUMBERS) for name, each in named.items()}
+            kind: {
+                name: each.model_dump(mode="json", exclude=NO_NUMBERS, exclude_defaults=True)
+                for name, each in named.items()
+            }
             for kind, named in (("domains", evaluation.domains), ("questions", evaluation.questions))
         }
         if evaluation.domains:

@@ -370,13 +370,14 @@ class Study:
         for name in ("unit", "guard_bits_per_byte", "insist"):
             if not settings["objective"][name] and settings["objective"][name] != 0:
                 del settings["objective"][name]
-        for domain in settings["evaluation"]["domains"].values():
-            if domain["format"] is None:
-                for name in ("format", "tokens_from", "token_type", "append_end"):
-                    del domain[name]
         for kind in ("domains", "questions"):
-            if not settings["evaluation"][kind]:
-                del settings["evaluation"][kind]
+            sets = {
+                name: each.model_dump(mode="json", exclude={"on_the_way"}, exclude_defaults=True)
+                for name, each in getattr(self.settings.evaluation, kind).items()
+            }
+            del settings["evaluation"][kind]
+            if sets:
+                settings["evaluation"][kind] = sets
         if not self.settings.decontamination.evaluation_sets:
             del settings["decontamination"]
         if not self.settings.design.keep_earlier:
@@ -412,15 +413,12 @@ class Study:
             del settings["sampler"]["trials"]
         else:
             del settings["objective"]
-            for each in (*settings["sources"].values(), *self._sets_of(settings)):
-                del each["group"], each["capability"]
+            kinds = (settings["evaluation"].get(kind, {}) for kind in ("domains", "questions"))
+            for each in (*settings["sources"].values(), *(each for kind in kinds for each in kind.values())):
+                each.pop("group", None)
+                each.pop("capability", None)
         sets = [self.evaluation_sets] if self.settings.evaluation.sets else []
         return content_hash(__version__, settings, vars(self.corpus()), *sets)
-
-    @staticmethod
-    def _sets_of(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-        kinds = (settings["evaluation"].get(kind, {}) for kind in ("domains", "questions"))
-        return [each for kind in kinds for each in kind.values()]
 
     def arithmetic(self) -> Arithmetic:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32.
