@@ -154,6 +154,13 @@ class BiMixFamily:
         loss, slopes = self.with_slopes(theta, shares)
         return loss, np.einsum("np,np->n", slopes, steps)
 
+    def by_shares(self, theta: Array, mixture: Array, step: Array) -> tuple[float, float, Array, Array]:
+        """Loss of one mixture [sources], its derivative along a step [2], and both derived by the shares."""
+        held = mixture[self.own] + self.floor
+        loss, along = float(np.exp(theta[0] - theta[1] * np.log(held))), step[0] - step[1] * np.log(held)
+        own = np.eye(len(mixture))[self.own] / held
+        return loss, loss * along, -theta[1] * loss * own, -loss * (theta[1] * along + step[1]) * own
+
 
 class BiMix(FormulaRegression):
     """BiMix at one scale: a power of the domain's own share; a domain needs a source of its own.

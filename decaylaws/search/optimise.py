@@ -52,6 +52,7 @@ def minimise_mixture(
     starts: Iterable[Array],
     *,
     slack: Rows | None = None,
+    slopes: Callable[[Array], Array] | None = None,
     max_iterations: int = 80,
 ) -> Optimum:
     """Minimise a smooth function of the mixture over the feasible set, from several starts.
@@ -62,12 +63,13 @@ def minimise_mixture(
         decay_tokens: length of the decay, which sets the caps on epochs.
         starts: mixtures ``[m]``; projected onto the feasible set first.
         slack: maps mixtures to guard slacks ``[k, g]``, all of which must be at least 0.
+        slopes: derivatives of the value by the shares at one mixture, both ``[m]``; differences without it.
         max_iterations: of each descent.
 
     Raises:
         InfeasibleError: the limits leave no mixture at all; the message names the caps.
     """
-    descent = _Descent(value, slack, space, decay_tokens, max_iterations)
+    descent = _Descent(value, slack, slopes, space, decay_tokens, max_iterations)
     ends = [descent.run(np.asarray(start, dtype=float)) for start in starts]
     if not ends:
         raise InfeasibleError("The search was given no mixture to start from.")
@@ -299,11 +301,12 @@ class _Descent:
         self,
         value: Rows,
         slack: Rows | None,
+        slopes: Callable[[Array], Array] | None,
         space: MixtureSpace,
         decay_tokens: float | None,
         max_iterations: int,
     ) -> None:
-        self.value, self.slack = value, slack
+        self.value, self.slack, self.slopes = value, slack, slopes
         self.space, self.decay_tokens = space, decay_tokens
         self.polytope = space.polytope(decay_tokens)
         self.max_iterations = max_iterations
@@ -318,7 +321,7 @@ class _Descent:
         if self.slack is not None and self.slack_at(self._shares(blocks)[None]).size:
             constraints.append({"type": "ineq", "fun": self._slack, "jac": self._slack_slopes})
         found = minimize(
-            self._value, blocks, jac=self._slopes, method="SLSQP", constraints=constraints,
+            self._value, blocks, jac=self._slopes if self.slopes is None else self._own_slopes, method="SLSQP", constraints=constraints,
             bounds=list(zip(self.polytope.lower, self.polytope.upper)),
             options={"maxiter": self.max_iterations, "ftol": 1e-9},
         )  # fmt: skip
@@ -345,14 +348,21 @@ class _Descent:
         """Values and slacks at a point and at a step along every block, once per point."""
         if np.array_equal(self._at, blocks):
             return
-        points = np.vstack([blocks, blocks + _STEP * np.eye(len(blocks))])
+        points = blocks[None]
+        if self.slopes is None or self.slack is not None:
+            points = np.vstack([blocks, blocks + _STEP * np.eye(len(blocks))])
         shares = np.array([self._shares(point) for point in points])
-        self._values, self._slacks = self.value(shares), self.slack_at(shares)
+        self._values = self.value(shares if self.slopes is None else shares[:1])
+        self._slacks = self.slack_at(shares)
         self._at = blocks.copy()
 
     def _value(self, blocks: Array) -> float:
         self._evaluate(blocks)
         return float(self._values[0])
+
+    def _own_slopes(self, blocks: Array) -> Array:
+        assert self.slopes is not None
+        return np.asarray(self.space.blocks @ self.slopes(self._shares(blocks)))
 
     def _slopes(self, blocks: Array) -> Array:
         self._evaluate(blocks)

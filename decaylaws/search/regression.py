@@ -11,9 +11,9 @@ For tables whose runs differ in nothing but the mixture. Where length, LR or siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -40,6 +40,7 @@ from decaylaws.laws.mixing.posterior import (
     TargetDraws,
     weighted_draw_each,
     weighted_draws,
+    weighted_slopes,
 )
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
@@ -62,7 +63,7 @@ _STEP = 1e-5  # above any difference step of the optimiser, below any share that
 _FOLDS = 5
 _BROKEN = 100.0  # what a guard that is broken by one unit of loss costs, in the same unit
 _ENDS = 300  # mixtures towards which they are tried
-_DRAW_ITERATIONS = 40  # of the descent in one draw
+_FIT_ITERATIONS, _DRAW_ITERATIONS = 80, 25  # of descents on the fit and in each draw
 _DRAW_STEPS, _DRAW_MOVES = (0.04, 0.01, 0.0025), 30  # of the moves of share after it
 _CANDIDATES, _BEST = 100_000, 128  # RegMix's own
 _SIMULATED = 3_000_000  # mixtures by sources by targets that are simulated to begin with
@@ -252,10 +253,41 @@ class _Weighted:
     def _to_law(self) -> Array:
         return np.array([[float(name == known) for known in self.law.sources_] for name in self.space.names])
 
-    def smooth(self, at: Array) -> _Weighted:
-        """As slopes see it near the mixture ``at`` ``[m]``, where the regression has a posterior."""
-        assert isinstance(self.law, PosteriorRegression)
-        return replace(self, law=self.law.smooth(self.as_read(at[None])))
+    def descended(
+        self,
+        draws: Mapping[str, TargetDraws],
+        draw: int,
+        starts: Sequence[Array],
+        decay_tokens: float | None,
+        max_iterations: int,
+    ) -> Array:
+        """The best mixture ``[m]`` that descents along the slopes of one draw find; what has steps is not seen."""
+        prices = self.terms.kl_strength > 0 or bool(self.terms.guards)
+
+        @lru_cache(maxsize=1)
+        def looked(packed: bytes) -> tuple[float, Array]:
+            # a descent asks for value and slopes at one place in turn
+            return weighted_slopes(draws, self.weights, self.as_read(np.frombuffer(packed)[None])[0], draw)
+
+        def value(shares: Array) -> Array:
+            own = np.array([looked(each.tobytes())[0] for each in shares])
+            return own + self.price(shares) if prices else own
+
+        def slopes(shares: Array) -> Array:
+            by_share = looked(shares.tobytes())[1]
+            # as_read divides by the sum of the shares
+            found = np.where(
+                self._unseen, 0.0, self._to_law @ (by_share - by_share @ (shares @ self._to_law))
+            )
+            if prices:
+                around = np.vstack([shares, shares + 1e-6 * np.eye(len(shares))])
+                price = self.price(around)
+                found = found + (price[1:] - price[0]) / 1e-6
+            return np.asarray(found)
+
+        return minimise_mixture(
+            value, self.space, decay_tokens, starts, slopes=slopes, max_iterations=max_iterations
+        ).shares
 
     def value(self, shares: Array) -> Array:
         """Weighted loss ``[n]``."""
@@ -347,18 +379,10 @@ class _Draws:
         space, everyone = self.fitted.space, np.arange(self.number)
         if len(space.blocks) <= MANY_BLOCKS or not self.drawn:
             return polish_each(self.own_aims, space, decay_tokens, starts)
-        found = []
-        for number, start in enumerate(starts):
-            at = self.fitted.as_read(start[None])[0]
-            drawn = {name: draws.smooth(at) for name, draws in self.drawn.items()}
-            near = replace(self, fitted=self.fitted.smooth(start), drawn=drawn)
-
-            def aim(shares: Array, near: _Draws = near, number: int = number) -> Array:
-                return near.own_aims(shares, np.full(len(shares), number))
-
-            end = minimise_mixture(aim, space, decay_tokens, [start], max_iterations=_DRAW_ITERATIONS)
-            found.append(end.shares)
-        ends = np.array(found)
+        ends = np.array([
+            self.fitted.descended(self.drawn, number, [start], decay_tokens, _DRAW_ITERATIONS)
+            for number, start in enumerate(starts)
+        ])  # fmt: skip
         better = self.own_aims(ends, everyone) < self.own_aims(starts, everyone)
         ends = np.where(better[:, None], ends, starts)
         # a descent along slopes does not see the kinks of trees, on which the chosen mixture was polished
@@ -451,7 +475,7 @@ def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: 
     known = [start, *(space.project(each, decay_tokens).array(space.names) for each in others if each)]
     if how != "exact" and isinstance(law, PosteriorRegression):
         # its trees aside, a blend is smooth: a descent comes near in many dimensions
-        known.append(minimise_mixture(weighted.smooth(start).aim, space, decay_tokens, known).shares)
+        known.append(weighted.descended(law.fit_as_draw(), 0, known, decay_tokens, _FIT_ITERATIONS))
     if how == "exact":
         found = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
         return polish_pairs(weighted.aim, space, decay_tokens, found)

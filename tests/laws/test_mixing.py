@@ -238,6 +238,23 @@ def test_draws_of_a_process_are_functions_of_its_posterior() -> None:
     np.testing.assert_allclose(apart[0][:, 0], apart[1][:, 0])  # one function, wherever it is asked
 
 
+def test_draws_of_a_blend_have_the_slopes_that_their_differences_show() -> None:
+    shares = draw_shares(30, seed=60)
+    law = BlendedRegression(tree_share=0.0, process_share=0.4).fit(
+        frame(shares), noisy(shares, 62)["loss:web"]
+    )
+    (draws,), (fit,) = law.draws(2, 0).values(), law.fit_as_draw().values()
+    mixture = draw_shares(1, seed=63)[0]
+    for number in (0, 1):
+        value, slopes = draws.slopes(mixture, number)
+        around = np.vstack([mixture, mixture + 1e-6 * np.eye(4)])
+        found = draws.each(around, np.full(5, number))
+        assert value == pytest.approx(found[0])
+        assert value == pytest.approx(draws.all(mixture[None])[number, 0])
+        np.testing.assert_allclose(slopes, (found[1:] - found[0]) / 1e-6, rtol=1e-3, atol=1e-3)
+    assert fit.slopes(mixture, 0)[0] == pytest.approx(law.predict(mixture[None])[0])
+
+
 def test_folds_keep_replicates_together() -> None:
     shares = np.repeat(draw_shares(10, seed=21), 3, axis=0)
     groups = mixture_groups(shares)

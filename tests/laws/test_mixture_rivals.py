@@ -45,3 +45,8 @@ def test_the_slopes_of_bimix_equal_finite_differences() -> None:
     np.testing.assert_allclose(
         family.along(theta, shares, steps)[1], np.sum(slopes * steps, axis=1), rtol=1e-9
     )
+    value, moved, *by_share = family.by_shares(theta, shares[0], steps[0])
+    at = [lambda h, k=k: family.along(theta, h[None], steps[:1])[k][0] for k in (0, 1)]
+    assert (value, moved) == pytest.approx([each(shares[0]) for each in at])
+    for found, each in zip(by_share, at):
+        np.testing.assert_allclose(found, approx_fprime(shares[0], each, 1e-7), rtol=1e-4, atol=1e-5)

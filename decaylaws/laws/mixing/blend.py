@@ -76,11 +76,10 @@ class BlendModel:
         formula, process = self._formula.posterior(num_draws, rng), self._process.posterior(num_draws, rng)
         return BlendDraws(formula, process, self.tree_share, self.process_share, self._trees.predict)
 
-    def smooth(self, at: Array) -> SmoothBlend:
-        """The blend with the trees' prediction held where it is at the mixture ``at`` [sources]."""
-        return SmoothBlend(
-            self._formula, self._process, self.tree_share, self.process_share, _held(self._trees.predict, at)
-        )
+    def fit_as_draw(self) -> BlendDraws:
+        """The fit itself as the only draw."""
+        formula, process = self._formula.fit_as_draw(), self._process.fit_as_draw()
+        return BlendDraws(formula, process, self.tree_share, self.process_share, self._trees.predict)
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """The formula's parameters and the weights of the others."""
@@ -119,32 +118,6 @@ class BlendModel:
 
 
 @dataclass(frozen=True)
-class SmoothBlend:
-    """A blend whose trees say the same of every mixture: what descents along slopes see of it near that mixture.
-
-    Attributes:
-        formula: the blend's.
-        process: the blend's.
-        tree_share: weight of the trees beside the formula, in log loss.
-        process_share: weight of the process beside these two, in log loss.
-        trees: what they predict of mixtures [runs].
-    """
-
-    formula: FormulaModel
-    process: GaussianProcessModel
-    tree_share: float
-    process_share: float
-    trees: Predict
-
-    def predict(self, shares: Array) -> Array:
-        """Loss [runs]."""
-        formula, trees = self.formula.predict(shares), self.trees(shares)
-        return _blended(
-            formula, trees, lambda: self.process.predict(shares), self.tree_share, self.process_share
-        )
-
-
-@dataclass(frozen=True)
 class BlendDraws:
     """Draws of a blend.
 
@@ -176,17 +149,21 @@ class BlendDraws:
             self.tree_share, self.process_share,
         )  # fmt: skip
 
-    def smooth(self, at: Array) -> BlendDraws:
-        """With the trees' prediction held where it is at the mixture ``at`` [sources]."""
-        return replace(self, trees=_held(self.trees, at))
+    def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
+        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources].
+
+        The trees, which have no slopes, are left out of both: what a descent sees is the blend of the other two.
+        """
+        loss, by_share = self.formula.slopes(mixture, draw)
+        if self.process_share == 0:
+            return loss, by_share
+        other, other_slopes = self.process.slopes(mixture, draw)
+        blend = float(loss ** (1.0 - self.process_share) * other**self.process_share)
+        mean = (1.0 - self.process_share) * by_share / loss + self.process_share * other_slopes / other
+        return blend, blend * mean
 
 
 Predict = Callable[[Array], Array]
-
-
-def _held(predict: Predict, at: Array) -> Predict:
-    value = predict(at[None])
-    return lambda shares: np.broadcast_to(value, len(shares))
 
 
 def _blended(

@@ -52,6 +52,9 @@ class Family(Protocol):
     def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
         """Loss [runs] and its derivative along a step of its own for each run [runs, params], [runs]."""
 
+    def by_shares(self, theta: Array, mixture: Array, step: Array) -> tuple[float, float, Array, Array]:
+        """Loss of one mixture [sources], its derivative along a step [params], and both derived by the shares."""
+
 
 @dataclass(frozen=True)
 class InverseSumFamily:
@@ -111,6 +114,28 @@ class InverseSumFamily:
         moved = steps[:, 0] * floor + raised * exponent * (np.log(term) * steps[:, 1] - term * by_parts)
         return floor + raised, moved
 
+    def by_shares(self, theta: Array, mixture: Array, step: Array) -> tuple[float, float, Array, Array]:
+        """Loss of one mixture [sources], its derivative along a step [2 + 2 sources], both derived by the shares."""
+        count, held = len(mixture), mixture + self.floor
+        powers, logs = np.exp(theta[2 + count :]), np.log(held)
+        parts = np.exp(theta[2 : 2 + count] + powers * logs)
+        turned = step[2 : 2 + count] + powers * logs * step[2 + count :]
+        term, by_parts = 1.0 / parts.sum(), float(parts @ turned)
+        floor, exponent = np.exp(theta[0]), np.exp(theta[1])
+        raised = term**exponent
+        inner = np.log(term) * step[1] - term * by_parts
+        part_slopes = parts * powers / held
+        term_slopes = -(term**2) * part_slopes
+        raised_slopes = exponent * raised / term * term_slopes
+        inner_slopes = (step[1] / term - by_parts) * term_slopes
+        inner_slopes -= term * part_slopes * (turned + step[2 + count :])
+        return (
+            float(floor + raised),
+            float(step[0] * floor + raised * exponent * inner),
+            raised_slopes,
+            exponent * (inner * raised_slopes + raised * inner_slopes),
+        )
+
     def _term(self, theta: Array, shares: Array, *, slopes: bool = True) -> tuple[Array, Array, Array]:
         count, logs = shares.shape[1], np.log(shares + self.floor)
         return inverse_sum(theta[2 : 2 + count], theta[2 + count :], logs, slopes=slopes)
@@ -154,3 +179,10 @@ class LogLinearFamily:
         """Loss [runs] and its derivative along steps [runs, 1 + sources], [runs]."""
         value, slopes = self.with_slopes(theta, shares)
         return value, np.einsum("np,np->n", slopes, steps)
+
+    def by_shares(self, theta: Array, mixture: Array, step: Array) -> tuple[float, float, Array, Array]:
+        """Loss of one mixture [sources], its derivative along a step [1 + sources], both derived by the shares."""
+        floor, term = float(np.exp(theta[0])), float(np.exp(theta[1:] @ mixture))
+        along = float(step[1:] @ mixture)
+        by_term = term * theta[1:]
+        return floor + term, step[0] * floor + term * along, by_term, along * by_term + term * step[1:]

@@ -243,6 +243,11 @@ class GaussianProcessModel:
         prior = weights @ np.cos(self.inputs @ frequencies.T + phases).T
         return ProcessDraws(self, frequencies, phases, weights, self.dual - (prior + jitter) @ self.inverse)
 
+    def fit_as_draw(self) -> ProcessDraws:
+        """The fit itself as the only draw."""
+        nothing = np.zeros((1, self.inputs.shape[1]))
+        return ProcessDraws(self, nothing, np.zeros(1), np.zeros((1, 1)), self.dual[None])
+
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Kernel: signal and noise in log reducible loss (standard deviations), length in transformed shares, floor."""
         signal, noise, length = self.scales
@@ -311,9 +316,18 @@ class ProcessDraws:
         by_feature = np.einsum("nf,nf->n", features, self.weights[draw])
         return self._loss(by_feature + np.einsum("nr,nr->n", cross, self.moved[draw]))
 
-    def smooth(self, at: Array) -> ProcessDraws:
-        """Themselves: they have slopes everywhere."""
-        return self
+    def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
+        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources]."""
+        model, length = self.model, self.model.scales[2]
+        transform = TRANSFORMS[model.transform]
+        inputs = transform(mixture[None])[0]
+        by_share = (transform(mixture[None] + _SHARE_STEP)[0] - inputs) / _SHARE_STEP
+        angles = self.frequencies @ inputs + self.phases
+        weights, pulled = self.weights[draw], model._cross(mixture[None])[0] * self.moved[draw]
+        by_input = -(weights * np.sin(angles)) @ self.frequencies
+        by_input += (pulled @ model.inputs - pulled.sum() * inputs) / length**2
+        above = np.exp(model.centre + weights @ np.cos(angles) + pulled.sum())
+        return float(model.floor + above), np.asarray(above * by_input * by_share, dtype=float)
 
     def _features(self, shares: Array) -> Array:
         inputs = TRANSFORMS[self.model.transform](shares)
@@ -329,6 +343,7 @@ TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
 }
 """Shares as a Gaussian process sees them: on which scale two mixtures are near each other."""
 
+_SHARE_STEP = 1e-7  # over which a transform is derived: a square root has no slope at a share of 0
 _FEATURES = 256  # of a draw's prior; their error is below the posterior's own
 
 

@@ -83,9 +83,9 @@ class FormulaModel:
         root = np.linalg.cholesky(np.linalg.inv(self.precision))
         return FormulaDraws(self, noise * rng.standard_normal((num_draws, len(self.theta))) @ root.T)
 
-    def smooth(self, at: Array) -> FormulaModel:
-        """Itself: a formula has slopes everywhere."""
-        return self
+    def fit_as_draw(self) -> FormulaDraws:
+        """The fit itself as the only draw."""
+        return FormulaDraws(self, np.zeros((1, len(self.theta))))
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Parameters by name."""
@@ -117,9 +117,13 @@ class FormulaDraws:
         value, moved = self.model.family.along(self.model.theta, shares, self.steps[draw])
         return np.asarray(value * np.exp(moved / value), dtype=float)
 
-    def smooth(self, at: Array) -> FormulaDraws:
-        """Themselves: a formula has slopes everywhere."""
-        return self
+    def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
+        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources]."""
+        value, moved, by_value, by_moved = self.model.family.by_shares(
+            self.model.theta, mixture, self.steps[draw]
+        )
+        loss = value * np.exp(moved / value)
+        return float(loss), loss * ((1 - moved / value) * by_value + by_moved) / value
 
 
 class FormulaRegression(PosteriorRegression):

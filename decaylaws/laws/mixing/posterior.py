@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,8 @@ class TargetDraws(Protocol):
     def each(self, shares: Array, draw: NDArray[np.int64]) -> Array:
         """Losses [runs], each under the draw of that number [runs]."""
 
-    def smooth(self, at: Array) -> TargetDraws:
-        """The draws as slopes see them near the mixture ``at`` [sources]: what has steps stands still."""
+    def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
+        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources]; what has steps is flat."""
 
 
 class PosteriorModel(Protocol):
@@ -32,8 +31,8 @@ class PosteriorModel(Protocol):
     def posterior(self, num_draws: int, rng: np.random.Generator) -> TargetDraws:
         """Draws of it."""
 
-    def smooth(self, at: Array) -> Any:
-        """The model as slopes see it near the mixture ``at`` [sources]."""
+    def fit_as_draw(self) -> TargetDraws:
+        """The fit itself as the only draw."""
 
 
 class PosteriorRegression(MixtureRegression):
@@ -65,15 +64,10 @@ class PosteriorRegression(MixtureRegression):
         rng = np.random.default_rng(seed)
         return {target: self._model(target).posterior(num_draws, rng) for target in self.targets_}
 
-    def smooth(self, at: Any) -> Self:
-        """This regression as slopes see it near one mixture, for descents.
-
-        Args:
-            at: the mixture [1, sources].
-        """
-        found, shares = copy(self), self._shares(at)[0]
-        found.models_ = {target: self._model(target).smooth(shares) for target in self.targets_}
-        return found
+    def fit_as_draw(self) -> dict[str, TargetDraws]:
+        """The fit itself as the only draw, by target: for its slopes."""
+        self._require_fitted()
+        return {target: self._model(target).fit_as_draw() for target in self.targets_}
 
     def _model(self, target: str) -> PosteriorModel:
         return cast(PosteriorModel, self.models_[target])
@@ -104,3 +98,22 @@ def weighted_draw_each(
     """
     parts = (weight * draws[name].each(shares, draw) for name, weight in weights.items() if weight != 0)
     return cast(Array, sum(parts))
+
+
+def weighted_slopes(
+    draws: Mapping[str, TargetDraws], weights: Mapping[str, float], mixture: Array, draw: int
+) -> tuple[float, Array]:
+    """The same of one mixture [sources] in one draw, and its derivative by the shares [sources].
+
+    Args:
+        draws: by target.
+        weights: by target; targets that are not named count nothing.
+        mixture: shares [sources].
+        draw: its number.
+    """
+    value, slopes = 0.0, np.zeros(len(mixture))
+    for name, weight in weights.items():
+        if weight != 0:
+            own, by_share = draws[name].slopes(mixture, draw)
+            value, slopes = value + weight * own, slopes + weight * by_share
+    return value, slopes
