@@ -17,6 +17,9 @@ from matplotlib.figure import Figure
 
 from decaylaws.plots import to_svg
 
+SHOWN_ROWS = 16
+"""Rows of a table that stand open; more than a third beyond them are folded."""
+
 _WORD = re.compile(r"^[^\W\d_]|[^\W\d_]{3}")  # a letter first, or three of them in a row
 
 
@@ -70,6 +73,16 @@ class PageTable:
     rows: tuple[Row, ...]
     caption: str = ""
     folded: bool = False
+
+    @property
+    def first(self) -> tuple[Row, ...]:
+        """Rows that stand open."""
+        return self.rows if len(self.rows) <= SHOWN_ROWS * 4 // 3 else self.rows[:SHOWN_ROWS]
+
+    @property
+    def rest(self) -> tuple[Row, ...]:
+        """Rows that are folded until they are asked for."""
+        return self.rows[len(self.first) :]
 
     @cached_property
     def words(self) -> tuple[bool, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -12,16 +12,46 @@ from decaylaws.plots import label as name
 __all__ = [
     "HOLD_OUTS",
     "LAWS",
+    "MOST_SHOWN",
     "law_name",
+    "leading",
     "listed",
     "mixture_words",
     "name",
     "nats",
     "percent",
     "plain",
+    "shown_of",
     "span",
     "when",
 ]
+
+
+MOST_SHOWN = 12
+"""Sources or domains that a figure or a sentence shows; of more than these the leading ones."""
+
+
+def leading(values: Mapping[str, float], most: int = MOST_SHOWN) -> list[str]:
+    """Names in order; where they are more than ``most``, those with the largest values, the largest first.
+
+    Args:
+        values: what ranks them, by name.
+        most: how many names at most.
+    """
+    if len(values) <= most:
+        return list(values)
+    return sorted(values, key=lambda key: -values[key])[:most]
+
+
+def shown_of(shown: int, total: int, what: str) -> str:
+    """A sentence on what a figure leaves out; empty where it shows all.
+
+    Args:
+        shown: how many it shows.
+        total: how many there are.
+        what: what they are and what ranks them, such as ``sources with the largest shares``.
+    """
+    return "" if shown >= total else f" Shown are {shown} of {total}: the {what}."
 
 
 def percent(share: float) -> str:

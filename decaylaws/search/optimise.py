@@ -321,8 +321,8 @@ class _Descent:
         if self.slack is not None and self.slack_at(self._shares(blocks)[None]).size:
             constraints.append({"type": "ineq", "fun": self._slack, "jac": self._slack_slopes})
         found = minimize(
-            self._value, blocks, jac=self._slopes if self.slopes is None else self._own_slopes, method="SLSQP", constraints=constraints,
-            bounds=list(zip(self.polytope.lower, self.polytope.upper)),
+            self._value, blocks, jac=self._slopes if self.slopes is None else self._own_slopes,
+            method="SLSQP", constraints=constraints, bounds=list(zip(self.polytope.lower, self.polytope.upper)),
             options={"maxiter": self.max_iterations, "ftol": 1e-9},
         )  # fmt: skip
         ends = [

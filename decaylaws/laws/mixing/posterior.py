@@ -22,7 +22,7 @@ class TargetDraws(Protocol):
         """Losses [runs], each under the draw of that number [runs]."""
 
     def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
-        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources]; what has steps is flat."""
+        """Loss of one mixture [sources] in one draw and its derivative by the shares [sources]; steps are left out."""
 
 
 class PosteriorModel(Protocol):

@@ -12,7 +12,7 @@ from decaylaws.recipe import files as recipe_files
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Fact, Section, Standing, fill
 from decaylaws.report.sections.flags import red_flags
-from decaylaws.report.words import listed, name, percent, plain
+from decaylaws.report.words import MOST_SHOWN, listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
 from decaylaws.schedules import DecayTerms
 from decaylaws.study.confirm import (
@@ -30,7 +30,12 @@ def answer(inputs: ReportInputs) -> Section:
     stage = inputs.recipe.stages[0]
     shape, start_lr = stage.lr.segments[-1].shape, DecayTerms.of(stage.lr).start_lr
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
-    words = listed([f"{percent(share)} {name(source)}" for source, share in shares if share >= 0.005])
+    used = [(source, share) for source, share in shares if share >= 0.005]
+    named = used if len(used) <= MOST_SHOWN else used[: MOST_SHOWN // 2]
+    parts = [f"{percent(share)} {name(source)}" for source, share in named]
+    if others := [share for _, share in shares if share > 0][len(named) :] if len(named) < len(used) else []:
+        parts.append(f"{percent(sum(others))} of {len(others)} further sources")
+    words = listed(parts)
     standing = _standing(inputs)
     command, why = _next(inputs, standing)
     body = fill(

@@ -12,7 +12,7 @@ from decaylaws import plots
 from decaylaws.laws.kit.law import Array
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Fact, PageTable, Picture, Section
-from decaylaws.report.words import mixture_words, name, nats, span
+from decaylaws.report.words import leading, mixture_words, name, nats, shown_of, span
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
@@ -32,10 +32,13 @@ def flatness(inputs: ReportInputs) -> Section:
         Fact(f"{found['expected_regret']:.4f}", "expected regret, nats per token"),
         Fact(f"{found['regret_upper']:.4f}", "90 % quantile of the regret"),
     ]
+    slices, total = _slices(inputs), len(inputs.problem.space.names)
+    words = shown_of(slices["source"].nunique(), total, "sources with the largest recommended shares")
     picture = Picture.of(
-        plots.plot_flatness(_slices(inputs)),
+        plots.plot_flatness(slices),
         "Predicted objective if one share changes and the others keep their proportions. The curve is solid within "
-        "caps and guards. The line marks the recommendation, and the grey band the noise of one run.",
+        "caps and guards. The line marks the recommendation, and the grey band the noise of one run."
+        f"{words}",
     )
     return Section(
         "How flat is the optimum?",
@@ -71,8 +74,11 @@ def _slices(inputs: ReportInputs) -> pd.DataFrame:
     problem, recipe = inputs.problem, inputs.recipe
     chosen = recipe.stages[0].mixture.array(problem.space.names)
     here = float(problem.objective(chosen[None])[0])
+    shown = leading(dict(zip(problem.space.names, chosen.tolist())))
     parts = []
     for k, source in enumerate(problem.space.names):
+        if source not in shown:
+            continue
         shares = _slice(chosen, k)
         parts.append(
             pd.DataFrame(

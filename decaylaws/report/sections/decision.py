@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from decaylaws import plots
+from decaylaws.mixtures import Mixture
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import listed, name, percent
+from decaylaws.report.words import MOST_SHOWN, leading, listed, name, percent, shown_of
 from decaylaws.runs.noise import told_apart
 
 _SHARES_CAPTION = (
@@ -24,20 +25,38 @@ _SHARES_CAPTION = (
 def mixture(inputs: ReportInputs) -> Section:
     """The recommended shares beside their rivals, and what each of them rests on."""
     drawn = plots.plot_mixtures(
-        plots.mixture_data({name(key): shares.weights for key, shares in inputs.candidates.items()})
+        plots.mixture_data(
+            {name(key): _leading_shares(inputs, each) for key, each in inputs.candidates.items()}
+        )
     )
-    ranges = _ranges(inputs)
+    ranges, recommended = _ranges(inputs), inputs.recipe.stages[0].mixture.weights
+    if len(ranges) > MOST_SHOWN:
+        ranges = ranges.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    some = ranges[ranges["source"].isin(leading(recommended))]
+    words = shown_of(len(some), len(ranges), "sources with the largest recommended shares")
     pictures = [
-        Picture.of(drawn, "Share of each source in the recommended mixture and its rivals, in percent."),
         Picture.of(
-            plots.plot_shares(ranges),
-            "The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
+            drawn, f"Share of each source in the recommended mixture and its rivals, in percent.{words}"
+        ),
+        Picture.of(
+            plots.plot_shares(some),
+            f"{words} The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
             f"of one run ({inputs.found['near_optimal_nats']:.4f} nats) of it. The thin line is the range of the "
             "runs, and the black mark is the cap.",
         ),
     ]
     table = PageTable.of(pd.DataFrame(_share_rows(inputs, ranges)), _SHARES_CAPTION)
     return Section("The mixture", notes=_mixture_notes(inputs), pictures=pictures, tables=[table])
+
+
+def _leading_shares(inputs: ReportInputs, mixture: Mixture) -> dict[str, float]:
+    """Shares of the sources that lead in any candidate, and what all others have together."""
+    most = {
+        source: max(each.share(source) for each in inputs.candidates.values())
+        for source in inputs.problem.space.names
+    }
+    shown = {source: mixture.share(source) for source in leading(most)}
+    return shown if len(shown) == len(most) else {**shown, "all others": max(1.0 - sum(shown.values()), 0.0)}
 
 
 def _ranges(inputs: ReportInputs) -> pd.DataFrame:

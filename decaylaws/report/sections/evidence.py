@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
-from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, listed, name, percent
+from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, leading, listed, name, percent, shown_of
 from decaylaws.runs.table import LOSS, MIX, names_with
 from decaylaws.study.confirm import noise_words
 from decaylaws.study.fit import ERROR_COLUMNS
@@ -19,7 +21,9 @@ def microanneals(inputs: ReportInputs) -> Section:
     """The runs that the law was fitted on."""
     runs = inputs.runs
     sweep = decays(runs)
-    gains = plots.gain_data(sweep, [name for name in names_with(runs, LOSS) if MIX + name in runs])
+    own = [name for name in names_with(runs, LOSS) if MIX + name in runs]
+    shown = _leading_domains(inputs, own)
+    gains = plots.gain_data(sweep, shown)
     by_role = sweep.groupby(["role", "non_embedding_params"], as_index=False).agg(
         runs=("run_id", "size"), tokens=("decay_tokens", "sum"), train_flops=("train_flops", "sum")
     )
@@ -36,7 +40,8 @@ def microanneals(inputs: ReportInputs) -> Section:
         pictures=[
             Picture.of(
                 plots.plot_gains(gains),
-                "Gain of each source's domain over the decay, plotted against its share. Longer decays are lighter.",
+                "Gain of each source's domain over the decay, plotted against its share. Longer decays are lighter."
+                + shown_of(len(shown), len(own), _LEADING),
             )
         ],
         tables=[
@@ -48,6 +53,15 @@ def microanneals(inputs: ReportInputs) -> Section:
             ),
         ],
     )
+
+
+_LEADING = "domains that weigh most in the objective, guarded ones first"
+
+
+def _leading_domains(inputs: ReportInputs, domains: Sequence[str]) -> list[str]:
+    """The domains that a figure shows: guarded ones, then by weight."""
+    guards = inputs.recipe.guards
+    return leading({domain: (domain in guards) + inputs.weights.get(domain, 0.0) for domain in domains})
 
 
 def _signals(inputs: ReportInputs) -> pd.DataFrame:
@@ -70,13 +84,17 @@ def laws(inputs: ReportInputs) -> Section:
     fit = inputs.fit
     columns = [column for column in ERROR_COLUMNS if column in fit.errors]
     errors = fit.errors[columns].assign(law=fit.errors["law"].map(law_name))
+    domains = list(dict.fromkeys(fit.held_out["domain"]))
+    shown = _leading_domains(inputs, domains)
     return Section(
         "The laws, on runs that they did not see",
         "Each law and baseline was fitted without the held-out runs and then predicted them. Errors are in nats per "
         "token.",
         pictures=[
             Picture.of(
-                plots.plot_held_out(fit.held_out), "Losses of held-out mixtures, predicted against observed."
+                plots.plot_held_out(fit.held_out[fit.held_out["domain"].isin(shown)]),
+                "Losses of held-out mixtures, predicted against observed."
+                + shown_of(len(shown), len(domains), _LEADING),
             )
         ],
         tables=[
