@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from decaylaws.cli.console import plain_table
+from decaylaws.cli.console import LONG_TABLE, SHOWN_ROWS, plain_table
+
+_NAMED = 8  # sources of a mixture that a line names
 
 
 def print_certainty(console: Console, found: Mapping[str, Any]) -> None:
@@ -37,7 +39,11 @@ def _front(found: Mapping[str, Any]) -> Table:
 def _evidence(found: Mapping[str, Any]) -> Table:
     table = plain_table("source", "share", "90 % of draws", "runs near", "runs with it", "leverage",
                    title="what each share rests on")  # fmt: skip
-    for entry in found["evidence"]:
+    entries = found["evidence"]
+    if len(entries) > LONG_TABLE:
+        entries = sorted(entries, key=lambda entry: -entry["share"])[:SHOWN_ROWS]
+        table.caption = f"the {len(entries)} largest of {len(found['evidence'])} shares; --json prints all"
+    for entry in entries:
         table.add_row(
             entry["source"],
             f"{100 * entry['share']:.1f} %",
@@ -55,7 +61,9 @@ def _candidates(found: Mapping[str, Any]) -> Table:
     )
     for k, entry in enumerate(found["candidates"], start=1):
         shares = sorted(entry["mixture"].items(), key=lambda item: -item[1])
-        words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005)
+        named = [f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005]
+        more = [f"{len(named) - _NAMED} more"] if len(named) > _NAMED + 1 else []
+        words = ", ".join([*named[:_NAMED], *more] if more else named)
         table.add_row(
             str(k), f"{entry['objective']:.4f}", f"{entry['expected_regret']:.4f}",
             f"{entry['regret_upper']:.4f}", words,

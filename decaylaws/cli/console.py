@@ -125,6 +125,10 @@ class ConsoleProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+SHOWN_ROWS, LONG_TABLE = 24, 32
+"""Rows of a table that are printed where it has more than the second number."""
+
+
 def plain_table(*columns: str, title: str, left: Iterable[str] = ()) -> Table:
     """An empty table whose cells are wrapped, never cut.
 
@@ -140,6 +144,7 @@ def plain_table(*columns: str, title: str, left: Iterable[str] = ()) -> Table:
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
+        caption_justify="left",
         min_width=len(title),  # a title is wrapped to the width of its table
     )
     to_the_left = {columns[0], *left}
@@ -153,8 +158,11 @@ def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
     """A DataFrame as a table, numbers to four digits."""
     words = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     table = plain_table(*map(str, frame.columns), title=title, left=words)
-    for row in frame.itertuples(index=False):
+    shown = frame if len(frame) <= LONG_TABLE else frame.head(SHOWN_ROWS)
+    for row in shown.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
+    if len(shown) < len(frame):
+        table.caption = f"{len(frame) - len(shown)} more rows; --json prints all"
     return table
 
 

@@ -6,6 +6,7 @@ own losses, evaluates them when it opens, and shows the largest difference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from decaylaws.laws.kit.formulas import REPEAT_SCALE
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.inputs import ReportInputs
+from decaylaws.report.words import MOST_SHOWN, leading
 from decaylaws.runs.noise import least_gap
 from decaylaws.search import DecayProblem
 
@@ -34,6 +36,9 @@ def explorer_data(inputs: ReportInputs) -> dict[str, Any]:
         "sources": _sources(inputs),
         "groups": _groups(problem.space),
         "domains": _domains(inputs),
+        "source_order": _order(dict(zip(names, stage.mixture.array(names).tolist()))),
+        "domain_order": _order(_importance(inputs)),
+        "most_shown": MOST_SHOWN,
         "form": law.at_plan(problem.inputs(problem.control_shares[None])).to_dict(),
         "runs": runs.tolist(),
         "run_spacing": _spacing(runs),
@@ -41,6 +46,19 @@ def explorer_data(inputs: ReportInputs) -> dict[str, Any]:
         "least_gap": least_gap(inputs.noise_sd("target")),
         "checks": _checks(problem, stage.mixture),
     }
+
+
+def _order(values: Mapping[str, float]) -> list[int]:
+    """Numbers of the names in their own order where they are few, else the largest value first."""
+    names = list(values)
+    first = leading(values, MOST_SHOWN)
+    return [names.index(name) for name in (*first, *(name for name in names if name not in first))]
+
+
+def _importance(inputs: ReportInputs) -> dict[str, float]:
+    """What ranks the domains: guarded ones first, then by their weight in the objective."""
+    weights, guards = inputs.weights, inputs.recipe.guards
+    return {name: (name in guards) + weights.get(name, 0.0) for name in inputs.problem.law.domains_}
 
 
 def _sources(inputs: ReportInputs) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 (() => {
   const model = JSON.parse(document.getElementById("explorer-data").textContent);
   const form = document.getElementById("explorer");
-  const rows = [...form.querySelectorAll("li")].map((row) => ({
+  // in the model's order, which is not that of the page
+  const rows = model.sources.map((_, k) => form.querySelector(`li[data-source="${k}"]`)).map((row) => ({
     slider: row.querySelector("[type=range]"),
     typed: row.querySelector("[type=number]"),
     held: row.querySelector("[type=checkbox]"),

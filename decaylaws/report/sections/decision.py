@@ -36,13 +36,13 @@ def mixture(inputs: ReportInputs) -> Section:
     words = shown_of(len(some), len(ranges), "sources with the largest recommended shares")
     pictures = [
         Picture.of(
-            drawn, f"Share of each source in the recommended mixture and its rivals, in percent.{words}"
+            drawn, "Share of each source in the recommended mixture and its rivals, in percent." + words
         ),
         Picture.of(
             plots.plot_shares(some),
-            f"{words} The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
+            "The dot is the recommendation. The bar covers mixtures whose predicted objective lies within the noise "
             f"of one run ({inputs.found['near_optimal_nats']:.4f} nats) of it. The thin line is the range of the "
-            "runs, and the black mark is the cap.",
+            f"runs, and the black mark is the cap.{words}",
         ),
     ]
     table = PageTable.of(pd.DataFrame(_share_rows(inputs, ranges)), _SHARES_CAPTION)
