@@ -27,6 +27,7 @@ from _common import run, write_json
 
 from decaylaws import study as verbs
 from decaylaws.designs.planner import PlannedRun
+from decaylaws.errors import DataError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.law import Array
 from decaylaws.report import write_report
@@ -34,8 +35,7 @@ from decaylaws.study import Study
 
 NOISE_SD = 0.003
 SIZES = {"small": 40_000_000, "medium": 120_000_000, "target": 360_000_000}
-TRUNK, DECAYS = 4_000_000_000, (100_000_000, 200_000_000, 400_000_000)
-BATCH = 1_000_000
+TRUNK, DECAYS, BATCH = 400_000, (10_000, 20_000, 40_000), 500  # small text, so that preparing it costs little
 
 
 def main() -> None:
@@ -105,7 +105,11 @@ def whole_study(study: Study) -> dict[str, Any]:
     rows = [row for each in study.design() for row in logged(each, planted, rng)]
     log = study.root / "logs.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found["record"] = timed(lambda: verbs.record(study, [log]))
+    began = time.process_time()
+    recorded = verbs.record(study, [log])
+    found["record"] = time.process_time() - began
+    if len(recorded.excluded):
+        raise DataError(f"A simulated run was excluded: {recorded.excluded.iloc[0].to_dict()}")
     found["fit"] = timed(lambda: verbs.fit(study, progress=progress))
     found["fit_reports"] = dict(stages)
     found["law_megabytes"] = study.law_file.stat().st_size / 1e6
@@ -173,25 +177,23 @@ def planned(root: Path, num_sources: int, num_domains: int, mixtures: int) -> St
     """A planned study of an external trainer."""
     planted = Planted(num_sources, num_domains)
     rng = np.random.default_rng(2)
-    tokens = {name: int(rng.uniform(0.02, 1.0) * 400_000_000) for name in planted.sources}
-    (root / "sets").mkdir(parents=True)
-    extra = planted.domains[num_sources:]
-    for name in extra:
-        (root / "sets" / f"{name}.jsonl").write_text('{"text": "read by the trainer"}\n', encoding="utf-8")
+    root.mkdir(parents=True)
+    for name in planted.domains:
+        write_text(root / f"{name}.jsonl", int(rng.uniform(30, 90)), rng)
     settings = {
         "name": "many-sources",
         "trainer": "external",
         "external": {"flops_per_second": 1e14},
         "sources": {
-            name: {"format": "declared", "tokens": tokens[name], "path": f"text/{name}", "max_epochs": 4}
-            for name in planted.sources
+            name: {"format": "jsonl", "path": f"{name}.jsonl", "max_epochs": 8} for name in planted.sources
         },
-        "seq_len": 2000,
+        "tokenizer": {"vocab_size": 512},
+        "seq_len": 50,
         "batch_tokens": BATCH,
         "shapes": {name: {"model": f"ours:{name}", "non_embedding_params": size} for name, size in SIZES.items()},
         "proxy": "small",
         "trunk": {
-            "tokens": TRUNK, "warmup_tokens": 100_000_000, "peak_lr": 1e-3,
+            "tokens": TRUNK, "warmup_tokens": 10_000, "peak_lr": 1e-3,
             "mixture": dict(zip(planted.sources, planted.trunk.tolist())),
         },
         "design": {
@@ -199,15 +201,28 @@ def planned(root: Path, num_sources: int, num_domains: int, mixtures: int) -> St
         },
         "objective": {
             "weights": dict.fromkeys(planted.domains, 1.0), "guard_domains": planted.domains[:3], "guard_nats": 0.1,
+            "unit": "nats_per_token",
         },
         "target": {"shape": "target", "max_decay_tokens": max(DECAYS)},
-        "evaluation": {"domains": {name: {"path": f"sets/{name}.jsonl"} for name in extra}},
+        "evaluation": {
+            "tokens_per_domain": 200,
+            "domains": {name: {"path": f"{name}.jsonl"} for name in planted.domains[num_sources:]},
+        },
     }  # fmt: skip
     (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     study = Study.open(root)
+    print(f"prepare: {timed(lambda: verbs.prepare(study)):.1f} CPU-seconds", flush=True)
     seconds = timed(lambda: verbs.plan(study))
     print(f"plan: {seconds:.1f} CPU-seconds, {len(study.design())} runs", flush=True)
     return study
+
+
+def write_text(path: Path, documents: int, rng: np.random.Generator) -> None:
+    """Documents of random words, which no other source has."""
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = ["".join(rng.choice(letters, rng.integers(3, 9))) for _ in range(200)]
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(documents)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 def logged(run: PlannedRun, planted: Planted, rng: np.random.Generator) -> list[dict[str, Any]]:

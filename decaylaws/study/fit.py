@@ -207,9 +207,10 @@ def usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     domains = study.settings.domains
     kept, excluded = fit_ready(decays(study.runs()), domains, data_fingerprint=study.corpus().fingerprint)
-    if len(kept) < len(domains) + 2:
+    sources = study.settings.sources  # what a mixture is made of; domains may be many more than the runs
+    if len(kept) < len(sources) + 2:
         raise StudyError(
-            f"Only {len(kept)} microanneals have finished, too few for {len(domains)} domains. "
+            f"Only {len(kept)} microanneals have finished, too few for {len(sources)} sources. "
             f"Run 'decaylaws run {study.root}' to the end."
         )
     return kept.reset_index(drop=True), excluded.reset_index(drop=True)
