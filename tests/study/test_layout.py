@@ -16,7 +16,7 @@ from decaylaws.report.page import PageTable, Section, Standing, json_block, rend
 from decaylaws.report.sections.answer import lost, won
 from decaylaws.report.sections.certainty import observed_verdict
 from decaylaws.report.sections.decision import length_words
-from decaylaws.report.words import plain, when
+from decaylaws.report.words import leading, plain, shown_of, when
 from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
 from decaylaws.study.confirm import seeds_explain
@@ -156,3 +156,27 @@ def test_margins_that_decide_a_guard_are_drawn() -> None:
     (axes,) = plots.plot_guards(guards).axes
     (band,) = [bar for bar in axes.patches if bar.get_gid() == "margin-web"]
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.18, 0.3))
+
+
+def test_a_long_table_stands_open_in_its_first_rows_and_folds_the_rest() -> None:
+    frame = pd.DataFrame({"source": [f"s{k:02d}" for k in range(64)], "share": np.linspace(0.5, 0.0, 64)})
+    table = PageTable.of(frame, "Shares.")
+    assert (len(table.first), len(table.rest)) == (16, 48)
+    page = render("t", "s", [Section("Shares", tables=[table])])
+    opened, folded = page.split("<details>")
+    assert opened.count('<th scope="row"') == 16
+    assert "<summary>48 more rows</summary>" in folded
+    assert folded.count('<th scope="row"') == 48
+    few = PageTable.of(frame.head(20))
+    assert not few.rest
+    assert "<details>" not in render("t", "s", [Section("Shares", tables=[few])])
+
+
+def test_figures_and_sentences_name_the_leading_ones_of_many() -> None:
+    few, many = {"a": 0.1, "b": 0.9}, {f"s{k}": k / 100 for k in range(30)}
+    assert leading(few) == ["a", "b"]
+    assert leading(many) == [f"s{k}" for k in range(29, 17, -1)]
+    assert shown_of(2, 2, "sources") == ""
+    assert shown_of(12, 30, "sources with the largest shares") == (
+        " Shown are 12 of 30: the sources with the largest shares."
+    )
