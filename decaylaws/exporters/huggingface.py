@@ -22,6 +22,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_json
 
 TARGET, VERSION = "huggingface", "5.24.0"
+AS_CHECKPOINT = "as_checkpoint"
 DECAY_SHAPES = ("linear", "cosine", "1-sqrt")  # transformers has our names
 
 
@@ -55,8 +56,12 @@ def _starting_from(model: str | None, recipe: Recipe) -> Recipe:
 
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
-    job = Job.of(recipe, options, TARGET, VERSION)
-    lr = choose_table_or_native(job, NativeScheduler(DECAY_SHAPES, _replay, table=True))
+    job = Job.of(recipe, options, TARGET, VERSION, optimizers=("adamw", AS_CHECKPOINT))
+    keeps_groups = recipe.optimizer.name == AS_CHECKPOINT
+    if keeps_groups:
+        lr = _scaled_groups(job)
+    else:
+        lr = choose_table_or_native(job, NativeScheduler(DECAY_SHAPES, _replay, table=True))
     model = start_checkpoint(recipe)
     script = render(
         "huggingface.py.j2",
@@ -66,6 +71,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         start=model or options.config_folder or START_FOLDER,
         random_weights=model is None,
         optimizer_state=f"{model.rstrip('/')}/optimizer.pt" if model and takes_optimizer(recipe) else None,
+        keeps_groups=keeps_groups,
         seq_len=job.stage.seq_len,
         rope=job.stage.rope,
         # for heads of two dimensions the base of NTK-aware scaling has no meaning: the script works it out
@@ -87,6 +93,20 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         # whole sequences are dealt out by share where they are planned; else they are drawn
         realised_shares=job.shares if options.planned_data is not None else None,
     )
+
+
+def _scaled_groups(job: Job) -> LrChoice:
+    """A table of factors on the LR that each group of the checkpoint's optimiser has at the hand-over.
+
+    Raises:
+        NotRepresentableError: there are no groups to keep, or no LR at the hand-over to scale from.
+    """
+    handover = job.recipe.handover
+    if not takes_optimizer(job.recipe) or handover.lr == 0:
+        raise job.refuse(
+            "the optimiser is as_checkpoint, which needs handover.optimizer_state: load and a handover.lr above zero"
+        )
+    return LrChoice(job.recipe.step_lrs(), path=None, peak_lr=handover.lr)
 
 
 def _replay(path: WarmupHoldDecay) -> Floats:
@@ -170,6 +190,12 @@ def _notes(job: Job, lr: LrChoice) -> tuple[str, ...]:
         if lr.path is None
         else "The Trainer takes the LR at the start of each step: the first step has the hand-over LR itself."
     )
+    if recipe.optimizer.name == AS_CHECKPOINT:
+        steps = (
+            "Every group of the checkpoint's optimizer.pt keeps its settings. Its LR there is multiplied by the "
+            f"recipe's LR over {recipe.handover.lr:g}, the LR at the hand-over. Set optim in training_arguments.json to the "
+            "optimiser that wrote the checkpoint: its other settings there do not count."
+        )
     folder = job.options.config_folder or START_FOLDER
     config = f"The script expects the model's config and tokenizer in '{folder}'."
     if job.options.planned_data is not None:
