@@ -193,8 +193,8 @@ def _notes(job: Job, lr: LrChoice) -> tuple[str, ...]:
     if recipe.optimizer.name == AS_CHECKPOINT:
         steps = (
             "Every group of the checkpoint's optimizer.pt keeps its settings. Its LR there is multiplied by the "
-            f"recipe's LR over {recipe.handover.lr:g}, the LR at the hand-over. Set optim in training_arguments.json to the "
-            "optimiser that wrote the checkpoint: its other settings there do not count."
+            f"recipe's LR over {recipe.handover.lr:g}, the LR at the hand-over. Set optim in "
+            "training_arguments.json to the optimiser that wrote the checkpoint: its other settings there do not count."
         )
     folder = job.options.config_folder or START_FOLDER
     config = f"The script expects the model's config and tokenizer in '{folder}'."
