@@ -44,7 +44,7 @@ MIN_RUNS = 10
 MAX_DOCUMENTS = 10
 """A run that more held-out documents hold is template text, as in decontamination."""
 
-MAX_TOKENS = 1 << 30
+MAX_TOKENS = 1 << 28
 """Tokens of a store that are looked through; of a larger one, parts that are spread over it evenly."""
 
 _CHAIN = 0.5

@@ -32,7 +32,7 @@ from proxy_runs.data.tokenizer import TextTokenizer
 MAX_HELDOUT_TOKENS = 1_000_000
 """About as much as is held out of a large store."""
 
-SAMPLE_TOKENS = 1 << 23
+SAMPLE_TOKENS = 1 << 22
 """Train tokens of a store, in whole documents, that are decoded and compared as text."""
 
 SCAN_VERSION = 1

@@ -41,6 +41,7 @@ CHANGES: Mapping[str, Any] = {
     "tokenizer.train_bytes_per_source": 1_000_000,
     "seed": 4,
     "decontamination.evaluation_sets": {"exam": {"path": "data/evaluation.jsonl"}},
+    "decontamination.heldout_similarity": 0.5,
     # what decides the runs of the sweep
     "sources.maths.max_epochs": 1,
     "sources.maths.lower": 0.1,
