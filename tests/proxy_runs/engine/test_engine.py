@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,9 +263,9 @@ def test_a_pruned_run_leaves_its_neighbours_alone(
     victim = forks(trunk)[2].run_id
     asked: list[int] = []
 
-    def should_prune(config: RunConfig, tokens: int, losses: dict[str, float]) -> bool:
+    def should_prune(config: RunConfig, tokens: int, row: Mapping[str, float]) -> bool:
         asked.append(tokens)
-        assert set(losses) == set(store.names)
+        assert set(row) == {prefix + name for prefix in ("loss:", "bpb:") for name in store.names}
         return config.run_id == victim
 
     results = run(store, forks(trunk), trunk_dir, slots=3, should_prune=should_prune)

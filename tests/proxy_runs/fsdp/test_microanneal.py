@@ -88,7 +88,7 @@ def test_a_poor_run_ends_on_its_way(
 ) -> None:
     asked: list[int] = []
 
-    def is_poor(_: RunConfig, tokens: int, losses: Mapping[str, float]) -> bool:
+    def is_poor(_: RunConfig, tokens: int, row: Mapping[str, float]) -> bool:
         asked.append(tokens)
         return len(asked) == 2
 
