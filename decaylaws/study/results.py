@@ -32,6 +32,7 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if runs.empty:
         return runs
+    runs = runs.drop(columns=HANDOVER_LR, errors="ignore")  # it was worked out for rows that may be gone now
     is_start = runs["kind"].isin(["trunk", "checkpoint"]) & runs["reached_target"].astype(bool)
     ended = runs[is_start].set_index(_measured(runs, "run_id")[is_start])
     starts = _measured(runs, "start_run_id")
