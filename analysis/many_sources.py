@@ -179,7 +179,7 @@ def planned(root: Path, num_sources: int, num_domains: int, mixtures: int) -> St
     rng = np.random.default_rng(2)
     root.mkdir(parents=True)
     for name in planted.domains:
-        write_text(root / f"{name}.jsonl", int(rng.uniform(30, 90)), rng)
+        write_text(root / f"{name}.jsonl", int(rng.uniform(90, 180)), rng)
     settings = {
         "name": "many-sources",
         "trainer": "external",

@@ -525,6 +525,7 @@ def test_every_refit_is_told_to_who_waits() -> None:
 
     runs = simulated(16)
     DecayLaw(TRUNK, num_draws=3, num_folds=2).fit(runs, progress=progress)
+    assert told["law"] == [0, 1, 2, 3, 4, 5]
     assert told["bootstrap"] == [1, 2, 3]
     assert told["intervals"] == sorted(told["intervals"])
     assert len(told["intervals"]) >= 3

@@ -129,8 +129,14 @@ def held_out_fits(
     count, total, found = 0, len(predictors) * sum(len(tests) for _, tests in by_kind), []
     for name, make in predictors.items():
         for kind, tests in by_kind:
-            progress(HELD_OUT_STAGE, count, total, f"{name} without {kind}")
-            found.append(_without(name, make, runs, kind, tests))
+
+            def done(
+                number: int, of: int, before: int = count, words: str = f"{name} without {kind}"
+            ) -> None:
+                note = words if of == 1 else f"{words}, {min(number + 1, of)} of {of}"
+                progress(HELD_OUT_STAGE, before + number, total, note)
+
+            found.append(_without(name, make, runs, kind, tests, done))
             count += len(tests)
     progress(HELD_OUT_STAGE, total, total)
     return found
@@ -175,11 +181,18 @@ def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
 
 
 def _without(
-    name: str, make: Callable[[], DecayPredictor], runs: pd.DataFrame, kind: str, tests: list[BoolArray]
+    name: str,
+    make: Callable[[], DecayPredictor],
+    runs: pd.DataFrame,
+    kind: str,
+    tests: list[BoolArray],
+    done: Callable[[int, int], None],
 ) -> HeldOutFits:
-    began = time.perf_counter()
+    began, fitted = time.perf_counter(), []
     try:
-        fitted = [make().fit(runs[~test]) for test in tests]
+        for number, test in enumerate(tests):
+            done(number, len(tests))
+            fitted.append(make().fit(runs[~test]))
     except DecaylawsError as error:
         return HeldOutFits(name, kind, tests, [], float("nan"), str(error))
     return HeldOutFits(name, kind, tests, fitted, time.perf_counter() - began)

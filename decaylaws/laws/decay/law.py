@@ -57,6 +57,7 @@ from decaylaws.runs.table import DECAY_COLUMNS, LOSS, MIX, names_with, require_d
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
 )
+_FIT_STAGE = "law"
 _SCALE_ROUNDS = 2  # of noise and hierarchical deviations, each from the fit before
 _ROUGH, _REFIT = 30, 15  # evaluations: from each start; of a warm refit
 _HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
@@ -139,14 +140,20 @@ class DecayLaw(DecaySlices):
         inputs, observed = self._inputs(X), final_losses(X, self.domains_)
         first = prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
         self.noise_ = np.full(len(self.domains_), _FIRST_NOISE)
+        steps = 3 + _SCALE_ROUNDS  # of many domains each takes seconds
+        progress(_FIT_STAGE, 0, steps, "start")
         starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
+        progress(_FIT_STAGE, 1, steps, f"{len(starts)} starts")
         rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
-        for _ in range(_SCALE_ROUNDS):
+        for done in range(_SCALE_ROUNDS):
+            progress(_FIT_STAGE, 2 + done, steps, "noise and spread of domains")
             self.noise_ = noise_of(solution, self.noise_)
             solution = self._solve(inputs, observed, prior, solution.theta)
             covariance = covariance_of(solution, prior, np.ones(len(X)))
             prior = hierarchical(first, solution.theta, covariance, self._layout)
+        progress(_FIT_STAGE, 2 + _SCALE_ROUNDS, steps, "last descent")
         solution = self._solve(inputs, observed, prior, solution.theta)
+        progress(_FIT_STAGE, steps, steps)
         self._theta, self._sd = solution.theta, prior.sd
         self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
         self.report_ = replace(
