@@ -17,6 +17,7 @@ from decaylaws.errors import InfeasibleError, InvalidValueError
 Array = NDArray[np.float64]
 TOLERANCE = 1e-9
 DYKSTRA_ROUNDS = 20_000
+MANY_DIMENSIONS = 16  # from here on a walk moves share between pairs, not in all directions at once
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ def hit_and_run(polytope: Polytope, start: Array, count: int, rng: np.random.Gen
     dims = len(start)
     point, kept = start.copy(), np.empty((count, dims))
     for index in range(count):
+        if dims > MANY_DIMENSIONS:
+            point = polytope.project(_pair_walk(polytope, point, 10 * dims, rng))
+            kept[index] = point
+            continue
         for _ in range(10 * dims):
             direction = rng.standard_normal(dims)
             direction -= direction.mean()
@@ -193,6 +198,31 @@ def hit_and_run(polytope: Polytope, start: Array, count: int, rng: np.random.Gen
         point = polytope.project(point)  # removes the rounding that many steps gather
         kept[index] = point
     return kept
+
+
+def _pair_walk(polytope: Polytope, start: Array, steps: int, rng: np.random.Generator) -> Array:
+    """Where a walk from the feasible ``start`` ends whose steps move share between two coordinates alone [dims].
+
+    A step in all directions is as short as the tightest coordinate leaves room, so that among many sources one that is
+    rare would hold all others in place; between two, each pair moves at its own scale.
+    """
+    lower, upper, point = polytope.lower.tolist(), polytope.upper.tolist(), start.tolist()
+    pairs = rng.integers(0, len(point), (steps, 2)).tolist()
+    for (giver, taker), part in zip(pairs, rng.random(steps).tolist()):
+        if giver == taker:
+            continue
+        low = max(point[giver] - upper[giver], lower[taker] - point[taker])
+        high = min(point[giver] - lower[giver], upper[taker] - point[taker])
+        for slab in polytope.slabs:
+            slope = float(slab.normal[taker] - slab.normal[giver])
+            if slope:
+                level = float(slab.normal @ np.array(point))
+                ends = sorted(((slab.low - level) / slope, (slab.high - level) / slope))
+                low, high = max(low, ends[0]), min(high, ends[1])
+        step = low + part * max(high - low, 0.0)
+        point[giver] -= step
+        point[taker] += step
+    return np.array(point)
 
 
 def box_simplex_vertices(lower: Array, upper: Array, limit: int) -> Array:

@@ -240,3 +240,15 @@ def test_nested_frozen_groups_multiply() -> None:
     outer = SourceGroup("outer", ("inner", "c"), Mixture({"inner": 0.4, "c": 0.6}))
     space = MixtureSpace(sources, (inner, outer))
     assert space.project({"c": 1.0}).distance(Mixture({"a": 0.1, "b": 0.3, "c": 0.6})) < 1e-12
+
+
+def test_a_rare_source_holds_no_other_in_place_among_many() -> None:
+    """A design of 40 sources, one of which has a cap of 0.0004: every source still varies as far as its cap lets it."""
+    rare = SourceLimits("rare", 10_000, max_epochs=4)
+    others = tuple(SourceLimits(f"s{k:02d}", 1_000_000 * (1 + k), max_epochs=4) for k in range(39))
+    space = MixtureSpace((rare, *others))
+    points = np.array([each.array(space.names) for each in space.space_filling(12, seed=0, decay_tokens=1e8)])
+    caps = np.minimum(space.caps(1e8), 0.1)
+    assert points.sum(axis=1) == pytest.approx(1.0)
+    assert (points <= space.caps(1e8) + 1e-9).all()
+    assert (points.max(axis=0) - points.min(axis=0) > 0.4 * np.minimum(caps, 0.05)).all()
