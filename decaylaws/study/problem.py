@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import pandas as pd
-
+from decaylaws.laws.decay.trust import margin_near
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, START_LOSS
 from decaylaws.schedules import decay
@@ -15,9 +13,6 @@ from decaylaws.study.directory import Study
 from decaylaws.study.fit import Fit
 from decaylaws.study.objective import objective
 from decaylaws.study.results import start_losses
-
-GUARD_CONFIDENCE = 0.95
-GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 
 
 def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
@@ -53,28 +48,6 @@ def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
         domain: margin_near(changes[changes["domain"] == domain], limit)
         for domain, limit in objective(study).guard_limits.items()
     }
-
-
-def margin_near(changes: pd.DataFrame, limit: float) -> float:
-    """The 95 % quantile of observed minus predicted change, over the rows predicted nearest ``limit``, at least 0.
-
-    Rows far from the limit say little about a mixture that lies on it: the error grows with the change.
-
-    Args:
-        changes: of one domain, with ``predicted`` and ``observed``, nats per token.
-        limit: of the guard.
-    """
-    distance = (changes["predicted"] - limit).abs()
-    nearest = changes.loc[distance.sort_values(kind="stable").index[:GUARD_RUNS]]
-    return max(_quantile((nearest["observed"] - nearest["predicted"]).tolist(), GUARD_CONFIDENCE), 0.0)
-
-
-def _quantile(errors: Sequence[float], confidence: float) -> float:
-    """Conformal quantile: the next error lies below it with probability ``confidence``, as far as few can say."""
-    if not errors:
-        return 0.0
-    rank = min(math.ceil(confidence * (len(errors) + 1)), len(errors))
-    return sorted(errors)[rank - 1]
 
 
 def decay_target(study: Study) -> Target:

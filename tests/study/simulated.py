@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 
 from decaylaws.exporters import Export
+from decaylaws.laws.decay.trust import guard_changes
 from decaylaws.mixtures import Mixture
 from decaylaws.queue import queue
 from decaylaws.recipe import Recipe
@@ -47,7 +48,7 @@ from decaylaws.study.checks import _text_settings, record_settings
 from decaylaws.study.confirm import confirmation_table, domain_table, predict, verdict
 from decaylaws.study.directory import read_json
 from decaylaws.study.export import export
-from decaylaws.study.fit import Fit, Told, fit, guard_changes, load_fit
+from decaylaws.study.fit import Fit, Told, fit, load_fit
 from decaylaws.study.launch import launch_settings
 from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.question import content_hash

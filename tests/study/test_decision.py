@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from decaylaws.laws.decay.trust import GUARD_RUNS, margin_near
 from decaylaws.search.optimise import rounded_shares
-from decaylaws.study.problem import GUARD_RUNS, margin_near
 
 
 @pytest.mark.parametrize(
