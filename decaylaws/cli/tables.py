@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, say
+from decaylaws.cli.decay_tables import interval, print_decay, print_excluded
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.mixing import REGRESSIONS
 from decaylaws.progress import silent
@@ -16,19 +17,21 @@ from decaylaws.runs.table import write_table
 from decaylaws.schedules import parse_schedule
 from decaylaws.schedules.checks import valid_lr
 from decaylaws.schedules.quantities import parse_tokens
-from decaylaws.search.recommendation import Estimate
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables import (
     BestDecay,
     CurvePrediction,
+    DecayMixed,
     Mixed,
+    decay_table_recipe,
     read_loss_curves,
     read_run_table,
     table_recipe,
 )
-from decaylaws.tables import mix as recommend
+from decaylaws.tables import mix_or_decay as recommend
 from decaylaws.tables import predict_curve as predict
 from decaylaws.tables.curves import DECAY_SHAPES, QUESTION, SCHEDULE_LAWS
+from decaylaws.tables.decays import DECAY, is_decay
 
 console = make_console()
 
@@ -42,7 +45,6 @@ Where = Annotated[
 ]
 _PRINTED_POINTS = 9
 _PRINTED_SOURCES = 24
-_PRINTED_EXCLUSIONS = 12
 
 
 def mix(
@@ -89,18 +91,32 @@ def mix(
     max_epochs: Annotated[
         list[str] | None, typer.Option(help="SOURCE=EPOCHS at most; can be repeated")
     ] = None,
-    tokens: Annotated[str | None, typer.Option(help="tokens of the planned run, for caps on epochs")] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="tokens of the planned run, for caps on epochs and as the longest decay"),
+    ] = None,
+    trunk: Annotated[
+        list[str] | None,
+        typer.Option(help="SOURCE=SHARE before the decays, for the decay law; can be repeated"),
+    ] = None,
+    constant: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE that holds for every run, for the decay law; can be repeated"),
+    ] = None,
     kl: Annotated[
         float | None,
         typer.Option(help="loss that one nat of KL divergence from the mean of the runs has to earn"),
     ] = None,
-    law: Annotated[str | None, typer.Option(help=f"regression: {', '.join(REGRESSIONS)}")] = None,
+    law: Annotated[
+        str | None, typer.Option(help=f"regression: {', '.join(REGRESSIONS)}; or {DECAY}: the decay law")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything random", min=0)] = None,
     report: Annotated[Path | None, typer.Option(help="write a one-page HTML report to this file")] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="write a recipe; needs --schedule, --batch-tokens and --seq-len", show_default=False
+            help="write a recipe; needs --seq-len, and --checkpoint with the decay law, else --schedule and --batch-tokens",
+            show_default=False,
         ),
     ] = None,
     schedule: Annotated[str | None, typer.Option(help="schedule of the recipe, in arrow notation")] = None,
@@ -110,20 +126,21 @@ def mix(
     seq_len: Annotated[int | None, typer.Option(help="tokens of a sequence of the recipe", min=1)] = None,
     checkpoint: Annotated[str | None, typer.Option(help="checkpoint from which the recipe starts")] = None,
     start_tokens: Annotated[str | None, typer.Option(help="tokens that the checkpoint has seen")] = None,
-) -> Mixed:
-    """Recommend a mixture from a table of finished runs.
+) -> Mixed | DecayMixed:
+    """Recommend a mixture from a table of finished runs, and a schedule from decays.
 
     Reads shares and losses or scores of each run; RegMix's and olmix's files and
     Weights & Biases exports as they are. Prints the mixture, what it is predicted
     to gain, how sure that is, and the error on left-out runs beside baselines.
-    Runs that cannot be used are named with the reason.
+    Runs that cannot be used are named with the reason. Runs that differ in decay
+    tokens or LR are fitted by the decay law, where the table holds what it needs.
     """
     asked = MixSettings() if settings is None else MixSettings.load(settings)
     asked = _with_options(
         asked,
         {
             "columns": pairs(columns, "map"), "where": pairs(where, "where"), "weights": pairs(weight, "weight"),
-            "guards": pairs(guard, "guard"),
+            "guards": pairs(guard, "guard"), "trunk": pairs(trunk, "trunk"), "constants": pairs(constant, "constant"),
         },
         {
             "shares": shares, "targets": targets, "direction": direction, "best": best, "rest": rest,
@@ -134,31 +151,58 @@ def mix(
             "max_epochs": pairs(max_epochs, "max-epochs"), "available_tokens": pairs(available, "available"),
         },
     )  # fmt: skip
-    wanted = {"schedule": schedule, "batch-tokens": batch_tokens, "seq-len": seq_len}
-    missing = [f"--{name}" for name, value in wanted.items() if value is None]
-    if recipe is not None and missing:
-        raise InvalidValueError(
-            "recipe", str(recipe), f"needs {', '.join(missing)}", "The table does not state them."
-        )
+    runs = read_run_table(table, metrics, settings=asked)
+    stated = {"schedule": schedule, "batch-tokens": batch_tokens, "start-tokens": start_tokens}
+    if recipe is not None:
+        _check_recipe_options(recipe, is_decay(runs, asked), stated, seq_len, checkpoint)
     with ConsoleProgress(console) as progress:
-        found = recommend(read_run_table(table, metrics, settings=asked), asked, progress=progress)
-    _print_mixed(found)
+        found = recommend(runs, asked, progress=progress)
+    if isinstance(found, DecayMixed):
+        print_decay(console, found)
+    else:
+        _print_mixed(found)
     if report is not None:
         write_mix_report(found, report)
         say(console, [f"The report is {report}."])
     if recipe is not None:
-        written = table_recipe(
-            found,
-            parse_schedule(str(schedule)),
-            settings=asked,
-            batch_tokens=parse_tokens(str(batch_tokens), "batch-tokens"),
-            seq_len=int(seq_len or 0),
-            checkpoint=checkpoint,
-            start_tokens=0 if start_tokens is None else parse_tokens(start_tokens, "start-tokens"),
+        written = (
+            decay_table_recipe(found, settings=asked, seq_len=int(seq_len or 0), checkpoint=str(checkpoint))
+            if isinstance(found, DecayMixed)
+            else table_recipe(
+                found,
+                parse_schedule(str(schedule)),
+                settings=asked,
+                batch_tokens=parse_tokens(str(batch_tokens), "batch-tokens"),
+                seq_len=int(seq_len or 0),
+                checkpoint=checkpoint,
+                start_tokens=0 if start_tokens is None else parse_tokens(start_tokens, "start-tokens"),
+            )
         )
         written.save(recipe)
         say(console, [f"The recipe is {recipe}.", f"Next: decaylaws export {recipe}"])
     return found
+
+
+def _check_recipe_options(
+    recipe: Path, decays: bool, stated: dict[str, str | None], seq_len: int | None, checkpoint: str | None
+) -> None:
+    """Refuse a recipe, before anything is fitted, that lacks an option or has one that the decay law decides.
+
+    Raises:
+        InvalidValueError: names the options.
+    """
+    if decays and (extra := [f"--{name}" for name, value in stated.items() if value is not None]):
+        raise InvalidValueError(
+            "recipe", str(recipe), f"takes no {', '.join(extra)} here",
+            "The decay law recommends the schedule, and the table states the rest. Or name a regression with --law.",
+        )  # fmt: skip
+    needed = {name: stated[name] for name in ("schedule", "batch-tokens")}
+    needed = {"checkpoint": checkpoint} if decays else needed
+    missing = [f"--{name}" for name, value in {**needed, "seq-len": seq_len}.items() if value is None]
+    if missing:
+        raise InvalidValueError(
+            "recipe", str(recipe), f"needs {', '.join(missing)}", "The table does not state them."
+        )
 
 
 def _with_options(
@@ -191,7 +235,7 @@ def _with_options(
 
 
 def _plain(name: str, value: str) -> object:
-    return _number(value, name) if name in ("weights", "guards") else value
+    return _number(value, name) if name in ("weights", "guards", "trunk") else value
 
 
 def _print_mixed(found: Mixed) -> None:
@@ -217,12 +261,7 @@ def _print_mixed(found: Mixed) -> None:
         console.print(frame_table(found.guards, title="guards: change against the control"))
     if not found.held_out.empty:
         console.print(frame_table(found.held_out, title="error of the objective on left-out runs"))
-    if not found.excluded.empty:
-        few = found.excluded.head(_PRINTED_EXCLUSIONS)
-        more = len(found.excluded) - len(few)
-        console.print(
-            frame_table(few, title="left out" if not more else f"left out ({more} more: --json, --report)")
-        )
+    print_excluded(console, found.excluded)
     say(console, [*found.notes, found.verdict])
 
 
@@ -359,11 +398,6 @@ def _asked(found: CurvePrediction) -> str:
 def _evenly(count: int) -> list[int]:
     step = max((count - 1) / (_PRINTED_POINTS - 1), 1)
     return sorted({min(round(k * step), count - 1) for k in range(_PRINTED_POINTS)})
-
-
-def interval(estimate: Estimate) -> str:
-    """A number with its interval, as the commands here print it."""
-    return f"{estimate.mean:.4f} [{estimate.lower:.4f}, {estimate.upper:.4f}]"
 
 
 def pairs(texts: list[str] | None, option: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from decaylaws.plots import (
 from decaylaws.report.page import Fact, PageTable, Picture, Section, Standing, render
 from decaylaws.report.words import span
 from decaylaws.search.recommendation import Estimate
-from decaylaws.tables import CurvePrediction, Mixed
+from decaylaws.tables import CurvePrediction, DecayMixed, Mixed
 
 MAX_PANELS = 4
 """Curves that the figure shows side by side."""
@@ -88,20 +88,24 @@ def _evidence(found: CurvePrediction) -> Section:
     return Section("Evidence", lead, notes=found.notes, tables=tables)
 
 
-def write_mix_report(found: Mixed, path: str | Path) -> Path:
-    """Write what :func:`decaylaws.tables.mix` found as one HTML file.
+def write_mix_report(found: Mixed | DecayMixed, path: str | Path) -> Path:
+    """Write what :func:`decaylaws.tables.mix` or :func:`decaylaws.tables.mix_decay` found as one HTML file.
 
     Args:
         found: its answer.
         path: the file.
     """
-    sections = [_answer(found), _shares(found), _evidence_of_runs(found), _left_out(found)]
-    page = render("Which mixture", f"Regression '{found.law}' on {found.num_runs} finished runs", sections)
+    decays = isinstance(found, DecayMixed)
+    schedule = [_schedule(found)] if isinstance(found, DecayMixed) else []
+    sections = [_answer(found), _shares(found), *schedule, _evidence_of_runs(found), _left_out(found)]
+    title = "Which mixture and schedule" if decays else "Which mixture"
+    by = "Decay law" if decays else "Regression"
+    page = render(title, f"{by} '{found.law}' on {found.num_runs} finished runs", sections)
     write_text(Path(path), f"{page.rstrip()}\n")
     return Path(path)
 
 
-def _answer(found: Mixed) -> Section:
+def _answer(found: Mixed | DecayMixed) -> Section:
     gain = found.rivals.iloc[0]
     facts = [
         Fact(f"{found.objective.mean:.4f}", f"predicted objective, 90 % interval {_span(found.objective)}"),
@@ -109,7 +113,7 @@ def _answer(found: Mixed) -> Section:
             f"{gain['gain']:+.4f}",
             f"gain over the {gain['rival']}, 90 % interval {gain['lower']:.4f} to {gain['upper']:.4f}",
         ),
-        Fact(f"{found.regret_upper:.4f}", "90 % bound of the regret, within the form of the regression"),
+        Fact(f"{found.regret_upper:.4f}", "90 % bound of the regret, within the form of the law"),
     ]
     tone = "good" if found.supported else "open"
     tables = [PageTable.of(found.rivals, "What the mixture is predicted to gain over others.")]
@@ -118,7 +122,7 @@ def _answer(found: Mixed) -> Section:
     return Section("The answer", standing=Standing(found.verdict, tone), facts=facts, tables=tables)
 
 
-def _shares(found: Mixed) -> Section:
+def _shares(found: Mixed | DecayMixed) -> Section:
     drawn = Picture.of(
         plot_shares_of_runs(found.shares),
         "Recommended shares with the range that the runs leave open, the best observed run and the mean of the runs.",
@@ -132,20 +136,35 @@ def _shares(found: Mixed) -> Section:
     return Section("The mixture", f"{found.mixture}.", pictures=[drawn], tables=tables)
 
 
-def _evidence_of_runs(found: Mixed) -> Section:
+def _schedule(found: DecayMixed) -> Section:
+    drawn = Picture.of(plot_schedules(schedules_data({"recommended": found.schedule})), "LR over tokens.")
+    lead = (
+        f"{found.schedule} in steps of {found.batch_tokens:,} tokens, from the checkpoint at {found.start_tokens:,} "
+        "tokens."
+    )
+    words = "Every length, shape, end LR and batch size at its own best mixture and LR, the best first."
+    return Section(
+        "The schedule", lead, pictures=[drawn], tables=[PageTable.of(found.schedules_to_show, words)]
+    )
+
+
+def _evidence_of_runs(found: Mixed | DecayMixed) -> Section:
     pictures, tables = [], []
-    if found.predicted["predicted"].notna().all():
+    decays = isinstance(found, DecayMixed)  # whose runs on the trunk's mixture are never left out
+    drawn = found.predicted.dropna() if decays else found.predicted
+    if len(drawn) and drawn["predicted"].notna().all():
         caption = "Every run by fits that saw no run of its mixture, against what was observed."
-        pictures.append(Picture.of(plot_left_out_runs(found.predicted), caption))
-        tables.append(
-            PageTable.of(
-                found.held_out, "Error of the objective on left-out runs, by regression and without one."
-            )
+        pictures.append(Picture.of(plot_left_out_runs(drawn), caption))
+        words = (
+            "Error of each loss on held-out mixtures, lengths and both, by law and by baselines."
+            if decays
+            else "Error of the objective on left-out runs, by regression and without one."
         )
+        tables.append(PageTable.of(found.held_out, words))
     return Section("How far to trust it", notes=found.notes, pictures=pictures, tables=tables)
 
 
-def _left_out(found: Mixed) -> Section:
+def _left_out(found: Mixed | DecayMixed) -> Section:
     if found.excluded.empty:
         return Section("Left out", "Every row of the table was used.")
     return Section(

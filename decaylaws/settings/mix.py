@@ -59,7 +59,8 @@ class MixSettings(_Settings):
     )
     control: Text = Field(
         "mean",
-        description="what guards are measured against: mean (of the runs), available, or the name of a run",
+        description="what guards are measured against: mean (of the runs), available, or the name of a run; with the "
+        "decay law the trunk's mixture where it is not set",
     )
     prior: Literal["mean", "available"] = Field(
         "mean", description="mixture to stay near: the mean of the runs, or in proportion to available_tokens"
@@ -71,8 +72,23 @@ class MixSettings(_Settings):
     groups: dict[str, GroupSettings] = Field(
         default_factory=dict, description="sources that are bounded together, or keep their proportions"
     )
-    decay_tokens: Tokens | None = Field(None, description="tokens of the run to plan, for caps on epochs")
-    law: str = Field("blend", description="regression of the recommendation")
+    decay_tokens: Tokens | None = Field(
+        None,
+        description="tokens of the run to plan, for caps on epochs; for the decay law the most it may choose",
+    )
+    trunk: dict[str, Share] = Field(
+        default_factory=dict,
+        description="decay law: mixture before the decays; else that of the runs of role control",
+    )
+    constants: dict[str, Text] = Field(
+        default_factory=dict,
+        description="decay law: what holds for every run and is no column (batch_tokens: 4M)",
+    )
+    law: str = Field(
+        "blend",
+        description="regression of the recommendation, or decay; where it is not set, the decay law is taken for runs "
+        "that differ in length or LR and state what it needs",
+    )
     seed: NotNegative = Field(0, description="seed of everything random")
 
     @classmethod

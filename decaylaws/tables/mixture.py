@@ -32,6 +32,7 @@ from decaylaws.search.regression import (
 )
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import excluded_table
+from decaylaws.tables.decay_reading import lacking
 from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
 from decaylaws.tables.run_reading import RunTable
 
@@ -115,7 +116,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     if settings.law not in REGRESSIONS:
         raise InvalidValueError("law", settings.law, f"must be one of {list(REGRESSIONS)}")
     weights = normalised(settings.weights or dict.fromkeys(table.targets, 1.0))
-    keep, left_out = _without_diverged(table, weights)
+    keep, left_out = without_diverged(table, weights)
     if keep.sum() < MIN_RUNS:
         raise InvalidValueError(
             "runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used",
@@ -137,7 +138,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     terms = _terms(settings, known, space, runs, shares, law)
     found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, law, progress)
     error = held.error(settings.law)
-    doubts = (*_differences(table), *_doubts(law, held, len(runs), float(np.std(observed))))
+    doubts = (*_differences(table, settings), *_doubts(law, held, len(runs), float(np.std(observed))))
     # without tokens by source, the mixture in proportion to them is the mean of the runs
     shown = [rival for rival in found.rivals if rival.name in known or settings.knows_tokens]
     rivals = [_widened(rival, error, doubts) for rival in shown]
@@ -175,7 +176,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     )
 
 
-def _without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Array, list[tuple[str, str]]]:
+def without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Array, list[tuple[str, str]]]:
     """Which runs count ``[runs]``; the others, whose objective lies far above what the rest say of their mixture."""
     keep = np.ones(len(table.runs), dtype=bool)
     if len(keep) < MIN_RUNS:
@@ -282,14 +283,19 @@ def _search(
     return found, kept and each is terms
 
 
-def _differences(table: RunTable) -> tuple[str, ...]:
+def _differences(table: RunTable, settings: MixSettings) -> tuple[str, ...]:
     """That runs differ in more than their mixture, which a regression cannot tell from what the mixture does."""
     if not table.differing:
         return ()
-    names = ", ".join(table.differing)
+    names, missing = ", ".join(table.differing), lacking(table, settings)
+    decay = (
+        f"The decay law, which knows length and LR, also needs {', '.join(missing)}."
+        if missing
+        else "The decay law knows length and LR (--law decay)."
+    )
     return (
         f"The runs also differ in {names}, and the regression takes them as equal. Choose runs of one plan with "
-        "--where.",
+        f"--where. {decay}",
     )
 
 
