@@ -115,7 +115,8 @@ def mix(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="write a recipe; needs --seq-len, and --checkpoint with the decay law, else --schedule and --batch-tokens",
+            help="write a recipe; needs --seq-len, and --checkpoint with the decay law, else --schedule and "
+            "--batch-tokens",
             show_default=False,
         ),
     ] = None,

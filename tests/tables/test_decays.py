@@ -249,3 +249,16 @@ def test_options_that_cannot_be_are_one_error_before_any_fit(
     result = CliRunner().invoke(app, ["mix", str(path), *options])
     assert result.exception is not None
     assert words in str(result.exception)
+
+
+def test_checkpoints_of_several_lrs_are_compared_by_factors_of_their_own(tmp_path: Path) -> None:
+    two = decays().assign(handover_lr=1e-3)
+    falls = two["decay_shape"] != "constant"
+    two.loc[~falls, "handover_lr"] = 1e-4
+    older = two.index[:9]
+    two.loc[older, ["start_tokens", "handover_lr", "start_lr"]] = [500_000, 2e-3, 1e-3]
+    two.loc[~falls, "start_tokens"] = 900_000
+    read = read_decays(read_run_table(saved(two, tmp_path)), MixSettings())
+    assert read.target.handover_lr == 1e-3
+    # half and the whole of the checkpoint's LR were run, at LRs that were all 1e-3
+    assert read.choices.start_lr == pytest.approx((5e-4, 1e-3))
