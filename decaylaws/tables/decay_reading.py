@@ -21,6 +21,7 @@ from decaylaws.runs.table import (
     WARMUP_TOKENS,
     values_by,
 )
+from decaylaws.schedules import SHAPES
 from decaylaws.schedules.quantities import parse_tokens
 from decaylaws.search import Choices, Target
 from decaylaws.settings.mix import MixSettings
@@ -34,6 +35,7 @@ _PLAN = ("decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens")
 _LENGTHS = ("decay_tokens", "train_tokens", "tokens", "start_lr", "peak_lr", "lr", "learning_rate")
 _LRS = {"start_lr", "end_lr", HANDOVER_LR}
 _MOST_LENGTHS, _MOST_FACTORS = 5, 4  # of a table in which every run has its own
+_LEAST_MIXTURES = 3  # one of them can be held out, and of the others one again
 _SAME_MIXTURE = 1e-3  # difference of a share, as the decay law takes it
 _SAME_LOSS = 4  # decimals of a start loss: more is another measurement of the same checkpoint
 
@@ -79,6 +81,13 @@ def lacking(table: RunTable, settings: MixSettings) -> tuple[str, ...]:
             found.append(f"{name} in {count} of {len(frame)} runs")
     if not settings.trunk and _control(table) is None:
         found.append(f"{TRUNK} (the mixture before the decays)")
+    elif not found:
+        shares = table.shares.to_numpy(dtype=float)
+        others = shares[
+            np.abs(shares - _trunk(table, settings).array(table.sources)).max(axis=1) >= _SAME_MIXTURE
+        ]
+        if len(np.unique(others.round(3), axis=0)) < _LEAST_MIXTURES:
+            found.append(f"runs on at least {_LEAST_MIXTURES} mixtures beside the {TRUNK}'s")
     return tuple(found)
 
 
@@ -90,8 +99,8 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
         settings: what holds for every run, the trunk's mixture, the limits and the budget.
 
     Raises:
-        InvalidValueError: a cell or a constant is not what it must be, a source of the trunk that the table does not
-            have, or a budget below the shortest decay.
+        InvalidValueError: a cell, a shape or a constant is not what it must be, a source of the trunk that the table
+            does not have, or a budget below the shortest decay.
         SchemaError: a constant that is also a column.
     """
     constants = {name: _constant(name, text, table.targets) for name, text in settings.constants.items()}
@@ -104,6 +113,10 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
     runs = tidy_runs(
         frame, {}, constants=constants, source_tokens=known or None, law="decay", what="the table of runs"
     )
+    unknown = runs[~runs["decay_shape"].isin(list(SHAPES))]
+    if len(unknown):
+        run, shape = unknown[["run_id", "decay_shape"]].iloc[0]
+        raise InvalidValueError(f"decay_shape of run '{run}'", shape, f"must be one of {', '.join(SHAPES)}")
     shares = values_by(runs, MIX, table.sources)
     on_trunk = np.abs(shares - trunk.array(table.sources)).max(axis=1) < _SAME_MIXTURE
     starts = _starts(runs, table.targets)
@@ -137,7 +150,7 @@ def _columns(table: RunTable) -> pd.DataFrame:
 def _constant(name: str, text: str, targets: Sequence[str]) -> object:
     """A value that holds for every run."""
     if name == "decay_shape":
-        return text.strip().lower()
+        return text.strip()
     if name in (*DECAY_COLUMNS, WARMUP_TOKENS) and name not in _LRS:
         return parse_tokens(text, f"constants.{name}")
     losses = [beginning + target for beginning in (START_LOSS, AVERAGED_START_LOSS) for target in targets]

@@ -44,6 +44,7 @@ DECAY = "decay"
 """The name of the decay law among the laws of the settings."""
 TRUNK_MIXTURE = "trunk's mixture"
 
+_PREDICTION_COLUMNS = ["held_out", "run_id", "domain", "predicted", "lower", "upper", "observed"]
 _UNLIMITED = 10**18  # tokens of sources of which nothing is known: no run repeats them
 
 
@@ -273,11 +274,20 @@ def _fit(
         runs, progress=progress
     )
     own = [each for each in fits if each.law == f"{DECAY}:{member}"]
-    predictions = held_out_predictions([each for each in own if each.fitted], runs, progress=progress)
+    parts, notes = [pd.DataFrame(columns=_PREDICTION_COLUMNS)], list(choice_notes(member, votes))
+    unchecked = []
+    for each in own:
+        try:
+            parts += [held_out_predictions([each], runs, progress=progress)] if each.fitted else []
+        except InvalidValueError:  # too few mixtures are left for the intervals of a fit without these runs
+            unchecked.append(each.kind)
+    predictions = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    notes += [
+        f"The intervals were not checked on held-out {kind}: too few mixtures are left." for kind in unchecked
+    ]
     others = {f"{DECAY}:{name}" for name in MEMBERS if name != member}
     errors = errors[~errors["law"].isin(others)].reset_index(drop=True)
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions), *_worse_than_none(errors))
-    notes = list(choice_notes(member, votes))
     for kind, rows in errors.groupby("held_out", sort=False):
         if not str(rows["law"].iloc[0]).startswith(DECAY):
             notes.append(f"On held-out {kind}, '{rows['law'].iloc[0]}' predicts better than the decay law.")

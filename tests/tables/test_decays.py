@@ -183,6 +183,18 @@ def test_of_several_checkpoints_the_one_with_most_tokens_is_planned_for(tmp_path
     assert "19 of 29 start from this one" in " ".join(read.notes)
 
 
+def test_too_few_mixtures_or_an_unknown_shape_are_said_by_name(tmp_path: Path) -> None:
+    alike = decays()
+    alike.loc[:23, [f"mix:{name}" for name in SOURCES]] = [[0.2, 0.4, 0.4], [0.5, 0.3, 0.2]] * 12
+    table = read_run_table(saved(alike, tmp_path))
+    assert lacking(table, MixSettings()) == ("runs on at least 3 mixtures beside the trunk's",)
+    table = read_run_table(saved(decays().assign(decay_shape="straight"), tmp_path))
+    with pytest.raises(
+        InvalidValueError, match="decay_shape of run 'decay-0'.*must be one of constant, linear"
+    ):
+        read_decays(table, MixSettings())
+
+
 def test_few_or_broken_runs_are_one_error_or_left_out_by_name(tmp_path: Path) -> None:
     broken = decays()
     broken.loc[2, "loss:web"] = np.nan
