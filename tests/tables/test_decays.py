@@ -190,7 +190,7 @@ def test_too_few_mixtures_or_an_unknown_shape_are_said_by_name(tmp_path: Path) -
     assert lacking(table, MixSettings()) == ("runs on at least 3 mixtures beside the trunk's",)
     table = read_run_table(saved(decays().assign(decay_shape="straight"), tmp_path))
     with pytest.raises(
-        InvalidValueError, match="decay_shape of run 'decay-0'.*must be one of constant, linear"
+        InvalidValueError, match=r"decay_shape of run 'decay-0'.*must be one of constant, linear"
     ):
         read_decays(table, MixSettings())
 
