@@ -111,7 +111,12 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
     tokens = {name: known.available_tokens for name, known in settings.sources.items()}
     known = {name: int(count) for name, count in tokens.items() if count is not None}
     runs = tidy_runs(
-        frame, {}, constants=constants, source_tokens=known or None, law="decay", what="the table of runs"
+        frame,
+        {},
+        constants=constants,
+        source_tokens=known if set(table.sources) <= set(known) else None,
+        law="decay",
+        what="the table of runs",
     )
     unknown = runs[~runs["decay_shape"].isin(list(SHAPES))]
     if len(unknown):

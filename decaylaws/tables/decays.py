@@ -193,11 +193,11 @@ def mix_decay(
     read = read_decays(table, settings)
     read = replace(read, runs=read.runs[keep].reset_index(drop=True))
     runs = read.runs
+    space = _space(settings, table, read)
     law, held_out, predictions, notes = _fit(read, settings, progress)
     observed = values_by(runs, LOSS, law.domains_) @ law.weight_vector(weights)
     best = int(observed.argmin())
     shares = runs[[MIX + name for name in table.sources]].set_axis(list(table.sources), axis=1).astype(float)
-    space = _space(settings, table, read)
     known = {BEST_RUN: _mixture(shares.iloc[best]), MEAN_RUN: _mixture(shares.mean())}
     if settings.knows_tokens:
         known[AVAILABLE] = space.token_proportional()

@@ -253,6 +253,8 @@ def test_the_command_prints_json_a_page_and_a_recipe_that_exports(path: Path, tm
             "takes no --schedule",
         ),
         (["--constant", "start_lr=1e-3"], "start_lr"),
+        (["--available", "web=1M"], "must be given where that of another source is"),
+        (["--upper", "law=0.5"], "is not a source of the table"),
     ],
 )
 def test_options_that_cannot_be_are_one_error_before_any_fit(
@@ -274,3 +276,11 @@ def test_checkpoints_of_several_lrs_are_compared_by_factors_of_their_own(tmp_pat
     assert read.target.handover_lr == 1e-3
     # half and the whole of the checkpoint's LR were run, at LRs that were all 1e-3
     assert read.choices.start_lr == pytest.approx((5e-4, 1e-3))
+
+
+def test_epochs_of_the_runs_count_where_tokens_are_known(path: Path) -> None:
+    known = {name: {"available_tokens": tokens} for name, tokens in zip(SOURCES, (10**7, 20_000, 40_000))}
+    table = read_run_table(path)
+    runs = read_decays(table, MixSettings.checked({"sources": known})).runs
+    assert runs["epochs:code"].to_numpy() == pytest.approx(runs["mix:code"] * runs["decay_tokens"] / 20_000)
+    assert not any(name.startswith("epochs:") for name in read_decays(table, MixSettings()).runs)
