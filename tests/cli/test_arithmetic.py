@@ -21,9 +21,7 @@ COMPILED = Arithmetic(compiled=True)
 def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A study of three shapes whose proxy trains 1,000 tokens per second."""
     monkeypatch.setattr(arithmetic, "calibrate", lambda _: SimpleNamespace(speeds={"proxy": {1: PRESENT}}))
-    settings = SimpleNamespace(
-        shapes={"a": None, "b": None, "c": None}, proxy="proxy", backend=SimpleNamespace(device="cpu")
-    )
+    settings = SimpleNamespace(starts=("a", "b", "c"), proxy="proxy", backend=SimpleNamespace(device="cpu"))
     return SimpleNamespace(settings=settings, planner=lambda: SimpleNamespace(shape=lambda name: name))
 
 

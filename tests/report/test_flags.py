@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from decaylaws.mixtures import Mixture
+
 # by name: the package holds functions of the same names
 flags, risks = (import_module(f"decaylaws.report.sections.{name}") for name in ("flags", "risks"))
 
@@ -56,13 +58,14 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Planted:
     """A study with nothing to complain about."""
     for module in (flags, risks):
         monkeypatch.setattr(module, "domain_table", lambda study: study.domains)
+    monkeypatch.setattr(risks, "copies_words", lambda study, shares, mixture: study.copies)
     evidence = {
         "non_embedding_params": SIZES,
         "decay_tokens": (8000, 32_000),
         "shares": {"web": (0.2, 0.8), "code": (0.2, 0.8)},
     }
     errors = [("mixture", "decay:effective_gain", 0.01), ("mixture", "nearest_run", 0.05)]
-    stage = SimpleNamespace(mixture=SimpleNamespace(weights={"web": 0.4, "code": 0.6}))
+    stage = SimpleNamespace(mixture=Mixture({"web": 0.4, "code": 0.6}))
     problem = SimpleNamespace(
         law=SimpleNamespace(evidence_=evidence, domains_=("web", "code")),
         target=SimpleNamespace(non_embedding_params=250_000),
@@ -71,7 +74,7 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Planted:
     decontamination = SimpleNamespace(evaluation_sets={"exam": None})
     return Planted(
         study=SimpleNamespace(
-            domains=domains(9), settings=SimpleNamespace(decontamination=decontamination)
+            domains=domains(9), settings=SimpleNamespace(decontamination=decontamination), copies=""
         ),
         runs=sweep(),
         weights={"web": 1.0},
@@ -119,7 +122,7 @@ def errors(*rows: tuple[str, str, float]) -> Change:
 
 def at_the_edge(inputs: Planted) -> None:
     inputs.problem.plan.decay_tokens = 32_000
-    inputs.recipe.stages[0].mixture.weights = {"web": 0.73, "code": 0.27}
+    inputs.recipe.stages[0].mixture = Mixture({"web": 0.73, "code": 0.27})
 
 
 FLAGS: list[tuple[Change, list[str]]] = [
@@ -190,6 +193,7 @@ RISKS: list[tuple[Change, list[str]]] = [
     (errors(("size", "decay:effective_gain", 0.03), ("size", "regmix", 0.02)), ["size", "boosted trees (RegMix)"]),
     (at("found.rivals", [{"gain": {"mean": 0.1, "lower": 0.0, "upper": 0.2}}]), ["not certain", "0"]),
     (at("noise", {"proxy": None, "target": None}), ["two seeds", "noise"]),
+    (at("study.copies", "A decay reads 40 near copies."), ["40 near copies"]),
 ]  # fmt: skip
 
 

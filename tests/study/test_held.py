@@ -186,7 +186,6 @@ TRUNK = {"tokens": 4096, "warmup_tokens": 256, "peak_lr": 1e-2, "mixture": {"web
         ),
         ({"shapes": SHAPES, "trunk": {**TRUNK, "mixture": {"code": 1.0}}}, r"must be trunk\.mixture"),
         ({"proxy": "two"}, r"'proxy' must be one of the shapes and checkpoints one"),
-        ({"trainer": "external", "backend": {}}, r"'checkpoints' are started from by the built-in trainer"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

@@ -26,7 +26,9 @@ from tests.study.tiny import decaylaws
 
 def test_an_unknown_template_is_named_and_makes_no_directory(tmp_path: Path) -> None:
     root = tmp_path / "new"
-    with pytest.raises(InvalidValueError, match=r"'template'.*study, quick, checkpoint, demo.*nope"):
+    with pytest.raises(
+        InvalidValueError, match=r"'template'.*study, quick, checkpoint, external, demo.*nope"
+    ):
         Study.create(root, template="nope")
     assert not root.exists()
 

@@ -252,15 +252,15 @@ def test_slots_that_leave_no_room_for_an_evaluation_are_not_taken(monkeypatch: p
     )
     monkeypatch.setattr(calibration, "MEASURE_SECONDS", 0.0)
     monkeypatch.setattr(Backend, "is_stackwise", True)
-    losses, asked = Stack.losses, []
+    measure, asked = Stack.measure, []
 
-    def with_little_memory(stack: Stack, slots: Any, evaluation: Any) -> Any:
+    def with_little_memory(stack: Stack, slots: Any, *others: Any) -> Any:
         asked.append(len(slots))
         if len(slots) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return losses(stack, slots, evaluation)
+        return measure(stack, slots, *others)
 
-    monkeypatch.setattr(Stack, "losses", with_little_memory)
+    monkeypatch.setattr(Stack, "measure", with_little_memory)
     found = calibration.tokens_per_second(shape, 32, Backend(device="cpu"), [1, 2, 4])
     assert set(found) == {1, 2}
     assert asked == [1, 2, 4]

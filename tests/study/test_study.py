@@ -201,7 +201,7 @@ def test_sentences_about_plans_are_recomputed_from_what_was_optimised(study: Stu
     kinds = len(design.decay_tokens) * len(design.shapes) * len(design.batch_tokens)
     assert len(plans) == kinds
     assert (
-        f"All {kinds} combinations of length, shape and batch size, each optimised over mixture and LR"
+        f"All {kinds} combinations of length, shape, end LR and batch size, each optimised over mixture"
         in page
     )
     chosen, other = sorted(design.decay_tokens, key=lambda tokens: tokens != load_recipe(study).tokens)

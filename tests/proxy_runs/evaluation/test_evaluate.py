@@ -195,7 +195,7 @@ def test_a_special_token_that_is_spelled_out_is_text_in_a_document(folder: Path)
     assert document.num_bytes == len(f"print('{special}')")
     context = f"{special}Question: "
     (answer,) = encoder.answers(context, ["x"])
-    assert (answer.tokens == tokenizer.convert_tokens_to_ids(special)).any()
+    assert (answer.piece.tokens == tokenizer.convert_tokens_to_ids(special)).any()
 
 
 def test_equal_documents_are_one_cluster(folder: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_fact_stands_at_its_depth_and_the_input_has_its_length(
         sentences = question.prompt.split(" Question:")[0].split(". ")
         place = next(k for k, text in enumerate(sentences) if fact.rstrip(".") in text)
         assert place / (len(sentences) - 1) == pytest.approx(depth, abs=1.5 / (len(sentences) - 1))
-        inputs = len(checkpoint.encoder.answers(question.prompt, [answer])[0].tokens) - 1
+        inputs = len(checkpoint.encoder.answers(question.prompt, [answer])[0].piece.tokens) - 1
         assert length - 60 < inputs <= length  # a sentence of filler has up to 60 of these tokens
 
 

@@ -257,7 +257,11 @@ def test_what_is_not_finite_is_skipped_then_stops(workspace: Path, capfd: pytest
     state = load_checkpoint(workspace / "trunk.safetensors")
     state.params["embed"][0, 0] = float("nan")
     save_checkpoint(state, workspace / "nan.safetensors")
-    settings = settings_for(workspace, "nan", start=workspace / "nan.safetensors", max_skipped_steps=2)
+    # question sets would refuse such a start before the first step
+    shutil.copytree(workspace / "corpus", workspace / "plain", ignore=shutil.ignore_patterns("evaluation*"))
+    settings = settings_for(
+        workspace, "nan", start=workspace / "nan.safetensors", corpus=workspace / "plain", max_skipped_steps=2
+    )
     train(settings, ranks=1, exit_code=2)
     assert "3 steps in a row were not finite" in capfd.readouterr().err
     assert losses(settings.output) == [None, None]
@@ -266,7 +270,7 @@ def test_what_is_not_finite_is_skipped_then_stops(workspace: Path, capfd: pytest
 
 def test_export_gives_the_same_loss_in_transformers(alone: Path, workspace: Path) -> None:
     written = json.loads((alone / "result.json").read_text())["losses"]
-    for domain, loss in written.items():
+    for domain, loss in ((name, loss) for name, loss in written.items() if name != "quiz"):
         assert loss == pytest.approx(_loss_in_transformers(alone / "hf", workspace, domain), abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(alone / "hf")
     assert tokenizer.decode(tokenizer("a few words")["input_ids"]) == "a few words"
