@@ -18,8 +18,8 @@ RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 SETTING_NAMES = (
     "dtype, micro_batch_sequences, replicas, activation_checkpointing, compile, z_loss, router_aux_loss_coef, "
     "checkpoint_interval, checkpoint_seconds, save_model, keep_last, async_checkpoints, eval_points, "
-    "eval_tokens_per_domain, eval_at_ends, max_skipped_steps, max_loss_jump, average_last_steps, log_interval, tensorboard, wandb_project, "
-    "trackio_project, device, recipe, corpus, start, output"
+    "eval_tokens_per_domain, eval_at_ends, max_skipped_steps, max_loss_jump, average_last_steps, log_interval, "
+    "tensorboard, wandb_project, trackio_project, device, recipe, corpus, start, output"
 )
 console = make_console()
 
