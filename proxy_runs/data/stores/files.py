@@ -171,8 +171,8 @@ class WithEnds(TokenFile):
 
     @classmethod
     def open(cls, path: Path, token_type: str | None, column: str) -> Iterator[TokenFile]:
-        """Made by ``over``."""
-        raise NotImplementedError
+        """Not possible: such a file is made by ``over`` from one that is open."""
+        raise TypeError("a file with ends is made by WithEnds.over")
 
     @classmethod
     def over(cls, file: TokenFile, end_id: int, documents: int | None = None) -> WithEnds:
