@@ -239,6 +239,18 @@ def test_bfloat16_does_not_round_the_weights_of_tokens(workspace: Path) -> None:
     assert mean == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_bfloat16_reports_the_losses_of_float32(workspace: Path, ranks: int) -> None:
+    start = started_from(workspace, "gpt2")  # three steps of three sequences
+    wide, narrow = (
+        losses(train(settings_for(workspace, f"{dtype}-{ranks}", start=start, dtype=dtype), ranks=ranks))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert len(wide) == 3
+    assert narrow == pytest.approx(wide, rel=1e-3)
+    assert narrow != wide
+
+
 def test_the_start_keeps_its_tokenizer_template_generation_and_format(workspace: Path) -> None:
     start = workspace / "kept-start"
     build("gpt2").bfloat16().save_pretrained(start)
