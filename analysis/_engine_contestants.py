@@ -17,7 +17,7 @@ from decaylaws.mixtures import Mixture
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
 from decaylaws.schedules import constant, decay
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.sweep.pool import run_pool
 from proxy_runs.sweep.workspace import Workspace
 

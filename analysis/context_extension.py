@@ -28,7 +28,8 @@ from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, RopeSettings
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import Schedule, constant, warmup
-from decaylaws.settings.study import EvaluationSettings, SourceSettings, TokenizerSettings
+from decaylaws.settings.evaluation import EvaluationSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs import engine
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.data.shards import TokenStore

@@ -32,7 +32,7 @@ from transformers import (
 
 from decaylaws.errors import DataError
 from decaylaws.recipe import Recipe
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet

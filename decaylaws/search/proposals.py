@@ -35,7 +35,7 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value
 from decaylaws.schedules import DecayTerms
 from decaylaws.search.quiet import quiet_optuna
-from decaylaws.settings.study import SamplerSettings
+from decaylaws.settings.design import SamplerSettings
 
 LOG_RATIO_BOUND = 3.5
 """Coordinates run from minus to plus this: shares that differ up to 100-fold."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from decaylaws.settings.numbers import Count, Tokens
+from decaylaws.settings.section import Section
 
 
-class BackendSettings(BaseModel):
+class BackendSettings(Section):
     """Where and how proxies run; never changes what is computed, only how fast."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     workers: Count | None = Field(
         None, description="worker processes; None takes one per core, and one for a GPU"

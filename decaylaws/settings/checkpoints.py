@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.settings.external import BY_DIMENSIONS, BY_PARAMETERS, DeclaredCheckpoint, shape_type
 from decaylaws.settings.numbers import Positive, Share, Tokens, TokensOrNone, check_mixture
+from decaylaws.settings.section import Section
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class CheckpointSettings(_Settings):
+class CheckpointSettings(Section):
     """One checkpoint: a Hugging Face folder, and where in its run it stands."""
 
     path: str = Field(
@@ -35,7 +32,7 @@ AnyCheckpoint = Annotated[
 ]
 
 
-class CheckpointsSettings(_Settings):
+class CheckpointsSettings(Section):
     """Checkpoints of one family, and how decays start from them."""
 
     models: Annotated[dict[str, AnyCheckpoint], Field(min_length=1)] = Field(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.settings.capabilities import Capability
 from decaylaws.settings.numbers import NUMBER, Count, Tokens
+from decaylaws.settings.section import Section
 from decaylaws.settings.stores import TokenType
 
 StoreFormat = Literal["array", "megatron", "nanotron", "mds", "decaylaws", "datasets"]
@@ -20,11 +21,7 @@ NO_NUMBERS = {"group", "capability", "on_the_way"}
 """Settings of a domain or a question set that change no score: an objective may be asked of finished runs."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class EvaluationDomainSettings(_Settings):
+class EvaluationDomainSettings(Section):
     """Held-out text of one's own that no run trains on. Its first ``evaluation.tokens_per_domain`` tokens are read."""
 
     path: str = Field(
@@ -62,7 +59,7 @@ class EvaluationDomainSettings(_Settings):
         return self
 
 
-class QuestionSetSettings(_Settings):
+class QuestionSetSettings(Section):
     """A question set, scored at the end of every run: bits per byte of the gold answers, and accuracy."""
 
     path: str = Field(description="JSON Lines, a JSON array or Parquet, relative to study.yaml")
@@ -94,7 +91,7 @@ class QuestionSetSettings(_Settings):
         return self
 
 
-class EvaluationSettings(_Settings):
+class EvaluationSettings(Section):
     """Held-out evaluation, the same tokens and questions for every run."""
 
     tokens_per_domain: Tokens = Field(

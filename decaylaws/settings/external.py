@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.declared import DeclaredModel
 from decaylaws.runs.start import CheckpointStart
 from decaylaws.settings.numbers import Positive, Tokens
+from decaylaws.settings.section import Section
 
 Trainer = Literal["built-in", "external"]
 DECLARED = "declared"
@@ -31,10 +32,8 @@ READ_KEYS = (
 """Keys of a source that say how its text is read and split."""
 
 
-class ExternalSettings(BaseModel):
+class ExternalSettings(Section):
     """What ``plan`` needs to know of the machines of an external trainer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flops_per_second: Positive | None = Field(
         None,
@@ -43,10 +42,8 @@ class ExternalSettings(BaseModel):
     )
 
 
-class DeclaredShape(BaseModel):
+class DeclaredShape(Section):
     """A model that the external trainer builds: its name there, and its size."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     model: Annotated[str, Field(min_length=1)] = Field(
         description="what the trainer calls the model: a folder, a config function; part of the identity of its runs"

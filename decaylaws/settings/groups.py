@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.settings.numbers import Share
 from decaylaws.settings.quality import QualitySettings
+from decaylaws.settings.section import Section
 
 
-class GroupSettings(BaseModel):
+class GroupSettings(Section):
     """Sources, or other groups, whose total share is one quantity.
 
     Attributes:
@@ -24,8 +25,6 @@ class GroupSettings(BaseModel):
         lower: smallest total share.
         upper: largest total share.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     members: list[str] | None = None
     mixture: dict[str, Share] | None = None

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 from decaylaws.settings.groups import GroupSettings
 from decaylaws.settings.numbers import NotNegative, Positive, Share, Tokens, Weight
+from decaylaws.settings.section import Section
 
 Text = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else str(value))]
 UNKNOWN_TOKENS = 10**9
 """Tokens that stand for all sources together where the question does not say how many each holds."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceQuestion(_Settings):
+class SourceQuestion(Section):
     """What is known of a source, and what is wanted of it."""
 
     available_tokens: Tokens | None = Field(None, description="unique tokens that the source holds")
@@ -34,7 +31,7 @@ class SourceQuestion(_Settings):
     upper: Share = Field(1.0, description="largest share")
 
 
-class MixSettings(_Settings):
+class MixSettings(Section):
     """The question of ``decaylaws mix``, every part of which has a default."""
 
     columns: dict[str, Text] = Field(

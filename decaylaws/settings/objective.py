@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from decaylaws.runs.columns import Unit
 from decaylaws.settings.capabilities import Capability
 from decaylaws.settings.numbers import Share, Weight, check_mixture
+from decaylaws.settings.section import Section
 
 
-class ObjectiveSettings(BaseModel):
+class ObjectiveSettings(Section):
     """What the search minimises and what it must not give up, by domain: sources, evaluation domains, question sets."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     weights: dict[str, Weight] = Field(default_factory=dict, description="weight by domain")
     capabilities: dict[Capability, Weight] = Field(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from decaylaws.runs.optimizer import MuonConfig, OptimizerConfig
 from decaylaws.settings.numbers import NUMBER, Positive, Weight
+from decaylaws.settings.section import Section
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class MuonSettings(_Settings):
+class MuonSettings(Section):
     """Muon for the matrices of the decoder blocks, as torch.optim.Muon computes it."""
 
     momentum: Annotated[float, NUMBER, Field(ge=0, lt=1)] = Field(
@@ -31,7 +28,7 @@ class MuonSettings(_Settings):
     )
 
 
-class OptimizerSettings(_Settings):
+class OptimizerSettings(Section):
     """The optimiser, shared by trunks, microanneals and the launched run."""
 
     name: Literal["adamw", "muon"] = Field(

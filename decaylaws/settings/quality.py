@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from decaylaws.settings.numbers import NUMBER, Finite
+from decaylaws.settings.section import Section
 
 _NAMES = {2: ["low", "high"], 3: ["low", "medium", "high"]}
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class ClassifierSettings(_Settings):
+class ClassifierSettings(Section):
     """A linear classifier on hashed words, trained on two files of examples; its score is the chance of ``good``."""
 
     good: str = Field(description="JSON Lines, text or Parquet, relative to study.yaml")
@@ -28,14 +25,14 @@ class ClassifierSettings(_Settings):
     text_field: str = Field("text", description="column or key that holds the text of the examples")
 
 
-class PerplexitySettings(_Settings):
+class PerplexitySettings(Section):
     """A language model as judge: the score is minus its bits per byte."""
 
     checkpoint: str = Field(description="Hugging Face folder with tokenizer, relative to study.yaml")
     device: str = Field("cpu", description="where the language model runs")
 
 
-class QualitySettings(_Settings):
+class QualitySettings(Section):
     """How the documents of a source are scored, and where they are cut.
 
     Attributes:

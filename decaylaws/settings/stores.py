@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from decaylaws.settings.study import SourceSettings
+    from decaylaws.settings.sources import SourceSettings
 
 TokenType = Literal["uint16", "uint32", "int32", "int64"]
 

@@ -6,30 +6,21 @@ path of the field, the value and what it must be.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.mixtures import SourceGroup
 from decaylaws.runs.columns import Unit
-from decaylaws.runs.config import ModelShape
 from decaylaws.settings.backend import BackendSettings
 from decaylaws.settings.capabilities import Capability, objective_weights
 from decaylaws.settings.checkpoints import CheckpointsSettings, with_their_tokenizer
+from decaylaws.settings.decontamination import DecontaminationSettings
+from decaylaws.settings.design import DesignSettings, SamplerSettings, TargetSettings
 from decaylaws.settings.evaluation import (
     EvaluationDomainSettings,
     EvaluationSettings,
@@ -40,357 +31,23 @@ from decaylaws.settings.external import (
     BY_DIMENSIONS,
     BY_PARAMETERS,
     DECLARED,
-    DeclaredShape,
     ExternalSettings,
     Trainer,
-    check_source,
     check_trainer,
-    shape_type,
 )
 from decaylaws.settings.groups import GroupSettings, source_groups
-from decaylaws.settings.numbers import (
-    NUMBER,
-    Count,
-    NotNegative,
-    Positive,
-    Share,
-    Tokens,
-    check_mixture,
-)
+from decaylaws.settings.numbers import Count, NotNegative, Tokens
 from decaylaws.settings.objective import ObjectiveSettings
 from decaylaws.settings.optimizer import OptimizerSettings
-from decaylaws.settings.quality import QualitySettings, cut_sources
-from decaylaws.settings.stores import TokenType, check_store_keys, is_token_store
+from decaylaws.settings.quality import cut_sources
+from decaylaws.settings.section import Section
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
+from decaylaws.settings.stores import is_token_store
 from decaylaws.settings.tracker import TrackerSettings
-
-DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+from decaylaws.settings.training import AnyShape, TrainSettings, TrunkSettings
 
 
-class SourceSettings(_Settings):
-    """One source of text. Its held-out part is the evaluation domain of the same name.
-
-    ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
-    """
-
-    format: Literal[
-        "embedded",
-        "jsonl",
-        "text",
-        "parquet",
-        "datasets",
-        "array",
-        "megatron",
-        "nanotron",
-        "mds",
-        "decaylaws",
-        "declared",
-    ] = Field(
-        description="how the text is stored; embedded text comes from installed packages, the formats from array to "
-        "decaylaws hold token ids, which are read in place, and declared text is read by an external trainer only"
-    )
-    path: str | None = Field(
-        None, description="file, folder or glob, relative to study.yaml; none for embedded"
-    )
-    text_field: str = Field(
-        "text", description="column or key that holds the text (jsonl, parquet, datasets)"
-    )
-    tokens_from: str | None = Field(
-        None,
-        description="what holds the token ids: a column (datasets; mds, tokens by default), or a source of the other "
-        "study (decaylaws, the same name by default)",
-    )
-    token_type: TokenType | None = Field(
-        None, description="type of a stored token id, where the store does not say (array, nanotron, mds)"
-    )
-    append_end: bool = Field(
-        False,
-        description="put the end-of-document token after each document of a token store that was written without it",
-    )
-    group: Literal["general", "specialised"] = Field(
-        "specialised",
-        description="general text keeps abilities, specialised text adds them; the front of the search shows both",
-    )
-    capability: Capability | None = Field(
-        None, description="what the source serves, for objectives by group of domains"
-    )
-    max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
-    lower: Share = Field(0.0, description="smallest share of the source in a mixture")
-    upper: Share = Field(1.0, description="largest share of the source in a mixture")
-    max_bytes: Count | None = Field(None, description="largest amount of text to take, in bytes (UTF-8)")
-    min_document_bytes: Count | None = Field(
-        None, description="take only documents of at least this many bytes"
-    )
-    max_document_bytes: Count | None = Field(None, description="take only documents of fewer bytes")
-    heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="share of the documents that is held out for evaluation"
-    )
-    on_bad: Literal["error", "skip"] = Field(
-        "error",
-        description="error stops at a row that is not valid JSON or has no text; skip leaves such rows out",
-    )
-    quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
-    tokens: Tokens | None = Field(None, description="train tokens of a declared source")
-    fingerprint: str | None = Field(
-        None, description="version of the content of a declared source; part of the identity of its runs"
-    )
-    proxy_path: str | None = Field(
-        None,
-        description="where the external trainer finds the tokens / target.repetition_scale that proxies may read of a "
-        "declared source; path where both are the same",
-    )
-
-    @model_validator(mode="after")
-    def _path_and_bounds(self) -> Self:
-        check_source(self)
-        if self.format != DECLARED and (self.format == "embedded") != (self.path is None):
-            raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
-        if self.lower > self.upper:
-            raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
-        if self.on_bad == "skip" and self.format in ("embedded", "text"):
-            raise ValueError(f"format {self.format!r} has no rows that on_bad could skip; leave it out")
-        if (self.min_document_bytes or 0) >= (self.max_document_bytes or math.inf):
-            raise ValueError(
-                f"min_document_bytes={self.min_document_bytes} must be below "
-                f"max_document_bytes={self.max_document_bytes}"
-            )
-        if self.quality is not None and self.format == "embedded":
-            raise ValueError("quality cuts the user's own text, not embedded domains")
-        if self.quality is not None and self.quality.field and self.format == "text":
-            raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
-        check_store_keys(self)
-        return self
-
-
-class TokenizerSettings(_Settings):
-    """Byte-level BPE trained on the train split, or a ready ``tokenizer.json``."""
-
-    vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = Field(
-        4096, description="entries of the tokenizer that is trained"
-    )
-    path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
-    end_token: str | None = Field(
-        None, description="the token that ends a document, if it is not one of the usual ones"
-    )
-    train_bytes_per_source: Count = Field(
-        2_000_000, description="text of each source that the tokenizer is trained on, in bytes"
-    )
-
-    @model_validator(mode="after")
-    def _end_token_of_a_ready_one(self) -> Self:
-        if self.end_token is not None and self.path is None:
-            raise ValueError(
-                "end_token names a token of tokenizer.path; a tokenizer that is trained here has its own"
-            )
-        return self
-
-
-class ShapeSettings(_Settings):
-    """A model shape by its free dimensions; the vocabulary comes from the tokenizer."""
-
-    d_model: Count = Field(description="width of the residual stream")
-    num_layers: Count = Field(description="decoder layers")
-    num_heads: Count = Field(description="attention heads; d_model must be a multiple")
-    num_kv_heads: Count | None = Field(
-        None, description="key and value heads (grouped-query attention); num_heads by default"
-    )
-    d_ff: Count = Field(description="width of the feed-forward layers")
-    rope_theta: Positive = Field(10_000.0, description="base of the rotary embedding")
-    tie_embeddings: bool = Field(True, description="whether input and output embeddings are one matrix")
-
-    def shape(self, *, vocab_size: int, seq_len: int) -> ModelShape:
-        """The full shape, validated."""
-        return ModelShape(
-            d_model=self.d_model,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads or self.num_heads,
-            d_ff=self.d_ff,
-            vocab_size=vocab_size,
-            seq_len=seq_len,
-            rope_theta=self.rope_theta,
-            tie_embeddings=self.tie_embeddings,
-        )
-
-
-AnyShape = Annotated[
-    Annotated[ShapeSettings, Tag(BY_DIMENSIONS)] | Annotated[DeclaredShape, Tag(BY_PARAMETERS)],
-    Discriminator(shape_type),
-]
-
-
-class TrunkSettings(_Settings):
-    """The stable phase of each model shape: warm-up, then constant LR on the general mixture."""
-
-    tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
-    warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
-    peak_lr: Positive = Field(description="learning rate of the constant phase, and so of the hand-over")
-    scale_lr: Literal["none", "width", "mup"] | dict[str, Positive] = Field(
-        "none",
-        description="LR by shape: none gives all shapes peak_lr; width gives a shape peak_lr times the proxy's d_model "
-        "over its own; mup does so for the matrices of the decoder blocks only, as muP does under Adam, and exports "
-        "refuse such a recipe; a mapping gives factors on peak_lr by shape",
-    )
-    scale_weight_decay: bool = Field(
-        False,
-        description="with scale_lr: mup, divide the weight decay of these matrices by the factor of their LR, so that "
-        "an update shrinks them equally at every width",
-    )
-    mixture: dict[str, Share] = Field(
-        description="share of each source; decays on this mixture are the controls"
-    )
-    seed: NotNegative = Field(0, description="seed of the initial weights and of the order of the data")
-
-    @model_validator(mode="after")
-    def _sums(self) -> Self:
-        check_mixture("trunk.mixture", self.mixture)
-        if self.warmup_tokens > self.tokens:
-            raise ValueError(f"warmup_tokens={self.warmup_tokens} must not exceed tokens={self.tokens}")
-        if self.scale_weight_decay and self.scale_lr != "mup":
-            raise ValueError("scale_weight_decay needs scale_lr: mup")
-        return self
-
-
-class DesignSettings(_Settings):
-    """Which microanneals the sweep runs."""
-
-    num_mixtures: Annotated[int, NUMBER, Field(ge=4)] = Field(
-        24, description="candidate mixtures that the proxy runs"
-    )
-    decay_tokens: Annotated[list[Tokens], Field(min_length=1)] = Field(
-        description="lengths of the decays in tokens"
-    )
-    start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = Field(
-        [1.0], description="start learning rates of the decays, as factors of the LR at the hand-over"
-    )
-    shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(
-        ["linear"], description="shapes of the decays; constant keeps the start LR"
-    )
-    end_lr_factors: Annotated[list[Annotated[float, NUMBER, Field(ge=0, lt=1)]], Field(min_length=1)] = Field(
-        [0.0],
-        description="LRs at the end of the decays, as factors of the LR from which each starts; 0.1 ends at a tenth",
-    )
-    batch_tokens: list[Tokens] = Field(
-        default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
-    )
-    num_replicates: Annotated[int, NUMBER, Field(ge=2)] = Field(
-        3, description="runs of one plan that differ only in their seed"
-    )
-    runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = Field(
-        8, description="runs of the design that are repeated at each further size"
-    )
-    read_outs: Annotated[int, NUMBER, Field(ge=0)] = Field(
-        0,
-        description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",
-    )
-    keep_earlier: bool = Field(
-        False,
-        description="also fit finished decays of earlier plans with the same starts; false makes the answer "
-        "depend on study.yaml and the corpus alone",
-    )
-    seed: NotNegative = Field(0, description="seed of the mixtures and of the order of the data")
-
-
-class TargetSettings(_Settings):
-    """The run that all this is for."""
-
-    shape: str = Field(
-        description="the shape or checkpoint that the recommendation is for; it runs no microanneal unless it is the "
-        "proxy"
-    )
-    max_decay_tokens: Tokens = Field(description="budget of the decay at target scale")
-    repetition_scale: Positive = Field(
-        1.0,
-        description="how many times longer the target's decay is than a proxy's of the same design point; "
-        "proxies see 1/scale of each source, so that both repeat it equally often",
-    )
-
-
-class EvaluationSetSettings(_Settings):
-    """Items that no train text may hold: JSON Lines (``.gz`` and ``.zst`` too) or Parquet."""
-
-    path: str = Field(description="file, relative to study.yaml")
-    text_fields: Annotated[list[str], Field(min_length=1)] = Field(
-        ["text"], description="keys whose text makes up an item: question, choices, answer"
-    )
-
-
-class DecontaminationSettings(_Settings):
-    """Train documents that hold an evaluation item are dropped; sources that repeat held-out text are refused."""
-
-    evaluation_sets: dict[str, EvaluationSetSettings] = Field(
-        default_factory=dict,
-        description="evaluation sets by name; train documents that hold one of their items are dropped",
-    )
-    ngram: Annotated[int, NUMBER, Field(ge=8)] = Field(13, description="length in words of a matching run")
-    min_coverage: Share = Field(0.5, description="smallest share of an item's words in matching runs")
-    hybrid: bool = Field(
-        True, description="also find near matches, by the longest common subsequence of words"
-    )
-    min_common: Share = Field(
-        0.75, description="smallest common subsequence of a near match, as a share of the item's words"
-    )
-    heldout_similarity: Annotated[float, NUMBER, Field(gt=0, le=1)] | None = Field(
-        0.1,
-        description="train documents of this Jaccard similarity to a held-out document and more are set aside (runs of "
-        "five words, of a token store as much in tokens); null keeps them",
-    )
-    max_heldout_overlap: Share = Field(
-        0.05,
-        description="largest share of a domain's held-out passages that the train text of a source may repeat",
-    )
-    on_overlap: Literal["refuse", "allow"] = Field(
-        "refuse", description="whether plan refuses a corpus above max_heldout_overlap"
-    )
-
-
-class TrainSettings(_Settings):
-    """How proxies compute; part of the identity of every run, unlike ``backend``."""
-
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="number format of the matmuls; bfloat16 is faster on processors with instructions for it and "
-        "changes losses by up to 1e-3 nats per token; auto measures which is faster",
-    )
-    compile: Literal["auto"] | bool = Field(
-        "auto",
-        description="torch.compile for the decoder blocks; auto measures when a long sweep is first planned "
-        "and keeps the answer",
-    )
-
-
-class SamplerSettings(_Settings):
-    """Runs that Optuna proposes after the design, guided by what was measured so far."""
-
-    kind: Literal["tpe", "gp", "nsga2"] = Field(
-        description="tpe and gp lower the objective; nsga2 spans the front of general against specialised loss"
-    )
-    trials: Count = Field(24, description="total number of proposed runs")
-    batch: Count = Field(8, description="proposals that run at the same time")
-    promote: Annotated[int, NUMBER, Field(ge=2)] | None = Field(
-        None,
-        description="start every proposal with the shortest of design.decay_tokens and run the best 1/promote of them "
-        "at the next length; None lets the sampler choose the length",
-    )
-
-    prune: Annotated[float, NUMBER, Field(gt=0, lt=100)] | None = Field(
-        None,
-        description="stop a proposal early, at one of the evaluation.points, unless it is among the best prune percent "
-        "of the runs of its length, batch size and shape; None stops no proposal early",
-    )
-
-    @model_validator(mode="after")
-    def _one_goal_to_stop_by(self) -> Self:
-        for name in ("promote", "prune"):
-            if self.kind == "nsga2" and getattr(self, name):
-                raise ValueError(f"{name} needs one goal; nsga2 has two")
-        return self
-
-
-class StudySettings(_Settings):
+class StudySettings(Section):
     """The whole of ``study.yaml``."""
 
     name: Annotated[str, Field(min_length=1)] = Field(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from decaylaws.settings.section import Section
 
 
-class TrackerSettings(BaseModel):
+class TrackerSettings(Section):
     """A tracker that the runs of the study also log to; it decides no number. ``tracker: trackio`` is short for its
     ``kind``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     kind: Literal["trackio", "wandb"] = Field(
         description="Trackio, which keeps runs on this machine by default, or Weights & Biases"

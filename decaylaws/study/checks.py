@@ -12,9 +12,10 @@ from decaylaws.io.documents import PREPARATION_VERSION, READABLE, find_documents
 from decaylaws.io.files import record_content
 from decaylaws.io.text import find_files
 from decaylaws.recipe.corpus_facts import read_corpus
+from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.evaluation import NO_NUMBERS
+from decaylaws.settings.sources import SourceSettings
 from decaylaws.settings.stores import is_token_store
-from decaylaws.settings.study import DecontaminationSettings, SourceSettings
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.held import check_against_corpus
 from decaylaws.study.stored import StoredSettings

@@ -16,7 +16,7 @@ from decaylaws.decontamination import (
 )
 from decaylaws.decontamination.report import ShardResult, Tally
 from decaylaws.decontamination.shards import grouped
-from decaylaws.settings.study import DecontaminationSettings
+from decaylaws.settings.decontamination import DecontaminationSettings
 
 PASSAGE_WORDS = 128
 """Held-out documents are compared in passages of so many words: a long one may be given away in part."""

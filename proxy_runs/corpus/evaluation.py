@@ -25,7 +25,7 @@ from decaylaws.settings.evaluation import (
     EvaluationSettings,
     QuestionSetSettings,
 )
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.sources import SourceSettings
 from proxy_runs.answers.pieces import fit
 from proxy_runs.answers.prepared import (
     EVALUATION_NAME,

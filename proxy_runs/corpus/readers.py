@@ -23,7 +23,7 @@ from decaylaws.io.documents import (
     require_text_column,
 )
 from decaylaws.io.token_files import STORE_SUFFIXES
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.sources import SourceSettings
 from proxy_runs.data.documents import Document
 
 if TYPE_CHECKING:

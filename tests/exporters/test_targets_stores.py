@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.sources import SourceSettings
 from proxy_runs.corpus.readers import source_files
 from proxy_runs.data.stores import TokenFile, open_files
 from tests.exporters.trainers import import_trainer

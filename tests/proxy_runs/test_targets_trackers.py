@@ -16,7 +16,7 @@ import pytest
 
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.columns import LOSS, MIX
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.sweep.pool import run_pool
 from proxy_runs.sweep.tracking import Tracking
 from proxy_runs.sweep.workspace import Workspace

@@ -14,7 +14,8 @@ from decaylaws.recipe import HandOver, Recipe
 from decaylaws.search import Choices, DecayProblem, Goal, Plan, Target, decay_recipe, recommend
 from decaylaws.search.evidence import beyond_evidence
 from decaylaws.search.proposals import Proposals
-from decaylaws.settings.study import SamplerSettings, StudySettings, parse_settings
+from decaylaws.settings.design import SamplerSettings
+from decaylaws.settings.study import StudySettings, parse_settings
 from tests.search.conftest import SOURCES, START, TRUNK, planted, sweep_row
 from tests.study.tiny import TINY_SETTINGS
 

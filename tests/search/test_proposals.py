@@ -16,7 +16,8 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures.coordinates import from_log_ratios, log_ratio_basis, to_log_ratios
 from decaylaws.runs.config import RunConfig
 from decaylaws.search.proposals import Proposals
-from decaylaws.settings.study import SamplerSettings, parse_settings
+from decaylaws.settings.design import SamplerSettings
+from decaylaws.settings.study import parse_settings
 from tests.study.tiny import TINY_SETTINGS
 
 BEST = np.array([0.2, 0.6, 0.2])  # web, maths, code

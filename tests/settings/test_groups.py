@@ -18,7 +18,8 @@ from decaylaws.report.explorer import _groups as explorer_groups
 from decaylaws.report.page import asset
 from decaylaws.report.sections.question import _groups
 from decaylaws.search.proposals import Proposals
-from decaylaws.settings.study import SamplerSettings, StudySettings, parse_settings
+from decaylaws.settings.design import SamplerSettings
+from decaylaws.settings.study import StudySettings, parse_settings
 from decaylaws.study import Study
 from tests.study.browser import evaluate
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study

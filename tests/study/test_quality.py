@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.settings.study import SourceSettings, parse_settings
+from decaylaws.settings.sources import SourceSettings
+from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
 from decaylaws.study.plan import plan_runs
 from proxy_runs.corpus.demo.texts import Source

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.documents import passed_over
 from decaylaws.io.files import atomic_write
-from decaylaws.settings.study import SourceSettings
+from decaylaws.settings.sources import SourceSettings
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
 from proxy_runs.corpus.demo import GENERATED, generated_documents
 from proxy_runs.corpus.demo.embedded import EMBEDDED, embedded_documents

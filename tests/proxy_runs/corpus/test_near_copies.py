@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError
-from decaylaws.settings.study import DecontaminationSettings, SourceSettings, TokenizerSettings
+from decaylaws.settings.decontamination import DecontaminationSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus import near_copies, stores
 from proxy_runs.corpus.cleaning import is_heldout
 from proxy_runs.corpus.near_copies import RunIndex, token_runs, word_runs

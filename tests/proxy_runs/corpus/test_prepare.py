@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.settings.study import DecontaminationSettings, SourceSettings, TokenizerSettings
+from decaylaws.settings.decontamination import DecontaminationSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus import prepare
 from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.prepare import prepare_corpus

@@ -13,7 +13,7 @@ import pytest
 
 from decaylaws.decontamination.shards import read_rows
 from decaylaws.errors import DataError, MissingExtraError
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus.readers import read_documents, source_files
 
 

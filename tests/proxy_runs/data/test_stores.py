@@ -10,7 +10,7 @@ import pytest
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus import stores
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.corpus.readers import source_files

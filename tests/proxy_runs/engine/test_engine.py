@@ -21,7 +21,7 @@ from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
 from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train

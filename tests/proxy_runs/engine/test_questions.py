@@ -15,7 +15,7 @@ from decaylaws.evaluation.questions import read_questions
 from decaylaws.progress import silent
 from decaylaws.runs.columns import ACCURACY, ACCURACY_ERROR, BPB, BPB_ERROR, LOSS, START_LOSS
 from decaylaws.settings.evaluation import EvaluationSettings
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.answers.prepared import PreparedSets, read_evaluation_manifest
 from proxy_runs.corpus.evaluation import prepare_evaluation
 from proxy_runs.corpus.prepare import prepare_corpus

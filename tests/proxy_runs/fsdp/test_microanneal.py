@@ -13,7 +13,7 @@ import torch
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.runs.config import RunConfig
 from decaylaws.schedules import Schedule, Segment
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import RunResult
 from proxy_runs.fsdp.layout import Layout

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from decaylaws.queue.queue import RunQueue
 from decaylaws.queue.storage import open_storage
 from decaylaws.runs.config import RunConfig
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.sweep.pool import PoolProgress, run_pool
 from proxy_runs.sweep.worker import Worker

@@ -19,7 +19,7 @@ import torch
 from decaylaws.errors import DataError, StudyError
 from decaylaws.queue.queue import QueueCounts, RunQueue
 from decaylaws.runs.config import RunConfig
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs import compiled_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run

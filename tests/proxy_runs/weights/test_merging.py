@@ -15,7 +15,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import Schedule, Segment, decay
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.engine import RunResult, train
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.merging import emulated_losses, merge, merge_weights

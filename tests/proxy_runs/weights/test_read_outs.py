@@ -12,7 +12,7 @@ import torch
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
 from decaylaws.schedules import Schedule, Segment, decay
-from decaylaws.settings.study import EvaluationSettings
+from decaylaws.settings.evaluation import EvaluationSettings
 from decaylaws.study.read_outs import compare, emulated_runs
 from decaylaws.study.results import with_starts
 from proxy_runs.data.shards import TokenStore

@@ -1,0 +1,133 @@
+"""The sources of text in ``study.yaml``, and how their text becomes tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from decaylaws.settings.capabilities import Capability
+from decaylaws.settings.external import DECLARED, check_source
+from decaylaws.settings.numbers import NUMBER, Count, Positive, Share, Tokens
+from decaylaws.settings.quality import QualitySettings
+from decaylaws.settings.section import Section
+from decaylaws.settings.stores import TokenType, check_store_keys
+
+
+class SourceSettings(Section):
+    """One source of text. Its held-out part is the evaluation domain of the same name.
+
+    ``embedded`` sources are read out of installed packages or generated; every other format reads ``path``.
+    """
+
+    format: Literal[
+        "embedded",
+        "jsonl",
+        "text",
+        "parquet",
+        "datasets",
+        "array",
+        "megatron",
+        "nanotron",
+        "mds",
+        "decaylaws",
+        "declared",
+    ] = Field(
+        description="how the text is stored; embedded text comes from installed packages, the formats from array to "
+        "decaylaws hold token ids, which are read in place, and declared text is read by an external trainer only"
+    )
+    path: str | None = Field(
+        None, description="file, folder or glob, relative to study.yaml; none for embedded"
+    )
+    text_field: str = Field(
+        "text", description="column or key that holds the text (jsonl, parquet, datasets)"
+    )
+    tokens_from: str | None = Field(
+        None,
+        description="what holds the token ids: a column (datasets; mds, tokens by default), or a source of the other "
+        "study (decaylaws, the same name by default)",
+    )
+    token_type: TokenType | None = Field(
+        None, description="type of a stored token id, where the store does not say (array, nanotron, mds)"
+    )
+    append_end: bool = Field(
+        False,
+        description="put the end-of-document token after each document of a token store that was written without it",
+    )
+    group: Literal["general", "specialised"] = Field(
+        "specialised",
+        description="general text keeps abilities, specialised text adds them; the front of the search shows both",
+    )
+    capability: Capability | None = Field(
+        None, description="what the source serves, for objectives by group of domains"
+    )
+    max_epochs: Positive | None = Field(None, description="how often the target run may repeat this source")
+    lower: Share = Field(0.0, description="smallest share of the source in a mixture")
+    upper: Share = Field(1.0, description="largest share of the source in a mixture")
+    max_bytes: Count | None = Field(None, description="largest amount of text to take, in bytes (UTF-8)")
+    min_document_bytes: Count | None = Field(
+        None, description="take only documents of at least this many bytes"
+    )
+    max_document_bytes: Count | None = Field(None, description="take only documents of fewer bytes")
+    heldout_fraction: Annotated[float, NUMBER, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share of the documents that is held out for evaluation"
+    )
+    on_bad: Literal["error", "skip"] = Field(
+        "error",
+        description="error stops at a row that is not valid JSON or has no text; skip leaves such rows out",
+    )
+    quality: QualitySettings | None = Field(None, description="cuts the source into buckets by quality")
+    tokens: Tokens | None = Field(None, description="train tokens of a declared source")
+    fingerprint: str | None = Field(
+        None, description="version of the content of a declared source; part of the identity of its runs"
+    )
+    proxy_path: str | None = Field(
+        None,
+        description="where the external trainer finds the tokens / target.repetition_scale that proxies may read of a "
+        "declared source; path where both are the same",
+    )
+
+    @model_validator(mode="after")
+    def _path_and_bounds(self) -> Self:
+        check_source(self)
+        if self.format != DECLARED and (self.format == "embedded") != (self.path is None):
+            raise ValueError(f"format {self.format!r} {'takes no' if self.path else 'needs a'} path")
+        if self.lower > self.upper:
+            raise ValueError(f"lower={self.lower} must not exceed upper={self.upper}")
+        if self.on_bad == "skip" and self.format in ("embedded", "text"):
+            raise ValueError(f"format {self.format!r} has no rows that on_bad could skip; leave it out")
+        if (self.min_document_bytes or 0) >= (self.max_document_bytes or math.inf):
+            raise ValueError(
+                f"min_document_bytes={self.min_document_bytes} must be below "
+                f"max_document_bytes={self.max_document_bytes}"
+            )
+        if self.quality is not None and self.format == "embedded":
+            raise ValueError("quality cuts the user's own text, not embedded domains")
+        if self.quality is not None and self.quality.field and self.format == "text":
+            raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
+        check_store_keys(self)
+        return self
+
+
+class TokenizerSettings(Section):
+    """Byte-level BPE trained on the train split, or a ready ``tokenizer.json``."""
+
+    vocab_size: Annotated[int, NUMBER, Field(ge=257, le=2**32 - 1)] = Field(
+        4096, description="entries of the tokenizer that is trained"
+    )
+    path: str | None = Field(None, description="a tokenizer.json to use instead of training one")
+    end_token: str | None = Field(
+        None, description="the token that ends a document, if it is not one of the usual ones"
+    )
+    train_bytes_per_source: Count = Field(
+        2_000_000, description="text of each source that the tokenizer is trained on, in bytes"
+    )
+
+    @model_validator(mode="after")
+    def _end_token_of_a_ready_one(self) -> Self:
+        if self.end_token is not None and self.path is None:
+            raise ValueError(
+                "end_token names a token of tokenizer.path; a tokenizer that is trained here has its own"
+            )
+        return self
