@@ -35,24 +35,45 @@ def token_scores(logits: Tensor, targets: Tensor, seams: Seams = ()) -> tuple[Te
     Raises:
         DataError: a log-probability is not finite.
     """
-    nats, greedy = [], []
-    for part, wanted in zip(logits.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS)):
-        part = part.float()
-        chosen = part.gather(1, wanted[:, None])[:, 0]
-        nats.append(part.logsumexp(dim=1) - chosen)
-        greedy.append(part.argmax(dim=1) == wanted)
-    loss, hit = torch.cat(nats).double(), torch.cat(greedy)
+    loss = token_nats(logits, targets, seams)
+    hit = torch.cat([part.argmax(dim=1) for part in logits.split(_LOGIT_ROWS)]) == targets
     for rows, ids in seams:
         first = logits[rows].float()
-        chosen, among = first.gather(1, targets[rows, None])[:, 0], first[:, ids]
-        loss[rows] = (among.logsumexp(dim=1) - chosen).double()
-        hit[rows] = chosen >= among.amax(dim=1)
-    if not torch.isfinite(loss).all():
+        hit[rows] = first.gather(1, targets[rows, None])[:, 0] >= first[:, ids].amax(dim=1)
+    check_finite(loss)
+    return loss, hit
+
+
+def token_nats(logits: Tensor, targets: Tensor, seams: Seams = ()) -> Tensor:
+    """The first part of ``token_scores``, unchecked: on a GPU it waits for no value.
+
+    Args:
+        logits: of any float type, ``[p, vocabulary]``.
+        targets: ids ``[p]``.
+        seams: positions with the ids among which their token is known to be.
+    """
+    nats = []
+    for part, wanted in zip(logits.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS)):
+        part = part.float()
+        nats.append(part.logsumexp(dim=1) - part.gather(1, wanted[:, None])[:, 0])
+    loss = torch.cat(nats).double()
+    for rows, ids in seams:
+        first = logits[rows].float()
+        loss[rows] = (first[:, ids].logsumexp(dim=1) - first.gather(1, targets[rows, None])[:, 0]).double()
+    return loss
+
+
+def check_finite(nats: Tensor) -> None:
+    """Refuse log-probabilities that are not finite.
+
+    Raises:
+        DataError: one is not.
+    """
+    if not torch.isfinite(nats).all():
         raise DataError(
             "The checkpoint gives log-probabilities that are not finite: its weights are damaged, or the dtype is too "
             "small for them. Try --dtype float32."
         )
-    return loss, hit
 
 
 def gold_bits_per_byte(nats: NDArray[np.float64], num_bytes: NDArray[np.int64]) -> NDArray[np.float64]:

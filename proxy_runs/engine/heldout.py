@@ -52,6 +52,23 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a stack came to, still on its device.
+
+    Attributes:
+        members: of the stack.
+        means: mean loss of each member by domain, float64 ``[K]``.
+        documents: losses of all tokens, for the domains whose documents count, float64 ``[K, n * seq_len]``.
+        questions: losses of all scored tokens by question set, float64 ``[K, p]``.
+    """
+
+    members: int
+    means: Mapping[str, Tensor]
+    documents: Mapping[str, Tensor]
+    questions: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
     """What every run is measured on.
 
@@ -134,20 +151,54 @@ class EvaluationSet:
             params: the stack.
             leave_out: question sets that are not asked this time.
         """
-        found = [Measurement({}, {}) for _ in range(len(params["embed"]))]
+        return self.read(self.score(model, params, leave_out))
+
+    def score(
+        self, model: StackedLlama, params: Mapping[str, Tensor], leave_out: Collection[str] = ()
+    ) -> Scores:
+        """The part of ``measure`` that a GPU computes by itself: it never waits for a value.
+
+        Args:
+            model: of the members' shape.
+            params: the stack.
+            leave_out: question sets that are not asked this time.
+        """
+        members = len(params["embed"])
+        means, documents = {}, {}
         for domain, windows in self.windows.items():
-            for member, nats in zip(found, _token_losses(model, params, windows, len(found))):
-                self.note_tokens(member, domain, nats)
-        for name in (each for each in self.questions if each not in leave_out):
-            for member, answers in zip(found, self.questions[name].nats(model, params)):
+            by_member = list(_token_losses(model, params, windows, members))
+            means[domain] = torch.stack([nats.mean() for nats in by_member])
+            if domain in self.documents:
+                documents[domain] = torch.stack(by_member)
+        asked = [name for name in self.questions if name not in leave_out]
+        return Scores(
+            members, means, documents, {name: self.questions[name].score(model, params) for name in asked}
+        )
+
+    def read(self, scores: Scores) -> list[Measurement]:
+        """Wait for scores and make of them what each member came to."""
+        found = [Measurement({}, {}) for _ in range(scores.members)]
+        means = torch.stack(list(scores.means.values())).tolist()
+        for domain, by_member in zip(scores.means, means):
+            nats = scores.documents[domain].cpu().numpy() if domain in self.documents else None
+            for k, member in enumerate(found):
+                self._note_domain(member, domain, by_member[k], None if nats is None else nats[k])
+        for name, tokens in scores.questions.items():
+            for member, answers in zip(found, self.questions[name].read(tokens)):
                 self.note_answers(member, name, answers)
         return found
 
     def note_tokens(self, found: Measurement, domain: str, nats: Tensor) -> None:
         """Add a domain to what one model came to, from the loss of each of its predicted tokens ``[n * seq_len]``."""
-        found.losses[domain] = float(nats.mean())
-        if documents := self.documents.get(domain):
-            _note(found, BPB_ERROR + domain, _error(nats.cpu().numpy(), documents))
+        documents = nats.cpu().numpy() if domain in self.documents else None
+        self._note_domain(found, domain, float(nats.mean()), documents)
+
+    def _note_domain(
+        self, found: Measurement, domain: str, mean: float, nats: NDArray[np.float64] | None
+    ) -> None:
+        found.losses[domain] = mean
+        if nats is not None:
+            _note(found, BPB_ERROR + domain, _error(nats, self.documents[domain]))
 
     def note_answers(self, found: Measurement, name: str, nats: NDArray[np.float64]) -> None:
         """Add a question set to what one model came to, from the nats of each of its answers ``[a]``."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decaylaws.evaluation.estimates import ratio_with_error
 from decaylaws.runs.columns import ACCURACY, ACCURACY_ERROR, BPB_ERROR
-from proxy_runs.answers.formula import choice_scores, gold_bits_per_byte, token_scores
+from proxy_runs.answers.formula import check_finite, choice_scores, gold_bits_per_byte, token_nats
 from proxy_runs.answers.pieces import Piece, batches, fit
 from proxy_runs.answers.prepared import AnswerSet
 from proxy_runs.engine.model import StackedLlama
@@ -81,16 +81,26 @@ class QuestionWindows:
             ],
         )
 
-    def nats(self, model: StackedLlama, params: Mapping[str, Tensor]) -> Iterator[NDArray[np.float64]]:
-        """Negative log-probability of every answer ``[a]``, one array per member of the stack."""
-        members = len(params["embed"])
-        sums = np.zeros((members, len(self.answers.ends)))
+    def score(self, model: StackedLlama, params: Mapping[str, Tensor]) -> Tensor:
+        """Negative log-probability of every scored token of every member, float64 ``[K, p]``, still on the device."""
+        by_member: list[list[Tensor]] = [[] for _ in range(len(params["embed"]))]
         for batch in self.batches:
-            owners = batch.owners.cpu().numpy()
-            for member, logits in enumerate(model.logits_at(params, batch.inputs, batch.positions)):
-                found, _ = token_scores(logits, batch.targets, batch.seams)
-                np.add.at(sums[member], owners, found.cpu().numpy())
-        yield from sums
+            for parts, logits in zip(by_member, model.logits_at(params, batch.inputs, batch.positions)):
+                parts.append(token_nats(logits, batch.targets, batch.seams))
+        return torch.stack([torch.cat(parts) for parts in by_member])
+
+    def read(self, tokens: Tensor) -> Iterator[NDArray[np.float64]]:
+        """Negative log-probability of every answer ``[a]``, one array per member, from that of its tokens ``[K, p]``.
+
+        Raises:
+            DataError: a log-probability is not finite.
+        """
+        owners = np.concatenate([batch.owners.cpu().numpy() for batch in self.batches])
+        for nats in tokens.cpu():
+            check_finite(nats)
+            sums = np.zeros(len(self.answers.ends))
+            np.add.at(sums, owners, nats.numpy())
+            yield sums
 
     def scores(self, nats: NDArray[np.float64]) -> tuple[float, dict[str, float]]:
         """Bits per byte of the gold answers, mean over questions, and what else a row of the runs table holds.

@@ -186,6 +186,17 @@ def test_rms_norm_equals_its_formula_and_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), (x, weight))
 
 
+def test_rms_norm_in_bfloat16_rounds_no_more_than_the_compiled_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 50, 64, generator=generator).bfloat16()
+    weight = torch.ones(2, 64, dtype=torch.bfloat16)
+    exact = F.rms_norm(x.double(), (64,), eps=1e-5)
+    for found in (kernels.rms_norm(x, weight, 1e-5), formulas.rms_norm(x, weight, 1e-5)):
+        assert found.dtype == torch.bfloat16
+        # eight bits of mantissa: half a unit in the last place is 2**-9 of the value, the rounding of a scale as much again
+        torch.testing.assert_close(found.double(), exact, rtol=2**-7.95, atol=0)
+
+
 def attention_inputs(heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 5, heads + 2 * kv_heads, 4, dtype=torch.float64, generator=generator)
