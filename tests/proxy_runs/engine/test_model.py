@@ -193,7 +193,7 @@ def test_rms_norm_in_bfloat16_rounds_no_more_than_the_compiled_formula() -> None
     exact = F.rms_norm(x.double(), (64,), eps=1e-5)
     for found in (kernels.rms_norm(x, weight, 1e-5), formulas.rms_norm(x, weight, 1e-5)):
         assert found.dtype == torch.bfloat16
-        # eight bits of mantissa: half a unit in the last place is 2**-9 of the value, the rounding of a scale as much again
+        # half a unit in the last of eight bits; a rounded scale would add as much again
         torch.testing.assert_close(found.double(), exact, rtol=2**-7.95, atol=0)
 
 
