@@ -5,8 +5,9 @@
     python analysis/token_store_scale.py --work DIR --json OUT
 
 A store of random documents with a skewed vocabulary is generated once (``DIR/store/*.npy``, arrays without headers).
-Then ``prepare`` and ``plan`` run in a process of their own, whose CPU seconds and memory are measured, and the
-sampler reads batches beside a training step of the study's proxy: its share of the step is the time waiting for data.
+Then ``prepare`` and ``plan`` run in a process of their own, whose CPU seconds and memory are measured. After that a
+whole small sweep is planned over the same store and trained: the share of its steps that went by until their batches
+were there is the time waiting for data.
 """
 
 from __future__ import annotations
@@ -112,46 +113,63 @@ def verb(root: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def waiting(root: Path, tokens: int) -> dict[str, Any]:
-    """Share of the time of training that the trainer's loop spends on batches: the smallest shape, one thread."""
+def sweep(root: Path, trunk_steps: int, decay_steps: int) -> dict[str, Any]:
+    """A whole small sweep over the store by the worker of a study, in this process: how long steps wait for data."""
+    import threading
+
     import torch
 
-    from decaylaws.study import Study
-    from proxy_runs.data.sampler import BatchReader
-    from proxy_runs.data.shards import TokenStore
-    from proxy_runs.engine.train import train
+    from decaylaws.study import Study, plan
+    from decaylaws.study.calibrate import calibrate
+    from decaylaws.study.run import open_queue, workspace
+    from proxy_runs.engine.stack import Stack
+    from proxy_runs.sweep.worker import Worker
+    from proxy_runs.sweep.workspace import WorkerEvent
 
     torch.set_num_threads(1)
+    step_tokens = SEQ_LEN * BATCH_SEQUENCES
+    settings = yaml.safe_load((root / "study.yaml").read_text())
+    settings["trunk"] |= {"tokens": trunk_steps * step_tokens, "warmup_tokens": step_tokens}
+    settings["design"] = {
+        "num_mixtures": 4,
+        "decay_tokens": [decay_steps * step_tokens],
+        "num_replicates": 2,
+        "runs_at_other_sizes": 2,
+    }
+    settings["target"]["max_decay_tokens"] = decay_steps * step_tokens
+    (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     study = Study.open(root)
-    planned = study.design()
-    trunk = next(item.config for item in planned if item.config.start_run_id is None)
-    run = trunk.with_changes(schedule=trunk.schedule.truncate(tokens))
-    seconds, batch = 0.0, BatchReader.batch
+    plan(study)
+    runs = [(item.role, item.config) for item in study.design()]
+    open_queue(study).enqueue(runs)
+    figures = {"data_seconds": 0.0, "step_seconds": 0.0}
+    ended: dict[str, int] = {}
+    step = Stack.step
 
-    def timed(self: BatchReader, first_index: int, count: int) -> Any:
-        nonlocal seconds
-        start = time.perf_counter()
-        windows = batch(self, first_index, count)
-        seconds += time.perf_counter() - start
-        return windows
+    def timed(self: Stack) -> Any:
+        before = {name: getattr(self, name) for name in figures}
+        outcomes = step(self)
+        for name in figures:
+            figures[name] += getattr(self, name) - before[name]
+        return outcomes
 
-    BatchReader.batch = timed  # type: ignore[method-assign]
-    results: list[Any] = []
+    def listen(event: WorkerEvent) -> None:
+        if event.kind not in ("training", "waiting"):
+            ended[event.kind] = ended.get(event.kind, 0) + 1
+
     start = time.perf_counter()
-    train(
-        [run],
-        TokenStore.open(study.corpus_dir, verify=False),
-        checkpoint_dir=root / "checkpoints",
-        evaluation=study.settings.evaluation,
-        on_result=results.append,
-        device="cpu",
-    )
-    whole = time.perf_counter() - start
+    Stack.step = timed  # type: ignore[method-assign]
+    try:
+        Worker(workspace(study, 1, workers=calibrate(study).workers), listen, threading.Event()).run()
+    finally:
+        Stack.step = step  # type: ignore[method-assign]
     return {
-        "trained_tokens": tokens,
-        "seconds": whole,
-        "batch_seconds": seconds,
-        "waiting_share": seconds / whole,
+        "runs": len(runs),
+        "ended": ended,
+        "trained_tokens": sum(config.tokens for _, config in runs if config.is_trained),
+        "seconds": time.perf_counter() - start,
+        **figures,
+        "waiting_share": figures["data_seconds"] / figures["step_seconds"],
     }
 
 
@@ -163,7 +181,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=20_000_000)
     parser.add_argument("--bytes", type=int, default=10_000_000_000)
-    parser.add_argument("--tokens", type=int, default=40 * SEQ_LEN * BATCH_SEQUENCES)
+    parser.add_argument("--trunk-steps", type=int, default=12)
+    parser.add_argument("--decay-steps", type=int, default=6)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     write_store(args.work / "store", args.documents, args.bytes)
@@ -176,7 +195,7 @@ def main() -> None:
     corpus = [path for path in (args.work / "corpus").rglob("*") if path.is_file()]
     result["written_bytes"] = sum(path.stat().st_size for path in corpus)
     result["written_share"] = result["written_bytes"] / result["store_bytes"]
-    result["sampler"] = waiting(args.work, args.tokens)
+    result["sweep"] = sweep(args.work, args.trunk_steps, args.decay_steps)
     result["max_memory_mb_here"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -10,7 +10,7 @@ from decaylaws.designs.planner import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.config import Arithmetic, ModelShape
-from decaylaws.study.calibrate import calibrate
+from decaylaws.study.calibrate import calibrate, slots_to_try
 from decaylaws.study.directory import Study, write_json
 
 WORTH_TRYING_SECONDS = 1200.0
@@ -103,11 +103,11 @@ def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
     What was compiled for it stays in the compiler's cache, where workers find it.
     """
     from proxy_runs.engine import Backend
-    from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
+    from proxy_runs.sweep.calibration import tokens_per_second
 
     settings = study.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))
     shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
     assert isinstance(shape, ModelShape)
-    speeds = tokens_per_second(shape, batch, backend, candidate_slots(batch, backend))
+    speeds = tokens_per_second(shape, batch, backend, slots_to_try(study, backend))
     return max(speeds.values()), len(speeds)

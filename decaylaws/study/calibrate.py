@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +70,10 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     count = workers or backend.workers or _default_workers(study, list(starts.values()))
     sharded = _sharded(study, list(starts.values()), count)
     arithmetic = study.arithmetic()
+    given = [{"slots": backend.slots}] if backend.slots else []
     keys = {
-        shape: _key(shape, batch, arithmetic, *([_sharded_key(study)] if shape in sharded else []))
-        for shape, config in starts.items()
+        shape: _key(shape, batch, arithmetic, *([_sharded_key(study)] if shape in sharded else given))
+        for shape in starts
     }
     stackable = [shape for shape in starts if isinstance(shape, ModelShape) and shape not in sharded]
     measurable: list[Shape] = [*_small_enough(stackable, batch, backend.device), *sharded]
@@ -197,14 +198,24 @@ def _measure_matmul(study: Study) -> dict[str, float]:
 
 def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
     """Tokens per second by number of slots; on a CPU only the proxy, which runs most, is tried with several."""
-    from proxy_runs.sweep.calibration import candidate_slots, tokens_per_second
+    from proxy_runs.sweep.calibration import tokens_per_second
 
     backend, batch = _backend(study), study.settings.batch_tokens
     is_proxy = shape == study.planner().shape(study.settings.proxy)
     has_several = backend.is_stackwise or (is_proxy and shape.total_params <= LARGE_PARAMS)
-    slots = candidate_slots(batch, backend) if has_several else [1]
+    slots = slots_to_try(study, backend) if has_several else [1]
     speeds = tokens_per_second(shape, batch, backend, slots)
     return {str(count): speed for count, speed in speeds.items()}
+
+
+def slots_to_try(study: Study, backend: Backend) -> list[int]:
+    """Numbers of slots whose speed decides something: the one that study.yaml gives, or what could be the fastest."""
+    from proxy_runs.sweep.calibration import candidate_slots
+
+    given = study.settings.backend.slots
+    if given:
+        return [replace(backend, slots=given).slots_for(given)]
+    return candidate_slots(study.settings.batch_tokens, backend)
 
 
 def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> list[ModelShape]:

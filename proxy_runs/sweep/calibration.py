@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.runs.config import ModelShape
 from decaylaws.runs.optimizer import OptimizerConfig
 from proxy_runs.compiled_code import use_own_cache
@@ -23,9 +24,12 @@ from proxy_runs.engine import Backend
 from proxy_runs.engine.heldout import EVAL_SEQUENCES, EvaluationSet
 from proxy_runs.engine.model import init_params
 from proxy_runs.engine.stack import Stack
+from proxy_runs.machine import CLEAR_GAIN
 from proxy_runs.weights.checkpoints import MemberState
 
 MEASURE_SECONDS = 0.4
+LONG_STEP_SECONDS = 1.0
+"""One step that takes longer is measurement enough: it is thousands of kernels, whose sum varies by some 3 %."""
 PEAK_WIDTH = 1024
 CANDIDATE_SLOTS = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
 MAX_STACK_TOKENS = 2**17
@@ -95,23 +99,33 @@ def matmul_step(device: torch.device | str = "cpu") -> Callable[[], object]:
     return lambda: torch.mm(a, b)
 
 
-def seconds_of(step: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a call, after two to warm up; at least one is timed.
+def seconds_of(step: Callable[[], object], device: torch.device, *, compiled: bool = False) -> float:
+    """Median seconds of a call that follows a first one; a first one that is long is all there is.
 
-    On a CPU they are seconds of the processor: what other programs take meanwhile would be kept as this machine's
-    speed, and could decide how a study computes (``auto`` in ``train``).
+    What a first call sets up takes hundredths of a second, unless it compiles or has a GPU record. On a CPU they are
+    seconds of the processor: what other programs take meanwhile would be kept as this machine's speed, and could decide
+    how a study computes (``auto`` in ``train``).
+
+    Args:
+        step: what to call.
+        device: where it computes.
+        compiled: whether its first call compiles.
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
-    for _ in range(2):
-        step()
-    times: list[float] = []
-    started = clock()
-    while not times or clock() - started < MEASURE_SECONDS:
+
+    def timed() -> float:
         before = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(clock() - before)
+        return clock() - before
+
+    first = timed()
+    if first > LONG_STEP_SECONDS and device.type == "cpu" and not compiled:
+        return first
+    times: list[float] = []
+    while not times or sum(times) < MEASURE_SECONDS:
+        times.append(timed())
     return float(np.median(times))
 
 
@@ -126,24 +140,36 @@ def tokens_per_second(
 ) -> dict[int, float]:
     """Training tokens per second of one worker, all members together, by number of slots; those that fit the memory.
 
+    On a CPU stacks are tried only where they can be clearly faster than single members. Measured again, a speed varies
+    by a few percent.
+
     Args:
         shape: shape of the members.
         batch_tokens: tokens of one step of a member.
         backend: how the stack computes.
-        slots: numbers of members to try.
+        slots: numbers of members to try, from the smallest upwards.
+
+    Raises:
+        InvalidValueError: not even the first number fits the memory.
     """
     use_own_cache()
-    found = {}
+    found: dict[int, float] = {}
+    sequences = batch_tokens // shape.seq_len
     with _one_thread():
         for count in slots:
+            if list(found) == [1] and not _stack_can_gain(shape, batch_tokens / found[1], backend):
+                break
             try:
-                seconds = _seconds_of_a_step(
-                    shape, batch_tokens // shape.seq_len, replace(backend, slots=count)
-                )
+                seconds = _seconds_of_a_step(shape, sequences, replace(backend, slots=count))
                 found[count] = count * batch_tokens / seconds
             except torch.OutOfMemoryError:
                 if not found:
-                    raise
+                    raise InvalidValueError(
+                        "slots",
+                        count,
+                        f"members of {shape.total_params:,} parameters do not fit the memory of the device",
+                        "Give fewer backend.slots, a smaller shape or smaller batch_tokens.",
+                    ) from None
                 break
             finally:
                 _give_memory_back(backend.torch_device)
@@ -152,11 +178,24 @@ def tokens_per_second(
 
 def _seconds_of_a_step(shape: ModelShape, sequences: int, backend: Backend) -> float:
     stack = synthetic_stack(shape, sequences, backend)
-    seconds = seconds_of(stack.step, backend.torch_device)
+    seconds = seconds_of(stack.step, backend.torch_device, compiled=backend.compiled)
     if backend.is_stackwise:
         # evaluation needs more memory than a step, beside what a recorded step keeps
         stack.measure(range(backend.slots), _synthetic_evaluation(shape, backend.torch_device))
     return seconds
+
+
+def _stack_can_gain(shape: ModelShape, step_seconds: float, backend: Backend) -> bool:
+    """Whether a stack can be clearly faster than a single member, whose step takes ``step_seconds``.
+
+    On a CPU its members share nothing but the cost of starting the kernels, which a model of the same layers and next to
+    no width shows. It is doubled, since a large vocabulary passes through the head in many small pieces.
+    """
+    if backend.is_stackwise:
+        return True
+    narrow = replace(shape, d_model=2 * shape.num_heads, d_ff=2, vocab_size=16, seq_len=4)
+    shared = 2 * _seconds_of_a_step(narrow, 1, replace(backend, slots=1))
+    return shared >= step_seconds * (1 - 1 / CLEAR_GAIN)
 
 
 def _synthetic_evaluation(shape: ModelShape, device: torch.device) -> EvaluationSet:

@@ -152,6 +152,18 @@ def test_a_gpu_has_one_worker_and_a_torch_without_cuda_no_gpu(monkeypatch: pytes
     assert default_workers("auto") == cores
 
 
+def test_only_the_slots_that_study_yaml_gives_are_measured(tmp_path: Path) -> None:
+    make_tiny_study(tmp_path)
+    decaylaws("prepare", str(tmp_path))
+    study = Study.open(tmp_path)
+    proxy = study.planner().shape("small")
+    assert set(calibrate(study).speeds[proxy]) == {2}
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace("  slots: 2\n", ""))
+    measured = calibrate(Study.open(tmp_path)).speeds[proxy]
+    assert 1 in measured, "what was measured for one number of slots decides nothing about others"
+
+
 @pytest.fixture
 def long_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose sweep counts as long on a machine with instructions for bfloat16."""
