@@ -188,8 +188,8 @@ def _seconds_of_a_step(shape: ModelShape, sequences: int, backend: Backend) -> f
 def _stack_can_gain(shape: ModelShape, step_seconds: float, backend: Backend) -> bool:
     """Whether a stack can be clearly faster than a single member, whose step takes ``step_seconds``.
 
-    On a CPU its members share nothing but the cost of starting the kernels, which a model of the same layers and next to
-    no width shows. It is doubled, since a large vocabulary passes through the head in many small pieces.
+    On a CPU its members share nothing but the cost of starting the kernels, which a model of the same layers and
+    hardly any width shows. It is doubled, since a large vocabulary passes through the head in many small pieces.
     """
     if backend.is_stackwise:
         return True
