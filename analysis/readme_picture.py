@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from decaylaws import plots
 from decaylaws.study import Study
-from decaylaws.study.confirm import candidate_mixtures, confirmation_table
+from decaylaws.study.predictions import candidate_mixtures
 from decaylaws.study.recommend import load_recipe
+from decaylaws.study.verdict import confirmation_table
 
 DPI = 160
 

@@ -19,17 +19,12 @@ from decaylaws.runs.objective import normalised
 from decaylaws.schedules import DecayTerms
 from decaylaws.search import DecayProblem, Goal, Plan
 from decaylaws.study import Study
-from decaylaws.study.confirm import (
-    candidate_mixtures,
-    confirmation_table,
-    find_confirmation,
-    present_runs,
-    scales,
-)
 from decaylaws.study.fit import Fit, load_fit
 from decaylaws.study.objective import Objective, noise_at, objective
+from decaylaws.study.predictions import candidate_mixtures, find_confirmation, present_runs, scales
 from decaylaws.study.problem import decay_target
 from decaylaws.study.recommend import load_recipe, load_recommendation
+from decaylaws.study.verdict import confirmation_table
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from decaylaws import __version__
 from decaylaws.designs.planner import CorpusFacts, Design, PlannedRun, Planner
-from decaylaws.errors import InvalidValueError, StudyError
+from decaylaws.errors import StudyError
 from decaylaws.io import json as json_files
 from decaylaws.io.files import is_changed, record_of, write_text
 from decaylaws.io.json import rebuilding
@@ -21,9 +20,11 @@ from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.table import EVALUATION, measured_on, read_curves, read_runs
-from decaylaws.settings.external import DECLARED_KEYS, declared_fingerprint
+from decaylaws.settings.external import declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study import held
+from decaylaws.study.identity import decisive, for_sweep
+from decaylaws.study.paths import SETTINGS_NAME, StudyPaths
 from decaylaws.study.question import Question, content_hash
 from decaylaws.study.stored import (
     StoredArithmetic,
@@ -32,42 +33,26 @@ from decaylaws.study.stored import (
     StoredPlan,
     StoredStore,
 )
+from decaylaws.study.template import template_text
 
-SETTINGS_NAME = "study.yaml"
 REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
 """What to do about a damaged file of a study."""
 SQLITE = "sqlite:///"
-TEMPLATES = ("study", "quick", "checkpoint", "external", "demo")
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(StudyPaths):
     """A study directory with checked settings.
 
-    ::
-
-        study.yaml       what the user wants
-        corpus/          tokenised sources and manifest.json
-        plan.json        the design: every planned run
-        proposals.json   the runs that a sampler proposed after the design
-        storage.sqlite3  Optuna: queue and results (unless study.yaml names another storage)
-        checkpoints/     trunks, and members that were interrupted
-        checkpoints.json what the folders of checkpoints that study.yaml names say of themselves
-        runs.csv         one row per finished run, of earlier plans too; curves.csv: one row per evaluation
-        laws/            the fitted laws and their held-out errors
-        recipe.yaml      the recommendation
-        confirm.json     what was predicted before the confirming runs started
-        exports/  launch/  report.html  logs/
-        evaluations/NAME evaluations of checkpoints that the report shows
+    Where each file lies says :class:`~decaylaws.study.paths.StudyPaths`.
 
     Args:
         root: the directory.
         settings: its checked ``study.yaml``.
     """
 
-    root: Path
     settings: StudySettings
 
     @classmethod
@@ -88,116 +73,6 @@ class Study:
         return cls.open(root)
 
     @property
-    def settings_file(self) -> Path:
-        """What the user wants."""
-        return self.root / SETTINGS_NAME
-
-    @property
-    def corpus_dir(self) -> Path:
-        """Prepared shards and their manifest."""
-        return self.root / "corpus"
-
-    @property
-    def checkpoint_dir(self) -> Path:
-        """Checkpoints of trunks and of interrupted members."""
-        return self.root / "checkpoints"
-
-    @property
-    def held_file(self) -> Path:
-        """What was read of the checkpoints that study.yaml names."""
-        return self.root / "checkpoints.json"
-
-    @property
-    def plan_file(self) -> Path:
-        """The design."""
-        return self.root / "plan.json"
-
-    @property
-    def proposals_file(self) -> Path:
-        """Runs that a sampler proposed after the design."""
-        return self.root / "proposals.json"
-
-    @property
-    def calibration_file(self) -> Path:
-        """Measured speed of the machine that planned last."""
-        return self.root / "calibration.json"
-
-    @property
-    def arithmetic_file(self) -> Path:
-        """What ``auto`` in ``train`` came to when the sweep was first planned."""
-        return self.root / "arithmetic.json"
-
-    @property
-    def runs_file(self) -> Path:
-        """The runs table."""
-        return self.root / "runs.csv"
-
-    @property
-    def curves_file(self) -> Path:
-        """The curves table."""
-        return self.root / "curves.csv"
-
-    @property
-    def read_outs_file(self) -> Path:
-        """Losses of decays that constant-LR runs emulate."""
-        return self.root / "read_outs.csv"
-
-    @property
-    def law_file(self) -> Path:
-        """The fitted decay law."""
-        return self.root / "laws" / "decay.json"
-
-    @property
-    def fit_file(self) -> Path:
-        """Held-out errors of every law and baseline."""
-        return self.root / "laws" / "fit.json"
-
-    @property
-    def recommendation_file(self) -> Path:
-        """Everything that the search found, for the report."""
-        return self.root / "laws" / "recommendation.json"
-
-    @property
-    def recipe_file(self) -> Path:
-        """The recommended recipe."""
-        return self.root / "recipe.yaml"
-
-    @property
-    def confirm_file(self) -> Path:
-        """Predictions stored before the confirming runs."""
-        return self.root / "confirm.json"
-
-    @property
-    def export_dir(self) -> Path:
-        """Files for other trainers, a folder each."""
-        return self.root / "exports"
-
-    @property
-    def exported_runs_file(self) -> Path:
-        """Which runs were written for an external trainer, and where its counters stand at their ends."""
-        return self.root / "exported_runs.json"
-
-    @property
-    def launch_dir(self) -> Path:
-        """The launched run: checkpoints, metrics, Hugging Face export."""
-        return self.root / "launch"
-
-    @property
-    def evaluation_dir(self) -> Path:
-        """Evaluations of checkpoints, a folder each (``decaylaws evaluate --out``)."""
-        return self.root / "evaluations"
-
-    @property
-    def report_file(self) -> Path:
-        """The decision report."""
-        return self.root / "report.html"
-
-    @property
-    def log_dir(self) -> Path:
-        """Standard error of the workers."""
-        return self.root / "logs"
-
-    @property
     def storage_url(self) -> str:
         """Optuna storage: the user's, or a file in the study; the path of a file starts from the study."""
         url = self.settings.storage or f"{SQLITE}storage.sqlite3"
@@ -212,11 +87,6 @@ class Study:
         path = self.storage_url.removeprefix(SQLITE)
         is_file = path != self.storage_url
         return not (is_file and Path(path).resolve().is_relative_to(self.root.resolve()))
-
-    @property
-    def folder_file(self) -> Path:
-        """Identity of the folder, for machines that share a storage: written when a shared storage is first used."""
-        return self.root / "folder.json"
 
     @property
     def measure(self) -> str:
@@ -344,81 +214,13 @@ class Study:
         }
 
     def decisive_settings(self) -> dict[str, Any]:
-        """The settings that decide what comes out, as JSON values: all but where and how fast it runs.
-
-        Of decontamination only what decides the text: the other settings refuse a corpus and change nothing in it.
-        """
-        elsewhere = {"backend", "storage", "external", "tracker"}
-        settings = self.settings.model_dump(mode="json", exclude=elsewhere)
-        settings["decontamination"] = {
-            name: value
-            for name, value in settings["decontamination"].items()
-            # what these set aside or refuse shows in the fingerprint of the corpus
-            if name not in ("heldout_similarity", "max_heldout_overlap", "on_overlap")
-        }
-        settings["order"] = list(self.settings.sources)  # the first source keeps what a later one repeats
-        # defaults that older studies did not have are left out: their stored results stay valid
-        for source in settings["sources"].values():
-            for name in ("quality", "tokens_from", "token_type", "append_end", *DECLARED_KEYS):
-                if source[name] is None or source[name] is False:
-                    del source[name]
-            source.pop("proxy_path", None)  # where text lies does not decide what it is
-        if self.settings.trainer == "built-in":
-            del settings["trainer"]
-        if not settings["groups"]:
-            del settings["groups"]
-        for name in ("unit", "guard_bits_per_byte", "insist"):
-            if not settings["objective"][name] and settings["objective"][name] != 0:
-                del settings["objective"][name]
-        for kind in ("domains", "questions"):
-            sets = {
-                name: each.model_dump(mode="json", exclude={"on_the_way"}, exclude_defaults=True)
-                for name, each in getattr(self.settings.evaluation, kind).items()
-            }
-            del settings["evaluation"][kind]
-            if sets:
-                settings["evaluation"][kind] = sets
-        if not self.settings.decontamination.evaluation_sets:
-            del settings["decontamination"]
-        if not self.settings.design.keep_earlier:
-            del settings["design"]["keep_earlier"]
-        if self.settings.design.end_lr_factors == [0.0]:
-            del settings["design"]["end_lr_factors"]
-        if self.settings.trunk is not None and self.settings.trunk.scale_lr == "none":
-            del settings["trunk"]["scale_lr"]
-        if self.settings.trunk is not None and not self.settings.trunk.scale_weight_decay:
-            del settings["trunk"]["scale_weight_decay"]
-        if self.settings.checkpoints is None:
-            del settings["checkpoints"]
-        else:
-            settings["checkpoints"] = held.decisive(settings["checkpoints"], self.held())
-        settings["optimizer"] = self.settings.optimizer.decisive()
-        settings["train"] = asdict(self.arithmetic())
-        if self.arithmetic() == EXACT:
-            del settings["train"]
-        return settings
+        """The settings that decide what comes out, as JSON values (:func:`~decaylaws.study.identity.decisive`)."""
+        return decisive(self.settings, self.arithmetic(), self.held())
 
     def plan_inputs(self) -> str:
-        """Hash of what decides the runs of the sweep and their numbers: settings, corpus, version.
-
-        The objective is part of it only where a sampler proposes runs by it; else it is a question to finished runs.
-        """
-        settings = self.decisive_settings()
-        for name in ("name", "search_trials"):
-            del settings[name]
-        del settings["target"]["max_decay_tokens"]
-        settings["design"].pop("keep_earlier", None)
-        settings["optimizer"].pop("recipe", None)
-        if settings["sampler"]:  # more proposals go on where fewer ended
-            del settings["sampler"]["trials"]
-        else:
-            del settings["objective"]
-            kinds = (settings["evaluation"].get(kind, {}) for kind in ("domains", "questions"))
-            for each in (*settings["sources"].values(), *(each for kind in kinds for each in kind.values())):
-                each.pop("group", None)
-                each.pop("capability", None)
+        """Hash of what decides the runs of the sweep and their numbers: settings, corpus, version."""
         sets = [self.evaluation_sets] if self.settings.evaluation.sets else []
-        return content_hash(__version__, settings, vars(self.corpus()), *sets)
+        return content_hash(__version__, for_sweep(self.decisive_settings()), vars(self.corpus()), *sets)
 
     def arithmetic(self) -> Arithmetic:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32.
@@ -574,18 +376,6 @@ class Study:
         if EVALUATION in curves:
             own &= measured_on(curves) == self.measured_on
         return curves[own].reset_index(drop=True)
-
-
-def template_text(name: str) -> str:
-    """Text of a bundled ``study.yaml``: ``study`` (own sources), ``quick`` (small), ``checkpoint``, ``external`` or
-    ``demo``.
-
-    Raises:
-        InvalidValueError: there is no such template.
-    """
-    if name not in TEMPLATES:
-        raise InvalidValueError("template", name, f"must be one of {', '.join(TEMPLATES)}")
-    return files("decaylaws.study").joinpath("templates", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:

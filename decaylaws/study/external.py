@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from decaylaws.designs.planner import PlannedRun
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
-from decaylaws.study.confirm import find_confirmation, predicted_runs
 from decaylaws.study.directory import Study
 from decaylaws.study.plan import current_plan
+from decaylaws.study.predictions import find_confirmation, predicted_runs
 from decaylaws.study.run import learn, open_proposals, open_queue, propose
 
 

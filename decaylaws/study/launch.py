@@ -13,10 +13,11 @@ import pandas as pd
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
-from decaylaws.study.confirm import domain_table, is_confirmed
 from decaylaws.study.directory import Study
+from decaylaws.study.predictions import is_confirmed
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.trainer import refuse_external
+from decaylaws.study.verdict import domain_table
 
 if TYPE_CHECKING:
     from proxy_runs.fsdp.settings import TrainSettings

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.study.checks import check_prepared
-from decaylaws.study.confirm import confirmation_table, find_confirmation
 from decaylaws.study.directory import Study, read_json
 from decaylaws.study.export import read_exported
 from decaylaws.study.fit import check_fit
 from decaylaws.study.plan import current_plan
+from decaylaws.study.predictions import find_confirmation
 from decaylaws.study.question import content_hash
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredResult
+from decaylaws.study.verdict import confirmation_table
 
 if TYPE_CHECKING:
     from decaylaws.queue.queue import QueueCounts

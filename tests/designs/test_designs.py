@@ -12,8 +12,8 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.runs.noise import Noise
 from decaylaws.runs.table import RUN_COLUMNS
 from decaylaws.settings.study import StudySettings, parse_settings
-from decaylaws.study.directory import template_text
 from decaylaws.study.plan import detectable_effect
+from decaylaws.study.template import template_text
 from tests.study.tiny import TINY_SETTINGS
 
 AVAILABLE = {

@@ -8,7 +8,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.noise import Noise, matched_control, seed_noise, told_apart
-from decaylaws.study.confirm import seeds_explain
+from decaylaws.study.verdict import seeds_explain
 
 
 def replicates(sd: float, num_designs: int, seeds: int) -> pd.DataFrame:

@@ -45,15 +45,16 @@ from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
 from decaylaws.study.checks import _text_settings, record_settings
-from decaylaws.study.confirm import confirmation_table, domain_table, predict, verdict
 from decaylaws.study.directory import read_json
 from decaylaws.study.export import export
 from decaylaws.study.fit import Fit, Told, fit, load_fit
 from decaylaws.study.launch import launch_settings
 from decaylaws.study.plan import current_plan, plan_runs
+from decaylaws.study.predictions import predict
 from decaylaws.study.question import content_hash
 from decaylaws.study.recommend import load_recipe, recommend
 from decaylaws.study.run import train
+from decaylaws.study.verdict import confirmation_table, domain_table, verdict
 from proxy_runs.answers.prepared import (
     EvaluationManifest,
     SetEntry,

@@ -24,7 +24,7 @@ from decaylaws.cli import main
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.settings.study import load_settings, parse_settings
-from decaylaws.study.directory import template_text
+from decaylaws.study.template import template_text
 from tests.study.tiny import TINY_SETTINGS
 
 Settings = dict[str, Any]

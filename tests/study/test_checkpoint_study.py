@@ -11,8 +11,8 @@ from decaylaws import study as verbs
 from decaylaws.recipe import Recipe
 from decaylaws.schedules import DecayTerms
 from decaylaws.study import Study
-from decaylaws.study.confirm import confirmation_table
 from decaylaws.study.status import steps
+from decaylaws.study.verdict import confirmation_table
 from tests.study.held import make_held_study
 from tests.study.tiny import decaylaws
 

@@ -19,15 +19,16 @@ from decaylaws.io.files import record_of, write_text
 from decaylaws.io.json import to_json
 from decaylaws.study import Study
 from decaylaws.study.checks import check_prepared, short_heldout
-from decaylaws.study.confirm import confirmation_table, domain_table, load_confirmation
 from decaylaws.study.directory import read_json
 from decaylaws.study.export import read_exported
 from decaylaws.study.fit import load_fit, usable_runs
 from decaylaws.study.overlap import check_overlap, heldout_overlap
 from decaylaws.study.plan import detectable_effect, plan_runs
+from decaylaws.study.predictions import load_confirmation
 from decaylaws.study.problem import decay_target, guard_margins
 from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.stored import StoredCalibration, StoredResult
+from decaylaws.study.verdict import confirmation_table, domain_table
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import MemberState  # noqa: F401  (the engine comes first: its modules know each other)
 from proxy_runs.weights.checkpoints import load_checkpoint

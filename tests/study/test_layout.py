@@ -19,8 +19,8 @@ from decaylaws.report.sections.decision import length_words
 from decaylaws.report.words import leading, plain, shown_of, when
 from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
-from decaylaws.study.confirm import seeds_explain
-from decaylaws.study.directory import TEMPLATES
+from decaylaws.study.template import TEMPLATES
+from decaylaws.study.verdict import seeds_explain
 from tests.study.tiny import decaylaws
 
 

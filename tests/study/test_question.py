@@ -20,10 +20,10 @@ from decaylaws.runs.config import NUMERICS_VERSION
 from decaylaws.runs.table import write_table
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
-from decaylaws.study.confirm import predict
 from decaylaws.study.export import export
 from decaylaws.study.fit import fit
 from decaylaws.study.plan import plan_runs
+from decaylaws.study.predictions import predict
 from decaylaws.study.question import EARLIER_PLAN, Question, left_out_words
 from decaylaws.study.recommend import load_recipe, recommend
 from decaylaws.study.run import open_queue

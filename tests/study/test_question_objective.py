@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from decaylaws.study import Study
-from decaylaws.study.confirm import confirmation_table, cost_table, verdict
 from decaylaws.study.objective import objective, signal_table
+from decaylaws.study.verdict import confirmation_table, cost_table, verdict
 from tests.study.tiny import TINY_SETTINGS, WORDS, decaylaws
 
 SYLLABLES = [

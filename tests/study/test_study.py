@@ -34,17 +34,12 @@ from decaylaws.runs.table import LOSS
 from decaylaws.search import Plan
 from decaylaws.search.optimise import minimise_mixture
 from decaylaws.study import Study
-from decaylaws.study.confirm import (
-    confirmation_table,
-    domain_table,
-    find_confirmation,
-    outside_intervals,
-    outside_words,
-)
 from decaylaws.study.fit import load_fit
 from decaylaws.study.launch import launch_table
+from decaylaws.study.predictions import find_confirmation
 from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.status import next_verb, steps
+from decaylaws.study.verdict import confirmation_table, domain_table, outside_intervals, outside_words
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study

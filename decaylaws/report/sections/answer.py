@@ -15,14 +15,9 @@ from decaylaws.report.sections.flags import red_flags
 from decaylaws.report.words import MOST_SHOWN, listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
 from decaylaws.schedules import DecayTerms
-from decaylaws.study.confirm import (
-    CANDIDATES,
-    domain_table,
-    noise_words,
-    outside_intervals,
-    outside_words,
-)
 from decaylaws.study.plan import decays
+from decaylaws.study.predictions import CANDIDATES
+from decaylaws.study.verdict import domain_table, noise_words, outside_intervals, outside_words
 
 
 def answer(inputs: ReportInputs) -> Section:

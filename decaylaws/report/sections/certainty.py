@@ -17,7 +17,7 @@ from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX
 from decaylaws.search import DecayProblem
-from decaylaws.study.confirm import sweep_guards_hold
+from decaylaws.study.predictions import sweep_guards_hold
 from decaylaws.study.results import decays
 
 _POINTS = 33  # of a slice through the objective

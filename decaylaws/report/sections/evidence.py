@@ -11,10 +11,10 @@ from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, leading, listed, name, percent, shown_of
 from decaylaws.runs.table import LOSS, MIX, names_with
-from decaylaws.study.confirm import noise_words
 from decaylaws.study.fit import ERROR_COLUMNS
 from decaylaws.study.objective import signal_table
 from decaylaws.study.results import decays
+from decaylaws.study.verdict import noise_words
 
 
 def microanneals(inputs: ReportInputs) -> Section:

@@ -9,8 +9,8 @@ from decaylaws.report.sections.stability import rankings
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.table import LOSS, START_LOSS
-from decaylaws.study.confirm import domain_table
 from decaylaws.study.plan import decays
+from decaylaws.study.verdict import domain_table
 
 SIMPLE = ("nearest_run", "control", "constant")
 """Predictors that need no law."""

@@ -10,10 +10,11 @@ from decaylaws.report.inputs import ReportInputs, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, percent, plain, span, when
 from decaylaws.study import Study
-from decaylaws.study.confirm import cost_table, domain_table, load_confirmation, verdict
 from decaylaws.study.directory import read_json
 from decaylaws.study.launch import launch_table
+from decaylaws.study.predictions import load_confirmation
 from decaylaws.study.stored import StoredResult
+from decaylaws.study.verdict import cost_table, domain_table, verdict
 
 
 def confirmation(inputs: ReportInputs) -> Section:

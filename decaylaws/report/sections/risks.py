@@ -8,8 +8,8 @@ from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
-from decaylaws.study.confirm import domain_table
 from decaylaws.study.near_copies import copies_words
+from decaylaws.study.verdict import domain_table
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share

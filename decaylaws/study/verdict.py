@@ -1,0 +1,223 @@
+"""What the confirming runs came to: predicted beside observed, who won, and whether seed noise could explain it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.runs.noise import Noise, told_apart
+from decaylaws.runs.objective import objective_value
+from decaylaws.runs.table import BPB, LOSS
+from decaylaws.study.directory import Study
+from decaylaws.study.objective import Objective, noise_at, objective
+from decaylaws.study.predictions import load_confirmation, present_runs, scales
+
+
+def verdict(study: Study) -> tuple[str, ...]:
+    """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
+    table, domains = confirmation_table(study), domain_table(study)
+    runs = present_runs(study)
+    lines = [
+        line
+        for scale, rows in table.groupby("scale", sort=False)
+        for line in _verdict(scale, rows, noise_at(study, scale, runs))
+    ]
+    for scale in scales(study.settings):
+        missed, total = outside_intervals(domains, scale)
+        if len(missed):
+            lines.append(f"{scale} scale: {outside_words(missed, total)}.")
+    lines += _elsewhere(cost_table(study), objective(study))
+    held = 100 * domains["inside"].mean()
+    lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
+    entries = load_confirmation(study).entries
+    known = sum(bool(entry.get("recorded_before")) for entry in entries)
+    if known:
+        lines.append(
+            f"{known} of {len(entries)} of these runs had finished for an earlier recipe before the predictions were "
+            "stored. No law was fitted to them."
+        )
+    return tuple(lines)
+
+
+def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
+    kept = rows[rows["guards_hold"]].sort_values("observed")
+    broken = rows[~rows["guards_hold"]]
+    if kept.empty:
+        return [f"{scale} scale: no winner, since the control has no finished run."]
+    best, rest = kept.iloc[0], kept.iloc[1:]
+    lines = [f"{scale} scale: '{best['candidate']}' won with {best['observed']:.4f} nats per token."]
+    if len(rest):
+        # the question is the recommendation: a winner is measured against it, and it against the next best
+        asked = rest[rest["candidate"] == "recommended"]
+        rival = asked.iloc[0] if len(asked) else rest.iloc[0]
+        words = "the recommendation" if len(asked) else f"'{rival['candidate']}'"
+        margin = rival["observed"] - best["observed"]
+        lines[0] += f" It is {margin:.4f} ahead of {words}; {seeds_explain(margin, noise)}."
+    if len(broken):
+        lines.append(f"{scale} scale: {', '.join(broken['candidate'])} broke a guard and cannot win.")
+    recommended = rows[rows["candidate"] == "recommended"].iloc[0]
+    lines.append(
+        f"{scale} scale: the recommendation gains {recommended['gain_observed']:+.4f} nats on the control, "
+        f"where {recommended['gain_predicted']:+.4f} was predicted."
+    )
+    return lines
+
+
+def _elsewhere(costs: pd.DataFrame, own: Objective) -> list[str]:
+    """The objective in its own unit where that is bits per byte, and where the recommendation is worse than rivals."""
+    lines = []
+    for scale, rows in costs.groupby("scale", sort=False):
+        weights = rows["weight"].to_numpy()
+        if own.unit == "bits_per_byte":
+            means = {
+                name: float(rows[name] @ weights) for name in ("recommended", "control", "token_proportional")
+            }
+            words = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in means.items())
+            lines.append(f"{scale} scale: the objective in bits per byte: {words}.")
+        others = rows[weights == 0]
+        worst = others.loc[others["against_proportional"].idxmax()] if len(others) else None
+        if worst is not None and worst["against_proportional"] > 0:
+            lines.append(
+                f"{scale} scale: outside the objective the recommendation costs most on '{worst['domain']}': "
+                f"{worst['against_proportional']:+.4f} against the token-proportional mixture and "
+                f"{worst['against_control']:+.4f} against the control."
+            )
+    return lines
+
+
+def confirmation_table(study: Study) -> pd.DataFrame:
+    """Predicted beside observed, one row per candidate and scale.
+
+    Columns: ``scale``, ``candidate``, ``run_id``, ``predicted``, ``lower``, ``upper`` and ``observed``
+    (weighted objective, nats per token), ``inside`` (whether the interval holds the observation),
+    ``gain_predicted`` and ``gain_observed`` (control minus candidate), ``guards_hold`` (whether no guarded
+    domain lost more than the tolerance against the control), ``won`` (lowest of its scale among those whose
+    guards hold).
+    """
+    runs = study.runs().set_index("run_id")
+    weights = objective(study).weights
+    rows = []
+    for entry in load_confirmation(study).entries:
+        expected = entry["objective"]
+        row = {name: entry[name] for name in ("scale", "candidate", "run_id")}
+        row |= {"predicted": expected["mean"], "lower": expected["lower"], "upper": expected["upper"]}
+        row["observed"] = (
+            objective_value(runs.loc[entry["run_id"]], weights) if entry["run_id"] in runs.index else np.nan
+        )
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["guards_hold"] = _guards_hold(study, table, runs)
+    return _with_gains(table)
+
+
+def _guards_hold(study: Study, table: pd.DataFrame, runs: pd.DataFrame) -> list[bool]:
+    """Whether each candidate keeps every guard against the control of its scale, as observed."""
+    limits = objective(study).guard_limits
+    columns, most = [LOSS + domain for domain in limits], list(limits.values())
+    controls = table[table["candidate"] == "control"].set_index("scale")["run_id"]
+    pairs = [(row.run_id, controls[row.scale]) for row in table.itertuples()]
+    return [
+        run in runs.index
+        and control in runs.index
+        and bool((runs.loc[run, columns] - runs.loc[control, columns] <= most).all())
+        for run, control in pairs
+    ]
+
+
+def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
+    control = table[table["candidate"] == "control"].set_index("scale")
+    table["inside"] = table["observed"].between(table["lower"], table["upper"])
+    for name, column in (("gain_predicted", "predicted"), ("gain_observed", "observed")):
+        table[name] = table["scale"].map(control[column]) - table[column]
+    eligible = table["observed"].where(table["guards_hold"])
+    table["won"] = eligible == eligible.groupby(table["scale"]).transform("min")
+    return table
+
+
+def domain_table(study: Study) -> pd.DataFrame:
+    """Predicted and observed loss of every domain: one row per candidate, scale and domain."""
+    runs = study.runs().set_index("run_id")
+    rows = []
+    for entry in load_confirmation(study).entries:
+        for domain, expected in entry["predicted"].items():
+            if entry["run_id"] not in runs.index:
+                continue
+            observed = float(runs.loc[entry["run_id"], LOSS + domain])
+            rows.append(
+                {name: entry[name] for name in ("scale", "candidate")}
+                | {"domain": domain, **expected, "observed": observed}
+                | {"inside": expected["lower"] <= observed <= expected["upper"]}
+            )
+    columns = ["scale", "candidate", "domain", "mean", "lower", "upper", "observed", "inside"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def cost_table(study: Study) -> pd.DataFrame:
+    """What the recommendation gains and costs by domain, as observed: one row per scale and domain.
+
+    Columns: ``scale``, ``domain``, ``weight`` (share of the stated objective), ``recommended``, ``control`` and
+    ``token_proportional`` in ``unit`` (bits per byte, or nats per token where the runs do not say bytes),
+    ``against_control`` and ``against_proportional`` (recommended minus the other; positive is worse). Empty where a run
+    is missing.
+    """
+    runs, stated = study.runs().set_index("run_id"), objective(study).stated
+    domains = study.settings.domains
+    prefix = BPB if all(BPB + name in runs for name in domains) else LOSS
+    entries = pd.DataFrame([{key: each[key] for key in ("scale", "candidate", "run_id")} for each in
+                            load_confirmation(study).entries])  # fmt: skip
+    asked = ["recommended", "control", "token_proportional"]
+    rows = []
+    for scale, own in entries.groupby("scale", sort=False):
+        ids = own.set_index("candidate")["run_id"].reindex(asked)
+        if not ids.isin(runs.index).all():
+            continue
+        for name in domains:
+            values = {candidate: float(runs.loc[run_id, prefix + name]) for candidate, run_id in ids.items()}
+            rows.append({"scale": scale, "domain": name, "weight": stated.get(name, 0.0), **values})
+    table = pd.DataFrame(rows, columns=["scale", "domain", "weight", *asked])
+    return table.assign(
+        unit="bits per byte" if prefix == BPB else "nats per token",
+        against_control=table["recommended"] - table["control"],
+        against_proportional=table["recommended"] - table["token_proportional"],
+    )
+
+
+def outside_intervals(domains: pd.DataFrame, scale: str) -> tuple[pd.DataFrame, int]:
+    """Losses of the recommendation outside their 90 % intervals at a scale, and how many losses it has there.
+
+    Args:
+        domains: of :func:`domain_table`.
+        scale: ``proxy`` or ``target``.
+    """
+    own = domains[(domains["candidate"] == "recommended") & (domains["scale"] == scale)]
+    return own[~own["inside"].astype(bool)], len(own)
+
+
+def outside_words(missed: pd.DataFrame, total: int) -> str:
+    """Which losses were not what the law predicted, with both figures."""
+    named = [
+        f"{row.domain} (predicted {row.mean:.2f}, observed {row.observed:.2f})" for row in missed.itertuples()
+    ]
+    lie = (
+        "domains lies outside its 90 % interval"
+        if len(named) == 1
+        else "domains lie outside their 90 % intervals"
+    )
+    return f"{len(named)} of the recommendation's {total} {lie}: {', '.join(named)}"
+
+
+def seeds_explain(margin: float, noise: Noise | None) -> str:
+    """Whether two runs may differ by ``margin`` nats for their seeds alone, and which runs measured their noise."""
+    if noise is None:
+        return "no plan was run with two seeds, so it is unknown whether seed noise alone explains that"
+    explains = "does not explain" if told_apart(margin, noise.sd) else "alone could explain"
+    return f"seed noise {explains} that ({noise_words(noise)})"
+
+
+def noise_words(noise: Noise) -> str:
+    """The noise with the runs that measured it, as it stands in a sentence."""
+    at = f" at {' and '.join(f'{size:,}' for size in noise.sizes)} parameters" if noise.sizes else ""
+    return (
+        f"standard deviation between seeds {noise.sd:.4f}, measured{at} with {noise.degrees} "
+        f"degree{'s' if noise.degrees > 1 else ''} of freedom"
+    )
