@@ -55,7 +55,7 @@ from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.runs.objective import objective_values
 from decaylaws.schedules import Schedule, constant, decay, warmup
 from decaylaws.settings.evaluation import EvaluationSettings
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import RunResult

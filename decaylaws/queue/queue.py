@@ -248,7 +248,7 @@ class RunQueue:
         objective: Mapping[str, float],
         unit: Unit = "nats_per_token",
     ) -> bool:
-        """Whether a run that reported stands worse than the best ``percentile`` percent did there."""
+        """Whether a run that reported will hardly end among the best ``percentile`` percent of its kind."""
         trial = self._patiently(lambda: self._storage.get_trial(claim.trial_id))
         return is_poor(trial, self._trials(), percentile, objective, unit)
 

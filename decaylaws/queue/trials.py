@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import optuna
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import PercentilePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from decaylaws.errors import StudyError
-from decaylaws.runs.columns import BPB, LOSS, PRUNED, Unit
+from decaylaws.runs.columns import BPB, LOSS, UNFINISHED, Unit, config_row
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.forecast import forecast_run, of_kind
 from decaylaws.runs.objective import objective_value, weighed_columns
 
 MAX_DEATHS = 20  # a run that took down so many workers is the cause, not the victim
@@ -29,8 +28,8 @@ CHECKSUM = "sha256"
 SERVES, MEASURE = "serves", "measure"
 """What a waiting run is wanted for, and what besides its config decides the numbers of its result."""
 
-MIN_RIVALS = 5
-"""Finished runs of its kind without which no run is pruned."""
+PRUNE_LEVEL = 0.9
+"""Level of the interval of a run's final objective whose better end must be too bad for the run to be ended."""
 
 
 def config_of(trial: FrozenTrial) -> RunConfig:
@@ -140,7 +139,7 @@ def waiting_trial(
 
 def is_pruned(trial: FrozenTrial) -> bool:
     """Whether the run was ended on its way; Optuna's own state says so of diverged runs too."""
-    return trial.state == TrialState.PRUNED and trial.user_attrs[RESULT]["row"].get("status") == PRUNED
+    return trial.state == TrialState.PRUNED and trial.user_attrs[RESULT]["row"].get("status") in UNFINISHED
 
 
 def is_poor(
@@ -150,49 +149,51 @@ def is_poor(
     objective: Mapping[str, float],
     unit: Unit = "nats_per_token",
 ) -> bool:
-    """Whether a run stands worse on its way than the best ``percentile`` percent of finished ones did there.
+    """Whether a run on its way will hardly end among the best ``percentile`` percent of the finished runs of its kind.
 
-    Optuna's percentile pruner, asked in a study of its own: only runs of the same start, length, batch size and
-    shape of decay are rivals, and none is judged before five of them have finished.
+    Its final objective is expected from its curve and theirs; the better end of the interval must be worse than what
+    that share of them reached. None is judged before five of its kind have finished.
 
     Args:
         trial: the run, with the objective at its own tokens as intermediate values.
         trials: those of the queue.
-        percentile: share of the rivals that counts as good enough, in percent.
-        objective: weights by domain. Rivals are valued by these, whatever weights they were trained under.
+        percentile: share of the finished runs that counts as good enough, in percent.
+        objective: weights by domain. Finished runs are valued by these, whatever weights they were trained under.
         unit: what these weights weigh.
     """
-    rivals = [
-        _valued(each, objective, unit)
-        for each in trials
-        if each.state == TrialState.COMPLETE and _kind(each) == _kind(trial)
-    ]
-    study = optuna.create_study(pruner=PercentilePruner(percentile, n_startup_trials=MIN_RIVALS))
-    study.add_trials(rivals)
-    return study.pruner.prune(study, trial)
+    row = config_row(config_of(trial))
+    every = finished_curves(trials, objective, unit)
+    rivals = [every[position] for position in of_kind(row, every)]
+    found = forecast_run(row, trial.intermediate_values, rivals)
+    if found is None:
+        return False
+    reached = [losses[max(losses)] for _, losses in rivals]
+    return found.interval(PRUNE_LEVEL)[0] > float(np.percentile(reached, percentile))
 
 
-def _valued(trial: FrozenTrial, objective: Mapping[str, float], unit: Unit) -> FrozenTrial:
-    """A finished run with the objective along its recorded curve as intermediate values; the trial itself is cached."""
+def finished_curves(
+    trials: Iterable[FrozenTrial], objective: Mapping[str, float], unit: Unit
+) -> list[tuple[Mapping[str, Any], dict[int, float]]]:
+    """Row of every finished run, and its objective by own tokens along its recorded curve."""
+    finished = (trial.user_attrs[RESULT] for trial in trials if trial.state == TrialState.COMPLETE)
+    valued = [(each["row"], _objective_along(each["curve"], objective, unit)) for each in finished]
+    return [(row, losses) for row, losses in valued if losses and max(losses) == row["decay_tokens"]]
+
+
+def _objective_along(
+    curve: Iterable[Mapping[str, Any]], objective: Mapping[str, float], unit: Unit
+) -> dict[int, float]:
+    """Objective by own tokens, where a curve holds all that it weighs."""
     rows: dict[int, dict[str, float]] = {}
-    for point in trial.user_attrs[RESULT]["curve"]:
+    for point in curve:
         row = rows.setdefault(int(point["tokens"]), {})
         row[LOSS + point["domain"]] = point["loss"]
         if point.get("bits_per_byte") is not None:
             row[BPB + point["domain"]] = point["bits_per_byte"]
-    valued, weighed = copy.copy(trial), weighed_columns(objective, unit)
-    valued.intermediate_values = {
+    weighed = weighed_columns(objective, unit)
+    return {
         tokens: objective_value(row, objective, unit) for tokens, row in rows.items() if weighed <= set(row)
     }
-    return valued
-
-
-def _kind(trial: FrozenTrial) -> list[Any]:
-    """What two runs must share for their losses on the way to be comparable."""
-    config = trial.user_attrs[CONFIG]
-    names = ("kind", "start_run_id", "start_tokens", "batch_tokens")
-    shapes = [segment["shape"] for segment in config["schedule"]["segments"]]
-    return [trial.params["tokens"], shapes, *(config[name] for name in names)]
 
 
 def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:

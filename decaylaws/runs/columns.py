@@ -16,10 +16,15 @@ from decaylaws.schedules import DecayTerms
 Unit = Literal["nats_per_token", "bits_per_byte"]
 """In what a loss is stated."""
 
-FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"
+FINISHED, DIVERGED, PRUNED, INTERRUPTED = "finished", "diverged", "pruned", "interrupted"
 """How a run that was recorded ended."""
+UNFINISHED = (PRUNED, INTERRUPTED)
+"""Of these the curve is known up to where they were ended; nothing speaks against the run itself."""
 
 MIX, EPOCHS, START_LOSS, LOSS, BPB = "mix:", "epochs:", "start_loss:", "loss:", "bpb:"
+LOSS_ERROR = "loss_error:"
+"""Standard error of a final loss that was not measured but expected from the curve of an unfinished run; empty or
+absent where the loss was measured."""
 AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
 """Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
 BPB_ERROR, ACCURACY, ACCURACY_ERROR = "bpb_error:", "accuracy:", "accuracy_error:"

@@ -7,7 +7,7 @@ A *runs table* is a plain DataFrame with one row per run. Its fixed columns:
 | ``run_id`` | content hash of the run's config |
 | ``kind`` | ``trunk``, ``checkpoint`` (one that exists and was only measured) or ``decay`` |
 | ``role`` | the question that the run answers: ``grid``, ``simplex``, ``control``, ... |
-| ``status``, ``reason`` | ``finished``, ``diverged``, ``pruned`` or ``failed``, and why. A fit does not use them. |
+| ``status``, ``reason`` | ``finished``, ``diverged``, ``pruned``, ``interrupted`` or ``failed``, and why |
 | ``reached_target`` | whether the loss at the last planned token exists. A fit uses only such rows. |
 | ``non_embedding_params``, ``total_params`` | parameters of the model |
 | ``start_run_id``, ``start_tokens`` | the trunk or checkpoint from which a decay forked, and the tokens it had seen |
@@ -26,6 +26,7 @@ Columns by source and by domain:
 | ``epochs:<source>`` | passes over the source |
 | ``start_loss:<domain>``, ``loss:<domain>`` | loss before and after the run, nats per token |
 | ``bpb:<domain>`` | loss after the run, bits per byte |
+| ``loss_error:<domain>`` | of an unfinished run: standard error of ``loss:<domain>``, expected from its curve |
 | ``bpb_error:<domain>`` | standard error of it over documents or questions (evaluation domains, question sets) |
 | ``accuracy:<set>``, ``accuracy_error:<set>`` | share of questions whose right choice is the most probable one |
 | ``averaged_loss:<domain>`` | of a trunk: loss of the mean of its weights over its last tenth |
@@ -73,6 +74,7 @@ from decaylaws.runs.columns import (
     EVALUATION_SETS,
     HANDOVER_LR,
     LOSS,
+    LOSS_ERROR,
     MEASURED_ON,
     MIX,
     NUMERICS,
@@ -96,7 +98,7 @@ _COUNTS = (
 )  # fmt: skip
 _MEASURED = ("start_lr", "end_lr", "train_flops", HANDOVER_LR)
 _CURVE_NUMBERS = ("tokens", "step", "lr", "loss", "bits_per_byte", EVALUATION)
-_MEASURED_BY_NAME = (START_LOSS, LOSS, AVERAGED_LOSS, BPB, BPB_ERROR, ACCURACY, ACCURACY_ERROR)
+_MEASURED_BY_NAME = (START_LOSS, LOSS, LOSS_ERROR, AVERAGED_LOSS, BPB, BPB_ERROR, ACCURACY, ACCURACY_ERROR)
 _BY_NAME = (EPOCHS, *_MEASURED_BY_NAME, AVERAGED_START_LOSS)
 
 __all__ = [
@@ -114,6 +116,7 @@ __all__ = [
     "EVALUATION_SETS",
     "HANDOVER_LR",
     "LOSS",
+    "LOSS_ERROR",
     "MEASURED_ON",
     "MIX",
     "NUMERICS",

@@ -83,8 +83,9 @@ class SamplerSettings(Section):
 
     prune: Annotated[float, NUMBER, Field(gt=0, lt=100)] | None = Field(
         None,
-        description="stop a proposal early, at one of the evaluation.points, unless it is among the best prune percent "
-        "of the runs of its length, batch size and shape; None stops no proposal early",
+        description="stop a proposal early, at one of the evaluation.points, when the 90 % interval of its expected "
+        "final objective lies above what the best prune percent of the finished runs of its length, batch size and "
+        "shape reached; None stops no proposal early",
     )
 
     @model_validator(mode="after")

@@ -25,13 +25,15 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.heldout import member_votes
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes, held_out_predictions
 from decaylaws.progress import Progress, silent
+from decaylaws.runs.columns import UNFINISHED
 from decaylaws.runs.noise import seed_noise
-from decaylaws.runs.table import fit_ready
+from decaylaws.runs.table import LOSS_ERROR, fit_ready, values_by
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 from decaylaws.study.stored import StoredFit
+from decaylaws.study.unfinished import unfinished_rows
 
 FIT_FORMAT = 11  # of laws/fit.json; an older file is fitted anew
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
@@ -108,6 +110,8 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
         StudyError: too few runs have finished, or planned ones are missing.
     """
     runs, excluded = usable_runs(study)
+    unfinished = unfinished_runs(study)
+    excluded = excluded[~excluded["run_id"].isin(unfinished["run_id"])]
     missing = set(study.question().planned) - set(study.runs()["run_id"])
     if missing and not partial:
         raise StudyError(
@@ -119,7 +123,7 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
         stored = _stored_fit(study)
         if stored is not None and stored["inputs"] == inputs:
             return _restore(stored), False
-    result, law = _fit(_told(study), runs, excluded, progress)
+    result, law = _fit(_told(study), runs, unfinished, excluded, progress)
     write_json(study.law_file, law.to_dict())
     write_json(study.fit_file, {"format": FIT_FORMAT, "inputs": inputs, **json_value(result)})
     return result, True
@@ -131,16 +135,20 @@ def fit_inputs(study: Study) -> str:
     Raises:
         StudyError: too few runs have finished, or the plan is not the present one.
     """
-    return study.once("fit inputs", lambda: _fit_inputs(_told(study), usable_runs(study)[0]))
+    return study.once(
+        "fit inputs", lambda: _fit_inputs(_told(study), usable_runs(study)[0], unfinished_runs(study))
+    )
 
 
 def _told(study: Study) -> Told:
     return Told.by(study.settings, study.planner())
 
 
-def _fit_inputs(told: Told, runs: pd.DataFrame) -> str:
+def _fit_inputs(told: Told, runs: pd.DataFrame, unfinished: pd.DataFrame) -> str:
     known = {name: value for name, value in vars(told).items() if value is not None}
-    return content_hash(__version__, FIT_FORMAT, known, runs.sort_values("run_id").to_csv(index=False))
+    tables = [runs, unfinished] if len(unfinished) else [runs]
+    rows = [table.sort_values("run_id").to_csv(index=False) for table in tables]
+    return content_hash(__version__, FIT_FORMAT, known, *rows)
 
 
 def load_fit(study: Study) -> tuple[Fit, DecayLaw]:
@@ -214,7 +222,25 @@ def _usable_runs(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     return kept.reset_index(drop=True), excluded.reset_index(drop=True)
 
 
-def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progress) -> tuple[Fit, DecayLaw]:
+def unfinished_runs(study: Study) -> pd.DataFrame:
+    """Decays of the sweep that were pruned or interrupted, with expected final losses and their standard errors.
+
+    Raises:
+        StudyError: too few runs have finished, or the plan is not the present one.
+    """
+    return study.once("unfinished runs", lambda: _unfinished_runs(study))
+
+
+def _unfinished_runs(study: Study) -> pd.DataFrame:
+    runs, (finished, _) = decays(study.runs()), usable_runs(study)
+    if not runs["status"].isin(UNFINISHED).any():
+        return runs.head(0)
+    return unfinished_rows(runs, finished, study.curves(), study.settings.domains)
+
+
+def _fit(
+    told: Told, runs: pd.DataFrame, unfinished: pd.DataFrame, excluded: pd.DataFrame, progress: Progress
+) -> tuple[Fit, DecayLaw]:
     every = decay_predictors(
         told.trunk_mixture, tuple(MEMBERS), reference_batch_tokens=told.trunk_batch_tokens
     )
@@ -228,7 +254,7 @@ def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progr
         reference_lr=told.trunk_lr,
         reference_batch_tokens=told.trunk_batch_tokens,
         seed=told.seed,
-    ).fit(runs, progress=progress)
+    ).fit(pd.concat([runs, unfinished], ignore_index=True) if len(unfinished) else runs, progress=progress)
     chosen = [each for each in fits if each.law == f"decay:{member}"]
     predictions = held_out_predictions(chosen, runs, progress=progress)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
@@ -237,9 +263,20 @@ def _fit(told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: Progr
         *choice_notes(member, votes),
     )
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions))
-    notes = (*notes, *law.doubts_)
+    notes = (*notes, *_unfinished_notes(unfinished, law.domains_), *law.doubts_)
     found = guard_changes(law, runs, held_out)
     return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes), law
+
+
+def _unfinished_notes(unfinished: pd.DataFrame, domains: Sequence[str]) -> tuple[str, ...]:
+    if unfinished.empty:
+        return ()
+    error = float(values_by(unfinished, LOSS_ERROR, domains).mean())
+    counted = "1 run was" if len(unfinished) == 1 else f"{len(unfinished)} runs were"
+    return (
+        f"{counted} ended early. In the law such a run has the final losses that its curve leads to expect. It counts "
+        f"the less the larger their standard error is ({error:.4f} nats on average).",
+    )
 
 
 def _notes(

@@ -299,14 +299,15 @@ class DigestLaw:
 
 
 def simulated_fit(
-    told: Told, runs: pd.DataFrame, excluded: pd.DataFrame, progress: object
+    told: Told, runs: pd.DataFrame, unfinished: pd.DataFrame, excluded: pd.DataFrame, progress: object
 ) -> tuple[Fit, DigestLaw]:
     """A law by digest, and errors and held-out predictions that follow from the same."""
     domains = names_with(runs, LOSS)
-    law = DigestLaw(content_hash(vars(told), runs[sorted(runs.columns)].to_csv(index=False)), domains)
-    rows = [(row["run_id"], name, row[LOSS + name]) for row in runs.to_dict("records") for name in domains]
-    held_out = pd.DataFrame(rows, columns=["run_id", "domain", "observed"]).assign(lower=2.0, upper=5.0)
-    held_out["predicted"] = [3.0 + fraction(law.digest, run_id, name) for run_id, name, _ in rows]
+    rows = runs[sorted(runs.columns)].to_csv(index=False) + unfinished.to_csv(index=False)
+    law = DigestLaw(content_hash(vars(told), rows), domains)
+    cells = [(row["run_id"], name, row[LOSS + name]) for row in runs.to_dict("records") for name in domains]
+    held_out = pd.DataFrame(cells, columns=["run_id", "domain", "observed"]).assign(lower=2.0, upper=5.0)
+    held_out["predicted"] = [3.0 + fraction(law.digest, run_id, name) for run_id, name, _ in cells]
     error = {"held_out": "mixture", "law": f"decay:{MEMBER}", "mae": fraction(law.digest)}
     errors = pd.DataFrame([{**error, "num_runs": len(runs), "worst": 0.0, "bias": 0.0, "spearman": 0.0}])
     changes = guard_changes(law, runs, held_out)  # type: ignore[arg-type]

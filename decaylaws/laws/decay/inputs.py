@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.formulas import effective_epochs
@@ -19,6 +20,7 @@ from decaylaws.runs.table import (
     EPOCHS,
     HANDOVER_LR,
     LOSS,
+    LOSS_ERROR,
     MIX,
     NUMERICS,
     START_LOSS,
@@ -54,6 +56,8 @@ class DecayInputs:
             1 where the law does without.
         averaged_steps: steps of the trunk over which that mean goes, ``[n]``; infinite where the law does without.
         log_batch: log of the batch size over the reference, ``[n]``.
+        loss_error: standard error of a final loss that was expected from the curve of an unfinished run, nats per
+            token; 0 where it was measured, ``[n, d]``.
     """
 
     params: Array
@@ -67,11 +71,21 @@ class DecayInputs:
     measured_gain: Array
     averaged_steps: Array
     log_batch: Array
+    loss_error: Array
+
+    @property
+    def is_finished(self) -> NDArray[np.bool_]:
+        """Rows whose final losses were measured, ``[n]``."""
+        return (self.loss_error == 0).all(axis=1)
 
     @property
     def is_measured(self) -> bool:
         """Whether the annealing gain of every checkpoint was measured."""
         return bool(np.isfinite(self.averaged_steps).all())
+
+    def rows(self, mask: NDArray[np.bool_]) -> DecayInputs:
+        """Some of the rows."""
+        return DecayInputs(**{name: values[mask] for name, values in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.params)
@@ -134,6 +148,7 @@ def decay_inputs(
         measured_gain=gain,
         averaged_steps=steps,
         log_batch=np.log(batch / trunk_batch),
+        loss_error=_loss_errors(runs, domains),
     )
 
 
@@ -149,6 +164,22 @@ def has_measured_gains(runs: pd.DataFrame, domains: Sequence[str]) -> bool:
 def final_losses(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
     """Observed losses after the decay, nats per token, ``[n, d]``."""
     return _finite(values_by(runs, LOSS, domains), LOSS, domains)
+
+
+def finished_rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose final losses were measured, and not expected from an unfinished curve."""
+    return runs[~(_loss_errors(runs, names_with(runs, LOSS_ERROR)) > 0).any(axis=1)]
+
+
+def _loss_errors(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
+    """Standard errors of the final losses ``[n, d]``; 0 where the table does not say that a loss was only expected."""
+    found = np.zeros((len(runs), len(domains)))
+    for column, name in enumerate(domains):
+        if LOSS_ERROR + name in runs:
+            found[:, column] = np.nan_to_num(runs[LOSS_ERROR + name].to_numpy(dtype=float), nan=0.0)
+    if (found < 0).any() or not np.isfinite(found).all():
+        raise InvalidValueError(f"{LOSS_ERROR}*", float(found.min()), "must be standard errors, 0 or larger")
+    return found
 
 
 def plain_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:

@@ -59,11 +59,16 @@ def covariance_of(solution: Solution, prior: Prior, kept: Array) -> ArrowCovaria
     return covariance.holding(held[slopes.shared_columns], held[slopes.own_columns])
 
 
-def noise_of(solution: Solution, noise: Array) -> Array:
+def noise_of(solution: Solution, noise: Array, finished: NDArray[np.bool_]) -> Array:
     """Relative noise of one loss by domain, ``[d]``, from the residuals of a fit in units of ``noise``.
 
     The degrees of freedom that the fit used are those that the prior left it; a domain's own estimate is drawn half
     way (in logs) to the median domain's, since it rests on few runs.
+
+    Args:
+        solution: the fit.
+        noise: relative noise in whose units its residuals are, ``[d]``.
+        finished: rows whose losses were measured, ``[n]``; only these show the noise.
     """
     slopes, precision = _slopes(solution), solution.prior_precision
     covariance = _factor(slopes, precision).inverse()
@@ -71,7 +76,7 @@ def noise_of(solution: Solution, noise: Array) -> Array:
     by_prior += float(np.sum(precision[slopes.own_columns] * covariance.own_variances()))
     count = len(solution.residuals)
     left = max(count - (len(precision) - by_prior), 0.25 * count)
-    sizes = np.abs(solution.residuals).reshape(-1, len(noise))
+    sizes = np.abs(solution.residuals).reshape(-1, len(noise))[finished]
     own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
     return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
 

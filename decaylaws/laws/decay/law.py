@@ -18,6 +18,7 @@ from decaylaws.laws.decay.inputs import (
     doubts_of,
     evidence_of,
     final_losses,
+    finished_rows,
     has_measured_gains,
     mixture_groups,
     reference_tokens,
@@ -127,8 +128,12 @@ class DecayLaw(DecaySlices):
     def fit(self, X: pd.DataFrame, y: Any = None, *, progress: Progress = silent) -> Self:
         """Fit on finished decays: a runs table whose rows passed ``decaylaws.runs.table.fit_ready``.
 
+        Unfinished decays may stand beside them, with the final losses that their curves lead to expect and the
+        standard errors of these (``loss_error:<domain>``). They count by the inverse of their variance and show
+        neither noise nor the width of intervals.
+
         Args:
-            X: the finished decays.
+            X: the decays, of which at least four have finished.
             y: nothing; for scikit-learn.
             progress: told of every refit of the bootstrap and of the hold-outs.
 
@@ -147,7 +152,7 @@ class DecayLaw(DecaySlices):
         rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
         for done in range(_SCALE_ROUNDS):
             progress(_FIT_STAGE, 2 + done, steps, "noise and spread of domains")
-            self.noise_ = noise_of(solution, self.noise_)
+            self.noise_ = noise_of(solution, self.noise_, inputs.is_finished)
             solution = self._solve(inputs, observed, prior, solution.theta)
             covariance = covariance_of(solution, prior, np.ones(len(X)))
             prior = hierarchical(first, solution.theta, covariance, self._layout)
@@ -230,14 +235,18 @@ class DecayLaw(DecaySlices):
     def _prepare(self, runs: pd.DataFrame) -> None:
         if self.member not in MEMBERS:
             raise InvalidValueError("member", self.member, f"must be one of {', '.join(MEMBERS)}")
-        if len(runs) < 4:
+        if len(finished_rows(runs)) < 4:
             raise InvalidValueError(
-                "runs", len(runs), "must be at least 4 finished decays", "Run more microanneals."
+                "runs",
+                len(finished_rows(runs)),
+                "must be at least 4 finished decays",
+                "Run more microanneals.",
             )
         self.domains_ = list(self.domains) if self.domains is not None else names_with(runs, LOSS)
         if not self.domains_:
             raise SchemaError("runs table", missing=[f"{LOSS}<domain>"], remedy="It holds no loss to fit.")
         require_decays(runs, self.domains_)
+        runs = finished_rows(runs)
         try:
             Mixture(self.trunk_mixture)
         except InvalidValueError as error:
@@ -281,7 +290,7 @@ class DecayLaw(DecaySlices):
         weights: Array | None = None, max_evaluations: int = 80,
     ) -> Solution:  # fmt: skip
         frame, d = self._frame, observed.shape[1]
-        unit = observed * self.noise_
+        unit = np.hypot(observed * self.noise_, inputs.loss_error)
 
         def looked(theta: Array) -> tuple[Array, ArrowSlopes]:
             losses, slopes = evaluate(theta, inputs, frame)
@@ -341,7 +350,9 @@ class DecayLaw(DecaySlices):
         self._held_out, self.misfit_ = {}, Misfit()
         if self.num_folds < 2:
             return
-        masks = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
+        folds = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
+        finished = inputs.is_finished
+        masks = {kind: [rows for rows in each if rows[finished].any()] for kind, each in folds.items()}
         slopes, found = evaluate(self._theta, inputs, self._frame)[1], {}
         count, total = 0, sum(len(each) for each in masks.values())
         for kind in (kind for kind, each in masks.items() if each):
@@ -349,19 +360,23 @@ class DecayLaw(DecaySlices):
             for rows in masks[kind]:
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
-                errors.append((self.loss(inputs, theta) - observed)[rows])
+                tested = rows & finished
+                errors.append((self.loss(inputs, theta) - observed)[tested])
                 count += 1
                 progress("intervals", count, total)
-                spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(rows)))
-            noise = np.vstack([(self.noise_ * observed)[rows] for rows in masks[kind]])
-            num_groups = len(np.unique(np.concatenate([groups[rows] for rows in masks[kind]])))
+                spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(tested)))
+            noise = np.vstack([(self.noise_ * observed)[rows & finished] for rows in masks[kind]])
+            num_groups = len(np.unique(np.concatenate([groups[rows & finished] for rows in masks[kind]])))
             found[kind] = HeldOut(
                 np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise),
                 num_groups if kind == "ratio" else len(masks[kind]),
             )  # fmt: skip
-        by_tokens = token_slopes(self._theta, inputs, self._frame)
+        ended = inputs.rows(finished)
         self.misfit_, self._held_out = with_misfit(
-            found, masks, by_tokens, self._fitted_range.distances(inputs)
+            found,
+            {kind: [rows[finished] for rows in each] for kind, each in masks.items()},
+            token_slopes(self._theta, ended, self._frame),
+            self._fitted_range.distances(ended),
         )
 
     @property
