@@ -141,16 +141,15 @@ def forecast_run(
 
 
 def _curve(row: Row, losses: Mapping[int, float]) -> Curve:
-    tokens = sorted(losses)
-    total = float(row["decay_tokens"])
-    start_lr = float(row["start_lr"])
+    tokens = np.array(sorted(losses))
+    total, start_lr = float(row["decay_tokens"]), float(row["start_lr"])
     traits = (
         math.log(total),
         math.log(start_lr),
         float(row["end_lr"]) / start_lr,
         math.log1p(float(row["start_tokens"])),
     )
-    return Curve([each / total for each in tokens], [losses[each] for each in tokens], traits)
+    return Curve(tokens / total, np.array([losses[each] for each in tokens.tolist()]), traits)
 
 
 def forecast(unfinished: Curve, finished: Sequence[Curve]) -> Forecast | None:

@@ -66,7 +66,7 @@ def test_evaluations_need_not_lie_at_the_same_points() -> None:
     found = forecast(Curve(POINTS[[0, 3, 5]] + [0, 0.01, 0.02], truth[[0, 3, 5]]), finished)
     assert found is not None
     assert abs(found.mean - truth[-1]) < 0.05
-    assert forecast(Curve([0.05], truth[:1]), finished) is None  # no finished run was measured so early
+    assert forecast(Curve(np.array([0.05]), truth[:1]), finished) is None  # no finished run was measured so early
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_runs_of_other_lengths_count_where_too_few_have_the_same() -> None:
 )
 def test_curves_that_are_none(done: list[float], losses: list[float]) -> None:
     with pytest.raises(InvalidValueError, match=r"curve.done"):
-        Curve(done, losses)
+        Curve(np.array(done), np.array(losses))
 
 
 @pytest.mark.parametrize(("upto", "most"), [(0.3, 0.016), (0.5, 0.016), (0.7, 0.0125)])
