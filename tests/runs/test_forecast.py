@@ -66,7 +66,9 @@ def test_evaluations_need_not_lie_at_the_same_points() -> None:
     found = forecast(Curve(POINTS[[0, 3, 5]] + [0, 0.01, 0.02], truth[[0, 3, 5]]), finished)
     assert found is not None
     assert abs(found.mean - truth[-1]) < 0.05
-    assert forecast(Curve(np.array([0.05]), truth[:1]), finished) is None  # no finished run was measured so early
+    assert (
+        forecast(Curve(np.array([0.05]), truth[:1]), finished) is None
+    )  # no finished run was measured so early
 
 
 def row(**changes: Any) -> dict[str, Any]:
