@@ -11,7 +11,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.settings.capabilities import Capability
 from decaylaws.settings.numbers import NUMBER, Count, Tokens
 from decaylaws.settings.section import Section
-from decaylaws.settings.stores import TokenType
+from decaylaws.settings.sources import TokenType
 
 StoreFormat = Literal["array", "megatron", "nanotron", "mds", "decaylaws", "datasets"]
 Group = Literal["general", "specialised"]

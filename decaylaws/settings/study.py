@@ -41,8 +41,7 @@ from decaylaws.settings.objective import ObjectiveSettings
 from decaylaws.settings.optimizer import OptimizerSettings
 from decaylaws.settings.quality import cut_sources
 from decaylaws.settings.section import Section
-from decaylaws.settings.sources import SourceSettings, TokenizerSettings
-from decaylaws.settings.stores import is_token_store
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings, is_token_store
 from decaylaws.settings.tracker import TrackerSettings
 from decaylaws.settings.training import AnyShape, TrainSettings, TrunkSettings
 

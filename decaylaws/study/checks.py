@@ -14,8 +14,7 @@ from decaylaws.io.text import find_files
 from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.evaluation import NO_NUMBERS
-from decaylaws.settings.sources import SourceSettings
-from decaylaws.settings.stores import is_token_store
+from decaylaws.settings.sources import SourceSettings, is_token_store
 from decaylaws.study.directory import Study, read_json, write_json
 from decaylaws.study.held import check_against_corpus
 from decaylaws.study.stored import StoredSettings

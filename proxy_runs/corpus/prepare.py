@@ -38,8 +38,7 @@ from decaylaws.io.documents import PREPARATION_VERSION
 from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings.decontamination import DecontaminationSettings
-from decaylaws.settings.sources import SourceSettings, TokenizerSettings
-from decaylaws.settings.stores import is_token_store
+from decaylaws.settings.sources import SourceSettings, TokenizerSettings, is_token_store
 from proxy_runs.corpus import contamination
 from proxy_runs.corpus.cleaning import SeenParagraphs
 from proxy_runs.corpus.demo import GENERATOR_VERSION

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from decaylaws.errors import DataError
-from decaylaws.settings.sources import SourceSettings
-from decaylaws.settings.stores import tokens_from
+from decaylaws.settings.sources import SourceSettings, tokens_from
 from proxy_runs.data.stores.arrays import ArrayFile
 from proxy_runs.data.stores.arrow import ArrowFile
 from proxy_runs.data.stores.files import TokenFile, WithEnds
