@@ -16,6 +16,7 @@ import pandas as pd
 
 from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.nearest import NEAREST, CopyNearest
 from decaylaws.laws.kit.report import FitReport, FitStatus, NotIdentifiedWarning
 from decaylaws.laws.scaling import Chinchilla
 from decaylaws.laws.scaling.midtraining import COLUMNS
@@ -119,23 +120,9 @@ class AdditiveForm(_Rival):
         return pd.DataFrame({"params": np.exp(logs[:, 0]), "tokens": np.exp(logs[:, 2])})
 
 
-class CopyNearest(_Rival):
-    """The loss of the nearest fitted decay, by the distance of log N, log D and log d."""
-
-    def _learn(self, logs: Array, log_loss: Array) -> dict[str, Any]:
-        return {"logs": logs, "log_loss": log_loss}
-
-    def _mean(self, logs: Array) -> Array:
-        distance = ((logs[:, None, :] - self.params_["logs"][None]) ** 2).sum(axis=2)
-        return np.exp(self.params_["log_loss"][distance.argmin(axis=1)])
-
-    def _num_params(self) -> int:
-        return 0
-
-
 RIVALS: Mapping[str, Callable[[], Law]] = {
     "power_law_by_length": PowerLawByLength,
     "log_linear": LogLinearForm,
     "additive": AdditiveForm,
-    "copy_nearest": CopyNearest,
+    NEAREST: lambda: CopyNearest(COLUMNS),
 }

@@ -21,7 +21,8 @@ from _common import parse_args, read_table, run, without_copies, write_json
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
-from decaylaws.laws.continued.joint import FORMS, JointLaw
+from decaylaws.laws.continued.joint import JointLaw
+from decaylaws.laws.continued.joint_forms import FORMS
 from decaylaws.laws.kit.law import Prediction
 
 DEFAULT = "stack"

@@ -18,6 +18,7 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.downstream import AccuracyComputeLaw, AccuracySizeTokenLaw, SigmoidLink, TaskLadder
 from decaylaws.laws.kit.check import check_law
 from decaylaws.laws.kit.law import Estimator, Law, Prediction
+from decaylaws.laws.kit.nearest import CopyNearest
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.mixing import (
     BlendedRegression,
@@ -105,6 +106,7 @@ def mixed(prefix: str = "mix:") -> pd.DataFrame:
 
 CASES: dict[str, tuple[Callable[[], Law], Callable[[], Any], float]] = {
     "Chinchilla": (Chinchilla, sizes, 1e-6),
+    "CopyNearest": (CopyNearest, sizes, 1e-6),
     "OverTraining": (OverTraining, sizes, 1e-6),
     "Skaling": (lambda: Skaling(prior=True), sizes, 1e-6),
     "DataConstrained": (lambda: DataConstrained(prior=True, max_starts=4), sizes, 1e-6),

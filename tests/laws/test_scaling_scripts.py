@@ -47,6 +47,19 @@ def write(folder: Path, table: pd.DataFrame, name: str = "points.csv") -> Path:
     return folder
 
 
+class TestRollingOrigins:
+    def test_the_default_is_scored_beside_copying_the_nearest_run(self, script: Any, tmp_path: Path) -> None:
+        found = script("rolling_origins", write(tmp_path / "any_name", points()))
+        assert list(found) == ["analyzing_chinchilla"]
+        record = found["analyzing_chinchilla"]
+        assert record["worse_than"] == []
+        assert record["mean"]["default"] < 0.5 * record["mean"]["copy_nearest"]
+        # rows marked 'predict' are rows like others here, and every origin asks beyond its fit
+        assert max(row["reached"] for row in record["origins"]) > 1e9
+        assert all(row["factor"] > 1 for row in record["origins"])
+        assert {row["axis"] for row in record["origins"]} == {"size", "tokens"}
+
+
 class TestSizeTokenLaw:
     def test_one_folder_and_its_parent_say_the_same(self, script: Any, tmp_path: Path) -> None:
         folder = write(tmp_path / "parent" / "any_name", points())

@@ -9,12 +9,15 @@ form             loss                                                           
 ``additive``     :math:`E + 1 / \sum_i C_i h_i^{\gamma_i} + A N^{-\alpha} + B D^{-\beta}`   arXiv 2507.09404
 ``mixing_law``   :math:`E + e^{t h} + A N^{-\alpha} + B D^{-\beta}`                         Ye et al. 2024
 ``factor_floor`` :math:`e^{t h} + e^{u h} (A N^{-\alpha} + B D^{-\beta})^k`                 Skaling with mixture
+``coupled``      :math:`E + 1 / \sum_i C_i h_i^{\gamma_i} + (A N^{-\alpha} + B D^{-\beta})^k`   Skaling with mixture
+``scaled``       :math:`E + (A N^{-\alpha} + B D^{-\beta})^k / \sum_i C_i h_i^{\gamma_i}`       Skaling with mixture
 ===============  =======================================================================  ===================
 
-The last one lets the mixture scale what size and tokens can still reduce, and set the floor under it. ``stack``, the
-default, is the geometric mean of it and ``additive``: their errors differ, and the mean errs less than either (see
-analysis/LOG.md). With a single size in the fit, ``factor_floor`` does not determine what size does, and ``stack`` is
-``additive`` alone. Sizes and
+With ``k`` below 1 a larger model gains more from further tokens; ``factor_floor`` and ``scaled`` let the mixture scale
+what size and tokens can still reduce. ``stack``, the default, is a weighted geometric mean of all forms with a mixture
+but ``mixing_law``: weighed by what each errs at rolling origins inside the fitted rows (larger sizes, longer runs, and
+the largest size's longer runs from its shorter ones; see analysis/LOG.md). With a single size in the fit nothing says
+how size and tokens couple, and ``stack`` is the mean of ``additive`` and ``mixing_law``. Sizes and
 tokens are centred on the fit's geometric means, so that amplitudes are losses at a typical run and priors on them
 mean something. The priors of the exponents are Chinchilla's; with a single size in the fit they are all there is.
 
@@ -27,7 +30,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -35,28 +37,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.continued.joint_forms import (
+    FORMS,
+    HUBER,
+    NOISE,
+    JointInputs,
+    fit_target,
+    log_loss_of,
+    measured,
+    names_of,
+)
 from decaylaws.laws.kit.draws import widest_radius
-from decaylaws.laws.kit.formulas import ABSENT_SHARE, inverse_sum, log_linear
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.kit.rolling import growth_origins, origin_weights
+from decaylaws.laws.kit.solver import Solution
 from decaylaws.runs.table import LOSS, names_with
 
-FORMS = ("chinchilla", "additive", "mixing_law", "factor_floor")
-_STACK = ("additive", "factor_floor")
-_HUBER = 1e-3  # of the log residual
-_NOISE = 5e-3  # log residual that the priors are weighed against: points of one run err together
+_STACK = ("additive", "factor_floor", "coupled", "scaled")
+_ONE_SIZE = ("additive", "mixing_law")
 _FOLDS = 8  # over mixtures, for intervals
-
-
-@dataclass(frozen=True)
-class JointInputs:
-    """Log size and log tokens ``[n]``, centred, and shares ``[n, m]``."""
-
-    log_size: Array
-    log_tokens: Array
-    shares: Array
 
 
 class JointLaw(Law):
@@ -70,7 +71,7 @@ class JointLaw(Law):
 
     Attributes:
         params_: by target and form, fitted parameters by name.
-        forms_: the forms whose predictions are averaged (in logs).
+        weights_: the forms whose predictions are averaged (in logs), with their weights.
         targets_, sources_: order of the columns of a prediction, order of the shares.
         scores_: by target and kind of hold-out, absolute errors of the log loss in standard deviations.
         reports_: by target and form, the diagnosis of the fit; ``report_`` is the worst conditioned.
@@ -79,7 +80,7 @@ class JointLaw(Law):
 
     targets_: list[str]
     sources_: list[str]
-    forms_: list[str]
+    weights_: dict[str, float]
     reports_: dict[str, FitReport]
     scores_: dict[str, dict[str, Array]]
     fit_seconds_: float
@@ -121,15 +122,17 @@ class JointLaw(Law):
         self.sources_ = [str(name) for name in X.columns if str(name).startswith(self.prefix)]
         self.targets_ = [str(name) for name in y.columns]
         self._centre = (_log_mean(X, self.size), _log_mean(X, self.tokens))
-        self.forms_ = self._forms(X)
+        for target in self.targets_:
+            measured(y[target].to_numpy(dtype=float), target)
         inputs, began = self._inputs(X), time.perf_counter()
+        self.weights_ = self._weigh(X, inputs, y)
         found = {
-            f"{target}/{form}": _fit_target(form, inputs, y[target].to_numpy(dtype=float), target)
+            f"{target}/{form}": fit_target(form, inputs, y[target].to_numpy(dtype=float), target)
             for target in self.targets_
-            for form in self.forms_
+            for form in self.weights_
         }
         self.params_ = {
-            key: dict(zip(_names(key.rpartition("/")[2], self.sources_), solution.theta.tolist()))
+            key: dict(zip(names_of(key.rpartition("/")[2], self.sources_), solution.theta.tolist()))
             for key, solution in found.items()
         }
         self.reports_ = {key: solution.report for key, solution in found.items()}
@@ -153,11 +156,12 @@ class JointLaw(Law):
 
     def _predict_target(self, target: str, inputs: JointInputs) -> tuple[Array, Array]:
         """Log loss and its standard deviation, ``[n]`` each."""
-        keys = [(form, f"{target}/{form}") for form in self.forms_]
-        found = [_log_loss(form, np.array(list(self.params_[key].values())), inputs) for form, key in keys]
+        keys = [(form, f"{target}/{form}") for form in self.weights_]
+        found = [log_loss_of(form, np.array(list(self.params_[key].values())), inputs) for form, key in keys]
         spreads = [self._curvatures[key].spread(slopes) for (_, key), (_, slopes) in zip(keys, found)]
         logs = [log for log, _ in found]
-        return np.mean(logs, axis=0), _stacked(logs, spreads)
+        weights = list(self.weights_.values())
+        return np.average(logs, axis=0, weights=weights), _stacked(logs, spreads, weights)
 
     def _calibrate(
         self,
@@ -167,27 +171,46 @@ class JointLaw(Law):
     ) -> None:
         """Spread of every form, and errors of each target's forms together on rows that they did not see."""
         self._curvatures = {
-            key: curvature(each, huber_delta=_HUBER, noise_sd=_NOISE) for key, each in found.items()
+            key: curvature(each, huber_delta=HUBER, noise_sd=NOISE) for key, each in found.items()
         }
         self.scores_ = {}
         for target in self.targets_:
-            measured = np.isfinite(losses[target].to_numpy(dtype=float))
-            forms = [found[f"{target}/{form}"] for form in self.forms_]
+            kept = measured(losses[target].to_numpy(dtype=float), target)
+            forms = [found[f"{target}/{form}"] for form in self.weights_]
             self.scores_[target] = {
-                kind: np.concatenate([_scores(forms, rows[measured]) for rows in each])
+                kind: np.concatenate(
+                    [_scores(forms, rows[kept], list(self.weights_.values())) for rows in each]
+                )
                 for kind, each in masks.items()
             }
 
-    def _forms(self, runs: pd.DataFrame) -> list[str]:
+    def _weigh(self, runs: pd.DataFrame, inputs: JointInputs, losses: pd.DataFrame) -> dict[str, float]:
+        """The forms and their weights, by what each errs on the rows of origins that it did not see."""
         if self.form != "stack":
-            return [self.form]
-        return list(_STACK) if runs[self.size].nunique() > 1 else [_STACK[0]]
+            return {self.form: 1.0}
+        if runs[self.size].nunique() == 1:
+            return dict.fromkeys(_ONE_SIZE, 1 / len(_ONE_SIZE))
+        errors: dict[str, dict[str, Array]] = {form: {} for form in _STACK}
+        observed = np.log(losses[self.targets_].to_numpy(dtype=float))
+        for number, origin in enumerate(growth_origins(runs[self.size], runs[self.tokens])):
+            known = [k for k in range(len(self.targets_)) if np.isfinite(observed[origin.fitted, k]).any()]
+            seen, asked = inputs.take(origin.fitted), inputs.take(origin.asked)
+            for form in _STACK:
+                found = [
+                    fit_target(
+                        form, seen, np.exp(observed[origin.fitted, k]), self.targets_[k], starts=1
+                    ).theta
+                    for k in known
+                ]
+                predicted = np.column_stack([log_loss_of(form, theta, asked)[0] for theta in found])
+                errors[form][f"{origin.axis} {number}"] = predicted - observed[origin.asked][:, known]
+        return origin_weights(errors)
 
     @property
     def num_parameters(self) -> int:
         """Parameters of one target's law."""
         self._require_fitted()
-        return sum(len(_names(form, self.sources_)) for form in self.forms_)
+        return sum(len(names_of(form, self.sources_)) for form in self.weights_)
 
     def _inputs(self, runs: pd.DataFrame) -> JointInputs:
         missing = [name for name in (self.size, self.tokens, *self.sources_) if name not in runs]
@@ -207,14 +230,14 @@ class JointLaw(Law):
         reports = {target: report.to_dict() for target, report in self.reports_.items()}
         return {
             "params": self.params_, "targets": self.targets_, "sources": self.sources_, "centre": self._centre,
-            "forms": self.forms_, "seconds": self.fit_seconds_, "reports": reports, "scores": self.scores_,
+            "weights": self.weights_, "seconds": self.fit_seconds_, "reports": reports, "scores": self.scores_,
             "curvatures": {key: each.to_dict() for key, each in self._curvatures.items()},
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.params_ = {target: dict(values) for target, values in state["params"].items()}
         self.targets_, self.sources_ = list(state["targets"]), list(state["sources"])
-        self._centre, self.forms_ = tuple(state["centre"]), list(state["forms"])
+        self._centre, self.weights_ = tuple(state["centre"]), dict(state["weights"])
         self.fit_seconds_ = float(state["seconds"])
         self.reports_ = {target: FitReport.from_dict(values) for target, values in state["reports"].items()}
         self.scores_ = {
@@ -239,103 +262,18 @@ def _hold_outs(
     return testable(found)
 
 
-def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_]) -> Array:
+def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_], weights: Sequence[float]) -> Array:
     """Absolute errors of the forms' mean on rows that they did not see, in standard deviations."""
-    errors, spreads = zip(*(left_out(form, rows, huber_delta=_HUBER, noise_sd=_NOISE) for form in forms))
-    return np.abs(np.mean(errors, axis=0)) / _stacked(errors, spreads)
+    errors, spreads = zip(*(left_out(form, rows, huber_delta=HUBER, noise_sd=NOISE) for form in forms))
+    return np.abs(np.average(errors, axis=0, weights=weights)) / _stacked(errors, spreads, weights)
 
 
-def _stacked(logs: Sequence[Array], spreads: Sequence[Array]) -> Array:
+def _stacked(logs: Sequence[Array], spreads: Sequence[Array], weights: Sequence[float]) -> Array:
     """Spread of the mean of forms: theirs, for their errors are hardly independent, and what they differ by."""
-    return np.hypot(np.mean(spreads, axis=0), np.std(logs, axis=0))
-
-
-def _names(form: str, sources: Sequence[str]) -> list[str]:
-    size_tokens = ["log_A", "log_B", "log_alpha", "log_beta"]
-    if form == "chinchilla":
-        return [*size_tokens, "log_E"]
-    if form == "mixing_law":
-        return [*size_tokens, "log_E", *(f"t:{name}" for name in sources)]
-    second = "u" if form == "factor_floor" else "log_gamma"
-    first = "t" if form == "factor_floor" else "log_C"
-    extra = "log_k" if form == "factor_floor" else "log_E"
-    return [*size_tokens, extra, *(f"{first}:{s}" for s in sources), *(f"{second}:{s}" for s in sources)]
-
-
-def _prior(form: str, num_sources: int, log_loss: float) -> tuple[Array, Array]:
-    """Mean and standard deviation of every parameter, from a typical log loss of the target."""
-    power = 0.4 if form == "factor_floor" else 1.0
-    part = (log_loss + np.log(0.2)) / power
-    exponents = [np.log(0.35 / power)] * 2
-    head_mean, head_sd = [part, part, *exponents], [1.0 / power, 1.5 / power, 0.3, 1.0]
-    floor = log_loss + np.log(0.5)
-    zeros, ones = np.zeros(num_sources), np.ones(num_sources)
-    if form == "chinchilla":
-        return np.array([*head_mean, floor]), np.array([*head_sd, 0.7])
-    if form == "mixing_law":
-        mean = [*head_mean, floor, *(zeros + log_loss + np.log(0.2))]
-        return np.array(mean), np.array([*head_sd, 0.7, *(3.0 * ones)])
-    if form == "factor_floor":
-        mean = [*head_mean, np.log(power), *(zeros + floor), *zeros]
-        return np.array(mean), np.array([*head_sd, 0.3, *ones, *ones])
-    mean = [*head_mean, floor, *(zeros - log_loss - np.log(0.2) - np.log(max(num_sources, 1)) + 1.0)]
-    return np.array([*mean, *(zeros + np.log(0.5))]), np.array([*head_sd, 0.7, *(2.0 * ones), *(0.7 * ones)])
-
-
-def _fit_target(form: str, inputs: JointInputs, losses: Array, target: str) -> Solution:
-    kept = np.isfinite(losses)
-    if not kept.any():
-        raise InvalidValueError(target, "NaN", "must be measured in some row", "Leave the target out.")
-    if (losses[kept] <= 0).any():
-        raise InvalidValueError(target, float(losses[kept].min()), "must be positive losses")
-    mean, sd = _prior(form, inputs.shares.shape[1], float(np.log(np.median(losses[kept]))))
-    part = JointInputs(inputs.log_size[kept], inputs.log_tokens[kept], inputs.shares[kept])
-    observed = np.log(losses[kept])
-    steep, flat = mean.copy(), mean.copy()
-    steep[2:4] += 0.5
-    flat[2:4] -= 0.5
-    return solve(
-        lambda theta: _log_loss(form, theta, part)[0] - observed,
-        np.vstack([mean, steep, flat]),
-        jacobian=lambda theta: _log_loss(form, theta, part)[1],
-        lower=mean - 10 * sd, upper=mean + 10 * sd, huber_delta=_HUBER, prior_mean=mean, prior_sd=sd,
-        noise_sd=_NOISE, max_evaluations=100, polish=False,
-    )  # fmt: skip
-
-
-def _log_loss(form: str, theta: Array, inputs: JointInputs) -> tuple[Array, Array]:
-    """Log loss ``[n]`` and its derivatives ``[n, p]``."""
-    h, m = inputs.shares, inputs.shares.shape[1]
-    alpha, beta = np.exp(theta[2]), np.exp(theta[3])
-    by_size = np.exp(theta[0] - alpha * inputs.log_size)
-    by_tokens = np.exp(theta[1] - beta * inputs.log_tokens)
-    head = [by_size, by_tokens, -by_size * alpha * inputs.log_size, -by_tokens * beta * inputs.log_tokens]
-    total = by_size + by_tokens
-    if form == "factor_floor":
-        k = np.exp(theta[4])
-        floor = np.exp(h @ theta[5 : 5 + m])
-        reducible = np.exp(h @ theta[5 + m :] + k * np.log(total))
-        loss = floor + reducible
-        slopes = [reducible * k * part / total for part in head]
-        slopes += [reducible * k * np.log(total), *(floor * h.T), *(reducible * h.T)]
-    else:
-        mixture, parts = _additive_mixture(form, theta[5:], h)
-        constant = np.exp(theta[4])
-        loss = constant + mixture + total
-        slopes = [*head, np.full_like(loss, constant), *parts]
-    return np.log(loss), np.column_stack(slopes) / loss[:, None]
-
-
-def _additive_mixture(form: str, theta: Array, h: Array) -> tuple[Array, list[Array]]:
-    """The mixture's own term ``[n]`` and its slopes."""
-    if form == "chinchilla":
-        return np.zeros(len(h)), []
-    if form == "mixing_law":
-        value, slopes = log_linear(theta, h)
-        return value, list(slopes.T)
-    m = h.shape[1]
-    value, by_scale, by_power = inverse_sum(theta[:m], theta[m:], np.log(h + ABSENT_SHARE))
-    return value, [*by_scale.T, *by_power.T]
+    off = logs - np.average(logs, axis=0, weights=weights)
+    return np.hypot(
+        np.average(spreads, axis=0, weights=weights), np.sqrt(np.average(off**2, axis=0, weights=weights))
+    )
 
 
 def _positive(runs: pd.DataFrame, column: str) -> Array:

@@ -1,0 +1,264 @@
+"""Rolling origins: fit the smaller or shorter runs, predict the next, the next but one, and all beyond.
+
+An ordinary hold-out asks about runs like those that were fitted. Plans ask about larger and longer ones, and only a fit
+that has not seen the larger runs can say how far it errs there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from decaylaws.errors import DecaylawsError, InvalidValueError
+from decaylaws.laws.kit.law import Array, Prediction
+
+BoolArray = NDArray[np.bool_]
+SAME_STEP = 1.3
+"""Values within this factor of the smallest of them are one step: sizes of one class, lengths of one plan."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One question: fitted up to a value of an axis, asked beyond it.
+
+    Attributes:
+        axis: what grows, such as ``size`` or ``tokens``.
+        fitted: rows that a law sees ``[n]``.
+        asked: rows that it predicts ``[n]``: one step of the axis.
+        last: largest fitted value of the axis.
+        reached: median of the asked values.
+    """
+
+    axis: str
+    fitted: BoolArray
+    asked: BoolArray
+    last: float
+    reached: float
+
+    @property
+    def factor(self) -> float:
+        """How many times the largest fitted value the asked ones are."""
+        return self.reached / self.last
+
+
+def steps_of(values: ArrayLike, *, factor: float = SAME_STEP) -> NDArray[np.intp]:
+    """The step of every value ``[n]``, counted from the smallest: values within ``factor`` of a step's first are in it.
+
+    Args:
+        values: positive values [n].
+        factor: largest ratio inside one step.
+    """
+    numbers = np.asarray(values, dtype=float)
+    labels = np.zeros(len(numbers), dtype=np.intp)
+    step, first = -1, 0.0
+    for value in np.unique(numbers):
+        if step < 0 or value > factor * first:
+            step, first = step + 1, value
+        labels[numbers == value] = step
+    return labels
+
+
+def rolling_origins(
+    axes: Mapping[str, ArrayLike], *, least_rows: int = 1, factor: float = SAME_STEP, most: int | None = None
+) -> list[Origin]:
+    """Every pair of a last fitted step and a later one, on each axis alone.
+
+    Args:
+        axes: positive values of every row by axis [n].
+        least_rows: fewest rows of a fit.
+        factor: largest ratio of values inside one step.
+        most: most fits of an axis: the latest, and others evenly before them. None makes all.
+
+    Raises:
+        InvalidValueError: a value is not finite and positive.
+    """
+    found = []
+    for axis, given in axes.items():
+        values = np.asarray(given, dtype=float)
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise InvalidValueError(axis, values.tolist()[:5], "must be finite and positive in every row")
+        labels = steps_of(values, factor=factor)
+        lasts = [last for last in range(int(labels.max(initial=0))) if (labels <= last).sum() >= least_rows]
+        if most is not None and len(lasts) > most:
+            lasts = [lasts[index] for index in np.linspace(0, len(lasts) - 1, most).round().astype(int)]
+        for last in lasts:
+            fitted = labels <= last
+            found += [
+                Origin(axis, fitted, asked, float(values[fitted].max()), float(np.median(values[asked])))
+                for asked in (labels == later for later in range(last + 1, int(labels.max()) + 1))
+            ]
+    return found
+
+
+def growth_origins(size: ArrayLike, tokens: ArrayLike, *, least_sizes: int = 2) -> list[Origin]:
+    """What a law of size and tokens asks of itself: larger sizes, longer runs, and larger *and* longer at once.
+
+    - ``size``: later sizes from the first ones, at least ``least_sizes`` of them: one says nothing of a trend;
+    - ``tokens``: the longer half of the lengths from the shorter half;
+    - ``corner``: the longer half of the largest size's runs from its shorter ones and the smaller sizes.
+
+    Args:
+        size: parameters of every row [n].
+        tokens: tokens of every row [n].
+        least_sizes: fewest sizes of a fit that is to predict another.
+    """
+    sizes, lengths = np.asarray(size, dtype=float), np.asarray(tokens, dtype=float)
+    labels = steps_of(sizes)
+    found = [
+        origin
+        for origin in rolling_origins({"size": sizes})
+        if labels[origin.fitted].max() >= least_sizes - 1
+    ]
+    steps = steps_of(lengths)
+    if steps.max() >= 2:
+        short = steps <= steps.max() // 2
+        found.append(_origin("tokens", short, ~short, lengths))
+    largest = labels == labels.max()
+    if labels.max() >= 1 and steps[largest].max() - steps[largest].min() >= 2:
+        longer = largest & (steps > (steps[largest].max() + steps[largest].min()) // 2)
+        found.append(_origin("corner", ~longer, longer, lengths))
+    return found
+
+
+def _origin(axis: str, fitted: BoolArray, asked: BoolArray, values: Array) -> Origin:
+    return Origin(axis, fitted, asked, float(values[fitted].max()), float(np.median(values[asked])))
+
+
+_WORSE = (
+    2.0  # times the smallest error: a member that errs more says nothing that the others do not know better
+)
+
+
+def origin_weights(errors: Mapping[str, Mapping[str, Array]], *, least: float = 5e-4) -> dict[str, float]:
+    """Weights of members by what they erred at the same origins: the inverse of their mean square.
+
+    Args:
+        errors: by member and question, log errors of any shape; every question counts once.
+        least: log error below which no member is taken for better.
+
+    Returns:
+        Weights of the members that err at most twice as much as the best, summing to one. Without questions all
+        members weigh the same.
+    """
+    squares = {
+        name: float(np.mean([np.nanmean(np.square(each)) for each in found.values()])) if found else 1.0
+        for name, found in errors.items()
+    }
+    best = min(squares.values())
+    precision = {
+        name: 1.0 / max(value, least**2)
+        for name, value in squares.items()
+        if value <= _WORSE**2 * max(best, least**2)
+    }
+    return {name: value / sum(precision.values()) for name, value in precision.items()}
+
+
+Predict = Callable[[BoolArray, BoolArray], "Array | Prediction"]
+"""Losses of the rows of the second mask by a fit to the rows of the first: ``[k]`` or ``[k, d]``."""
+
+
+def rolled(
+    origins: Sequence[Origin], predict: Predict, observed: ArrayLike, *, names: Sequence[str] = ("",)
+) -> pd.DataFrame:
+    """What fits that saw only the smaller or shorter runs say of the others.
+
+    Args:
+        origins: the questions; those with the same fitted rows share a fit.
+        predict: fits and predicts. It may raise a :class:`~decaylaws.errors.DecaylawsError` where it cannot.
+        observed: losses ``[n]`` or ``[n, d]``; what is not finite is left out.
+        names: of the losses ``[d]``.
+
+    Returns:
+        One row per asked row and loss: ``axis``, ``last``, ``reached``, ``factor``, ``row`` (position in the table),
+        ``target``, ``predicted``, ``lower``, ``upper`` (NaN without an interval), ``observed``, ``note`` (why a fit
+        failed, with NaN as its prediction; else empty).
+    """
+    truth = np.asarray(observed, dtype=float)
+    truth = truth[:, None] if truth.ndim == 1 else truth
+    parts = []
+    for fitted, group in _by_fit(origins):
+        asked = np.any([origin.asked for origin in group], axis=0)
+        mean = lower = upper = np.full((int(asked.sum()), truth.shape[1]), np.nan)
+        note = ""
+        try:
+            mean, lower, upper = _columns(predict(fitted, asked), mean.shape)
+        except DecaylawsError as error:
+            note = str(error)
+        place = np.cumsum(asked) - 1
+        for origin in group:
+            rows = np.flatnonzero(origin.asked)
+            here = place[rows]
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "axis": origin.axis,
+                        "last": origin.last,
+                        "reached": origin.reached,
+                        "factor": origin.factor,
+                        "row": np.repeat(rows, truth.shape[1]),
+                        "target": np.tile(list(names), len(rows)),
+                        "predicted": mean[here].ravel(),
+                        "lower": lower[here].ravel(),
+                        "upper": upper[here].ravel(),
+                        "observed": truth[rows].ravel(),
+                        "note": note,
+                    }
+                )
+            )
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(ROLLED_COLUMNS))
+    return table[np.isfinite(table["observed"].astype(float))].reset_index(drop=True)
+
+
+ROLLED_COLUMNS = (
+    "axis", "last", "reached", "factor", "row", "target", "predicted", "lower", "upper", "observed", "note",
+)  # fmt: skip
+
+
+def origin_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Errors by origin: every origin counts once, however many rows it asks about.
+
+    Args:
+        table: what :func:`rolled` returns.
+
+    Returns:
+        One row per axis, last fitted and reached value: ``factor``, ``num_rows``, ``error`` (mean of predicted over
+        observed, minus one, in absolute value), ``bias`` (its mean with sign), ``coverage`` of the intervals (NaN
+        without). An origin whose fit failed has NaN.
+    """
+    relative = table["predicted"] / table["observed"] - 1
+    inside = table["observed"].between(table["lower"], table["upper"]).astype(float)
+    scored = table.assign(error=relative.abs(), bias=relative, coverage=inside.where(table["lower"].notna()))
+    return (
+        scored.groupby(["axis", "last", "reached"], sort=False)
+        .agg(
+            factor=("factor", "first"),
+            num_rows=("row", "nunique"),
+            error=("error", "mean"),
+            bias=("bias", "mean"),
+            coverage=("coverage", "mean"),
+        )
+        .reset_index()
+    )
+
+
+def _by_fit(origins: Sequence[Origin]) -> list[tuple[BoolArray, list[Origin]]]:
+    groups: dict[bytes, list[Origin]] = {}
+    for origin in origins:
+        groups.setdefault(origin.fitted.tobytes(), []).append(origin)
+    return [(group[0].fitted, group) for group in groups.values()]
+
+
+def _columns(found: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Mean, lower and upper end, ``[k, d]`` each."""
+    if isinstance(found, Prediction):
+        mean, lower, upper = (
+            np.asarray(each, dtype=float).reshape(shape) for each in (found.mean, found.lower, found.upper)
+        )
+        return mean, lower, upper
+    mean = np.asarray(found, dtype=float).reshape(shape)
+    return mean, np.full(shape, np.nan), np.full(shape, np.nan)

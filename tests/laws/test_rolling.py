@@ -1,0 +1,110 @@
+"""Rolling origins, weights by their errors, and copying the nearest run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.kit.nearest import CopyNearest
+from decaylaws.laws.kit.rolling import (
+    growth_origins,
+    origin_errors,
+    origin_weights,
+    rolled,
+    rolling_origins,
+    steps_of,
+)
+
+
+def test_values_of_one_class_are_one_step() -> None:
+    assert steps_of([4.0, 1.0, 1.2, 2.0, 2.7]).tolist() == [3, 0, 0, 1, 2]
+    # a chain of near values does not become one step: each is compared with the first of its step
+    assert steps_of([1.0, 1.2, 1.4, 1.6]).tolist() == [0, 0, 1, 1]
+
+
+def test_every_later_step_is_asked_of_every_earlier_fit() -> None:
+    size = np.array([1.0, 2.0, 4.0, 4.0])
+    found = rolling_origins({"size": size})
+    assert [(each.last, each.reached, each.factor) for each in found] == [(1, 2, 2), (1, 4, 4), (2, 4, 2)]
+    for each in found:
+        assert size[each.fitted].max() == each.last
+        assert (size[each.asked] == each.reached).all()
+        assert not (each.fitted & each.asked).any()
+    assert [each.last for each in rolling_origins({"size": size}, least_rows=2)] == [2]
+    with pytest.raises(InvalidValueError, match="size"):
+        rolling_origins({"size": [1.0, 0.0]})
+
+
+def test_the_longer_runs_of_the_largest_size_are_asked_of_the_rest() -> None:
+    size = np.repeat([1.0, 2.0], 4)
+    tokens = np.tile([1.0, 2.0, 4.0, 8.0], 2)
+    found = {each.axis: each for each in growth_origins(size, tokens)}
+    assert set(found) == {"tokens", "corner"}  # two sizes: one alone is no trend to predict the other by
+    assert tokens[found["tokens"].asked].min() > tokens[found["tokens"].fitted].max()
+    corner = found["corner"]
+    assert (size[corner.asked] == 2).all()
+    assert set(tokens[corner.asked]) == {4.0, 8.0}
+    assert (corner.fitted == ~corner.asked).all()
+    assert not growth_origins(size[:1], tokens[:1])
+
+
+def test_errors_are_those_of_fits_that_saw_only_smaller_runs() -> None:
+    size = np.array([1.0, 2.0, 4.0])
+    losses = np.column_stack([[3.0, 2.0, 1.0], [6.0, 4.0, np.nan]])
+    seen = []
+
+    def last_one(fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        seen.append(fitted.sum())
+        if fitted.sum() > 1:
+            raise InvalidValueError("runs", 2, "are too many for this test")
+        return np.tile(losses[fitted][-1], (asked.sum(), 1))
+
+    table = rolled(rolling_origins({"size": size}), last_one, losses, names=("a", "b"))
+    assert seen == [1, 2]  # both questions of one fit share it
+    assert len(table) == 4  # the loss that was not measured is left out
+    errors = origin_errors(table).set_index(["last", "reached"])
+    assert errors.loc[(1.0, 2.0), "error"] == pytest.approx(0.5)
+    assert errors.loc[(1.0, 4.0), "bias"] == pytest.approx(2.0)
+    assert np.isnan(errors.loc[(2.0, 4.0), "error"])
+    assert "too many" in table.loc[table["last"] == 2.0, "note"].iloc[0]
+
+
+def test_members_are_weighed_by_mean_square_and_bad_ones_left_out() -> None:
+    errors = {
+        "good": {"size": np.array([0.01])},
+        "fair": {"size": np.array([-0.02])},
+        "bad": {"size": np.array([0.1])},
+    }
+    assert origin_weights(errors) == pytest.approx({"good": 0.8, "fair": 0.2})
+    assert origin_weights({"a": {}, "b": {}}) == {"a": 0.5, "b": 0.5}
+
+
+def runs() -> pd.DataFrame:
+    table = pd.DataFrame(
+        [(n, d, lr) for n in (1e8, 4e8) for d in (1e9, 4e9) for lr in (1e-4, 1e-3)],
+        columns=["params", "tokens", "lr"],
+    )
+    return table.assign(loss=np.arange(len(table)) + 1.0)
+
+
+def test_the_nearest_run_has_the_same_lr_and_mixture_first() -> None:
+    law = CopyNearest(("params", "tokens"), ("lr",)).fit(runs())
+    asked = pd.DataFrame({"params": [4e8], "tokens": [64e9], "lr": [1e-4]})
+    assert law.predict(asked).tolist() == [7.0]  # the longest of the same size and LR
+    mixed = runs().assign(w_a=[0.1, 0.9] * 4, w_b=[0.9, 0.1] * 4)
+    other = asked.assign(w_a=0.85, w_b=0.15)
+    assert CopyNearest().fit(mixed).predict(other).tolist() == [8.0]
+
+
+def test_equally_near_runs_are_averaged_and_missing_losses_passed_over() -> None:
+    table = runs().drop(columns="lr")
+    asked = pd.DataFrame({"params": [4e8], "tokens": [5e9]})
+    assert CopyNearest().fit(table).predict(asked).tolist() == [7.5]
+    losses = table["loss"].where(table.index != 7)
+    assert CopyNearest().fit(table, losses).predict(asked).tolist() == [7.0]
+    with pytest.raises(SchemaError, match="tokens"):
+        CopyNearest().fit(table.drop(columns="tokens"))
+    with pytest.raises(InvalidValueError, match="positive"):
+        CopyNearest().fit(table.assign(tokens=0.0))
