@@ -106,7 +106,9 @@ class CopyNearest(Law):
         if len(rows) < 2:
             return np.empty(0)
         features = self.params_["features"]
-        return np.array([abs(self._copied(features[[row]], column, row)[0] - values[row]) for row in rows])
+        return np.array(
+            [abs(self._copied(features[[row]], column, row)[0] - values[row]) for row in rows.tolist()]
+        )
 
     def _features(self, runs: pd.DataFrame) -> Array:
         missing = [name for name in (*self.columns, *self.sources_) if name not in runs]
