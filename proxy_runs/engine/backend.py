@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
@@ -52,8 +53,9 @@ class Backend:
             raise InvalidValueError(
                 "compiled",
                 True,
-                "needs a C++ compiler on this machine",
-                "Install g++, name one in CXX, or set train.compile to false and plan again.",
+                f"needs {'Triton and a C' if self.torch_device.type == 'cuda' else 'a C++'} compiler on this machine",
+                "Install g++ (or gcc and triton for a GPU), name one in CXX (or CC), or set train.compile to false and "
+                "plan again.",
             )
 
     @property
@@ -84,6 +86,14 @@ class Backend:
         return self.torch_device.type == "cuda"
 
     @property
+    def compiles_update(self) -> bool:
+        """Whether a stackwise update is compiled: on a GPU always, where it would be half of all kernels of a step.
+
+        A GPU machine without Triton or a C compiler still trains, with the same formula uncompiled.
+        """
+        return self.compiled or (self.torch_device.type == "cuda" and can_compile(self.torch_device))
+
+    @property
     def is_exact(self) -> bool:
         """Whether training computes exactly what evaluation does."""
         return self.precision == "float32" and not self.compiled
@@ -98,5 +108,8 @@ def has_bfloat16(device: str) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether ``torch.compile`` has what it needs: on a CPU a C++ compiler, on a GPU the one that torch brings."""
-    return device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether ``torch.compile`` has what it needs: on a CPU a C++ compiler, on a GPU Triton and a C compiler."""
+    if device.type == "cuda":
+        compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang", "cc"]
+        return find_spec("triton") is not None and any(shutil.which(each) for each in compilers)
+    return shutil.which(os.environ.get("CXX", "g++")) is not None

@@ -16,6 +16,8 @@ from torch import Tensor
 
 # 2**19 float32 logits are 2 MiB: a chunk of the head then stays in a core's cache between its passes
 HEAD_CHUNK_LOGITS = {"cpu": 2**19, "cuda": 2**27}
+# compiled code holds the logits of a chunk in the format of the matmuls only, and not once more in float32
+COMPILED_HEAD_CHUNK_LOGITS = 2**29
 # as many attention scores as stay in the cache between the passes over them: 1 MiB in float32
 CHUNK_SCORES = 2**18
 TINY = torch.finfo(torch.float32).tiny
@@ -176,7 +178,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 def _row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
     """Rows of ``hidden [K, N, D]`` that pass through ``head [K, V, D]`` together; on a CPU independent of ``K``."""
-    rows = max(1, HEAD_CHUNK_LOGITS[hidden.device.type] // head.shape[1])
+    limit = HEAD_CHUNK_LOGITS[hidden.device.type]
+    rows = max(1, (COMPILED_HEAD_CHUNK_LOGITS if torch.compiler.is_compiling() else limit) // head.shape[1])
     if hidden.device.type == "cuda":
         # all members' logits exist at once; on a CPU, where rows decide the last bits, a run depends on no neighbour
         rows = max(1, rows // hidden.shape[0])
@@ -184,38 +187,13 @@ def _row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
         yield slice(first, min(first + rows, hidden.shape[1]))
 
 
-class _HeadLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        # the gradient is made here, chunk by chunk, while the chunk's probabilities are in cache: the
-        # [N, V] logits never exist as a whole and are never computed twice
-        losses = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden)
-        # [K, D, V]: oneMKL multiplies into the wide layout about a quarter faster
-        grad_head = torch.zeros_like(head.transpose(1, 2), memory_format=torch.contiguous_format)
-        for rows in _row_chunks(hidden, head):
-            probs = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float().softmax(-1)
-            index, weight = targets[:, rows, None], weights[:, rows, None]
-            picked = probs.gather(2, index)
-            # a token worse than 87 nats (the smallest normal float32) reads as 87; its gradient stays exact
-            losses -= (picked.clamp_min(TINY).log_() * weight).sum((1, 2))
-            grad_logits = probs.scatter_(2, index, picked - 1.0).to(hidden.dtype)
-            torch.bmm(grad_logits, head, out=grad_hidden[:, rows])
-            weighted = hidden[:, rows] * weight.to(hidden.dtype)
-            grad_head.baddbmm_(weighted.transpose(1, 2), grad_logits)
-        grad_hidden.mul_(weights.unsqueeze(2))
-        ctx.save_for_backward(grad_hidden, grad_head)
-        return losses
+def head_gradients(
+    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted cross-entropy of each member and its gradients, in one pass.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_head = ctx.saved_tensors
-        scale = grad[:, None, None].to(grad_hidden.dtype)
-        return grad_hidden * scale, (grad_head * scale).transpose(1, 2).contiguous(), None, None
-
-
-def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross-entropy of each member, with its gradient.
+    The gradients are made chunk by chunk while the chunk's probabilities are in cache: the ``[N, V]`` logits never
+    exist as a whole and are never computed twice. ``torch.compile`` takes the same function.
 
     Args:
         hidden: last hidden states, ``[K, N, D]``.
@@ -224,9 +202,41 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) ->
         weights: float32 weight of each token, ``[K, N]``; ``1 / N`` gives the mean.
 
     Returns:
-        ``[K]``, nats.
+        Losses ``[K]`` in nats, and their gradients with respect to ``hidden`` and ``head``.
     """
-    return _HeadLoss.apply(hidden, head, targets, weights)
+    losses = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
+    parts, grad_head = [], None
+    for rows in _row_chunks(hidden, head):
+        probs = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float().softmax(-1)
+        index, weight = targets[:, rows, None], weights[:, rows, None]
+        picked, grad_logits = _less_one_at(probs, index)
+        # a token worse than 87 nats (the smallest normal float32) reads as 87; its gradient stays exact
+        losses -= (picked.clamp_min(TINY).log_() * weight).sum((1, 2))
+        grad_logits = grad_logits.to(hidden.dtype)
+        parts.append(torch.bmm(grad_logits, head))
+        weighted = (hidden[:, rows] * weight.to(hidden.dtype)).transpose(1, 2)
+        # [K, D, V]: oneMKL multiplies into the wide layout about a quarter faster
+        if grad_head is None:
+            grad_head = torch.bmm(weighted, grad_logits)
+        else:
+            grad_head.baddbmm_(weighted, grad_logits)
+    assert grad_head is not None
+    grad_hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return losses, grad_hidden.mul_(weights.unsqueeze(2)), grad_head.transpose(1, 2).contiguous()
+
+
+def _less_one_at(probs: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of each target ``[K, N, 1]``, and ``probs`` less one there: the gradient of the logits.
+
+    The same numbers in two ways: eager code touches the targets only, in place; a compiler fuses a comparison with what
+    stands around it, while a scatter would cost it a pass over memory before and after.
+    """
+    if torch.compiler.is_compiling():
+        is_target = torch.arange(probs.shape[2], device=probs.device) == index
+        picked = torch.where(is_target, probs, 0.0).sum(-1, keepdim=True)
+        return picked, torch.where(is_target, probs - 1.0, probs)
+    picked = probs.gather(2, index)
+    return picked, probs.scatter_(2, index, picked - 1.0)
 
 
 @torch.no_grad()

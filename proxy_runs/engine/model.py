@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,8 @@ class StackedLlama:
         self.dtype = dtype
         self._ops = formulas if compiled else kernels
         self._blocks = _compiled(self._run_blocks) if compiled else self._run_blocks
+        head_compiled = compiled and torch.device(device).type == "cuda"
+        self._head_gradients = _compiled(kernels.head_gradients) if head_compiled else kernels.head_gradients
         # float64 until the last moment: the angle of the last position keeps all digits of float32
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
         angles = torch.outer(torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents)
@@ -128,22 +131,25 @@ class StackedLlama:
             x = torch.baddbmm(x, self._ops.swiglu(gate_up), weight["down"])
         return self._norm(x, self._cast(params["final_norm"]))
 
-    def loss(self, params: Mapping[str, Tensor], windows: Tensor, weights: Tensor) -> Tensor:
-        """Training loss of each member.
+    def gradients(
+        self, params: Mapping[str, Tensor], windows: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Params]:
+        """Training loss of each member and its gradient with respect to the member's own parameters.
 
         Args:
-            params: the stack.
+            params: the stack; its tensors require gradients.
             windows: int64 ``[K, B, T + 1]``: inputs and, shifted by one, targets.
             weights: float32 ``[K, B]`` weight of each sequence, summing to one; zero leaves a sequence out.
 
         Returns:
-            ``[K]``, nats per token.
+            ``[K]``, nats per token, and gradients by name.
         """
         targets = windows[:, :, 1:].flatten(1)
         length = windows.shape[2] - 1
         token_weights = (weights / length).repeat_interleave(length, dim=1)
-        hidden = self.hidden(params, windows[:, :, :-1])
-        return kernels.head_loss(hidden, self._head(params), targets, token_weights)
+        hidden, head = self.hidden(params, windows[:, :, :-1]), self._head(params)
+        losses, *given = self._head_gradients(hidden.detach(), head.detach(), targets, token_weights)
+        return losses, dict(zip(params, torch.autograd.grad((hidden, head), tuple(params.values()), given)))
 
     def token_losses(self, params: Mapping[str, Tensor], windows: Tensor) -> Tensor:
         """Loss of every predicted token of ``windows`` (``[K, B, T + 1]``) as ``[K, B, T]``, no gradient."""
@@ -201,15 +207,15 @@ class StackedLlama:
         return mixed.view(*qkv.shape[:2], -1)
 
 
-def _compiled(blocks: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``blocks`` compiled for every shape that it meets; models of one shape share the code.
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` compiled for every shape that it meets; models of one shape share the code.
 
     By default the compiler goes back to eager code at the ninth shape with no more than a warning, and its losses would
     round differently. The limit is higher here, and ``fullgraph`` makes reaching it an error.
     """
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MAX_COMPILED_SHAPES)
-    return torch.compile(blocks, dynamic=False, fullgraph=True)
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 _LAYER_PARAMS = ("attn_norm", "qkv", "attn_out", "mlp_norm", "gate_up", "down")

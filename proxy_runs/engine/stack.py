@@ -66,7 +66,7 @@ class Stack:
         }
         self._step: MemberwiseStep | StackwiseStep
         if self._backend.is_stackwise:
-            self._step = StackwiseStep(self._model, self.params, compiled=self._backend.compiled)
+            self._step = StackwiseStep(self._model, self.params, compiled=self._backend.compiles_update)
         else:
             self._step = MemberwiseStep(self._model, self.params)
         self.optimizer = self._step.optimizer

@@ -37,8 +37,7 @@ class MemberwiseStep:
             due: members to update; those left out stay as they are.
         """
         params = self.optimizer.params
-        losses = self._model.loss(params, windows, weights)
-        grads = _gradients(losses, params)
+        losses, grads = self._model.gradients(params, windows, weights)
         values = losses.tolist()
         self._results = [(values[each.slot], self.optimizer.step(grads, each)) for each in due]
 
@@ -93,9 +92,8 @@ class StackwiseStep:
         """Losses and gradient norms ``[K, 2]`` of a step on the inputs."""
         windows, weights, table = self._inputs
         params = self.optimizer.params
-        losses = self._model.loss(params, windows, weights)
-        norms = self._update(_gradients(losses, params), table)
-        return torch.stack([losses.detach(), norms], dim=1)
+        losses, grads = self._model.gradients(params, windows, weights)
+        return torch.stack([losses, self._update(grads, table)], dim=1)
 
     def _record(self) -> None:
         aside = torch.cuda.Stream(self._device)
@@ -108,8 +106,3 @@ class StackwiseStep:
         with torch.cuda.graph(graph):
             self._results = self._compute()
         self._graph = graph
-
-
-def _gradients(losses: Tensor, params: Params) -> Params:
-    """Gradient of every member's loss with respect to its own parameters."""
-    return dict(zip(params, torch.autograd.grad(losses.sum(), list(params.values()))))

@@ -53,9 +53,7 @@ def loss_and_grads(
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
     if weights is None:
         weights = torch.full(windows.shape[:2], 1.0 / windows.shape[1])
-    loss = StackedLlama(shape).loss(leaves, windows, weights)
-    loss.sum().backward()
-    return loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+    return StackedLlama(shape).gradients(leaves, windows, weights)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -256,30 +254,34 @@ def test_head_loss_equals_cross_entropy_however_it_is_cut(
     weights = torch.rand(2, 7, generator=generator)
     logits = torch.bmm(hidden, head.transpose(1, 2))
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    scale = torch.tensor([1.0, 3.0])
-    expected = torch.autograd.grad(((losses * weights).sum(1) * scale).sum(), (hidden, head))
-    found = kernels.head_loss(hidden, head, targets, weights)
+    expected = torch.autograd.grad((losses * weights).sum(), (hidden, head))
+    hidden, head = hidden.detach(), head.detach()
+    found, *gradients = kernels.head_gradients(hidden, head, targets, weights)
     torch.testing.assert_close(found, (losses * weights).sum(1))
-    for ours, theirs in zip(torch.autograd.grad((found * scale).sum(), (hidden, head)), expected):
+    for ours, theirs in zip(gradients, expected):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(kernels.token_losses(hidden, head, targets), losses)
+    # what a compiler is given instead of a scatter are the same numbers
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(kernels, "COMPILED_HEAD_CHUNK_LOGITS", chunk_logits)
+    for ours, plain in zip(kernels.head_gradients(hidden, head, targets, weights), (found, *gradients)):
+        assert torch.equal(ours, plain)
 
 
 def test_head_loss_is_finite_with_an_exact_gradient_on_a_hopeless_token() -> None:
-    hidden = torch.tensor([[[200.0]]], requires_grad=True)
-    head = torch.tensor([[[1.0], [-1.0]]], requires_grad=True)
-    loss = kernels.head_loss(hidden, head, torch.tensor([[1]]), torch.ones(1, 1))
-    loss.sum().backward()
-    assert 80 < float(loss.detach()) < 90
-    assert float(hidden.grad) == pytest.approx(2.0)
+    hidden, head = torch.tensor([[[200.0]]]), torch.tensor([[[1.0], [-1.0]]])
+    loss, gradient, _ = kernels.head_gradients(hidden, head, torch.tensor([[1]]), torch.ones(1, 1))
+    assert 80 < float(loss) < 90
+    assert float(gradient) == pytest.approx(2.0)
 
 
 def test_bfloat16_matmuls_stay_close_to_float32() -> None:
     shape = SHAPES["grouped_query"]
     params = stack_params([init_params(shape, seed) for seed in range(2)])
+    params = {name: tensor.requires_grad_() for name, tensor in params.items()}
     windows, weights = windows_of(shape, members=2), torch.full((2, 3), 1.0 / 3.0)
-    exact = StackedLlama(shape).loss(params, windows, weights)
-    rough = StackedLlama(shape, dtype=torch.bfloat16).loss(params, windows, weights)
+    exact, _ = StackedLlama(shape).gradients(params, windows, weights)
+    rough, _ = StackedLlama(shape, dtype=torch.bfloat16).gradients(params, windows, weights)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, atol=5e-3, rtol=0)
     assert not torch.equal(rough, exact)
@@ -292,12 +294,28 @@ def test_the_compiled_model_computes_the_same() -> None:
     shape = dataclasses.replace(SHAPES["grouped_query"], num_layers=1)
     params = stack_params([init_params(shape, seed) for seed in range(2)])
     windows, weights = windows_of(shape, members=2), torch.full((2, 3), 1.0 / 3.0)
-    found = []
-    for compiled in (False, True):
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
-        loss = StackedLlama(shape, compiled=compiled).loss(leaves, windows, weights)
-        loss.sum().backward()
-        found.append((loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}))
+    leaves = {name: tensor.requires_grad_() for name, tensor in params.items()}
+    found = [StackedLlama(shape, compiled=each).gradients(leaves, windows, weights) for each in (False, True)]
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=0)
     for name, grad in found[0][1].items():
         assert relative_error(found[1][1][name], grad) < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_compiled_head_is_one_graph_and_computes_the_same(dtype: torch.dtype) -> None:
+    """As a GPU compiles it; only there the model asks for it."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 48, 16, generator=generator).to(dtype)
+    head = torch.randn(2, 100, 16, generator=generator).to(dtype)
+    targets = torch.randint(100, (2, 48), generator=generator)
+    weights = torch.rand(2, 48, generator=generator) / 48
+    compiled = torch.compile(kernels.head_gradients, dynamic=False, fullgraph=True)
+    tolerance = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-3, "rtol": 2**-6}
+    for found, plain in zip(
+        compiled(hidden, head, targets, weights), kernels.head_gradients(hidden, head, targets, weights)
+    ):
+        assert found.dtype == plain.dtype
+        torch.testing.assert_close(found, plain, **tolerance)
