@@ -35,11 +35,21 @@ def attention(qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, heads: int) -
 def fused_attention(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """The same as ``attention`` by torch's own kernel: right for long sequences, and on a GPU."""
     kv_heads = (qkv.shape[2] - heads) // 2
-    by_head = qkv.transpose(1, 2)
-    query, key = turn(by_head[:, : heads + kv_heads], cos, sin).split([heads, kv_heads], dim=1)
-    value = by_head[:, heads + kv_heads :]
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=kv_heads != heads)
+    # heads stay beside each other in memory: the kernel's result has the layout of its queries, and is used as it is
+    turned = turn(qkv[:, :, : heads + kv_heads], cos[:, None], sin[:, None])
+    query, key = (each.transpose(1, 2) for each in turned.split([heads, kv_heads], dim=2))
+    value = qkv[:, :, heads + kv_heads :].transpose(1, 2)
+    is_grouped = kv_heads != heads
+    if is_grouped and needs_whole_heads(query):
+        key, value = (each.repeat_interleave(heads // kv_heads, dim=1) for each in (key, value))
+        is_grouped = False
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def needs_whole_heads(query: Tensor) -> bool:
+    """Whether grouped queries would fall back to scores in memory: the kernels of a GPU take them in 16 bits only."""
+    return query.is_cuda and query.dtype == torch.float32
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -51,5 +61,5 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See ``kernels.rotate``."""
     first, second = x.chunk(2, dim=-1)
-    cos = cos[:, : cos.shape[1] // 2]
+    cos = cos[..., : cos.shape[-1] // 2]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -204,11 +204,16 @@ def attention_inputs(heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor,
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 3), (4, 2), (4, 1)])
-def test_all_attentions_agree_and_have_the_right_gradient(heads: int, kv_heads: int) -> None:
+def test_all_attentions_agree_and_have_the_right_gradient(
+    heads: int, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     qkv, cos, sin, mask = attention_inputs(heads, kv_heads)
     ours = kernels.attention(qkv, cos, sin, mask, heads)
     torch.testing.assert_close(ours, formulas.attention(qkv, cos, sin, mask, heads))
     torch.testing.assert_close(ours, formulas.fused_attention(qkv, cos, sin, heads))
+    with monkeypatch.context() as patch:  # as on a GPU in float32
+        patch.setattr(formulas, "needs_whole_heads", lambda _: True)
+        torch.testing.assert_close(ours, formulas.fused_attention(qkv, cos, sin, heads))
     assert torch.autograd.gradcheck(lambda qkv: kernels.attention(qkv, cos, sin, mask, heads), (qkv,))
 
 
