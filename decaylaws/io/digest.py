@@ -16,7 +16,11 @@ def content_digest(path: Path, patterns: Iterable[str]) -> str:
     Raises:
         DataError: there is nothing to read.
     """
-    files = [path] if path.is_file() else sorted({file for each in patterns for file in path.glob(each)})
+    files = (
+        [path]
+        if path.is_file()
+        else sorted({file for each in patterns for file in path.glob(each) if not file.is_dir()})
+    )
     if not path.exists():
         raise DataError(f"There is no checkpoint at {path}.")
     with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run

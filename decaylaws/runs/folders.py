@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,22 @@ from typing import Any
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.digest import content_digest
 from decaylaws.recipe.checkpoints import read_facts, safetensors_shapes, tensor_shapes
-from decaylaws.recipe.checkpoints.facts import embedding_rows, is_beside_embeddings, non_embedding_params
-from decaylaws.recipe.families import active_experts, num_experts, why_not_trainable
+from decaylaws.recipe.checkpoints.facts import (
+    BUFFERS,
+    embedding_rows,
+    idle_params,
+    non_embedding_params,
+)
+from decaylaws.recipe.checkpoints.moments import (
+    OPTIMIZER_FILE,
+    StoredMoments,
+    find_moments,
+    foreign_moments_digest,
+)
+from decaylaws.recipe.checkpoints.parameter_names import huggingface_name, unfused_names
+from decaylaws.recipe.families import why_not_trainable
 from decaylaws.runs.config import ModelShape
-from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointShape
+from decaylaws.runs.start import CheckpointShape
 
 WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 _LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
@@ -31,39 +45,85 @@ def folder_fingerprint(folder: Path, *, optimizer_state: str) -> str:
         DataError: there is no such folder.
     """
     moments = (OPTIMIZER_FILE,) if optimizer_state == "load" else ()
-    return content_digest(folder, WEIGHTS + moments)[:16]
+    digest = content_digest(folder, WEIGHTS + moments)
+    foreign = foreign_moments_digest(folder) if optimizer_state == "load" else None
+    if foreign is not None:
+        digest = hashlib.sha256(f"{digest} {foreign}".encode()).hexdigest()
+    return digest[:16]
 
 
-def require_moments(folder: Path) -> None:
-    """Refuse a folder whose ``optimizer.safetensors`` is missing or is not about the folder's own weights.
+def require_moments(folder: Path) -> StoredMoments:
+    """The moments in a folder, which must be about the folder's own weights; only headers are read.
 
     Raises:
-        DataError: as said; only headers are read.
+        DataError: there are none, they cannot be read here, or they belong to another model or another optimiser.
     """
-    file = folder / OPTIMIZER_FILE
-    if not file.is_file():
+    stored = find_moments(folder)
+    if stored.layout == "safetensors" and "step" not in safetensors_shapes(stored.path):
+        raise DataError(f"{stored.path} does not say its step. Save it again, with a tensor 'step'.")
+    weights = {
+        name: tuple(shape) for name, shape in tensor_shapes(folder, pattern="model*.safetensors").items()
+    }
+    found = [(kind, name, shape) for kind, of in stored.shapes.items() for name, shape in of.items()]
+    if not found:
         raise DataError(
-            f"The optimiser's state is to be loaded, but {folder} has no {OPTIMIZER_FILE}. Put it beside the weights, "
-            "or start the optimiser afresh (optimizer_state: fresh)."
+            f"{stored.path} has no moments of AdamW (exp_avg, exp_avg_sq) or Muon (momentum_buffer). Give the state of "
+            "such an optimiser, or start it afresh (optimizer_state: fresh)."
         )
-    found = safetensors_shapes(file)
-    if "step" not in found:
-        raise DataError(f"{file} does not say its step. Save it again, with a tensor 'step'.")
-    weights, matched = tensor_shapes(folder, pattern="model*.safetensors"), 0
-    for name, shape in found.items():
-        kind, _, parameter = name.partition(".")
-        if kind in ("exp_avg", "exp_avg_sq", "momentum_buffer") and parameter in weights:
+    # transformers joins the experts of a layer: the parameters have other names and shapes than the stored weights
+    routed = any(".experts." in name for name in weights)
+    if any(isinstance(name, int) for _, name, _ in found):
+        _require_same_shapes(stored, weights, in_sum=routed)
+        return stored
+    matched = 0
+    for kind, number_or_name, shape in found:
+        name = str(number_or_name)
+        parts = [huggingface_name(part, weights) for part in unfused_names(name)]
+        shapes = [weights[part] for part in parts if part in weights]
+        if len(shapes) == len(parts):
             matched += 1
-            if shape != weights[parameter]:
+            expected = (sum(rows for rows, *_ in shapes), *shapes[0][1:]) if len(parts) > 1 else shapes[0]
+            if shape != expected:
                 raise DataError(
-                    f"{file} belongs to another model: {name} has the shape {shape}, the weight {weights[parameter]}. "
-                    "Give the state that was saved with these weights, or start the optimiser afresh."
+                    f"{stored.path} belongs to another model: {kind}.{name} has the shape {list(shape)}, the weight "
+                    f"{list(expected)}. Give the state that was saved with these weights, or start the optimiser "
+                    "afresh."
                 )
+        elif stored.layout != "safetensors" and not routed:
+            raise DataError(
+                f"{stored.path} has moments of '{name}', and {folder} has no weight that this name is known to mean. "
+                "Give the state that was saved with these weights, or start the optimiser afresh."
+            )
     if not matched:
         raise DataError(
-            f"{file} has no moments of the weights beside it. Name its tensors exp_avg.<weight> and "
+            f"{stored.path} has no moments of the weights beside it. Name its tensors exp_avg.<weight> and "
             "exp_avg_sq.<weight>, or start the optimiser afresh."
         )
+    return stored
+
+
+def _require_same_shapes(
+    stored: StoredMoments, weights: Mapping[str, tuple[int, ...]], *, in_sum: bool
+) -> None:
+    """Moments of numbered parameters: as many of each shape as there are weights, or as many numbers ``in_sum``."""
+    expected = Counter(shape for name, shape in weights.items() if not name.endswith(BUFFERS))
+    for kind, of in stored.shapes.items():
+        found = Counter(of.values())
+        if in_sum:
+            numbers = [sum(math.prod(shape) * n for shape, n in each.items()) for each in (found, expected)]
+            wrong = [] if numbers[0] == numbers[1] else [f"{numbers[0]:,} {kind} for {numbers[1]:,} weights"]
+        else:
+            wrong = [
+                f"{n} {kind} of the shape {list(shape)} too many" for shape, n in (found - expected).items()
+            ]
+            wrong += [
+                f"{n} {kind} of the shape {list(shape)} too few" for shape, n in (expected - found).items()
+            ]
+        if wrong:
+            raise DataError(
+                f"{stored.path} belongs to another model or to a part of it: it has {wrong[0]}. Give the state that "
+                "was saved with these weights, or start the optimiser afresh."
+            )
 
 
 def folder_shape(folder: Path, *, seq_len: int) -> ModelShape | CheckpointShape:
@@ -104,7 +164,7 @@ def folder_shape(folder: Path, *, seq_len: int) -> ModelShape | CheckpointShape:
         num_layers=_count(folder, config, ("num_hidden_layers", "n_layer", "num_layers")),
         vocab_size=vocab_size,
         seq_len=seq_len,
-        non_embedding_params=beside - _idle_params(shapes, config),
+        non_embedding_params=beside - idle_params(shapes, config),
         total_params=sum(math.prod(shape) for shape in shapes.values()),
     )
 
@@ -165,16 +225,3 @@ def _as_llama(config: Mapping[str, Any], seq_len: int) -> ModelShape | None:
         tie_embeddings=bool(config.get("tie_word_embeddings", False)),
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
     )
-
-
-def _idle_params(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> int:
-    """Parameters of the experts that a token is not routed to. Experts that see every token are never idle."""
-    experts, active = num_experts(config), active_experts(config)
-    if experts < 2 or active is None:
-        return 0
-    routed = sum(
-        math.prod(shape)
-        for name, shape in shapes.items()
-        if ".experts." in name and is_beside_embeddings(name)
-    )
-    return routed * (experts - active) // experts

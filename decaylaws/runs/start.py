@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from decaylaws.errors import InvalidValueError
 
 OPTIMIZER_STATES = ("load", "fresh")
-OPTIMIZER_FILE = "optimizer.safetensors"
-"""Moments of a start, beside the weights in a Hugging Face folder: ``exp_avg.<parameter>``, ``exp_avg_sq.<parameter>``
-under the names of the weights, and a tensor ``step``."""
 
 
 def require_positive_int(owner: str, name: str, value: object) -> None:

@@ -43,7 +43,10 @@ class CheckpointsSettings(Section):
     )
     optimizer_state: Literal["load", "fresh"] = Field(
         "fresh",
-        description="load takes the moments from optimizer.safetensors in each folder; fresh starts them from zero",
+        description=(
+            "load takes the moments out of each folder: optimizer.safetensors, the Trainer's optimizer.pt, or a trainer's "
+            "own checkpoint linked there as 'optimizer'; fresh starts them from zero"
+        ),
     )
     warmup_tokens: TokensOrNone = Field(
         0, description="tokens over which each decay first raises the LR from 0; they are part of its length"

@@ -13,12 +13,13 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io.files import write_text
 from decaylaws.io.json import read_json, rebuilding
 from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts
+from decaylaws.recipe.checkpoints.moments import moment_files
 from decaylaws.recipe.corpus_facts import PreparedCorpus, tokenizer_fingerprint
 from decaylaws.recipe.doctor import same_lr, same_tokens
 from decaylaws.runs.declared import DeclaredModel
 from decaylaws.runs.folders import WEIGHTS, folder_fingerprint, folder_shape, require_moments
 from decaylaws.runs.held import HeldCheckpoint
-from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointStart
+from decaylaws.runs.start import CheckpointStart
 from decaylaws.settings.checkpoints import CheckpointSettings, CheckpointsSettings
 from decaylaws.settings.external import DeclaredCheckpoint
 from decaylaws.study.stored import StoredHeld
@@ -71,8 +72,10 @@ def held_checkpoints(
 
 def _moment(folder: Path) -> str:
     """Hash of names, sizes and times of a folder's files; empty where there is none."""
-    patterns = (*WEIGHTS, OPTIMIZER_FILE, "trainer_state.json", "training_state.json")
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    patterns = (*WEIGHTS, "trainer_state.json", "training_state.json")
+    files = sorted(
+        {file for pattern in patterns for file in folder.glob(pattern)} | set(moment_files(folder))
+    )
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()

@@ -12,6 +12,7 @@ from typing import Any
 from decaylaws.errors import DataError
 from decaylaws.io.digest import content_digest
 from decaylaws.recipe import Recipe
+from decaylaws.recipe.checkpoints.moments import foreign_moments_digest
 from proxy_runs.fsdp.settings import TrainSettings
 
 START_FILES = ("config.json", "state.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
@@ -28,10 +29,13 @@ def identity_of(settings: TrainSettings, recipe: Recipe, corpus: str) -> dict[st
     Raises:
         DataError: the start is not there.
     """
+    loads = recipe.handover.optimizer_state == "load" and settings.start.is_dir()
+    foreign = foreign_moments_digest(settings.start) if loads else None
     return {
         "recipe": recipe.sha256,
         "corpus": corpus,
         "start": content_digest(settings.start, START_FILES),
+        **({} if foreign is None else {"moments": foreign}),
         **settings.deciding(),
     }
 

@@ -25,7 +25,7 @@ from decaylaws.io.json import read_json
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.doctor import examine
-from decaylaws.runs.start import OPTIMIZER_FILE
+from decaylaws.runs.folders import require_moments
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
 from proxy_runs.fsdp.identity import identity_of, require_same
@@ -34,7 +34,7 @@ from proxy_runs.fsdp.plan import TrainPlan, check_tokenizer
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.machine import visible_gpus
 from proxy_runs.trackers import require_tracker
-from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
+from proxy_runs.weights.checkpoint_files import STATE_FILE
 
 SETTINGS_FILE, LOG_FILE, METRICS_FILE, RESULT_FILE = (
     "settings.json",
@@ -147,8 +147,8 @@ def _check(settings: TrainSettings) -> TrainPlan:
         if finding.verdict == "wrong" and finding.check != "optimizer":
             raise DataError(f"The recipe does not fit its start {settings.start}: {finding.message}")
     wants_moments = recipe.handover.optimizer_state == "load" and settings.start.is_dir()
-    if wants_moments and not any((settings.start / name).is_file() for name in (OPTIMIZER_FILE, STATE_FILE)):
-        raise DataError(no_moments(settings.start))
+    if wants_moments and not (settings.start / STATE_FILE).is_file():
+        require_moments(settings.start)
     return plan
 
 

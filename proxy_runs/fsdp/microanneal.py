@@ -156,6 +156,7 @@ def recipe_of(config: RunConfig, checkpoint: str) -> Recipe:
 
 
 def _in_this_process(settings: TrainSettings, listener: _SweepListener, store: TokenStore) -> None:
+    gc.freeze()  # torch and transformers make hundreds of thousands of objects, which the collection below passes by
     try:
         with alone(settings.device) as world:
             trainer = Trainer(settings, world, listener=listener, store=store)
@@ -167,6 +168,7 @@ def _in_this_process(settings: TrainSettings, listener: _SweepListener, store: T
             del trainer
     finally:
         gc.collect()  # a sharded model has cycles, and the next run needs its memory
+        gc.unfreeze()
 
 
 def _under_torchrun(settings: TrainSettings, listener: _SweepListener, processes: int) -> None:

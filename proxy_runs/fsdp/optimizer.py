@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.recipe import MuonSettings, OptimizerSettings
 from proxy_runs.fsdp.muon import ShardedMuon
-from proxy_runs.weights.held import MOMENTS, MOMENTUM
+from proxy_runs.weights.moments import MOMENTS, MOMENTUM
 
 
 class ShardedOptimizer:

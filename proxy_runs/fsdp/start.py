@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints import tensor_shapes
 from decaylaws.recipe.families import why_not_trainable
-from decaylaws.runs.start import OPTIMIZER_FILE
 from proxy_runs.fsdp.checkpoint import read_checkpoint
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
-from proxy_runs.weights.checkpoint_files import STATE_FILE, no_moments
+from proxy_runs.weights.checkpoint_files import STATE_FILE
 from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.held import MOMENTS, MOMENTUM, read_moments
 from proxy_runs.weights.hf import to_hf_model, to_hf_weights
+from proxy_runs.weights.moments import MOMENTS, MOMENTUM, read_moments
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
 
     Args:
         path: a member checkpoint (``.safetensors``), a checkpoint of a launched run (``checkpoints/step-...``), or a
-            Hugging Face folder, where ``optimizer.safetensors`` holds the moments.
+            Hugging Face folder, with moments where :mod:`decaylaws.recipe.checkpoints.moments` looks for them.
         with_optimizer: take the moments as well.
         eos_token_id: id of the token that ends a document, for a member checkpoint, which does not know its text.
 
@@ -65,8 +64,6 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
         start = _from_launched(path) if (path / STATE_FILE).is_file() else _from_folder(path, with_optimizer)
     if not with_optimizer:
         return replace(start, moments=None, optimizer_step=0)
-    if start.moments is None:
-        raise DataError(no_moments(path))
     return start
 
 
@@ -93,7 +90,7 @@ def _from_folder(path: Path, with_optimizer: bool) -> Start:
     dtype = _stored_dtype(config)
     dropout = _turn_dropout_off(config)
     model = load_causal_lm(path, config=config)
-    step, moments = read_moments(path) if with_optimizer and (path / OPTIMIZER_FILE).is_file() else (0, None)
+    step, moments = read_moments(path, model) if with_optimizer else (0, None)
     return Start(model, moments, step, folder=path, dtype=dtype, dropout=dropout)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from decaylaws.runs.start import OPTIMIZER_FILE
-
 STATE_FILE = "state.json"
 """Where a launched run stands, in each of its sharded checkpoints."""
 
@@ -54,11 +52,3 @@ def forget_kept(directory: Path, run_id: str, tokens: Iterable[int]) -> None:
 def resume_checkpoint(directory: Path, run_id: str) -> Path:
     """Where an unfinished run keeps its latest state."""
     return directory / f"{run_id}.resume.safetensors"
-
-
-def no_moments(path: Path) -> str:
-    """What to say where a recipe wants moments and ``path`` holds none."""
-    return (
-        f"The recipe takes the optimiser's state over, but {path} holds none. Start from a checkpoint "
-        f"with {OPTIMIZER_FILE}, or set handover.optimizer_state: fresh."
-    )

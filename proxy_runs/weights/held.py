@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from decaylaws.errors import DataError
 from decaylaws.runs.config import Arithmetic, RunConfig
-from decaylaws.runs.folders import folder_fingerprint, require_moments
-from decaylaws.runs.start import OPTIMIZER_FILE, CheckpointStart
+from decaylaws.runs.folders import folder_fingerprint
+from decaylaws.runs.start import CheckpointStart
 from proxy_runs.weights.checkpoints import MemberState
+from proxy_runs.weights.moments import MOMENTS, of_kind, read_moments
 
 
 class HeldCheckpoints:
@@ -95,32 +93,6 @@ class HeldCheckpoints:
             params=params,
             **moments,
         )
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW remembers of a parameter."""
-MOMENTUM = "momentum_buffer"
-"""What Muon remembers of a matrix."""
-
-
-def read_moments(folder: Path) -> tuple[int, dict[str, Tensor]]:
-    """The step that an optimiser's state in a Hugging Face folder has reached, and its tensors by name.
-
-    Raises:
-        DataError: there is none, or it is damaged or belongs to a model of other shapes.
-    """
-    require_moments(folder)
-    try:
-        tensors = load_file(folder / OPTIMIZER_FILE)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"The optimiser's state in {folder} cannot be read: {error}") from error
-    return int(tensors.pop("step").item()), tensors
-
-
-def of_kind(moments: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The tensors ``<kind>.<parameter>`` by parameter."""
-    prefix = f"{kind}."
-    return {name.removeprefix(prefix): t for name, t in moments.items() if name.startswith(prefix)}
 
 
 def _without_length(shape: object) -> dict[str, object]:

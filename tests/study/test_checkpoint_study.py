@@ -14,7 +14,8 @@ from decaylaws.study import Study
 from decaylaws.study.status import steps
 from decaylaws.study.verdict import confirmation_table
 from tests.study.held import make_held_study
-from tests.study.tiny import decaylaws
+from tests.study.in_process import work_in_this_process
+from tests.study.tiny import TINY_SETTINGS, decaylaws
 
 DOMAINS = ("web", "maths", "code")
 SMALL = {"family": "llama", "tokens": 1_000_000, "lr": 1e-2}
@@ -93,9 +94,18 @@ def test_the_report_speaks_of_checkpoints(pair: Study) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen3", "olmo2", "gpt_neox", "mixtral"])
-def test_one_checkpoint_of_any_family_is_enough(tmp_path: Path, family: str) -> None:
-    design = {"num_mixtures": 4, "decay_tokens": [1024], "num_replicates": 2}
-    make_held_study(tmp_path, {"one": SMALL | {"family": family}}, target="one", design=design)
+def test_one_checkpoint_of_any_family_goes_from_init_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    work_in_this_process(monkeypatch)
+    make_held_study(
+        tmp_path,
+        {"one": SMALL | {"family": family}},
+        target="one",
+        sources={name: TINY_SETTINGS["sources"][name] for name in ("web", "maths")},
+        objective={"weights": {"web": 1, "maths": 1}, "guard_domains": ["web"], "guard_nats": 0.3},
+        design={"num_mixtures": 4, "decay_tokens": [1024], "num_replicates": 2},
+    )
     study = Study.open(tmp_path)
     verbs.prepare(study)
     verbs.plan(study)
@@ -109,3 +119,10 @@ def test_one_checkpoint_of_any_family_is_enough(tmp_path: Path, family: str) -> 
     assert len(confirmed.table) == 4
     assert np.isfinite(confirmed.table["observed"]).all()
     assert study.runs()["non_embedding_params"].nunique() == 1
+    launched = verbs.launch(study, processes=1)
+    recommended = confirmed.table.set_index("candidate").loc["recommended", "run_id"]
+    ran = study.runs().set_index("run_id").loc[recommended]
+    for row in launched.losses.itertuples():
+        assert row.launched == pytest.approx(ran[f"loss:{row.domain}"], abs=1e-4)
+    decaylaws("report", str(tmp_path))
+    assert "decays forked from 1 checkpoint." in study.report_file.read_text(encoding="utf-8")

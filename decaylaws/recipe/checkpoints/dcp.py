@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints.facts import (
@@ -24,6 +25,9 @@ from decaylaws.recipe.checkpoints.facts import (
     whole,
 )
 from decaylaws.recipe.checkpoints.inert_pickle import MAX_BYTES, Record, load_inert, torch_pickle
+
+if TYPE_CHECKING:
+    import torch
 
 METADATA = ".metadata"
 MAX_SCALAR_BYTES = 1024 * 1024
@@ -43,6 +47,8 @@ _ALLOWED = {
 } | {
     (f"{_CHECKPOINT}.filesystem", "_StorageInfo"),
     (f"{_CHECKPOINT}.filesystem", "_StoragePrefix"),
+    ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("olmo_core.distributed.checkpoint.filesystem", "_StoragePrefix"),
     ("torch", "Size"),
     ("torch", "device"),
     ("torch.serialization", "_get_layout"),
@@ -54,20 +60,33 @@ _DTYPE = re.compile(r"^(?:b?float\d+\w*|u?int\d+|bool|complex\d+)$")
 
 
 @dataclass(frozen=True)
+class DcpPiece:
+    """A part of a tensor, or a whole one, where it is stored.
+
+    Attributes:
+        file: relative to the folder.
+        offset: its first byte in the file.
+        length: its bytes.
+        first: index of its first element in the whole tensor, by dimension; empty for a value that is no tensor.
+    """
+
+    file: str
+    offset: int
+    length: int
+    first: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class DcpEntry:
     """One tensor or value of the checkpoint.
 
     Attributes:
         shape: of the whole tensor; ``None`` for a value that is no tensor.
-        file: file of its first piece, relative to the folder; ``None`` if the metadata do not say.
-        offset: first byte of the piece.
-        length: bytes of the piece.
+        pieces: where it lies; empty if the metadata do not say, or say that it was transformed when stored.
     """
 
     shape: tuple[int, ...] | None
-    file: str | None
-    offset: int
-    length: int
+    pieces: tuple[DcpPiece, ...]
 
 
 def read_dcp(folder: Path) -> dict[str, DcpEntry]:
@@ -90,7 +109,9 @@ def read_dcp(folder: Path) -> dict[str, DcpEntry]:
         raise DataError(f"{path} is damaged: it describes no tensors.")
     places = _places(stored if isinstance(stored, dict) else {})
     return {
-        name: _entry(value, places.get(name)) for name, value in described.items() if isinstance(name, str)
+        name: _entry(value, places.get(name, ()))
+        for name, value in described.items()
+        if isinstance(name, str)
     }
 
 
@@ -116,25 +137,36 @@ def is_torch(module: str, name: str) -> bool:
     )
 
 
-def _places(stored: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
-    places: dict[str, Mapping[str, Any]] = {}
+def _places(stored: Mapping[Any, Any]) -> dict[str, list[DcpPiece]]:
+    """Pieces by name; a name whose pieces are not all described in full is left out."""
+    places: dict[str, list[DcpPiece]] = {}
+    incomplete = set()
     for index, info in stored.items():
-        if isinstance(index, Record) and isinstance(info, Record):
-            name = index.fields.get("fqn")
-            if isinstance(name, str):
-                places.setdefault(name, info.fields)
-    return places
+        name = index.fields.get("fqn") if isinstance(index, Record) else None
+        if not isinstance(name, str):
+            continue
+        piece = _piece(index.fields.get("offset"), info.fields) if isinstance(info, Record) else None
+        if piece is None:
+            incomplete.add(name)
+        else:
+            places.setdefault(name, []).append(piece)
+    return {name: pieces for name, pieces in places.items() if name not in incomplete}
 
 
-def _entry(value: object, place: Mapping[str, Any] | None) -> DcpEntry:
+def _piece(first: object, place: Mapping[str, Any]) -> DcpPiece | None:
+    file, offset, length = place.get("relative_path"), place.get("offset"), place.get("length")
+    if not isinstance(file, str) or not isinstance(offset, int) or not isinstance(length, int):
+        return None
+    known = isinstance(first, tuple) and all(isinstance(n, int) for n in first)
+    if place.get("transform_descriptors") or not (first is None or known):
+        return None
+    return DcpPiece(file, offset, length, first if isinstance(first, tuple) else ())
+
+
+def _entry(value: object, pieces: Sequence[DcpPiece]) -> DcpEntry:
     size = value.fields.get("size") if isinstance(value, Record) else None
     shape = tuple(size) if isinstance(size, tuple) and all(isinstance(n, int) for n in size) else None
-    place = place or {}
-    file, offset, length = place.get("relative_path"), place.get("offset"), place.get("length")
-    plain = isinstance(file, str) and isinstance(offset, int) and isinstance(length, int)
-    if not plain or place.get("transform_descriptors"):
-        return DcpEntry(shape, None, 0, 0)
-    return DcpEntry(shape, str(file), int(offset or 0), int(length or 0))
+    return DcpEntry(shape, tuple(pieces))
 
 
 def read_scalar(folder: Path, entry: DcpEntry) -> object:
@@ -143,21 +175,54 @@ def read_scalar(folder: Path, entry: DcpEntry) -> object:
     Raises:
         DataError: its file is missing, lies outside the folder, or cannot be read without running code.
     """
-    if entry.file is None or not 0 < entry.length <= MAX_SCALAR_BYTES or entry.offset < 0:
+    piece = entry.pieces[0] if entry.pieces else None
+    if piece is None or not 0 < piece.length <= MAX_SCALAR_BYTES or piece.offset < 0:
         return None
-    relative = PurePosixPath(entry.file)
+    value = _load(folder, piece)
+    return value.item() if hasattr(value, "numel") and value.numel() == 1 else value
+
+
+def read_tensor(folder: Path, name: str, entry: DcpEntry) -> torch.Tensor:
+    """A whole tensor, put together from its pieces, in the number format in which it was stored.
+
+    Raises:
+        DataError: its files are missing, lie outside the folder, cannot be read without running code, or its pieces
+            do not make up the tensor.
+    """
+    torch = importlib.import_module("torch")
+    shape, whole = entry.shape or (), None
+    left = math.prod(shape)
+    for piece in entry.pieces:
+        part = _load(folder, piece)
+        first = piece.first or (0,) * len(shape)
+        fits = isinstance(part, torch.Tensor) and part.dim() == len(shape) == len(first)
+        if not fits or any(
+            start < 0 or start + n > size for start, n, size in zip(first, part.shape, shape, strict=True)
+        ):
+            raise DataError(f"A piece of {name} in {folder} is not a part of a tensor of the shape {shape}.")
+        if whole is None:
+            whole = torch.empty(shape, dtype=part.dtype)
+        whole[tuple(slice(start, start + n) for start, n in zip(first, part.shape, strict=True))] = part
+        left -= part.numel()
+    if whole is None or left != 0:
+        raise DataError(f"{folder} does not hold the whole of {name}: {left:,} of its numbers are missing.")
+    return whole
+
+
+def _load(folder: Path, piece: DcpPiece) -> Any:
+    """What a piece holds."""
+    relative = PurePosixPath(piece.file)
     if relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{folder / METADATA} points outside its folder: {entry.file!r}.")
+        raise DataError(f"{folder / METADATA} points outside its folder: {piece.file!r}.")
     torch = importlib.import_module("torch")
     path = folder / relative
     try:
         with path.open("rb") as handle:
-            handle.seek(entry.offset)
-            data = handle.read(entry.length)
+            handle.seek(piece.offset)
+            data = handle.read(piece.length)
         # read inertly first: what torch's reader would unpack or hash for ever is refused there
         load_inert(torch_pickle(io.BytesIO(data), str(path)), str(path), is_torch)
-        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # what torch raises for a damaged or unsafe piece is not documented
         raise DataError(f"{path} cannot be read without running code in it: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
+from decaylaws.recipe.families import active_experts, num_experts
 
 MAX_JSON_BYTES = 256 * 1024 * 1024
 STEP_NAMES = ("step", "global_step", "iteration")
@@ -32,7 +33,7 @@ class CheckpointFacts:
         tokenizer_fingerprint: of the tokenizer beside it, see
             :func:`decaylaws.recipe.corpus_facts.tokenizer_fingerprint`.
         run_id: the run that wrote it.
-        non_embedding_params: parameters without embedding and output head.
+        non_embedding_params: parameters without embedding and output head; of experts, those that a token is routed to.
         config: of a Hugging Face model.
     """
 
@@ -102,7 +103,7 @@ def first_whole(values: Mapping[str, Any], names: Iterable[str]) -> int | None:
 _OTHER_TENSORS = ("exp_avg", "optim", "position", "wpe")
 _EMBEDDINGS, _HEADS = ("embed", "wte"), ("lm_head", "param.head")
 # masks and frequencies that older checkpoints hold beside their weights (GPT-2, GPT-NeoX)
-_BUFFERS = ("attention.bias", "attn.bias", "masked_bias", "inv_freq")
+BUFFERS = ("attention.bias", "attn.bias", "masked_bias", "inv_freq")
 
 
 def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
@@ -118,10 +119,23 @@ def embedding_rows(shapes: Mapping[str, Iterable[int]]) -> int | None:
 def is_beside_embeddings(name: str) -> bool:
     """Whether a tensor of that name is neither embedding nor output head nor a buffer nor state of the optimiser."""
     left_out = _OTHER_TENSORS + _EMBEDDINGS + _HEADS
-    return not any(part in name for part in left_out) and not name.endswith(_BUFFERS)
+    return not any(part in name for part in left_out) and not name.endswith(BUFFERS)
 
 
 def non_embedding_params(shapes: Mapping[str, Iterable[int]]) -> int | None:
     """Numbers in the tensors that are neither embedding nor output head nor state of the optimiser."""
     counts = [math.prod(shape) for name, shape in shapes.items() if is_beside_embeddings(name)]
     return whole(sum(counts)) or None
+
+
+def idle_params(shapes: Mapping[str, Iterable[int]], config: Mapping[str, Any]) -> int:
+    """Parameters of the experts that a token is not routed to. Experts that see every token are never idle."""
+    experts, active = num_experts(config), active_experts(config)
+    if experts < 2 or active is None:
+        return 0
+    routed = sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if ".experts." in name and is_beside_embeddings(name)
+    )
+    return routed * (experts - active) // experts

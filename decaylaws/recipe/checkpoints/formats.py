@@ -16,6 +16,7 @@ from decaylaws.recipe.checkpoints.facts import (
     CheckpointFacts,
     embedding_rows,
     first_whole,
+    idle_params,
     non_embedding_params,
     rates,
     read_json,
@@ -32,9 +33,9 @@ from decaylaws.recipe.checkpoints.megatron import (
 )
 from decaylaws.recipe.corpus_facts import tokenizer_fingerprint
 
-# of the Trainer, of launch, of accelerate with FSDP, of DeepSpeed
+# of the Trainer, of launch, a link to another trainer's checkpoint, of accelerate with FSDP, of DeepSpeed
 OPTIMIZER_FILES = (
-    "optimizer.pt", "optimizer.bin", "optimizer.safetensors", "optimizer_[0-9]*", "*_optim_states.pt",
+    "optimizer.pt", "optimizer.bin", "optimizer.safetensors", "optimizer", "optimizer_[0-9]*", "*_optim_states.pt",
     "global_step*/*_optim_states.pt",
 )  # fmt: skip
 OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state")
@@ -158,6 +159,7 @@ def _huggingface(path: Path) -> CheckpointFacts:
     lrs, lr_step = _trainer_lrs(path, trainer) if trainer else (rates([launched.get("lr")]), None)
     text = config.get("text_config")
     shapes = tensor_shapes(path)
+    beside = non_embedding_params(shapes)
     return CheckpointFacts(
         kind="huggingface",
         step=step,
@@ -170,7 +172,7 @@ def _huggingface(path: Path) -> CheckpointFacts:
             config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
         ),
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer.is_file() else None,
-        non_embedding_params=non_embedding_params(shapes),
+        non_embedding_params=None if beside is None else beside - idle_params(shapes, config),
         config=config or None,
     )
 

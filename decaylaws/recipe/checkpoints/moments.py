@@ -1,0 +1,188 @@
+"""Where the moments of a start lie, and of which shapes they are: told from headers, with nothing executed.
+
+Beside the weights of a Hugging Face folder they are looked for in this order:
+
+=========================================== ===============================================================
+``optimizer.safetensors``                   tensors ``exp_avg.<weight>``, ``exp_avg_sq.<weight>`` and ``step``
+``optimizer.pt``, ``optimizer.bin``         the Trainer's, or accelerate's
+``optimizer_0``                             accelerate's with FSDP: DCP
+``optimizer``                               a file or a folder of a trainer, or a link to one: a torch file,
+                                            DCP (torchtitan, OLMo-core), a checkpoint of ``decaylaws launch``
+=========================================== ===============================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from decaylaws.errors import DataError
+from decaylaws.io.digest import content_digest
+from decaylaws.recipe.checkpoints.dcp import METADATA, is_torch, read_dcp
+from decaylaws.recipe.checkpoints.formats import (
+    OLMO_TENSORS,
+    OPTIMIZER_KEYS,
+    safetensors_shapes,
+)
+from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
+from decaylaws.recipe.checkpoints.megatron import BRIDGE_TRACKER, COMMON, TRACKER
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+LINK = "optimizer"
+PLACES = (OPTIMIZER_FILE, "optimizer.pt", "optimizer.bin", "optimizer_0", LINK)
+KINDS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+_DEEPSPEED = ("*_optim_states.pt", "global_step*/*_optim_states.pt")
+_MEGATRON = (COMMON, TRACKER, BRIDGE_TRACKER)
+_STATE = re.compile(r"^(?:.*\.)?state\.(?P<name>.+)\.(?P<kind>exp_avg|exp_avg_sq|momentum_buffer|step)$")
+
+Layout = Literal["safetensors", "sharded", "torch", "dcp"]
+
+
+@dataclass(frozen=True)
+class StoredMoments:
+    """Moments that a folder holds.
+
+    Attributes:
+        path: file, or folder of DCP.
+        layout: ``safetensors``: one file of ours; ``sharded``: a checkpoint of a launched run; ``torch``: a file of
+            ``torch.save``; ``dcp``: torch's distributed checkpoint.
+        shapes: by kind and parameter, as the trainer names it; by its number in a torch file without names.
+    """
+
+    path: Path
+    layout: Layout
+    shapes: Mapping[str, Mapping[str | int, tuple[int, ...]]]
+
+
+def moments_place(folder: Path) -> Path | None:
+    """File or folder of the moments in a Hugging Face folder; ``None`` where there is none that can be read."""
+    return next((folder / name for name in PLACES if (folder / name).exists()), None)
+
+
+def moment_files(folder: Path) -> list[Path]:
+    """All files of the moments in a Hugging Face folder; empty where there are none."""
+    place = moments_place(folder)
+    if place is None:
+        return []
+    return [place] if place.is_file() else sorted(f for f in place.resolve().rglob("*") if f.is_file())
+
+
+def foreign_moments_digest(folder: Path) -> str | None:
+    """SHA-256 over the moments in a Hugging Face folder, where they are not in ``optimizer.safetensors``."""
+    place = moments_place(folder)
+    if place is None or place.name == OPTIMIZER_FILE:
+        return None
+    return f"{place.name} {content_digest(place.resolve(), ['**/*'])}"
+
+
+def find_moments(folder: Path) -> StoredMoments:
+    """The moments in a Hugging Face folder.
+
+    Raises:
+        DataError: there are none, or their layout cannot be taken apart here; the message says why.
+    """
+    place = moments_place(folder)
+    if place is not None:
+        return _stored(place)
+    if any(any(folder.glob(pattern)) for pattern in _DEEPSPEED):
+        raise DataError(
+            f"The optimiser's state in {folder} is DeepSpeed's, which keeps it in flat pieces of ranks without the "
+            "names of parameters. Start the optimiser afresh (optimizer_state: fresh), or save it as "
+            "optimizer.safetensors."
+        )
+    raise DataError(
+        f"The optimiser's state is to be loaded, but {folder} has no optimizer.safetensors, optimizer.pt, "
+        f"optimizer.bin or optimizer_0, and nothing under the name '{LINK}'. Put one of them beside the weights, link "
+        f"the trainer's own checkpoint as '{LINK}' into that folder, or start the optimiser afresh "
+        "(optimizer_state: fresh)."
+    )
+
+
+def _stored(place: Path) -> StoredMoments:
+    if place.is_file():
+        if place.suffix == ".safetensors":
+            return StoredMoments(place, "safetensors", _by_kind(safetensors_shapes(place)))
+        return StoredMoments(place, "torch", _torch_shapes(place))
+    if any((place / name).exists() for name in _MEGATRON):
+        raise DataError(
+            f"{place} is a checkpoint of Megatron. By default its moments lie in flat buffers of its distributed "
+            "optimiser, which only a run of Megatron can take apart, and they are not read here. Start the optimiser "
+            "afresh (optimizer_state: fresh), or write them as optimizer.safetensors beside the weights."
+        )
+    inner = place / OLMO_TENSORS
+    if inner.is_dir():
+        return _stored(inner)
+    if (place / METADATA).is_file():
+        found: dict[str, dict[str | int, tuple[int, ...]]] = {}
+        for name, entry in read_dcp(place).items():
+            state = state_of(name)
+            if state is not None and state[1] in KINDS and entry.shape is not None:
+                found.setdefault(state[1], {})[state[0]] = entry.shape
+        return StoredMoments(place, "dcp", found)
+    if (place / "state.json").is_file():
+        shapes: dict[str, list[int]] = {}
+        for file in sorted(place.glob("*.safetensors")):
+            shapes |= safetensors_shapes(file)
+        return StoredMoments(place, "sharded", _by_kind(shapes))
+    inside = moments_place(place)
+    if inside is not None:
+        return _stored(inside)
+    raise DataError(
+        f"{place} is not a checkpoint whose moments can be read: neither a file of torch.save, nor DCP with "
+        f"{METADATA}, nor OLMo-core's with {OLMO_TENSORS}, nor a checkpoint of 'decaylaws launch'."
+    )
+
+
+def state_of(name: str) -> tuple[str, str] | None:
+    """Parameter and kind of an entry of DCP that belongs to an optimiser's state; ``None`` for other entries."""
+    match = _STATE.match(name)
+    return None if match is None else (match["name"], match["kind"])
+
+
+def _by_kind(shapes: Mapping[str, list[int]]) -> dict[str, dict[str | int, tuple[int, ...]]]:
+    found: dict[str, dict[str | int, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        kind, _, parameter = name.partition(".")
+        if kind in KINDS and parameter:
+            found.setdefault(kind, {})[parameter] = tuple(shape)
+    return found
+
+
+def optimizer_state(content: Any) -> Mapping[Any, Any]:
+    """The ``state`` of an optimiser in what a torch file holds: its own, or below a name such as ``optimizer``.
+
+    Raises:
+        DataError: there is none.
+    """
+    if isinstance(content, dict):
+        for found in (content, *(content.get(key) for key in OPTIMIZER_KEYS)):
+            found = found[0] if isinstance(found, list) and len(found) == 1 else found
+            if isinstance(found, dict) and isinstance(found.get("state"), dict) and "param_groups" in found:
+                return found
+    raise DataError("it holds no state of a torch optimiser ('state' and 'param_groups')")
+
+
+def _torch_shapes(path: Path) -> dict[str, dict[str | int, tuple[int, ...]]]:
+    try:
+        state = optimizer_state(load_torch_file(path, is_torch))["state"]
+    except DataError as error:
+        raise DataError(f"The moments in {path} cannot be read: {error}.") from error
+    found: dict[str, dict[str | int, tuple[int, ...]]] = {}
+    for parameter, values in state.items():
+        for kind in KINDS:
+            shape = _record_shape(values.get(kind)) if isinstance(values, dict) else None
+            if shape is not None and isinstance(parameter, str | int):
+                found.setdefault(kind, {})[parameter] = shape
+    return found
+
+
+def _record_shape(value: object) -> tuple[int, ...] | None:
+    """Shape of a tensor that was read inertly: storage, offset, sizes, strides."""
+    arguments = value.arguments if isinstance(value, Record) else ()
+    if len(arguments) < 3 or not isinstance(arguments[2], tuple):
+        return None
+    sizes = arguments[2]
+    return sizes if all(isinstance(size, int) for size in sizes) else None

@@ -1,0 +1,87 @@
+"""Parameters of other trainers under Hugging Face's names, for moments that lie in a trainer's own checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_BLOCK = re.compile(r"^(?:blocks|layers)\.(\d+)\.(.+)$")
+
+# of OLMo-core 3.0 and torchtitan 0.3 (Llama 3, Qwen 3), whose converters the tests compare with; what stands in both
+# means the same in both
+_OUTSIDE = {
+    "embeddings.weight": "model.embed_tokens.weight",
+    "lm_head.norm.weight": "model.norm.weight",
+    "lm_head.w_out.weight": "lm_head.weight",
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "lm_head.weight": "lm_head.weight",
+}
+_INSIDE = {
+    "attention.w_q": "self_attn.q_proj",
+    "attention.w_k": "self_attn.k_proj",
+    "attention.w_v": "self_attn.v_proj",
+    "attention.w_out": "self_attn.o_proj",
+    "attention.qkv_linear.wq": "self_attn.q_proj",
+    "attention.qkv_linear.wk": "self_attn.k_proj",
+    "attention.qkv_linear.wv": "self_attn.v_proj",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+}
+_NORMS_BEFORE = {
+    "attention_norm": "input_layernorm",
+    "feed_forward_norm": "post_attention_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+# OLMo 2 and 3 normalise what a sublayer gives, not what it is given
+_NORMS_AFTER = {
+    "attention_norm": "post_attention_layernorm",
+    "feed_forward_norm": "post_feedforward_layernorm",
+}
+
+
+def huggingface_name(name: str, weights: Collection[str]) -> str | None:
+    """The weight of a Hugging Face folder that another trainer calls ``name``; ``None`` where no rule is known.
+
+    Args:
+        name: as in the trainer's checkpoint; marks of wrappers such as ``module.`` are passed over.
+        weights: names of the folder's weights.
+    """
+    name = _WRAPPERS.sub("", name)
+    if name in weights:
+        return name
+    block = _BLOCK.match(name)
+    if block is None:
+        return _OUTSIDE.get(name)
+    after = any(weight.endswith(".post_feedforward_layernorm.weight") for weight in weights)
+    part, _, kind = block[2].rpartition(".")
+    found = {**_INSIDE, **(_NORMS_AFTER if after else _NORMS_BEFORE)}.get(part)
+    return None if found is None else f"model.layers.{block[1]}.{found}.{kind}"
+
+
+def unfused_names(name: str) -> tuple[str, ...]:
+    """Names of the matrices that a trainer keeps as one: torchtitan's queries, keys and values; else ``name`` alone."""
+    return (
+        tuple(name.replace(".wqkv.", f".{each}.") for each in ("wq", "wk", "wv"))
+        if ".wqkv." in name
+        else (name,)
+    )
+
+
+def interleaves_rope(name: str, config: Mapping[str, object]) -> bool:
+    """Whether rows of a query or key matrix stand in pairs, as torchtitan's Llama has them, and not in halves.
+
+    Args:
+        name: in the trainer's checkpoint.
+        config: of the Hugging Face model.
+    """
+    return config.get("model_type") == "llama" and name.endswith((".wq.weight", ".wk.weight"))
