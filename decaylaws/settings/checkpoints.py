@@ -44,8 +44,8 @@ class CheckpointsSettings(Section):
     optimizer_state: Literal["load", "fresh"] = Field(
         "fresh",
         description=(
-            "load takes the moments out of each folder: optimizer.safetensors, the Trainer's optimizer.pt, or a trainer's "
-            "own checkpoint linked there as 'optimizer'; fresh starts them from zero"
+            "load takes the moments out of each folder: optimizer.safetensors, the Trainer's optimizer.pt, or a "
+            "trainer's own checkpoint linked there as 'optimizer'; fresh starts them from zero"
         ),
     )
     warmup_tokens: TokensOrNone = Field(
