@@ -105,6 +105,10 @@ def record(
     lr_tolerance: Annotated[
         float, typer.Option(help="how far a logged LR may be from the plan's, as a fraction of the peak LR")
     ] = LR_TOLERANCE,
+    unfinished: Annotated[
+        bool,
+        typer.Option("--unfinished", help="also record decays that ended early, with their curves so far"),
+    ] = False,
 ) -> Recorded:
     """Record what another trainer has logged about the runs of a study.
 
@@ -112,7 +116,9 @@ def record(
     event files, logs of OLMo-core, Megatron-LM and Hugging Face's Trainer, and results
     of lm-eval. A run is known by the id in its name or path. It counts if the loss of
     every domain was logged at its last step and its LR, tokens and mixture are the
-    plan's. Everything else is listed with the reason. Writes runs.csv and curves.csv.
+    plan's. Everything else is listed with the reason. With --unfinished a decay that
+    only lacks its end counts too: fit weighs it by what its curve leads to expect.
+    Writes runs.csv and curves.csv.
     Next: decaylaws fit.
     """
     study = open_study(console, directory)
@@ -125,6 +131,7 @@ def record(
             kind=format,
             run_id=run,
             lr_tolerance=lr_tolerance,
+            unfinished=unfinished,
             progress=progress,
         )
     counts = recorded.outcomes["outcome"].value_counts()

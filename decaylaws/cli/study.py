@@ -217,7 +217,8 @@ def fit(
     partial: Annotated[
         bool,
         typer.Option(
-            help="fit the runs that have finished; without it, a planned run without a result stops the fit"
+            help="fit the runs that have finished, and those that have begun by what their curves lead to expect; "
+            "without it, a planned run without a result stops the fit"
         ),
     ] = False,
 ) -> dict[str, object]:
@@ -332,6 +333,15 @@ def status(directory: StudyDir) -> Status:
             f"planned runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
             f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
         )
+    if found.running:
+        unit = "bits per byte" if study.settings.objective_unit == "bits_per_byte" else "nats per token"
+        title = f"runs that are trained now, and the final objective to be expected ({unit})"
+        running = plain_table("run", "role", "done", "expected", "90 % interval", title=title, left=["role"])
+        for each in found.running:
+            interval = "" if each.lower is None else f"{each.lower:.4f} to {each.upper:.4f}"
+            expected = "too few finished runs" if each.expected is None else f"{each.expected:.4f}"
+            running.add_row(each.run_id, each.role, f"{each.done:.0%}", expected, interval)
+        console.print(running)
     say_next(console, study, found.next_verb)
     return found
 

@@ -32,11 +32,14 @@ from decaylaws.progress import Progress, silent
 from decaylaws.queue.storage import Patience, change_state, open_storage
 from decaylaws.queue.trials import (
     ATTEMPT,
+    CONFIG,
+    CURVE,
     DEATHS,
     LOG,
     MAX_ATTEMPTS,
     MAX_DEATHS,
     MEASURE,
+    PRUNE_LEVEL,
     RESULT,
     ROLE,
     RUN_ID,
@@ -45,6 +48,7 @@ from decaylaws.queue.trials import (
     WORKER,
     again,
     config_of,
+    finished_curves,
     fits,
     is_owed,
     is_poor,
@@ -55,8 +59,9 @@ from decaylaws.queue.trials import (
     sealed,
     waiting_trial,
 )
-from decaylaws.runs.columns import Unit
+from decaylaws.runs.columns import Unit, config_row
 from decaylaws.runs.config import RunConfig
+from decaylaws.runs.forecast import forecast_run
 
 FOLDER = "folder"
 """Attribute of the Optuna study that names the folder of the checkpoints."""
@@ -72,6 +77,27 @@ class Claim:
     config: RunConfig
     result: dict[str, Any] | None
     is_retried: bool
+
+
+@dataclass(frozen=True)
+class OnTheWay:
+    """A run that has not ended.
+
+    Attributes:
+        run_id: the run.
+        role: the question that it answers.
+        done: share of its tokens at its last evaluation.
+        expected: final objective that its curve leads to expect; None where too few runs of its kind have finished.
+        lower: lower end of the 90 % interval of it.
+        upper: upper end.
+    """
+
+    run_id: str
+    role: str
+    done: float
+    expected: float | None
+    lower: float | None
+    upper: float | None
 
 
 @dataclass(frozen=True)
@@ -240,6 +266,52 @@ class RunQueue:
         """
         with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
             self._patiently(lambda: self._storage.set_trial_intermediate_value(claim.trial_id, tokens, value))
+
+    def note(self, claim: Claim, tokens: int, losses: Mapping[str, float]) -> None:
+        """Store an evaluation of a run on its way, for those who ask what it will reach.
+
+        Args:
+            claim: the claimed run.
+            tokens: its own tokens so far.
+            losses: by domain, nats per token.
+        """
+        attrs = self._patiently(lambda: self._storage.get_trial(claim.trial_id)).user_attrs
+        before = [point for point in attrs.get(CURVE, []) if point["tokens"] < tokens]
+        now = [{"tokens": tokens, "domain": domain, "loss": loss} for domain, loss in losses.items()]
+        with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
+            self._set(claim.trial_id, CURVE, [*before, *now])
+
+    def on_the_way(self, objective: Mapping[str, float], unit: Unit = "nats_per_token") -> list[OnTheWay]:
+        """The runs that workers train now and have evaluated, with the final objective that is to be expected.
+
+        Args:
+            objective: weights by domain.
+            unit: what these weights weigh.
+        """
+        running = [trial for trial in self._latest(TrialState.RUNNING) if trial.intermediate_values]
+        finished = finished_curves(self._latest(), objective, unit) if running else []
+        found = []
+        for trial in running:
+            row, tokens = config_row(config_of(trial)), max(trial.intermediate_values)
+            expected = forecast_run(row, trial.intermediate_values, finished)
+            lower, upper = expected.interval(PRUNE_LEVEL) if expected else (None, None)
+            mean = expected.mean if expected else None
+            done = tokens / row["decay_tokens"]
+            found.append(OnTheWay(row["run_id"], trial.user_attrs[ROLE], done, mean, lower, upper))
+        return found
+
+    def open_curves(self) -> list[dict[str, Any]]:
+        """``{"role", "config", "curve"}`` of decays that have begun and have no result, whoever holds them."""
+        trials = self._latest(TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
+        return [
+            {
+                "role": trial.user_attrs[ROLE],
+                "config": trial.user_attrs[CONFIG],
+                "curve": trial.user_attrs[CURVE],
+            }
+            for trial in trials
+            if CURVE in trial.user_attrs and config_of(trial).kind == "decay"
+        ]
 
     def is_poor(
         self,

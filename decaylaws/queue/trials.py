@@ -24,7 +24,8 @@ MAX_ATTEMPTS = 2
 CONFIG, ROLE, RUN_ID = "config", "role", "run_id"
 RESULT, LOG, ATTEMPT, WORKER = "result", "log", "attempt", "worker"
 DEATHS, TICKET, REPEATS = "deaths", "ticket", "repeats"
-CHECKSUM = "sha256"
+CHECKSUM, CURVE = "sha256", "curve"
+"""Of the config and the result; and losses on the way of a run that has not ended."""
 SERVES, MEASURE = "serves", "measure"
 """What a waiting run is wanted for, and what besides its config decides the numbers of its result."""
 
@@ -90,6 +91,7 @@ def again(trial: FrozenTrial, *, deaths: int = 0) -> FrozenTrial:
         attempt=int(attrs[ATTEMPT]),
         deaths=int(attrs[DEATHS]) + deaths,
         result=attrs.get(RESULT),
+        curve=attrs.get(CURVE),
         serves=attrs.get(SERVES, ""),
         measure=attrs.get(MEASURE, ""),
     )
@@ -102,6 +104,7 @@ def waiting_trial(
     attempt: int = 1,
     deaths: int = 0,
     result: dict[str, Any] | None = None,
+    curve: list[dict[str, Any]] | None = None,
     repeats: int | None = None,
     serves: str = "",
     measure: str = "",
@@ -114,12 +117,19 @@ def waiting_trial(
         attempt: counts the times that it was tried, with the one to come.
         deaths: workers that died over it.
         result: what an earlier worker has recorded, and not closed.
+        curve: losses on the way that earlier workers have measured.
         repeats: number of the ended trial that this one takes the place of.
         serves: what the run is wanted for; only a queue that serves the same claims it.
         measure: what besides the config decides the numbers of the result.
     """
     params, distributions = _design_variables(config)
-    optional = {RESULT: result, REPEATS: repeats, SERVES: serves or None, MEASURE: measure or None}
+    optional = {
+        RESULT: result,
+        CURVE: curve,
+        REPEATS: repeats,
+        SERVES: serves or None,
+        MEASURE: measure or None,
+    }
     return create_trial(
         state=TrialState.WAITING,
         params=params,
@@ -161,8 +171,7 @@ def is_poor(
         objective: weights by domain. Finished runs are valued by these, whatever weights they were trained under.
         unit: what these weights weigh.
     """
-    row = config_row(config_of(trial))
-    every = finished_curves(trials, objective, unit)
+    row, every = config_row(config_of(trial)), finished_curves(trials, objective, unit)
     rivals = [every[position] for position in of_kind(row, every)]
     found = forecast_run(row, trial.intermediate_values, rivals)
     if found is None:
@@ -177,7 +186,7 @@ def finished_curves(
     """Row of every finished run, and its objective by own tokens along its recorded curve."""
     finished = (trial.user_attrs[RESULT] for trial in trials if trial.state == TrialState.COMPLETE)
     valued = [(each["row"], _objective_along(each["curve"], objective, unit)) for each in finished]
-    return [(row, losses) for row, losses in valued if losses and max(losses) == row["decay_tokens"]]
+    return [(row, losses) for row, losses in valued if losses and max(losses) == row.get("decay_tokens")]
 
 
 def _objective_along(

@@ -31,6 +31,7 @@ class Compared:
         curve: by the run's own step, the losses by domain that were logged there, finite ones only.
         reasons: why the run does not count, a sentence each; empty where it does.
         compared: what was logged and agrees with the plan, of ``LR``, ``tokens`` and ``mixture``.
+        ended_early: whether nothing but its end is missing: every domain has a loss on the way, none at the last step.
     """
 
     config: RunConfig
@@ -38,6 +39,7 @@ class Compared:
     curve: Mapping[int, Mapping[str, float]]
     reasons: tuple[str, ...] = ()
     compared: frozenset[str] = field(default_factory=frozenset)
+    ended_early: bool = False
 
 
 def compare_with_plan(
@@ -61,7 +63,7 @@ def compare_with_plan(
     first_step = (last_step or steps) - steps
     points = [(log.file, point) for log in logs for point in _dated(config, log.points, first_step)]
     losses, reasons = _last_losses(points, steps, domains, first_step)
-    compared = set()
+    without_end, compared = len(reasons), set()
     checks = {
         "LR": _lr_differences(config, points, lr_tolerance) if config.is_trained else "",
         "tokens": _token_differences(config, points) if config.is_trained else "",
@@ -83,7 +85,25 @@ def compare_with_plan(
         for name, value in point.items():
             if name.startswith(LOSS) and math.isfinite(value):
                 curve.setdefault(int(step), {})[name.removeprefix(LOSS)] = value
-    return Compared(config, {} if reasons else losses, curve, tuple(reasons), frozenset(compared))
+    contradicts = len(reasons) > without_end
+    early = not contradicts and config.kind == "decay" and _ends_early(points, steps, curve, domains)
+    return Compared(config, {} if reasons else losses, curve, tuple(reasons), frozenset(compared), early)
+
+
+def _ends_early(
+    points: Sequence[tuple[Path, Mapping[str, float]]],
+    steps: int,
+    curve: Mapping[int, Mapping[str, float]],
+    domains: Sequence[str],
+) -> bool:
+    """Whether all domains have losses on the way, all of them finite, and none is logged at the last step or later."""
+    logged = [
+        (point["step"], value)
+        for _, point in points if "step" in point
+        for name, value in point.items() if name.startswith(LOSS)
+    ]  # fmt: skip
+    ended = any(step >= steps or not math.isfinite(value) for step, value in logged)
+    return not ended and any(step > 0 and set(domains) <= set(losses) for step, losses in curve.items())
 
 
 def _dated(config: RunConfig, points: Sequence[Point], first_step: int) -> list[dict[str, float]]:

@@ -291,7 +291,7 @@ class Study(StudyPaths):
                 self.plan_file,
                 self.proposals_file,
             ),
-            *(self.runs_file, self.law_file, self.fit_file),
+            *(self.runs_file, self.on_the_way_file, self.law_file, self.fit_file),
             *(self.recommendation_file, self.recipe_file, self.confirm_file),
         )
         states = [path.stat() if path.is_file() else None for path in files]

@@ -25,14 +25,16 @@ from decaylaws.laws.decay import (
 from decaylaws.laws.decay.heldout import member_votes
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes, held_out_predictions
 from decaylaws.progress import Progress, silent
-from decaylaws.runs.columns import UNFINISHED
+from decaylaws.runs.columns import INTERRUPTED, UNFINISHED
+from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import seed_noise
 from decaylaws.runs.table import LOSS_ERROR, fit_ready, values_by
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.question import content_hash
-from decaylaws.study.results import decays
-from decaylaws.study.stored import StoredFit
+from decaylaws.study.results import decays, planned_rows
+from decaylaws.study.run import open_queue
+from decaylaws.study.stored import StoredBegun, StoredFit
 from decaylaws.study.unfinished import unfinished_rows
 
 FIT_FORMAT = 11  # of laws/fit.json; an older file is fitted anew
@@ -100,7 +102,8 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
 
     Args:
         study: the study.
-        partial: fit although planned runs have no result yet.
+        partial: fit although planned runs have no result yet. Those that have begun count with what their curves lead
+            to expect.
         progress: told of the three stages.
 
     Returns:
@@ -109,6 +112,8 @@ def fit(study: Study, *, partial: bool = False, progress: Progress = silent) -> 
     Raises:
         StudyError: too few runs have finished, or planned ones are missing.
     """
+    if partial:
+        write_json(study.on_the_way_file, {"runs": open_queue(study, progress).open_curves()})
     runs, excluded = usable_runs(study)
     unfinished = unfinished_runs(study)
     excluded = excluded[~excluded["run_id"].isin(unfinished["run_id"])]
@@ -233,9 +238,29 @@ def unfinished_runs(study: Study) -> pd.DataFrame:
 
 def _unfinished_runs(study: Study) -> pd.DataFrame:
     runs, (finished, _) = decays(study.runs()), usable_runs(study)
-    if not runs["status"].isin(UNFINISHED).any():
+    begun, their_curves = _begun_runs(study, runs)
+    ended = pd.concat([runs, begun], ignore_index=True) if len(begun) else runs
+    if not ended["status"].isin(UNFINISHED).any():
         return runs.head(0)
-    return unfinished_rows(runs, finished, study.curves(), study.settings.domains)
+    curves = pd.concat([study.curves(), their_curves], ignore_index=True)
+    return unfinished_rows(ended, finished, curves, study.settings.domains)
+
+
+def _begun_runs(study: Study, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and curves of the runs that had begun when a partial fit was asked last, and that have no result yet."""
+    question, path = study.question(), study.on_the_way_file
+    stored = read_json(path, StoredBegun)["runs"] if path.is_file() else []
+    rows, points = [], []
+    with rebuilding(path, f"Run 'decaylaws fit {study.root} --partial' again."):
+        for each in stored:
+            config = RunConfig.from_dict(each["config"])
+            asked = config.run_id in question.planned or config.run_id in question.proposed
+            if not asked or config.run_id in set(runs["run_id"]):
+                continue
+            (row,) = planned_rows([config], study.runs(), study.corpus().available_tokens).to_dict("records")
+            rows.append({**row, "role": each["role"], "status": INTERRUPTED, "reached_target": False})
+            points += [{"run_id": config.run_id, **point} for point in each["curve"]]
+    return pd.DataFrame(rows).reindex(columns=runs.columns), pd.DataFrame(points)
 
 
 def _fit(

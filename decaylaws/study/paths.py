@@ -100,6 +100,11 @@ class StudyPaths:
         return self.root / "laws" / "fit.json"
 
     @property
+    def on_the_way_file(self) -> Path:
+        """Curves of the runs that had not ended when ``fit --partial`` was asked last."""
+        return self.root / "laws" / "on_the_way.json"
+
+    @property
     def recommendation_file(self) -> Path:
         """Everything that the search found, for the report."""
         return self.root / "laws" / "recommendation.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from decaylaws.runs.columns import (
     EVALUATION,
     EVALUATION_SETS,
     FINISHED,
+    INTERRUPTED,
     LOSS,
     START_LOSS,
     config_row,
@@ -71,6 +72,7 @@ def record(
     kind: str | None = None,
     run_id: str | None = None,
     lr_tolerance: float = LR_TOLERANCE,
+    unfinished: bool = False,
     progress: Progress = silent,
 ) -> Recorded:
     """Record what another trainer has logged about the runs of a study.
@@ -85,6 +87,8 @@ def record(
         kind: format of the files, one of ``decaylaws.runs.logs.FORMATS``; None goes by their names.
         run_id: the run that all files are about, where neither their content nor their paths say it.
         lr_tolerance: how far a logged LR may be from the plan's, as a fraction of the run's peak LR.
+        unfinished: also record decays that ended early, with their curves so far. ``fit`` counts them with what these
+            lead to expect, and a later record of the whole run replaces them.
         progress: hears of every file, and while the storage does not answer.
 
     Raises:
@@ -107,6 +111,7 @@ def record(
             "the files", missing=[names.columns[each] for each in unused], remedy="Correct --column."
         )
     by_run, excluded = _by_run(logs, known, run_id)
+    whole = _whole_runs(study) if unfinished else set()
     ends = {each: found["last_step"] for each, found in read_exported_runs(study).items()}
     compared = []
     for each, own in by_run.items():
@@ -114,13 +119,14 @@ def record(
         found = compare_with_plan(
             config, own, settings.domains, last_step=ends.get(each), lr_tolerance=lr_tolerance
         )
+        if found.ended_early and (not unfinished or each in whole):
+            found = replace(found, ended_early=False)
         compared.append(found)
-        if found.reasons:
+        if found.reasons and not found.ended_early:
             where = ", ".join(dict.fromkeys(str(log.file) for log in own))
             excluded += [{"run_id": each, "file": where, "reason": reason} for reason in found.reasons]
-    results = [
-        (known[found.config.run_id], result_of(study, found)) for found in compared if not found.reasons
-    ]
+    counted = [found for found in compared if not found.reasons or found.ended_early]
+    results = [(known[found.config.run_id], result_of(study, found)) for found in counted]
     files_of = {each: ", ".join(dict.fromkeys(str(log.file) for log in own)) for each, own in by_run.items()}
     outcomes, runs = store(study, results, files_of, progress)
     missing = unrecorded(study, wanted_runs(study))
@@ -131,8 +137,16 @@ def record(
             [(run.config.run_id, run.role) for run in missing], columns=["run_id", "role"], dtype=object
         ),
         runs,
-        _notes([found for found in compared if not found.reasons]),
+        _notes(counted),
     )
+
+
+def _whole_runs(study: Study) -> set[str]:
+    """Runs that reached their end as recorded; what is logged of a part of them corrects nothing."""
+    if not study.runs_file.is_file():
+        return set()
+    runs = study.recorded_runs()
+    return set(runs.loc[runs["reached_target"].astype(bool), "run_id"])
 
 
 def _by_run(
@@ -160,17 +174,22 @@ def result_of(study: Study, found: Compared) -> dict[str, Any]:
 
     Args:
         study: the study.
-        found: the run, with a finite loss of every domain at its last step; without losses it has diverged.
+        found: the run, with a finite loss of every domain at its last step. Without losses it was interrupted, where
+            only its end is missing, or has diverged.
     """
     config = found.config
     measured: dict[str, Any] = {EVALUATION: study.settings.evaluation.tokens_per_domain}
     if study.evaluation_sets:
         measured[EVALUATION_SETS] = study.evaluation_sets
-    reached = bool(found.losses)
+    reached, status, reason = True, FINISHED, ""
+    if found.ended_early:
+        reached, status, reason = False, INTERRUPTED, f"ended at step {max(found.curve)}"
+    elif not found.losses:
+        reached, status, reason = False, DIVERGED, "no finite loss at the end"
     row = {
         **config_row(config, study.corpus().available_tokens),
-        "status": FINISHED if reached else DIVERGED,
-        "reason": "" if reached else "no finite loss at the end",
+        "status": status,
+        "reason": reason,
         "reached_target": reached,
         **{LOSS + domain: loss for domain, loss in found.losses.items()},
         **measured,

@@ -23,7 +23,7 @@ from decaylaws.study.stored import StoredResult
 from decaylaws.study.verdict import confirmation_table
 
 if TYPE_CHECKING:
-    from decaylaws.queue.queue import QueueCounts
+    from decaylaws.queue.queue import OnTheWay, QueueCounts
 
 
 class State(StrEnum):
@@ -76,22 +76,26 @@ class Status:
         next_verb: the verb that goes on; None when all is done.
         next_command: its command line.
         counts: how many planned runs stand where; None before there is a plan.
+        running: the runs that are trained now, with the final objective that is to be expected of each.
     """
 
     steps: list[Step]
     next_verb: str | None
     next_command: str | None
     counts: QueueCounts | None
+    running: list[OnTheWay]
 
 
 def status(study: Study, *, progress: Progress = silent) -> Status:
     """Say what is done, what is under way and what comes next; ``progress`` hears while the storage does not answer."""
     found = steps(study)
-    counts = None
+    counts, running = None, []
     if study.plan_file.exists():
-        counts = open_queue(study, progress).counts({item.config.run_id for item in study.design()})
+        queue, settings = open_queue(study, progress), study.settings
+        counts = queue.counts({item.config.run_id for item in study.design()})
+        running = queue.on_the_way(settings.objective_weights, settings.objective_unit)
     verb = next_verb(found)
-    return Status(found, verb, None if verb is None else command_of(study, verb), counts)
+    return Status(found, verb, None if verb is None else command_of(study, verb), counts, running)
 
 
 def steps(study: Study) -> list[Step]:

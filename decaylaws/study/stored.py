@@ -179,6 +179,31 @@ class StoredPlan(TypedDict):
 
 
 @_stored
+class StoredPoint(TypedDict):
+    """Loss of a domain at an evaluation on the way."""
+
+    tokens: Count
+    domain: str
+    loss: float
+
+
+@_stored
+class Begun(TypedDict):
+    """A run that had not ended, and its curve so far."""
+
+    role: str
+    config: dict[str, Any]
+    curve: list[StoredPoint]
+
+
+@_stored
+class StoredBegun(TypedDict):
+    """``laws/on_the_way.json``."""
+
+    runs: list[Begun]
+
+
+@_stored
 class ErrorRow(TypedDict):
     """Held-out error of a law; a number that was not finite is null."""
 

@@ -264,7 +264,9 @@ class Worker:
         )
 
     def _tell_losses(self, heart: Heart, config: RunConfig, tokens: int, losses: Mapping[str, float]) -> None:
-        """Tell a tracker of an evaluation."""
+        """Note an evaluation of a decay on its way, and tell a tracker."""
+        if config.kind == "decay" and tokens < config.tokens:
+            self._queue.note(heart.claim(config.run_id), tokens, losses)
         if self._workspace.tracked:
             figures = {"lr": float(config.schedule.lr(tokens))}
             figures |= {LOSS + domain: loss for domain, loss in losses.items()}

@@ -18,6 +18,7 @@ from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.mixtures import Mixture
 from decaylaws.queue import queue as queue_module
 from decaylaws.queue.queue import RunQueue
+from decaylaws.runs.columns import config_row
 from decaylaws.runs.config import ModelShape, RunConfig
 from decaylaws.schedules import decay, warmup_stable_decay
 
@@ -420,3 +421,63 @@ def test_a_run_measured_in_another_way_is_another_result(url: str) -> None:
     assert [each["row"]["loss:web"] for each in short.results()] == [2.0]
     assert [each["row"]["loss:web"] for each in long.results()] == [3.0]
     assert len(short.every_result()) == 2
+
+
+def whole(config: RunConfig, final: float) -> dict[str, object]:
+    """A finished decay that falls straight from 3 to its final loss, evaluated after each of its two steps."""
+    curve = [
+        {"tokens": tokens, "domain": "web", "loss": 3 - (3 - final) * tokens / 32} for tokens in (0, 16, 32)
+    ]
+    return {"row": {**config_row(config), "loss:web": final}, "curve": curve}
+
+
+def test_a_run_on_its_way_says_what_it_will_reach(queue: RunQueue) -> None:
+    finals = [2.0, 2.2, 2.3, 2.5, 2.6, 2.8]
+    runs = [fork(seed) for seed in range(len(finals))]
+    queue.enqueue([("simplex", run) for run in [*runs, fork(99)]])
+    for claim, final in zip(queue.claim(len(finals), always), finals):
+        queue.finish(claim, whole(claim.config, final), final)
+    (running,) = queue.claim(1, always)
+    assert queue.on_the_way({"web": 1}) == []  # it has not been evaluated yet
+    queue.report(running, 16, 2.7)
+    (found,) = queue.on_the_way({"web": 1})
+    assert (found.run_id, found.role, found.done) == (running.config.run_id, "simplex", 0.5)
+    assert found.expected == pytest.approx(2.4, abs=0.02)
+    assert found.lower is not None
+    assert found.upper is not None
+    assert found.lower < 2.4 < found.upper < found.lower + 0.2
+    assert not queue.is_poor(running, 50, {"web": 1})  # the median is 2.4
+    assert queue.is_poor(running, 5, {"web": 1})
+
+
+def test_nothing_is_said_of_a_run_without_enough_others_of_its_kind(queue: RunQueue) -> None:
+    queue.enqueue([("simplex", fork(seed, shape)) for seed in range(4) for shape in (SHAPE, OTHER)])
+    for claim in queue.claim(4, always) + queue.claim(3, always):
+        queue.finish(claim, whole(claim.config, 2.5), 2.5)
+    (running,) = queue.claim(1, always)
+    queue.report(running, 16, 2.9)
+    (found,) = queue.on_the_way({"web": 1})
+    assert (found.expected, found.lower, found.upper) == (None, None, None)
+    assert not queue.is_poor(running, 5, {"web": 1})
+
+
+def test_the_curve_of_a_run_stays_with_it_until_it_has_a_result(queue: RunQueue) -> None:
+    queue.enqueue([("simplex", fork(1)), ("simplex", fork(2)), ("trunk", trunk())])
+    first, second, start = queue.claim(1, always) + queue.claim(1, always) + queue.claim(1, always)
+    for claim in (first, start):
+        queue.note(claim, 0, {"web": 3.0, "code": 2.0})
+    queue.note(first, 16, {"web": 2.5, "code": 1.5})
+    (begun,) = queue.open_curves()
+    assert (begun["role"], RunConfig.from_dict(begun["config"])) == ("simplex", fork(1))
+    assert [(point["tokens"], point["domain"], point["loss"]) for point in begun["curve"]] == [
+        (0, "web", 3.0), (0, "code", 2.0), (16, "web", 2.5), (16, "code", 1.5),
+    ]  # fmt: skip
+    queue.give_back(first)
+    assert queue.open_curves() == [begun]
+    (again,) = queue.claim(1, always)
+    queue.note(again, 16, {"web": 2.4, "code": 1.5})  # it went on from an older checkpoint
+    assert [point["loss"] for point in queue.open_curves()[0]["curve"]] == [3.0, 2.0, 2.4, 1.5]
+    queue.finish(again, whole(fork(1), 2.0), 2.0)
+    queue.note(again, 16, {"web": 9.0})  # it ended meanwhile
+    assert queue.open_curves() == []
+    assert second.config == fork(2)
