@@ -64,7 +64,7 @@ def choose_table_or_native(job: Job, scheduler: NativeScheduler) -> LrChoice:
     """The LR that the target will be given, by the user's ``lr_rule``, ``tolerance`` and ``on_inexpressible``.
 
     Raises:
-        NotRepresentableError: nothing that is allowed comes close enough.
+        NotRepresentableError: nothing that is allowed comes close enough, or a warm-up of one step would be lost.
     """
     recipe, options = job.recipe, job.options
     lrs = recipe.step_lrs()
@@ -75,7 +75,8 @@ def choose_table_or_native(job: Job, scheduler: NativeScheduler) -> LrChoice:
         return _table(lrs)
     path = WarmupHoldDecay.of(recipe)
     native = scheduler.replay(path) if path is not None and scheduler.can(path) else None
-    if path is not None and native is not None:
+    lost = None if path is None or native is None else _lost_warmup(path, native, lrs, options.tolerance)
+    if path is not None and native is not None and lost is None:
         prefers_table = options.lr_rule == "auto" and scheduler.table
         error = (max_abs_error if prefers_table else max_error_off_path)(native, recipe)
         if error <= options.tolerance * peak:
@@ -84,6 +85,8 @@ def choose_table_or_native(job: Job, scheduler: NativeScheduler) -> LrChoice:
         return _table(lrs)
     if options.on_inexpressible == "approximate" and peak > 0.0:
         return _nearest(job, scheduler, path if native is not None else None)
+    if lost is not None:
+        raise job.refuse(lost)
     raise _refusal(job, native, peak)
 
 
@@ -97,6 +100,20 @@ def choose_native(job: Job, scheduler: NativeScheduler) -> tuple[WarmupHoldDecay
 
 def _table(lrs: Floats) -> LrChoice:
     return LrChoice(lrs, None, float(lrs.max()) or 1.0)
+
+
+def _lost_warmup(path: WarmupHoldDecay, native: Floats, lrs: Floats, tolerance: float) -> str | None:
+    """What a target does to a warm-up of one step, if that is more than ``tolerance`` off; ``None`` if it keeps it.
+
+    All LRs up to the peak lie within that step, so that the distance from the path says nothing: a trainer that reads
+    its schedule at the start of a step trains it at zero, one that reads it at the end at the peak.
+    """
+    if path.warmup_steps != 1 or abs(native[0] - lrs[0]) <= tolerance * path.peak_lr:
+        return None
+    return (
+        f"the warm-up lasts a single step, which its scheduler trains at an LR of {native[0]:.3g} where the recipe's "
+        f"mean is {lrs[0]:.3g}; warm up for two steps or more, or leave the warm-up out"
+    )
 
 
 def _refusal(job: Job, native: Floats | None, peak: float) -> NotRepresentableError:

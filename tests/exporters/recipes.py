@@ -81,6 +81,9 @@ def _recipes() -> dict[str, Recipe]:
         "short warm-up, 1-sqrt": _recipe(
             _stage(_line(20, 0, 1), hold, _line(60, 1, 0.1, "1-sqrt")), fresh=True
         ),
+        "warm-up of one step, to a tenth": _recipe(_stage(_line(1, 0, 1), _line(60, 1, 0.1)), fresh=True),
+        "warm-up of two steps, to a tenth": _recipe(_stage(_line(2, 0, 1), _line(60, 1, 0.1)), fresh=True),
+        "warm-up of many steps, to a tenth": _recipe(_stage(_line(100, 0, 1), _line(60, 1, 0.1)), fresh=True),
         "warm-up from a third": _recipe(_stage(_line(50, 0.3, 1), _line(150, 1, 0)), fresh=True),
         "random weights": _recipe(_stage(_line(30, 0, 1), hold, _line(60, 1, 0.1)), random_start=True),
         "two decays in one stage": _recipe(_stage(half, _line(64, 0.5, 0, "cosine"))),

@@ -9,6 +9,7 @@ from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, export, export_all, export_remarks, export_table
 from decaylaws.schedules import warmup
 from tests.exporters.conftest import BATCH_TOKENS
+from tests.exporters.recipes import RECIPES
 
 FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
 TABLES = {"torchtitan", "huggingface"}
@@ -99,3 +100,11 @@ def test_what_was_written_and_what_needs_doing(make_recipe, tmp_path) -> None:
     for target in table["target"]:
         notes = (tmp_path / target / "NOTES.md").read_text(encoding="utf-8")
         assert all(note in notes for note in outcomes[target].notes)
+
+
+@pytest.mark.parametrize("target", ["huggingface", "torchtitan"])
+def test_a_warmup_of_one_step_is_kept_by_a_table_and_lost_by_a_scheduler(target: str) -> None:
+    recipe = RECIPES["warm-up of one step, to a tenth"]
+    assert export(recipe, target).max_abs_lr_error == 0.0
+    with pytest.raises(NotRepresentableError, match="the warm-up lasts a single step"):
+        export(recipe, target, ExportOptions(lr_rule="native"))

@@ -29,6 +29,9 @@ REFUSED = {
     "exponential": dict.fromkeys((*MEGATRONS, "nanotron", "llm-foundry", "levanter"), NO_PATH),
     "megatron-exponential": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), NO_PATH),
     "short warm-up, 1-sqrt": dict.fromkeys(("llm-foundry", "levanter"), NO_PATH),
+    "warm-up of one step, to a tenth": dict.fromkeys(
+        (*MEGATRONS, "nanotron", "llm-foundry", "levanter"), "the warm-up lasts a single step"
+    ),
     "warm-up from a third": dict.fromkeys(("nanotron", "llm-foundry", "levanter"), SHIFT),
     "two decays in one stage": dict.fromkeys((*MEGATRONS, "nanotron", "llm-foundry", "levanter"), NO_PATH),
     # half a cosine is no cosine, and these cannot change the mixture within a run
