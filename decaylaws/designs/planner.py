@@ -9,6 +9,8 @@ Every decay stands in the design for a reason, its ``role``:
 ``replicate``     one design point under several seeds: the noise floor
 ``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
                   from the tokens that pass meanwhile (LAWS: fast decays alone do not identify it)
+``repetition``    one mixture with ever less text of a scarce source, which it repeats the more often: from how
+                  many passes on that raises losses
 ``size``          a part of the simplex design at another shape or checkpoint
 ``read_out``      constant LR on the control and the first mixtures; merged checkpoints emulate their decays
 ================  ==================================================================================
@@ -34,6 +36,16 @@ from decaylaws.schedules import DecayTerms, Schedule, decay, drop_and_hold, warm
 from decaylaws.settings.study import StudySettings
 
 HOLD_LR_FACTOR = 0.1
+SCARCE_EPOCHS = 4.0
+"""Passes over a source that a decay of the design must be able to exceed for the source to be scarce."""
+_MOST_SCARCE = 2  # sources with runs of their own
+_FIRST_EPOCHS = 2.0  # of the least repeated of them, where the shares allow it
+_REPEATED_SHARES = (
+    0.1,
+    0.3,
+)  # a smaller share shows little in the losses, a larger one leaves the others little
+_BEYOND_REACH = 1.5  # an onset is seen only from beyond it
+_MOST_EPOCHS = 64.0
 
 
 @dataclass(frozen=True)
@@ -247,6 +259,7 @@ class Planner:
         *,
         seed: int,
         batch_tokens: int | None = None,
+        pool_tokens: Mapping[str, int] | None = None,
     ) -> PlannedRun:
         """A decay forked from the end of a trunk or from a checkpoint, at the first of ``batch_sizes`` by default.
 
@@ -257,6 +270,7 @@ class Planner:
             mixture: shares of the sources.
             seed: seed of the data order.
             batch_tokens: tokens of one step; the first of ``batch_sizes`` if ``None``.
+            pool_tokens: tokens of each source that the run may draw from; those of :meth:`pool_tokens` if ``None``.
         """
         start = self.start(start_name).config
         return PlannedRun(
@@ -272,7 +286,7 @@ class Planner:
                 data_fingerprint=self.corpus.fingerprint,
                 start_run_id=start.run_id,
                 start_tokens=start.tokens,
-                pool_tokens=self.pool_tokens(),
+                pool_tokens=dict(pool_tokens or self.pool_tokens()),
                 arithmetic=self.arithmetic,
                 trainer=self.settings.trainer,
                 start=start.start,
@@ -298,6 +312,7 @@ class Planner:
             *self._controls(),
             *self._replicates(),
             self._drop_and_hold(),
+            *self._repetitions(),
             *self._simplex(),
             *self._other_sizes(),
             *self._read_outs(),
@@ -399,6 +414,55 @@ class Planner:
         return self.microanneal(
             "drop_and_hold", self.settings.proxy, schedule, self.control_mixture, seed=design.seed
         )
+
+    def _repetitions(self) -> list[PlannedRun]:
+        """Decays that differ only in how much text of a scarce source they may read, hence in how often they repeat it.
+
+        Mixture and length stay: with both fixed, nothing but the repetition can move the losses. The length is the
+        second longest, so that hold-outs of the longest leave these runs in the fit.
+        """
+        settings, design, length = self.settings, self.settings.design, self.settings.seq_len
+        tokens = sorted(set(design.decay_tokens))[-2:][0]
+        schedule = self.decay_schedule(settings.proxy, tokens, design.start_lr_factors[0], design.shapes[0])
+        pools, runs = self.pool_tokens(), []
+        for name, reach in self.scarce_sources().items() if design.repetition_runs else ():
+            mixture = self._holding(name, tokens)
+            seen = mixture.share(name) * tokens
+            first = seen / pools[name]
+            for epochs in np.geomspace(first, max(reach, 2.0 * first), design.repetition_runs):
+                kept = max(int(seen / epochs) // length, 1) * length
+                runs.append(
+                    self.microanneal(
+                        "repetition", settings.proxy, schedule, mixture, seed=design.seed,
+                        pool_tokens={**pools, name: kept},
+                    )
+                )  # fmt: skip
+        return runs
+
+    def scarce_sources(self) -> dict[str, float]:
+        """Passes worth testing over the scarcest sources: those that a decay of the design can repeat too often.
+
+        Sources that are only declared cannot be cut for a run, so that none of them is tested.
+        """
+        if self.settings.is_declared:
+            return {}
+        longest, pools = max(self.settings.design.decay_tokens), self.pool_tokens()
+        most = {
+            name: float(cap) * longest / pools[name]
+            for name, cap in zip(self.space.names, self.space.caps(longest))
+        }
+        scarce = sorted((name for name in most if most[name] > SCARCE_EPOCHS), key=lambda name: -most[name])
+        return {name: min(_BEYOND_REACH * most[name], _MOST_EPOCHS) for name in scarce[:_MOST_SCARCE]}
+
+    def _holding(self, name: str, decay_tokens: int) -> Mixture:
+        """The centroid with so much of one source that it is passed over twice, as far as sensible shares go."""
+        names = self.space.names
+        shares, place = self.space.centroid(decay_tokens).array(names), names.index(name)
+        wanted = np.clip(_FIRST_EPOCHS * self.pool_tokens()[name] / decay_tokens, *_REPEATED_SHARES)
+        rest = max(float(shares.sum() - shares[place]), 1e-9)
+        shares = shares * (1.0 - wanted) / rest
+        shares[place] = wanted
+        return self.space.project(shares, decay_tokens)
 
     def _read_outs(self) -> list[PlannedRun]:
         """Constant-LR twins of the first control and the first mixtures, which have real decays beside them."""

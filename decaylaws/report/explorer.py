@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.kit.formulas import REPEAT_SCALE
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.report.inputs import ReportInputs
@@ -31,7 +30,6 @@ def explorer_data(inputs: ReportInputs) -> dict[str, Any]:
     runs = _fitted_mixtures(law, names)
     return {
         "decay_tokens": problem.plan.decay_tokens,
-        "repeat_scale": REPEAT_SCALE,
         "law_sources": law.sources_,
         "sources": _sources(inputs),
         "groups": _groups(problem.space),

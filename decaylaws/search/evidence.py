@@ -13,6 +13,7 @@ from decaylaws.search.problem import DecayProblem, Target
 
 NEAR = 0.05  # a run informs a share if its own share of the source is at most so far from it
 _USED = 1e-3  # a smaller share is none
+_HARMLESS = 4.0  # passes that hardly differ from fresh text wherever they were counted (arXiv 2305.16264)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
         low, high = law.evidence_["shares"][name]
         if share > high + 1e-6 or share < low - 1e-6:
             found.append(f"share of {name} is {share:.3f}; the runs span {low:.3f} to {high:.3f}")
+    epochs = dict(zip(problem.law.sources_, problem.inputs(np.asarray(shares)[None]).epochs[0].tolist()))
+    for name, most in law.evidence_.get("most_epochs", {}).items():
+        if 0 < most < epochs[name] * (1 - 1e-6) and epochs[name] > _HARMLESS:
+            found.append(
+                f"{name} is passed over {epochs[name]:.1f} times; no run passes over it more than {most:.1f}"
+            )
     numbers: dict[str, tuple[str, float]] = {
         "decay_tokens": ("decay tokens are", plan.decay_tokens),
         "batch_tokens": ("batch tokens are", problem.batch_tokens),

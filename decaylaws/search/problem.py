@@ -12,8 +12,7 @@ from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.inputs import DecayInputs
-from decaylaws.laws.kit.formulas import effective_epochs
+from decaylaws.laws.decay.inputs import DecayInputs, worth_of
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, MIX, START_LOSS, WARMUP_TOKENS
@@ -240,13 +239,14 @@ class DecayProblem:
     def inputs(self, shares: Array) -> DecayInputs:
         """The law's inputs for mixtures ``[k, m]``; repeated sources count less."""
         epochs = shares * self.plan.decay_tokens / self._available
-        worth = effective_epochs(epochs) / np.where(epochs > 0, epochs, 1.0)
-        effective = (shares * np.where(epochs > 0, worth, 1.0)) @ self._to_law
+        effective = (shares * worth_of(epochs)) @ self._to_law
         one, count = self._template, len(shares)
         repeated = {
-            name: np.repeat(getattr(one, name), count, axis=0) for name in vars(one) if name != "shares"
+            name: np.repeat(getattr(one, name), count, axis=0)
+            for name in vars(one)
+            if name not in ("shares", "epochs")
         }
-        return replace(one, shares=effective, **repeated)
+        return replace(one, shares=effective, epochs=epochs @ self._to_law, **repeated)
 
     def row(self, mixture: Mixture) -> pd.DataFrame:
         """A plan of the runs table's form, for predictions with intervals."""

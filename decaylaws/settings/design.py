@@ -40,6 +40,11 @@ class DesignSettings(Section):
     runs_at_other_sizes: Annotated[int, NUMBER, Field(ge=2)] = Field(
         8, description="runs of the design that are repeated at each further size"
     )
+    repetition_runs: Annotated[int, NUMBER, Field(ge=0)] = Field(
+        4,
+        description="runs of one mixture, for each of the two scarcest sources that a decay can pass over more than 4 "
+        "times, which repeat the source ever more often; they show from how many passes on that raises losses",
+    )
     read_outs: Annotated[int, NUMBER, Field(ge=0)] = Field(
         0,
         description="constant-LR runs, on the control and the first mixtures, that emulate decays of all shapes",

@@ -37,7 +37,7 @@ from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredBegun, StoredFit
 from decaylaws.study.unfinished import unfinished_rows
 
-FIT_FORMAT = 11  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 12  # of laws/fit.json; an older file is fitted anew
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 HELD_OUT_COLUMNS = ["run_id", "domain", "predicted", "lower", "upper", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
@@ -319,6 +319,7 @@ def _notes(
         if law.is_measured_
         else "The annealing gain was fitted, not measured, because averaged weights are missing or no better than the "
         "last weights." + ("" if target_params else " At other sizes it is extrapolated."),
+        *(onset.sentence for onset in law.onsets_),
         *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
     inside = predictions["observed"].between(predictions["lower"], predictions["upper"])

@@ -57,6 +57,8 @@ def decisive(
         del kept["decontamination"]
     if not settings.design.keep_earlier:
         del kept["design"]["keep_earlier"]
+    if settings.design.repetition_runs == type(settings.design).model_fields["repetition_runs"].default:
+        del kept["design"]["repetition_runs"]
     if settings.design.end_lr_factors == [0.0]:
         del kept["design"]["end_lr_factors"]
     if settings.trunk is not None and settings.trunk.scale_lr == "none":

@@ -206,3 +206,26 @@ def test_weight_decay_is_scaled_with_mup_only() -> None:
     trunk = TINY_SETTINGS["trunk"] | {"scale_weight_decay": True}
     with pytest.raises(InvalidValueError, match="needs scale_lr: mup"):
         parse_settings(TINY_SETTINGS | {"trunk": trunk})
+
+
+def test_scarce_sources_are_repeated_ever_more_often_on_one_mixture(planner: Planner) -> None:
+    assert planner.scarce_sources() == {}  # the demo limits its small sources to two passes
+    open_sources = {
+        name: source.model_copy(update={"max_epochs": None})
+        for name, source in planner.settings.sources.items()
+    }
+    settings = planner.settings.model_copy(update={"sources": open_sources})
+    scarcer = Planner(settings, CorpusFacts("fingerprint", 4096, {**AVAILABLE, "qa": 20_000}))
+    assert scarcer.scarce_sources() == {"qa": pytest.approx(1.5 * 262_144 / 19_968)}
+    runs = [run.config for run in scarcer.sweep() if run.role == "repetition"]
+    assert len(runs) == settings.design.repetition_runs
+    assert len({config.with_changes(pool_tokens=None).run_id for config in runs}) == 1
+    assert {config.tokens for config in runs} == {131_072}
+    epochs = [config.mixture.share("qa") * config.tokens / config.pool_tokens["qa"] for config in runs]
+    assert epochs == sorted(epochs)
+    assert 1.5 <= epochs[0] <= 3.0
+    assert epochs[-1] == pytest.approx(1.5 * 262_144 / 19_968, rel=0.2)
+    without = settings.model_copy(
+        update={"design": settings.design.model_copy(update={"repetition_runs": 0})}
+    )
+    assert not [run for run in Planner(without, scarcer.corpus).sweep() if run.role == "repetition"]

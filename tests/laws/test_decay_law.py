@@ -471,7 +471,7 @@ def test_the_form_at_a_plan_is_the_law_at_that_plan(member: str, measured: bool)
         repeated = {name: np.repeat(values, len(inputs), axis=0) for name, values in plan.items()}
         mixtures = DecayInputs(**{**repeated, "shares": inputs.shares})
         wanted = evaluate(theta, mixtures, frame, slopes=False)[0]
-        found = plan_form(theta, DecayInputs(**plan), frame).losses(inputs.shares)
+        found = plan_form(theta, DecayInputs(**plan), frame).losses(inputs.shares, inputs.epochs)
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 

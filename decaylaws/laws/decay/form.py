@@ -26,6 +26,8 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 
 Both forms stand beside each other because they fit different data; held-out error chooses (``parameters.MEMBERS``).
 
+Where runs show that repeating a source raises losses, that harm is added (module ``repetition``).
+
 A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
 (``inputs.at_reference_batch``).
 
@@ -63,6 +65,7 @@ from scipy.special import xlogy
 
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, ParameterLayout
+from decaylaws.laws.decay.repetition import COMMON, Harm, Repetition
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 
@@ -76,11 +79,14 @@ def evaluate(
     theta: Array, inputs: DecayInputs, frame: Frame, *, slopes: bool = True
 ) -> tuple[Array, ArrowSlopes]:
     """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters (else of no rows)."""
-    layout = ParameterLayout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    layout = frame.layout(inputs.start_loss.shape[1])
     shared, own, coefficients = layout.split(theta)
     size = inputs.params / frame.reference_params
     inputs = at_reference_batch(inputs, shared["batch"])
     slope = _Slopes(layout, inputs.log_batch, slopes)
+    repetition = layout.repetition(theta) if frame.repeated else None
+    if repetition is not None:
+        inputs, by_worth = repetition.weighted(inputs)
     mixed = _mixed(shared, own, coefficients, inputs, frame)
     change = _progress(shared, own, inputs, size, slope)
     by_size = (size ** shared["size_mixture"])[:, None]
@@ -96,23 +102,31 @@ def evaluate(
     follows = shared["gain_follows"] if frame.member.gain_follows else None
     gain = _anneal(shared, own, inputs, size, slope, mixed.log_ratio, follows)
     if slopes:
-        _add_mixture(slope, mixed, scale * weight, gain * (follows or 0.0))
+        by_sum = _add_mixture(slope, mixed, scale * weight, gain * (follows or 0.0))
     slope.offsets(from_checkpoint)
-    return inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change - gain, slope.arrow()
+    losses = inputs.start_loss + from_checkpoint @ layout.offsets(theta) + change - gain
+    if repetition is not None:
+        harm = repetition.harm(inputs.epochs[:, list(frame.repeated)], size)
+        losses = losses + harm.cost
+        if slopes:
+            bent = np.exp(shared["log_concavity"]) * by_worth * (mixed.trunk + mixed.step)
+            slope.repetition(harm, by_sum * (bent @ mixed.weights.T))
+    return losses, slope.arrow()
 
 
 class _Slopes:
     """Derivatives under construction, by domain: shared ``[d, n, s]``, own ``[d, n, q]``; without rows if not wanted.
 
-    A domain's own parameters stand by kind, then the mixture coefficients, then the offsets.
+    A domain's own parameters stand by kind, then the mixture coefficients, the offsets and the harm of repetition.
     """
 
     def __init__(self, layout: ParameterLayout, log_batch: Array, wanted: bool) -> None:
         self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
-        rows, width = (
-            (len(log_batch), len(OWN) + layout.num_sources + layout.num_checkpoints) if wanted else (0, 0)
-        )
-        self._shared: Array = np.zeros((layout.num_domains, rows, len(SHARED)))
+        self._first_offset = len(OWN) + layout.num_sources
+        self._first_harm = self._first_offset + layout.num_checkpoints
+        rows, width = (len(log_batch), self._first_harm + layout.num_repeated) if wanted else (0, 0)
+        num_shared = len(SHARED) + layout.num_shared_by_repetition
+        self._shared: Array = np.zeros((layout.num_domains, rows, num_shared))
         self._own: Array = np.zeros((layout.num_domains, rows, width))
 
     def shared(self, name: str, slope: Array) -> None:
@@ -145,16 +159,25 @@ class _Slopes:
 
     def coefficients(self) -> Array:
         """The slopes by each domain's own mixture coefficients ``[d, n, m]``, to be written to."""
-        return self._own[:, :, len(OWN) : len(OWN) + self.layout.num_sources]
+        return self._own[:, :, len(OWN) : self._first_offset]
 
     def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
         """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
         if self.wanted and self.layout.num_checkpoints:
-            self._own[:, :, -self.layout.num_checkpoints :] = from_checkpoint
+            self._own[:, :, self._first_offset : self._first_harm] = from_checkpoint
+
+    def repetition(self, harm: Harm, by_worth: Array) -> None:
+        """Set the slopes by all of repetition; ``by_worth`` ``[n, d]`` is that by the log of its scale."""
+        common = {"size_repetition": harm.by_size, "log_power": harm.by_power, "log_repeat_scale": by_worth}
+        first = len(SHARED) + self.layout.num_repeated
+        self._shared[:, :, len(SHARED) : first] = harm.by_onset
+        for number, name in enumerate(COMMON):
+            self._shared[:, :, first + number] = common[name].T
+        self._own[:, :, self._first_harm :] = harm.by_strength
 
     def arrow(self) -> ArrowSlopes:
         """The finished derivatives."""
-        return ArrowSlopes(self._shared, self._own, np.arange(len(SHARED)), self.layout.own_columns)
+        return ArrowSlopes(self._shared, self._own, self.layout.shared_columns, self.layout.own_columns)
 
 
 def _progress(
@@ -266,7 +289,7 @@ def _mixed(
     )
 
 
-def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -> None:
+def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -> Array:
     """Add the slopes of ``weight * (there - here) - gain`` by all that the mixture law consists of.
 
     Args:
@@ -274,6 +297,9 @@ def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -
         mixed: the law.
         weight: of its difference ``[n, d]``.
         follows: by how much the gain rises with ``mixed.log_ratio`` ``[n, d]``.
+
+    Returns:
+        The slope by the weighted sum of the new shares, as far as the law sees them ``[n, d]``.
     """
     gamma, log_here, log_there = mixed.exponents, np.log(mixed.sum_here), np.log(mixed.sum_there)
     by_there = gamma * (follows - weight * mixed.there) / mixed.sum_there
@@ -293,6 +319,7 @@ def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -
     np.multiply((by_there * mixed.reach).T[:, :, None], mixed.step, out=found)
     found += (by_there + by_here).T[:, :, None] * (mixed.trunk + SHARE_FLOOR)
     found *= mixed.weights[:, None, :]
+    return np.asarray(by_there * mixed.reach)
 
 
 def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
@@ -353,6 +380,10 @@ class PlanForm:
         weight: w, size scaling of the mixture term.
         gain: g, annealing gain at the trunk's mixture, nats per token.
         follows: the exponent phi; 0 where the gain does not follow the mixture.
+        onsets: passes over a source from which on they raise losses; 1 where they never do.
+        harm: what e times the onset costs, nats per token; 0 where it costs nothing.
+        power: to which the harm rises with the log of the passes over their onset.
+        repeat_scale: repeats after which most of a token's worth is gone, by which shares become effective.
     """
 
     concavity: float
@@ -366,15 +397,20 @@ class PlanForm:
     weight: Array
     gain: Array
     follows: float
+    onsets: Array
+    harm: Array
+    power: float
+    repeat_scale: float
 
-    def losses(self, shares: Array) -> Array:
-        """Losses ``[k, d]`` at effective shares ``[k, m]``, nats per token."""
+    def losses(self, shares: Array, epochs: Array) -> Array:
+        """Losses ``[k, d]`` at effective shares ``[k, m]`` and passes over the sources ``[k, m]``, nats per token."""
         step = np.asarray(shares) ** self.concavity - self.trunk
         q = self.trunk + self.reach[:, None] * step[:, None, :]
         value = np.sum(self.coefficients * (q + self.floor), axis=2) ** -self.exponents
         ratio = np.maximum(value, _RATIO_FLOOR) / np.maximum(self.here, _RATIO_FLOOR)
         change = self.weight * (value - self.here)
-        return self.base + change - self.gain * np.exp(self.follows * np.log(ratio))
+        cost = Repetition(np.log(self.onsets), self.harm, log_power=np.log(self.power)).cost(epochs)
+        return self.base + change - self.gain * np.exp(self.follows * np.log(ratio)) + cost
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -386,7 +422,7 @@ class PlanForm:
 
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
-    layout = ParameterLayout(inputs.start_loss.shape[1], len(frame.trunk_shares), len(frame.checkpoints))
+    layout = frame.layout(inputs.start_loss.shape[1])
     shared, own, coefficients = layout.split(theta)
     inputs = at_reference_batch(inputs, shared["batch"])
     size = inputs.params / frame.reference_params
@@ -398,6 +434,10 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     reached, scale = _transient(shared, own, inputs, frame).reached[0], size[0] ** shared["size_mixture"]
     relax_shares = frame.member.relaxing == "shares"
     exponents = np.exp(shared["log_gamma"] + own["gamma"])
+    repetition, repeated = layout.repetition(theta), list(frame.repeated)
+    onsets, harms = np.ones(layout.num_sources), np.zeros((layout.num_domains, layout.num_sources))
+    onsets[repeated] = np.exp(repetition.log_onsets)
+    harms[:, repeated] = size[0] ** repetition.size_repetition * repetition.strengths
     return PlanForm(
         concavity=concavity,
         trunk=trunk,
@@ -410,4 +450,8 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         weight=all_terms * (scale if relax_shares else scale * reached),
         gain=_anneal(shared, own, inputs, size, slope, np.zeros(0), None)[0],
         follows=shared["gain_follows"] if frame.member.gain_follows else 0.0,
+        onsets=onsets,
+        harm=harms,
+        power=float(np.exp(repetition.log_power)),
+        repeat_scale=float(np.exp(repetition.log_repeat_scale)),
     )

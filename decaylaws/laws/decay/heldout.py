@@ -237,11 +237,14 @@ def _rank_agreement(predicted: Array, observed: Array) -> float:
 
 
 def _mixture_folds(runs: pd.DataFrame, num_folds: int, seed: int) -> list[BoolArray]:
-    """Folds over mixtures; the control's, which every design holds and everything is measured against, stays."""
+    """Folds over mixtures; the control's, which every design holds and everything is measured against, stays.
+
+    So does the one mixture whose runs repeat a scarce source ever more often.
+    """
     groups = np.unique(plain_shares(runs, names_with(runs, MIX)).round(6), axis=0, return_inverse=True)[
         1
     ].ravel()
-    free = np.unique(groups[~np.isin(groups, groups[_controls(runs)])])
+    free = np.unique(groups[~np.isin(groups, groups[_anchors(runs)])])
     if len(free) < 2:
         return []
     fold = dict(zip(free, np.random.default_rng(seed).permutation(len(free)) % min(num_folds, len(free))))
@@ -249,15 +252,16 @@ def _mixture_folds(runs: pd.DataFrame, num_folds: int, seed: int) -> list[BoolAr
     return [assigned == index for index in range(min(num_folds, len(free)))]
 
 
-def _controls(runs: pd.DataFrame) -> BoolArray:
+def _anchors(runs: pd.DataFrame) -> BoolArray:
+    """Runs of mixtures that no hold-out takes away: without them a fit could not know what they alone show."""
     if "role" not in runs:
         return np.zeros(len(runs), dtype=bool)
-    return (runs["role"].astype(str) == "control").to_numpy()
+    return runs["role"].astype(str).isin(["control", "repetition"]).to_numpy()
 
 
 def _corner(runs: pd.DataFrame, tokens: Array) -> BoolArray:
     """The long decays among the quarter of the rows whose mixture is farthest from the median mixture."""
-    shares, free = plain_shares(runs, names_with(runs, MIX)), ~_controls(runs)
+    shares, free = plain_shares(runs, names_with(runs, MIX)), ~_anchors(runs)
     distance = np.abs(shares - np.median(shares, axis=0)).sum(axis=1)
     far = distance >= np.quantile(distance[free], 0.75) if free.any() else np.zeros(len(runs), dtype=bool)
     return free & far & (tokens >= np.quantile(tokens, 0.75))

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.formulas import effective_epochs
+from decaylaws.laws.kit.formulas import REPEAT_SCALE, effective_epochs
 from decaylaws.laws.kit.law import Array
 from decaylaws.runs.table import (
     AVERAGED_SHARE,
@@ -51,6 +51,7 @@ class DecayInputs:
         drops: falls of the LR along the path over the reference LR, hand-over first, ``[n, 1 + PATH_NODES]``.
         ages: steps of the reference batch between each fall and the end, ``[n, 1 + PATH_NODES]``.
         shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
+        epochs: passes over every source, 0 where they are not known, ``[n, m]``.
         start_loss: loss of every domain at the checkpoint, nats per token, ``[n, d]``.
         measured_gain: how much lower the loss of the mean of the trunk's last weights is, nats per token, ``[n, d]``;
             1 where the law does without.
@@ -67,6 +68,7 @@ class DecayInputs:
     drops: Array
     ages: Array
     shares: Array
+    epochs: Array
     start_loss: Array
     measured_gain: Array
     averaged_steps: Array
@@ -131,7 +133,7 @@ def decay_inputs(
         _path(*plan, int(steps), float(lr)) for plan, steps, lr in zip(_plans(runs), trunk_batch, own_lr)
     ]
     start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
-    start_tokens = _positive(runs, "start_tokens")
+    start_tokens, epochs = _positive(runs, "start_tokens"), _epochs(runs, sources)
     gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
     if measured:
         gain = start_loss - _averaged_losses(runs, domains)
@@ -143,7 +145,8 @@ def decay_inputs(
         intrinsic=np.array([path[0] for path in paths]),
         drops=np.array([path[1] for path in paths]).reshape(len(runs), -1),
         ages=np.array([path[2] for path in paths]).reshape(len(runs), -1),
-        shares=_effective_shares(runs, sources),
+        shares=plain_shares(runs, sources) * worth_of(epochs),
+        epochs=epochs,
         start_loss=start_loss,
         measured_gain=gain,
         averaged_steps=steps,
@@ -219,6 +222,7 @@ def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     )
     ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
     values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
+    epochs = _epochs(runs, sources).max(axis=0)
     falling = runs[runs["decay_shape"].astype(str) != "constant"]
     ends = (falling["end_lr"] / falling["start_lr"]).tolist() or [1.0]
     factors = runs["start_lr"] / runs[HANDOVER_LR] if HANDOVER_LR in runs else None
@@ -229,6 +233,7 @@ def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
         "shapes": sorted(set(runs["decay_shape"].astype(str))),
         "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
         "share_values": values,
+        "most_epochs": dict(zip(sources, epochs.tolist())),
         **ranges,
     }
 
@@ -249,14 +254,19 @@ def _longest_share(runs: pd.DataFrame) -> float:
     return float((runs["decay_tokens"] / runs["start_tokens"]).max())
 
 
-def _effective_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
-    shares = plain_shares(runs, sources)
-    for column, name in enumerate(sources):
-        if EPOCHS + name in runs:
-            epochs = np.nan_to_num(runs[EPOCHS + name].to_numpy(dtype=float), nan=0.0)
-            worth = effective_epochs(epochs) / np.where(epochs > 0, epochs, 1.0)
-            shares[:, column] *= np.where(epochs > 0, worth, 1.0)
-    return shares
+def _epochs(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+    """Passes over every source ``[n, m]``; 0 where the table does not say them."""
+    columns = [
+        runs[EPOCHS + name].to_numpy(dtype=float) if EPOCHS + name in runs else np.zeros(len(runs))
+        for name in sources
+    ]
+    return np.nan_to_num(np.column_stack(columns), nan=0.0)
+
+
+def worth_of(epochs: Array, repeat_scale: float = REPEAT_SCALE) -> Array:
+    """What a token is worth where its source is seen so often, against one that is seen once; any shape."""
+    worth = effective_epochs(epochs, repeat_scale) / np.where(epochs > 0, epochs, 1.0)
+    return np.where(epochs > 0, worth, 1.0)
 
 
 def at_reference_batch(inputs: DecayInputs, exponent: float) -> DecayInputs:

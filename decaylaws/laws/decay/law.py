@@ -44,6 +44,15 @@ from decaylaws.laws.decay.parameters import (
     hierarchical,
     staged_start,
 )
+from decaylaws.laws.decay.repetition import (
+    FORM_SD,
+    LEAST_EVIDENCE,
+    ONSET_LEVEL,
+    Onset,
+    repeated_sources,
+    repetition_prior,
+    repetition_starts,
+)
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale
 from decaylaws.laws.kit.law import Array, Prediction
@@ -60,6 +69,7 @@ _FIRST_NOISE = (
 )
 _FIT_STAGE = "law"
 _SCALE_ROUNDS = 2  # of noise and hierarchical deviations, each from the fit before
+_FIT_STEPS = 3 + _SCALE_ROUNDS  # of many domains each takes seconds
 _ROUGH, _REFIT = 30, 15  # evaluations: from each start; of a warm refit
 _HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
 
@@ -86,6 +96,7 @@ class DecayLaw(DecaySlices):
         misfit_: how far the form of the law is off away from the fitted runs, as held-out runs show.
         doubts_: sentences on why no preference by this law is to be believed, such as runs that are too few; who holds
             runs out adds what that shows. Empty where nothing speaks against it.
+        onsets_: from how many passes on repeating a source raises losses; empty where no run shows that it does.
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
@@ -93,8 +104,10 @@ class DecayLaw(DecaySlices):
     noise_: Array
     evidence_: dict[str, Any]
     doubts_: tuple[str, ...]
+    onsets_: tuple[Onset, ...]
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
+    _repeated: tuple[int, ...]
     _parameter_covariance: ArrowCovariance
     _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
@@ -143,35 +156,95 @@ class DecayLaw(DecaySlices):
         """
         self._prepare(X)
         inputs, observed = self._inputs(X), final_losses(X, self.domains_)
-        first = prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
         self.noise_ = np.full(len(self.domains_), _FIRST_NOISE)
-        steps = 3 + _SCALE_ROUNDS  # of many domains each takes seconds
-        progress(_FIT_STAGE, 0, steps, "start")
+        prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
+        progress(_FIT_STAGE, 0, _FIT_STEPS, "start")
         starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
-        progress(_FIT_STAGE, 1, steps, f"{len(starts)} starts")
+        solution, prior = self._descended(inputs, observed, starts, progress)
+        solution, prior = self._with_harm(inputs, observed, solution, prior, progress)
+        self._theta, self._sd, self.report_ = solution.theta, prior.sd, solution.report
+        self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
+        self.params_ = dict(zip(self._parameter_names, self._theta.tolist()))
+        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed), progress)
+        self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
+        self._calibrate(*self._fitted_on, progress)
+        self.onsets_ = self._onsets(inputs)
+        return self
+
+    def _descended(
+        self, inputs: DecayInputs, observed: Array, starts: Array, progress: Progress
+    ) -> tuple[Solution, Prior]:
+        """The fit from the best of the starts, and the prior with the variances that it found; sets ``noise_``."""
+        first = prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
+        progress(_FIT_STAGE, 1, _FIT_STEPS, f"{len(starts)} starts")
         rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
         for done in range(_SCALE_ROUNDS):
-            progress(_FIT_STAGE, 2 + done, steps, "noise and spread of domains")
+            progress(_FIT_STAGE, 2 + done, _FIT_STEPS, "noise and spread of domains")
             self.noise_ = noise_of(solution, self.noise_, inputs.is_finished)
             solution = self._solve(inputs, observed, prior, solution.theta)
-            covariance = covariance_of(solution, prior, np.ones(len(X)))
+            covariance = covariance_of(solution, prior, np.ones(len(inputs)))
             prior = hierarchical(first, solution.theta, covariance, self._layout)
-        progress(_FIT_STAGE, 2 + _SCALE_ROUNDS, steps, "last descent")
+        progress(_FIT_STAGE, 2 + _SCALE_ROUNDS, _FIT_STEPS, "last descent")
         solution = self._solve(inputs, observed, prior, solution.theta)
-        progress(_FIT_STAGE, steps, steps)
-        self._theta, self._sd = solution.theta, prior.sd
-        self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
-        self.report_ = replace(
+        progress(_FIT_STAGE, _FIT_STEPS, _FIT_STEPS)
+        report = replace(
             solution.report,
             num_starts=rough.report.num_starts,
             agreeing_share=rough.report.agreeing_share,
             seconds=rough.report.seconds + solution.report.seconds,
         )
-        self.params_ = dict(zip(self._layout.names(self.domains_, self.sources_), self._theta.tolist()))
-        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed), progress)
-        self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
-        self._calibrate(*self._fitted_on, progress)
-        return self
+        return replace(solution, report=report), prior
+
+    def _with_harm(
+        self, inputs: DecayInputs, observed: Array, plain: Solution, plain_prior: Prior, progress: Progress
+    ) -> tuple[Solution, Prior]:
+        """The fit with terms for the sources whose repetition raises losses; the plain one where none does."""
+        noise, self._repeated = self.noise_, repeated_sources(inputs)
+        while self._repeated:
+            rows = repetition_prior(inputs, self._repeated)
+            harms = repetition_starts(rows, len(self._repeated))
+            starts = np.hstack([np.tile(plain.theta, (len(harms), 1)), harms])
+            self.noise_ = noise
+            solution, prior = self._descended(inputs, observed, starts, progress)
+            evidence = [
+                2.0
+                * (self._without_harm(inputs, observed, prior, solution, number) - solution.report.objective)
+                for number in range(len(self._repeated))
+            ]
+            if min(evidence) > LEAST_EVIDENCE:
+                return solution, prior
+            weakest = int(np.argmin(evidence))
+            self._repeated = tuple(np.delete(self._repeated, weakest).tolist())
+        self.noise_ = noise
+        return plain, plain_prior
+
+    def _without_harm(
+        self, inputs: DecayInputs, observed: Array, prior: Prior, solution: Solution, number: int
+    ) -> float:
+        """The objective of a fit in which one of the repeated sources does no harm."""
+        columns = np.arange(self._layout.size)[self._layout.columns("harm")][number :: len(self._repeated)]
+        upper, start = prior.upper.copy(), solution.theta.copy()
+        upper[columns] = start[columns] = 0.0
+        return self._solve(inputs, observed, replace(prior, upper=upper), start).report.objective
+
+    def _onsets(self, inputs: DecayInputs) -> tuple[Onset, ...]:
+        """Onset of every source whose repetition raises losses, with an interval as wide as held-out mixtures ask."""
+        if not self._repeated:
+            return ()
+        repetition = self._layout.repetition(self._theta)
+        columns = np.searchsorted(self._layout.shared_columns, self._layout.columns("repetition").start)
+        sds = np.sqrt(np.diag(self._parameter_covariance.shared))[columns:]
+        most = inputs.epochs[:, list(self._repeated)].max(axis=0)
+        other_mixtures = {"ratio": np.array([True])}
+        radius = radii(self._held_out, other_mixtures, np.eye(len(self.domains_)), ONSET_LEVEL)[0]
+        costs, found = repetition.most_costs(most), []
+        for source, log_onset, sd, top, cost in zip(self._repeated, repetition.log_onsets, sds, most, costs):
+            half = radius * np.hypot(sd, FORM_SD)
+            ends = np.exp(np.clip([log_onset - half, log_onset, log_onset + half], 0.0, np.log(top)))
+            lower, epochs, upper = ends.tolist()
+            by_domain = dict(zip(self.domains_, cost.tolist()))
+            found.append(Onset(self.sources_[source], epochs, lower, upper, float(top), by_domain))
+        return tuple(found)
 
     @one_blas_thread()
     def with_intervals(self, num_folds: int) -> Self:
@@ -263,7 +336,7 @@ class DecayLaw(DecaySlices):
             "tokens": reference_tokens(runs),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
-        self._fitted_range = FittedRange.by(self._inputs(runs))
+        self._fitted_range, self._repeated = FittedRange.by(self._inputs(runs)), ()
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
@@ -272,12 +345,17 @@ class DecayLaw(DecaySlices):
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._fitted_range.checkpoints,
+            self._fitted_range.checkpoints, self._repeated,
         )  # fmt: skip
 
     @property
     def _layout(self) -> ParameterLayout:
-        return ParameterLayout(len(self.domains_), len(self.sources_), len(self._fitted_range.checkpoints))
+        return self._frame.layout(len(self.domains_))
+
+    @property
+    def _parameter_names(self) -> list[str]:
+        repeated = [self.sources_[place] for place in self._repeated]
+        return self._layout.names(self.domains_, self.sources_, repeated)
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         return decay_inputs(
@@ -300,7 +378,7 @@ class DecayLaw(DecaySlices):
         return solve(
             residuals, starts, jacobian=jacobian, lower=prior.lower, upper=prior.upper, huber_delta=_HUBER,
             weights=None if weights is None else np.repeat(weights, d),
-            names=self._layout.names(self.domains_, self.sources_), prior_mean=prior.mean, prior_sd=prior.sd,
+            names=self._parameter_names, prior_mean=prior.mean, prior_sd=prior.sd,
             max_evaluations=max_evaluations, polish=False, normal_equations=True,
         )  # fmt: skip
 
@@ -441,6 +519,8 @@ class DecayLaw(DecaySlices):
             "misfit": vars(self.misfit_),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
+            "repeated": self._repeated,
+            "onsets": [vars(each) for each in self.onsets_],
             "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
             "draw_covariance": self._draw_covariance,
             "held_out": {kind: held_out.to_dict() for kind, held_out in self._held_out.items()},
@@ -456,6 +536,8 @@ class DecayLaw(DecaySlices):
         )
         self.misfit_ = Misfit(**state["misfit"])
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
+        self._repeated = tuple(int(place) for place in state.get("repeated", ()))
+        self.onsets_ = tuple(Onset(**each) for each in state.get("onsets", ()))
         self._theta = np.array(list(self.params_.values()))
         self._sd = np.array(state["sd"])
         self._parameter_covariance = ArrowCovariance.from_dict(state["covariance"])

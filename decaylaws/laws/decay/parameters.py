@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.repetition import COMMON, Repetition, repetition_prior
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 
@@ -107,34 +108,59 @@ class ParameterLayout:
     num_domains: int
     num_sources: int
     num_checkpoints: int = 0
+    num_repeated: int = 0
 
     @property
     def size(self) -> int:
         """Number of parameters."""
-        return len(SHARED) + self.num_domains * (len(OWN) + self.num_sources + self.num_checkpoints)
+        own = len(OWN) + self.num_sources + self.num_checkpoints + self.num_repeated
+        return len(SHARED) + self.num_domains * own + self.num_shared_by_repetition
+
+    @property
+    def num_shared_by_repetition(self) -> int:
+        """The onset of every repeated source, and what repetition has in common (``repetition.COMMON``)."""
+        return self.num_repeated + len(COMMON) if self.num_repeated else 0
 
     def columns(self, kind: str) -> slice:
-        """Columns of one kind of a domain's own parameters, of the ``mixture`` coefficients or the ``offsets``."""
+        """Columns of one kind of a domain's own parameters, or of a kind that stands behind them.
+
+        Those are the ``mixture`` coefficients, the ``offsets``, what domains share of ``repetition`` (log onsets, then
+        what sources share too) and the ``harm`` of it.
+        """
         d = self.num_domains
-        offsets = self.size - d * self.num_checkpoints
+        harm = self.size - d * self.num_repeated
+        repetition = harm - self.num_shared_by_repetition
+        offsets = repetition - d * self.num_checkpoints
+        if kind == "harm":
+            return slice(harm, self.size)
+        if kind == "repetition":
+            return slice(repetition, harm)
         if kind == "offsets":
-            return slice(offsets, self.size)
+            return slice(offsets, repetition)
         if kind == "mixture":
             return slice(len(SHARED) + len(OWN) * d, offsets)
         first = len(SHARED) + OWN.index(kind) * d
         return slice(first, first + d)
 
     @property
+    def shared_columns(self) -> NDArray[np.intp]:
+        """Columns of the parameters that domains share ``[s]``: ``SHARED``, then those of repetition."""
+        every = np.arange(self.size)
+        return np.concatenate([every[: len(SHARED)], every[self.columns("repetition")]])
+
+    @property
     def own_columns(self) -> NDArray[np.intp]:
-        """Columns of every domain's own parameters ``[d, q]``: by kind, then mixture coefficients, then offsets."""
+        """Columns of every domain's own parameters ``[d, q]``: by kind, then mixture coefficients, offsets and harm."""
         domains = np.arange(self.num_domains)
         kinds = [np.arange(self.size)[self.columns(kind)] for kind in OWN]
         mixture = self.columns("mixture").start + domains * self.num_sources
         offsets = self.columns("offsets").start + domains
+        harm = self.columns("harm").start + domains * self.num_repeated
         return np.column_stack([
             *kinds,
             *(mixture + source for source in range(self.num_sources)),
             *(offsets + checkpoint * self.num_domains for checkpoint in range(self.num_checkpoints)),
+            *(harm + source for source in range(self.num_repeated)),
         ])  # fmt: skip
 
     def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
@@ -147,12 +173,22 @@ class ParameterLayout:
         """Offsets by checkpoint and domain ``[c, d]``."""
         return theta[self.columns("offsets")].reshape(self.num_checkpoints, self.num_domains)
 
-    def names(self, domains: list[str], sources: list[str]) -> list[str]:
-        """A name for every parameter."""
+    def repetition(self, theta: Array) -> Repetition:
+        """What repetition of the repeated sources does."""
+        shared, harm = theta[self.columns("repetition")], theta[self.columns("harm")]
+        common = dict(zip(COMMON, shared[self.num_repeated :].tolist()))
+        return Repetition(
+            shared[: self.num_repeated], harm.reshape(self.num_domains, self.num_repeated), **common
+        )
+
+    def names(self, domains: list[str], sources: list[str], repeated: Sequence[str] = ()) -> list[str]:
+        """A name for every parameter; ``repeated`` are the sources whose repetition has terms of its own."""
         own = [f"{kind}:{domain}" for kind in OWN for domain in domains]
         pairs = [f"mixture:{domain}:{source}" for domain in domains for source in sources]
         offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
-        return [*SHARED, *own, *pairs, *offsets]
+        onsets = [*(f"log_onset:{source}" for source in repeated), *(COMMON if repeated else ())]
+        harm = [f"harm:{domain}:{source}" for domain in domains for source in repeated]
+        return [*SHARED, *own, *pairs, *offsets, *onsets, *harm]
 
 
 @dataclass(frozen=True)
@@ -165,6 +201,7 @@ class Frame:
         reference_params: :math:`N_{ref}`.
         reference_tokens: :math:`S_{ref}`.
         checkpoints: size and trunk tokens of every checkpoint with an offset of its own, ``[c, 2]``.
+        repeated: positions of the sources whose repetition raises losses, ``[r]``.
     """
 
     member: Member
@@ -172,6 +209,11 @@ class Frame:
     reference_params: float
     reference_tokens: float
     checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
+    repeated: tuple[int, ...] = ()
+
+    def layout(self, num_domains: int) -> ParameterLayout:
+        """Where the parameters of a law of so many domains stand."""
+        return ParameterLayout(num_domains, len(self.trunk_shares), len(self.checkpoints), len(self.repeated))
 
     def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
         """Which of the checkpoints each row starts from ``[n, c]``; nowhere true for another one."""
@@ -204,10 +246,11 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     own = np.array([own_prior[kind] for kind in OWN for _ in domains])
     coefficients = _coefficients(domains, sources, frame.trunk_shares).ravel()
     coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD)
-    mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd])
-    sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd])
-    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd])
-    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd])
+    repetition = repetition_prior(inputs, frame.repeated)
+    mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd, repetition[:, 0]])
+    sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd, repetition[:, 1]])
+    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd, repetition[:, 2]])
+    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd, repetition[:, 3]])
     if not frame.member.gain_follows:
         index = SHARED.index("gain_follows")
         lower[index] = upper[index] = mean[index]

@@ -133,11 +133,12 @@ def effective_log(log_total: Array, log_unique: Array, log_scale: float) -> tupl
     return log_unique + np.log(grown), by_unique, by_scale
 
 
-def effective_epochs(epochs: Array) -> Array:
+def effective_epochs(epochs: Array, repeat_scale: float = REPEAT_SCALE) -> Array:
     """Epochs of fresh data that ``epochs`` passes over the same data are worth (Muennighoff et al. 2023, eq. 5).
 
     Args:
         epochs: passes over a source, at least 0, any shape.
+        repeat_scale: R_D*, repeats after which most of their value is gone.
     """
     repeats = np.maximum(epochs - 1.0, 0.0)
-    return np.minimum(epochs, 1.0) - REPEAT_SCALE * np.expm1(-repeats / REPEAT_SCALE)
+    return np.minimum(epochs, 1.0) - repeat_scale * np.expm1(-repeats / repeat_scale)

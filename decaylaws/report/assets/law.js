@@ -2,13 +2,22 @@
 // The decay law at one plan, in float64: the formula of decaylaws/laws/decay/form.py. No document here, so that
 // it can be run beside the library.
 
+// What repeating the sources costs a domain: a power of how far log passes exceed their onset.
+function harmOfRepeats(model, shares, domain) {
+  return model.sources.reduce((total, source, k) => {
+    const epochs = (shares[k] * model.decay_tokens) / source.available_tokens;
+    const excess = epochs > 0 ? Math.max(Math.log(epochs / model.form.onsets[source.law_index]), 0) : 0;
+    return total + model.form.harm[domain][source.law_index] * excess ** model.form.power;
+  }, 0);
+}
+
 // Shares (in the order of the sliders) as the law sees them: repeats count less, law order.
 function effectiveShares(model, shares) {
   const seen = new Array(model.law_sources.length).fill(0);
   model.sources.forEach((source, k) => {
     const epochs = (shares[k] * model.decay_tokens) / source.available_tokens;
     const repeats = Math.max(epochs - 1, 0);
-    const worth = Math.min(epochs, 1) - model.repeat_scale * Math.expm1(-repeats / model.repeat_scale);
+    const worth = Math.min(epochs, 1) - model.form.repeat_scale * Math.expm1(-repeats / model.form.repeat_scale);
     seen[source.law_index] = epochs > 0 ? (shares[k] * worth) / epochs : shares[k];
   });
   return seen;
@@ -23,7 +32,8 @@ function predictedLosses(model, shares) {
       form.coefficients[d][j] * (form.trunk[j] + form.reach[d] * (power - form.trunk[j]) + form.floor));
     const value = weighted.reduce((total, term) => total + term, 0) ** -form.exponents[d];
     const ratio = Math.max(value, 1e-12) / Math.max(form.here[d], 1e-12);
-    return base + form.weight[d] * (value - form.here[d]) - form.gain[d] * ratio ** form.follows;
+    return base + form.weight[d] * (value - form.here[d]) - form.gain[d] * ratio ** form.follows
+      + harmOfRepeats(model, shares, d);
   });
 }
 

@@ -123,6 +123,12 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
         )
     else:
         notes.append("No cap binds.")
+    mixture, tokens = inputs.recipe.stages[0].mixture, inputs.problem.plan.decay_tokens
+    epochs = inputs.problem.space.epochs(mixture, tokens)
+    notes += [
+        f"{onset.sentence} The recommended mixture passes over it {epochs[onset.source]:.1f} times."
+        for onset in inputs.problem.law.onsets_
+    ]
     if found.get("divergence"):
         notes.append(f"The KL divergence from the prior mixture is {found['divergence']:.3f} nats.")
     return notes
