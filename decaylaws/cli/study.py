@@ -22,12 +22,14 @@ from decaylaws.cli.console import (
 from decaylaws.cli.export import export
 from decaylaws.cli.launch import launch
 from decaylaws.cli.live import SweepDisplay
+from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import write_text
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.confirm import Confirmed
 from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.hardware import UNMEASURED_SHARE, Hardware
 from decaylaws.study.objective import objective, signal_table
 from decaylaws.study.plan import Plan, current_plan
 from decaylaws.study.prepare import Preparation, check_corpus
@@ -107,7 +109,17 @@ def prepare(directory: StudyDir) -> Preparation:
     return prepared
 
 
-def plan(directory: StudyDir) -> Plan:
+def plan(
+    directory: StudyDir,
+    device_tflops: Annotated[
+        float | None,
+        typer.Option(help="also price the sweep on other hardware: peak of one GPU in TFLOP/s, such as 989"),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="with --device-tflops: share of that peak that training reaches")
+    ] = UNMEASURED_SHARE,
+    devices: Annotated[int, typer.Option(help="with --device-tflops: GPUs that train at the same time")] = 1,
+) -> Plan:
     """Plan the sweep and say what it costs.
 
     Reads study.yaml and the corpus, and measures this machine's speed.
@@ -115,13 +127,28 @@ def plan(directory: StudyDir) -> Plan:
     If the sweep is too expensive, change 'design' in study.yaml and plan again.
     Next: decaylaws run.
     """
+    given = (utilisation, devices) != (UNMEASURED_SHARE, 1)
+    if device_tflops is None and given:
+        raise InvalidValueError(
+            "device_tflops", None, "is needed with --utilisation and --devices", "Give --device-tflops."
+        )
+    hardware = Hardware(device_tflops, utilisation, devices) if device_tflops is not None else None
     study = Study.open(directory)
     with ConsoleProgress(console) as progress:
-        planned = verbs.plan(study, progress=progress)
+        planned = verbs.plan(study, hardware=hardware, progress=progress)
     say(console, planned.arithmetic)
     clock, per_hour = ("minutes", 60) if planned.hours < 1 else ("hours", 1)
     title = "plan" if planned.is_new else "plan (kept)"
-    table = plain_table("role", "N (non-embedding)", "runs", "tokens", "FLOPs", clock, title=title)
+    columns = [
+        "role",
+        "N (non-embedding)",
+        "runs",
+        "tokens",
+        "FLOPs",
+        clock,
+        *(["GPU-hours"] if hardware else []),
+    ]
+    table = plain_table(*columns, title=title)
     for row in planned.cost.itertuples():
         table.add_row(
             row.role,
@@ -130,6 +157,7 @@ def plan(directory: StudyDir) -> Plan:
             f"{row.tokens:,}",
             f"{row.train_flops:.3g}",
             "-" if row.hours != row.hours else f"{per_hour * row.hours:.3g}",
+            *([f"{row.device_hours:.3g}"] if hardware else []),
         )
     console.print(table)
     for group in study.settings.source_groups:
@@ -153,6 +181,14 @@ def plan(directory: StudyDir) -> Plan:
     else:
         console.print(
             "Set external.flops_per_second in study.yaml to see how long that takes.", highlight=False
+        )
+    if hardware:
+        flops = planned.design.train_flops
+        console.print(
+            f"On {hardware}: the sweep takes {hardware.hours(flops):.3g} hours, {hardware.device_hours(flops):.3g} "
+            f"GPU-hours; the longest decay of the target {hardware.device_hours(planned.target_flops):.3g} GPU-hours. "
+            "This counts the FLOPs of training, not reading and evaluating.",
+            highlight=False,
         )
     say_next(console, study, verb_after("plan"))
     return planned

@@ -14,7 +14,7 @@ class BackendSettings(Section):
     """Where and how proxies run; never changes what is computed, only how fast."""
 
     workers: Count | None = Field(
-        None, description="worker processes; None takes one per core, and one for a GPU"
+        None, description="worker processes; None takes one per core, or one per GPU"
     )
     slots: Count | None = Field(
         None,

@@ -21,6 +21,7 @@ from decaylaws.study.directory import Study
 from decaylaws.study.export import export
 from decaylaws.study.export_runs import export_runs
 from decaylaws.study.fit import fit
+from decaylaws.study.hardware import Hardware
 from decaylaws.study.launch import launch
 from decaylaws.study.plan import plan
 from decaylaws.study.prepare import prepare
@@ -30,6 +31,7 @@ from decaylaws.study.run import run
 from decaylaws.study.status import status
 
 __all__ = [
+    "Hardware",
     "Study",
     "ask",
     "confirm",

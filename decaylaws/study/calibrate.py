@@ -11,6 +11,7 @@ from decaylaws.designs.planner import Design
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig, Shape
 from decaylaws.runs.start import CheckpointShape
 from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.hardware import Hardware
 from decaylaws.study.question import content_hash
 from decaylaws.study.stored import StoredCalibration
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 LARGE_PARAMS = 30_000_000
 """Models of more are stacked on no CPU: each fills a core alone, and several take the memory of several."""
-UNMEASURED_SHARE = 0.4
-"""Of the FLOPs of a large matmul that training reaches where no shape of a study can be measured."""
 MAX_STEP_FLOPS = {"cpu": 2e11, "gpu": 2e13}
 """A step of more is not tried: it takes seconds. Its speed follows from the largest shape that was."""
 
@@ -111,13 +110,13 @@ def layout_of(study: Study) -> Layout:
 
 
 def _default_workers(study: Study, starts: Sequence[RunConfig]) -> int:
-    """A worker for every core, or for as many as a run has processes; fewer where checkpoints would not fit."""
+    """A worker for every core or GPU, or for as many as a run has processes; fewer where checkpoints would not fit."""
     from proxy_runs.machine import default_workers, visible_gpus
     from proxy_runs.memory import host_bytes, sharded_bytes
     from proxy_runs.sweep.engines import MEMORY_SHARE
 
     backend = study.settings.backend
-    count = default_workers(backend.device)
+    count = default_workers(backend.device, backend.processes)
     held = [config.shape for config in starts if config.start is not None]
     if not held or visible_gpus(backend.device):
         return count
@@ -136,7 +135,7 @@ def _default_workers(study: Study, starts: Sequence[RunConfig]) -> int:
 
 def _sharded(study: Study, starts: Sequence[RunConfig], workers: int) -> dict[Shape, Path]:
     """The shapes that the FSDP trainer takes, with the folder of each, where it is still there."""
-    from proxy_runs.machine import visible_gpus
+    from proxy_runs.machine import visible_gpus, workers_per_device
     from proxy_runs.memory import device_bytes, host_bytes
     from proxy_runs.sweep.engines import FSDP, engine_of
 
@@ -146,11 +145,12 @@ def _sharded(study: Study, starts: Sequence[RunConfig], workers: int) -> dict[Sh
     backend, folders = study.settings.backend, study.held_folders()
     # only torch knows the memory of a GPU
     memory = device_bytes(_backend(study).torch_device) if visible_gpus(backend.device) else host_bytes()
+    sharing = workers_per_device(workers, backend.device, backend.processes)
     found = {}
     for config in held:
         assert config.start is not None
         folder = folders[config.start.fingerprint]
-        if engine_of(config, backend.engine, memory / workers) == FSDP and folder.is_dir():
+        if engine_of(config, backend.engine, memory / sharing) == FSDP and folder.is_dir():
             found[config.shape] = folder
     return found
 
@@ -234,7 +234,7 @@ def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> l
 def _scaled(shape: Shape, found: dict[Shape, dict[int, float]], matmul_flops: float) -> dict[int, float]:
     """Speed of a shape that cannot be tried, from the FLOPs per second of the largest one that was, or of a matmul."""
     if not found:
-        return {1: UNMEASURED_SHARE * matmul_flops / shape.train_flops_per_token}
+        return {1: Hardware(matmul_flops / 1e12).tokens_per_second(shape)}
     largest = max(found, key=lambda each: each.train_flops_per_token)
     ratio = largest.train_flops_per_token / shape.train_flops_per_token
     return {1: max(found[largest].values()) * ratio}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from decaylaws.study.arithmetic import settle_arithmetic
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.checks import check_prepared
 from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.hardware import Hardware
 from decaylaws.study.near_copies import copies_words
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.results import decays
@@ -39,6 +41,8 @@ class Plan:
         arithmetic: how the proxies compute, in sentences, where that was decided now.
         near_copies: how many near copies of held-out documents the target's decay reads, in sentences; empty where none
             were found.
+        hardware: other hardware whose cost was asked for. ``cost`` then has ``device_hours``, hours of one device.
+        target_flops: FLOPs of a decay of ``target.max_decay_tokens`` at the target's shape, on top of the sweep.
     """
 
     design: Design
@@ -49,10 +53,17 @@ class Plan:
     detectable_effect: str
     arithmetic: tuple[str, ...]
     near_copies: str = ""
+    hardware: Hardware | None = None
+    target_flops: int = 0
 
 
-def plan(study: Study, *, progress: Progress = silent) -> Plan:
+def plan(study: Study, *, hardware: Hardware | None = None, progress: Progress = silent) -> Plan:
     """Plan the sweep of a study and measure what it costs here.
+
+    Args:
+        study: the study.
+        hardware: also price the sweep on these devices, by its FLOPs.
+        progress: told what is measured.
 
     Raises:
         StudyError: study.yaml asks for another corpus, or a source repeats too much of the held-out text.
@@ -68,9 +79,14 @@ def plan(study: Study, *, progress: Progress = silent) -> Plan:
     )
     copies = copies_words(study, proportional_mixture(study).to_dict(), "the token-proportional mixture")
     effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
+    if hardware:
+        cost["device_hours"] = [hardware.device_hours(flops) for flops in cost["train_flops"]]
+    target, planner = study.settings.target, study.planner()
+    target_flops = target.max_decay_tokens * planner.start(target.shape).config.shape.train_flops_per_token
+    planned = partial(Plan, near_copies=copies, hardware=hardware, target_flops=target_flops)
     if study.settings.trainer == "external":
         cost["hours"] = cost["train_flops"] / (study.settings.external.flops_per_second or np.nan) / 3600.0
-        return Plan(design, is_new, cost, float(cost["hours"].sum(skipna=False)), 0, effect, (), copies)
+        return planned(design, is_new, cost, float(cost["hours"].sum(skipna=False)), 0, effect, ())
     changed, arithmetic = settle_arithmetic(study, design, progress)
     if changed:
         design, is_new = plan_runs(study)
@@ -78,7 +94,7 @@ def plan(study: Study, *, progress: Progress = silent) -> Plan:
     cost["hours"] = [
         speed.params_hours(row.non_embedding_params, int(row.tokens)) for row in cost.itertuples()
     ]
-    return Plan(design, is_new, cost, speed.plan_hours(design), speed.workers, effect, arithmetic, copies)
+    return planned(design, is_new, cost, speed.plan_hours(design), speed.workers, effect, arithmetic)
 
 
 def plan_runs(study: Study) -> tuple[Design, bool]:

@@ -168,6 +168,7 @@ def work_off(
         progress: told what happens.
         display: shows the running workers.
     """
+    from proxy_runs.machine import workers_per_device
     from proxy_runs.sweep.pool import run_pool
 
     queue.enqueue(runs, progress=progress)
@@ -175,13 +176,14 @@ def work_off(
     if repeated:
         progress("trunks to train again", repeated, repeated, "(their checkpoints are gone)")
     speed = calibrate(study, workers=workers)
-    slots = study.settings.backend.slots
+    backend = study.settings.backend
+    slots, sharing = backend.slots, workers_per_device(speed.workers, backend.device, backend.processes)
     measured = {} if slots else {shape: speed.slots(shape) for shape in speed.speeds}
     opened = _as_stages(progress) if display is None else display(speed.workers * speed.matmul_flops)
     with opened as listen, _tracking(study, progress) as track:
         while True:
             run_pool(
-                workspace(study, slots or 1, workers=speed.workers, shape_slots=measured, serves=serves),
+                workspace(study, slots or 1, workers=sharing, shape_slots=measured, serves=serves),
                 workers=speed.workers,
                 log_dir=study.log_dir,
                 listen=listen,

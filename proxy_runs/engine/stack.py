@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from decaylaws.runs.config import ModelShape
+from proxy_runs.compiled_code import code_key, compiled_once
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.heldout import EvaluationSet, Measurement
 from proxy_runs.engine.model import StackedLlama
@@ -70,6 +72,8 @@ class Stack:
         else:
             self._step = MemberwiseStep(self._model, self.params)
         self.optimizer = self._step.optimizer
+        compiles = self._backend.compiled or (self._backend.is_stackwise and self._backend.compiles_update)
+        self._is_to_be_compiled = compiles
 
     def load(self, slot: int, run: Run, state: MemberState) -> None:
         """Put a run into a slot, in place: nothing is compiled or allocated anew."""
@@ -136,7 +140,8 @@ class Stack:
         self.data_seconds += time.perf_counter() - started
         members = self.active()
         due = [MemberStep(slot, run.lr, run.history_step + 1, run.config.optimizer) for slot, run in members]
-        self._step.launch(windows, weights, due)
+        with self._compiling(windows):
+            self._step.launch(windows, weights, due)
         if self._backend.is_stackwise:  # a GPU computes by itself
             for _, run in members:
                 run.read_ahead()
@@ -148,6 +153,18 @@ class Stack:
             outcomes.append((slot, run, outcome))
         self.step_seconds += time.perf_counter() - started
         return outcomes
+
+    @contextlib.contextmanager
+    def _compiling(self, windows: torch.Tensor) -> Iterator[None]:
+        """Around a step: the first of a compiled stack takes its code from other processes, or compiles for them."""
+        if not self._is_to_be_compiled:
+            yield
+            return
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        settings = (self._backend.precision, self._backend.compiled, where)
+        with compiled_once(code_key(self.shape, tuple(windows.shape), *settings)):
+            yield
+        self._is_to_be_compiled = False
 
     @property
     def data_share(self) -> float:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.config import ModelShape
 from decaylaws.runs.optimizer import OptimizerConfig
-from proxy_runs.compiled_code import use_own_cache
 from proxy_runs.engine import Backend
 from proxy_runs.engine.heldout import EVAL_SEQUENCES, EvaluationSet
 from proxy_runs.engine.model import init_params
@@ -152,7 +151,6 @@ def tokens_per_second(
     Raises:
         InvalidValueError: not even the first number fits the memory.
     """
-    use_own_cache()
     found: dict[int, float] = {}
     sequences = batch_tokens // shape.seq_len
     with _one_thread():

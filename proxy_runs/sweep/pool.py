@@ -22,6 +22,7 @@ from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.runs.config import RunConfig
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.environment import environment
+from proxy_runs.machine import gpus_of_worker
 from proxy_runs.sweep.workspace import (
     EXIT_ERROR,
     STOP_PATIENCE_SECONDS,
@@ -226,6 +227,8 @@ class _Pool:
 
     def _spawn(self, worker: int) -> None:
         log = (self._log_dir / f"worker-{worker}.log").open("a")
+        gpus = gpus_of_worker(self._workspace.device, worker, self._workspace.layout.processes)
+        own = environment() if gpus is None else {**environment(), "CUDA_VISIBLE_DEVICES": gpus}
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "proxy_runs.sweep.worker", self._workspace.to_json()],
@@ -233,7 +236,7 @@ class _Pool:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **environment(), STORAGE_VARIABLE: self._workspace.storage_url},
+                env={**os.environ, **own, STORAGE_VARIABLE: self._workspace.storage_url},
             )
         self._processes[worker] = process
         threading.Thread(target=self._read, args=(worker, process), daemon=True).start()

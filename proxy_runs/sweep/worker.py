@@ -38,7 +38,7 @@ from decaylaws.runs.columns import (
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.objective import objective_value, weighed_columns
 from proxy_runs.answers.prepared import PreparedSets
-from proxy_runs.compiled_code import clear_unfinished, is_unfinished_code
+from proxy_runs.compiled_code import clear_unfinished, forget_compiled_code, is_unfinished_code
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
@@ -182,7 +182,10 @@ class Worker:
                 self._return(heart)
                 raise
             except Exception as error:
-                if is_unfinished_code(error) and clear_unfinished(older_than_seconds=0):
+                if (
+                    is_unfinished_code(error)
+                    and clear_unfinished(older_than_seconds=0) + forget_compiled_code()
+                ):
                     self._return(heart)  # the code is built anew with the next claim
                 else:
                     self._fail(heart, traceback.format_exc())

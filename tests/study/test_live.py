@@ -14,7 +14,9 @@ from rich.console import Console
 
 from decaylaws.cli.console import ConsoleProgress
 from decaylaws.cli.live import SweepDisplay
+from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
+from decaylaws.settings.evaluation import EvaluationSettings
 from decaylaws.study import Study, arithmetic
 from decaylaws.study import calibrate as calibrating
 from decaylaws.study.calibrate import calibrate
@@ -24,8 +26,8 @@ from proxy_runs.engine.stack import Stack
 from proxy_runs.machine import best_slots, default_workers
 from proxy_runs.sweep import calibration
 from proxy_runs.sweep.calibration import candidate_slots
-from proxy_runs.sweep.pool import PoolProgress
-from proxy_runs.sweep.workspace import WorkerEvent
+from proxy_runs.sweep.pool import PoolProgress, run_pool
+from proxy_runs.sweep.workspace import WorkerEvent, Workspace
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 from tests.study.tiny import decaylaws, make_tiny_study
@@ -141,15 +143,61 @@ def test_a_compiled_stack_on_a_cpu_is_tried_with_one_slot() -> None:
     assert candidate_slots(1024, Backend(device="cpu", compiled=True)) == [1]
 
 
-def test_a_gpu_has_one_worker_and_a_torch_without_cuda_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gpu_has_a_worker_and_a_torch_without_cuda_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = default_workers()
     assert default_workers("cuda") == 1
-    monkeypatch.setattr(machine, "_gpus", lambda: ["nvidia0"])
+    monkeypatch.setattr(machine, "_gpus", lambda: ["nvidia0", "nvidia1", "nvidia2", "nvidia3"])
     monkeypatch.setattr(machine, "version", lambda _: "2.13.0+cu130")
-    assert default_workers("auto") == 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert default_workers("auto") == 4
+    assert default_workers("auto", processes=2) == 2
     assert default_workers("cpu") == cores
+    assert [machine.gpus_of_worker("auto", worker) for worker in range(5)] == ["0", "1", "2", "3", "0"]
+    assert [machine.gpus_of_worker("auto", worker, 2) for worker in range(3)] == ["0,1", "2,3", "0,1"]
+    assert [machine.workers_per_device(workers, "auto") for workers in (1, 4, 5, 8)] == [1, 1, 2, 2]
+    assert machine.gpus_of_worker("cpu", 0) is None
+    assert machine.workers_per_device(8, "cpu") == 8
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f, MIG-1a,-1,3")
+    assert default_workers("auto") == 2
+    assert [machine.gpus_of_worker("auto", worker) for worker in range(2)] == ["GPU-5f", "MIG-1a"]
     monkeypatch.setattr(machine, "version", lambda _: "2.13.0+cpu")
     assert default_workers("auto") == cores
+
+
+def test_a_worker_sees_its_own_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: ["nvidia0", "nvidia1"])
+    monkeypatch.setattr(machine, "version", lambda _: "2.13.0+cu130")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    store = make_tiny_store(tmp_path)
+    seen: list[str | None] = []
+
+    class Process:
+        stdout = stdin = None
+
+        def __init__(self, *_: Any, env: dict[str, str], **__: Any) -> None:
+            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+
+        def poll(self) -> int:
+            return 0
+
+        def wait(self, timeout: float) -> int:
+            return 0
+
+    monkeypatch.setattr("subprocess.Popen", Process)
+    for device, wanted in (("auto", ["0", "1", "0"]), ("cpu", [None] * 3)):
+        workspace = Workspace(
+            corpus=store.directory,
+            checkpoints=tmp_path / "checkpoints",
+            storage_url=f"sqlite:///{tmp_path / 'storage.sqlite3'}",
+            study_name="study",
+            evaluation=EvaluationSettings(tokens_per_domain=64, points=1),
+            objective={"maths": 1.0},
+            device=device,
+        )
+        RunQueue(workspace.storage_url, "study").enqueue([("trunk", tiny_trunk(store))])
+        seen.clear()
+        run_pool(workspace, workers=3, log_dir=tmp_path)
+        assert seen == wanted
 
 
 def test_only_the_slots_that_study_yaml_gives_are_measured(tmp_path: Path) -> None:

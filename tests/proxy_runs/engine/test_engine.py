@@ -22,6 +22,7 @@ from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
 from decaylaws.settings.evaluation import EvaluationSettings
+from proxy_runs.compiled_code import CACHE_VARIABLE
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
@@ -332,8 +333,9 @@ def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, t
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at gradients of inner tensors
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_runs_depend_on_no_neighbour_and_agree_closely(
-    store: TokenStore, trunk: RunConfig, trunk_dir: Path
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     configs = forks(trunk, compiled=True)
     exact = run(store, forks(trunk), trunk_dir, slots=2)
     compiled = run(store, configs, trunk_dir, slots=2)
@@ -343,6 +345,7 @@ def test_compiled_runs_depend_on_no_neighbour_and_agree_closely(
             assert compiled[config.run_id].row[key] == pytest.approx(exact[eager.run_id].row[key], abs=1e-4)
     assert run(store, configs[:1], trunk_dir, slots=3, should_stop=stop_after(5)) == {}  # the state is saved
     assert run(store, configs[:1], trunk_dir) == {configs[0].run_id: compiled[configs[0].run_id]}
+    assert len(list(tmp_path.glob("*/complete"))) == 1, "all stacks of the shape share one folder of code"
 
 
 def test_a_machine_without_a_compiler_says_so(
