@@ -317,7 +317,15 @@ class Planner:
             *self._other_sizes(),
             *self._read_outs(),
         ]
-        return Design(tuple(_unique([*starts, *decays])))
+        return Design(tuple(_unique([*starts, *self._averages(), *decays])))
+
+    def _averages(self) -> list[PlannedRun]:
+        """Means of the weights of checkpoints and of earlier ones of their runs, which are only measured."""
+        return [
+            PlannedRun("average", self.start(name).config.average(held.average))
+            for name, held in self.held.items()
+            if held.average is not None and name in self.settings.starts
+        ]
 
     def _factor_levels(self) -> list[Level]:
         design = self.settings.design

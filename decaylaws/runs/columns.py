@@ -26,6 +26,7 @@ LOSS_ERROR = "loss_error:"
 """Standard error of a final loss that was not measured but expected from the curve of an unfinished run; empty or
 absent where the loss was measured."""
 AVERAGED_LOSS, AVERAGED_START_LOSS = "averaged_loss:", "averaged_start_loss:"
+AVERAGED_TOKENS, AVERAGED_START_TOKENS = "averaged_tokens", "averaged_start_tokens"
 """Loss of the mean of a trunk's weights over its last stretch: of the trunk, and of the start of its decays."""
 BPB_ERROR, ACCURACY, ACCURACY_ERROR = "bpb_error:", "accuracy:", "accuracy_error:"
 """Of evaluation domains and question sets: standard error of ``bpb:`` over documents or questions; share of questions
@@ -109,6 +110,8 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         NUMERICS: config.numerics,
         POOLS: pool_fingerprint(config.pool_tokens),
     }
+    if config.kind == "average" and config.start is not None:
+        row[AVERAGED_TOKENS] = config.start.averaged_tokens
     if config.kind == "decay" and path.warmup_tokens:
         row[WARMUP_TOKENS] = path.warmup_tokens
     row |= {MIX + name: share for name, share in config.mixture.weights.items()}

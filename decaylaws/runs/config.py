@@ -19,7 +19,7 @@ from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.start import CheckpointShape, CheckpointStart, require_positive_int
 from decaylaws.schedules import Schedule, Segment
 
-RUN_KINDS = ("trunk", "checkpoint", "decay")
+RUN_KINDS = ("trunk", "checkpoint", "average", "decay")
 
 NUMERICS_VERSION = 1
 """Goes up whenever the trainer gives other losses for the same config: such runs must not pass for one."""
@@ -183,11 +183,11 @@ class RunConfig:
             )
         if self.seed < 0:
             raise InvalidValueError("run.seed", self.seed, "must not be negative")
-        if (self.kind == "decay") != (self.start_run_id is not None):
+        if (self.kind in ("decay", "average")) != (self.start_run_id is not None):
             raise InvalidValueError(
                 "run.start_run_id",
                 self.start_run_id,
-                "must name a trunk or checkpoint for a decay and be absent for these",
+                "must name a trunk or checkpoint for a decay or an average and be absent for these",
             )
         self._check_start()
         if self.start_tokens < 0:
@@ -197,14 +197,26 @@ class RunConfig:
 
     def _check_start(self) -> None:
         """A checkpoint has a start, a trunk has none, and what is not a plain Llama can only be held."""
-        allowed = {"trunk": self.start is None, "checkpoint": self.start is not None, "decay": True}
+        averages = self.start is not None and bool(self.start.averaged)
+        allowed = {
+            "trunk": self.start is None,
+            "checkpoint": self.start is not None and not averages,
+            "average": averages,
+            "decay": not averages,
+        }
         if not allowed[self.kind]:
             raise InvalidValueError(
-                "run.start", self.start, "must be given for a checkpoint and absent for a trunk"
+                "run.start",
+                self.start,
+                "must be given for a checkpoint, be averaged for an average, and absent for a trunk",
             )
         if self.start is None and isinstance(self.shape, CheckpointShape):
             raise InvalidValueError("run.shape", self.shape.family, "cannot be trained from random weights")
-        if self.kind == "decay" and self.start is not None and self.start_tokens != self.start.tokens:
+        if (
+            self.kind in ("decay", "average")
+            and self.start is not None
+            and self.start_tokens != self.start.tokens
+        ):
             raise InvalidValueError(
                 "run.start_tokens", self.start_tokens, f"must be those of its start, {self.start.tokens}"
             )
@@ -245,10 +257,19 @@ class RunConfig:
             start=start,
         )
 
+    def average(self, start: CheckpointStart) -> Self:
+        """The run that measures the mean of the weights of this checkpoint and of earlier ones of its run.
+
+        Args:
+            start: the checkpoint, with what is averaged.
+        """
+        own = {"kind": "average", "start": start, "start_run_id": self.run_id, "start_tokens": start.tokens}
+        return self.with_changes(**own)
+
     @property
     def is_trained(self) -> bool:
-        """Whether optimiser steps are taken; a checkpoint that exists is only measured."""
-        return self.kind != "checkpoint"
+        """Whether optimiser steps are taken; a checkpoint that exists, or a mean of several, is only measured."""
+        return self.kind not in ("checkpoint", "average")
 
     @property
     def llama(self) -> ModelShape:
@@ -310,7 +331,7 @@ class RunConfig:
         if self.arithmetic != EXACT:  # not written otherwise: runs of earlier versions keep their identity
             values["arithmetic"] = asdict(self.arithmetic)
         if self.start is not None:
-            values["start"] = asdict(self.start)
+            values["start"] = self.start.to_dict()
         if self.trainer != "built-in":
             values["trainer"] = self.trainer
         return values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from decaylaws.errors import InvalidValueError
 
@@ -71,6 +72,9 @@ class CheckpointStart:
         tokens: tokens that it has seen.
         lr: LR of its last step, at which decays take over.
         optimizer_state: ``load`` takes the moments in the folder, ``fresh`` starts them from zero.
+        averaged: fingerprints of earlier checkpoints of its run whose weights are averaged with its own, oldest first;
+            empty for the checkpoint itself.
+        averaged_tokens: tokens of the run from the oldest of them to the checkpoint.
     """
 
     fingerprint: str
@@ -78,12 +82,28 @@ class CheckpointStart:
     tokens: int
     lr: float
     optimizer_state: str = "fresh"
+    averaged: tuple[str, ...] = ()
+    averaged_tokens: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "averaged", tuple(self.averaged))  # a list where it was read from JSON
         require_positive_int("start", "tokens", self.tokens)
+        if not 0 <= self.averaged_tokens < self.tokens or bool(self.averaged) != bool(self.averaged_tokens):
+            raise InvalidValueError(
+                "start.averaged_tokens",
+                self.averaged_tokens,
+                "must be below the start's tokens, and 0 without an average",
+            )
         if not self.lr > 0.0:
             raise InvalidValueError("start.lr", self.lr, "must be positive")
         if self.optimizer_state not in OPTIMIZER_STATES:
             raise InvalidValueError(
                 "start.optimizer_state", self.optimizer_state, f"must be one of {', '.join(OPTIMIZER_STATES)}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; an average is written where there is one, so that other starts keep their identity."""
+        values = asdict(self)
+        if not self.averaged:
+            del values["averaged"], values["averaged_tokens"]
+        return values

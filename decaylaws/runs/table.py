@@ -29,8 +29,9 @@ Columns by source and by domain:
 | ``loss_error:<domain>`` | of an unfinished run: standard error of ``loss:<domain>``, expected from its curve |
 | ``bpb_error:<domain>`` | standard error of it over documents or questions (evaluation domains, question sets) |
 | ``accuracy:<set>``, ``accuracy_error:<set>`` | share of questions whose right choice is the most probable one |
-| ``averaged_loss:<domain>`` | of a trunk: loss of the mean of its weights over its last tenth |
-| ``averaged_start_loss:<domain>`` | of a decay: the same loss of its trunk |
+| ``averaged_loss:<domain>`` | of a trunk or checkpoint: loss of the mean of the last weights of its run |
+| ``averaged_start_loss:<domain>`` | of a decay: the same loss of its trunk or checkpoint |
+| ``averaged_tokens``, ``averaged_start_tokens`` | stretch over which they lie; a tenth of the run without it |
 
 A domain is a source (its held-out text), an evaluation domain or a question set. The loss of a question set is its
 bits per byte (the mean over questions) in nats per token of all gold answers, so that ``bpb:`` and ``loss:`` differ by
@@ -66,6 +67,8 @@ from decaylaws.runs.columns import (
     AVERAGED_LOSS,
     AVERAGED_SHARE,
     AVERAGED_START_LOSS,
+    AVERAGED_START_TOKENS,
+    AVERAGED_TOKENS,
     BPB,
     BPB_ERROR,
     CURVE_COLUMNS,
@@ -107,6 +110,8 @@ __all__ = [
     "AVERAGED_LOSS",
     "AVERAGED_SHARE",
     "AVERAGED_START_LOSS",
+    "AVERAGED_START_TOKENS",
+    "AVERAGED_TOKENS",
     "BPB",
     "BPB_ERROR",
     "CURVE_COLUMNS",

@@ -15,7 +15,14 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import DecayInputs, worth_of
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace
-from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, MIX, START_LOSS, WARMUP_TOKENS
+from decaylaws.runs.table import (
+    AVERAGED_START_LOSS,
+    AVERAGED_START_TOKENS,
+    HANDOVER_LR,
+    MIX,
+    START_LOSS,
+    WARMUP_TOKENS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class Target:
         start_loss: measured loss of every domain at the checkpoint, nats per token.
         averaged_start_loss: the same of the mean of the last weights before it
             (``decaylaws.runs.table.AVERAGED_SHARE``); needed by a law whose runs have it.
+        averaged_start_tokens: tokens over which that mean goes; ``None`` is that share of ``start_tokens``.
         handover_lr: LR of its last step; needed by a law whose runs start at several.
         warmup_tokens: tokens over which a decay from it first raises the LR from 0.
     """
@@ -38,6 +46,7 @@ class Target:
     batch_tokens: int
     start_loss: Mapping[str, float]
     averaged_start_loss: Mapping[str, float] = field(default_factory=dict)
+    averaged_start_tokens: float | None = None
     handover_lr: float | None = None
     warmup_tokens: int = 0
 
@@ -251,8 +260,10 @@ class DecayProblem:
     def row(self, mixture: Mixture) -> pd.DataFrame:
         """A plan of the runs table's form, for predictions with intervals."""
         own_lr = {} if self.target.handover_lr is None else {HANDOVER_LR: self.target.handover_lr}
+        stretch = self.target.averaged_start_tokens
         return pd.DataFrame([{
-            **own_lr, WARMUP_TOKENS: self.plan.warmup_tokens,
+            **own_lr, **({} if stretch is None else {AVERAGED_START_TOKENS: stretch}),
+            WARMUP_TOKENS: self.plan.warmup_tokens,
             "non_embedding_params": self.target.non_embedding_params, "start_tokens": self.target.start_tokens,
             "batch_tokens": self.batch_tokens, "decay_tokens": self.plan.decay_tokens,
             "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -11,6 +12,13 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.settings.external import BY_DIMENSIONS, BY_PARAMETERS, DeclaredCheckpoint, shape_type
 from decaylaws.settings.numbers import Positive, Share, Tokens, TokensOrNone, check_mixture
 from decaylaws.settings.section import Section
+
+
+class EarlierCheckpoint(Section):
+    """An earlier checkpoint of the same run."""
+
+    path: str = Field(description="Hugging Face folder, relative to study.yaml")
+    tokens: Tokens = Field(description="tokens that it has seen")
 
 
 class CheckpointSettings(Section):
@@ -24,6 +32,22 @@ class CheckpointSettings(Section):
         None,
         description="LR of its last step, from which decays take over; None reads it from the trainer state beside it",
     )
+    earlier: tuple[EarlierCheckpoint, ...] = Field(
+        (),
+        description=(
+            "its last checkpoints before it, at the same LR: the loss of the mean of their weights tells the decay law "
+            "what a decay gains here; the law uses it where every checkpoint has some"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        tokens = [each.tokens for each in self.earlier]
+        if any(later <= before for before, later in pairwise([*tokens, self.tokens])):
+            raise InvalidValueError(
+                "earlier", tokens, f"must ascend in tokens and end before the checkpoint's {self.tokens:,}"
+            )
+        return self
 
 
 AnyCheckpoint = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,12 @@ def held_checkpoints(
             continue
         folder = root / model.path
         told = {
-            **model.model_dump(mode="json"),
+            **model.model_dump(mode="json", exclude=None if model.earlier else {"earlier"}),
             "optimizer_state": settings.optimizer_state,
             "seq_len": seq_len,
         }
-        known, moment = stored.get(name), _moment(folder)
+        earlier = [root / each.path for each in model.earlier]
+        known, moment = stored.get(name), _moments(folder, *earlier)
         # a folder that is gone says nothing: who reads the results of finished runs does not need it
         if known is not None and known["told"] == told and moment in ("", known["moment"]):
             with rebuilding(store, REMEDY):
@@ -64,6 +65,8 @@ def held_checkpoints(
             entries[name] = known
             continue
         found[name] = _read(name, model, folder, settings.optimizer_state, seq_len)
+        if model.earlier:
+            found[name] = replace(found[name], average=_average(name, model, root, found[name], seq_len))
         entries[name] = {"moment": moment, "told": told, **found[name].to_dict()}
     if entries != stored:
         write_text(store, json.dumps(entries, indent=1, allow_nan=False) + "\n", recorded=True)
@@ -81,6 +84,40 @@ def _moment(folder: Path) -> str:
         state = file.stat()
         digest.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16] if files else ""
+
+
+def _moments(*folders: Path) -> str:
+    """The moment of the first folder, and of the others; empty where one of them is gone."""
+    moments = [_moment(folder) for folder in folders]
+    return " ".join(moments) if all(moments) else ""
+
+
+def _average(
+    name: str, model: CheckpointSettings, root: Path, held: HeldCheckpoint, seq_len: int
+) -> CheckpointStart:
+    """The checkpoint with the earlier ones that are averaged with it, each of which must be of the same model."""
+    for number, each in enumerate(model.earlier):
+        field, folder = f"checkpoints.models.{name}.earlier.{number}", root / each.path
+        shape = folder_shape(folder, seq_len=seq_len)
+        if shape != held.shape:
+            raise InvalidValueError(
+                f"{field}.path", each.path, f"must be the model of {model.path}, and it has another shape"
+            )
+        tokens = read_facts(folder).tokens
+        if tokens is not None and not same_tokens(tokens, each.tokens):
+            raise InvalidValueError(
+                f"{field}.tokens",
+                each.tokens,
+                f"must be the {tokens:,} tokens that {folder} says it has seen",
+            )
+    fingerprints = [folder_fingerprint(root / each.path, optimizer_state="fresh") for each in model.earlier]
+    return replace(
+        held.start,
+        fingerprint=folder_fingerprint(root / model.path, optimizer_state="fresh"),
+        optimizer_state="fresh",  # nothing is trained from a mean
+        averaged=tuple(fingerprints),
+        averaged_tokens=model.tokens - model.earlier[0].tokens,
+    )
 
 
 def _read(
@@ -179,12 +216,18 @@ def paths(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldChec
         root: folder that their paths start from.
         held: the checkpoints by name.
     """
-    return {
-        held[name].start.fingerprint: model.path
-        if isinstance(model, DeclaredCheckpoint)
-        else str((root / model.path).resolve())
-        for name, model in settings.models.items()
-    }
+    found = {}
+    for name, model in settings.models.items():
+        start, average = held[name].start, held[name].average
+        if isinstance(model, DeclaredCheckpoint):
+            found[start.fingerprint] = model.path
+            continue
+        found[start.fingerprint] = str((root / model.path).resolve())
+        if average is not None:
+            found[average.fingerprint] = found[start.fingerprint]
+            places = [str((root / each.path).resolve()) for each in model.earlier]
+            found |= dict(zip(average.averaged, places, strict=True))
+    return found
 
 
 def decisive(settings: Mapping[str, Any], held: Mapping[str, HeldCheckpoint]) -> dict[str, Any]:
@@ -194,5 +237,9 @@ def decisive(settings: Mapping[str, Any], held: Mapping[str, HeldCheckpoint]) ->
         settings: ``checkpoints`` of study.yaml as JSON values.
         held: the checkpoints by name.
     """
-    models = {name: {"start": asdict(each.start), "shape": asdict(each.shape)} for name, each in held.items()}
+    models = {
+        name: {"start": each.start.to_dict(), "shape": asdict(each.shape)}
+        | ({} if each.average is None else {"average": each.average.to_dict()})
+        for name, each in held.items()
+    }
     return {**settings, "models": models}

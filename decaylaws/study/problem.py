@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from decaylaws.laws.decay.trust import margin_near
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.table import AVERAGED_START_LOSS, HANDOVER_LR, START_LOSS
+from decaylaws.runs.table import AVERAGED_START_LOSS, AVERAGED_START_TOKENS, HANDOVER_LR, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Goal, Target
 from decaylaws.study.directory import Study
@@ -73,6 +73,7 @@ def decay_target(study: Study) -> Target:
         batch_tokens=start.batch_tokens,
         start_loss=_by_domain(measured, START_LOSS),
         averaged_start_loss=_by_domain(measured, AVERAGED_START_LOSS),
+        averaged_start_tokens=measured.get(AVERAGED_START_TOKENS),
         handover_lr=measured[HANDOVER_LR],
         warmup_tokens=planner.warmup_tokens(settings.target.shape),
     )

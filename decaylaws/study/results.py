@@ -13,6 +13,8 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import (
     AVERAGED_LOSS,
     AVERAGED_START_LOSS,
+    AVERAGED_START_TOKENS,
+    AVERAGED_TOKENS,
     HANDOVER_LR,
     LOSS,
     READ_OUT,
@@ -32,7 +34,8 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if runs.empty:
         return runs
-    runs = runs.drop(columns=HANDOVER_LR, errors="ignore")  # it was worked out for rows that may be gone now
+    # these were worked out for rows that may be gone now
+    runs = _with_averages(runs.drop(columns=[HANDOVER_LR, AVERAGED_START_TOKENS], errors="ignore"))
     is_start = runs["kind"].isin(["trunk", "checkpoint"]) & runs["reached_target"].astype(bool)
     ended = runs[is_start].set_index(_measured(runs, "run_id")[is_start])
     starts = _measured(runs, "start_run_id")
@@ -46,9 +49,26 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
         for domain in names_with(runs, AVERAGED_LOSS)
         if ended[AVERAGED_LOSS + domain].notna().all()
     }
+    if AVERAGED_TOKENS in ended:
+        found[AVERAGED_START_TOKENS] = of_start(AVERAGED_TOKENS)
     if "end_lr" in ended and ended["end_lr"].nunique() > 1:
         found[HANDOVER_LR] = of_start("end_lr")
     return runs.assign(**found)
+
+
+def _with_averages(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``averaged_loss:<domain>`` of checkpoints, out of the rows that measured the means of weights."""
+    means = runs[(runs["kind"] == "average") & runs["reached_target"].astype(bool)]
+    if means.empty:
+        return runs
+    means = means.set_index(_measured(means, "start_run_id"))
+    of = _measured(runs, "run_id")
+    is_averaged = (runs["kind"] == "checkpoint") & of.isin(means.index)
+    found = {AVERAGED_LOSS + domain: LOSS + domain for domain in names_with(runs, LOSS)}
+    runs = runs.assign(**{name: np.nan for name in found if name not in runs})
+    for column, source in {**found, AVERAGED_TOKENS: AVERAGED_TOKENS}.items():
+        runs.loc[is_averaged, column] = means[source].reindex(of[is_averaged]).to_numpy()
+    return runs
 
 
 def _measured(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -94,9 +114,13 @@ def start_losses(config: RunConfig, runs: pd.DataFrame) -> dict[str, float]:
         kind = "trunk" if config.start is None else "checkpoint"
         raise StudyError(f"The {kind} {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
     row = start.iloc[0]
-    return {HANDOVER_LR: float(row["end_lr"])} | {
-        to + domain: float(row[of + domain])
-        for of, to in ((LOSS, START_LOSS), (AVERAGED_LOSS, AVERAGED_START_LOSS))
-        for domain in names_with(runs, of)
-        if pd.notna(row[of + domain])
-    }
+    return (
+        {HANDOVER_LR: float(row["end_lr"])}
+        | {
+            to + domain: float(row[of + domain])
+            for of, to in ((LOSS, START_LOSS), (AVERAGED_LOSS, AVERAGED_START_LOSS))
+            for domain in names_with(runs, of)
+            if pd.notna(row[of + domain])
+        }
+        | ({AVERAGED_START_TOKENS: float(row[AVERAGED_TOKENS])} if pd.notna(row.get(AVERAGED_TOKENS)) else {})
+    )

@@ -146,6 +146,7 @@ class HeldEntry(TypedDict):
     start: dict[str, Any]
     shape: dict[str, Any]
     lr_source: str
+    average: NotRequired[dict[str, Any]]
 
 
 StoredHeld = dict[str, HeldEntry]

@@ -13,6 +13,7 @@ from decaylaws.mixtures import Mixture
 from decaylaws.runs.importers import tidy_runs
 from decaylaws.runs.table import (
     AVERAGED_START_LOSS,
+    AVERAGED_START_TOKENS,
     DECAY_COLUMNS,
     HANDOVER_LR,
     LOSS,
@@ -219,6 +220,9 @@ def _target(runs: pd.DataFrame, starts: pd.Series, targets: Sequence[str]) -> tu
         averaged_start_loss={
             name: float(row[column]) for name, column in averaged.items() if pd.notna(row[column])
         },
+        averaged_start_tokens=float(row[AVERAGED_START_TOKENS])
+        if pd.notna(row.get(AVERAGED_START_TOKENS))
+        else None,
         handover_lr=float(row[HANDOVER_LR]) if HANDOVER_LR in runs else None,
         warmup_tokens=int(row[WARMUP_TOKENS]) if WARMUP_TOKENS in runs else 0,
     )

@@ -230,11 +230,15 @@ class Worker:
         assert config.start is not None
         where = self._workspace
         keeps = where.keep_checkpoints and config.kind == "decay"
+        output = where.checkpoints / f"{config.run_id}.fsdp"
+        averages = config.kind == "average"
         train_run(
             config,
             self._store,
-            start=self._held.folder(config.start),
-            output=where.checkpoints / f"{config.run_id}.fsdp",
+            start=self._held.mean_folder(config.start, output / "mean")
+            if averages
+            else self._held.folder(config.start),
+            output=output,
             evaluation=where.evaluation,
             layout=replace(where.layout, device=where.device),
             keep_model=where.checkpoints / f"{config.run_id}-{config.tokens}" if keeps else None,

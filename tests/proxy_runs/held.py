@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,
@@ -83,6 +84,17 @@ def held_folder(folder: Path, family: str, vocab_size: int, *, moments: bool = F
             state[f"exp_avg_sq.{name}"] = 1e-6 * torch.rand(parameter.shape, generator=generator)
         save_file(state, folder / "optimizer.safetensors")
     return folder
+
+
+def moved(folder: Path, to: Path, factor: float) -> Path:
+    """The model of a folder whose weights are ``factor`` times one draw of noise further."""
+    shutil.copytree(folder, to)
+    weights = load_file(to / "model.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}
+    further = {name: tensor + factor * noise[name] for name, tensor in weights.items()}
+    save_file(further, to / "model.safetensors", {"format": "pt"})
+    return to
 
 
 def held_run(

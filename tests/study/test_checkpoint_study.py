@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from decaylaws import study as verbs
 from decaylaws.recipe import Recipe
@@ -13,6 +14,7 @@ from decaylaws.schedules import DecayTerms
 from decaylaws.study import Study
 from decaylaws.study.status import steps
 from decaylaws.study.verdict import confirmation_table
+from tests.proxy_runs.held import moved
 from tests.study.held import make_held_study
 from tests.study.in_process import work_in_this_process
 from tests.study.tiny import TINY_SETTINGS, decaylaws
@@ -93,6 +95,17 @@ def test_the_report_speaks_of_checkpoints(pair: Study) -> None:
     assert "LR over the tokens of the recommended decay from the checkpoint." in page
 
 
+def with_an_earlier_checkpoint(root: Path) -> None:
+    """Noise on the weights of the study's checkpoint, and the opposite noise on an earlier one: their mean has none."""
+    models = root / "models"
+    (models / "one").rename(models / "middle")
+    for name, factor in (("one", 0.1), ("before", -0.1)):
+        moved(models / "middle", models / name, factor)
+    settings = yaml.safe_load((root / "study.yaml").read_text(encoding="utf-8"))
+    settings["checkpoints"]["models"]["one"]["earlier"] = [{"path": "models/before", "tokens": 900_000}]
+    (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+
 @pytest.mark.parametrize("family", ["qwen3", "olmo2", "gpt_neox", "mixtral"])
 def test_one_checkpoint_of_any_family_goes_from_init_to_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
@@ -106,12 +119,16 @@ def test_one_checkpoint_of_any_family_goes_from_init_to_report(
         objective={"weights": {"web": 1, "maths": 1}, "guard_domains": ["web"], "guard_nats": 0.3},
         design={"num_mixtures": 4, "decay_tokens": [1024], "num_replicates": 2},
     )
+    if family == "qwen3":
+        with_an_earlier_checkpoint(tmp_path)
     study = Study.open(tmp_path)
     verbs.prepare(study)
     verbs.plan(study)
     verbs.run(study)
     fit, _ = verbs.fit(study)
     assert any("so that the law has no size axis" in note for note in fit.notes)
+    is_measured = any("was measured with averaged weights" in note for note in fit.notes)
+    assert is_measured == (family == "qwen3")
     assert set(fit.errors["held_out"]) <= {"mixture", "corner"}  # one length, one size
     verbs.recommend(study)
     confirmed = verbs.confirm(study)

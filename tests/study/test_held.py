@@ -232,3 +232,40 @@ def test_several_moments_of_one_run_are_anchors_of_their_own(root: Path) -> None
         assert run.config.start_tokens == starts[str(run.config.start_run_id)].tokens
     anchored = {run.role for run in forks if run.config.start_tokens == 400_000}
     assert anchored == {"control", "size"}
+
+
+def with_earlier(root: Path, **changes: Any) -> None:
+    """Write an earlier checkpoint of the same model, and name it in study.yaml."""
+    held_folder(root / "models" / "before", "llama", VOCAB_SIZE, initializer_range=0.05, **changes)
+    earlier = [{"path": "models/before", "tokens": 900_000}]
+    edit(root, lambda settings: settings["checkpoints"]["models"]["one"].update(earlier=earlier))
+
+
+def test_earlier_checkpoints_add_one_measurement_and_change_no_other_run(root: Path) -> None:
+    before = [run.config.run_id for run in Study.open(root).planner().sweep()]
+    with_earlier(root)
+    study = Study.open(root)
+    sweep = {run.config.run_id: run for run in study.planner().sweep()}
+    (added,) = (run for run_id, run in sweep.items() if run_id not in before)
+    assert set(before) < set(sweep)
+    assert (added.role, added.config.kind, added.config.is_trained) == ("average", "average", False)
+    assert added.config.start_run_id == study.planner().start("one").config.run_id
+    start = added.config.start
+    assert start is not None
+    assert start.averaged_tokens == 100_000
+    places = study.held_folders()
+    found = [places[fingerprint].name for fingerprint in (*start.averaged, start.fingerprint)]
+    assert found == ["before", "one"]
+    shutil.rmtree(root / "models")  # what was read is kept
+    assert {run.config.run_id for run in Study.open(root).planner().sweep()} == set(sweep)
+
+
+def test_an_earlier_checkpoint_must_be_of_the_same_model_and_stand_before_it(root: Path) -> None:
+    with_earlier(root, hidden_size=16)
+    with pytest.raises(InvalidValueError, match=r"earlier\.0\.path' must be the model of models/one"):
+        Study.open(root).held()
+    edit(
+        root, lambda settings: settings["checkpoints"]["models"]["one"]["earlier"][0].update(tokens=1_000_000)
+    )
+    with pytest.raises(InvalidValueError, match="must ascend in tokens and end before"):
+        Study.open(root)

@@ -17,6 +17,7 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.runs.table import (
     AVERAGED_SHARE,
     AVERAGED_START_LOSS,
+    AVERAGED_START_TOKENS,
     EPOCHS,
     HANDOVER_LR,
     LOSS,
@@ -137,7 +138,11 @@ def decay_inputs(
     gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
     if measured:
         gain = start_loss - _averaged_losses(runs, domains)
-        steps = AVERAGED_SHARE * start_tokens / trunk_batch
+        stretch = AVERAGED_SHARE * start_tokens
+        if AVERAGED_START_TOKENS in runs:  # of checkpoints that were averaged over a stretch of their own
+            own = runs[AVERAGED_START_TOKENS].to_numpy(dtype=float)
+            stretch = np.where(np.isfinite(own), own, stretch)
+        steps = stretch / trunk_batch
     return DecayInputs(
         params=_positive(runs, "non_embedding_params"),
         start_tokens=start_tokens,

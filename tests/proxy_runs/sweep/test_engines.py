@@ -29,7 +29,7 @@ from proxy_runs.sweep.engines import FSDP, STACKED, engine_of
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import WorkerEvent, Workspace, open_queue
 from proxy_runs.testing import make_tiny_store
-from tests.proxy_runs.held import held_folder, held_fork, held_run
+from tests.proxy_runs.held import held_folder, held_fork, held_run, moved
 
 STEPS = 50
 OFTEN = EvaluationSettings.model_validate(
@@ -253,3 +253,32 @@ def test_memory_grows_with_what_a_pass_holds() -> None:
     assert gigabytes(2048) > 8 > gigabytes(2048, recompute=True)
     assert gigabytes(1024, processes=2) > gigabytes(1024)
     assert gigabytes(512) == gigabytes(1024)  # a sequence at least
+
+
+@pytest.mark.parametrize(("family", "engine"), [("llama", STACKED), ("llama", FSDP), ("qwen3", FSDP)])
+def test_the_mean_of_the_last_checkpoints_is_measured_and_moves_no_start(
+    tmp_path: Path, store: TokenStore, family: str, engine: str
+) -> None:
+    middle = held_folder(tmp_path / "middle", family, store.vocab_size)
+    folders = [moved(middle, tmp_path / str(factor), factor) for factor in (-0.03, 0.02, 0.01)]
+    runs = {folder: held_run(folder, store) for folder in (middle, *folders)}
+    checkpoint = runs[folders[-1]]
+    assert checkpoint.start is not None
+    earlier = tuple(
+        run.start.fingerprint for folder in folders[:2] if (run := runs[folder]).start is not None
+    )
+    average = checkpoint.average(replace(checkpoint.start, averaged=earlier, averaged_tokens=1000))
+    fork = held_fork(checkpoint, maths=0.5, steps=2)
+    held = {run.start.fingerprint: folder for folder, run in runs.items() if run.start is not None}
+    ended = work(
+        tmp_path / "work", store, [average, checkpoint, fork, runs[middle]], middle, engine, held=held
+    )
+    rows = {run_id: each["row"] for run_id, each in ended.items()}
+    for domain in ("general", "maths"):
+        wanted = rows[runs[middle].run_id][f"loss:{domain}"]
+        assert rows[average.run_id][f"loss:{domain}"] == pytest.approx(wanted, abs=1e-5)
+        own = rows[checkpoint.run_id][f"loss:{domain}"]
+        assert rows[fork.run_id][f"start_loss:{domain}"] == pytest.approx(own, abs=1e-6)
+        assert abs(own - wanted) > 1e-4
+    assert rows[average.run_id]["averaged_tokens"] == 1000
+    assert not list((tmp_path / "work" / "checkpoints").rglob("mean"))
