@@ -28,7 +28,8 @@ difference of .018 nats is found with a probability of 80 %, and .022 with 95 %.
 as no effect that a design should care about.
 
 The text comes from installed packages. Finished runs are kept in ``DIR/results.jsonl``; started again, the script goes
-on where it stopped.
+on where it stopped. Several processes may share DIR if each has seeds of its own (``--first-seed 2 --seeds 4``); the
+last call, for all seeds, only analyses.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ SPLITS: Mapping[str, tuple[float, float]] = {
 SCALE: Mapping[str, tuple[float, float]] = {"spread_half": (0.375, 0.125), "none": (0.0, 0.0)}
 
 LEVEL, NUM_COMPARISONS = 0.05, (len(SPLITS) - 1) * len(SCARCE)
-EVALUATION = EvaluationSettings(tokens_per_domain=8_192, points=10)
+EVALUATION = EvaluationSettings(tokens_per_domain=8_192, points=2)
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,12 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder of the corpus, checkpoints and results"
     )
     parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
-    parser.add_argument("--seeds", type=int, default=8, help="runs of each arm")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds, each of which is one run of every arm")
+    parser.add_argument("--first-seed", type=int, default=0, help="leave out the seeds before this one")
     parser.add_argument("--slots", type=int, default=8, help="runs that train as one stack")
     arguments = parser.parse_args()
     store = corpus(arguments.work / "corpus")
-    arms = [arm for seed in range(arguments.seeds) for arm in arms_of(seed, store)]
+    arms = [arm for seed in range(arguments.first_seed, arguments.seeds) for arm in arms_of(seed, store)]
     rows = trained(arms, store, arguments.work, arguments.slots)
     table = pd.DataFrame(
         {"arm": arm.name, "scarce": arm.scarce, "seed": arm.seed, **rows[arm.decay.run_id]} for arm in arms

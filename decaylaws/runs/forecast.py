@@ -130,8 +130,10 @@ def forecast_run(
         finished: rows and curves of runs that reached their end.
 
     Returns:
-        None where too few finished runs are of its kind.
+        None where too few finished runs are of its kind, and for what is no decay.
     """
+    if row["kind"] != "decay":
+        return None  # of a size there is one trunk, which starts at LR 0
     for names in (STRICT_KIND, KIND):
         rivals = [_curve(*finished[position]) for position in of_kind(row, finished, names)]
         found = forecast(_curve(row, curve), rivals)

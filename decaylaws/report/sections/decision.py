@@ -15,10 +15,12 @@ from decaylaws.report.words import MOST_SHOWN, leading, listed, name, percent, s
 from decaylaws.runs.noise import told_apart
 
 _SHARES_CAPTION = (
-    "The evidence for each share. 'As good as this' covers the mixtures whose prediction differs from that of the "
-    "recommendation by less than the noise of one run. 'Best in 90 % of refits' covers the best mixtures of laws that "
-    "were fitted to resampled runs. The first is freedom of choice, the second is doubt about the law, and either can "
-    "be the wider one. A leverage near 1 means that the prediction depends on few runs."
+    "The evidence for each share. 'Before the decay' is the source's share of what the target's trunk or checkpoint "
+    "was trained on; 'of all tokens' is its share of that and the decay together. 'As good as this' covers the "
+    "mixtures whose prediction differs from that of the recommendation by less than the noise of one run. 'Best in "
+    "90 % of refits' covers the best mixtures of laws that were fitted to resampled runs. The first is freedom of "
+    "choice, the second is doubt about the law, and either can be the wider one. A leverage near 1 means that the "
+    "prediction depends on few runs."
 )
 
 
@@ -81,16 +83,20 @@ def _ranges(inputs: ReportInputs) -> pd.DataFrame:
 
 
 def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, Any]]:
-    found = inputs.found
+    found, study = inputs.found, inputs.study
     tokens = inputs.recipe.stages[0].tokens
+    start = study.planner().start(study.settings.target.shape).config
     evidence = {entry["source"]: entry for entry in found.get("evidence", [])}
     rows = []
     for row in ranges.itertuples():
-        source = inputs.recipe.sources[row.source]
+        source, before = inputs.recipe.sources[row.source], start.mixture.share(row.source)
+        together = (before * start.tokens + row.share * tokens) / (start.tokens + tokens)
         rows.append(
             {
                 "source": name(row.source),
                 "share": percent(row.share),
+                "before the decay": percent(before),
+                "of all tokens": percent(together),
                 "as good as this": f"{percent(row.near_low)} to {percent(row.near_high)}",
                 "without caps and guards": percent(found["unconstrained"][row.source]),
                 "cap": "-" if row.cap >= 1 else percent(row.cap),

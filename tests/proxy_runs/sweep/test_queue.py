@@ -458,6 +458,13 @@ def test_nothing_is_said_of_a_run_without_enough_others_of_its_kind(queue: RunQu
     queue.report(running, 16, 2.9)
     (found,) = queue.on_the_way({"web": 1})
     assert (found.expected, found.lower, found.upper) == (None, None, None)
+    queue.enqueue([("trunk", trunk())])
+    (start,) = queue.claim(1, always)
+    queue.report(start, 32, 4.0)
+    assert [(each.role, each.done, each.expected) for each in queue.on_the_way({"web": 1})] == [
+        ("simplex", 0.5, None),
+        ("trunk", 0.5, None),
+    ]
     assert not queue.is_poor(running, 5, {"web": 1})
 
 
