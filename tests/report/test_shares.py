@@ -24,4 +24,4 @@ def test_shares_of_the_decay_of_the_trunk_and_of_both_together() -> None:
     ranges = pd.DataFrame({"source": list(sources), "share": [0.5, 0.1, 0.4]})
     ranges = ranges.assign(near_low=0.0, near_high=1.0, seen_low=0.0, seen_high=1.0, cap=1.0)
     cells = [(row["before the decay"], row["of all tokens"]) for row in _share_rows(inputs, ranges)]
-    assert cells == [("90 %", "80 %"), ("10 %", "10 %"), ("0.0 %", "10 %")]
+    assert cells == [("90 %", "80 %"), ("10 %", "10 %"), ("0 %", "10 %")]

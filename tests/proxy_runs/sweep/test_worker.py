@@ -176,6 +176,11 @@ def test_a_proposal_that_stands_badly_on_its_way_is_pruned_and_the_others_are_no
     assert trial.intermediate_values == {10 * bad.batch_tokens: value}
     (whole,) = (each for each in trials if each.user_attrs["run_id"] == good.run_id)
     assert sorted(whole.intermediate_values) == [10 * bad.batch_tokens, 20 * bad.batch_tokens]
+    noted = [
+        (point["tokens"], point["loss"]) for point in whole.user_attrs["curve"] if point["domain"] == "maths"
+    ]
+    assert [tokens for tokens, _ in noted] == [0, 10 * bad.batch_tokens, 20 * bad.batch_tokens]
+    assert [loss for _, loss in noted[1:]] == pytest.approx(list(whole.intermediate_values.values()))
 
 
 def test_a_shard_changed_after_it_was_prepared(
