@@ -15,6 +15,8 @@ from decaylaws.study.directory import Study, write_json
 
 WORTH_TRYING_SECONDS = 1200.0
 """Sweeps that take less stay as they are: a shape costs half a minute of a core to compile, and so does finding out."""
+EAGER_WORTH_TRYING_SECONDS = 120.0
+"""Another number format without the compiler takes two seconds to try, and stacks of it keep their bits."""
 MIN_GAIN = 1.05
 """Another arithmetic must make the sweep faster by so much, with the compilation of all its shapes."""
 
@@ -42,8 +44,12 @@ def settle_arithmetic(
     seconds = 3600 * calibrate(study).plan_hours(design)
     present = chosen = study.arithmetic()
     notes: list[str] = []
-    if seconds >= WORTH_TRYING_SECONDS and not study.checkpoint_dir.is_dir():
-        candidates = _candidates(study)
+    if not study.checkpoint_dir.is_dir():
+        candidates = [
+            each
+            for each in _candidates(study)
+            if seconds >= (WORTH_TRYING_SECONDS if each.compiled else EAGER_WORTH_TRYING_SECONDS)
+        ]
         for number, candidate in enumerate(candidates):
             progress("measuring other arithmetic", number, len(candidates), str(candidate))
             gain, note = _gain(study, candidate, seconds)

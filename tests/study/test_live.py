@@ -218,14 +218,16 @@ def long_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     make_tiny_study(tmp_path)
     decaylaws("prepare", str(tmp_path))
     monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
-    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0)
+    for name in ("WORTH_TRYING_SECONDS", "EAGER_WORTH_TRYING_SECONDS"):
+        monkeypatch.setattr(arithmetic, name, 0.0)
     monkeypatch.setattr(arithmetic, "MIN_GAIN", 0.0)  # nothing can repay a compilation here
     monkeypatch.setattr("proxy_runs.engine.has_bfloat16", lambda device: True)
     return Study.open(tmp_path)
 
 
 def test_a_short_sweep_is_left_alone(long_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 1e9)
+    for name in ("WORTH_TRYING_SECONDS", "EAGER_WORTH_TRYING_SECONDS"):
+        monkeypatch.setattr(arithmetic, name, 1e9)
     monkeypatch.setattr(arithmetic, "_speed", lambda *_: pytest.fail("not worth a try"))
     assert "train:" not in decaylaws("plan", str(long_study.root))
     assert long_study.arithmetic() == EXACT
@@ -238,7 +240,8 @@ def test_a_long_sweep_takes_the_first_arithmetic_that_pays_and_stays_with_it(
     root, fast = str(long_study.root), Arithmetic(precision="bfloat16", compiled=True)
     before = long_study.decisive_settings()
     with monkeypatch.context() as patch:
-        patch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 1e9)
+        for name in ("WORTH_TRYING_SECONDS", "EAGER_WORTH_TRYING_SECONDS"):
+            patch.setattr(arithmetic, name, 1e9)
         decaylaws("plan", root)
     eager = {run.config.run_id for run in long_study.design()}
     long_study.arithmetic_file.unlink()
@@ -277,6 +280,17 @@ def test_what_is_tried_is_what_study_yaml_leaves_open(
     printed = decaylaws("plan", str(long_study.root))
     assert seen == tried
     assert printed.count("the proxy trains 0.50 times as fast") == len(tried)
+
+
+def test_a_sweep_of_minutes_tries_what_needs_no_compiler(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 1e9)
+    monkeypatch.setattr(arithmetic, "MIN_GAIN", 1.05)
+    rough = Arithmetic(precision="bfloat16")
+    monkeypatch.setattr(arithmetic, "_speed", lambda study, candidate: ({rough: 1.5e9}[candidate], 1))
+    assert "train: eager bfloat16\n" in decaylaws("plan", str(long_study.root))
+    assert long_study.arithmetic() == rough
 
 
 def test_a_machine_without_instructions_for_bfloat16_does_not_try_it(
