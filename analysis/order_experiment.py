@@ -111,6 +111,9 @@ def main() -> None:
     store = corpus(arguments.work / "corpus")
     arms = [arm for seed in range(arguments.first_seed, arguments.seeds) for arm in arms_of(seed, store)]
     rows = trained(arms, store, arguments.work, arguments.slots)
+    if arguments.seeds - arguments.first_seed < 2:
+        print("One seed says nothing of noise. Run the script again for all seeds, which only analyses.")
+        return
     table = pd.DataFrame(
         {"arm": arm.name, "scarce": arm.scarce, "seed": arm.seed, **rows[arm.decay.run_id]} for arm in arms
     )

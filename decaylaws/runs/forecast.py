@@ -23,6 +23,10 @@ Array = NDArray[np.float64]
 
 MIN_FINISHED = 5
 """Finished runs of its kind without which nothing is said of a run on its way."""
+_NEAR = 0.05
+"""Share of a run between two evaluations that count as one: a line between distant points lies above the curve."""
+_LEAST_ERROR = 1e-6
+"""Of the drops that are left out; runs that agree to the last digit would leave none."""
 _PENALTIES = np.geomspace(1e-2, 1e3, 11)  # in units of one run; the largest leaves the mean drop alone
 
 
@@ -162,23 +166,28 @@ def forecast(unfinished: Curve, finished: Sequence[Curve]) -> Forecast | None:
 
     Args:
         unfinished: the run on its way.
-        finished: runs of its kind that reached their end; those whose curves begin later than it stands do not count.
+        finished: runs of its kind that reached their end; only those count that were evaluated near where it stands.
 
     Returns:
-        None where fewer finished runs count than :data:`MIN_FINISHED` and one for each trait in which they differ.
+        None where fewer finished runs count than :data:`MIN_FINISHED` and one for each trait in which they differ, or
+        where the run differs from them in a trait that they share.
     """
     now = unfinished.done[-1]
-    kind = [each for each in finished if each.done[0] <= now and each.done[-1] >= 1 and each.is_finite]
+    kind = [
+        each for each in finished
+        if each.is_finite and each.done[-1] >= 1 and each.done[0] <= now and np.abs(each.done - now).min() <= _NEAR
+    ]  # fmt: skip
     if len(kind) < MIN_FINISHED or not unfinished.is_finite:
         return None
-    num_traits = int((np.ptp([each.traits for each in kind], axis=0) > 0).sum()) if kind[0].traits else 0
-    if len(kind) < MIN_FINISHED + num_traits:
+    traits = np.array([each.traits for each in kind])
+    vary = np.ptp(traits, axis=0) > 0
+    if len(kind) < MIN_FINISHED + vary.sum() or (traits[0] != unfinished.traits)[~vary].any():
         return None
     first = max(each.done[0] for each in (unfinished, *kind))
     before = max(first, unfinished.done[-2]) if len(unfinished.done) > 1 else now
 
     def features(curve: Curve) -> list[float]:
-        early, previous, last = curve.at([min(first, now), before, now])
+        early, previous, last = curve.at([first, before, now])
         return [early - last, previous - last, last, *curve.traits]
 
     drops = np.array([each.at(now) - each.losses[-1] for each in kind])
@@ -211,7 +220,7 @@ def _ridge(x: Array, y: Array, at: Array) -> tuple[float, float, float]:
         left_out = (y - y.mean() - u @ (shrunk * along)) / (1 - leverages)
         means[number] = y.mean() + (vt @ at) @ (s / (s**2 + penalty) * along)
         # left-out errors hold what their own prediction was uncertain by; a case farther out is uncertain by more
-        errors[number] = np.mean(left_out**2)
+        errors[number] = np.mean(left_out**2) + _LEAST_ERROR**2
         typical = np.mean(leverages / (1 - leverages))
         own = 1 / n + np.sum((vt @ at) ** 2 / (s**2 + penalty))
         variances[number] = errors[number] * (1 + own) / (1 + typical)

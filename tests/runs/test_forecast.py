@@ -71,6 +71,25 @@ def test_evaluations_need_not_lie_at_the_same_points() -> None:
     )  # no finished run was measured so early
 
 
+def test_what_the_finished_runs_cannot_say() -> None:
+    rng = np.random.default_rng(3)
+    finished = [Curve(POINTS, planted(rng), (0.0, 1.0)) for _ in range(12)]
+    half = planted(rng)[:6]
+    assert forecast(Curve(POINTS[:6], half, (0.0, 1.0)), finished) is not None
+    assert forecast(Curve(POINTS[:6], half, (0.0, 2.0)), finished) is None  # a trait that none of them had
+    assert forecast(Curve(np.array([0, 0.56]), half[:2], (0.0, 1.0)), [*finished[:4]]) is None
+    sparse = [Curve(each.done[[0, 10]], each.losses[[0, 10]], each.traits) for each in finished]
+    assert forecast(Curve(POINTS[:6], half, (0.0, 1.0)), sparse) is None  # none was evaluated half-way
+
+
+def test_finished_runs_that_agree_to_the_last_digit() -> None:
+    whole_run = 3 - POINTS
+    found = forecast(Curve(POINTS[:6], whole_run[:6]), [Curve(POINTS, whole_run)] * 6)
+    assert found is not None
+    assert found.mean == pytest.approx(2.0)
+    assert 0 < found.sd < 1e-5
+
+
 def row(**changes: Any) -> dict[str, Any]:
     return {
         "kind": "decay", "non_embedding_params": 1000, "batch_tokens": 10, "decay_shape": "linear", "start_run_id": "t",
