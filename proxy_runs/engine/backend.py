@@ -74,11 +74,12 @@ class Backend:
         """Slots of a stack for so many runs.
 
         Code compiled for another number of slots rounds differently. On a CPU, where stacking gains nothing, a
-        compiled stack has one, so that a run's numbers depend on no neighbour; on a GPU it keeps its full size.
+        compiled stack has one, so that a run's numbers depend on no neighbour. A GPU takes the smallest power of two
+        that holds the runs, since every size has to be recorded, or compiled and recorded, once.
         """
-        if not self.compiled:
-            return min(self.slots, runs)
-        return 1 if self.torch_device.type == "cpu" else self.slots
+        if self.is_stackwise:
+            return min(self.slots, 1 << (runs - 1).bit_length())
+        return 1 if self.compiled else min(self.slots, runs)
 
     @property
     def is_stackwise(self) -> bool:

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from decaylaws.runs.optimizer import OptimizerConfig
 from proxy_runs.engine.model import is_decayed, is_hidden
 from proxy_runs.weights.params import Params
+
+TABLE_COLUMNS = 10
+"""Settings of a member's step that lie on the device; see ``StackwiseAdamW.table``."""
 
 
 @dataclass(frozen=True)
@@ -111,28 +116,36 @@ class StackwiseAdamW(Moments):
     """The same update for all members at once, in kernels that never wait for the host. Right on a GPU.
 
     What differs between members lies in a table on the device, so that the update can be recorded and replayed.
+
+    Attributes:
+        failed: bool ``[K]``, on the device: members whose gradient was not finite. They stay as they were, so that the
+            host may learn of it after it has launched the next step; whoever loads a slot sets its own to false.
     """
 
-    def table(self, due: Sequence[MemberStep]) -> Tensor:
-        """Settings of the steps that are due, float32 ``[K, 10]`` on the host; zeros for all other members."""
-        rows = torch.zeros(len(self.params["embed"]), 10)
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        self.failed = torch.zeros(len(params["embed"]), dtype=torch.bool, device=params["embed"].device)
+
+    def table(self, due: Sequence[MemberStep]) -> NDArray[np.float32]:
+        """Settings of the steps that are due, float32 ``[K, TABLE_COLUMNS]``; zeros for all other members."""
+        rows = np.zeros((len(self.params["embed"]), TABLE_COLUMNS), dtype=np.float32)
         for each in due:
             config = each.config
             first, second = 1.0 - config.beta1**each.step, 1.0 - config.beta2**each.step
-            rows[each.slot] = torch.tensor([
+            rows[each.slot] = (
                 1.0, config.clip_norm, config.beta1, config.beta2, config.eps,
                 each.lr / first, math.sqrt(second), each.lr * config.weight_decay, config.hidden_lr_factor,
                 config.hidden_lr_factor * config.hidden_weight_decay_factor,
-            ])  # fmt: skip
+            )  # fmt: skip
         return rows
 
     @torch.no_grad()
     def step(self, grads: Params, table: Tensor) -> Tensor:
-        """Clip and update every member whose step is due and whose gradient is finite.
+        """Clip and update every member whose step is due and whose gradients have all been finite.
 
         Args:
             grads: gradients of the stack.
-            table: what ``table`` made, on the device of the parameters.
+            table: what ``table`` made, as a tensor on the device of the parameters.
 
         Returns:
             ``[K]``: gradient norms before the clip.
@@ -141,7 +154,9 @@ class StackwiseAdamW(Moments):
         by_tensor = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
         norms = torch.linalg.vector_norm(torch.stack(by_tensor), dim=0)
         scale = (norms / clip_norm).clamp_min(1.0)
-        is_updated = (is_due > 0) & norms.isfinite()
+        is_open = (is_due > 0) & ~self.failed
+        is_updated = is_open & norms.isfinite()
+        self.failed.logical_or_(is_open & ~is_updated)
         for name, param in self.params.items():
             exp_avg, exp_avg_sq = self.exp_avg[name], self.exp_avg_sq[name]
             wide = partial(_as_wide_as, param)

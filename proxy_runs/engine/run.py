@@ -107,9 +107,9 @@ class Run:
         return ahead[1] if ahead and ahead[0] == self.step else self._read(self.step)
 
     def read_ahead(self) -> None:
-        """Read the batch after the next already, while something else computes."""
-        if self.step + 1 < self.config.num_steps:
-            self._ahead = self.step + 1, self._read(self.step + 1)
+        """Read the next batch already, while something else computes."""
+        if self.step < self.config.num_steps:
+            self._ahead = self.step, self._read(self.step)
 
     def _read(self, step: int) -> Batch:
         length = self.config.shape.seq_len
@@ -124,9 +124,14 @@ class Run:
         return windows, weights
 
     def advance(self) -> None:
-        """Note that an optimiser step was done."""
+        """Note that an optimiser step was launched."""
         self.step += 1
         self.history_step += 1
+
+    def take_back(self, steps: int) -> None:
+        """Note that the last steps, whose gradient was not finite, were not done."""
+        self.step -= steps
+        self.history_step -= steps
 
     def start_state(self) -> MemberState:
         """The state of a trunk before its first step: random weights, empty moments."""

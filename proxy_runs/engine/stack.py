@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,15 @@ from proxy_runs.compiled_code import code_key, compiled_once
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.heldout import EvaluationSet, Measurement
 from proxy_runs.engine.model import StackedLlama
-from proxy_runs.engine.optim import MemberStep
-from proxy_runs.engine.run import Run
-from proxy_runs.engine.step import MemberwiseStep, StackwiseStep
+from proxy_runs.engine.optim import MemberStep, StackwiseAdamW
+from proxy_runs.engine.run import Batch, Run
+from proxy_runs.engine.step import MAX_LAUNCHED, MemberwiseStep, StackwiseStep
 from proxy_runs.weights.checkpoints import MemberState
 from proxy_runs.weights.params import Params, param_shapes
+
+REPAID_STEPS = {False: 300, True: 3_000}
+"""Steps left from which on a stack on a GPU is recorded anew for half of its slots or fewer, eager and compiled: a
+recording takes a second or two, code for another size half a minute. Estimated, not measured on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Stack:
         self._gauge = self._model if backend.is_exact else StackedLlama(shape, device=self.device)
         self._backend = backend
         self.data_seconds = self.step_seconds = 0.0
+        self._launched: deque[list[tuple[int, Run]]] = deque()  # members of the steps under way
+        self._failed: set[int] = (
+            set()
+        )  # slots that took part in a step under way and whose run has diverged before it
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:
@@ -78,6 +87,8 @@ class Stack:
     def load(self, slot: int, run: Run, state: MemberState) -> None:
         """Put a run into a slot, in place: nothing is compiled or allocated anew."""
         self.runs[slot] = run
+        if isinstance(self.optimizer, StackwiseAdamW):
+            self.optimizer.failed[slot] = False
         with torch.no_grad():
             for ours, theirs in self._pairs(state):
                 for name, tensor in ours.items():
@@ -91,10 +102,10 @@ class Stack:
         )
 
     def state(self, slot: int, notes: Mapping[str, Any] | None = None) -> MemberState:
-        """A copy of the state of the run in a slot."""
+        """A copy of the state of the run in a slot, on the device."""
         run = self.run(slot)
         copies = [
-            {name: tensor[slot].detach().cpu().clone() for name, tensor in group.items()}
+            {name: tensor[slot].detach().clone() for name, tensor in group.items()}
             for group in (self.params, self.optimizer.exp_avg, self.optimizer.exp_avg_sq)
         ]
         return MemberState(
@@ -121,65 +132,95 @@ class Stack:
         return [(slot, run) for slot, run in enumerate(self.runs) if run is not None]
 
     def shrink(self) -> None:
-        """Give the empty slots up; the other members keep their numbers to the last bit.
+        """Give empty slots up; on a CPU the other members keep their numbers to the last bit.
 
-        A stack that was compiled or recorded keeps its size: a smaller one would have to be made anew first.
+        A stack that steps as a whole has to be recorded anew for that: it does so where at least half of its slots are
+        empty and enough steps are left to repay it.
         """
-        if self._backend.compiled or self._backend.is_stackwise:
+        kept = self.active()
+        size = self._backend.slots_for(len(kept))
+        if size == len(self.runs):
             return
-        kept = [(run, self.state(slot)) for slot, run in self.active()]
-        self.runs = [None] * len(kept)
-        self._allocate(len(kept))
-        for slot, (run, state) in enumerate(kept):
-            self.load(slot, run, state)
+        if self._backend.is_stackwise:
+            left = max(run.config.num_steps - run.step for _, run in kept)
+            if 2 * size > len(self.runs) or left < REPAID_STEPS[self._backend.compiled]:
+                return
+        self.finish()
+        before = [self.params, self.optimizer.exp_avg, self.optimizer.exp_avg_sq]
+        self._allocate(size)
+        self.runs = [run for _, run in kept] + [None] * (size - len(kept))
+        rows = torch.tensor([slot for slot, _ in kept], device=self.device)
+        with torch.no_grad():
+            for ours, theirs in zip((self.params, self.optimizer.exp_avg, self.optimizer.exp_avg_sq), before):
+                for name, tensor in ours.items():
+                    tensor[: len(kept)].copy_(theirs[name][rows])
 
     def step(self) -> list[tuple[int, Run, StepOutcome]]:
-        """One optimiser step of every run; what it did to each."""
+        """Start one optimiser step of every run; what those steps did that are known by now.
+
+        On a CPU that is this step. A GPU computes it while the host reads the results of the last one and the next
+        batches: runs stand where they will stand when it is done. ``finish`` waits for what is under way, and must have
+        been called before a run is measured, saved, taken out or loaded.
+        """
         started = time.perf_counter()
-        windows, weights = self._batches()
-        self.data_seconds += time.perf_counter() - started
         members = self.active()
+        batches = [run.batch() for _, run in members]
+        self.data_seconds += time.perf_counter() - started
         due = [MemberStep(slot, run.lr, run.history_step + 1, run.config.optimizer) for slot, run in members]
-        with self._compiling(windows):
-            self._step.launch(windows, weights, due)
-        if self._backend.is_stackwise:  # a GPU computes by itself
+        with self._compiling(batches[0]):
+            self._step.launch(batches, due)
+        self._launched.append(members)
+        for _, run in members:
+            run.advance()
+        if self._backend.is_stackwise:
             for _, run in members:
                 run.read_ahead()
-        outcomes = []
-        for (slot, run), found in zip(members, self._step.results()):
-            outcome = StepOutcome(*found)
-            if outcome.is_finite:
-                run.advance()
-            outcomes.append((slot, run, outcome))
+            outcomes = self._outcomes() if len(self._launched) == MAX_LAUNCHED else []
+        else:
+            outcomes = self._outcomes()
         self.step_seconds += time.perf_counter() - started
         return outcomes
 
     @contextlib.contextmanager
-    def _compiling(self, windows: torch.Tensor) -> Iterator[None]:
+    def _compiling(self, batch: Batch) -> Iterator[None]:
         """Around a step: the first of a compiled stack takes its code from other processes, or compiles for them."""
         if not self._is_to_be_compiled:
             yield
             return
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         settings = (self._backend.precision, self._backend.compiled, where)
-        with compiled_once(code_key(self.shape, tuple(windows.shape), *settings)):
+        with compiled_once(code_key(self.shape, (len(self.runs), *batch[0].shape), *settings)):
             yield
         self._is_to_be_compiled = False
+
+    def finish(self) -> list[tuple[int, Run, StepOutcome]]:
+        """Wait for the steps under way; what they did to each run."""
+        started = time.perf_counter()
+        outcomes = []
+        while self._launched:
+            outcomes += self._outcomes()
+        self._failed.clear()
+        self.step_seconds += time.perf_counter() - started
+        return outcomes
+
+    def _outcomes(self) -> list[tuple[int, Run, StepOutcome]]:
+        """What the first step under way did to each run."""
+        outcomes = []
+        for (slot, run), found in zip(self._launched.popleft(), self._step.results()):
+            if slot in self._failed:
+                continue  # launched before the step that failed was read; it changed nothing
+            outcome = StepOutcome(*found)
+            if not outcome.is_finite:
+                if self._launched:
+                    self._failed.add(slot)
+                run.take_back(1 + len(self._launched))
+            outcomes.append((slot, run, outcome))
+        return outcomes
 
     @property
     def data_share(self) -> float:
         """Share of the time of all steps that went by until their batches were there."""
         return self.data_seconds / max(self.step_seconds, 1e-9)
-
-    def _batches(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows ``[K, B, T + 1]`` and weights ``[K, B]`` of the next step on the host; empty slots weigh nothing."""
-        batches = [(slot, run.batch()) for slot, run in self.active()]
-        first_windows, first_weights = batches[0][1]
-        windows = np.zeros((len(self.runs), *first_windows.shape), dtype=np.int64)
-        weights = np.zeros((len(self.runs), *first_weights.shape), dtype=np.float32)
-        for slot, (window, weight) in batches:
-            windows[slot], weights[slot] = window, weight
-        return torch.from_numpy(windows), torch.from_numpy(weights)
 
     def measure(
         self, slots: Sequence[int], evaluation: EvaluationSet, leave_out: Collection[str] = ()

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.backend import Backend
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.run import Run, RunResult
+from proxy_runs.engine.saves import Saves
 from proxy_runs.engine.stack import Stack, StepOutcome
 from proxy_runs.weights.checkpoint_files import (
     final_checkpoint,
@@ -26,12 +27,10 @@ from proxy_runs.weights.checkpoint_files import (
     resume_checkpoint,
     start_checkpoint,
 )
-from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
+from proxy_runs.weights.checkpoints import MemberState, load_checkpoint
 from proxy_runs.weights.held import HeldCheckpoints
 
 SAVE_SECONDS = 30.0
-SAVE_SHARE = 0.05
-"""Largest share of the time that saving takes: the state of a large model is gigabytes."""
 REPORT_SECONDS = 0.5
 NOTABLE_WAIT = 0.01
 """Share of the time waiting for data from which on it is told."""
@@ -92,8 +91,7 @@ def train(
     hooks = _Hooks(on_result, more, progress, should_stop, should_prune, on_losses)
     for group in groups.values():
         backend = Backend(device=device, slots=slots, **vars(group[0].arithmetic))
-        session = _Session(group, store, evaluation, where, hooks, backend)
-        session.work(_Pace(save_seconds))
+        _Session(group, store, evaluation, where, hooks, backend, Saves(save_seconds)).work()
         if should_stop():
             return
 
@@ -125,28 +123,6 @@ class _Hooks:
     on_losses: Callable[[RunConfig, int, Mapping[str, float]], None]
 
 
-@dataclass
-class _Pace:
-    """When to save and when to report."""
-
-    save_seconds: float
-    saved: float = field(default_factory=time.monotonic)
-    reported: float = 0.0
-
-    def save_if_due(self, save: Callable[[], None]) -> None:
-        began = time.monotonic()
-        if began - self.saved >= self.save_seconds:
-            save()
-            self.saved = time.monotonic()
-            self.save_seconds = max(self.save_seconds, (self.saved - began) / SAVE_SHARE)
-
-    def is_time_to_report(self) -> bool:
-        due = time.monotonic() - self.reported >= REPORT_SECONDS
-        if due:
-            self.reported = time.monotonic()
-        return due
-
-
 class _Session:
     """The runs of one shape and batch size on their way through the slots of one stack."""
 
@@ -158,7 +134,10 @@ class _Session:
         where: _Where,
         hooks: _Hooks,
         backend: Backend,
+        saves: Saves,
     ) -> None:
+        self._saves = saves
+        self._reported = 0.0
         self._like, shape = configs[0], configs[0].llama
         self._pending = deque(configs)
         self._has_closed = False
@@ -175,7 +154,7 @@ class _Session:
         )
         self._stack = Stack(shape, backend.slots_for(len(configs)), backend)
 
-    def work(self, pace: _Pace) -> None:
+    def work(self) -> None:
         """Run until every run has ended or the caller wants to stop."""
         try:
             self._refill()
@@ -183,25 +162,42 @@ class _Session:
                 if self._hooks.should_stop():
                     self._save_all()
                     return
-                self._step(pace)
+                self._step()
+            self._saves.wait()
         except DecaylawsError:
             # one plan that cannot be run must not cost the others what they have done; a full disk may
             with contextlib.suppress(DataError):
                 self._save_all()
             raise
+        finally:
+            self._saves.close()
 
-    def _step(self, pace: _Pace) -> None:
+    def _step(self) -> None:
         outcomes = self._stack.step()
-        if pace.is_time_to_report():
-            self._report(outcomes)
+        runs = {run.config.run_id: slot for slot, run in self._stack.active()}
+        due = self._saves.next_due(runs)
+        if due or self._is_awaited(outcomes):
+            outcomes += self._stack.finish()
+        self._report(outcomes)
         self._close_diverged(outcomes)
         self._evaluate([slot for slot, run in self._stack.active() if run.wants_evaluation])
         self._keep()
+        if due and self._stack.runs[runs[due]] is not None:
+            self._save(runs[due])
         self._close_done()
         self._refill()
-        pace.save_if_due(self._save_all)
+
+    def _is_awaited(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> bool:
+        """Whether somebody has to know what the step under way does before the next one is launched."""
+        return any(not outcome.is_finite for _, _, outcome in outcomes) or any(
+            run.is_done or run.wants_evaluation or run.tokens in run.keep_at
+            for _, run in self._stack.active()
+        )
 
     def _report(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
+        if not outcomes or time.monotonic() - self._reported < REPORT_SECONDS:
+            return
+        self._reported = time.monotonic()
         share = self._stack.data_share
         waiting = f", {share:.0%} of the time waiting for data" if share > NOTABLE_WAIT else ""
         for _, run, outcome in outcomes:
@@ -313,20 +309,27 @@ class _Session:
         for slot, run in self._stack.active():
             if run.tokens in run.keep_at:
                 path = kept_checkpoint(self._where.directory, run.config.run_id, run.tokens)
-                save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+                self._saves.save(self._stack.state(slot, self._notes(run)), path)
 
     def _save_all(self) -> None:
-        for slot, run in self._stack.active():
-            path = resume_checkpoint(self._where.directory, run.config.run_id)
-            save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+        self._stack.finish()  # a run that diverges here stays where it was, and diverges again when it goes on
+        for slot, _ in self._stack.active():
+            self._save(slot)
+            self._saves.wait()  # one copy at a time
+        self._saves.wait()
+
+    def _save(self, slot: int) -> None:
+        run = self._stack.run(slot)
+        path = resume_checkpoint(self._where.directory, run.config.run_id)
+        self._saves.save(self._stack.state(slot, self._notes(run)), path)
 
     def _notes(self, run: Run) -> dict[str, Any]:
         measured_here = bool(run.curve) and run.curve[-1]["step"] == run.step
         return {
             "evaluation": self._evaluation.key,
             "points": self._points,
-            "start_losses": run.start_losses,
-            "curve": run.curve,
+            "start_losses": dict(run.start_losses),
+            "curve": list(run.curve),
             "losses": run.last_losses() if measured_here else {},
         }
 
@@ -343,12 +346,14 @@ class _Session:
             if run.is_done:
                 if run.config.kind == "trunk":
                     path = final_checkpoint(self._where.directory, run.config.run_id)
-                    save_checkpoint(self._stack.state(slot, self._notes(run)), path)
+                    self._saves.save(self._stack.state(slot, self._notes(run)), path)
                 self._close(slot, FINISHED, "")
 
     def _close(self, slot: int, status: str, reason: str) -> None:
         run = self._stack.run(slot)
         self._stack.runs[slot] = None
         self._has_closed = True
+        if run.keep_at or run.config.kind == "trunk":
+            self._saves.wait()  # whoever hears of the result reads its checkpoints
         self._hooks.on_result(run.result(status, reason, self._evaluation))
-        resume_checkpoint(self._where.directory, run.config.run_id).unlink(missing_ok=True)
+        self._saves.delete(resume_checkpoint(self._where.directory, run.config.run_id))

@@ -59,6 +59,10 @@ class SyntheticRun:
         """Count the step."""
         self.history_step += 1
 
+    def take_back(self, steps: int) -> None:
+        """Count the last steps no more."""
+        self.history_step -= steps
+
 
 def synthetic_step(shape: ModelShape, sequences: int, backend: Backend) -> Callable[[], object]:
     """A step of :func:`synthetic_stack`.

@@ -50,13 +50,12 @@ def test_a_step_reads_nothing_back(
 ) -> None:
     monkeypatch.setattr(model_module, "_compiled", lambda function: function)
     shape = shape_of(seq_len)
-    windows = torch.zeros(MEMBERS, 2, seq_len + 1, dtype=torch.int64)
-    weights = torch.full((MEMBERS, 2), 0.5)
+    batch = np.zeros((2, seq_len + 1), dtype=np.int64), np.full(2, 0.5, dtype=np.float32)
     due = [MemberStep(slot, 1e-3, 1, OptimizerConfig()) for slot in (0, 2)]
     with fake_mode():
         step = StackwiseStep(StackedLlama(shape, dtype=dtype, compiled=plain), fake_params(shape))
         for _ in range(2):
-            step.launch(windows, weights, due)
+            step.launch([batch, batch], due)
         with pytest.raises(DataDependentOutputException):
             step.results()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def stackwise(stack: Params) -> tuple[Moments, Update]:
     optimizer = StackwiseAdamW(stack)
 
     def update(grads: Params, due: Sequence[MemberStep]) -> list[float]:
-        norms = optimizer.step(grads, optimizer.table(due)).tolist()
+        norms = optimizer.step(grads, torch.from_numpy(optimizer.table(due))).tolist()
         return [norms[each.slot] for each in due]
 
     return optimizer, update
@@ -99,3 +100,22 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, optimizer_of:
         assert torch.equal(tensor[1:], before[name][1:]), "one is broken, for the other no step is due"
         assert not optimizer.exp_avg[name][1:].any()
         assert not optimizer.exp_avg_sq[name][1:].any()
+
+
+def test_a_member_that_failed_stays_as_it_is_until_its_slot_is_loaded_anew() -> None:
+    """So the next step may be launched before anybody knows that the last one failed."""
+    stack = random_stack(2, seed=0)
+    optimizer, update = stackwise(stack)
+    assert isinstance(optimizer, StackwiseAdamW)
+    due = [MemberStep(slot, 0.1, 1, OptimizerConfig()) for slot in range(2)]
+    broken = random_stack(2, seed=1)
+    broken["embed"][0, 0, 0] = math.nan
+    update(broken, due)
+    assert optimizer.failed.tolist() == [True, False]
+    before = {name: tensor.clone() for name, tensor in stack.items()}
+    update(random_stack(2, seed=2), due)
+    assert all(torch.equal(stack[name][0], before[name][0]) for name in stack)
+    assert not any(torch.equal(stack[name][1], before[name][1]) for name in stack)
+    optimizer.failed[0] = False
+    update(random_stack(2, seed=3), due)
+    assert not any(torch.equal(stack[name][0], before[name][0]) for name in stack)

@@ -1,0 +1,104 @@
+"""Checkpoints written while training goes on: in one thread, in the order in which they were asked for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
+
+SAVE_SHARE = 0.05
+"""Largest share of the time that saving takes: the state of a large model is gigabytes."""
+
+
+class Saves:
+    """Writes checkpoints in a thread, and says when the next resume state is due.
+
+    Runs are saved one after another, the next when the last one is written, so that no more than one copy of a state is
+    held. A file appears under its name only when it is complete: a process that is killed while it writes leaves the
+    file of the save before.
+
+    Args:
+        seconds: between two rounds over all runs, or twenty times what the last round took if that is more.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._least_seconds = self._seconds = seconds
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saves")
+        self._orders: deque[Future[float]] = deque()
+        self._round: deque[str] = deque()
+        self._round_began = time.monotonic()
+        self._spent = 0.0  # seconds of writing in this round
+        self._stream: torch.cuda.Stream | None = None
+
+    def next_due(self, run_ids: Collection[str]) -> str | None:
+        """The run of ``run_ids`` whose resume state is to be saved now, if any.
+
+        Raises:
+            DataError, OSError: an earlier checkpoint could not be written.
+        """
+        self._collect()
+        if self._orders:
+            return None
+        if not self._round and time.monotonic() - self._round_began >= self._seconds:
+            self._round, self._round_began, self._spent = deque(run_ids), time.monotonic(), 0.0
+        while self._round:
+            run_id = self._round.popleft()
+            if run_id in run_ids:
+                return run_id
+        return None
+
+    def save(self, state: MemberState, path: Path) -> None:
+        """Write a state, which must be a copy that nothing else changes; returns before it is written."""
+        copied = None
+        device = next(iter(state.params.values())).device
+        if device.type == "cuda":
+            self._stream = self._stream or torch.cuda.Stream(device)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._orders.append(self._thread.submit(self._write, state, path, copied))
+
+    def delete(self, path: Path) -> None:
+        """Delete a file, after everything that was asked for before; it may be missing."""
+        self._orders.append(self._thread.submit(_delete, path))
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            DataError, OSError: something could not be written.
+        """
+        while self._orders:
+            self._take(self._orders.popleft())
+
+    def close(self) -> None:
+        """End the thread when everything is on disk; errors that nobody has waited for are lost with it."""
+        self._thread.shutdown(wait=True)
+
+    def _collect(self) -> None:
+        while self._orders and self._orders[0].done():
+            self._take(self._orders.popleft())
+
+    def _take(self, order: Future[float]) -> None:
+        self._spent += order.result()
+        self._seconds = max(self._least_seconds, self._spent / SAVE_SHARE)
+
+    def _write(self, state: MemberState, path: Path, copied: torch.cuda.Event | None) -> float:
+        began = time.monotonic()
+        if copied is None or self._stream is None:
+            save_checkpoint(state, path)
+        else:  # a stream of its own, so that the copy to the host waits for the copy on the device and for no step
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(copied)
+                save_checkpoint(state, path)
+        return time.monotonic() - began
+
+
+def _delete(path: Path) -> float:
+    path.unlink(missing_ok=True)
+    return 0.0
