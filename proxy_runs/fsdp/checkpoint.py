@@ -1,6 +1,6 @@
 """Checkpoints of a sharded run: DCP in the safetensors format, so nothing in them can be executed.
 
-``checkpoints/step-00000100`` holds one safetensors file per rank and ``state.json``. The folder appears under
+``checkpoints/step-00000100`` holds safetensors files of every rank and ``state.json``. The folder appears under
 its name when every rank has written, so what is there can be resumed, on any number of ranks.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from decaylaws.recipe.files import read_mapping, to_json
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.weights.checkpoint_files import STATE_FILE
 
+FILE_BYTES = 128 * 1024 * 1024
+"""Of the tensors in a file of a checkpoint, all ranks together, unless a single one is larger."""
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -70,7 +73,9 @@ class Checkpoints:
             write_text(folder / STATE_FILE, to_json(state))
             config.save_pretrained(folder)
         dist.barrier()
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        writer = dcp.HuggingFaceStorageWriter(
+            str(folder), fqn_to_index_mapping=_files(tensors), save_distributed=True
+        )
         if self._background_group is None:
             dcp.save(tensors, storage_writer=writer)
             self._publish(step)
@@ -105,6 +110,18 @@ class Checkpoints:
 
     def _unfinished(self, step: int) -> Path:
         return self.directory / f".step-{step:08d}.unfinished"
+
+
+def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Number of the file that each tensor goes into, from 1: a writer copies a whole file into memory."""
+    files, number, size = {}, 1, 0
+    for name, tensor in tensors.items():
+        own = tensor.numel() * tensor.element_size()
+        if size and size + own > FILE_BYTES:
+            number, size = number + 1, 0
+        files[name] = number
+        size += own
+    return files
 
 
 def read_state(folder: Path) -> dict[str, Any]:

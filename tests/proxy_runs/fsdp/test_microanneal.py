@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import torch
 
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.runs.config import RunConfig
-from decaylaws.schedules import Schedule, Segment
+from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import RunResult
@@ -148,6 +151,40 @@ def test_under_torchrun_a_run_is_the_same(
     assert result.row == pytest.approx(undisturbed.row, abs=1e-4)
     assert len(result.curve) == len(undisturbed.curve)
     assert any(note.startswith("loss ") for note in told)
+
+
+def test_killed_under_torchrun_a_run_goes_on_and_can_be_pruned(
+    tmp_path: Path, store: TokenStore, folder: Path, config: RunConfig
+) -> None:
+    # at a low LR, which does not blow up what two ranks round otherwise
+    long = config.with_changes(schedule=decay(200 * config.batch_tokens, 0.03 * config.schedule.start_lr))
+    layout = Layout(processes=2, device="cpu", micro_batch_tokens=64, save_seconds=1e-3)
+    output = tmp_path / "run"
+
+    def train_until_killed() -> None:
+        run(
+            long,
+            store,
+            folder,
+            output,
+            layout=layout,
+            progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL),
+        )
+
+    process = multiprocessing.get_context("fork").Process(target=train_until_killed)
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    result = run(long, store, folder, output, layout=layout, should_prune=lambda _, tokens, row: True)
+    assert result is not None
+    assert (result.status, result.row["reached_target"]) == ("pruned", False)
+    first = -(-200 // THRICE.points)
+    assert result.reason == f"pruned at step {first}"
+    alone = run(long, store, folder, tmp_path / "alone", should_prune=lambda _, tokens, row: True)
+    assert alone is not None
+    for point, other in zip(result.curve, alone.curve, strict=True):
+        assert point == pytest.approx(other, abs=1e-4)
+    assert not output.exists()
 
 
 def test_a_folder_whose_moments_are_of_another_model_is_refused_before_a_step(

@@ -19,9 +19,12 @@ from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.runs.config import EXACT, RunConfig
 from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.start import CheckpointShape
+from decaylaws.schedules import Schedule, Segment
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.corpus.evaluation import prepare_evaluation
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine import stack
+from proxy_runs.engine.optim import MemberStep
 from proxy_runs.fsdp.calibration import tokens_per_second
 from proxy_runs.fsdp.layout import Layout
 from proxy_runs.memory import sharded_bytes
@@ -253,6 +256,27 @@ def test_memory_grows_with_what_a_pass_holds() -> None:
     assert gigabytes(2048) > 8 > gigabytes(2048, recompute=True)
     assert gigabytes(1024, processes=2) > gigabytes(1024)
     assert gigabytes(512) == gigabytes(1024)  # a sequence at least
+
+
+def test_the_stacked_trainer_takes_the_lr_of_the_schedule_at_every_step(
+    tmp_path: Path, store: TokenStore, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+
+    def member_step(slot: int, lr: float, *rest: Any) -> Any:
+        taken.append(lr)
+        return MemberStep(slot, lr, *rest)
+
+    monkeypatch.setattr(stack, "MemberStep", member_step)
+    checkpoint = held_run(llama, store, optimizer_state="load")
+    peak, batch = 3e-3, checkpoint.batch_tokens
+    path = (Segment(2 * batch, 0.0, peak), Segment(8 * batch, peak, 0.1 * peak))
+    run = held_fork(checkpoint, maths=0.5, steps=10, schedule=Schedule(path))
+    ended = work(tmp_path, store, [run], llama, STACKED)
+    assert ended[run.run_id]["row"]["end_lr"] == pytest.approx(0.1 * peak)
+    assert taken == run.schedule.step_lrs(batch).tolist()
+    assert taken[0] == pytest.approx(0.25 * peak)
+    assert taken[-1] == pytest.approx((0.1 + 0.9 / 16) * peak)  # the mean over the last of eight steps
 
 
 @pytest.mark.parametrize(("family", "engine"), [("llama", STACKED), ("llama", FSDP), ("qwen3", FSDP)])
