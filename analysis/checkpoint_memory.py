@@ -50,7 +50,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     store = TokenStore.open(args.work / "corpus")
     shape = folder_shape(model, seq_len=args.seq_len)
     start = CheckpointStart(
-        fingerprint=folder_fingerprint(model, optimizer_state="fresh"), family="llama", tokens=2 * 10**12, lr=LR
+        fingerprint=folder_fingerprint(model, optimizer_state="fresh"),
+        family="llama",
+        tokens=2 * 10**12,
+        lr=LR,
     )
     even = Mixture(dict.fromkeys(SOURCES, 1 / len(SOURCES)))
     held = RunConfig.held(

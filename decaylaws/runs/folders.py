@@ -61,9 +61,7 @@ def require_moments(folder: Path) -> StoredMoments:
     stored = find_moments(folder)
     if stored.layout == "safetensors" and "step" not in safetensors_shapes(stored.path):
         raise DataError(f"{stored.path} does not say its step. Save it again, with a tensor 'step'.")
-    weights = {
-        name: tuple(shape) for name, shape in tensor_shapes(folder, pattern="model*.safetensors").items()
-    }
+    weights = _trained_weights(folder)
     found = [(kind, name, shape) for kind, of in stored.shapes.items() for name, shape in of.items()]
     if not found:
         raise DataError(
@@ -75,13 +73,13 @@ def require_moments(folder: Path) -> StoredMoments:
     if any(isinstance(name, int) for _, name, _ in found):
         _require_same_shapes(stored, weights, in_sum=routed)
         return stored
-    matched = 0
+    matched = set()
     for kind, number_or_name, shape in found:
         name = str(number_or_name)
         parts = [huggingface_name(part, weights) for part in unfused_names(name)]
         shapes = [weights[part] for part in parts if part in weights]
         if len(shapes) == len(parts):
-            matched += 1
+            matched.update(parts)
             expected = (sum(rows for rows, *_ in shapes), *shapes[0][1:]) if len(parts) > 1 else shapes[0]
             if shape != expected:
                 raise DataError(
@@ -99,14 +97,30 @@ def require_moments(folder: Path) -> StoredMoments:
             f"{stored.path} has no moments of the weights beside it. Name its tensors exp_avg.<weight> and "
             "exp_avg_sq.<weight>, or start the optimiser afresh."
         )
+    without = sorted(weights.keys() - matched)
+    if without and not routed:
+        raise DataError(
+            f"{stored.path} has no moments of {without[0]} ({len(without)} of {len(weights)} weights have none). Give "
+            "the state that was saved with these weights, or start the optimiser afresh."
+        )
     return stored
+
+
+def _trained_weights(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights in a folder that an optimiser has moments of: no buffers, a tied head once."""
+    tied = bool((read_facts(folder).config or {}).get("tie_word_embeddings", False))
+    return {
+        name: tuple(shape)
+        for name, shape in tensor_shapes(folder, pattern="model*.safetensors").items()
+        if not name.endswith(BUFFERS) and not (tied and name == "lm_head.weight")
+    }
 
 
 def _require_same_shapes(
     stored: StoredMoments, weights: Mapping[str, tuple[int, ...]], *, in_sum: bool
 ) -> None:
     """Moments of numbered parameters: as many of each shape as there are weights, or as many numbers ``in_sum``."""
-    expected = Counter(shape for name, shape in weights.items() if not name.endswith(BUFFERS))
+    expected = Counter(weights.values())
     for kind, of in stored.shapes.items():
         found = Counter(of.values())
         if in_sum:

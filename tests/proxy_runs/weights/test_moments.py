@@ -179,6 +179,12 @@ def of_a_part(folder: Path, pair: Trained) -> None:
     torch.save(state, folder / "optimizer.pt")
 
 
+def without_a_weight(folder: Path, pair: Trained) -> None:
+    """As where a layer was frozen."""
+    moments = {n: t for n, t in by_name(pair).items() if not n.endswith("layers.1.mlp.up_proj.weight")}
+    save_file({**moments, "step": torch.tensor(5.0)}, folder / "optimizer.safetensors")
+
+
 def in_another_order(folder: Path, pair: Trained) -> None:
     state = pair[1].state_dict()
     group = state["param_groups"][0]
@@ -224,6 +230,7 @@ def of_an_empty_folder(folder: Path, pair: Trained) -> None:
         ),
         (of_sgd, "has no moments of AdamW"),
         (of_a_part, "belongs to another model or to a part of it: it has 1 exp_avg of the shape .* too few"),
+        (without_a_weight, r"has no moments of model\.layers\.1\.mlp\.up_proj\.weight \(1 of 21 weights"),
         (of_another_model, r"belongs to another model: exp_avg\.model\.embed_tokens\.weight has the shape"),
         (of_another_model_in_numbers, "belongs to another model or to a part of it"),
         (in_another_order, "numbers its parameters, and which number stands for which"),
