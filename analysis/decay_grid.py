@@ -6,7 +6,8 @@ Reads the format of the lr_scheduling records (arXiv 2501.18965, 2405.18392), fi
 ``fit`` and ``size_fit`` rows of each data set (one kernel for its model sizes) and predicts ``final_val_loss`` of
 every other row. Defaults: evaluations beyond the burn-in, 12 per curve; the loss at the end of a run enters as
 one more evaluation, less the constant by which the full validation set lies above the curve's. Intervals are
-conformal: the errors of the decayed fit runs of the same model, which fall with a run's length. A model without
+conformal: the errors of the decayed fit runs of the same model, which fall with a run's length, and beyond the
+longest fitted run at least the law's own horizon. A model without
 fit rows lies on the line through the other sizes of its data set; where there is none, the law of the data set
 with most rows answers (``law_of``), shifted by the two data sets' difference on common sizes. Rows of a scheduler or
 decay that is not known here are left out by name (``left_out``).
@@ -228,7 +229,9 @@ def _predict(row: Any, laws: dict[str, Fitted], most: str) -> dict[str, Any]:
         radius = fitted.scatter[""].at(_length(row, fitted.law))
         below, above = np.hypot(below, radius), np.hypot(above, radius)
     else:
-        below = above = scatter.at(_length(row, fitted.law))
+        # errors of the fitted runs fall with length; those beyond the longest one grow with the distance from it
+        beyond = fitted.law.horizon_.half_width({"tokens": question.tokens}, LEVEL)[0] * found.mean[0]
+        below = above = max(scatter.at(_length(row, fitted.law)), beyond)
     predicted = found.mean[0] + shift + offset
     return {
         "run_id": row.run_id,

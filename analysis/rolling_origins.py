@@ -355,10 +355,9 @@ def grid_record(name: str, rows: list[Any], points: dict[Any, pd.DataFrame]) -> 
     losses = np.array([float(row.final_val_loss) for row in rows])
 
     def law(fitted: BoolArray, asked: BoolArray) -> Prediction:
-        laws = {"all": decay_grid._fit(pd.DataFrame([rows[i] for i in np.flatnonzero(fitted)]), points)}
-        found = [
-            decay_grid._predict(rows[i]._replace(dataset="all"), laws, "all") for i in np.flatnonzero(asked)
-        ]
+        dataset = rows[0].dataset
+        laws = {dataset: decay_grid._fit(pd.DataFrame([rows[i] for i in np.flatnonzero(fitted)]), points)}
+        found = [decay_grid._predict(rows[i], laws, dataset) for i in np.flatnonzero(asked)]
         return Prediction(
             *(np.array([each[key] for each in found]) for key in ("predicted", "lower", "upper")), LEVEL
         )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.kit.horizon import Horizon
+from decaylaws.laws.kit.law import Prediction
 from decaylaws.laws.kit.nearest import CopyNearest
 from decaylaws.laws.kit.rolling import (
+    blended,
     growth_origins,
     origin_errors,
     origin_weights,
@@ -72,13 +77,19 @@ def test_errors_are_those_of_fits_that_saw_only_smaller_runs() -> None:
 
 
 def test_members_are_weighed_by_mean_square_and_bad_ones_left_out() -> None:
-    errors = {
-        "good": {"size": np.array([0.01])},
-        "fair": {"size": np.array([-0.02])},
-        "bad": {"size": np.array([0.1])},
-    }
-    assert origin_weights(errors) == pytest.approx({"good": 0.8, "fair": 0.2})
-    assert origin_weights({"a": {}, "b": {}}) == {"a": 0.5, "b": 0.5}
+    size, truth = np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 1.0])
+
+    def off_by(error: float) -> pd.DataFrame:
+        return rolled(
+            rolling_origins({"size": size}), lambda fitted, asked: truth[asked] * np.exp(error), truth
+        )
+
+    tables = {"good": off_by(0.01), "fair": off_by(-0.015), "bad": off_by(0.1), "unfit": off_by(np.nan)}
+    weights = origin_weights(tables)
+    assert weights == pytest.approx({"good": 9 / 13, "fair": 4 / 13})
+    both = blended(tables, weights)
+    np.testing.assert_allclose(both["predicted"], both["observed"] * np.exp((9 * 0.01 - 4 * 0.015) / 13))
+    assert origin_weights({"a": pd.DataFrame(), "b": pd.DataFrame()}) == {"a": 0.5, "b": 0.5}
 
 
 def runs() -> pd.DataFrame:
@@ -108,3 +119,32 @@ def test_equally_near_runs_are_averaged_and_missing_losses_passed_over() -> None
         CopyNearest().fit(table.drop(columns="tokens"))
     with pytest.raises(InvalidValueError, match="positive"):
         CopyNearest().fit(table.assign(tokens=0.0))
+
+
+def test_intervals_take_the_error_of_the_distance() -> None:
+    size = np.array([1.0, 2.0, 4.0, 8.0])
+    truth = np.ones(4)
+    # a law that is off by 1 % for each factor of e, and too pessimistic
+    table = rolled(
+        rolling_origins({"size": size}),
+        lambda fitted, asked: np.exp(0.01 * np.log(size[asked] / size[fitted].max())),
+        truth,
+    )
+    horizon = Horizon.measured({"size": size, "tokens": size}, table)
+    reach, untested = horizon.reaches
+    assert (reach.origins, reach.steps, reach.factor, reach.trusted) == (6, 4, 8.0, 64.0)
+    assert reach.bias > 0
+    assert 0.005 < reach.rate < 0.01
+    assert (untested.origins, untested.factor) == (0, 1.0)
+    narrow = Prediction(np.ones(3), np.ones(3) - 1e-3, np.ones(3) + 1e-3, 0.9)
+    asked = {"size": np.array([8.0, 16.0, 64.0]), "tokens": np.array([8.0, 80.0, 8.0])}
+    found = horizon.widen(narrow, asked)
+    half = np.log(found.upper)
+    assert half[0] == pytest.approx(np.log1p(1e-3))  # inside the range nothing changes
+    assert half[2] > half[1] > 0.01
+    np.testing.assert_allclose(found.lower * found.upper, [1 - 1e-6, 1.0, 1.0])
+    assert horizon.beyond({"size": 65.0, "tokens": 8.0}) == [reach]
+    assert horizon.beyond({"size": 64.0, "tokens": 8.1}) == [untested]
+    assert Horizon.from_list(json.loads(json.dumps(horizon.to_list()))).half_width(
+        asked, 0.9
+    ) == pytest.approx(half, abs=1e-3)

@@ -17,7 +17,9 @@ from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_o
 from decaylaws.laws.annealing.family import PER_MODEL, WORTH, Family, fixed
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
+from decaylaws.laws.kit.horizon import LEAST_STEPS, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.rolling import SAME_STEP, BoolArray, rolled, rolling_origins, steps_of
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.schedules import Schedule
 
@@ -28,6 +30,7 @@ _STRETCHES = 8
 _LATER_HALF = 0.5
 _SEVERAL_PEAKS = 1.2  # ratio of peak LRs from which runs tell what a token at a higher LR is worth
 _MAX_DRAW_POINTS = 64
+_OTHER_SIZE = 1.1  # ratio of sizes
 _NUM_OWN = len(PER_MODEL)
 
 
@@ -56,6 +59,8 @@ class ScheduleLaw(Law):
             0.002 nats, three standard deviations); few runs cannot show it, so it is a setting.
         num_draws: draws behind intervals.
         seed: seed of the draws.
+        origin_fits: refits to shorter curves, and to smaller models, that say how far the law errs beyond its fit. They
+            are made where there are three lengths, or three sizes; 0 does without them.
 
     Attributes:
         params_: shared parameters by name, and ``models``: parameters of every model by name.
@@ -64,6 +69,8 @@ class ScheduleLaw(Law):
         models_: names of the fitted models.
         evidence_: range of the schedules that were fitted.
         draws_: parameters under re-weighted runs and priors, shape ``[num_draws, p]``.
+        horizon_: errors of final losses by distance beyond the fitted lengths and sizes; intervals there are at least
+            as wide.
 
     Example::
 
@@ -79,12 +86,14 @@ class ScheduleLaw(Law):
         run_sd: float = 2.5e-4,
         num_draws: int = 200,
         seed: int = 0,
+        origin_fits: int = 1,
     ) -> None:
         self.burn_in = burn_in
         self.run_sd = run_sd
         self.max_points = max_points
         self.num_draws = num_draws
         self.seed = seed
+        self.origin_fits = origin_fits
 
     @abstractmethod
     def _family(self) -> Family:
@@ -110,6 +119,8 @@ class ScheduleLaw(Law):
             raise InvalidValueError("max_points", self.max_points, "must be at least 1")
         if not self.run_sd >= 0:
             raise InvalidValueError("run_sd", self.run_sd, "must not be negative")
+        if self.origin_fits < 0:
+            raise InvalidValueError("origin_fits", self.origin_fits, "must not be negative")
         curves = check_curves(X, self.burn_in)
         self.units_ = dict(zip(("lr_unit", "token_unit"), reference_units(curves)))
         self.models_ = list(dict.fromkeys(curve.model for curve in curves))
@@ -128,6 +139,7 @@ class ScheduleLaw(Law):
             for model in self.models_
         }
         self.run_sd_ = self._run_spread(solution, groups)
+        self.horizon_ = self._measured_horizon(curves)
         return self
 
     @overload  # type: ignore[override]  # narrower than the base, which does not say what it returns
@@ -151,7 +163,12 @@ class ScheduleLaw(Law):
         rng = np.random.default_rng(self.seed)
         offsets = [rng.normal(size=(len(self.draws_), 1)).repeat(len(path.progress), 1) for path, _ in paths]
         noise = 1 + self.run_sd_ * np.concatenate(offsets, axis=1)
-        return quantile_interval(mean, self.predict_draws(X) * noise, interval)
+        found = quantile_interval(mean, self.predict_draws(X) * noise, interval)
+        asked = {"tokens": np.concatenate([np.asarray(curve.tokens, dtype=float) for curve in X])}
+        if all(self._sizes.values()):
+            sizes = [float(self._params_of(curve) or 1.0) for curve in X]  # no size given: a fitted model's
+            asked["size"] = np.repeat(sizes, [len(curve.tokens) for curve in X])
+        return self.horizon_.widen(found, asked)
 
     def predict_draws(self, X: Sequence[LossCurve]) -> Array:
         """Predictions under every draw of the parameters, shape ``[num_draws, n]``, without the noise of runs.
@@ -315,6 +332,30 @@ class ScheduleLaw(Law):
 
     # Uncertainty -----------------------------------------------------------------------------------------
 
+    def _measured_horizon(self, curves: Sequence[LossCurve]) -> Horizon:
+        """Errors on the final losses of longer curves, and of larger models, by fits without them."""
+        axes = {"tokens": np.array([float(curve.tokens[-1]) for curve in curves])}
+        if all(self._sizes.values()):
+            axes["size"] = np.array([float(curve.params or 1.0) for curve in curves])
+        # models are few and named: sizes a tenth apart are two of them, lengths a tenth apart are one plan
+        apart = {"tokens": SAME_STEP, "size": _OTHER_SIZE}
+        origins = [
+            origin
+            for axis, values in axes.items()
+            if self.origin_fits and steps_of(values, factor=apart[axis]).max() + 1 >= LEAST_STEPS
+            for origin in rolling_origins(axes, factor=apart[axis], most=self.origin_fits, alone=True)
+            if origin.axis == axis
+        ]
+        ends = [curve.select(np.array([len(curve.tokens) - 1])) for curve in curves]
+        observed = np.array([float(end.observed[0]) for end in ends])
+
+        def predict(fitted: BoolArray, asked: BoolArray) -> Array:
+            settings = {**self.get_params(), "num_draws": 1, "origin_fits": 0}
+            law = type(self)(**settings).fit([curves[index] for index in np.flatnonzero(fitted).tolist()])
+            return law.predict([ends[index] for index in np.flatnonzero(asked).tolist()])
+
+        return Horizon.measured(axes, rolled(origins, predict, observed), noise=self.run_sd_)
+
     def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
         clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])
         if len(groups) == 1:  # stretches of the one curve stand for runs: its evaluations are not independent
@@ -423,6 +464,7 @@ class ScheduleLaw(Law):
             "transients": {model: [t.amplitude, t.scale] for model, t in self.transients_.items()},
             "run_sd": self.run_sd_,
             "evidence": asdict(self.evidence_),
+            "horizon": self.horizon_.to_list(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -433,3 +475,4 @@ class ScheduleLaw(Law):
         self.transients_ = {model: Transient(*values) for model, values in state["transients"].items()}
         self.run_sd_ = state["run_sd"]
         self.evidence_ = Evidence(**state["evidence"])
+        self.horizon_ = Horizon.from_list(state.get("horizon", ()))

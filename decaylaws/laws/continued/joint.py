@@ -49,9 +49,10 @@ from decaylaws.laws.continued.joint_forms import (
 )
 from decaylaws.laws.kit.draws import widest_radius
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
+from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.kit.rolling import growth_origins, origin_weights
+from decaylaws.laws.kit.rolling import Predict, blended, growth_origins, origin_weights, rolled
 from decaylaws.laws.kit.solver import Solution
 from decaylaws.runs.table import LOSS, names_with
 
@@ -72,6 +73,7 @@ class JointLaw(Law):
     Attributes:
         params_: by target and form, fitted parameters by name.
         weights_: the forms whose predictions are averaged (in logs), with their weights.
+        horizon_: errors by distance beyond the fitted sizes and tokens; intervals there are at least as wide.
         targets_, sources_: order of the columns of a prediction, order of the shares.
         scores_: by target and kind of hold-out, absolute errors of the log loss in standard deviations.
         reports_: by target and form, the diagnosis of the fit; ``report_`` is the worst conditioned.
@@ -81,6 +83,7 @@ class JointLaw(Law):
     targets_: list[str]
     sources_: list[str]
     weights_: dict[str, float]
+    horizon_: Horizon
     reports_: dict[str, FitReport]
     scores_: dict[str, dict[str, Array]]
     fit_seconds_: float
@@ -125,7 +128,7 @@ class JointLaw(Law):
         for target in self.targets_:
             measured(y[target].to_numpy(dtype=float), target)
         inputs, began = self._inputs(X), time.perf_counter()
-        self.weights_ = self._weigh(X, inputs, y)
+        self._weigh(X, inputs, y)
         found = {
             f"{target}/{form}": fit_target(form, inputs, y[target].to_numpy(dtype=float), target)
             for target in self.targets_
@@ -152,7 +155,8 @@ class JointLaw(Law):
         if interval is None:
             return np.exp(logs)
         half = spreads * [widest_radius(self.scores_[target], interval) for target in self.targets_]
-        return Prediction(np.exp(logs), np.exp(logs - half), np.exp(logs + half), interval)
+        found = Prediction(np.exp(logs), np.exp(logs - half), np.exp(logs + half), interval)
+        return self.horizon_.widen(found, {"size": X[self.size], "tokens": X[self.tokens]})
 
     def _predict_target(self, target: str, inputs: JointInputs) -> tuple[Array, Array]:
         """Log loss and its standard deviation, ``[n]`` each."""
@@ -184,27 +188,32 @@ class JointLaw(Law):
                 for kind, each in masks.items()
             }
 
-    def _weigh(self, runs: pd.DataFrame, inputs: JointInputs, losses: pd.DataFrame) -> dict[str, float]:
-        """The forms and their weights, by what each errs on the rows of origins that it did not see."""
-        if self.form != "stack":
-            return {self.form: 1.0}
-        if runs[self.size].nunique() == 1:
-            return dict.fromkeys(_ONE_SIZE, 1 / len(_ONE_SIZE))
-        errors: dict[str, dict[str, Array]] = {form: {} for form in _STACK}
-        observed = np.log(losses[self.targets_].to_numpy(dtype=float))
-        for number, origin in enumerate(growth_origins(runs[self.size], runs[self.tokens])):
-            known = [k for k in range(len(self.targets_)) if np.isfinite(observed[origin.fitted, k]).any()]
-            seen, asked = inputs.take(origin.fitted), inputs.take(origin.asked)
-            for form in _STACK:
-                found = [
-                    fit_target(
-                        form, seen, np.exp(observed[origin.fitted, k]), self.targets_[k], starts=1
-                    ).theta
-                    for k in known
-                ]
-                predicted = np.column_stack([log_loss_of(form, theta, asked)[0] for theta in found])
-                errors[form][f"{origin.axis} {number}"] = predicted - observed[origin.asked][:, known]
-        return origin_weights(errors)
+    def _weigh(self, runs: pd.DataFrame, inputs: JointInputs, losses: pd.DataFrame) -> None:
+        """Weights of the forms, and how far they reach, by their errors on larger and longer runs."""
+        several = runs[self.size].nunique() > 1
+        forms = (self.form,) if self.form != "stack" else _STACK if several else _ONE_SIZE
+        observed = losses[self.targets_].to_numpy(dtype=float)
+        axes = {
+            "size": runs[self.size].to_numpy(dtype=float),
+            "tokens": runs[self.tokens].to_numpy(dtype=float),
+        }
+        origins = growth_origins(axes["size"], axes["tokens"])
+
+        def by(form: str) -> Predict:
+            def predict(fitted: NDArray[np.bool_], asked: NDArray[np.bool_]) -> Array:
+                seen, beyond = inputs.take(fitted), inputs.take(asked)
+                found = np.full((int(asked.sum()), len(self.targets_)), np.nan)
+                for k, target in enumerate(self.targets_):
+                    if np.isfinite(observed[fitted, k]).any():
+                        theta = fit_target(form, seen, observed[fitted, k], target, starts=1).theta
+                        found[:, k] = np.exp(log_loss_of(form, theta, beyond)[0])
+                return found
+
+            return predict
+
+        tables = {form: rolled(origins, by(form), observed, names=self.targets_) for form in forms}
+        self.weights_ = origin_weights(tables if several else dict.fromkeys(forms, pd.DataFrame()))
+        self.horizon_ = Horizon.measured(axes, blended(tables, self.weights_), noise=NOISE)
 
     @property
     def num_parameters(self) -> int:
@@ -230,7 +239,8 @@ class JointLaw(Law):
         reports = {target: report.to_dict() for target, report in self.reports_.items()}
         return {
             "params": self.params_, "targets": self.targets_, "sources": self.sources_, "centre": self._centre,
-            "weights": self.weights_, "seconds": self.fit_seconds_, "reports": reports, "scores": self.scores_,
+            "weights": self.weights_, "horizon": self.horizon_.to_list(), "seconds": self.fit_seconds_,
+            "reports": reports, "scores": self.scores_,
             "curvatures": {key: each.to_dict() for key, each in self._curvatures.items()},
         }  # fmt: skip
 
@@ -238,6 +248,7 @@ class JointLaw(Law):
         self.params_ = {target: dict(values) for target, values in state["params"].items()}
         self.targets_, self.sources_ = list(state["targets"]), list(state["sources"])
         self._centre, self.weights_ = tuple(state["centre"]), dict(state["weights"])
+        self.horizon_ = Horizon.from_list(state["horizon"])
         self.fit_seconds_ = float(state["seconds"])
         self.reports_ = {target: FitReport.from_dict(values) for target, values in state["reports"].items()}
         self.scores_ = {

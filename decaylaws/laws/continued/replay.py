@@ -41,6 +41,10 @@ from decaylaws.laws.kit.solver import Solution, solve
 _LEAST_TIME = 1e-3  # of the longest run: published forms diverge at the checkpoint
 _NOISE = 2e-3  # nats, of one evaluated loss
 _HUBER = 2 * _NOISE
+_TREND, _TREND_SD = (
+    0.01,
+    0.02,
+)  # nats over the longest run: a wider prior takes curvature for a trend that goes on
 _COLUMNS = ("share", "steps", "domain")
 
 
@@ -68,14 +72,14 @@ def _own_tokens(theta: Array, p: Array, t: Array) -> Array:
 FORMS: Mapping[str, _Form] = {
     "log_share": _Form(
         ("start", "a", "b", "log_kappa", "log_beta", "c"),
-        lambda loss, steps: [loss, 0.0, -0.05, np.log(20.0), np.log(0.5), 0.02],
-        (1.0, 1.0, 0.5, 1.0, 0.5, 0.1),
+        lambda loss, steps: [loss, 0.0, -0.05, np.log(20.0), np.log(0.5), _TREND],
+        (1.0, 1.0, 0.5, 1.0, 0.5, _TREND_SD),
         _log_share,
     ),
     "own_tokens": _Form(
         ("floor", "log_A", "log_start", "log_beta", "c"),
-        lambda loss, steps: [np.log(0.6 * loss), np.log(0.3 * loss), np.log(0.03), np.log(0.35), 0.02],
-        (0.5, 1.5, 2.0, 0.7, 0.1),
+        lambda loss, steps: [np.log(0.6 * loss), np.log(0.3 * loss), np.log(0.03), np.log(0.35), _TREND],
+        (0.5, 1.5, 2.0, 0.7, _TREND_SD),
         _own_tokens,
     ),
     "d_cpt": _Form(

@@ -64,7 +64,12 @@ def steps_of(values: ArrayLike, *, factor: float = SAME_STEP) -> NDArray[np.intp
 
 
 def rolling_origins(
-    axes: Mapping[str, ArrayLike], *, least_rows: int = 1, factor: float = SAME_STEP, most: int | None = None
+    axes: Mapping[str, ArrayLike],
+    *,
+    least_rows: int = 1,
+    factor: float = SAME_STEP,
+    most: int | None = None,
+    alone: bool = False,
 ) -> list[Origin]:
     """Every pair of a last fitted step and a later one, on each axis alone.
 
@@ -72,7 +77,9 @@ def rolling_origins(
         axes: positive values of every row by axis [n].
         least_rows: fewest rows of a fit.
         factor: largest ratio of values inside one step.
-        most: most fits of an axis: the latest, and others evenly before them. None makes all.
+        most: most fits of an axis, evenly over the later half of its steps: a fit to few steps is of another kind than
+            the one that is asked about. None makes all.
+        alone: ask only about rows that lie inside the fitted range of all other axes.
 
     Raises:
         InvalidValueError: a value is not finite and positive.
@@ -85,13 +92,18 @@ def rolling_origins(
         labels = steps_of(values, factor=factor)
         lasts = [last for last in range(int(labels.max(initial=0))) if (labels <= last).sum() >= least_rows]
         if most is not None and len(lasts) > most:
-            lasts = [lasts[index] for index in np.linspace(0, len(lasts) - 1, most).round().astype(int)]
+            first = min(len(lasts) // 2, len(lasts) - most)
+            lasts = [lasts[index] for index in np.linspace(first, len(lasts) - 1, most).round().astype(int)]
         for last in lasts:
             fitted = labels <= last
-            found += [
-                Origin(axis, fitted, asked, float(values[fitted].max()), float(np.median(values[asked])))
-                for asked in (labels == later for later in range(last + 1, int(labels.max()) + 1))
-            ]
+            others = [np.asarray(each, dtype=float) for name, each in axes.items() if alone and name != axis]
+            inside = np.all(
+                [(each >= each[fitted].min()) & (each <= each[fitted].max()) for each in others], axis=0
+            )
+            for later in range(last + 1, int(labels.max()) + 1):
+                asked = (labels == later) & inside
+                if asked.any():
+                    found.append(_origin(axis, fitted, asked, values))
     return found
 
 
@@ -134,28 +146,36 @@ _WORSE = (
 )
 
 
-def origin_weights(errors: Mapping[str, Mapping[str, Array]], *, least: float = 5e-4) -> dict[str, float]:
-    """Weights of members by what they erred at the same origins: the inverse of their mean square.
+def origin_weights(tables: Mapping[str, pd.DataFrame], *, least: float = 5e-4) -> dict[str, float]:
+    """Weights of members by what they erred at the same origins: the inverse of their mean square log error.
 
     Args:
-        errors: by member and question, log errors of any shape; every question counts once.
+        tables: by member, what :func:`rolled` returns of the same origins; every origin counts once.
         least: log error below which no member is taken for better.
 
     Returns:
-        Weights of the members that err at most twice as much as the best, summing to one. Without questions all
-        members weigh the same.
+        Weights of the members that err at most twice as much as the best, summing to one. Without origins all members
+        weigh the same.
     """
-    squares = {
-        name: float(np.mean([np.nanmean(np.square(each)) for each in found.values()])) if found else 1.0
-        for name, found in errors.items()
-    }
-    best = min(squares.values())
-    precision = {
-        name: 1.0 / max(value, least**2)
-        for name, value in squares.items()
-        if value <= _WORSE**2 * max(best, least**2)
-    }
-    return {name: value / sum(precision.values()) for name, value in precision.items()}
+    squares = {name: mean_square(table) if len(table) else 1.0 for name, table in tables.items()}
+    best = max(min(squares.values()), least**2)
+    kept = {name: max(value, least**2) for name, value in squares.items() if value <= _WORSE**2 * best}
+    total = sum(1.0 / value for value in kept.values())
+    return {name: 1.0 / value / total for name, value in kept.items()}
+
+
+def mean_square(table: pd.DataFrame) -> float:
+    """Mean square of the log errors in what :func:`rolled` returns; origins count once, a failed fit infinitely."""
+    squares = np.square(np.log((table["predicted"] / table["observed"]).astype(float)))
+    by_origin = squares.groupby([table["axis"], table["last"], table["reached"]], sort=False).mean()
+    return float(by_origin.fillna(np.inf).mean())
+
+
+def blended(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
+    """What the weighted geometric mean of members says at the same origins; without intervals."""
+    logs = sum(weight * np.log(tables[name]["predicted"].astype(float)) for name, weight in weights.items())
+    first = tables[next(iter(weights))]
+    return first.assign(predicted=np.exp(logs), lower=np.nan, upper=np.nan)
 
 
 Predict = Callable[[BoolArray, BoolArray], "Array | Prediction"]

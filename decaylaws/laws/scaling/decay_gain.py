@@ -29,6 +29,9 @@ from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line, pos
 
 _GAIN_HUBER = 0.03  # of log gains: the difference of two noisy evaluations scatters by some per cent
 _LOSS_HUBER = 2e-3  # of the undecayed losses, nats
+_EXPONENT_SD = (
+    0.2  # of size and tokens around 0: sizes that hardly differ do not say how a gain grows with size
+)
 _TRANSIENT = 0.5  # undecayed points before this share of the earliest decay's tokens still feel the warm-up
 _HELD_SHARE = 0.25  # of the rows, by compute, in the extrapolation test
 _PROGRESS_NAMES = ("log_B", "pi", "log_beta")
@@ -239,6 +242,9 @@ def _fit_power(pairs: _Pairs, annealing: Array) -> Solution:
         jacobian=lambda theta: design,
         huber_delta=_GAIN_HUBER,
         names=_POWER_NAMES,
+        prior_mean=np.zeros(len(_POWER_NAMES)),
+        prior_sd=np.array([10.0, _EXPONENT_SD, _EXPONENT_SD]),
+        noise_sd=_GAIN_HUBER,
     )
 
 
@@ -266,4 +272,7 @@ def _fit_curves(log_params: Array, log_tokens: Array, loss: Array, runs: NDArray
         upper=_PROGRESS_UPPER,
         huber_delta=_LOSS_HUBER,
         names=_PROGRESS_NAMES,
+        prior_mean=np.array([0.0, 0.0, np.log(0.4)]),
+        prior_sd=np.array([10.0, _EXPONENT_SD, 10.0]),
+        noise_sd=_LOSS_HUBER,
     ).theta

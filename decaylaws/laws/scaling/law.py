@@ -12,12 +12,16 @@ from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import DrawnLaw, bootstrap, quantile_interval
+from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.report import FitReport, FitStatus
+from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
 from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target, warn_of_units
+
+_ORIGIN_FITS = 2  # refits of each axis for the horizon
 
 
 class SizeTokenLaw(DrawnLaw):
@@ -50,9 +54,12 @@ class SizeTokenLaw(DrawnLaw):
         residuals_: predicted minus observed log loss, ``[n]``.
         extrapolation_error_: mean absolute log error on the quarter of the rows with the most compute,
             predicted from the others; None where those cannot be fitted. Intervals are at least as wide.
+        horizon_: errors by distance beyond the fitted sizes and tokens, from rolling origins inside the fitted rows.
+            Beyond the fitted range intervals are at least as wide.
     """
 
     target = "loss"
+    horizon_: Horizon
     center_: tuple[float, float]
     range_: tuple[Array, Array]
 
@@ -110,8 +117,24 @@ class SizeTokenLaw(DrawnLaw):
         self.params_ = self.family.to_public(self.theta_, self.center_)
         self.residuals_ = objective.residuals(self.theta_)
         self.extrapolation_error_ = objective.extrapolation_error(self.theta_)
+        self.horizon_ = self._measured_horizon(objective, params, tokens, unique)
         self.draws_ = self._draw(objective, solution, _groups(X))
         return self
+
+    def _measured_horizon(self, objective: Objective, params: Array, tokens: Array, unique: Array) -> Horizon:
+        """Errors on larger sizes and longer runs of fits without them."""
+        axes = {"size": params, "tokens": tokens}
+        origins = rolling_origins(axes, least_rows=len(self.theta_), most=_ORIGIN_FITS, alone=True)
+
+        def predict(fitted: BoolArray, asked: BoolArray) -> Array:
+            require_spread(params[fitted], tokens[fitted])
+            part = objective.take(fitted)
+            solution = part.settle(np.atleast_2d(self.theta_))
+            return np.exp(self.family.log_loss(solution.theta, objective.inputs.take(asked))[0])
+
+        table = rolled(origins, predict, np.exp(objective.log_loss))
+        noise = float(np.sqrt(np.mean(self.residuals_**2)))
+        return Horizon.measured(axes, table, noise=noise)
 
     def _check_settings(self) -> None:
         if not self.huber_delta > 0:
@@ -132,7 +155,10 @@ class SizeTokenLaw(DrawnLaw):
         inputs = _inputs(*size_token_columns(X), self.center_)
         if self._is_outside(inputs):
             self.report_.warn_unless_identified("losses of sizes or tokens outside the fitted ones")
-        return mean if interval is None else self._interval(inputs, mean, interval)
+        if interval is None:
+            return mean
+        params, tokens, _ = size_token_columns(X)
+        return self.horizon_.widen(self._interval(inputs, mean, interval), {"size": params, "tokens": tokens})
 
     def point(self, X: pd.DataFrame) -> Array:
         """Loss of every row ``[n]``, nats per token, without a word on whether the fit can be trusted there."""
@@ -174,7 +200,7 @@ class SizeTokenLaw(DrawnLaw):
         law.params_ = law.family.to_public(law.theta_, law.center_)
         _require_same(params, law.params_, cls.__name__)
         law.draws_, law.residuals_ = np.empty((0, len(law.theta_))), np.empty(0)
-        law.extrapolation_error_ = None
+        law.extrapolation_error_, law.horizon_ = None, Horizon()
         law.range_ = np.full(2, -np.inf), np.full(2, np.inf)
         law.report_ = FitReport(FitStatus.CONVERGED, 0.0, 0, 0.0, (), 1.0, 0.0, 0, len(law.theta_), 0.0)
         return law
@@ -218,13 +244,15 @@ class SizeTokenLaw(DrawnLaw):
         return self.draws_
 
     def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "center": self.center_, "range": self.range_}
+        state = {**super()._state(), "center": self.center_, "range": self.range_}
+        return {**state, "horizon": self.horizon_.to_list()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
         low, high = state.get("range", (np.full(2, -np.inf), np.full(2, np.inf)))
         self.range_ = np.array(low, dtype=float), np.array(high, dtype=float)
+        self.horizon_ = Horizon.from_list(state.get("horizon", ()))
 
 
 def _internal(family: Family, params: Mapping[str, float], law: str) -> Array:

@@ -83,6 +83,10 @@ class Objective:
             polish=weights is None,
         )
 
+    def take(self, rows: NDArray[np.bool_]) -> Objective:
+        """The same objective on some of the rows ``[n]``."""
+        return replace(self, inputs=self.inputs.take(rows), log_loss=self.log_loss[rows])
+
     def residuals(self, theta: Array) -> Array:
         """Predicted minus observed log loss, ``[n]``."""
         return self.family.log_loss(theta, self.inputs)[0] - self.log_loss
@@ -121,7 +125,7 @@ class Objective:
         """
         compute = self.inputs.log_params + self.inputs.log_tokens
         held = compute > np.quantile(compute, 1 - _HELD_SHARE)
-        rest = replace(self, inputs=self.inputs.take(~held), log_loss=self.log_loss[~held])
+        rest = self.take(~held)
         if not held.any():
             return None
         try:
