@@ -184,12 +184,30 @@ class Guard(Value):
         return "NOT SURE" if self.predicted <= self.limit + GUARD_TOLERANCE else "BROKEN"
 
 
+class HorizonRecord(Value):
+    """How far a law is to be believed along one axis, by fits to smaller or shorter runs."""
+
+    axis: Name = Field(description="size (parameters), tokens (of the decay) or compute (FLOPs of the decay)")
+    fitted_to: NonNegative = Field(description="largest fitted value")
+    tested_to: NonNegative | None = Field(
+        default=None, description="largest value up to which the error is known; none where no run tests it"
+    )
+    error: NonNegative | None = Field(
+        default=None, description="mean relative error of the loss beyond the fitted runs"
+    )
+    bias: Finite | None = Field(
+        default=None, description="the same with its sign: above 0 if predicted too high"
+    )
+    asked: NonNegative = Field(description="value of this recipe")
+
+
 class LawRecord(Value):
     """A fitted law that the recommendation rests on."""
 
     name: Name
     parameters: JsonMapping = Field(default_factory=dict)
     heldout_error: dict[str, Finite] = Field(default_factory=dict, description="error by metric, nats/token")
+    horizon: tuple[HorizonRecord, ...] = ()
 
 
 class Evidence(Value):
@@ -197,6 +215,9 @@ class Evidence(Value):
 
     run_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    beyond_horizon: tuple[str, ...] = Field(
+        default=(), description="where the recipe lies farther out than any run that tested the law"
+    )
 
 
 class Provenance(Value):

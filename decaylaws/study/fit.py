@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from decaylaws.laws.decay import (
     held_out_table,
 )
 from decaylaws.laws.decay.heldout import member_votes
+from decaylaws.laws.decay.horizon import Trust, measured_trust
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes, held_out_predictions
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import INTERRUPTED, UNFINISHED
@@ -37,7 +38,7 @@ from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredBegun, StoredFit
 from decaylaws.study.unfinished import unfinished_rows
 
-FIT_FORMAT = 12  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 13  # of laws/fit.json; an older file is fitted anew
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 HELD_OUT_COLUMNS = ["run_id", "domain", "predicted", "lower", "upper", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")
@@ -56,6 +57,7 @@ class Fit:
             every run that has one; the run was held out. What a guard's margin is calibrated on.
         excluded: runs that the fit could not use, with the reason.
         notes: sentences for the reader.
+        trust: errors by distance from the fitted runs.
     """
 
     member: str
@@ -64,6 +66,7 @@ class Fit:
     guard_changes: pd.DataFrame
     excluded: pd.DataFrame
     notes: tuple[str, ...]
+    trust: Trust = field(default_factory=Trust)
 
 
 @dataclass(frozen=True)
@@ -283,14 +286,20 @@ def _fit(
     chosen = [each for each in fits if each.law == f"decay:{member}"]
     predictions = held_out_predictions(chosen, runs, progress=progress)
     held_out = predictions[predictions["held_out"] == "mixture"].drop(columns="held_out")
+    trust = measured_trust(
+        every[f"decay:{member}"], runs, held_out, noise=float(np.mean(law.noise_)), progress=progress
+    )
+    law.horizon_ = trust.horizon
+    same_size = runs["non_embedding_params"].nunique() == 1 and told.target_params is not None
     notes = (
         *_notes(errors, predictions, runs, excluded, law, told.target_params),
+        *trust.sentences(without=("size",) if same_size else ()),
         *choice_notes(member, votes),
     )
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions))
     notes = (*notes, *_unfinished_notes(unfinished, law.domains_), *law.doubts_)
     found = guard_changes(law, runs, held_out)
-    return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes), law
+    return Fit(member, errors.reset_index(drop=True), held_out, found, excluded, notes, trust), law
 
 
 def _unfinished_notes(unfinished: pd.DataFrame, domains: Sequence[str]) -> tuple[str, ...]:
@@ -388,4 +397,5 @@ def _restore(stored: StoredFit) -> Fit:
         guard_changes=pd.DataFrame(stored["guard_changes"], columns=GUARD_COLUMNS),
         excluded=pd.DataFrame(stored["excluded"], columns=["run_id", "reason"]),
         notes=tuple(stored["notes"]),
+        trust=Trust.from_dict(stored["trust"]),
     )

@@ -12,10 +12,12 @@ import decaylaws
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.files import record_content
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.decay.horizon import mixture_distance
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import (
     Evidence,
     HandOver,
+    HorizonRecord,
     LawRecord,
     OptimizerSettings,
     Provenance,
@@ -34,7 +36,7 @@ from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 from decaylaws.study.stored import stored_form
 
-RECOMMENDATION_FORMAT = 6  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 7  # of laws/recommendation.json; an older file is searched anew
 
 
 def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:
@@ -153,7 +155,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         optimizer=_optimizer(study),
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
         seed=settings.design.seed + settings.design.num_replicates,
-        provenance=_provenance(study, fit, law),
+        provenance=_provenance(study, fit, law, found),
         guard_limits=objective(study).guard_limits,
     )
 
@@ -204,11 +206,13 @@ def _sources(study: Study) -> dict[str, Source]:
     }
 
 
-def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
+def _provenance(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Provenance:
     runs, _ = usable_runs(study)
     corpus = None if study.settings.is_declared else read_corpus(study.corpus_dir)
     target = study.planner().shape(study.settings.target.shape)
     own = fit.errors[fit.errors["law"] == f"decay:{fit.member}"]
+    size, tokens = float(target.non_embedding_params), float(found.plan.decay_tokens)
+    asked = {"size": size, "tokens": tokens, "compute": 6.0 * size * tokens}
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         study=study.settings.name,
@@ -223,9 +227,28 @@ def _provenance(study: Study, fit: Fit, law: DecayLaw) -> Provenance:
                 name=f"decay:{fit.member}",
                 parameters=law.params_,
                 heldout_error={f"mae:{row.held_out}": float(row.mae) for row in own.itertuples()},
+                horizon=_horizon(fit, asked),
             ),
         ),
-        evidence=Evidence(run_ids=tuple(sorted(runs["run_id"])), notes=fit.notes),
+        evidence=Evidence(
+            run_ids=tuple(sorted(runs["run_id"])),
+            notes=fit.notes,
+            beyond_horizon=tuple(fit.trust.beyond(asked, mixture_distance(found.mixture.weights, runs))),
+        ),
+    )
+
+
+def _horizon(fit: Fit, asked: Mapping[str, float]) -> tuple[HorizonRecord, ...]:
+    return tuple(
+        HorizonRecord(
+            axis=each.axis,
+            fitted_to=each.high,
+            tested_to=each.trusted if each.origins else None,
+            error=each.error if each.origins else None,
+            bias=each.bias if each.origins else None,
+            asked=asked[each.axis],
+        )
+        for each in fit.trust.horizon.reaches
     )
 
 

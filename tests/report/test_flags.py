@@ -89,7 +89,11 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Planted:
             {"scale": ["proxy", "target"], "observed": [3.0, 3.0], "predicted": [3.0, 3.0]}
         ),
         problem=problem,
-        recipe=SimpleNamespace(stages=[stage], guards={"web": SimpleNamespace(holds=True)}),
+        recipe=SimpleNamespace(
+            stages=[stage],
+            guards={"web": SimpleNamespace(holds=True)},
+            provenance=SimpleNamespace(evidence=SimpleNamespace(beyond_horizon=())),
+        ),
         fit=SimpleNamespace(errors=pd.DataFrame(errors, columns=["held_out", "law", "mae"])),
         found={
             "beyond_evidence": [], "near_optimal": {"web": (0.35, 0.5)}, "support": {"web": 3, "code": 5},
@@ -134,6 +138,7 @@ FLAGS: list[tuple[Change, list[str]]] = [
     (at("runs", sweep(turned=True)), ["0 of 6 pairs", "100,000", "200,000"]),
     (at("problem.target.non_embedding_params", 400_000), ["2.0 times the parameters"]),
     (at("found.beyond_evidence", ["decay tokens are 9; the runs span 1 to 8"]), ["decay tokens are 9"]),
+    (at("recipe.provenance.evidence.beyond_horizon", ("9 decay tokens is 4.0 times the largest.",)), ["beyond", "4.0"]),
     (at_the_edge, ["longest decay", "73 %", "web"]),
     (at("recipe.guards", {"web": SimpleNamespace(holds=False)}), ["guard of web", "margin"]),
     (errors(("size", "decay:effective_gain", 0.03), ("size", "control", 0.02)), ["control", "0.0200", "0.0300"]),

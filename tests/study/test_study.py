@@ -187,6 +187,13 @@ def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: s
     assert shown == {key: value for key, value in recipe.to_dict().items() if key != "provenance"}
     assert re.search(r"takes [\d.e+]+ FLOPs at the target's size. The study has spent [\d.e+]+ FLOPs", first)
     assert "The target has 3.5 times the parameters of the largest microanneal." in first
+    beyond = recipe.provenance.evidence.beyond_horizon
+    assert any("parameters is 3.5 times the largest fitted value" in line for line in beyond)
+    assert all(f"It lies beyond what tested the law. {line}" in first for line in beyond)
+    assert "No error by distance can be given for parameters" in first
+    (law,) = recipe.provenance.laws
+    size = next(each for each in law.horizon if each.axis == "size")
+    assert (size.asked / size.fitted_to, size.tested_to) == (pytest.approx(3.5, abs=0.05), None)
 
 
 @pytest.mark.slow

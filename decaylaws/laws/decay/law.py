@@ -55,6 +55,7 @@ from decaylaws.laws.decay.repetition import (
 )
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale
+from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
 from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
@@ -97,6 +98,8 @@ class DecayLaw(DecaySlices):
         doubts_: sentences on why no preference by this law is to be believed, such as runs that are too few; who holds
             runs out adds what that shows. Empty where nothing speaks against it.
         onsets_: from how many passes on repeating a source raises losses; empty where no run shows that it does.
+        horizon_: errors by distance beyond the fitted sizes and lengths; who makes rolling origins sets it
+            (``decaylaws.laws.decay.horizon``), and intervals there are at least as wide.
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
@@ -105,6 +108,7 @@ class DecayLaw(DecaySlices):
     evidence_: dict[str, Any]
     doubts_: tuple[str, ...]
     onsets_: tuple[Onset, ...]
+    horizon_: Horizon
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
     _repeated: tuple[int, ...]
@@ -169,6 +173,7 @@ class DecayLaw(DecaySlices):
         self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
         self._calibrate(*self._fitted_on, progress)
         self.onsets_ = self._onsets(inputs)
+        self.horizon_ = Horizon()
         return self
 
     def _descended(
@@ -481,7 +486,8 @@ class DecayLaw(DecaySlices):
         own = np.hypot(self.noise_ * losses, misfit)
         radius = radii(self._held_out, self._fitted_range.outside(inputs), weights, interval)
         half = radius[:, None] * spread(self._covariance(inputs), own, weights)
-        return Prediction(mean, mean - half, mean + half, interval)
+        found = Prediction(mean, mean - half, mean + half, interval)
+        return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
 
     def held_out_scores(self, weights: Mapping[str, float]) -> Array:
         """Errors of a weighted loss on held-out mixtures, in standard deviations of fit and noise, ``[n]``."""
@@ -516,7 +522,7 @@ class DecayLaw(DecaySlices):
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
             "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._fitted_range),
-            "misfit": vars(self.misfit_),
+            "misfit": vars(self.misfit_), "horizon": self.horizon_.to_list(),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
             "repeated": self._repeated,
@@ -535,6 +541,7 @@ class DecayLaw(DecaySlices):
             **{name: np.array(values, dtype=float) for name, values in state["seen"].items()}
         )
         self.misfit_ = Misfit(**state["misfit"])
+        self.horizon_ = Horizon.from_list(state.get("horizon", ()))
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self._repeated = tuple(int(place) for place in state.get("repeated", ()))
         self.onsets_ = tuple(Onset(**each) for each in state.get("onsets", ()))

@@ -64,7 +64,9 @@ class Reach:
             axis: its name.
             values: of the fitted rows [n].
             steps: distinct steps among them.
-            table: rolled errors of this axis; origins without a fit are passed over.
+            table: rolled errors of this axis; origins without a fit are passed over. Where it holds intervals, they are
+                one standard deviation of the fit's own spread: errors count as far as they exceed it, since a fit to
+                fewer runs is less certain than the one to all.
             noise: standard deviation of one run's log loss around the law.
         """
         numbers = np.asarray(values, dtype=float)
@@ -74,7 +76,8 @@ class Reach:
             return cls(axis, low, high, steps)
         errors = origin_errors(mine)
         logs = np.log(mine["predicted"] / mine["observed"])
-        squares = (logs**2).groupby([mine["last"], mine["reached"]], sort=False).mean().to_numpy()
+        own = (0.5 * np.log((mine["upper"] / mine["lower"]).astype(float))).fillna(0.0)
+        squares = (logs**2 - own**2).groupby([mine["last"], mine["reached"]], sort=False).mean().to_numpy()
         distance = np.log(errors["factor"].to_numpy(dtype=float))
         nearest = errors.assign(distance=distance).groupby("last")["distance"].min()
         gap = float(np.median(nearest))
@@ -87,7 +90,9 @@ class Reach:
         )  # fmt: skip
 
     def half_width(self, values: ArrayLike, level: float) -> Array:
-        """Half width of an interval in log loss by the distance alone, ``[n]``; 0 inside the range or where untested.
+        """Half width of an interval in log loss by the distance alone, ``[n]``.
+
+        It is 0 inside the range, where nothing tested the law, and where it erred no more than spread and noise say.
 
         With few origins their spread is itself uncertain: a quantile of Student's t, one degree of freedom more than
         origins, since that an error is of a usual size is known a little beforehand.
@@ -97,7 +102,7 @@ class Reach:
             level: probability such as 0.9.
         """
         distance = self.distance(values)
-        if self.origins == 0:
+        if self.origins == 0 or self.rate == 0:
             return np.zeros_like(distance)
         radius = float(student.ppf(0.5 + 0.5 * level, self.origins + 1))
         spread = np.sqrt(self.noise**2 + self.rate**2 * (distance**2 + self.gap**2))

@@ -21,6 +21,8 @@ from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
 from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target, warn_of_units
 
+_ONE_SD = 0.683  # level of an interval of one standard deviation to each side
+_WIDEST = 1.0  # log loss
 _ORIGIN_FITS = 2  # refits of each axis for the horizon
 
 
@@ -126,11 +128,16 @@ class SizeTokenLaw(DrawnLaw):
         axes = {"size": params, "tokens": tokens}
         origins = rolling_origins(axes, least_rows=len(self.theta_), most=_ORIGIN_FITS, alone=True)
 
-        def predict(fitted: BoolArray, asked: BoolArray) -> Array:
+        def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
             require_spread(params[fitted], tokens[fitted])
             part = objective.take(fitted)
-            solution = part.settle(np.atleast_2d(self.theta_))
-            return np.exp(self.family.log_loss(solution.theta, objective.inputs.take(asked))[0])
+            theta = part.settle(np.atleast_2d(self.theta_)).theta
+            mean, slopes = self.family.log_loss(theta, objective.inputs.take(asked))
+            spread = np.sqrt(np.einsum("np,pq,nq->n", slopes, part.covariance(theta), slopes).clip(min=0.0))
+            spread = spread.clip(
+                max=_WIDEST
+            )  # beyond that a fit knows nothing, and its error counts as it is
+            return Prediction(np.exp(mean), np.exp(mean - spread), np.exp(mean + spread), _ONE_SD)
 
         table = rolled(origins, predict, np.exp(objective.log_loss))
         noise = float(np.sqrt(np.mean(self.residuals_**2)))

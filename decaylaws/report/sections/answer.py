@@ -164,6 +164,8 @@ def _how_sure(inputs: ReportInputs) -> Iterator[str]:
         f"{found['expected_regret']:.4f} nats on average over refits of the law (the expected regret), and by at most "
         f"{found['regret_upper']:.4f} nats in 90 % of them."
     )
+    for law in inputs.recipe.provenance.laws:
+        yield from inputs.fit.trust.sentences_at({each.axis: each.asked for each in law.horizon})
     noise = inputs.noise["target"]
     if noise is None:
         yield "No plan was run with two seeds, so the noise of a single run is unknown."

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from decaylaws import plots
+from decaylaws.laws.decay.horizon import AXES
+from decaylaws.laws.kit.nearest import NEAREST
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import HOLD_OUTS, LAWS, law_name, leading, listed, name, percent, shown_of
 from decaylaws.runs.table import LOSS, MIX, names_with
-from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.fit import ERROR_COLUMNS, Fit
 from decaylaws.study.objective import signal_table
 from decaylaws.study.results import decays
 from decaylaws.study.verdict import noise_words
@@ -100,9 +102,23 @@ def laws(inputs: ReportInputs) -> Section:
         tables=[
             PageTable.of(errors, "Held-out errors, best first, nats per token."),
             PageTable.of(_meanings(fit.errors), "The names in this table."),
+            *_by_distance(fit),
         ],
         notes=[_readable(note) for note in fit.notes],
     )
+
+
+def _by_distance(fit: Fit) -> list[PageTable]:
+    """Errors at larger sizes, longer decays and more compute by fits without them."""
+    errors = fit.trust.errors
+    if errors.empty:
+        return []
+    shown = errors.assign(
+        law=errors["law"].map({"decay": law_name(f"decay:{fit.member}"), NEAREST: law_name("nearest_run")}),
+        axis=errors["axis"].map(AXES),
+    )
+    words = "Errors beyond the fitted runs, nats per token: fitted up to 'last', asked at 'reached'."
+    return [PageTable.of(shown, words)]
 
 
 def _meanings(errors: pd.DataFrame) -> pd.DataFrame:

@@ -67,6 +67,8 @@ def _evidence(inputs: ReportInputs) -> Iterator[str]:
     beyond = [line for line in inputs.found["beyond_evidence"] if not line.startswith("non-embedding")]
     if beyond:
         yield f"It lies outside the fitted range: {'; '.join(beyond)}."
+    for line in inputs.recipe.provenance.evidence.beyond_horizon:
+        yield f"It lies beyond what tested the law. {line}"
     source, share = max(inputs.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
     longest = problem.plan.decay_tokens >= evidence["decay_tokens"][1]
     if longest and share >= max(_FULL, 0.9 * evidence["shares"][source][1]):
