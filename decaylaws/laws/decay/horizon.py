@@ -7,7 +7,7 @@ were held out with all of their mixture. Copying the nearest run is asked the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -141,9 +141,11 @@ class Trust:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`; further entries are ignored."""
+        stored = values["mixture"]
         mixture: dict[str, Any] = {
-            name: float("nan") if value is None else value for name, value in values["mixture"].items()
+            each.name: float("nan") if stored[each.name] is None else stored[each.name]
+            for each in fields(MixtureReach)
         }
         errors = pd.DataFrame(values["errors"], columns=_ERRORS)
         return cls(Horizon.from_list(values["reaches"]), MixtureReach(**mixture), errors)

@@ -9,7 +9,7 @@ run and ``gap`` the distance of neighbouring steps: a law's own error does not v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -180,9 +180,9 @@ class Horizon:
 
     @classmethod
     def from_list(cls, values: Sequence[Mapping[str, Any]]) -> Self:
-        """Inverse of :meth:`to_list`."""
+        """Inverse of :meth:`to_list`; further entries are ignored."""
+        names = [each.name for each in fields(Reach)]
         known: list[dict[str, Any]] = [
-            {name: float("nan") if value is None else value for name, value in each.items()}
-            for each in values
+            {name: float("nan") if each[name] is None else each[name] for name in names} for each in values
         ]
         return cls(tuple(Reach(**each) for each in known))
