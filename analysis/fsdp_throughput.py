@@ -7,7 +7,10 @@ device's clock or load meets both. A step contains forward, backward, clip and A
 reads its windows, adds up its ledger and writes its metrics, as in a real launch.
 
     loop      LlamaForCausalLM, its own loss, torch.compile, autocast, fused AdamW
-    trainer   proxy_runs.fsdp on one rank: fully_shard, compiled layers, chunked head
+    trainer   proxy_runs.fsdp on one rank: compiled layers, head with its gradient in the forward pass
+
+On a CPU both run on one thread with the allocator of ``decaylaws launch``, and speeds are per CPU-second, since other
+programs may be at work.
 
 ``mfu`` is the share of ``--peak-tflops`` (of the data sheet) or, without it, of a large matmul measured in the same
 turns, with 6 FLOPs per matmul parameter and token plus causal attention (PaLM, appendix B). Without a GPU the tiny
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,8 +36,10 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.io.children import SAFE_PATH
 from decaylaws.recipe import Recipe
 from decaylaws.runs.config import ModelShape
+from proxy_runs.environment import environment
 from proxy_runs.fsdp.parallel import open_world
 from proxy_runs.fsdp.settings import TrainSettings
 from proxy_runs.fsdp.trainer import Trainer
@@ -126,14 +132,15 @@ def make_matmul(device: torch.device) -> tuple[Callable[[], object], float]:
 
 def turn(step: Callable[[], object], seconds: float, device: torch.device) -> float:
     """Steps per second over about ``seconds``."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    on_gpu = device.type == "cuda"
+    wait, now = (torch.cuda.synchronize, time.perf_counter) if on_gpu else (lambda: None, time.process_time)
     wait()
-    began, steps = time.perf_counter(), 0
-    while steps == 0 or time.perf_counter() - began < seconds:
+    began, steps = now(), 0
+    while steps == 0 or now() - began < seconds:
         step()
         steps += 1
         wait()
-    return steps / (time.perf_counter() - began)
+    return steps / (now() - began)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -199,6 +206,9 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = read_arguments()
+    settings = {name: value for name, value in environment().items() if name not in SAFE_PATH}
+    if args.device == "cpu" and not settings.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
     found = measure(args)
     write_json(args.json, {"torch": torch.__version__, **found})
     for name in ("loop", "trainer"):

@@ -17,7 +17,7 @@ from torch import Tensor
 # 2**19 float32 logits are 2 MiB: a chunk of the head then stays in a core's cache between its passes
 HEAD_CHUNK_LOGITS = {"cpu": 2**19, "cuda": 2**27}
 # compiled code holds the logits of a chunk in the format of the matmuls only, and not once more in float32
-COMPILED_HEAD_CHUNK_LOGITS = 2**29
+COMPILED_HEAD_CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**29}
 # as many attention scores as stay in the cache between the passes over them: 1 MiB in float32
 CHUNK_SCORES = 2**18
 TINY = torch.finfo(torch.float32).tiny
@@ -176,10 +176,10 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return _SwiGlu.apply(gate_up)
 
 
-def _row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
+def row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
     """Rows of ``hidden [K, N, D]`` that pass through ``head [K, V, D]`` together; on a CPU independent of ``K``."""
-    limit = HEAD_CHUNK_LOGITS[hidden.device.type]
-    rows = max(1, (COMPILED_HEAD_CHUNK_LOGITS if torch.compiler.is_compiling() else limit) // head.shape[1])
+    limits = COMPILED_HEAD_CHUNK_LOGITS if torch.compiler.is_compiling() else HEAD_CHUNK_LOGITS
+    rows = max(1, limits[hidden.device.type] // head.shape[1])
     if hidden.device.type == "cuda":
         # all members' logits exist at once; on a CPU, where rows decide the last bits, a run depends on no neighbour
         rows = max(1, rows // hidden.shape[0])
@@ -188,9 +188,9 @@ def _row_chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
 
 
 def head_gradients(
-    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted cross-entropy of each member and its gradients, in one pass.
+    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weighted cross-entropy and z-loss of each member and their gradients, in one pass.
 
     The gradients are made chunk by chunk while the chunk's probabilities are in cache: the ``[N, V]`` logits never
     exist as a whole and are never computed twice. ``torch.compile`` takes the same function.
@@ -200,19 +200,26 @@ def head_gradients(
         head: output embedding, ``[K, V, D]``.
         targets: next tokens, int64 ``[K, N]``.
         weights: float32 weight of each token, ``[K, N]``; ``1 / N`` gives the mean.
+        z_loss: weight of the squared log-normaliser of each token (PaLM, section 5).
 
     Returns:
-        Losses ``[K]`` in nats, and their gradients with respect to ``hidden`` and ``head``.
+        Losses ``[K]`` in nats, z-losses ``[K]``, and the gradients of their sum by ``hidden`` and by ``head``.
     """
     losses = hidden.new_zeros(hidden.shape[0], dtype=torch.float32)
+    squares = torch.zeros_like(losses)
     parts, grad_head = [], None
-    for rows in _row_chunks(hidden, head):
-        probs = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float().softmax(-1)
+    for rows in row_chunks(hidden, head):
+        logits = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float()
+        probs = logits.softmax(-1)
         index, weight = targets[:, rows, None], weights[:, rows, None]
+        if z_loss:
+            log_norm = logits.logsumexp(-1, keepdim=True)
+            squares += (log_norm.square() * weight).sum((1, 2))
+            z_grad = probs * (2.0 * z_loss * log_norm)
         picked, grad_logits = _less_one_at(probs, index)
         # a token worse than 87 nats (the smallest normal float32) reads as 87; its gradient stays exact
         losses -= (picked.clamp_min(TINY).log_() * weight).sum((1, 2))
-        grad_logits = grad_logits.to(hidden.dtype)
+        grad_logits = (grad_logits + z_grad if z_loss else grad_logits).to(hidden.dtype)
         parts.append(torch.bmm(grad_logits, head))
         weighted = (hidden[:, rows] * weight.to(hidden.dtype)).transpose(1, 2)
         # [K, D, V]: oneMKL multiplies into the wide layout about a quarter faster
@@ -222,7 +229,12 @@ def head_gradients(
             grad_head.baddbmm_(weighted, grad_logits)
     assert grad_head is not None
     grad_hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return losses, grad_hidden.mul_(weights.unsqueeze(2)), grad_head.transpose(1, 2).contiguous()
+    return (
+        losses,
+        z_loss * squares,
+        grad_hidden.mul_(weights.unsqueeze(2)),
+        grad_head.transpose(1, 2).contiguous(),
+    )
 
 
 def _less_one_at(probs: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,7 +261,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         targets: ids of the next tokens [K, N].
     """
     losses = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
-    for rows in _row_chunks(hidden, head):
+    for rows in row_chunks(hidden, head):
         log_probs = torch.bmm(hidden[:, rows], head.transpose(1, 2)).float().log_softmax(-1)
         losses[:, rows] = -log_probs.gather(2, targets[:, rows, None]).squeeze(2)
     return losses

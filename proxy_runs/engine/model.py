@@ -105,9 +105,11 @@ class StackedLlama:
         self.shape = shape
         self.dtype = dtype
         self._ops = formulas if compiled else kernels
-        self._blocks = _compiled(self._run_blocks) if compiled else self._run_blocks
+        self._blocks = compiled_by_shape(self._run_blocks) if compiled else self._run_blocks
         head_compiled = compiled and torch.device(device).type == "cuda"
-        self._head_gradients = _compiled(kernels.head_gradients) if head_compiled else kernels.head_gradients
+        self._head_gradients = (
+            compiled_by_shape(kernels.head_gradients) if head_compiled else kernels.head_gradients
+        )
         # float64 until the last moment: the angle of the last position keeps all digits of float32
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
         angles = torch.outer(torch.arange(shape.seq_len, dtype=torch.float64), shape.rope_theta**-exponents)
@@ -148,7 +150,7 @@ class StackedLlama:
         length = windows.shape[2] - 1
         token_weights = (weights / length).repeat_interleave(length, dim=1)
         hidden, head = self.hidden(params, windows[:, :, :-1]), self._head(params)
-        losses, *given = self._head_gradients(hidden.detach(), head.detach(), targets, token_weights)
+        losses, _, *given = self._head_gradients(hidden.detach(), head.detach(), targets, token_weights)
         return losses, dict(zip(params, torch.autograd.grad((hidden, head), tuple(params.values()), given)))
 
     def token_losses(self, params: Mapping[str, Tensor], windows: Tensor) -> Tensor:
@@ -207,7 +209,7 @@ class StackedLlama:
         return mixed.view(*qkv.shape[:2], -1)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_by_shape(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` compiled for every shape that it meets; models of one shape share the code.
 
     By default the compiler goes back to eager code at the ninth shape with no more than a warning, and its losses would

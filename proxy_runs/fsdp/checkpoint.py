@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from transformers import PreTrainedConfig
 
 from decaylaws.errors import DataError
@@ -47,6 +48,7 @@ class Checkpoints:
         self._keep_last = keep_last
         # a group of its own: the writing thread talks to its peers while training does
         self._background_group = dist.new_group(backend="gloo") if in_background else None
+        self._stager = _stager(world) if in_background else None
         self._pending: tuple[Future[Any], int] | None = None
 
     def latest(self) -> Path | None:
@@ -81,7 +83,9 @@ class Checkpoints:
             self._publish(step)
         else:
             group = self._background_group
-            future = dcp.async_save(tensors, storage_writer=writer, process_group=group)
+            future = dcp.async_save(
+                tensors, storage_writer=writer, process_group=group, async_stager=self._stager
+            )
             self._pending = future, step  # type: ignore[assignment]
 
     def finish(self) -> None:
@@ -91,6 +95,13 @@ class Checkpoints:
             future.result()
             self._pending = None
             self._publish(step)
+
+    def close(self) -> None:
+        """Wait as :meth:`finish` does, and give up the memory in which checkpoints wait to be written."""
+        self.finish()
+        if self._stager is not None:
+            self._stager.close()
+            self._stager = None
 
     def _publish(self, step: int) -> None:
         dist.barrier()
@@ -122,6 +133,19 @@ def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         files[name] = number
         size += own
     return files
+
+
+def _stager(world: World) -> DefaultStager:
+    """What copies tensors to the host before they are written, at every save into the same memory."""
+    on_gpu = world.device.type == "cuda"
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=on_gpu,
+            use_shared_memory=False,
+            use_async_staging=False,  # training changes the tensors as soon as the call returns
+            use_non_blocking_copy=on_gpu,
+        )
+    )
 
 
 def read_state(folder: Path) -> dict[str, Any]:

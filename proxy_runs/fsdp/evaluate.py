@@ -23,6 +23,7 @@ def measure(
     world: World,
     *,
     batch_sequences: int,
+    same_sizes: bool = False,
     leave_out: Collection[str] = (),
 ) -> Measurement:
     """What the model comes to on the proxies' held-out windows and questions, by their formulas.
@@ -33,16 +34,18 @@ def measure(
         module: the sharded model.
         evaluation: held-out windows by domain, and question sets.
         world: the ranks.
-        batch_sequences: windows of a rank in one forward pass.
+        batch_sequences: windows of a rank in one forward pass, at most.
+        same_sizes: fill up the last pass of a domain, since compiled code is made for one size of batch.
         leave_out: question sets that are not asked this time.
     """
     module.eval()
     found = Measurement({}, {})
     for domain, windows in evaluation.windows.items():
         if domain in evaluation.documents:
-            evaluation.note_tokens(found, domain, _token_losses(module, windows, world, batch_sequences))
+            nats = _token_losses(module, windows, world, batch_sequences, same_sizes)
+            evaluation.note_tokens(found, domain, nats)
         else:
-            found.losses[domain] = _mean_loss(module, windows, world, batch_sequences)
+            found.losses[domain] = _mean_loss(module, windows, world, batch_sequences, same_sizes)
     for name, questions in evaluation.questions.items():
         if name not in leave_out:
             evaluation.note_answers(found, name, _answer_nats(module, questions, world))
@@ -51,36 +54,56 @@ def measure(
     return found
 
 
-def _passes(count: int, world: World, batch_sequences: int) -> Iterator[tuple[int, int]]:
-    """First and last window of each forward pass of this rank; an empty one takes part without any.
+def filled_up(windows: Tensor, weights: Tensor, sequences: int) -> tuple[Tensor, Tensor]:
+    """So many windows ``[sequences, T + 1]`` and weights ``[sequences, T]``; those that are added weigh nothing."""
+    missing = sequences - len(windows)
+    if missing <= 0:
+        return windows, weights
+    empty = windows.new_zeros((missing, windows.shape[1])), weights.new_zeros((missing, weights.shape[1]))
+    return torch.cat([windows, empty[0]]), torch.cat([weights, empty[1]])
 
-    All ranks make equally many, since a sharded forward pass is a collective.
+
+def _passes(
+    windows: Tensor, world: World, batch_sequences: int, same_sizes: bool
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Which windows each forward pass of this rank reads, their batch and its weights.
+
+    All ranks make equally many passes, since a sharded forward pass is a collective: one that has read its part
+    takes part with a window that weighs nothing.
     """
-    first, own = rank_slice(0, count, rank=world.rank, world_size=world.size)
-    for number in range(math.ceil(math.ceil(count / world.size) / batch_sequences)):
+    first, own = rank_slice(0, len(windows), rank=world.rank, world_size=world.size)
+    most = math.ceil(len(windows) / world.size)
+    passes = math.ceil(most / batch_sequences)
+    if same_sizes:
+        batch_sequences = math.ceil(most / passes)
+    for number in range(passes):
         start = min(first + number * batch_sequences, first + own)
-        yield start, min(start + batch_sequences, first + own)
+        read = slice(start, min(start + batch_sequences, first + own))
+        batch = windows[read]
+        weights = torch.ones_like(batch[:, 1:], dtype=torch.float32)
+        size = batch_sequences if same_sizes else max(1, len(batch))
+        yield read, *filled_up(batch, weights, size)
 
 
-def _mean_loss(module: CausalLoss, windows: Tensor, world: World, batch_sequences: int) -> float:
-    total = 0.0
-    for start, end in _passes(len(windows), world, batch_sequences):
-        batch = windows[start:end]
-        weight = torch.ones_like(batch[:, 1:], dtype=torch.float32)
-        if len(batch) == 0:
-            batch, weight = windows[:1], torch.zeros_like(windows[:1, 1:], dtype=torch.float32)
-        total += float(module(batch, weight).tokens)
+def _mean_loss(
+    module: CausalLoss, windows: Tensor, world: World, batch_sequences: int, same_sizes: bool
+) -> float:
+    # read at the end: a GPU would wait after every pass
+    total = torch.zeros((), dtype=torch.float64, device=windows.device)
+    for _, batch, weights in _passes(windows, world, batch_sequences, same_sizes):
+        total += module(batch, weights).tokens
     tokens = windows.shape[0] * (windows.shape[1] - 1)
-    return world.sum(total)[0] / tokens
+    return world.sum(total.item())[0] / tokens
 
 
-def _token_losses(module: CausalLoss, windows: Tensor, world: World, batch_sequences: int) -> Tensor:
+def _token_losses(
+    module: CausalLoss, windows: Tensor, world: World, batch_sequences: int, same_sizes: bool
+) -> Tensor:
     """Loss of every predicted token ``[n * seq_len]``, float64 on the host."""
     own = np.zeros((len(windows), windows.shape[1] - 1))
-    for start, end in _passes(len(windows), world, batch_sequences):
-        batch = windows[start:end] if end > start else windows[:1]
+    for read, batch, _ in _passes(windows, world, batch_sequences, same_sizes):
         nats = module.token_nats(batch).cpu().double().numpy()
-        own[start:end] = nats.reshape(len(batch), -1)[: end - start]
+        own[read] = nats.reshape(len(batch), -1)[: read.stop - read.start]
     return torch.tensor(world.sum(*own.ravel().tolist()), dtype=torch.float64)
 
 

@@ -112,6 +112,7 @@ def launch(
     done = _finished(result_file, settings, plan)
     if done is not None:
         return done
+    progress("launch", 0, 0, _said(settings, ranks, gpus))
     settings.output.mkdir(parents=True, exist_ok=True)
     settings_file = settings.save(settings.output / SETTINGS_FILE)
     command = torchrun_command(settings_file, ranks=ranks, max_restarts=max_restarts)
@@ -130,6 +131,18 @@ def launch(
     if code != 0 or not result_file.is_file():
         raise DecaylawsError(_failure(settings.output / LOG_FILE, start, code))
     return _result(result_file)
+
+
+def _said(settings: TrainSettings, ranks: int, gpus: int) -> str:
+    """How the run is laid out, as far as it follows from the machine, and what changes it."""
+    processes = f"{ranks} {'process' if ranks == 1 else 'processes'}"
+    if gpus == ranks:
+        where = f"{processes}, one for each GPU"
+    else:
+        where = f"{processes} on {gpus} GPUs" if gpus else f"{processes} on the CPU"
+    code = "with compiled layers" if settings.compile else "without compiling"
+    change = "--processes, --set dtype=... and --set compile=... change it."
+    return f"Training in {where}, in {settings.dtype}, {code}. {change}"
 
 
 def _check(settings: TrainSettings) -> TrainPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -15,11 +15,12 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from proxy_runs.answers.formula import token_scores
+from proxy_runs.engine import kernels
 from proxy_runs.engine.questions import AnswerBatch
+from proxy_runs.fsdp.head import head_gradients, head_loss
 from proxy_runs.fsdp.parallel import World
 from proxy_runs.fsdp.settings import TrainSettings
 
@@ -28,7 +29,6 @@ CHUNKED_HEADS = (
     "llama", "mistral", "qwen2", "qwen3", "olmo2", "olmo3", "smollm3", "phi3",
     "mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
 )  # fmt: skip
-CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 
 
 class Losses(NamedTuple):
@@ -48,34 +48,49 @@ class Losses(NamedTuple):
 class CausalLoss(nn.Module):
     """``windows [B, T + 1]`` and ``weights [B, T]`` to the weighted sum of token losses.
 
-    The vocabulary's logits exist for a chunk of tokens at a time, forward and backward.
+    The vocabulary's logits exist for a chunk of tokens at a time, and their gradient is made with them.
 
     Args:
         lm: any Hugging Face causal LM.
         z_loss: weight of the squared log-normaliser (PaLM, section 5).
         balance_loss: weight of the loss that keeps experts evenly used (Switch Transformer, section 2.2), as
             ``transformers`` computes it for the model; 0 leaves it out.
+        compiled: whether ``torch.compile`` fuses the loss of the head.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, z_loss: float = 0.0, balance_loss: float = 0.0) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, *, z_loss: float = 0.0, balance_loss: float = 0.0, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.z_loss = z_loss
         self.balance_loss = balance_loss
-        self._chunked = lm.config.model_type in CHUNKED_HEADS
+        head = lm.get_output_embeddings()
+        self._chunked = lm.config.model_type in CHUNKED_HEADS and getattr(head, "bias", None) is None
+        self._head_gradients = head_gradients(compiled=compiled)
 
     def forward(self, windows: Tensor, weights: Tensor) -> Losses:
         """Losses of the windows; evaluation mode knows no z-loss and no balance loss."""
-        losses, squares, balance = self._token_losses(windows)
-        tokens = (losses * weights.flatten()).sum()
+        targets, token_weights = windows[:, 1:].flatten(), weights.flatten()
+        z_loss = self.z_loss if self.training else 0.0
+        if self._chunked and torch.is_grad_enabled():
+            hidden, balance = self._hidden(windows)
+            head = self.lm.get_output_embeddings().weight
+            objective, tokens = head_loss(
+                hidden, head, targets, token_weights, z_loss=z_loss, gradients=self._head_gradients
+            )
+        else:
+            losses, squares, balance = self._token_losses(windows, squared=z_loss > 0)
+            tokens = (losses * token_weights).sum()
+            objective = tokens + z_loss * (squares * token_weights).sum()
         balance = balance * weights.sum()
-        objective = tokens + self.z_loss * (squares * weights.flatten()).sum() + self.balance_loss * balance
+        objective = objective + self.balance_loss * balance
         return Losses(objective, tokens.detach(), balance.detach())
 
     @torch.no_grad()
     def token_nats(self, windows: Tensor) -> Tensor:
         """Loss of every predicted token of ``windows [B, T + 1]``, float32 ``[B * T]``; for evaluation."""
-        return self._token_losses(windows)[0]
+        return self._token_losses(windows, squared=False)[0]
 
     @torch.no_grad()
     def answer_nats(self, batch: AnswerBatch) -> Tensor:
@@ -88,32 +103,32 @@ class CausalLoss(nn.Module):
             logits = whole.flatten(0, 1)[batch.positions]
         return token_scores(logits, batch.targets, batch.seams)[0]
 
-    def _token_losses(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _hidden(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states ``[B * T, D]``, and the balance loss."""
+        output = self.lm.base_model(input_ids=windows[:, :-1], use_cache=False, **self._router_options())
+        hidden = output.last_hidden_state.flatten(0, 1)
+        balance = _balance(self.lm, output.router_logits) if self._router_options() else None
+        return hidden, windows.new_zeros((), dtype=torch.float32) if balance is None else balance
+
+    def _token_losses(self, windows: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and squared log-normaliser of each predicted token, ``[B * T]``, and the balance loss; float32."""
-        inputs, targets = windows[:, :-1], windows[:, 1:].flatten()
-        with_balance = self.training and self.balance_loss > 0
-        options: dict[str, Any] = {"output_router_logits": True} if with_balance else {}
-        squared = self.training and self.z_loss > 0
-        none = torch.zeros((), device=windows.device)
+        targets = windows[:, 1:].flatten()
         if not self._chunked:
-            output = self.lm(input_ids=inputs, use_cache=False, **options)
+            options = self._router_options()
+            output = self.lm(input_ids=windows[:, :-1], use_cache=False, **options)
             losses, squares = _cross_entropy(output.logits.flatten(0, 1), targets, squared)
-            return losses, squares, output.aux_loss.float() if with_balance else none
-        output = self.lm.base_model(input_ids=inputs, use_cache=False, **options)
-        hidden, head = output.last_hidden_state.flatten(0, 1), self.lm.get_output_embeddings()
-        rows = max(1, CHUNK_LOGITS[hidden.device.type] // head.weight.shape[0])
-        parts = []
-        for part, target in zip(hidden.split(rows), targets.split(rows)):
-            if torch.is_grad_enabled():
-                parts.append(checkpoint(_head_loss, part, head, target, squared, use_reentrant=False))
-            else:
-                parts.append(_head_loss(part, head, target, squared))
+            return losses, squares, output.aux_loss.float() if options else losses.new_zeros(())
+        hidden, balance = self._hidden(windows)
+        head = self.lm.get_output_embeddings()
+        parts = [
+            _cross_entropy(head(hidden[rows]), targets[rows], squared)
+            for rows in kernels.row_chunks(hidden[None], head.weight[None])
+        ]
         losses, squares = (torch.cat(each) for each in zip(*parts))
-        return losses, squares, _balance(self.lm, output.router_logits) if with_balance else none
+        return losses, squares, balance
 
-
-def _head_loss(hidden: Tensor, head: nn.Module, targets: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
-    return _cross_entropy(head(hidden), targets, squared)
+    def _router_options(self) -> dict[str, Any]:
+        return {"output_router_logits": True} if self.training and self.balance_loss > 0 else {}
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
@@ -131,7 +146,9 @@ def _balance(lm: PreTrainedModel, router_logits: Any) -> Tensor:
 def shard_model(
     lm: PreTrainedModel, settings: TrainSettings, world: World, *, balance_loss: float = 0.0
 ) -> CausalLoss:
-    """Shard ``lm`` over the mesh, one unit per decoder layer, and put it on the rank's device.
+    """Shard ``lm`` over the mesh, one unit per decoder layer.
+
+    A model on the ``meta`` device is sharded before it has any weights; any other goes to the rank's device.
 
     Args:
         lm: the model.
@@ -143,18 +160,25 @@ def shard_model(
         # transformers 5 renames it on the way
         enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module = CausalLoss(lm, z_loss=settings.z_loss, balance_loss=balance_loss).to(world.device)
+    module = CausalLoss(
+        lm, z_loss=settings.z_loss, balance_loss=balance_loss, compiled=settings.compile is True
+    )
     module.train()
     dtype = getattr(torch, settings.dtype)
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype is torch.float32 else dtype, reduce_dtype=torch.float32
     )
+    # alone and in float32 there is nothing to share out or to cast, and FSDP would copy every weight twice a pass
+    sharded = world.size > 1 or policy.param_dtype is not None
     for layer in _decoder_layers(lm):
-        if settings.compile:
+        if settings.compile is True:
             layer.compile()
-        _shard(layer, world, policy)
+        if sharded:
+            fully_shard(layer, mesh=world.mesh, mp_policy=policy)
+    if not sharded:
+        return module if lm.device.type == "meta" else module.to(world.device)
     # the whole module's only float inputs are the weights of the tokens, which bfloat16 would round by up to 0.2 %
-    _shard(module, world, replace(policy, cast_forward_inputs=False))
+    fully_shard(module, mesh=world.mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     for name in ("token_nats", "answer_nats"):
         register_fsdp_forward_method(module, name)
     return module
@@ -162,7 +186,8 @@ def shard_model(
 
 def exchange_gradients(module: CausalLoss, exchange: bool) -> None:
     """Whether the next backward pass adds gradients up over the ranks, or only on each rank."""
-    cast(FSDPModule, module).set_requires_gradient_sync(exchange)
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(exchange)
 
 
 def drop_gathered_weights(module: CausalLoss) -> None:
@@ -170,11 +195,8 @@ def drop_gathered_weights(module: CausalLoss) -> None:
 
     They would outlive a change of the sharded weights.
     """
-    cast(FSDPModule, module).reshard()
-
-
-def _shard(module: nn.Module, world: World, policy: MixedPrecisionPolicy) -> None:
-    fully_shard(module, mesh=world.mesh, mp_policy=policy)
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def _decoder_layers(lm: PreTrainedModel) -> list[nn.Module]:

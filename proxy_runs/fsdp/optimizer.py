@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.recipe import MuonSettings, OptimizerSettings
 from proxy_runs.fsdp.muon import ShardedMuon
+from proxy_runs.fsdp.shards import fill
 from proxy_runs.weights.moments import MOMENTS, MOMENTUM
+from proxy_runs.weights.stored import StoredTensor
 
 
 class ShardedOptimizer:
@@ -69,8 +71,8 @@ class ShardedOptimizer:
         )
         self.set_state({}, 0)
 
-    def set_state(self, moments: Mapping[str, Tensor], step: int) -> None:
-        """Take over full moments (``exp_avg.<parameter>``...), or start from zero when there are none.
+    def set_state(self, moments: Mapping[str, Tensor | StoredTensor], step: int) -> None:
+        """Take over moments (``exp_avg.<parameter>``...), whole or sharded, or start from zero when there are none.
 
         Raises:
             DataError: moments that belong to another model or another optimiser.
@@ -116,23 +118,22 @@ class ShardedOptimizer:
         return norm
 
 
-def _moment(moments: Mapping[str, Tensor], kind: str, name: str, parameter: nn.Parameter) -> Tensor:
+def _moment(
+    moments: Mapping[str, Tensor | StoredTensor], kind: str, name: str, parameter: nn.Parameter
+) -> Tensor:
     if not moments:
         return torch.zeros_like(parameter)
-    full = moments.get(f"{kind}.{name}")
-    if full is None or full.shape != parameter.shape:
+    known = moments.get(f"{kind}.{name}")
+    if known is None or known.shape != parameter.shape:
         raise DataError(
             f"The optimiser's state has no {kind} for {name} {tuple(parameter.shape)}. Give the state of this model "
             "and this optimiser, or start afresh (optimizer_state: fresh)."
         )
-    return _shard_like(full, parameter)
-
-
-def _shard_like(full: Tensor, parameter: nn.Parameter) -> Tensor:
-    full = full.to(parameter.device, parameter.dtype)
-    if not isinstance(parameter, DTensor):
-        return full
-    return distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    if isinstance(known, DTensor):
+        return known
+    moment = torch.zeros_like(parameter)
+    fill(moment, known)
+    return moment
 
 
 def _full(tensor: Tensor) -> Tensor:

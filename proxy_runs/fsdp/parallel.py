@@ -49,8 +49,9 @@ def open_world(device: str, replicas: int) -> World:
         InvalidValueError: ``replicas`` does not divide the number of ranks.
     """
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if use_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if use_cuda else None
+    if own is not None:
+        torch.cuda.set_device(own)
     store, rank, size = next(iter(dist.rendezvous("env://")))
     # torchrun keeps one store over its restarts: without a prefix of their own, restarted ranks can read the
     # addresses of dead ones and wait for them for ever
@@ -60,6 +61,7 @@ def open_world(device: str, replicas: int) -> World:
         store=dist.PrefixStore(f"attempt-{attempt}", store),
         rank=rank,
         world_size=size,
+        device_id=own,  # connects the GPUs now, and barriers know which one is meant
     )
     if size % replicas:
         raise InvalidValueError("launch.replicas", replicas, f"must divide the {size} ranks")

@@ -42,7 +42,7 @@ class TrainSettings(BaseModel):
             accumulated. A stage of longer sequences takes fewer, so that the tokens of a pass stay.
         replicas: groups that hold a whole copy of the model (HSDP); 1 shards over all ranks.
         activation_checkpointing: recompute activations in the backward pass.
-        compile: compile each decoder layer.
+        compile: compile each decoder layer and the loss of the output head; ``auto`` does so on a GPU.
         z_loss: weight of the squared log of the softmax's normaliser; 0 leaves it out.
         router_aux_loss_coef: weight of the experts' balance loss; ``None`` takes the checkpoint's own.
         checkpoint_interval: steps between checkpoints; 0 saves at the end only.
@@ -76,7 +76,7 @@ class TrainSettings(BaseModel):
     micro_batch_sequences: Count = 8
     replicas: Count = 1
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: Literal["auto"] | bool = "auto"
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     router_aux_loss_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     checkpoint_interval: Natural = 100
@@ -125,10 +125,10 @@ class TrainSettings(BaseModel):
             raise InvalidValueError(field, first["input"], f"is not valid: {first['msg']}") from error
 
     def resolved(self, *, on_gpu: bool) -> Self:
-        """The settings with what ``auto`` comes to in ``dtype``."""
-        if self.dtype != "auto":
-            return self
-        return self.model_copy(update={"dtype": "bfloat16" if on_gpu else "float32"})
+        """The settings with what ``auto`` comes to in ``dtype`` and ``compile``."""
+        chosen = {"dtype": "bfloat16" if on_gpu else "float32", "compile": on_gpu}
+        update = {name: value for name, value in chosen.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=update)
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers of a run, as JSON values."""

@@ -1,4 +1,7 @@
-"""What a run starts from: weights and, if the recipe says so, the optimiser's moments."""
+"""What a run starts from: weights and, if the recipe says so, the optimiser's moments.
+
+No rank has to hold all of them: the model is sharded before it has any weights, and each rank reads its own parts.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints import tensor_shapes
 from decaylaws.recipe.families import why_not_trainable
 from proxy_runs.fsdp.checkpoint import read_checkpoint
-from proxy_runs.weights.causal_lm import load_causal_lm, load_config
+from proxy_runs.fsdp.shards import fill
+from proxy_runs.weights.causal_lm import Shard, empty_causal_lm, load_causal_lm, load_config
 from proxy_runs.weights.checkpoint_files import STATE_FILE
-from proxy_runs.weights.checkpoints import load_checkpoint
-from proxy_runs.weights.hf import to_hf_model, to_hf_weights
-from proxy_runs.weights.moments import MOMENTS, MOMENTUM, read_moments
+from proxy_runs.weights.checkpoints import open_checkpoint
+from proxy_runs.weights.hf import hf_weights, llama_config
+from proxy_runs.weights.moments import MOMENTS, MOMENTUM, stored_moments
+from proxy_runs.weights.stored import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Start:
     """A model and the state of its optimiser.
 
     Attributes:
-        model: float32 weights, on the CPU; its dropout is off.
-        moments: by ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``, full tensors under Hugging Face's
-            names; ``None`` for a fresh optimiser.
+        model: float32 weights; its dropout is off.
+        moments: by ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``, under Hugging Face's names: in a file, or in
+            memory and sharded as the parameter is; ``None`` for a fresh optimiser.
         optimizer_step: steps that the moments have seen: what the bias correction counts.
         folder: Hugging Face folder whose tokenizer and settings of generation belong to the model, if it has one.
         dtype: number format of the stored weights, which those of the result get too.
@@ -38,14 +43,16 @@ class Start:
     """
 
     model: PreTrainedModel
-    moments: Mapping[str, Tensor] | None
+    moments: Mapping[str, Tensor | StoredTensor] | None
     optimizer_step: int
     folder: Path | None = None
     dtype: torch.dtype = torch.float32
     dropout: Mapping[str, float] = field(default_factory=dict)
 
 
-def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = None) -> Start:
+def load_start(
+    path: Path, *, with_optimizer: bool, eos_token_id: int | None = None, shard: Shard | None = None
+) -> Start:
     """Read the checkpoint that a recipe starts from. Nothing in it is executed.
 
     Args:
@@ -53,32 +60,37 @@ def load_start(path: Path, *, with_optimizer: bool, eos_token_id: int | None = N
             Hugging Face folder, with moments where :mod:`decaylaws.recipe.checkpoints.moments` looks for them.
         with_optimizer: take the moments as well.
         eos_token_id: id of the token that ends a document, for a member checkpoint, which does not know its text.
+        shard: shards the model, which then has no weights yet; without it the model is whole and on the CPU.
 
     Raises:
         DataError: the checkpoint is missing, damaged, of a model that cannot be trained here, or lacks the moments that
             the recipe asks for.
     """
     if path.is_file():
-        start = _from_member(path, eos_token_id)
+        start = _from_member(path, eos_token_id, shard, with_optimizer)
+    elif (path / STATE_FILE).is_file():
+        start = _from_launched(path, shard, with_optimizer)
     else:
-        start = _from_launched(path) if (path / STATE_FILE).is_file() else _from_folder(path, with_optimizer)
+        start = _from_folder(path, shard, with_optimizer)
     if not with_optimizer:
         return replace(start, moments=None, optimizer_step=0)
     return start
 
 
-def _from_member(path: Path, eos_token_id: int | None) -> Start:
-    state = load_checkpoint(path)
-    moments = {
-        f"{kind}.{name}": tensor
-        for kind, params in (("exp_avg", state.exp_avg), ("exp_avg_sq", state.exp_avg_sq))
-        for name, tensor in to_hf_weights(params, state.shape).items()
-    }
-    model = to_hf_model(state.params, state.shape, eos_token_id=eos_token_id)
-    return Start(model, moments, state.step)
+def _from_member(path: Path, eos_token_id: int | None, shard: Shard | None, with_optimizer: bool) -> Start:
+    stored = open_checkpoint(path)
+    model = _empty(llama_config(stored.shape, eos_token_id=eos_token_id), shard)
+    kinds: dict[str, dict[str, Tensor]] = {"param": dict(model.named_parameters())}
+    if with_optimizer:
+        kinds |= {kind: _zeros_like(kinds["param"]) for kind in MOMENTS}
+    for kind, tensors in kinds.items():
+        for name, whole in hf_weights(stored.of_kind(kind), stored.shape):
+            fill(tensors[name], whole)
+    moments = {f"{kind}.{name}": t for kind in MOMENTS for name, t in kinds.get(kind, {}).items()}
+    return Start(model, moments or None, stored.step)
 
 
-def _from_folder(path: Path, with_optimizer: bool) -> Start:
+def _from_folder(path: Path, shard: Shard | None, with_optimizer: bool) -> Start:
     if not (path / "config.json").is_file():
         raise DataError(
             f"{path} is neither a member checkpoint nor a Hugging Face folder with a config.json."
@@ -89,19 +101,19 @@ def _from_folder(path: Path, with_optimizer: bool) -> Start:
         raise DataError(f"The checkpoint in {path} cannot be trained here: {reason}")
     dtype = _stored_dtype(config)
     dropout = _turn_dropout_off(config)
-    model = load_causal_lm(path, config=config)
-    step, moments = read_moments(path, model) if with_optimizer else (0, None)
+    model = load_causal_lm(path, config=config, shard=shard)
+    step, moments = stored_moments(path, model) if with_optimizer else (0, None)
     return Start(model, moments, step, folder=path, dtype=dtype, dropout=dropout)
 
 
-def _from_launched(path: Path) -> Start:
+def _from_launched(path: Path, shard: Shard | None, with_optimizer: bool) -> Start:
     config = load_config(path)
     dtype, dropout = _stored_dtype(config), _turn_dropout_off(config)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = _empty(config, shard)
     parameters, own = dict(model.named_parameters()), model.state_dict()
     tensors = {f"param.{name}": parameter.data for name, parameter in parameters.items()}
     tensors |= {f"buffer.{name}": own[name] for name, _ in model.named_buffers() if name in own}
-    stored = tensor_shapes(path)
+    stored = tensor_shapes(path) if with_optimizer else {}
     moments = {
         f"{kind}.{name}": torch.zeros_like(parameter.data)
         for kind in (*MOMENTS, MOMENTUM)
@@ -110,6 +122,16 @@ def _from_launched(path: Path) -> Start:
     }
     state = read_checkpoint(path, tensors | moments)
     return Start(model, moments, int(state["optimizer_step"]), dtype=dtype, dropout=dropout)
+
+
+def _empty(config: Any, shard: Shard | None) -> PreTrainedModel:
+    if shard is None:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return empty_causal_lm(config, shard=shard)
+
+
+def _zeros_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor.detach()) for name, tensor in tensors.items()}
 
 
 def _stored_dtype(config: Any) -> torch.dtype:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from decaylaws.io.files import write_text
 from decaylaws.recipe import Recipe
@@ -21,7 +22,7 @@ from proxy_runs.engine.heldout import EvaluationSet, Measurement
 from proxy_runs.fsdp.average import TailAverage
 from proxy_runs.fsdp.checkpoint import Checkpoints, read_checkpoint, read_state
 from proxy_runs.fsdp.checks import check_lengths, check_ropes, check_vocabulary
-from proxy_runs.fsdp.evaluate import measure
+from proxy_runs.fsdp.evaluate import filled_up, measure
 from proxy_runs.fsdp.experts import balance_of
 from proxy_runs.fsdp.export import export_hf
 from proxy_runs.fsdp.identity import identity_of, require_same
@@ -81,16 +82,18 @@ class Trainer:
             settings.start,
             with_optimizer=self.recipe.handover.optimizer_state == "load",
             eos_token_id=store.eos_id,
+            shard=self._shard,
         )
+        self.module.train().to(world.device)  # buffers, and what transformers has switched to evaluation
         config = start.model.config.get_text_config()
         check_lengths(self.plan, getattr(config, "max_position_embeddings", None))
         check_vocabulary(store, config.vocab_size)
         check_tokenizer(settings.start, store)
         check_ropes(self.recipe, start.model)
-        self.balance = balance_of(start.model, settings.router_aux_loss_coef)
         self.start = replace(start, moments=None)
-        self.module = shard_model(start.model, settings, world, balance_loss=self.balance.weight)
         parameters = named_parameters(self.module)
+        # a batch of another size would be compiled anew; rows that only fill up would count for the experts' balance
+        self._same_sizes = settings.compile is True and self.balance.weight == 0
         self.average = (
             TailAverage(parameters, first_step=self.plan.first_averaged_step(settings.average_last_steps))
             if settings.average_last_steps
@@ -128,6 +131,11 @@ class Trainer:
         self._trackers_trouble: list[str] = []
         self.metrics = self._open_metrics() if world.is_first else None
 
+    def _shard(self, lm: PreTrainedModel) -> None:
+        """Shard the model before its weights are read."""
+        self.balance = balance_of(lm, self.settings.router_aux_loss_coef)
+        self.module = shard_model(lm, self.settings, self.world, balance_loss=self.balance.weight)
+
     def train(self) -> dict[str, float]:
         """Train to the end and export; returns the final held-out losses.
 
@@ -144,9 +152,9 @@ class Trainer:
             if stop or save or self._checkpoint_is_due():
                 self._save()
             if stop and self.step < self.plan.num_steps:
-                self.checkpoints.finish()
+                self.checkpoints.close()
                 raise StoppedError(f"Stopped after step {self.step}; launch again to go on.")
-        self.checkpoints.finish()
+        self.checkpoints.close()
         if not self.evaluations or self.evaluations[-1]["step"] != self.step:
             self._note_evaluation()
         losses: dict[str, float] = self.evaluations[-1]["losses"]
@@ -230,12 +238,19 @@ class Trainer:
 
     def _accumulate(self, step: Step, windows: np.ndarray) -> list[float]:
         """Gradients of the loss of this rank's windows; returns its parts of the step's loss and balance loss."""
-        micro = self._pass_sequences(self.plan.seq_len(step))
-        passes = math.ceil(math.ceil(step.sequences / self.world.size) / micro)
+        own, micro = (
+            math.ceil(step.sequences / self.world.size),
+            self._pass_sequences(self.plan.seq_len(step)),
+        )
+        passes = math.ceil(own / micro)
+        if self._same_sizes:
+            micro = math.ceil(own / passes)
         # stays on the device until the end: reading it in every pass would make a GPU wait
         total = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         for number in range(passes):
-            batch, weights = _micro_batch(windows, number * micro, micro, step, self.plan.seq_len(step))
+            batch, weights = _micro_batch(windows[number * micro :][:micro], step, self.plan.seq_len(step))
+            if self._same_sizes:
+                batch, weights = filled_up(batch, weights, micro)
             # gradients are exchanged once, with the last pass
             exchange_gradients(self.module, number == passes - 1)
             losses = self.module(batch.to(self.world.device), weights.to(self.world.device))
@@ -285,6 +300,7 @@ class Trainer:
             self.evaluation,
             self.world,
             batch_sequences=self._pass_sequences(self.recipe.stages[-1].seq_len),
+            same_sizes=self.settings.compile is True,
             leave_out=self.settings.eval_at_ends if on_the_way else (),
         )
 
@@ -388,16 +404,12 @@ class Trainer:
         }
 
 
-def _micro_batch(
-    windows: np.ndarray, first: int, count: int, step: Step, seq_len: int
-) -> tuple[Tensor, Tensor]:
+def _micro_batch(windows: np.ndarray, step: Step, seq_len: int) -> tuple[Tensor, Tensor]:
     """Windows of one forward pass and the weight of each token; an empty one weighs nothing.
 
     Weights sum to one over the global batch, so that the sum over passes and ranks is the mean loss.
     """
-    part = windows[first : first + count]
-    weight = 1.0 / (step.sequences * seq_len)
-    if len(part) == 0:
-        # this rank has read its slice; it still takes part in the collectives of the pass
-        part, weight = np.zeros((1, seq_len + 1), dtype=np.int64), 0.0
-    return torch.from_numpy(part), torch.full((len(part), seq_len), weight)
+    batch = torch.from_numpy(windows)
+    weights = torch.full((len(batch), seq_len), 1.0 / (step.sequences * seq_len))
+    # a rank that has read its slice still takes part in the collectives of the pass
+    return filled_up(batch, weights, max(1, len(batch)))

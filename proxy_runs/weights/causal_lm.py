@@ -6,16 +6,20 @@ a warning at most. A launch would train such a model, and an evaluation would sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, DecaylawsError
 
+Shard = Callable[[PreTrainedModel], object]
+"""Shards the parameters of a model that has no weights yet (device ``meta``)."""
 NAMED = 3
 """Weights of a kind that an error names."""
 
@@ -52,7 +56,11 @@ def load_config(directory: Path) -> Any:
 
 
 def load_causal_lm(
-    directory: Path, *, dtype: torch.dtype = torch.float32, config: Any = None
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    config: Any = None,
+    shard: Shard | None = None,
 ) -> PreTrainedModel:
     """The model in a folder that ``save_pretrained`` wrote.
 
@@ -60,6 +68,7 @@ def load_causal_lm(
         directory: the folder; nothing is downloaded, and no code of the folder is run.
         dtype: of the weights in memory.
         config: the folder's own one, changed; read from the folder without it.
+        shard: called before anything is read, so that this process reads the parts that it keeps and nothing else.
 
     Raises:
         DataError: there is no causal LM, a file is damaged, or the folder's weights are not those of its config.
@@ -68,7 +77,7 @@ def load_causal_lm(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of missing weights becomes the error below
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = _loader(config, shard).from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -77,6 +86,8 @@ def load_causal_lm(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported like the others
         )
+    except DecaylawsError:
+        raise
     except Exception as error:
         # what transformers and safetensors raise for a damaged file is not documented
         raise DataError(f"The model in {directory} cannot be read: {_first_line(error)}") from error
@@ -89,6 +100,74 @@ def load_causal_lm(
     }
     if any(wrong.values()):
         raise DataError(_what_is_wrong(directory, config.model_type, wrong))
+    if shard is not None:
+        _leave_the_file(model)
+    return _as_it_is_known(model)
+
+
+def empty_causal_lm(config: Any, *, shard: Shard) -> PreTrainedModel:
+    """A sharded float32 model whose weights are zero, to be filled by the caller.
+
+    Args:
+        config: of the model.
+        shard: called before there are any weights.
+    """
+    with torch.device("meta"):
+        names = AutoModelForCausalLM.from_config(config, dtype=torch.float32).state_dict()
+    # transformers gives each rank its part of them, and buffers that no file holds their values
+    zeros = {name: _Zeros(tensor) for name, tensor in names.items()}
+    loader = _loader(config, shard)
+    return _as_it_is_known(loader.from_pretrained(None, config=config, dtype=torch.float32, state_dict=zeros))
+
+
+class _Zeros:
+    """Zeros that take no memory until a part of them is asked for; like a tensor in a safetensors file."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._whole = torch.zeros((), dtype=like.dtype).expand(like.shape)
+
+    def get_shape(self) -> list[int]:
+        return list(self._whole.shape)
+
+    def __getitem__(self, part: Any) -> Tensor:
+        return self._whole[part].clone(memory_format=torch.contiguous_format)
+
+
+def _loader(config: Any, shard: Shard | None) -> Any:
+    """What ``from_pretrained`` is called on: the model's own class, sharding itself when it is built.
+
+    ``transformers`` builds a model without weights, then reads into every DTensor that it finds the part of this rank.
+    """
+    if shard is None:
+        return AutoModelForCausalLM
+    known = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+    def build(self: PreTrainedModel, *values: Any, **options: Any) -> None:
+        known.__init__(self, *values, **options)
+        # transformers ties weights after it has read them, but a shared one must be sharded as one
+        for tied, name in self.all_tied_weights_keys.items():
+            module, _, own = tied.rpartition(".")
+            setattr(self.get_submodule(module), own, self.get_parameter(name))
+        with torch.device("cpu"):  # not on the meta device, where transformers builds
+            shard(self)
+
+    return type(known.__name__, (known,), {"__init__": build, "__module__": known.__module__})
+
+
+@torch.no_grad()
+def _leave_the_file(model: PreTrainedModel) -> None:
+    """Copy weights that are views of a file in mapped memory, which would stay whole and could change under them."""
+    for parameter in model.parameters():
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if own.untyped_storage().nbytes() > own.nbytes:
+            own.set_(own.detach().clone(memory_format=torch.contiguous_format))  # type: ignore[arg-type]
+
+
+def _as_it_is_known(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as one of the class that ``transformers`` has."""
+    known = MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]
+    if type(model) is not known and isinstance(model, known):
+        model.__class__ = known
     return model
 
 

@@ -24,6 +24,7 @@ from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write
 from decaylaws.runs.config import ModelShape
 from proxy_runs.weights.params import Params, param_shapes
+from proxy_runs.weights.stored import ReadOnDemand, stored_tensors
 
 FORMAT = 1
 STATE_KINDS = ("param", "exp_avg", "exp_avg_sq")
@@ -108,24 +109,70 @@ def load_checkpoint(path: Path, *, shape: ModelShape | None = None) -> MemberSta
     )
 
 
+@dataclass(frozen=True)
+class StoredMember:
+    """A member in a file: its tensors are read one at a time, when they are asked for.
+
+    Attributes:
+        shape: its model shape.
+        step: optimiser steps of the whole history.
+        tensors: all tensors under the names of the file, read when they are looked up.
+    """
+
+    shape: ModelShape
+    step: int
+    tensors: ReadOnDemand
+
+    def of_kind(self, kind: str) -> Mapping[str, Tensor]:
+        """The parameters or one of their moments, by name; see ``STATE_KINDS``."""
+        return self.tensors.under({name: f"{kind}.{name}" for name in param_shapes(self.shape)})
+
+
+def open_checkpoint(path: Path) -> StoredMember:
+    """Check every byte of a checkpoint; never more than one of its tensors is in memory.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: the file is missing, damaged or of another format.
+    """
+    stored = _stored(path)
+    header = _verified(path, stored)
+    return StoredMember(ModelShape(**header["shape"]), header["step"], stored)
+
+
 def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = dict(_stored(path))
+    return _verified(path, tensors), tensors
+
+
+def _stored(path: Path) -> ReadOnDemand:
     if not path.is_file():
         raise DataError(f"There is no checkpoint at {path}. Run its trunk first ('decaylaws run').")
-    damaged = DataError(
-        f"The checkpoint {path} is damaged. Delete it; 'decaylaws run' trains its trunk again."
-    )
+    try:
+        return ReadOnDemand(stored_tensors(path))
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _verified(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The header of a checkpoint, which vouches for its tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        header = json.loads(metadata["header"])
+        header: dict[str, Any] = json.loads(metadata["header"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise damaged from error
+        raise _damaged(path) from error
     if _digest(metadata["header"], tensors) != metadata.get("sha256"):
-        raise damaged
+        raise _damaged(path)
     if header["format"] != FORMAT:
         raise DataError(f"The checkpoint {path} has format {header['format']}; this version reads {FORMAT}.")
-    return header, tensors
+    return header
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"The checkpoint {path} is damaged. Delete it; 'decaylaws run' trains its trunk again.")
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ layout of the rotary embedding, so nothing is permuted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +74,28 @@ def shape_of(config: LlamaConfig, *, where: str = "the model") -> ModelShape:
     )
 
 
-def to_hf_weights(params: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
-    """One member's parameters under Hugging Face's names and layouts; a tied head is left out."""
+def hf_weights(params: Mapping[str, Tensor], shape: ModelShape) -> Iterator[tuple[str, Tensor]]:
+    """One member's parameters under Hugging Face's names and layouts, one after the other; a tied head is left out."""
     d, kv = shape.d_model, shape.num_kv_heads * shape.head_dim
-    weights = {"model.embed_tokens.weight": params["embed"], "model.norm.weight": params["final_norm"]}
-    if not shape.tie_embeddings:
-        weights["lm_head.weight"] = params["head"]
+    yield "model.embed_tokens.weight", params["embed"]
     for layer in range(shape.num_layers):
         ours, theirs = f"layers.{layer}.", f"model.layers.{layer}."
-        query, key, value = params[ours + "qkv"].T.split([d, kv, kv])
-        gate, up = params[ours + "gate_up"].T.split(shape.d_ff)
-        weights |= {
-            theirs + "input_layernorm.weight": params[ours + "attn_norm"],
-            theirs + "self_attn.q_proj.weight": query,
-            theirs + "self_attn.k_proj.weight": key,
-            theirs + "self_attn.v_proj.weight": value,
-            theirs + "self_attn.o_proj.weight": params[ours + "attn_out"].T,
-            theirs + "post_attention_layernorm.weight": params[ours + "mlp_norm"],
-            theirs + "mlp.gate_proj.weight": gate,
-            theirs + "mlp.up_proj.weight": up,
-            theirs + "mlp.down_proj.weight": params[ours + "down"].T,
-        }
-    return {name: weight.detach().contiguous().clone() for name, weight in weights.items()}
+        yield theirs + "input_layernorm.weight", params[ours + "attn_norm"]
+        for name, part in zip("qkv", params[ours + "qkv"].T.split([d, kv, kv])):
+            yield f"{theirs}self_attn.{name}_proj.weight", part
+        yield theirs + "self_attn.o_proj.weight", params[ours + "attn_out"].T
+        yield theirs + "post_attention_layernorm.weight", params[ours + "mlp_norm"]
+        for name, part in zip(("gate", "up"), params[ours + "gate_up"].T.split(shape.d_ff)):
+            yield f"{theirs}mlp.{name}_proj.weight", part
+        yield theirs + "mlp.down_proj.weight", params[ours + "down"].T
+    yield "model.norm.weight", params["final_norm"]
+    if not shape.tie_embeddings:
+        yield "lm_head.weight", params["head"]
+
+
+def to_hf_weights(params: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+    """Copies of :func:`hf_weights`, by name."""
+    return {name: weight.detach().contiguous().clone() for name, weight in hf_weights(params, shape)}
 
 
 def from_hf_weights(weights: Mapping[str, Tensor], shape: ModelShape) -> Params:

@@ -20,6 +20,7 @@ from decaylaws.recipe.checkpoints.moments import StoredMoments, optimizer_state,
 from decaylaws.recipe.checkpoints.parameter_names import huggingface_name, interleaves_rope, unfused_names
 from decaylaws.runs.folders import require_moments
 from proxy_runs.weights.checkpoint_files import STATE_FILE
+from proxy_runs.weights.stored import StoredTensor, stored_tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
@@ -54,6 +55,25 @@ def read_moments(folder: Path, model: nn.Module | None = None) -> tuple[int, Mom
         return _from_torch_file(stored, folder, model)
     except DataError:
         raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"The optimiser's state in {folder} cannot be read: {error}") from error
+
+
+def stored_moments(
+    folder: Path, model: nn.Module | None = None
+) -> tuple[int, Mapping[str, Tensor | StoredTensor]]:
+    """As :func:`read_moments`, but of a safetensors file no tensor is read before it is indexed.
+
+    Args:
+        folder: see :func:`read_moments`.
+        model: see there.
+    """
+    stored = require_moments(folder)
+    if stored.layout != "safetensors":
+        return read_moments(folder, model)
+    try:
+        tensors = dict(stored_tensors(stored.path))
+        return int(tensors.pop("step")[...].item()), tensors
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"The optimiser's state in {folder} cannot be read: {error}") from error
 

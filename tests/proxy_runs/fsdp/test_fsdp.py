@@ -141,6 +141,11 @@ def test_more_ranks_follow_one(alone: Path, workspace: Path, ranks: int) -> None
     assert orders(together) == orders(alone)
     final = [json.loads((path / "result.json").read_text())["losses"] for path in (alone, together)]
     assert final[1] == pytest.approx(final[0], abs=1e-4)
+    # written in the background, through memory that every save uses again
+    last = load_start(together / "checkpoints" / f"step-{STEPS:08d}", with_optimizer=False).model
+    exported = AutoModelForCausalLM.from_pretrained(together / "hf")
+    for weight, wanted in zip(last.parameters(), exported.parameters(), strict=True):
+        assert torch.equal(weight, wanted)
 
 
 def test_the_launched_run_is_the_proxy_run(workspace: Path) -> None:

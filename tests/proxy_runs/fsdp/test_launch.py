@@ -34,6 +34,7 @@ from proxy_runs.fsdp.identity import identity_of
 from proxy_runs.fsdp.launch import (
     _alone_in,
     _failure,
+    _said,
     default_ranks,
     launch,
     slurm_script,
@@ -380,9 +381,15 @@ def test_a_rank_needs_a_gpu_of_its_own(
     given = settings.model_copy(update={"device": "auto", "dtype": "auto", "output": tmp_path / "out"})
     with pytest.raises(InvalidValueError, match=r"launch\.processes.*at most 3, the GPUs.*got 4"):
         launch(given, ranks=4)
-    assert given.resolved(on_gpu=True).dtype == "bfloat16"
-    assert given.resolved(on_gpu=False).dtype == "float32"
-    assert given.model_copy(update={"dtype": "float32"}).resolved(on_gpu=True).dtype == "float32"
+    for on_gpu, dtype in ((True, "bfloat16"), (False, "float32")):
+        resolved = given.resolved(on_gpu=on_gpu)
+        assert (resolved.dtype, resolved.compile) == (dtype, on_gpu)
+    kept = given.model_copy(update={"dtype": "float32", "compile": False}).resolved(on_gpu=True)
+    assert (kept.dtype, kept.compile) == ("float32", False)
+    assert _said(given.resolved(on_gpu=True), 3, 3).startswith(
+        "Training in 3 processes, one for each GPU, in bfloat16, with compiled layers. --processes"
+    )
+    assert "1 process on the CPU, in float32, without compiling" in _said(kept, 1, 0)
 
 
 def test_two_launches_do_not_share_a_folder(tmp_path: Path) -> None:

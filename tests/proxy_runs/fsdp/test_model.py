@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import sys
 import types
 import warnings
@@ -28,8 +29,8 @@ from transformers import (
 from decaylaws.errors import DecaylawsError, InvalidValueError, MissingExtraError
 from decaylaws.recipe import RopeSettings
 from proxy_runs.data.shards import TokenStore
+from proxy_runs.engine import kernels
 from proxy_runs.engine.heldout import EvaluationSet
-from proxy_runs.fsdp import model as sharded
 from proxy_runs.fsdp.checks import check_ropes
 from proxy_runs.fsdp.launch import launch
 from proxy_runs.fsdp.metrics import MetricsFile, read_metrics
@@ -84,7 +85,7 @@ def batch() -> torch.Tensor:
 def test_the_loss_in_chunks_is_the_plain_one(
     monkeypatch: pytest.MonkeyPatch, name: str, z_loss: float
 ) -> None:
-    monkeypatch.setitem(sharded.CHUNK_LOGITS, "cpu", 257 * 7)
+    monkeypatch.setitem(kernels.HEAD_CHUNK_LOGITS, "cpu", 257 * 7)
     lm, windows = build(name), batch()
     logits = lm(windows[:, :-1]).logits.flatten(0, 1)
     plain = F.cross_entropy(logits, windows[:, 1:].flatten()) + z_loss * logits.logsumexp(-1).square().mean()
@@ -158,10 +159,39 @@ def test_compiled_layers_give_the_same_losses(workspace: Path) -> None:
     assert (settings.output / "layers").read_text() == "LlamaDecoderLayer\nLlamaDecoderLayer\n"
 
 
+def test_compiled_code_is_made_for_one_size_of_batch(workspace: Path) -> None:
+    """13 sequences on two ranks, 4 at a time: 7 and 6 of them, so passes of 4, 3 and 2 without filling up."""
+    store = TokenStore.open(workspace / "corpus")
+    recipe = recipe_of(store, stage(2, sequences=13, seq_len=SEQ_LEN)).save(workspace / "thirteen.yaml")
+    values = {"recipe": recipe, "start": started_from(workspace, "llama")}
+    plain = train(settings_for(workspace, "thirteen", **values), ranks=1)
+    settings = settings_for(workspace, "one-size", compile=True, **values)
+    compiled = train(settings, ranks=2, prepare=lambda: _note_sizes(settings.output))
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)
+    results = [json.loads((run / "result.json").read_text())["losses"] for run in (plain, compiled)]
+    assert results[1] == pytest.approx(results[0], abs=1e-5)
+    for rank in range(2):
+        sizes = json.loads((compiled / f"sizes-{rank}.json").read_text())
+        assert {size for training, size in sizes if training} == {4}
+        assert len({size for training, size in sizes if not training}) == 1
+
+
+def _note_sizes(output: Path) -> None:
+    _compile_without_code(output / "layers")
+    forward, sizes = CausalLoss.forward, []
+
+    def noted(self: CausalLoss, windows: torch.Tensor, weights: torch.Tensor) -> Any:
+        sizes.append((self.training, len(windows)))
+        (output / f"sizes-{os.environ['RANK']}.json").write_text(json.dumps(sizes))
+        return forward(self, windows, weights)
+
+    CausalLoss.forward = noted  # type: ignore[method-assign]
+
+
 def _compile_without_code(noted: Path) -> None:
     """Trace and differentiate as ``Module.compile`` does, with eager operators: no minute of C++."""
     warnings.simplefilter("ignore")  # dynamo's own warnings, which pytest would turn into errors inside it
-    original = torch.nn.Module.compile
+    original, compile_function = torch.nn.Module.compile, torch.compile
 
     def compile_module(module: torch.nn.Module) -> None:
         with open(noted, "a") as file:
@@ -169,6 +199,7 @@ def _compile_without_code(noted: Path) -> None:
         original(module, backend="aot_eager")
 
     torch.nn.Module.compile = compile_module  # type: ignore[method-assign]
+    torch.compile = lambda function, **how: compile_function(function, **how | {"backend": "aot_eager"})
 
 
 YARN = {"method": "yarn", "factor": 2.0, "original_seq_len": SEQ_LEN}
