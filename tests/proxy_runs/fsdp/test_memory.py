@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -54,19 +54,24 @@ class HeldBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._made: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._made: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        given = {id(storage) for storage in _storages((args, kwargs))}
-        made = [storage for storage in _storages(result) if id(storage) not in given]
-        self._made |= {id(storage): weakref.ref(storage) for storage in made}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        made = [storage for storage in _storages(result) if storage._cdata not in given]
+        self._made |= {storage._cdata: StorageWeakRef(storage) for storage in made}
         if made:
-            held = (storage() for storage in self._made.values())
-            self.peak = max(self.peak, sum(storage.nbytes() for storage in held if storage is not None))
+            self.peak = max(self.peak, self._held())
         return result
+
+    def _held(self) -> int:
+        self._made = {key: ref for key, ref in self._made.items() if not ref.expired()}
+        # FSDP empties the storages of gathered weights and fills them again: their present size counts
+        storages = (torch.UntypedStorage._new_with_weak_ptr(ref.cdata) for ref in self._made.values())
+        return sum(storage.nbytes() for storage in storages if storage is not None)
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
