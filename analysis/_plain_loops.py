@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 LR = 1e-3
 WARM_UP_SECONDS = 1.0
-PEAK_WIDTH = 1024
+PEAK_WIDTH = {"cpu": 1024, "cuda": 8192}
+STEPS_AHEAD = 8
+"""Steps that a host may launch before it waits for a GPU."""
 
 Step = Callable[[], object]
 
@@ -30,7 +32,7 @@ class Task:
     """What one process repeats.
 
     Attributes:
-        kind: ``loop``, ``graph``, ``matmul``, or ``engine``, which ``_engine_contestants.py`` knows.
+        kind: ``loop``, ``graph`` (a GPU's), ``matmul``, or ``engine``, which ``_engine_contestants.py`` knows.
         d_model: width.
         num_layers: decoder blocks.
         num_heads: attention heads.
@@ -39,7 +41,7 @@ class Task:
         seq_len: tokens of a sequence.
         sequences: of one model's step.
         members: models that step together; only the engine has more than one.
-        precision: of the engine's matmuls.
+        precision: of the matmuls; a loop computes in bfloat16 under ``torch.autocast``.
         compiled: whether ``torch.compile`` is used.
         device: ``cpu`` or ``cuda``.
     """
@@ -119,15 +121,11 @@ def random_windows(task: Task) -> Tensor:
 
 def loop_step(task: Task) -> Step:
     """A step of a fresh model: forward, backward, clip, the LR of the step, AdamW."""
-    torch.manual_seed(0)
-    model = Llama(task).to(task.device)
-    loss_of = torch.compile(model, dynamic=False) if task.compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), fused=True)
-    windows = random_windows(task)
+    optimizer, loss_of, windows = _fresh(task, LR)
 
     def step() -> None:
         loss_of(windows).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.param_groups[0]["lr"] = LR
         optimizer.step()
         optimizer.zero_grad()
@@ -137,16 +135,12 @@ def loop_step(task: Task) -> Step:
 
 def graph_step(task: Task) -> Step:
     """The same on a GPU, captured once as a CUDA graph and replayed."""
-    torch.manual_seed(0)
-    model = Llama(task).to(task.device)
-    lr = torch.tensor(LR, device=task.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True, capturable=True)
-    windows = random_windows(task)
+    optimizer, loss_of, windows = _fresh(task, torch.tensor(LR, device=task.device), capturable=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=False)
-        model(windows).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        loss_of(windows).backward()
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0, foreach=True)
         optimizer.step()
 
     side = torch.cuda.Stream()
@@ -158,13 +152,45 @@ def graph_step(task: Task) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(kept: object = optimizer) -> None:  # the graph computes on the memory of these tensors
+        graph.replay()
+
+    return replay
+
+
+def _fresh(
+    task: Task, lr: float | Tensor, **options: bool
+) -> tuple[torch.optim.Optimizer, Callable[[Tensor], Tensor], Tensor]:
+    """A new model's optimiser, its loss and its batch."""
+    torch.manual_seed(0)
+    model = Llama(task).to(task.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True, **options)
+    forward = torch.compile(model, dynamic=False) if task.compiled else model
+    # a cast that autocast keeps would be recorded once and never be made again
+    cast = torch.autocast(
+        task.device, torch.bfloat16, enabled=task.precision == "bfloat16", cache_enabled=task.kind != "graph"
+    )
+
+    def loss_of(windows: Tensor) -> Tensor:
+        with cast:
+            loss: Tensor = forward(windows)
+        return loss
+
+    return optimizer, loss_of, random_windows(task)
 
 
 def matmul_step(task: Task) -> Step:
-    """A large float32 matmul of ``2 * PEAK_WIDTH**3`` FLOPs."""
-    a, b = (torch.randn(PEAK_WIDTH, PEAK_WIDTH, device=task.device) for _ in range(2))
+    """A large matmul of ``matmul_flops`` FLOPs: bfloat16 on a GPU, float32 on a CPU."""
+    width = PEAK_WIDTH[task.device]
+    dtype = torch.bfloat16 if task.device == "cuda" else torch.float32
+    a, b = (torch.randn(width, width, device=task.device, dtype=dtype) for _ in range(2))
     return lambda: torch.mm(a, b)
+
+
+def matmul_flops(device: str) -> float:
+    """FLOPs of a :func:`matmul_step`."""
+    return 2.0 * PEAK_WIDTH[device] ** 3
 
 
 MAKERS: dict[str, Callable[[Task], Step]] = {"loop": loop_step, "graph": graph_step, "matmul": matmul_step}
@@ -181,9 +207,11 @@ def take_turns(task: Task, step: Step) -> None:
         steps, wall, cpu = 0, time.perf_counter(), time.process_time()
         while steps == 0 or time.perf_counter() - wall < float(line):
             step()
-            if task.device == "cuda":
-                torch.cuda.synchronize()
             steps += 1
+            if task.device == "cuda" and steps % STEPS_AHEAD == 0:
+                torch.cuda.synchronize()
+        if task.device == "cuda":
+            torch.cuda.synchronize()
         spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         print(json.dumps({"steps": steps, **spent}), flush=True)
 

@@ -206,9 +206,6 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = read_arguments()
-    settings = {name: value for name, value in environment().items() if name not in SAFE_PATH}
-    if args.device == "cpu" and not settings.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
     found = measure(args)
     write_json(args.json, {"torch": torch.__version__, **found})
     for name in ("loop", "trainer"):
@@ -218,5 +215,13 @@ def main() -> None:
     )
 
 
+def as_launched() -> None:
+    """Begin anew with the environment of a launch on a CPU: its allocator and one thread."""
+    settings = {name: value for name, value in environment().items() if name not in SAFE_PATH}
+    if not torch.cuda.is_available() and not settings.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
+
+
 if __name__ == "__main__":
+    as_launched()
     run(main)

@@ -9,8 +9,9 @@ backward, clip, AdamW, the LR of the step.
 
     loop              (a) one model after another: plain modules, scaled_dot_product_attention, fused AdamW
     loop_compiled     (b) the same under torch.compile
+    loop_bf16, loop_fast  the loop in bfloat16, and compiled as well
     loop_pool         (c) as many processes of (a) as there are cores
-    loop_graph        on a GPU: one model as a CUDA graph
+    graph, graph_fast on a GPU: one model as a CUDA graph, and that in bfloat16 and compiled
     engine_K          the engine's stack of K members, float32, as a study runs it
     engine_K_compiled the same under torch.compile
     engine_K_bf16     matmuls in bfloat16; on a CPU only where it has instructions for them (or ``--bf16``)
@@ -44,7 +45,7 @@ import numpy as np
 import torch
 from _common import run, write_json
 from _engine_contestants import shape_of
-from _plain_loops import PEAK_WIDTH, Task
+from _plain_loops import Task, matmul_flops
 from _processes import Turn, in_turns
 from _whole_jobs import whole_jobs
 
@@ -95,12 +96,19 @@ def can_compile(device: str) -> bool:
 def tasks_of(plain: Task, args: argparse.Namespace) -> dict[str, tuple[Task, int]]:
     """Contestants of one shape and how many processes each is."""
     tasks = {"matmul": (replace(plain, kind="matmul"), 1), "loop": (plain, 1)}
+    fast = replace(plain, precision="bfloat16", compiled=True)
     if plain.device == "cuda":
-        tasks["loop_graph"] = (replace(plain, kind="graph"), 1)
+        tasks["graph"] = (replace(plain, kind="graph"), 1)
+        if args.compile and args.bf16:
+            tasks["graph_fast"] = (replace(fast, kind="graph"), 1)
     elif args.workers > 1:
         tasks["loop_pool"] = (plain, args.workers)
     if args.compile:
         tasks["loop_compiled"] = (replace(plain, compiled=True), 1)
+    if args.bf16:
+        tasks["loop_bf16"] = (replace(plain, precision="bfloat16"), 1)
+    if args.compile and args.bf16:
+        tasks["loop_fast"] = (fast, 1)
     for members in args.members:
         for ending, changes in backends(members, args).items():
             tasks[f"engine_{members}{ending}"] = (
@@ -130,12 +138,13 @@ def summary(name: str, task: Task, rounds: list[dict[str, Turn]], peak: float) -
     ratios = [task.members * getattr(r[name], clock) / getattr(r["loop"], clock) for r in rounds]
     tokens = task.members * task.member_tokens
     flops = tokens * ModelShape(**shape_of(task)).train_flops_per_token
+    peak_clock = "per_wall" if task.device == "cuda" else "per_cpu"
     return {
         "ktok_per_s": float(np.median([getattr(r[name], clock) for r in rounds])) * tokens / 1e3,
         "ratio": float(np.median(ratios)),
         "from": min(ratios),
         "to": max(ratios),
-        "peak_fraction": float(np.median([r[name].per_cpu for r in rounds])) * flops / peak,
+        "peak_fraction": float(np.median([getattr(r[name], peak_clock) for r in rounds])) * flops / peak,
         "share_of_a_core": float(np.median([r[name].load for r in rounds])),
     }
 
@@ -143,13 +152,26 @@ def summary(name: str, task: Task, rounds: list[dict[str, Turn]], peak: float) -
 def measure(plain: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Speeds of all contestants of one shape, and its whole jobs."""
     tasks = tasks_of(plain, args)
-    rounds = in_turns(tasks, rounds=args.rounds, seconds=args.turn_seconds)
-    peak = float(np.median([r["matmul"].per_cpu for r in rounds])) * 2 * PEAK_WIDTH**3
-    rows = {name: summary(name, task, rounds, peak) for name, (task, _) in tasks.items() if name != "matmul"}
+    rounds, failed = in_turns(
+        tasks,
+        references=("matmul", "loop"),
+        together=args.together,
+        rounds=args.rounds,
+        seconds=args.turn_seconds,
+    )
+    clock = "per_wall" if plain.device == "cuda" else "per_cpu"
+    peak = float(np.median([getattr(r["matmul"], clock) for r in rounds["matmul"]]))
+    peak *= matmul_flops(plain.device)
+    rows = {
+        name: summary(name, task, rounds[name], peak)
+        for name, (task, _) in tasks.items()
+        if name != "matmul" and name in rounds
+    }
     found = {
         "peak_gflops": peak / 1e9,
         "member_tokens_of_a_step": plain.member_tokens,
         "contestants": rows,
+        "failed": failed,
     }
     if plain.device == "cpu" and args.job_rounds:
         found["jobs"] = whole_jobs(plain, rows, args)
@@ -201,7 +223,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="all by default")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=list({**SHAPES, **GPU_SHAPES}), help="all of the device by default"
+    )
+    parser.add_argument(
+        "--together", type=int, help="contestants that are alive at a time; all on a CPU, 1 on a GPU"
+    )
     parser.add_argument("--members", nargs="+", type=int, default=[1, 4, 16, 64], help="must hold 1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turn-seconds", type=float, default=0.5)
@@ -227,6 +254,7 @@ def parse_args() -> argparse.Namespace:
             0.2,
             1,
         )
+    args.together = args.together or (1 if args.device == "cuda" else 1000)
     args.compile = can_compile(args.device) and not args.no_compile
     args.jobs = args.jobs or [
         name
@@ -246,6 +274,10 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InvalidValueError("--device", "cuda", "needs a GPU that torch can use", "Nothing was measured.")
     shapes = GPU_SHAPES if args.device == "cuda" else SHAPES
+    for name in args.shapes or ():
+        if name not in shapes:
+            names = ", ".join(shapes)
+            raise InvalidValueError("--shapes", name, f"must be one of {names} on {args.device}")
     gpu = "this run" if args.device == "cuda" else "not run"
     settings = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -260,7 +292,7 @@ def main() -> None:
         show(name, found[name])
         if args.json:  # after every shape: nothing that was measured is lost
             write_json(args.json, {**settings, "shapes": found})
-    print(f"\nGPU (loop_graph and all others on 4,096 tokens a member-step): {gpu}.")
+    print(f"\nGPU (graph and all others on 4,096 tokens a member-step): {gpu}.")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from decaylaws.errors import DataError
+from decaylaws.errors import DataError, StudyError
 from decaylaws.runs.config import ModelShape
 from proxy_runs.testing import make_tiny_store
 
@@ -96,13 +97,65 @@ def test_throughput_measures_turns_and_whole_jobs(tmp_path: Path) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     found = json.loads(out.read_text())
     assert found["gpu"] == "not run"
-    assert "GPU (loop_graph and all others on 4,096 tokens a member-step): not run." in printed
+    assert "GPU (graph and all others on 4,096 tokens a member-step): not run." in printed
     rows, jobs = found["shapes"]["50k"]["contestants"], found["shapes"]["50k"]["jobs"]
     assert rows["loop"]["ratio"] == 1.0
     assert rows["engine_1"]["from"] <= rows["engine_1"]["ratio"] <= rows["engine_1"]["to"]
     assert 0 < rows["engine_1"]["peak_fraction"] < 2
     ratio = jobs["seconds"]["loop"][0] / jobs["seconds"]["engine"][0]
     assert jobs["over_best"]["engine"]["median"] == pytest.approx(ratio)
+
+
+def test_a_contestant_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    processes, loops = importlib.import_module("_processes"), importlib.import_module("_plain_loops")
+    loop = loops.Task(
+        kind="loop", d_model=16, num_layers=1, num_heads=2, d_ff=16, vocab_size=50, seq_len=8, sequences=1
+    )
+    tasks = {"loop": (loop, 1), "wrong": (replace(loop, kind="no such kind"), 1), "again": (loop, 1)}
+    said: list[str] = []
+    rounds, failed = processes.in_turns(
+        tasks, references=("loop",), together=1, rounds=2, seconds=0.01, tell=said.append
+    )
+    assert "KeyError: 'no such kind'" in failed["wrong"]
+    assert said[0].startswith("wrong failed and is left out:")
+    assert set(rounds) == {"loop", "again"}
+    assert len(rounds["again"]) == 2
+    for turns in rounds["again"]:
+        assert turns["again"].per_cpu > 0
+        assert turns["loop"].per_cpu > 0
+    with pytest.raises(StudyError, match="wrong failed"):
+        processes.in_turns(tasks, references=("wrong",), together=1, rounds=1, seconds=0.01)
+
+
+def test_gpu_check_runs_dry(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(ANALYSIS / "gpu_check.py"), "--dry", "--json", str(out)]
+    command += ["--members", "1", "2", "--seconds", "0.01"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    found = json.loads(out.read_text())
+    assert set(found) == {"device", "limits", "correctness", "speed tiny", "kernels tiny"}
+    assert not [name for name, part in found.items() if "error" in part], printed
+    assert found["correctness"]["gradients"]["engine"] < 1e-5
+    for row in found["correctness"]["losses"].values():
+        assert row["greatest"] < 0.05
+        assert row["neighbours_of_nan_same_bits"]
+    rows = found["speed tiny"]
+    assert set(rows) == {"loop", "loop_bf16", "engine_1", "engine_1_bf16", "engine_2", "engine_2_bf16"}
+    assert min(row["tokens_per_second"] for row in rows.values()) > 0
+    assert len(found["kernels tiny"]) > 10
+
+
+def test_a_part_of_gpu_check_that_fails_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    module = importlib.import_module("gpu_check")
+    check = module.Check("cpu", True, [1], 0.01)
+    check.part("broken", lambda: 1 / 0, tmp_path / "out.json")
+    check.part("whole", lambda: {"value": 1}, tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found == {"broken": {"error": "ZeroDivisionError('division by zero')"}, "whole": {"value": 1}}
 
 
 def test_the_loops_import_torch_and_nothing_of_ours() -> None:

@@ -48,7 +48,7 @@ def fake_params(shape: ModelShape) -> Params:
 def test_a_step_reads_nothing_back(
     dtype: torch.dtype, plain: bool, seq_len: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "_compiled", lambda function: function)
+    monkeypatch.setattr(model_module, "compiled_by_shape", lambda function: function)
     shape = shape_of(seq_len)
     batch = np.zeros((2, seq_len + 1), dtype=np.int64), np.full(2, 0.5, dtype=np.float32)
     due = [MemberStep(slot, 1e-3, 1, OptimizerConfig()) for slot in (0, 2)]

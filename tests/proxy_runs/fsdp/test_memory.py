@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from decaylaws.recipe import Recipe
-from decaylaws.runs.start import OPTIMIZER_FILE
+from decaylaws.recipe.checkpoints.moments import OPTIMIZER_FILE
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.model import init_params
 from proxy_runs.fsdp import export, trainer
