@@ -20,7 +20,6 @@ from decaylaws.recipe.checkpoints.moments import OPTIMIZER_FILE
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.model import init_params
 from proxy_runs.fsdp import export, trainer
-from proxy_runs.fsdp.trainer import Trainer
 from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
 from proxy_runs.weights.hf import shape_of
