@@ -379,7 +379,9 @@ def test_a_rank_needs_a_gpu_of_its_own(
         assert default_ranks("auto") == (count or 2)
         assert visible_gpus("cpu") == 0
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    given = settings.model_copy(update={"device": "auto", "dtype": "auto", "output": tmp_path / "out"})
+    given = settings.model_copy(
+        update={"device": "auto", "dtype": "auto", "compile": "auto", "output": tmp_path / "out"}
+    )
     with pytest.raises(InvalidValueError, match=r"launch\.processes.*at most 3, the GPUs.*got 4"):
         launch(given, ranks=4)
     for on_gpu, dtype in ((True, "bfloat16"), (False, "float32")):

@@ -30,7 +30,7 @@ CONFIG = LlamaConfig(
     vocab_size=257,
     hidden_size=256,
     intermediate_size=512,
-    num_hidden_layers=16,
+    num_hidden_layers=8,
     num_attention_heads=4,
     num_key_value_heads=2,
     max_position_embeddings=SEQ_LEN,
@@ -41,7 +41,7 @@ CONFIG = LlamaConfig(
 )
 
 
-FILE_BYTES = 4 * 2**20
+FILE_BYTES = 2 * 2**20
 
 
 class HeldMemory:
@@ -57,7 +57,7 @@ class HeldMemory:
     def _watch(self) -> None:
         while True:
             self.look()
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def look(self) -> int:
         """The peak so far, with what the process has now."""
@@ -141,7 +141,7 @@ def test_no_rank_holds_all_parameters(workspace: Path, start: str) -> None:
     # what the first rank has gathered at a time, when it exports
     sizes = [path.stat().st_size for path in (together / "hf").glob("*.safetensors")]
     assert len(sizes) > 4
-    assert max(sizes) < 1.1 * FILE_BYTES < whole / 4
+    assert max(sizes) < 1.3 * FILE_BYTES < whole / 4
     single = AutoModelForCausalLM.from_pretrained(alone / "hf").state_dict()
     for name, tensor in AutoModelForCausalLM.from_pretrained(together / "hf").state_dict().items():
         torch.testing.assert_close(tensor, single[name], atol=1e-5, rtol=1e-4)
