@@ -144,4 +144,4 @@ def test_no_rank_holds_all_parameters(workspace: Path, start: str) -> None:
     assert max(sizes) < 1.3 * FILE_BYTES < whole / 4
     single = AutoModelForCausalLM.from_pretrained(alone / "hf").state_dict()
     for name, tensor in AutoModelForCausalLM.from_pretrained(together / "hf").state_dict().items():
-        torch.testing.assert_close(tensor, single[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tensor, single[name], atol=1e-4, rtol=2**-6)  # rounded to bfloat16
