@@ -11,16 +11,12 @@ For tables whose runs differ in nothing but the mixture. Where length, LR or siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.special import rel_entr
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
@@ -35,67 +31,27 @@ from decaylaws.laws.mixing import (
     simulated_optimum,
 )
 from decaylaws.laws.mixing.parametric import FormulaRegression
-from decaylaws.laws.mixing.posterior import (
-    PosteriorRegression,
-    TargetDraws,
-    weighted_draw_each,
-    weighted_draws,
-    weighted_slopes,
-)
+from decaylaws.laws.mixing.posterior import PosteriorRegression, weighted_slopes
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
+from decaylaws.search.drawn import Drawn, ObjectiveDraws, half_width
 from decaylaws.search.explore import search_mixture
-from decaylaws.search.optimise import (
-    MANY_BLOCKS,
-    Optimum,
-    minimise_mixture,
-    polish_each,
-    polish_pairs,
-    rounded_optimum,
-)
+from decaylaws.search.optimise import Optimum, minimise_mixture, polish_pairs, rounded_optimum
 from decaylaws.search.recommendation import Estimate, Rival, preferences
+from decaylaws.search.weighted import MixtureTerms, WeightedObjective
 
-Method = Literal["auto", "exact", "optuna", "regmix"]
+Method = Literal["auto", "exact", "descent", "optuna", "regmix"]
 
 _SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
-_STEP = 1e-5  # above any difference step of the optimiser, below any share that matters
+BEST_OBSERVED = "best_observed"
 _FOLDS = 5
-_BROKEN = 100.0  # what a guard that is broken by one unit of loss costs, in the same unit
+_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from the best observed run to the optimum of the fit
 _ENDS = 300  # mixtures towards which they are tried
-_FIT_ITERATIONS, _DRAW_ITERATIONS = 80, 25  # of descents on the fit and in each draw
-_DRAW_STEPS, _DRAW_MOVES = (0.01,), 4  # of the moves of share after it
+_FIT_ITERATIONS = 80  # of a descent on the fit
 _CANDIDATES, _BEST = 100_000, 128  # RegMix's own
-_SIMULATED = 3_000_000  # mixtures by sources by targets that are simulated to begin with
+_SIMULATED = 1_000_000  # mixtures by sources by targets that are simulated to begin with
 _SMOOTH = (FormulaRegression, LinearRegression, GaussianProcess)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixtureTerms:
-    """What a mixture has to keep while its weighted loss is lowered.
-
-    Attributes:
-        guards: by target, how much its loss may exceed that of the control.
-        margins: by guarded target, how far below that limit its prediction must stay.
-        control: the mixture that guards are measured against.
-        prior: mixture to stay near; it has a share of every source that may be used.
-        kl_strength: loss that one nat of KL divergence from the prior has to earn; 0 leaves it out (olmix takes .05).
-    """
-
-    guards: Mapping[str, float] = field(default_factory=dict)
-    margins: Mapping[str, float] = field(default_factory=dict)
-    control: Mixture | None = None
-    prior: Mixture | None = None
-    kl_strength: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, limit in (*self.guards.items(), *self.margins.items(), ("kl_strength", self.kl_strength)):
-            if not 0 <= limit < float("inf"):
-                raise InvalidValueError(name, limit, "must be finite and not negative")
-        if self.guards and self.control is None:
-            raise InvalidValueError("control", None, "must be given where targets are guarded")
-        if self.kl_strength > 0 and self.prior is None:
-            raise InvalidValueError("prior", None, "must be given where kl_strength is positive")
 
 
 @dataclass(frozen=True)
@@ -118,6 +74,8 @@ class MixtureChoice:
         verdict: in words; may be that there is not enough evidence.
         guards: by guarded target, loss left before its limit by the prediction alone; negative where it is broken.
         divergence: KL divergence from the prior of the terms, nats; 0 without one.
+        fallback: a sentence where the mixture is not the optimum of the fit but lies on the way to it from the best
+            observed run, or at that run, because the draws do not support the whole way; else empty.
     """
 
     mixture: Mixture
@@ -135,6 +93,7 @@ class MixtureChoice:
     verdict: str
     guards: Mapping[str, float] = field(default_factory=dict)
     divergence: float = 0.0
+    fallback: str = ""
 
 
 def recommend_mixture(
@@ -156,6 +115,9 @@ def recommend_mixture(
 ) -> MixtureChoice:
     """Fit a regression on runs, find the best feasible mixture, and say how sure that is.
 
+    Draws of the fit, which differ by what its members disagree by and by the errors on left-out runs, decide how far to
+    go from the best observed run towards the optimum of the fit. Usually that is all the way.
+
     Args:
         shares: one row per run, a column per source; sources of ``space`` must be among them.
         losses: one row per run, a column per target; NaN where one was not measured.
@@ -163,13 +125,14 @@ def recommend_mixture(
         weights: weight of each target in the objective; normalised to sum to one.
         law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
         fitted: the fit of ``law`` to these very runs, where there is one already.
-        rivals: further mixtures to measure it against; the token-proportional mixture always is one.
+        rivals: further mixtures to measure it against; the token-proportional mixture and that of the best observed run
+            always are.
         decay_tokens: length of the decay that caps on epochs refer to.
         terms: guards on targets, and a prior to stay near.
         parts: the mixture is stated in whole parts of so many, such as 1000; None leaves it as the search ends.
-        method: ``exact`` (SLSQP, for smooth regressions), ``optuna`` (for trees), both followed by moves of share
-            between pairs of sources; ``regmix`` (mean of the 128 best of 100,000 simulated mixtures); ``auto`` takes
-            ``exact`` where it can, else ``optuna``.
+        method: ``exact`` (SLSQP, for smooth regressions), ``descent`` (SLSQP along what of a blend is smooth) and
+            ``optuna`` (for trees) are followed by moves of share between pairs of sources; ``regmix`` is the mean of
+            the 128 best of 100,000 simulated mixtures; ``auto`` takes the first of the three that is possible.
         num_draws: draws from the fit's posterior, or bootstrap refits where it has none.
         trials: of Optuna.
         seed: of everything random.
@@ -182,9 +145,12 @@ def recommend_mixture(
     if fitted is None:
         fitted = (regression_with_intervals(law) if isinstance(law, str) else law).fit(shares, losses)
     space = _within_runs(shares, space)
-    weighted = _Weighted(fitted, space, normalised(weights), terms or MixtureTerms())
+    weighted = WeightedObjective(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
-    chosen = _optimum(weighted, how, decay_tokens, trials, seed)
+    draws = ObjectiveDraws.of(weighted, shares, losses, num_draws, seed)
+    best_run = _best_run(shares, losses, weighted)
+    chosen = _optimum(weighted, how, best_run, decay_tokens, trials, seed)
+    chosen, fallback = _supported(draws, chosen, best_run, decay_tokens)
     if parts is not None:
         found_there = Optimum(chosen, float(weighted.aim(chosen[None])[0]), True)
         chosen = rounded_optimum(weighted.aim, space, decay_tokens, found_there, parts=parts).shares
@@ -192,17 +158,22 @@ def recommend_mixture(
         "token_proportional": space.project(space.token_proportional(), decay_tokens),
         **(rivals or {}),
     }
+    if best_run is not None and best_run not in against.values():
+        against[BEST_OBSERVED] = best_run
     named = [mixture.array(space.names) for mixture in against.values()]
     points = np.vstack([_around(space, chosen, decay_tokens, seed), *named])
-    drawn = _Drawn.of(points, _Draws.of(weighted, shares, losses, num_draws, seed), decay_tokens)
+    drawn = Drawn.of(points, draws, decay_tokens)
     low, high = np.quantile(drawn.optima, [0.05, 0.95], axis=0)
     doubts = tuple(doubt for name, weight in weights.items() if weight > 0 for doubt in fitted.doubts_[name])
     measured = tuple(replace(rival, doubts=doubts) for rival in drawn.rivals(against))
     found = fitted.predict_objective(weighted.as_read(chosen[None]), weighted.weights, interval=LEVEL)
+    # left-out runs say how far one run lies from the law where there are runs; away from them the draws disagree
+    half = float(np.hypot(found.upper[0] - found.mean[0], half_width(drawn.draws[:, 0])))
+    mean = float(found.mean[0])
     mixture = Mixture.from_array(space.names, chosen)
     return MixtureChoice(
         mixture=mixture,
-        objective=Estimate(float(found.mean[0]), float(found.lower[0]), float(found.upper[0])),
+        objective=Estimate(mean, mean - half, mean + half),
         rivals=measured,
         optimum_tv=float(0.5 * np.abs(drawn.optima - chosen).sum(axis=1).mean()),
         expected_regret=float(drawn.regrets.mean()),
@@ -213,9 +184,10 @@ def recommend_mixture(
         method=how,
         law=fitted,
         excluded=fitted.excluded_,
-        verdict=preferences(measured),
+        verdict=" ".join(filter(None, (fallback, preferences(measured)))),
         guards=dict(zip(weighted.terms.guards, weighted.guard_slack(chosen[None])[0].tolist())),
         divergence=float(weighted.divergence(chosen[None])[0]),
+        fallback=fallback,
     )
 
 
@@ -225,208 +197,6 @@ def regression_with_intervals(name: str) -> MixtureRegression:
     if isinstance(found, LightGBMRegression):
         found.set_params(num_folds=_FOLDS)
     return found
-
-
-@dataclass(frozen=True)
-class _Weighted:
-    """A fitted regression as one objective of mixtures ``[n, m]`` in the order of the space."""
-
-    law: MixtureRegression
-    space: MixtureSpace
-    weights: Mapping[str, float]
-    terms: MixtureTerms
-
-    def as_read(self, shares: Array) -> Array:
-        """Shares ``[n, m]`` in the regression's order of sources; one that the space does not hold has none.
-
-        An optimiser's difference step leaves the simplex by a millionth: rows are divided by their sum, and a
-        source that no run held stays at nought.
-        """
-        shares = np.where(self._unseen & (shares < _STEP), 0.0, shares)
-        return np.asarray((shares / shares.sum(axis=1, keepdims=True)) @ self._to_law)
-
-    @cached_property
-    def _unseen(self) -> NDArray[np.bool_]:
-        return np.isin(self.space.names, self.law.unseen_)
-
-    @cached_property
-    def _to_law(self) -> Array:
-        return np.array([[float(name == known) for known in self.law.sources_] for name in self.space.names])
-
-    def descended(
-        self,
-        draws: Mapping[str, TargetDraws],
-        draw: int,
-        starts: Sequence[Array],
-        decay_tokens: float | None,
-        max_iterations: int,
-    ) -> Array:
-        """The best mixture ``[m]`` that descents along the slopes of one draw find; what has steps is not seen."""
-        prices = self.terms.kl_strength > 0 or bool(self.terms.guards)
-
-        @lru_cache(maxsize=1)
-        def looked(packed: bytes) -> tuple[float, Array]:
-            # a descent asks for value and slopes at one place in turn
-            return weighted_slopes(draws, self.weights, self.as_read(np.frombuffer(packed)[None])[0], draw)
-
-        def value(shares: Array) -> Array:
-            own = np.array([looked(each.tobytes())[0] for each in shares])
-            return own + self.price(shares) if prices else own
-
-        def slopes(shares: Array) -> Array:
-            by_share = looked(shares.tobytes())[1]
-            # as_read divides by the sum of the shares
-            found = np.where(
-                self._unseen, 0.0, self._to_law @ (by_share - by_share @ (shares @ self._to_law))
-            )
-            if prices:
-                around = np.vstack([shares, shares + 1e-6 * np.eye(len(shares))])
-                price = self.price(around)
-                found = found + (price[1:] - price[0]) / 1e-6
-            return np.asarray(found)
-
-        return minimise_mixture(
-            value, self.space, decay_tokens, starts, slopes=slopes, max_iterations=max_iterations
-        ).shares
-
-    def value(self, shares: Array) -> Array:
-        """Weighted loss ``[n]``."""
-        return np.asarray(self.law.predict_objective(self.as_read(shares), self.weights), dtype=float)
-
-    def aim(self, shares: Array) -> Array:
-        """What the search lowers ``[n]``: the weighted loss and what its terms cost."""
-        return self.value(shares) + self.price(shares)
-
-    def price(self, shares: Array) -> Array:
-        """What the terms cost ``[n]``: the divergence, and so much for a broken guard that no gain makes up for it."""
-        cost = (
-            self.terms.kl_strength * self.divergence(shares)
-            if self.terms.kl_strength
-            else np.zeros(len(shares))
-        )
-        if self.terms.guards:
-            margins = [self.terms.margins.get(name, 0.0) for name in self.terms.guards]
-            broken = np.maximum(np.array(margins) - self.guard_slack(shares), 0.0).sum(axis=1)
-            cost = cost + _BROKEN * broken
-        return cost
-
-    def divergence(self, shares: Array) -> Array:
-        """KL divergence from the prior ``[n]``, nats; 0 without a prior."""
-        if self.terms.prior is None:
-            return np.zeros(len(shares))
-        prior = np.maximum(self.terms.prior.array(self.space.names), 1e-12)
-        return np.asarray(rel_entr(np.maximum(shares, 0.0), prior).sum(axis=1))
-
-    def guard_slack(self, shares: Array) -> Array:
-        """Loss left before each guard breaks ``[n, g]``."""
-        if self.terms.control is None or not self.terms.guards:
-            return np.zeros((len(shares), 0))
-        control = self.terms.control.array(self.space.names)
-        losses = np.column_stack([
-            self.law.predict_objective(self.as_read(np.vstack([control, shares])), {name: 1.0})
-            for name in self.terms.guards
-        ])  # fmt: skip
-        return losses[0] + np.array(list(self.terms.guards.values())) - losses[1:]
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """Draws of a fit as weighted losses.
-
-    Attributes:
-        fitted: the fit.
-        number: how many draws.
-        drawn: functions drawn from the posterior, by target; none where the regression has no posterior.
-        refits: fits to resampled runs, where the regression has no posterior.
-    """
-
-    fitted: _Weighted
-    number: int
-    drawn: Mapping[str, TargetDraws]
-    refits: tuple[_Weighted, ...] = ()
-
-    @classmethod
-    def of(
-        cls, fitted: _Weighted, shares: pd.DataFrame, losses: pd.DataFrame, number: int, seed: int
-    ) -> _Draws:
-        """Draws from the posterior, or bootstrap refits where there is none."""
-        if isinstance(fitted.law, PosteriorRegression):
-            return cls(fitted, number, fitted.law.draws(number, seed))
-        refits = fitted.law.resampled(shares, losses, num_draws=number, seed=seed)
-        return cls(fitted, number, {}, tuple(replace(fitted, law=refit) for refit in refits))
-
-    def values(self, points: Array) -> Array:
-        """Weighted loss of mixtures ``[n, m]`` under every draw ``[b, n]``."""
-        if not self.drawn:
-            return np.array([refit.value(points) for refit in self.refits])
-        return weighted_draws(self.drawn, self.fitted.weights, self.fitted.as_read(points))
-
-    def own_values(self, points: Array, draw: NDArray[np.int64]) -> Array:
-        """Weighted loss of each mixture ``[n, m]`` under a draw of its own ``[n]``."""
-        if self.drawn:
-            return weighted_draw_each(self.drawn, self.fitted.weights, self.fitted.as_read(points), draw)
-        found = np.empty(len(points))
-        for number in np.unique(draw):
-            found[draw == number] = self.refits[number].value(points[draw == number])
-        return found
-
-    def own_aims(self, points: Array, draw: NDArray[np.int64]) -> Array:
-        """As ``own_values``, with what the terms cost by the fit."""
-        return self.own_values(points, draw) + self.fitted.price(points)
-
-    def optima(self, starts: Array, decay_tokens: float | None) -> Array:
-        """The best mixture of each draw that a descent from its start ``[b, m]`` finds ``[b, m]``."""
-        space, everyone = self.fitted.space, np.arange(self.number)
-        if len(space.blocks) <= MANY_BLOCKS or not self.drawn:
-            return polish_each(self.own_aims, space, decay_tokens, starts)
-        ends = np.array([
-            self.fitted.descended(self.drawn, number, [start], decay_tokens, _DRAW_ITERATIONS)
-            for number, start in enumerate(starts)
-        ])  # fmt: skip
-        better = self.own_aims(ends, everyone) < self.own_aims(starts, everyone)
-        ends = np.where(better[:, None], ends, starts)
-        # a descent along slopes does not see the kinks of trees, on which the chosen mixture was polished
-        return polish_each(self.own_aims, space, decay_tokens, ends, steps=_DRAW_STEPS, max_moves=_DRAW_MOVES)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Mixtures as a fit and its draws see them.
-
-    Attributes:
-        points: the chosen mixture first, others around it, its rivals last ``[n, m]``.
-        values: their weighted losses by the fit ``[n]``.
-        draws: the same under each draw of it ``[b, n]``.
-        optima: the best mixture of each draw ``[b, m]``.
-        regrets: what the chosen mixture gives away to it in that draw ``[b]``.
-    """
-
-    points: Array
-    values: Array
-    draws: Array
-    optima: Array
-    regrets: Array
-
-    @classmethod
-    def of(cls, points: Array, draws: _Draws, decay_tokens: float | None) -> _Drawn:
-        """Value ``points`` under every draw, and descend in each from the best of them to its own optimum."""
-        values, everyone = draws.values(points), np.arange(draws.number)
-        aims = values + draws.fitted.price(points)
-        starts = points[aims.argmin(axis=1)]
-        optima = draws.optima(starts, decay_tokens)
-        best = draws.own_aims(optima, everyone)
-        return cls(points, draws.fitted.value(points), values, optima, np.maximum(aims[:, 0] - best, 0.0))
-
-    def rivals(self, against: Mapping[str, Mixture]) -> tuple[Rival, ...]:
-        """The rivals, in the order of the last points, with what the chosen mixture gains on them."""
-        first = len(self.points) - len(against)
-        return tuple(self._rival(*named, first + k) for k, named in enumerate(against.items()))
-
-    def _rival(self, name: str, mixture: Mixture, at: int) -> Rival:
-        gains, gain = self.draws[:, at] - self.draws[:, 0], float(self.values[at] - self.values[0])
-        spread = float(np.std(gains, ddof=1)) if len(gains) > 1 else np.inf
-        half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * spread
-        return Rival(name, mixture, float(self.values[at]), Estimate(gain, gain - half, gain + half))
 
 
 def _within_runs(shares: pd.DataFrame, space: MixtureSpace) -> MixtureSpace:
@@ -444,19 +214,26 @@ def _within_runs(shares: pd.DataFrame, space: MixtureSpace) -> MixtureSpace:
 
 
 def _method(law: MixtureRegression, method: Method) -> str:
-    smooth = isinstance(law, _SMOOTH)
+    smooth, slopes = isinstance(law, _SMOOTH), isinstance(law, PosteriorRegression)
     if method == "auto":
-        return "exact" if smooth else "optuna"
-    if method not in ("exact", "optuna", "regmix"):
-        raise InvalidValueError("method", method, "must be one of auto, exact, optuna, regmix")
-    if method == "exact" and not smooth:
+        return "exact" if smooth else "descent" if slopes else "optuna"
+    if method not in ("exact", "descent", "optuna", "regmix"):
+        raise InvalidValueError("method", method, "must be one of auto, exact, descent, optuna, regmix")
+    if (method == "exact" and not smooth) or (method == "descent" and not slopes):
         raise InvalidValueError(
             "method", method, f"needs a smooth regression, not {type(law).__name__}", "Use optuna."
         )
     return method
 
 
-def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: int, seed: int) -> Array:
+def _optimum(
+    weighted: WeightedObjective,
+    how: str,
+    best_run: Mixture | None,
+    decay_tokens: float | None,
+    trials: int,
+    seed: int,
+) -> Array:
     """Shares of the best mixture that ``how`` finds ``[m]``; all methods begin with RegMix's.
 
     What is returned cannot be bettered by moving share between two sources, but for RegMix's own mean of simulations.
@@ -471,15 +248,64 @@ def _optimum(weighted: _Weighted, how: str, decay_tokens: float | None, trials: 
     start = simulated.array(space.names)
     if how == "regmix":
         return start
-    others = [space.token_proportional(), weighted.terms.control, weighted.terms.prior]
+    others = [space.token_proportional(), best_run, weighted.terms.control, weighted.terms.prior]
     known = [start, *(space.project(each, decay_tokens).array(space.names) for each in others if each)]
-    if how != "exact" and isinstance(law, PosteriorRegression):
-        # its trees aside, a blend is smooth: a descent comes near in many dimensions
-        known.append(weighted.descended(law.fit_as_draw(), 0, known, decay_tokens, _FIT_ITERATIONS))
     if how == "exact":
         found = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
         return polish_pairs(weighted.aim, space, decay_tokens, found)
+    if isinstance(law, PosteriorRegression):
+        # its trees aside, a blend is smooth: a descent comes near in many dimensions
+        smooth = law.fit_as_draw()
+
+        def along(mixture: Array) -> tuple[float, Array]:
+            return weighted_slopes(smooth, weighted.weights, mixture, 0)
+
+        known.append(weighted.descended(along, known, decay_tokens, _FIT_ITERATIONS))
+    if how == "descent":
+        # the trees may have moved the optimum into the basin of another start
+        ends = [known[-1], known[int(np.argmin(weighted.aim(np.array(known))))]]
+        polished = np.array([polish_pairs(weighted.aim, space, decay_tokens, end) for end in ends])
+        return np.asarray(polished[int(np.argmin(weighted.aim(polished)))])
     return search_mixture(weighted.aim, space, decay_tokens, known, trials=trials, seed=seed)
+
+
+def _best_run(shares: pd.DataFrame, losses: pd.DataFrame, weighted: WeightedObjective) -> Mixture | None:
+    """Mixture of the run with the lowest measured objective; None where it holds a source that is not to be used."""
+    observed = sum(weight * losses[name] for name, weight in weighted.weights.items() if weight != 0)
+    if not np.isfinite(observed).any():
+        return None
+    row = shares.iloc[int(np.nanargmin(observed))]
+    if row.drop(list(weighted.space.names)).abs().sum() > 0:
+        return None
+    return Mixture.normalised({name: float(row[name]) for name in weighted.space.names})
+
+
+def _supported(
+    draws: ObjectiveDraws, chosen: Array, best_run: Mixture | None, decay_tokens: float | None
+) -> tuple[Array, str]:
+    """How far to go from the best observed run towards the optimum, and a sentence where that is not all the way.
+
+    The step is the one whose gain over the run is largest after one standard deviation of its draws is taken off.
+    """
+    space = draws.fitted.space
+    if draws.number < 2 or best_run is None or not space.contains(best_run, decay_tokens):
+        return chosen, ""
+    run = best_run.array(space.names)
+    way = np.array([run + step * (chosen - run) for step in _STEPS])
+    aims = draws.values(way) + draws.fitted.price(way)
+    gains = aims[:, :1] - aims
+    step = int(np.argmax(gains.mean(axis=0) - gains.std(axis=0, ddof=1)))
+    if _STEPS[step] == 1.0:
+        return chosen, ""
+    if step == 0:
+        return run, (
+            "Neither the members of the regression nor its errors on left-out runs support a gain over the best "
+            "observed run, so the mixture of that run is recommended."
+        )
+    return way[step], (
+        f"The mixture lies {100 * _STEPS[step]:.0f} % of the way from the best observed run to the optimum of the fit. "
+        "The members of the regression and its errors on left-out runs do not support the rest of the way."
+    )
 
 
 def _around(space: MixtureSpace, chosen: Array, decay_tokens: float | None, seed: int) -> Array:

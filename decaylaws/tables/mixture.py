@@ -140,7 +140,11 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     error = held.error(settings.law)
     doubts = (*_differences(table, settings), *_doubts(law, held, len(runs), float(np.std(observed))))
     # without tokens by source, the mixture in proportion to them is the mean of the runs
-    shown = [rival for rival in found.rivals if rival.name in known or settings.knows_tokens]
+    shown = [
+        rival
+        for rival in found.rivals
+        if rival.name in known or (settings.knows_tokens and rival.name == "token_proportional")
+    ]
     rivals = [_widened(rival, error, doubts) for rival in shown]
     gain = next(rival for rival in rivals if rival.name == BEST_RUN)
     ordered = sorted(
@@ -333,13 +337,15 @@ def _widened(rival: Rival, error: float, doubts: tuple[str, ...]) -> Rival:
 
 def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> str:
     """Whether to act on the mixture, in words."""
+    fallback = f"{found.fallback} " if found.fallback else ""
     span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
     if gain.beaten:
         first = f"The mixture is predicted to be better than the best observed run, '{run}', by {span}."
-        return f"{first} Train it once beside that run's mixture before the real run."
+        return f"{fallback}{first} Train it once beside that run's mixture before the real run."
     doubts = " ".join(gain.doubts)
     first = f"The evidence does not support a gain over the best observed run, '{run}': predicted {span}."
-    return f"{first} {doubts} Train both mixtures, or take that of '{run}'.".replace("  ", " ")
+    words = f"{fallback}{first} {doubts} Train both mixtures, or take that of '{run}'."
+    return words.replace("  ", " ")
 
 
 def _rival_table(rivals: Sequence[Rival], run: str, observed: float) -> pd.DataFrame:
@@ -459,8 +465,8 @@ def _notes(
     if not space.contains(best, settings.decay_tokens):
         said.append(f"The mixture of the best observed run, '{run}', does not keep the limits.")
     said.append(
-        "The regret bound covers what the runs leave open within the form of the regression. In simulated worlds of "
-        "other forms it held in about half of the cases, so confirm the mixture with a run."
+        "The regret bound covers what the runs leave open, what the members of the regression disagree by and its "
+        "errors on left-out runs. Confirm the mixture with a run all the same."
     )
     if table.blocks:
         said.append(

@@ -32,7 +32,7 @@ from decaylaws.laws.mixing.blend import best_share
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.diverged import diverged
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily
-from decaylaws.laws.mixing.flexible import GaussianProcessModel
+from decaylaws.laws.mixing.process import GaussianProcessModel
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
 SOURCES = ["web", "code", "math", "books"]

@@ -494,6 +494,16 @@ class DecayLaw(DecaySlices):
         self._require_fitted()
         return self._held_out_mixtures().scores(self.weight_vector(weights)[:, None], with_misfit=False)[:, 0]
 
+    def form_error(self, weights: Mapping[str, float]) -> float:
+        """Standard deviation of what the form gets wrong of a weighted loss on held-out mixtures, nats per token.
+
+        Half of the variance of the fit's own noise is taken for that of the seeds, as ``draw_scale`` does.
+        """
+        self._require_fitted()
+        vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
+        own = np.mean(np.sum((held_out.noise * vector) ** 2, axis=1))
+        return float(np.sqrt(max(np.mean((held_out.errors @ vector) ** 2) - 0.5 * own, 0.0)))
+
     def draw_scale(self, weights: Mapping[str, float]) -> float:
         """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""
         self._require_fitted()

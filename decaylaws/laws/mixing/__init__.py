@@ -10,9 +10,10 @@ All of them take shares [runs, sources] and losses [runs] or [runs, targets], an
 
 from decaylaws.laws.mixing.base import Exclusion, MixtureRegression, shares_frame
 from decaylaws.laws.mixing.blend import BlendedRegression
-from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
+from decaylaws.laws.mixing.flexible import LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.optimum import simulated_optimum
 from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
+from decaylaws.laws.mixing.process import GaussianProcess
 from decaylaws.laws.mixing.recalibrate import Recalibration, recalibrate
 from decaylaws.laws.mixing.registry import DEFAULT_REGRESSION, REGRESSIONS, regression
 

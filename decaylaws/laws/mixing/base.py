@@ -37,7 +37,7 @@ class TargetModel(Protocol):
 
     @property
     def errors(self) -> NDArray[np.floating[Any]]:
-        """Held-out log errors (predicted minus observed) of the fit's own runs over their spread [runs]."""
+        """Held-out log errors (predicted minus observed) of the fit's own runs over ``left_out_spread`` [runs]."""
 
     @property
     def report(self) -> FitReport:
@@ -48,6 +48,13 @@ class TargetModel(Protocol):
 
     def spread(self, shares: Array) -> Array:
         """How much wider than at the best-known mixture the error is [runs], at least 1."""
+
+    def left_out_spread(self, shares: Array) -> Array:
+        """The same of fits without each run, at that run [runs].
+
+        Args:
+            shares: of the fit's own runs [runs, sources].
+        """
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Fitted parameters by name."""
@@ -121,7 +128,7 @@ class MixtureRegression(Law):
         copies = _copies(shares, losses) if check else np.zeros(len(shares), dtype=bool)
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
         self.models_, excluded = {}, []
-        self._errors = np.full(losses.shape, np.nan)
+        self._errors, self._spreads = np.full(losses.shape, np.nan), np.full(losses.shape, np.nan)
         for column, target in enumerate(self.targets_):
             measured = np.isfinite(losses[:, column])
             excluded += _exclusions(target, ~measured, "no loss was measured")
@@ -137,8 +144,9 @@ class MixtureRegression(Law):
             model = self._fit_target(target, shares[measured], losses[measured, column], weights[measured])
             self.models_[target] = model
             if len(model.errors):
-                log_errors = model.errors * model.spread(shares[measured])
-                self._errors[measured, column] = losses[measured, column] * np.expm1(log_errors)
+                spread = model.left_out_spread(shares[measured])
+                self._errors[measured, column] = losses[measured, column] * np.expm1(model.errors * spread)
+                self._spreads[measured, column] = losses[measured, column] * spread
         self.excluded_ = tuple(excluded)
         self.doubts_ = self._doubts(losses)
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
@@ -175,6 +183,8 @@ class MixtureRegression(Law):
     def predict_objective(self, X: Any, weights: Mapping[str, float], interval: float | None = None) -> Any:
         """Weighted sum of the targets' losses [runs]; its interval keeps the correlation of their errors.
 
+        The interval is as many times wider than for the runs of the fit, each left out, as the targets' own are.
+
         Args:
             X: shares [runs, sources].
             weights: weight by target; targets that are not named count nothing.
@@ -187,13 +197,14 @@ class MixtureRegression(Law):
         vector = np.array([weights.get(target, 0.0) for target in self.targets_])
         used = vector != 0
         counted = [self.models_[target] for target, counts in zip(self.targets_, used.tolist()) if counts]
-        mean = np.zeros(len(shares))
-        for weight, model in zip(vector[used].tolist(), counted):
-            mean += weight * model.predict(shares)
+        losses = [model.predict(shares) for model in counted]
+        mean = np.zeros(len(shares)) + sum(weight * loss for weight, loss in zip(vector[used], losses))
         if interval is None:
             return mean
-        errors = self.left_out_errors(weights)
-        radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval)
+        spreads = [model.spread(shares) for model in counted]
+        spread = sum(abs(w) * loss * each for w, loss, each in zip(vector[used], losses, spreads))
+        errors = self.left_out_errors(weights) / (self._spreads[:, used] @ np.abs(vector[used]))
+        radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval) * spread
         return Prediction(mean, mean - radius, mean + radius, interval)
 
     def left_out_errors(self, weights: Mapping[str, float]) -> Array:
@@ -278,7 +289,8 @@ class MixtureRegression(Law):
             "excluded": [[e.target, e.rows, e.reason] for e in self.excluded_],
             "single": self._single,
             "doubts": self.doubts_,
-            "errors": [[e if np.isfinite(e) else None for e in row] for row in self._errors.tolist()],
+            "errors": _without_nan(self._errors),
+            "spreads": _without_nan(self._spreads),
             "models": models,
         }
 
@@ -288,6 +300,7 @@ class MixtureRegression(Law):
         self.excluded_ = tuple(Exclusion(t, tuple(rows), why) for t, rows, why in state["excluded"])
         self.doubts_ = {target: tuple(said) for target, said in state["doubts"].items()}
         self._errors = np.array(state["errors"], dtype=float)
+        self._spreads = np.array(state["spreads"], dtype=float)
         self.models_ = {
             target: self._restore_target(
                 target,
@@ -361,6 +374,11 @@ def shares_frame(runs: pd.DataFrame, prefix: str) -> pd.DataFrame:
     if not columns:
         raise SchemaError("runs table", missing=[f"{prefix}<source>"])
     return runs[columns].set_axis([str(column).removeprefix(prefix) for column in columns], axis=1)
+
+
+def _without_nan(values: Array) -> list[list[float | None]]:
+    """Rows for JSON, in which what was not measured is null."""
+    return [[value if np.isfinite(value) else None for value in row] for row in values.tolist()]
 
 
 def _exclusions(target: str, rows: NDArray[np.bool_], reason: str) -> list[Exclusion]:

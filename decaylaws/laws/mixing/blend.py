@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.flexible import (
-    GaussianProcess,
-    GaussianProcessModel,
-    LightGBMRegression,
-    ProcessDraws,
-    TreeModel,
-)
+from decaylaws.laws.mixing.flexible import LightGBMRegression, TreeModel
 from decaylaws.laws.mixing.parametric import FormulaDraws, FormulaModel, InverseSum
 from decaylaws.laws.mixing.posterior import PosteriorRegression
+from decaylaws.laws.mixing.process import GaussianProcess, GaussianProcessModel, ProcessDraws
 
 _FLOOR_SHARE = (
     0.8  # of the smallest loss: what the process takes no mixture to remove, as the log-linear law's start
 )
+_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)  # its multiples, without their whole part, fill [0, 1] evenly
+_LEAST_DRAWN = 0.25  # of the draws, and of what spreads two predictions: weight of either member
 _LARGEST_ERROR = 4.0  # in median absolute errors: one run that both members miss does not decide between them
 
 
@@ -40,6 +37,8 @@ class BlendModel:
         process: fitted Gaussian process of this target alone.
         tree_share: weight of the trees beside the formula, in log loss.
         process_share: weight of the process beside these two, in log loss.
+        errors: left-out errors of formula and process over ``left_out_spread`` [runs]; trees, which make them a little
+            smaller, are not counted.
         report: diagnosis of the formula's fit, with the time of all.
     """
 
@@ -48,12 +47,8 @@ class BlendModel:
     process: GaussianProcess
     tree_share: float
     process_share: float
+    errors: Array
     report: FitReport
-
-    @property
-    def errors(self) -> Array:
-        """Leave-one-out errors of formula and process over their spread [runs]; trees make them a little smaller."""
-        return self._mean(self._formula.errors, self._process.errors)
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
@@ -63,23 +58,44 @@ class BlendModel:
         )
 
     def spread(self, shares: Array) -> Array:
-        """Formula's and process's: wider where no run is near [runs]."""
-        return self._mean(self._formula.spread(shares), self._process.spread(shares))
+        """Formula's and process's: wider where no run is near, and where the two disagree [runs]."""
+        apart = np.log(self._formula.predict(shares) / self._process.predict(shares))
+        return self._mean_spread(self._formula.spread(shares), self._process.spread(shares), apart)
+
+    def left_out_spread(self, shares: Array) -> Array:
+        """The same of fits without each run [runs]."""
+        law, process = self._left_out(shares)
+        return self._mean_spread(
+            self._formula.left_out_spread(shares), self._process.left_out_spread(shares), law - process
+        )
+
+    def left_out_errors(self, shares: Array) -> Array:
+        """Left-out log errors of formula and process together, of the fit's own runs [runs]."""
+        law, process = self._left_out(shares)
+        return (1.0 - self.process_share) * law + self.process_share * process
 
     def posterior(self, num_draws: int, rng: np.random.Generator) -> BlendDraws:
-        """Draws of formula and process; the trees, which have none, stay as they are.
+        """Draws of the formula with its trees, and draws of the process: each draw is one or the other.
+
+        A mean of both would hide what they disagree by, and average their errors away, which they share. Either has at
+        least a quarter of the draws, since left-out errors of some dozens of runs hardly tell which is right away from
+        the runs. The trees, which have no posterior, stay as they are.
 
         Args:
             num_draws: number of draws.
             rng: source of random numbers.
         """
         formula, process = self._formula.posterior(num_draws, rng), self._process.posterior(num_draws, rng)
-        return BlendDraws(formula, process, self.tree_share, self.process_share, self._trees.predict)
+        # evenly spread, and in the same draws for every target: errors of a family go together over the targets
+        turn = (0.5 + np.arange(num_draws) * _GOLDEN) % 1.0
+        own = turn < np.clip(self.process_share, _LEAST_DRAWN, 1.0 - _LEAST_DRAWN)
+        return BlendDraws(formula, process, self.tree_share, own.astype(float), self._trees.predict)
 
     def fit_as_draw(self) -> BlendDraws:
         """The fit itself as the only draw."""
         formula, process = self._formula.fit_as_draw(), self._process.fit_as_draw()
-        return BlendDraws(formula, process, self.tree_share, self.process_share, self._trees.predict)
+        share = np.array([self.process_share])
+        return BlendDraws(formula, process, self.tree_share, share, self._trees.predict)
 
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """The formula's parameters and the weights of the others."""
@@ -95,8 +111,21 @@ class BlendModel:
             "process_share": self.process_share,
         }
 
-    def _mean(self, law: Any, process: Any) -> Array:
-        return np.asarray((1.0 - self.process_share) * law + self.process_share * process, dtype=float)
+    def _left_out(self, shares: Array) -> tuple[Array, Array]:
+        """Left-out log errors of the formula and of the process [runs]."""
+        return self._formula.errors * self._formula.left_out_spread(shares), self._process.left_out_errors
+
+    def _mean_spread(self, law: Array, process: Array, apart: Array) -> Array:
+        """Each member's spread counts by its weight and by how far it errs where its spread is 1.
+
+        To it comes the spread of two predictions that lie ``apart`` in log loss and have these weights, but at least a
+        quarter each.
+        """
+        own = (1.0 - self.process_share) * np.sqrt(np.mean(self._formula.errors**2))
+        other = self.process_share * np.sqrt(np.mean(self._process.errors**2))
+        share = np.clip(self.process_share, _LEAST_DRAWN, 1.0 - _LEAST_DRAWN)
+        found = np.hypot(own * law + other * process, np.sqrt(share * (1.0 - share)) * apart)
+        return np.asarray(found / max(own + other, 1e-12), dtype=float)
 
     @property
     def _formula(self) -> FormulaModel:
@@ -125,28 +154,28 @@ class BlendDraws:
         formula: draws of the formula.
         process: draws of the Gaussian process.
         tree_share: weight of the trees beside the formula, in log loss.
-        process_share: weight of the process beside these two, in log loss.
+        process_share: weight of the process beside these two in each draw, in log loss [draws].
         trees: what they predict of mixtures [runs].
     """
 
     formula: FormulaDraws
     process: ProcessDraws
     tree_share: float
-    process_share: float
+    process_share: Array
     trees: Predict
 
     def all(self, shares: Array) -> Array:
         """Losses [draws, runs] of mixtures [runs, sources]."""
         return _blended(
             self.formula.all(shares), self.trees(shares), lambda: self.process.all(shares),
-            self.tree_share, self.process_share,
+            self.tree_share, self.process_share[:, None],
         )  # fmt: skip
 
     def each(self, shares: Array, draw: NDArray[np.int64]) -> Array:
         """Losses [runs], each under the draw of that number [runs]."""
         return _blended(
             self.formula.each(shares, draw), self.trees(shares), lambda: self.process.each(shares, draw),
-            self.tree_share, self.process_share,
+            self.tree_share, self.process_share[draw],
         )  # fmt: skip
 
     def slopes(self, mixture: Array, draw: int) -> tuple[float, Array]:
@@ -154,24 +183,30 @@ class BlendDraws:
 
         The trees, which have no slopes, are left out of both: what a descent sees is the blend of the other two.
         """
-        loss, by_share = self.formula.slopes(mixture, draw)
-        if self.process_share == 0:
-            return loss, by_share
+        share = float(self.process_share[draw])
+        if share == 0:
+            return self.formula.slopes(mixture, draw)
         other, other_slopes = self.process.slopes(mixture, draw)
-        blend = float(loss ** (1.0 - self.process_share) * other**self.process_share)
-        mean = (1.0 - self.process_share) * by_share / loss + self.process_share * other_slopes / other
-        return blend, blend * mean
+        if share == 1:
+            return other, other_slopes
+        loss, by_share = self.formula.slopes(mixture, draw)
+        blend = float(loss ** (1.0 - share) * other**share)
+        return blend, blend * ((1.0 - share) * by_share / loss + share * other_slopes / other)
 
 
 Predict = Callable[[Array], Array]
 
 
 def _blended(
-    formula: Array, trees: Array, process: Callable[[], Array], tree_share: float, process_share: float
+    formula: Array,
+    trees: Array,
+    process: Callable[[], Array],
+    tree_share: float,
+    process_share: float | Array,
 ) -> Array:
     """The weighted geometric mean; the process is asked only where it has a weight."""
     found = (1.0 - tree_share) * np.log(formula) + tree_share * np.log(trees)
-    if process_share > 0:
+    if np.any(process_share > 0):
         found = (1.0 - process_share) * found + process_share * np.log(process())
     return np.asarray(np.exp(found), dtype=float)
 
@@ -213,22 +248,24 @@ class BlendedRegression(PosteriorRegression):
         formula = InverseSum(num_starts=self.num_starts, seed=self.seed).fit_checked(named, losses, weights)
         trees = LightGBMRegression(num_trees=150, learning_rate=0.05, num_leaves=15, seed=self.seed)
         trees.fit_checked(named, losses, weights)
-        process = GaussianProcess(seed=self.seed, transform="sqrt", floor_share=_FLOOR_SHARE)
+        process = GaussianProcess(seed=self.seed, transform="sqrt", floor_share=_FLOOR_SHARE, additive=True)
         process.fit_checked(named, losses, weights)
-        model = BlendModel(formula, trees, process, self.tree_share, 0.0, formula.report_)
+        model = BlendModel(formula, trees, process, self.tree_share, 0.0, np.empty(0), formula.report_)
         share = self.process_share
         if share is None:
-            law = model._formula.errors * model._formula.spread(shares)
-            share = best_share(law, model._process.left_out_errors, weights)
+            share = best_share(*model._left_out(shares), weights)
         report = replace(formula.report_, seconds=time.perf_counter() - began)
-        return replace(model, process_share=share, report=report)
+        model = replace(model, process_share=share, report=report)
+        return replace(model, errors=model.left_out_errors(shares) / model.left_out_spread(shares))
 
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> BlendModel:
         formula, trees = InverseSum.from_dict(state["formula"]), LightGBMRegression.from_dict(state["trees"])
         process = GaussianProcess.from_dict(state["process"])
-        return BlendModel(formula, trees, process, self.tree_share, float(state["process_share"]), report)
+        return BlendModel(
+            formula, trees, process, self.tree_share, float(state["process_share"]), errors, report
+        )
 
 
 def best_share(first: Array, second: Array, weights: Array) -> float:

@@ -18,6 +18,10 @@ from decaylaws.laws.mixing.diverged import NOISE_SD
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
 from decaylaws.laws.mixing.posterior import PosteriorRegression
 
+LEAST_FREEDOM = (
+    0.05  # of one minus a run's leverage: a run that alone holds a source says little of the error
+)
+
 
 @dataclass(frozen=True)
 class FormulaModel:
@@ -51,7 +55,7 @@ class FormulaModel:
         slopes = by_loss / value[:, None]
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
         leverage = np.sum(slopes * np.linalg.solve(precision, slopes.T).T, axis=1)
-        errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, 0.05))
+        errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, LEAST_FREEDOM))
         return cls(family, solution.theta, precision, errors, solution.report)
 
     def predict(self, shares: Array) -> Array:
@@ -68,6 +72,10 @@ class FormulaModel:
         slopes = self.log_slopes(shares)
         leverage = np.sum(slopes * np.linalg.solve(self.precision, slopes.T).T, axis=1)
         return np.sqrt(1.0 + np.maximum(leverage, 0.0))
+
+    def left_out_spread(self, shares: Array) -> Array:
+        """The same of fits without each run, by its leverage [runs]."""
+        return left_out_spread(self.spread(shares))
 
     def posterior(self, num_draws: int, rng: np.random.Generator) -> FormulaDraws:
         """Draws of the fit's Gauss-Newton posterior.
@@ -217,6 +225,15 @@ class LogLinear(FormulaRegression):
 
     def _family(self, target: str) -> Family:
         return LogLinearFamily()
+
+
+def left_out_spread(spread: Array) -> Array:
+    """``1 / sqrt(1 - leverage)`` of runs whose fit has ``sqrt(1 + leverage)`` there [runs].
+
+    Args:
+        spread: of the fit to all runs, at each of them [runs].
+    """
+    return 1.0 / np.sqrt(np.maximum(2.0 - spread**2, LEAST_FREEDOM))
 
 
 def _scattered(start: Start, count: int, seed: int) -> Array:

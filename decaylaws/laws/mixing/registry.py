@@ -7,8 +7,9 @@ from collections.abc import Callable
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.blend import BlendedRegression
-from decaylaws.laws.mixing.flexible import GaussianProcess, LightGBMRegression, LinearRegression
+from decaylaws.laws.mixing.flexible import LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.parametric import InverseSum, LogLinear
+from decaylaws.laws.mixing.process import GaussianProcess
 
 REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
     "blend": BlendedRegression,
