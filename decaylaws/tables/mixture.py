@@ -341,10 +341,10 @@ def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> 
     span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
     if gain.beaten:
         first = f"The mixture is predicted to be better than the best observed run, '{run}', by {span}."
-        return f"{fallback}{first} Train it once beside that run's mixture before the real run."
+        return f"{first} {fallback}Train it once beside that run's mixture before the real run."
     doubts = " ".join(gain.doubts)
     first = f"The evidence does not support a gain over the best observed run, '{run}': predicted {span}."
-    words = f"{fallback}{first} {doubts} Train both mixtures, or take that of '{run}'."
+    words = f"{first} {fallback}{doubts} Train both mixtures, or take that of '{run}'."
     return words.replace("  ", " ")
 
 
