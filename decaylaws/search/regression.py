@@ -34,7 +34,7 @@ from decaylaws.laws.mixing.parametric import FormulaRegression
 from decaylaws.laws.mixing.posterior import PosteriorRegression, weighted_slopes
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.objective import normalised
-from decaylaws.search.certainty import LEVEL
+from decaylaws.search.certainty import DISTINCT, LEVEL
 from decaylaws.search.drawn import Drawn, ObjectiveDraws, half_width
 from decaylaws.search.explore import search_mixture
 from decaylaws.search.optimise import Optimum, minimise_mixture, polish_pairs, rounded_optimum
@@ -46,8 +46,12 @@ Method = Literal["auto", "exact", "descent", "optuna", "regmix"]
 _SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
 BEST_OBSERVED = "best_observed"
 _FOLDS = 5
+_EXCEEDED = (
+    1 / 3
+)  # quantile of the gains: a mean would follow a few draws in which a member fails far from the runs
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from the best observed run to the optimum of the fit
 _ENDS = 300  # mixtures towards which they are tried
+_STARTS, _VALLEYS = 6, 3  # simulated mixtures from which a search descends, and ends that it polishes
 _FIT_ITERATIONS = 80  # of a descent on the fit
 _CANDIDATES, _BEST = 100_000, 128  # RegMix's own
 _SIMULATED = 1_000_000  # mixtures by sources by targets that are simulated to begin with
@@ -239,31 +243,35 @@ def _optimum(
     What is returned cannot be bettered by moving share between two sources, but for RegMix's own mean of simulations.
     """
     law, space = weighted.law, weighted.space
-    counted = sum(weight != 0 for weight in weighted.weights.values())
-    count = _CANDIDATES if how == "regmix" else min(_CANDIDATES, _SIMULATED // (len(space.names) * counted))
-    simulated = simulated_optimum(
-        law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens,
-        num_candidates=count, num_best=-(-count * _BEST // _CANDIDATES),
-    )  # fmt: skip
-    start = simulated.array(space.names)
     if how == "regmix":
-        return start
-    others = [space.token_proportional(), best_run, weighted.terms.control, weighted.terms.prior]
-    known = [start, *(space.project(each, decay_tokens).array(space.names) for each in others if each)]
+        found = simulated_optimum(law, space, weighted.weights, seed=seed, decay_tokens=decay_tokens)
+        return found.array(space.names)
+    counted = sum(weight != 0 for weight in weighted.weights.values())
+    count = min(_CANDIDATES, _SIMULATED // (len(space.names) * counted))
+    simulated = space.sample_shares(count, seed=seed, decay_tokens=decay_tokens)
+    order = np.argsort(weighted.aim(simulated))
+    # RegMix's mean of the best alone may lie between two valleys
+    middle = space.project(simulated[order[: -(-count * _BEST // _CANDIDATES)]].mean(axis=0), decay_tokens)
+    others = [middle, space.token_proportional(), best_run, weighted.terms.control, weighted.terms.prior]
+    known = [space.project(each, decay_tokens).array(space.names) for each in others if each]
+    known += list(simulated[order[:_STARTS]])
     if how == "exact":
-        found = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
-        return polish_pairs(weighted.aim, space, decay_tokens, found)
+        found_there = minimise_mixture(weighted.aim, space, decay_tokens, known).shares
+        return polish_pairs(weighted.aim, space, decay_tokens, found_there)
     if isinstance(law, PosteriorRegression):
-        # its trees aside, a blend is smooth: a descent comes near in many dimensions
+        # its trees aside, a blend is smooth: descents come near in many dimensions
         smooth = law.fit_as_draw()
 
         def along(mixture: Array) -> tuple[float, Array]:
             return weighted_slopes(smooth, weighted.weights, mixture, 0)
 
-        known.append(weighted.descended(along, known, decay_tokens, _FIT_ITERATIONS))
+        known += [weighted.descended(along, [start], decay_tokens, _FIT_ITERATIONS) for start in known]
     if how == "descent":
-        # the trees may have moved the optimum into the basin of another start
-        ends = [known[-1], known[int(np.argmin(weighted.aim(np.array(known))))]]
+        starts = np.array(known)[np.argsort(weighted.aim(np.array(known)), kind="stable")]
+        ends = [starts[0]]
+        for start in starts[1:]:
+            if len(ends) < _VALLEYS and min(np.abs(start - end).sum() for end in ends) > 2 * DISTINCT:
+                ends.append(start)
         polished = np.array([polish_pairs(weighted.aim, space, decay_tokens, end) for end in ends])
         return np.asarray(polished[int(np.argmin(weighted.aim(polished)))])
     return search_mixture(weighted.aim, space, decay_tokens, known, trials=trials, seed=seed)
@@ -285,7 +293,7 @@ def _supported(
 ) -> tuple[Array, str]:
     """How far to go from the best observed run towards the optimum, and a sentence where that is not all the way.
 
-    The step is the one whose gain over the run is largest after one standard deviation of its draws is taken off.
+    The step is the one with the largest gain over the run that two of three draws exceed.
     """
     space = draws.fitted.space
     if draws.number < 2 or best_run is None or not space.contains(best_run, decay_tokens):
@@ -294,7 +302,7 @@ def _supported(
     way = np.array([run + step * (chosen - run) for step in _STEPS])
     aims = draws.values(way) + draws.fitted.price(way)
     gains = aims[:, :1] - aims
-    step = int(np.argmax(gains.mean(axis=0) - gains.std(axis=0, ddof=1)))
+    step = int(np.argmax(np.quantile(gains, _EXCEEDED, axis=0)))
     if _STEPS[step] == 1.0:
         return chosen, ""
     if step == 0:

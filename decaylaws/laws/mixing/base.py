@@ -190,11 +190,7 @@ class MixtureRegression(Law):
             weights: weight by target; targets that are not named count nothing.
             interval: level such as 0.9; the answer is then a :class:`Prediction`.
         """
-        shares = self._shares(X)
-        unknown = sorted(set(weights) - set(self.targets_))
-        if unknown or not weights:
-            raise SchemaError("weights", unexpected=unknown, remedy=f"Targets: {', '.join(self.targets_)}.")
-        vector = np.array([weights.get(target, 0.0) for target in self.targets_])
+        shares, vector = self._shares(X), self._weight_vector(weights)
         used = vector != 0
         counted = [self.models_[target] for target, counts in zip(self.targets_, used.tolist()) if counts]
         losses = [model.predict(shares) for model in counted]
@@ -216,9 +212,15 @@ class MixtureRegression(Law):
             weights: weight by target.
         """
         self._require_fitted()
-        vector = np.array([weights.get(target, 0.0) for target in self.targets_])
+        vector = self._weight_vector(weights)
         used = vector != 0
         return np.asarray(self._errors[:, used] @ vector[used])
+
+    def _weight_vector(self, weights: Mapping[str, float]) -> Array:
+        unknown = sorted(set(weights) - set(self.targets_))
+        if unknown or not weights:
+            raise SchemaError("weights", unexpected=unknown, remedy=f"Targets: {', '.join(self.targets_)}.")
+        return np.array([weights.get(target, 0.0) for target in self.targets_])
 
     def resampled(self, X: Any, y: Any, *, num_draws: int, seed: int) -> Iterator[Self]:
         """Copies of this regression fitted under bootstrap weights over mixtures.

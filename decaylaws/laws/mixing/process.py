@@ -32,29 +32,44 @@ _SHARE_STEP = 1e-7  # over which a transform is derived: a square root has no sl
 _FEATURES = 256  # of a draw's prior; their error is below the posterior's own
 _ALONE_FEATURES = 32  # of a draw's prior in one share
 _GRID = 192  # points of a function of one share, between which it is taken to be straight
-_ALONE_REACH = 2.0  # standard deviations of a share over the runs: over these a function of it changes
-_PRIOR_SD = np.array([1.5, 1.5, 0.7, 2.0])  # of the logs of an additive kernel's scales around their start
+_ALONE_REACH = (
+    1.0,
+    2.5,
+)  # standard deviations of a share over the runs, over which a function of it may change
+_PRIOR_SD = np.array(
+    [1.5, 1.5, 1.5, 0.7, 2.0]
+)  # of the logs of an additive kernel's scales around their start
 
 
 @dataclass(frozen=True)
 class Alone:
     """The part of a kernel that is a sum of functions of one transformed share each.
 
+    Each function is a straight line, which goes on away from the runs, and a squared-exponential process, which does
+    not.
+
     Attributes:
-        variance: of the sum.
+        slope: variance of the sum of the lines at a distance of ``lengths`` from ``centre``.
+        variance: of the sum of the processes.
+        centre: mean transformed mixture of the runs [sources].
         lengths: over which the function of each share changes [sources].
         low: smallest transformed share.
         high: largest one.
     """
 
+    slope: float
     variance: float
+    centre: FloatArray
     lengths: FloatArray
     low: float
     high: float
 
     def kernel(self, first: Array, second: FloatArray) -> Array:
         """Covariance of transformed mixtures [n, sources] and [k, sources], [n, k]."""
-        return self.variance * _correlation_alone(first, second, self.lengths)
+        bent = _correlation_alone(first, second, self.lengths)
+        return self.variance * bent + self.slope * _correlation_straight(
+            first, second, self.centre, self.lengths
+        )
 
     def functions(self, inputs: FloatArray, weights: Array) -> Array:
         """``kernel(x, inputs) @ weights`` as a function of each share on the grid.
@@ -66,11 +81,12 @@ class Alone:
         Returns:
             [draws, sources, grid].
         """
-        found = [
-            weights @ np.exp(-0.5 * ((self._grid[:, None] - own) / length) ** 2).T
-            for own, length in zip(inputs.T, self.lengths)
-        ]
-        return self.variance / len(found) * np.stack(found, axis=1)
+        found = []
+        for own, length, centre in zip(inputs.T, self.lengths, self.centre):
+            bent = np.exp(-0.5 * ((self._grid[:, None] - own) / length) ** 2)
+            straight = np.outer(self._grid - centre, own - centre) / length**2
+            found.append(weights @ (self.variance * bent + self.slope * straight).T)
+        return np.stack(found, axis=1) / len(found)
 
     def prior(self, num_draws: int, rng: np.random.Generator) -> Array:
         """Functions drawn from the prior, on the grid [draws, sources, grid]."""
@@ -80,7 +96,9 @@ class Alone:
         waves = np.cos(frequencies[:, :, None] * self._grid + phases)
         size = np.sqrt(2.0 * self.variance / (count * _ALONE_FEATURES))
         weights = size * rng.standard_normal((num_draws, count, _ALONE_FEATURES))
-        return np.asarray(np.einsum("bmf,mfg->bmg", weights, waves))
+        lines = (self._grid - self.centre[:, None]) / self.lengths[:, None]
+        slopes = np.sqrt(self.slope / count) * rng.standard_normal((num_draws, count, 1))
+        return np.asarray(np.einsum("bmf,mfg->bmg", weights, waves) + slopes * lines)
 
     def look_up(self, tables: Array, inputs: Array, draw: NDArray[np.int64] | None = None) -> Array:
         """Sums over the sources of functions on the grid at transformed mixtures [n, sources].
@@ -149,11 +167,13 @@ class GaussianProcessModel:
 
     def spread(self, shares: Array) -> Array:
         """Posterior standard deviation over that of the noise [runs]."""
-        signal, noise, _ = self.scales
+        noise, signal = self.scales[1], np.full(len(shares), self.scales[0])
         cross = self._together(shares)
         if self.alone is not None:
-            signal += self.alone.variance
-            cross += self.alone.kernel(TRANSFORMS[self.transform](shares), self.inputs)
+            own = TRANSFORMS[self.transform](shares)
+            away = ((own - self.alone.centre) / self.alone.lengths) ** 2
+            signal = signal + self.alone.variance + self.alone.slope * away.mean(axis=1)
+            cross += self.alone.kernel(own, self.inputs)
         variance = signal + noise - np.sum(cross * (cross @ self.inverse), axis=1)
         return np.sqrt(np.maximum(variance, noise) / noise)
 
@@ -201,7 +221,9 @@ class GaussianProcessModel:
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Kernel: signal and noise in log reducible loss (standard deviations), length in transformed shares, floor."""
         signal, noise, length = self.scales
-        own = {} if self.alone is None else {"alone_sd": self.alone.variance**0.5}
+        own = {}
+        if self.alone is not None:
+            own = {"alone_sd": self.alone.variance**0.5, "slope_sd": self.alone.slope**0.5}
         return {"signal_sd": signal**0.5, "noise_sd": noise**0.5, "length": length, "floor": self.floor} | own
 
     def state(self) -> dict[str, Any]:
@@ -229,7 +251,9 @@ class GaussianProcessModel:
             inverse,
             float(state["centre"]),
             (signal, noise, length),
-            None if own is None else Alone(**{**own, "lengths": np.array(own["lengths"])}),
+            None
+            if own is None
+            else Alone(**own | {key: np.array(own[key]) for key in ("centre", "lengths")}),
             str(state["transform"]),
             float(state["floor"]),
             errors,
@@ -361,7 +385,7 @@ class GaussianProcess(MixtureRegression):
         spread = np.sqrt(1.0 / (np.diag(inverse) * noise))
         errors = np.log(left_out / losses) / spread
         fitted = floor + np.exp(logs - noise_by_run * dual)
-        count = 4 if self.additive else 3
+        count = 5 if self.additive else 3
         report = plain_report(losses, fitted, count, time.perf_counter() - began, kernel.at_bounds)
         return GaussianProcessModel(
             inputs, dual, inverse, centre, kernel.scales, kernel.alone, self.transform, floor, errors, report
@@ -390,6 +414,11 @@ def _correlation_alone(first: Array, second: FloatArray, lengths: FloatArray) ->
     for own, other, length in zip(first.T, second.T, lengths):
         found += np.exp(-0.5 * ((own[:, None] - other) / length) ** 2)
     return found / len(lengths)
+
+
+def _correlation_straight(first: Array, second: FloatArray, centre: FloatArray, lengths: FloatArray) -> Array:
+    """Products of what lies on a straight line through each transformed share [first, second]."""
+    return np.asarray(((first - centre) / lengths) @ ((second - centre) / lengths).T / len(lengths))
 
 
 @dataclass(frozen=True)
@@ -431,28 +460,43 @@ def _fit_additive(inputs: Array, centred: Array, low: float, high: float) -> _Ke
 
     Without the prior, as many runs as here often choose a noise of nothing or a part without variance.
     """
-    count, variance = len(centred), float(np.var(centred))
     spread = inputs.std(axis=0)
-    lengths = _ALONE_REACH * np.maximum(spread, 0.5 * spread.mean())
-    apart = float(np.sqrt(2.0 * (spread**2).sum()))  # a typical distance of two runs
-    alone, squares = _correlation_alone(inputs, inputs, lengths), _squares(inputs, inputs)
-    start = np.log([0.5 * variance, 0.3 * variance, apart, 0.02 * variance])
-    lower = np.log([1e-4 * variance, 1e-4 * variance, 0.2 * apart, 1e-4 * variance])
-    upper = np.log([1e2 * variance, 1e2 * variance, 20.0 * apart, 2.0 * variance])
+    spread = np.maximum(spread, 0.5 * spread.mean())
+    fits = [_fit_scales(inputs, centred, reach * spread, low, high) for reach in _ALONE_REACH]
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _fit_scales(
+    inputs: Array, centred: Array, lengths: Array, low: float, high: float
+) -> tuple[float, _KernelFit]:
+    """Minus the log of how likely the runs are, up to a constant, and the scales for given lengths of single shares."""
+    count, variance = len(centred), float(np.var(centred))
+    apart = float(np.sqrt(2.0 * inputs.var(axis=0).sum()))  # a typical distance of two runs
+    centre, squares = inputs.mean(axis=0), _squares(inputs, inputs)
+    alone = _correlation_alone(inputs, inputs, lengths)
+    straight = _correlation_straight(inputs, inputs, centre, lengths)
+    start = np.log([0.3 * variance, 0.3 * variance, 0.3 * variance, apart, 0.02 * variance])
+    lower = np.log([*[1e-4 * variance] * 3, 0.2 * apart, 1e-4 * variance])
+    upper = np.log([*[1e2 * variance] * 3, 20.0 * apart, 2.0 * variance])
 
     def surprise(theta: Array) -> tuple[float, Array]:
-        own, signal, length, noise = np.exp(theta)
+        slope, own, signal, length, noise = np.exp(theta)
         together = signal * np.exp(-0.5 * squares / length**2)
-        parts = (own * alone, together, together * squares / length**2, noise * np.eye(count))
-        factor = cho_factor(parts[0] + together + parts[3], lower=True)
+        parts = (
+            slope * straight, own * alone, together, together * squares / length**2, noise * np.eye(count)
+        )  # fmt: skip
+        factor = cho_factor(parts[0] + parts[1] + together + parts[4], lower=True)
         dual, away = cho_solve(factor, centred), (theta - start) / _PRIOR_SD
         value = 0.5 * centred @ dual + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
         rest = cho_solve(factor, np.eye(count)) - np.outer(dual, dual)
         slopes = np.array([0.5 * np.sum(rest * part) for part in parts])
         return float(value), slopes + away / _PRIOR_SD
 
-    theta = minimize(surprise, start, jac=True, method="L-BFGS-B", bounds=list(zip(lower, upper))).x
+    found = minimize(surprise, start, jac=True, method="L-BFGS-B", bounds=list(zip(lower, upper)))
+    theta = found.x
     touching = np.minimum(theta - lower, upper - theta) < 1e-3
-    names = tuple(name for name, at in zip(("alone_sd", "signal_sd", "length", "noise_sd"), touching) if at)
-    own, signal, length, noise = np.exp(theta).tolist()
-    return _KernelFit((signal, noise, length), Alone(own, lengths, low, high), names)
+    known = ("slope_sd", "alone_sd", "signal_sd", "length", "noise_sd")
+    slope, own, signal, length, noise = np.exp(theta).tolist()
+    kernel = Alone(slope, own, centre, lengths, low, high)
+    names = tuple(name for name, at in zip(known, touching) if at)
+    return float(found.fun), _KernelFit((signal, noise, length), kernel, names)
