@@ -17,7 +17,7 @@ from decaylaws.io.values import json_value
 from decaylaws.laws.decay import (
     MEMBERS,
     DecayLaw,
-    best_member,
+    chosen_member,
     decay_predictors,
     held_out_fits,
     held_out_table,
@@ -274,7 +274,8 @@ def _fit(
     )
     fits = held_out_fits(every, runs, seed=told.seed, progress=progress)
     table = held_out_table(fits, runs)
-    member, votes = best_member(table), member_votes(fits, runs, seed=told.seed)
+    votes = member_votes(fits, runs, seed=told.seed)
+    member = chosen_member(table, votes)
     errors = table[~table["law"].isin({f"decay:{name}" for name in MEMBERS if name != member})]
     law = DecayLaw(
         told.trunk_mixture,

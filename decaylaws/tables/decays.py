@@ -13,7 +13,7 @@ from decaylaws.io.values import AS_JSON
 from decaylaws.laws.decay import (
     MEMBERS,
     DecayLaw,
-    best_member,
+    chosen_member,
     decay_predictors,
     held_out_fits,
     held_out_table,
@@ -270,7 +270,8 @@ def _fit(
     every = decay_predictors(trunk, tuple(MEMBERS), reference_batch_tokens=batch)
     fits = held_out_fits(every, runs, seed=settings.seed, progress=progress)
     errors = held_out_table(fits, runs)
-    member, votes = best_member(errors), member_votes(fits, runs, seed=settings.seed)
+    votes = member_votes(fits, runs, seed=settings.seed)
+    member = chosen_member(errors, votes)
     law = DecayLaw(trunk, member, reference_batch_tokens=batch, seed=settings.seed).fit(
         runs, progress=progress
     )

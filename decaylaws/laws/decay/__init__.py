@@ -18,6 +18,7 @@ from decaylaws.laws.decay.baselines import (
 )
 from decaylaws.laws.decay.heldout import (
     best_member,
+    chosen_member,
     decay_predictors,
     held_out_fits,
     held_out_report,
@@ -39,6 +40,7 @@ __all__ = [
     "MixtureAlone",
     "NearestRun",
     "best_member",
+    "chosen_member",
     "decay_predictors",
     "held_out_fits",
     "held_out_report",

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from decaylaws.laws.decay.heldout import HeldOutFits
+from decaylaws.laws.decay.heldout import SURE_CHOICE, HeldOutFits
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.noise import matched_control
@@ -19,7 +19,6 @@ HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 GUARD_CONFIDENCE = 0.95
 GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
 _LEAST_COVERAGE = 0.7  # of 90 % intervals on held-out runs: fewer than a handful of runs miss by chance
-_SURE_CHOICE = 0.9  # of the draws of held-out runs in which the chosen member does best
 
 
 def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
@@ -30,13 +29,14 @@ def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
         votes: by member, how often it does best where the held-out runs are drawn anew.
     """
     rivals = {name: share for name, share in votes.items() if name != member and share > 0}
-    if not rivals or votes.get(member, 0.0) >= _SURE_CHOICE:
+    if not rivals or votes.get(member, 0.0) >= SURE_CHOICE:
         return []
     rival = max(rivals, key=lambda name: rivals[name])
     return [
         f"The choice of the member is uncertain: if the held-out runs are resampled, '{member}' is best in "
-        f"{100 * votes.get(member, 0.0):.0f} % of the samples and '{rival}' in {100 * rivals[rival]:.0f} %. Outside "
-        "the fitted range, the two can differ by more than the intervals show."
+        f"{100 * votes.get(member, 0.0):.0f} % of the samples and '{rival}' in {100 * rivals[rival]:.0f} %. The "
+        f"default member is kept unless another is best in {100 * SURE_CHOICE:.0f} %. Outside the fitted range, the "
+        "two can differ by more than the intervals show."
     ]
 
 
