@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from decaylaws.runs.columns import AVERAGED_LOSS, AVERAGED_SHARE
 from decaylaws.runs.config import RunConfig
@@ -40,7 +41,11 @@ def averaged_tokens(config: RunConfig) -> list[int]:
 
 
 def averaged_losses(
-    config: RunConfig, store: TokenStore, directory: Path, settings: EvaluationSettings
+    config: RunConfig,
+    store: TokenStore,
+    directory: Path,
+    settings: EvaluationSettings,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """``averaged_loss:<domain>`` of a trunk whose checkpoints lie in ``directory``, nats per token.
 
@@ -52,6 +57,7 @@ def averaged_losses(
         store: the prepared corpus.
         directory: of the checkpoints.
         settings: held-out evaluation.
+        device: where the mean is measured.
     """
     kept = [kept_checkpoint(directory, config.run_id, tokens) for tokens in averaged_tokens(config)]
     if not kept or not all(path.is_file() for path in kept):
@@ -59,8 +65,9 @@ def averaged_losses(
     paths = [*kept, final_checkpoint(directory, config.run_id)]
     states = [load_checkpoint(path, shape=config.llama) for path in paths]
     evaluation = EvaluationSet.build(
-        store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain
+        store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain, device=device
     )
     mean = merge(states, np.full(len(states), 1.0 / len(states)))
-    (losses,) = evaluation.losses(StackedLlama(config.llama), stack_params([mean]))
+    params = {name: tensor.to(device) for name, tensor in stack_params([mean]).items()}
+    (losses,) = evaluation.losses(StackedLlama(config.llama, device=device), params)
     return {AVERAGED_LOSS + domain: loss for domain, loss in losses.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -114,3 +115,8 @@ def can_compile(device: torch.device) -> bool:
         compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang", "cc"]
         return find_spec("triton") is not None and any(shutil.which(each) for each in compilers)
     return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU a stream of this thread's own: it waits for no step, and disturbs no recording, of another thread."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()

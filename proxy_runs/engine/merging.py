@@ -66,7 +66,10 @@ def _average(tensors: Sequence[Tensor], weights: npt.NDArray[np.float64]) -> Ten
 
 
 def emulated_losses(
-    states: Sequence[MemberState], decay: Schedule, evaluation: EvaluationSet
+    states: Sequence[MemberState],
+    decay: Schedule,
+    evaluation: EvaluationSet,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Held-out loss by domain that ``decay`` would have reached, read out of constant-LR checkpoints.
 
@@ -74,12 +77,14 @@ def emulated_losses(
         states: checkpoints of one constant-LR run in order, the first at the start of the decay and the last
             as many tokens later as the decay is long.
         decay: what is emulated.
-        evaluation: held-out windows.
+        evaluation: held-out windows, on ``device``.
+        device: where the average is measured.
 
     Returns:
         Nats per token.
     """
     edges = [state.tokens - states[0].tokens for state in states]
-    params = merge(states, merge_weights(decay, edges))
-    (losses,) = evaluation.losses(StackedLlama(states[0].shape), stack_params([params]))
+    params = stack_params([merge(states, merge_weights(decay, edges))])
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    (losses,) = evaluation.losses(StackedLlama(states[0].shape, device=device), params)
     return losses

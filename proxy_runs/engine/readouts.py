@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from decaylaws.runs.columns import READ_OUT_SHAPES
 from decaylaws.runs.config import RunConfig
 from decaylaws.schedules import decay
@@ -30,7 +32,11 @@ def checkpoint_tokens(config: RunConfig) -> list[int]:
 
 
 def read_out(
-    config: RunConfig, store: TokenStore, directory: Path, settings: EvaluationSettings
+    config: RunConfig,
+    store: TokenStore,
+    directory: Path,
+    settings: EvaluationSettings,
+    device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
     """Losses that decays of every shape would have reached over the tokens of a constant-LR run.
 
@@ -39,6 +45,7 @@ def read_out(
         store: the prepared corpus.
         directory: of the checkpoints.
         settings: held-out evaluation.
+        device: where the averages are measured.
 
     Returns:
         One row per shape and domain: ``run_id``, ``decay_shape``, ``domain``, ``loss`` (nats per token).
@@ -47,12 +54,12 @@ def read_out(
     kept = [kept_checkpoint(directory, config.run_id, tokens) for tokens in checkpoint_tokens(config)]
     states = [load_checkpoint(path, shape=config.llama) for path in (start, *kept)]
     evaluation = EvaluationSet.build(
-        store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain
+        store, seq_len=config.shape.seq_len, tokens_per_domain=settings.tokens_per_domain, device=device
     )
     return [
         {"run_id": config.run_id, "decay_shape": shape, "domain": domain, "loss": loss}
         for shape in READ_OUT_SHAPES
         for domain, loss in emulated_losses(
-            states, decay(config.tokens, config.schedule.start_lr, shape=shape), evaluation
+            states, decay(config.tokens, config.schedule.start_lr, shape=shape), evaluation, device
         ).items()
     ]

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,9 +64,14 @@ class Saves:
             copied.record()
         self._orders.append(self._thread.submit(self._write, state, path, copied))
 
-    def delete(self, path: Path) -> None:
-        """Delete a file, after everything that was asked for before; it may be missing."""
-        self._orders.append(self._thread.submit(_delete, path))
+    def delete(self, path: Path, after: Future[Any] | None = None) -> None:
+        """Delete a file, which may be missing, after everything that was asked for before.
+
+        Args:
+            path: the file.
+            after: what must have ended well first; else the file stays, and the error is raised here as a save's is.
+        """
+        self._orders.append(self._thread.submit(_delete, path, after))
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -99,6 +105,8 @@ class Saves:
         return time.monotonic() - began
 
 
-def _delete(path: Path) -> float:
+def _delete(path: Path, after: Future[Any] | None) -> float:
+    if after is not None:
+        after.result()
     path.unlink(missing_ok=True)
     return 0.0

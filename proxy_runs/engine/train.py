@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def train(
     *,
     checkpoint_dir: Path,
     evaluation: EvaluationSettings,
-    on_result: Callable[[RunResult], None],
+    on_result: Callable[[RunResult], Future[Any] | None],
     start_checkpoints: Mapping[str, Path] | None = None,
     held: HeldCheckpoints | None = None,
     keep_at: Callable[[RunConfig], Sequence[int]] = lambda _: (),
@@ -65,7 +66,8 @@ def train(
         store: the prepared corpus.
         checkpoint_dir: where trunks leave checkpoints and unfinished runs their latest state.
         evaluation: held-out tokens per domain, and how often a run is evaluated.
-        on_result: told of every run that ended, once; when it returns, the run's resume state is deleted.
+        on_result: told of every run that ended, once; when it returns, the run's resume state is deleted, or when the
+            future that it returns has ended, for which training does not wait.
         start_checkpoints: by ``start_run_id``, where a trunk's checkpoint is if not in ``checkpoint_dir``.
         held: checkpoints that runs with a ``start`` begin from.
         keep_at: own tokens (whole steps) of a run at which a checkpoint is kept.
@@ -115,7 +117,7 @@ class _Where:
 class _Hooks:
     """What the caller wants to be told and asked."""
 
-    on_result: Callable[[RunResult], None]
+    on_result: Callable[[RunResult], Future[Any] | None]
     more: Callable[[RunConfig, int], Sequence[RunConfig]]
     progress: Progress
     should_stop: Callable[[], bool]
@@ -355,5 +357,5 @@ class _Session:
         self._has_closed = True
         if run.keep_at or run.config.kind == "trunk":
             self._saves.wait()  # whoever hears of the result reads its checkpoints
-        self._hooks.on_result(run.result(status, reason, self._evaluation))
-        self._saves.delete(resume_checkpoint(self._where.directory, run.config.run_id))
+        recorded = self._hooks.on_result(run.result(status, reason, self._evaluation))
+        self._saves.delete(resume_checkpoint(self._where.directory, run.config.run_id), after=recorded)

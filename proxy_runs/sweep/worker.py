@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -42,6 +43,7 @@ from proxy_runs.compiled_code import clear_unfinished, forget_compiled_code, is_
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, train
 from proxy_runs.engine.averaging import averaged_losses, averaged_tokens
+from proxy_runs.engine.backend import own_stream
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
 from proxy_runs.memory import device_bytes
 from proxy_runs.sweep.engines import FSDP, engine_of, stack_slots
@@ -122,8 +124,9 @@ class Worker:
         self._queue = open_queue(workspace, progress=self._storage_waits)
         self._store = TokenStore.open(workspace.corpus, verify=False)
         self._held = HeldCheckpoints(workspace.held)
-        device = Backend(device=workspace.device).torch_device
-        self._memory_bytes = device_bytes(device) / workspace.workers
+        self._device = Backend(device=workspace.device).torch_device
+        self._memory_bytes = device_bytes(self._device) / workspace.workers
+        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="averages")
         self._sets = PreparedSets.open(self._store).fingerprint
         self._last_reclaim = 0.0
 
@@ -242,7 +245,7 @@ class Worker:
             evaluation=where.evaluation,
             layout=replace(where.layout, device=where.device),
             keep_model=where.checkpoints / f"{config.run_id}-{config.tokens}" if keeps else None,
-            on_result=functools.partial(self._end, heart),
+            on_result=functools.partial(self._finish, heart),
             should_prune=functools.partial(self._is_poor, heart),
             on_losses=functools.partial(self._tell_losses, heart),
             progress=functools.partial(self._tell, heart),
@@ -281,19 +284,30 @@ class Worker:
                 self._event("training", heart.claim(config.run_id), "", done_tokens=tokens, figures=figures)
             )
 
-    def _end(self, heart: Heart, result: RunResult) -> None:
-        """Record a run that has ended, with what its checkpoints tell, and delete those that nobody needs."""
+    def _end(self, heart: Heart, result: RunResult) -> Future[None] | None:
+        """Record a run that has ended; in a thread where averages of its checkpoints are to be measured first."""
+        if result.row["reached_target"] and self._is_measured(heart.claim(result.run_id)):
+            return self._aside.submit(self._finish, heart, result)
+        self._finish(heart, result)
+        return None
+
+    def _is_measured(self, claim: Claim) -> bool:
+        """Whether averages of a run's checkpoints are measured when it has ended."""
+        return claim.role == READ_OUT or claim.config.kind == "trunk"
+
+    def _finish(self, heart: Heart, result: RunResult) -> None:
+        """Record a run with what its checkpoints tell, and delete those that nobody needs."""
         claim, where = heart.claim(result.run_id), self._workspace
         # what the run's config does not say and its numbers depend on
         measured: dict[str, Any] = {EVALUATION: where.evaluation.tokens_per_domain}
         if self._sets:  # a study without them keeps its tables
             measured[EVALUATION_SETS] = self._sets
-        row = {**result.row, "role": claim.role, **self._averaged_losses(claim, result), **measured}
+        with own_stream(self._device):
+            averaged = self._averaged_losses(claim, result)
+            read_outs = self._read_outs(claim, result)
+        row = {**result.row, "role": claim.role, **averaged, **measured}
         curve = [{**point, **measured} for point in result.curve]
-        read_outs = {
-            name: [{**each, **measured} for each in rows]
-            for name, rows in self._read_outs(claim, result).items()
-        }
+        read_outs = {name: [{**each, **measured} for each in rows] for name, rows in read_outs.items()}
         self._record(heart.drop(result.run_id), {"row": row, "curve": curve, **read_outs})
         staying = [claim.config.tokens] if where.keep_checkpoints else []
         forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
@@ -312,14 +326,18 @@ class Worker:
         if claim.role != READ_OUT or not result.row["reached_target"]:
             return {}
         where = self._workspace
-        return {"read_outs": read_out(claim.config, self._store, where.checkpoints, where.evaluation)}
+        return {
+            "read_outs": read_out(
+                claim.config, self._store, where.checkpoints, where.evaluation, self._device
+            )
+        }
 
     def _averaged_losses(self, claim: Claim, result: RunResult) -> dict[str, float]:
         """Losses of the mean of a trunk's last weights; nothing for other runs."""
         if claim.config.kind != "trunk" or not result.row["reached_target"]:
             return {}
         where = self._workspace
-        return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation)
+        return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation, self._device)
 
     def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]

@@ -20,6 +20,7 @@ from decaylaws.settings.evaluation import EvaluationSettings
 from decaylaws.study import Study, arithmetic
 from decaylaws.study import calibrate as calibrating
 from decaylaws.study.calibrate import calibrate
+from decaylaws.study.plan import plan
 from proxy_runs import machine
 from proxy_runs.engine import Backend
 from proxy_runs.engine.stack import Stack
@@ -232,6 +233,38 @@ def test_a_short_sweep_is_left_alone(long_study: Study, monkeypatch: pytest.Monk
     assert "train:" not in decaylaws("plan", str(long_study.root))
     assert long_study.arithmetic() == EXACT
     assert "train" not in long_study.decisive_settings()
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_bfloat16_is_the_default_on_a_gpu_and_only_the_compiler_is_measured(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    tried: list[Arithmetic] = []
+
+    def speed(study: Study, candidate: Arithmetic) -> tuple[float, int]:
+        tried.append(candidate)
+        return 2e9, 1
+
+    monkeypatch.setattr("proxy_runs.machine.visible_gpus", lambda device: 1)
+    monkeypatch.setattr(arithmetic, "_speed", speed)
+    monkeypatch.setattr(arithmetic, "WORTH_TRYING_SECONDS", 0.0 if is_long else 1e9)
+    assert "the default on a GPU" in decaylaws("plan", str(long_study.root))
+    compiled = Arithmetic(precision="bfloat16", compiled=True)
+    assert long_study.arithmetic() == (compiled if is_long else Arithmetic(precision="bfloat16"))
+    assert tried == [compiled] * is_long
+    assert "the default" not in decaylaws("plan", str(long_study.root)), "decided once"
+
+
+def test_a_plan_that_is_interrupted_while_it_measures_has_decided_nothing(
+    long_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(study: Study, candidate: Arithmetic) -> tuple[float, int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arithmetic, "_speed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        plan(long_study)
+    assert not long_study.arithmetic_file.exists()
 
 
 def test_a_long_sweep_takes_the_first_arithmetic_that_pays_and_stays_with_it(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,51 @@ def test_a_state_that_cannot_be_written_ends_training_with_its_error(
     monkeypatch.setattr(saves, "save_checkpoint", fail)
     with pytest.raises(DataError, match="no space left"):
         run(store, forks(trunk), tmp_path, start_checkpoints=starts, save_seconds=0.0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_goes_on_while_a_result_is_recorded_and_its_state_stays_until_then(
+    store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path, fails: bool
+) -> None:
+    first, second = (tiny_fork(trunk, maths=0.5, steps=steps, seed=1) for steps in (4, 12))
+    starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
+    run(store, [first], tmp_path, start_checkpoints=starts, should_stop=stop_after(2))
+    resume = resume_checkpoint(tmp_path, first.run_id)
+    second_is_done = threading.Event()
+    was_kept: list[bool] = []
+
+    def record() -> None:
+        assert second_is_done.wait(60), "training waits for what it should not"
+        was_kept.append(resume.is_file())
+        if fails:
+            raise DataError("a checkpoint is damaged")
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def on_result(result: RunResult) -> Future[None] | None:
+            if result.run_id == first.run_id:
+                return thread.submit(record)
+            second_is_done.set()
+            return None
+
+        def train_both() -> None:
+            train(
+                [first, second],
+                store,
+                checkpoint_dir=tmp_path,
+                evaluation=EVALUATION,
+                start_checkpoints=starts,
+                on_result=on_result,
+                device="cpu",
+            )
+
+        if fails:
+            with pytest.raises(DataError, match="damaged"):
+                train_both()
+        else:
+            train_both()
+    assert was_kept == [True]
+    assert resume.is_file() is fails
 
 
 def test_saves_take_a_twentieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
