@@ -221,11 +221,11 @@ def trajectory(
         members["embed"][nan_member] = math.nan
     params = {name: tensor.to(device).contiguous().requires_grad_() for name, tensor in members.items()}
     step = StackwiseStep(model, params, compiled=compiled)
-    weights = torch.full(batches.shape[1:3], 1 / batches.shape[2])
+    weights = torch.full(batches.shape[2:3], 1 / batches.shape[2]).numpy()
     losses = []
     for number in range(steps):
         due = [MemberStep(slot, lr, number + 1, OptimizerConfig()) for slot, lr in enumerate(LRS)]
-        step.launch(batches[number % len(batches)], weights, due)
+        step.launch([(windows.numpy(), weights) for windows in batches[number % len(batches)]], due)
         losses.append([loss for loss, _ in step.results()])
     return torch.tensor(losses)
 
