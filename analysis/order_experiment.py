@@ -65,7 +65,7 @@ from proxy_runs.engine.train import train
 GENERAL = {"narrative": 0.5, "reference": 0.5}
 SCARCE = ("code", "worked_maths")
 MAX_BYTES = 1_200_000
-"""Text of each source: enough that no general sequence need be read twice."""
+"""Text of each source: enough that neither part of a run reads a general sequence twice."""
 
 SEQ_LEN, BATCH_TOKENS, PEAK_LR, WARMUP_TOKENS = 64, 512, 6e-3, 32_768
 STABLE_TOKENS, DECAY_TOKENS = 393_216, 131_072
