@@ -34,6 +34,21 @@ def near_copies(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def searched_in_part(study: Study) -> list[str]:
+    """A sentence for every store that was too large to look through for near copies as a whole.
+
+    Args:
+        study: a prepared one.
+    """
+    stored = _stored(study)
+    return [
+        f"{name}: near copies of held-out documents were looked for in {share:.2g} of its train documents "
+        f"({stored['compared'][name]:,}), spread over it evenly. Those in the rest stay in the train text."
+        for name, share in (stored["share"] if stored else {}).items()
+        if stored and share < 1
+    ]
+
+
 def copies_read(study: Study, shares: Mapping[str, float], tokens: float) -> pd.DataFrame:
     """Near copies of held-out documents that a run reads which trains on the sources as they are.
 

@@ -11,7 +11,7 @@ from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.progress import Progress, silent
 from decaylaws.study.checks import check_prepared, record_settings, short_heldout
 from decaylaws.study.directory import Study
-from decaylaws.study.near_copies import near_copies
+from decaylaws.study.near_copies import near_copies, searched_in_part
 from decaylaws.study.overlap import check_overlap, evaluation_report, heldout_overlap
 
 
@@ -173,4 +173,4 @@ def _notes(study: Study) -> list[str]:
             notes.append(f"{name}: passed over: {said}.")
         if said := kept_doubtful(counts):
             notes.append(f"{name}: kept: {said}.")
-    return notes
+    return [*notes, *searched_in_part(study)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_prepare_states_what_it_found_in_a_store(root: Path) -> None:
     words = prepared.stores["beginning"][1].split()
     assert len(words) > 5
     assert all(word.strip(",.").isalpha() for word in words[:-1])
+
+
+def test_prepare_says_how_much_of_a_large_store_was_searched_for_near_copies(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy_runs.corpus.stores._CHUNK", 5_000)
+    monkeypatch.setattr("proxy_runs.corpus.near_copies.MAX_TOKENS", 20_000)
+    output = " ".join(decaylaws("prepare", str(root)).split())
+    found = json.loads((Study.open(root).shard_dir() / "near_copies.json").read_text())
+    assert 0 < found["share"]["maths"] < 1
+    assert found["share"]["web"] == 1
+    words = f"in {found['share']['maths']:.2g} of its train documents ({found['compared']['maths']:,})"
+    assert f"maths: near copies of held-out documents were looked for {words}" in output
+    assert "web: near copies" not in output
 
 
 def test_a_study_of_stores_is_planned_and_trained_on_them(root: Path) -> None:
