@@ -73,8 +73,6 @@ def compiled_once(key: str) -> Iterator[None]:
     Args:
         key: from ``code_key``.
     """
-    from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
-
     folder = cache_folder() / key
     folder.mkdir(parents=True, exist_ok=True)
     code, mark = folder / "code", folder / "complete"
@@ -86,10 +84,30 @@ def compiled_once(key: str) -> Iterator[None]:
             elif has_lock:
                 shutil.rmtree(code, ignore_errors=True)
         code.mkdir(exist_ok=True)
-        with temporary_cache_dir(str(code)):
+        with _compiling_into(code):
             yield
         if any(code.iterdir()):
             mark.touch()
+
+
+@contextlib.contextmanager
+def _compiling_into(folder: Path) -> Iterator[None]:
+    """Let Inductor use a folder. Its own context managers for this differ between the releases that we support."""
+    from torch._inductor.utils import (
+        clear_inductor_caches,
+    )  # of this process: they hold paths of another folder
+
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(folder)
+    clear_inductor_caches()
+    try:
+        yield
+    finally:
+        clear_inductor_caches()
+        if before is None:
+            del os.environ[CACHE_VARIABLE]
+        else:
+            os.environ[CACHE_VARIABLE] = before
 
 
 def forget_compiled_code() -> int:
