@@ -3,10 +3,12 @@
     python analysis/mixture_regression.py --data DIR --json OUT [--figure PNG]
 
 ``DIR/runs.csv`` in the format of the RegMix records: ``model_size``, ``use`` (fit or predict), shares
-``w_<source>`` and losses ``loss_<domain>``. Regressions see the fit rows only. At each size of the predict
-rows: Spearman and Pearson correlation by target, relative error after an affine recalibration on 8 of its
-runs (drawn by seed, scored on the others), and the regret of the mixture with the best prediction. The
-learning curves, of the mean over the targets and of Pile-CC, fit the first 32, 64, ... rows. Where the fit rows
+``w_<source>`` and losses ``loss_<domain>``; or in that of olmix's swarms, with ``bpb_<task>`` for losses and
+one size, which is called ``all``. Sources that fewer than three fit rows hold are left out. Regressions see the
+fit rows only. At each size of the predict rows: Spearman and Pearson correlation by target, relative error after
+an affine recalibration on 8 of its runs (drawn by seed, scored on the others), the regret of the mixture with
+the best prediction, and how well the mean over the targets is predicted. The learning curves, of the mean over
+the targets and of Pile-CC, fit the first 32, 64, ... rows. Where the fit rows
 hold several sizes, the one with most runs is fitted. Targets that too few fit rows hold, and regressions that
 cannot be fitted, are left out with the reason; rows that copy another and losses that are missing are counted.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import parse_args, read_table, run, without_copies, write_json
+from _mariner import Mariner
 from _mixture_rivals import RIVALS
 from scipy.stats import pearsonr, spearmanr
 
@@ -37,10 +40,14 @@ from decaylaws.laws.mixing import (
 from decaylaws.laws.mixing import REGRESSIONS as OFFERED
 from decaylaws.laws.mixing.data import MIN_RUNS
 
-REGRESSIONS = OFFERED | RIVALS
-SHARE, LOSS = "w_", "loss_"
+REGRESSIONS = OFFERED | RIVALS | {"mariner": Mariner}
+SHARE, LOSSES = "w_", ("loss_", "bpb_")
+LEAST_HOLDERS = 3  # fit rows that must hold a source
+MANY_TARGETS = 50  # of which a stack would be fitted to folds for many minutes
 CURVE_RUNS = (32, 64, 128, 256, 512)
-CURVE_REGRESSIONS = ("blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear")
+CURVE_REGRESSIONS = (
+    "blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear", "gaussian_process", "mariner",
+)  # fmt: skip
 RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
 PILE_CC = "loss_pile_cc"
 
@@ -51,6 +58,7 @@ Curve = dict[str, dict[str, dict[str, float]]]
 def main() -> None:
     arguments = parse_args(__doc__ or "")
     table, copies = without_copies(load(arguments.data))
+    table, rare = without_rare_sources(table)
     fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
     fit_size = fit_rows["model_size"].mode().iloc[0]
     fit_rows, excluded = with_enough_losses(fit_rows[fit_rows["model_size"] == fit_size])
@@ -63,11 +71,12 @@ def main() -> None:
         "copied_rows": copies,
         "rows_without_loss": rows_without_loss(pd.concat([fit_rows, predict_rows])),
         "unseen_sources": unseen_sources(fit_rows),
+        "excluded_sources": rare,
     }
     values["regressions"], failed = evaluate_all(fit_rows, predict_rows)
     values["excluded"] = excluded | failed
     whole = {name: entry["sizes"] for name, entry in values["regressions"].items()}
-    values["learning_curve"], values["learning_curve_pile_cc"] = learning_curve(fit_rows, predict_rows, whole)
+    values |= learning_curves(fit_rows, predict_rows, whole)
     write_json(arguments.json, values)
     show(values)
     if arguments.figure:
@@ -77,17 +86,35 @@ def main() -> None:
 def load(folder: Path) -> pd.DataFrame:
     """Rows with shares divided by their sum (they are rounded to 3 decimals in the records)."""
     path = folder / "runs.csv"
-    table = read_table(folder, path.name, ["model_size", "use"])
+    table = read_table(folder, path.name, ["use"])
+    if "model_size" not in table and any(column.startswith("bpb_") for column in table):
+        table = table.assign(model_size="all")
+    if "model_size" not in table:
+        raise SchemaError(str(path), missing=["model_size"])
     require_filled(table, ["model_size"], path)
     shares = [column for column in table.columns if column.startswith(SHARE)]
     losses = loss_columns(table)
     if not shares or not losses:
-        raise SchemaError(str(path), missing=[f"{SHARE}<source>", f"{LOSS}<domain>"])
+        raise SchemaError(str(path), missing=[f"{SHARE}<source>", f"{LOSSES[0]}<domain>"])
     table = with_numbers(with_unit_shares(table, shares, path), losses, path, positive=True, empty=True)
     for use in ("fit", "predict"):
         if not (table["use"] == use).any():
             raise DataError(f"{path} holds no row with use = {use}.")
     return table
+
+
+def without_rare_sources(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The table without sources that too few fit rows hold, shares divided by their sum anew, and the counts."""
+    shares = [column for column in table.columns if column.startswith(SHARE)]
+    held = (table.loc[table["use"] == "fit", shares] > 0).sum()
+    rare = {name: int(count) for name, count in held.items() if 0 < count < LEAST_HOLDERS}
+    kept = [name for name in shares if name not in rare]
+    table = table.drop(columns=list(rare))
+    table = table[table[kept].sum(axis=1) > 0.5].reset_index(
+        drop=True
+    )  # rows that are mostly of such a source
+    table[kept] = table[kept].div(table[kept].sum(axis=1), axis=0)
+    return table, {name.removeprefix(SHARE): count for name, count in rare.items()}
 
 
 def rows_left_out(table: pd.DataFrame, fit_size: object) -> dict[str, str]:
@@ -132,6 +159,9 @@ def evaluate_all(
     """Scores of every regression that could be fitted, and why the others could not."""
     scores, failed = {}, {}
     for name, make in REGRESSIONS.items():
+        if name == "stack" and len(loss_columns(fit_rows)) > MANY_TARGETS:
+            failed[name] = f"not fitted to more than {MANY_TARGETS} targets, which would take it many minutes"
+            continue
         try:
             scores[name] = evaluate(make, fit_rows, predict_rows)
         except DecaylawsError as error:
@@ -165,7 +195,7 @@ def fitted(law: MixtureRegression, rows: pd.DataFrame) -> MixtureRegression:
 
 
 def loss_columns(rows: pd.DataFrame) -> list[str]:
-    return [column for column in rows.columns if column.startswith(LOSS)]
+    return [column for column in rows.columns if column.startswith(LOSSES)]
 
 
 def score(law: MixtureRegression, rows: pd.DataFrame) -> dict[str, Any]:
@@ -182,6 +212,20 @@ def score(law: MixtureRegression, rows: pd.DataFrame) -> dict[str, Any]:
         "recalibrated_mean_relative_error": recalibrated_error(predicted, observed.to_numpy(dtype=float)),
         "targets": targets,
         "regret": regrets(predicted, observed),
+        "mean_of_targets": mean_of_targets(predicted, observed.to_numpy(dtype=float)),
+    }
+
+
+def mean_of_targets(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
+    """Error, rank correlation and regret of the mean over the targets that every row has; empty without any."""
+    guess, truth = complete(predicted, observed)
+    if truth.size == 0:
+        return {}
+    guess, truth = guess.mean(axis=1), truth.mean(axis=1)
+    return {
+        "rmse": float(np.sqrt(np.mean((guess - truth) ** 2))),
+        "spearman": correlations(guess, truth)["spearman"],
+        "regret": regret(guess, truth),
     }
 
 
@@ -269,21 +313,24 @@ def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | Non
     )
 
 
-def learning_curve(
+def learning_curves(
     fit_rows: pd.DataFrame, rows: pd.DataFrame, whole: dict[str, dict[str, Any]]
-) -> tuple[Curve, Curve]:
-    """Spearman at each size after a fit on the first runs: the mean over the targets, and that of Pile-CC.
+) -> dict[str, Any]:
+    """Scores at each size after a fit on the first runs, by regression and number of runs.
 
-    Counts that cannot be fitted are left out; the second curve is empty where the records hold no Pile-CC.
+    ``learning_curve`` holds the mean Spearman over the targets, ``learning_curve_pile_cc`` that of Pile-CC (empty where
+    the records hold none), ``learning_curve_mean_of_targets`` how well the mean over the targets is predicted. Counts
+    that cannot be fitted are left out.
 
     Args:
         fit_rows: rows to fit.
         rows: rows to predict.
         whole: scores at each size of the fits on all rows, by regression.
     """
-    counts = [count for count in CURVE_RUNS if count <= len(fit_rows)] or [len(fit_rows)]
+    counts = sorted({*(count for count in CURVE_RUNS if count <= len(fit_rows)), len(fit_rows)})
     mean: Curve = {}
     pile_cc: Curve = {}
+    of_targets: dict[str, dict[str, Any]] = {}
     for name in CURVE_REGRESSIONS:
         for count in counts:
             with contextlib.suppress(DecaylawsError):
@@ -291,10 +338,17 @@ def learning_curve(
                 scores = known or curve_scores(name, fit_rows.iloc[:count], rows)
                 points = {size: entry["mean_spearman"] for size, entry in scores.items()}
                 mean.setdefault(name, {})[str(count)] = points
+                of_targets.setdefault(name, {})[str(count)] = {
+                    size: entry["mean_of_targets"] for size, entry in scores.items()
+                }
                 if all(PILE_CC in entry["targets"] for entry in scores.values()):
                     points = {size: entry["targets"][PILE_CC]["spearman"] for size, entry in scores.items()}
                     pile_cc.setdefault(name, {})[str(count)] = points
-    return mean, pile_cc
+    return {
+        "learning_curve": mean,
+        "learning_curve_pile_cc": pile_cc,
+        "learning_curve_mean_of_targets": of_targets,
+    }
 
 
 def curve_scores(name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -318,6 +372,14 @@ def show(values: dict[str, Any]) -> None:
                 f"recalibrated error {'-' if error is None else f'{100 * error:.2f} %'}  "
                 f"regret {'-' if given_away is None else f'{given_away:.4f}'}  fit {entry['fit_seconds']:.1f} s"
             )
+    for name, by_count in values["learning_curve_mean_of_targets"].items():
+        for count, by_size in by_count.items():
+            found = ", ".join(
+                f"{size}: RMSE {scores['rmse']:.4f}, rank {scores['spearman']:.3f}, regret {scores['regret']:.4f}"
+                for size, scores in by_size.items()
+                if scores
+            )
+            print(f"{name:18s} mean over the targets after {count:>3s} runs  {found}")
     for name, reason in values["excluded"].items():
         print(f"left out: {name}: {reason}")
     for what, key in (("mean", "learning_curve"), ("Pile-CC", "learning_curve_pile_cc")):

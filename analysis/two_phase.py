@@ -7,7 +7,9 @@ scarce source, the rest is another one), ``code_bpb`` (bits per byte) and ``use`
 halves of a run, so that a run is a mixture of four sources: each source in each phase. The library's regressions are
 fitted to the fit rows and choose among the predict rows; each is scored by the error there, by the rank correlation of
 the best third and by the regret of its choice. ``order`` holds how much of the fit rows' variation, at a given sum of
-both shares, the split over the phases explains.
+both shares, the split over the phases explains. ``ceiling`` says how high the rank correlation can be where seeds move
+runs as far as they do here: a smooth truth (a process fitted to all rows) is planted with that noise, and the truth
+itself and the default, fitted to the fit rows, rank the predict rows.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from decaylaws.laws.mixing import DEFAULT_REGRESSION, REGRESSIONS, GaussianProce
 
 COLUMNS = ["share_phase_0", "share_phase_1", "code_bpb", "use"]
 LEVEL = 0.9
+PLANTED = 40  # draws of the noise behind ``ceiling``
 LAWS: Mapping[str, Callable[[], MixtureRegression]] = {
     **REGRESSIONS,
     "gaussian_process_sqrt": lambda: GaussianProcess(transform="sqrt", floor_share=0.8),
@@ -53,6 +56,7 @@ def main() -> None:
             "default": DEFAULT_REGRESSION,
             "laws": {name: score(make(), fit, predict) for name, make in LAWS.items()},
             "order": order(fit),
+            "ceiling": ceiling(fit, predict),
             "num_fitted": len(fit),
             "num_scored": len(predict),
         },
@@ -76,7 +80,7 @@ def score(law: MixtureRegression, fit: pd.DataFrame, predict: pd.DataFrame) -> d
     seconds = time.perf_counter() - began
     observed = predict["code_bpb"].to_numpy()
     predicted = np.asarray(law.predict(as_mixture(predict)))
-    lower_third = np.argsort(observed, kind="stable")[: max(len(observed) // 3, 2)]
+    lower_third = lowest(observed)
     chosen = predict.iloc[int(predicted.argmin())]
     found = {
         "fit_seconds": seconds,
@@ -90,6 +94,51 @@ def score(law: MixtureRegression, fit: pd.DataFrame, predict: pd.DataFrame) -> d
     except InvalidValueError:
         found["coverage_90"] = None  # trees without folds have no intervals
     return found
+
+
+def lowest(observed: np.ndarray) -> np.ndarray:
+    """Rows of the lower third."""
+    return np.argsort(observed, kind="stable")[: max(len(observed) // 3, 2)]
+
+
+def ceiling(fit: pd.DataFrame, predict: pd.DataFrame) -> dict[str, Any]:
+    """Rank correlations of the lower third in planted worlds like this one.
+
+    The noise is that of a process with both kinds of rows in its fit, at the median loss of the lower third.
+
+    Returns:
+        ``noise_sd`` (bits per byte), and for the planted ``truth`` and the ``default`` the ``mean`` correlation and how
+        often it reaches .9; ``observed`` is the correlation of the process that has seen the predict rows themselves.
+    """
+    every = pd.concat([fit, predict], ignore_index=True)
+    process = GaussianProcess(transform="sqrt", floor_share=0.8).fit(
+        as_mixture(every), every["code_bpb"].to_numpy()
+    )
+    (model,) = process.models_.values()
+    smooth = np.asarray(process.predict(as_mixture(every)))
+    observed = predict["code_bpb"].to_numpy()
+    # noise of the log of what a loss has above the floor, as noise of the loss
+    known = model.params(process.sources_)
+    noise = known["noise_sd"] * (smooth - known["floor"])
+    rng, found = np.random.default_rng(0), {"truth": [], "default": []}
+    for _ in range(PLANTED):
+        losses = smooth + noise * rng.standard_normal(len(every))
+        here, true = losses[len(fit) :], smooth[len(fit) :]
+        law = LAWS[DEFAULT_REGRESSION]().fit(as_mixture(fit), losses[: len(fit)])
+        third = lowest(here)
+        found["truth"].append(rank_correlation(true[third], here[third]))
+        found["default"].append(
+            rank_correlation(np.asarray(law.predict(as_mixture(predict)))[third], here[third])
+        )
+    third = lowest(observed)
+    return {
+        "noise_sd": float(np.median(noise[len(fit) :][third])),
+        "observed": rank_correlation(smooth[len(fit) :][third], observed[third]),
+        **{
+            name: {"mean": float(np.mean(values)), "at_least_0.9": float(np.mean(np.array(values) >= 0.9))}
+            for name, values in found.items()
+        },
+    }
 
 
 def rank_correlation(predicted: np.ndarray, observed: np.ndarray) -> float:

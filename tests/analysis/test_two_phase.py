@@ -23,6 +23,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         import two_phase
 
         out = tmp_path / "out.json"
+        monkeypatch.setattr(two_phase, "PLANTED", 4)
         monkeypatch.setattr(sys, "argv", ["two_phase", "--data", str(folder), "--json", str(out)])
         two_phase.run(two_phase.main)
         return json.loads(out.read_text())
@@ -51,6 +52,10 @@ def test_the_default_finds_the_best_share_and_whether_the_order_matters(
     default = result["laws"][result["default"]]
     assert default["regret"] < 0.01
     assert default["spearman_lower_third"] > 0.7
+    ceiling = result["ceiling"]
+    assert 0.0003 < ceiling["noise_sd"] < 0.003  # planted: a thousandth of losses of about one
+    assert ceiling["truth"]["mean"] > 0.8
+    assert ceiling["default"]["mean"] <= ceiling["truth"]["mean"] + 0.05
     by_sum, apart = result["order"]["sum_only_log_rmse"], result["order"]["each_phase_log_rmse"]
     assert (by_sum > 2 * apart) == (second_phase == 0.85)
 

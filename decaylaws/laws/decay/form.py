@@ -26,6 +26,10 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 
 Both forms stand beside each other because they fit different data; held-out error chooses (``parameters.MEMBERS``).
 
+Where some size has checkpoints at several pre-training tokens :math:`D_c`, the annealing gain and the mixture's term
+follow :math:`D_c` as powers beside the size's, as the gain of a decay does in ``scaling.midtraining``. Otherwise nothing
+tells more tokens from a larger model, and these powers are not there.
+
 Where runs show that repeating a source raises losses, that harm is added (module ``repetition``).
 
 A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
@@ -64,7 +68,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
-from decaylaws.laws.decay.parameters import OWN, SHARED, Frame, ParameterLayout
+from decaylaws.laws.decay.parameters import BY_TOKENS, OWN, SHARED, Frame, ParameterLayout
 from decaylaws.laws.decay.repetition import COMMON, Harm, Repetition
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
@@ -81,7 +85,7 @@ def evaluate(
     """Losses ``[n, d]`` and, with ``slopes``, their derivatives by the parameters (else of no rows)."""
     layout = frame.layout(inputs.start_loss.shape[1])
     shared, own, coefficients = layout.split(theta)
-    size = inputs.params / frame.reference_params
+    size, log_start = inputs.params / frame.reference_params, frame.log_start(inputs)
     inputs = at_reference_batch(inputs, shared["batch"])
     slope = _Slopes(layout, inputs.log_batch, slopes)
     repetition = layout.repetition(theta) if frame.repeated else None
@@ -89,18 +93,19 @@ def evaluate(
         inputs, by_worth = repetition.weighted(inputs)
     mixed = _mixed(shared, own, coefficients, inputs, frame)
     change = _progress(shared, own, inputs, size, slope)
-    by_size = (size ** shared["size_mixture"])[:, None]
+    by_size = (size ** shared["size_mixture"] * np.exp(shared["tokens_mixture"] * log_start))[:, None]
     weight = by_size if mixed.relaxes_shares else by_size * mixed.transient.reached
     difference = mixed.there - mixed.here
     change = change + weight * difference
     slope.shared("size_mixture", weight * difference * np.log(size)[:, None])
+    slope.tokens("tokens_mixture", weight * difference * log_start[:, None])
     if not mixed.relaxes_shares:
         slope.transient(by_size * difference, mixed.transient)
     scale, from_checkpoint = np.exp(np.log(size)[:, None] * own["size"]), frame.checkpoint_of(inputs)
     change = scale * change
     slope.scaled(scale, by_exponent=np.log(size)[:, None] * change)
     follows = shared["gain_follows"] if frame.member.gain_follows else None
-    gain = _anneal(shared, own, inputs, size, slope, mixed.log_ratio, follows)
+    gain = _anneal(shared, own, inputs, size, slope, mixed.log_ratio, follows, log_start)
     if slopes:
         by_sum = _add_mixture(slope, mixed, scale * weight, gain * (follows or 0.0))
     slope.offsets(from_checkpoint)
@@ -125,14 +130,18 @@ class _Slopes:
         self._first_offset = len(OWN) + layout.num_sources
         self._first_harm = self._first_offset + layout.num_checkpoints
         rows, width = (len(log_batch), self._first_harm + layout.num_repeated) if wanted else (0, 0)
-        num_shared = len(SHARED) + layout.num_shared_by_repetition
-        self._shared: Array = np.zeros((layout.num_domains, rows, num_shared))
+        self._shared: Array = np.zeros((layout.num_domains, rows, layout.num_shared))
         self._own: Array = np.zeros((layout.num_domains, rows, width))
 
     def shared(self, name: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by a shared parameter."""
         if self.wanted:
             self._shared[:, :, SHARED.index(name)] += slope.T
+
+    def tokens(self, name: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by an exponent of the pre-training tokens, where the law has them."""
+        if self.wanted and self.layout.by_tokens:
+            self._shared[:, :, BY_TOKENS.index(name) - len(BY_TOKENS)] += slope.T
 
     def path(self, slope: Array) -> None:
         """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
@@ -344,11 +353,13 @@ def _anneal(
     slope: _Slopes,
     log_ratio: Array,
     follows: float | None,
+    log_start: Array,
 ) -> Array:
     """Gain by the fall of the LR, ``[n, d]``; its slopes by the mixture's ratio, which it may follow, are not added."""
     fall, fall_tau, fall_path = annealed(inputs, np.exp(shared["log_tau"]))
     exponent = shared["size_anneal"] + (0.0 if inputs.is_measured else own["size"])
-    amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent)
+    by_start = shared["tokens_anneal"] * log_start[:, None]
+    amplitude = inputs.measured_gain * np.exp(own["log_anneal"] + np.log(size)[:, None] * exponent + by_start)
     if follows is not None:
         amplitude = amplitude * np.exp(follows * log_ratio)
     gain = amplitude * fall[:, None]
@@ -356,6 +367,7 @@ def _anneal(
         slope.path(-amplitude * fall_path[:, None])
         slope.shared("log_tau", -amplitude * fall_tau[:, None])
         slope.shared("size_anneal", -gain * np.log(size)[:, None])
+        slope.tokens("tokens_anneal", -gain * log_start[:, None])
         if not inputs.is_measured:
             slope.own("size", -gain * np.log(size)[:, None])
         slope.own("log_anneal", -gain)
@@ -425,13 +437,14 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     layout = frame.layout(inputs.start_loss.shape[1])
     shared, own, coefficients = layout.split(theta)
     inputs = at_reference_batch(inputs, shared["batch"])
-    size = inputs.params / frame.reference_params
+    size, log_start = inputs.params / frame.reference_params, frame.log_start(inputs)
     slope = _Slopes(layout, inputs.log_batch, wanted=False)
     start = inputs.start_loss[0] + frame.checkpoint_of(inputs)[0] @ layout.offsets(theta)
     all_terms = size[0] ** own["size"]
     concavity = float(np.exp(shared["log_concavity"]))
     trunk = frame.trunk_shares**concavity
-    reached, scale = _transient(shared, own, inputs, frame).reached[0], size[0] ** shared["size_mixture"]
+    reached = _transient(shared, own, inputs, frame).reached[0]
+    scale = size[0] ** shared["size_mixture"] * np.exp(shared["tokens_mixture"] * log_start[0])
     relax_shares = frame.member.relaxing == "shares"
     exponents = np.exp(shared["log_gamma"] + own["gamma"])
     repetition, repeated = layout.repetition(theta), list(frame.repeated)
@@ -448,7 +461,7 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
         here=(np.exp(coefficients) @ (trunk + SHARE_FLOOR)) ** -exponents,
         base=start + all_terms * _progress(shared, own, inputs, size, slope)[0],
         weight=all_terms * (scale if relax_shares else scale * reached),
-        gain=_anneal(shared, own, inputs, size, slope, np.zeros(0), None)[0],
+        gain=_anneal(shared, own, inputs, size, slope, np.zeros(0), None, log_start)[0],
         follows=shared["gain_follows"] if frame.member.gain_follows else 0.0,
         onsets=onsets,
         harm=harms,

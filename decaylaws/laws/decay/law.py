@@ -42,6 +42,7 @@ from decaylaws.laws.decay.parameters import (
     Prior,
     decay_prior,
     hierarchical,
+    reference_start_tokens,
     staged_start,
 )
 from decaylaws.laws.decay.repetition import (
@@ -112,6 +113,7 @@ class DecayLaw(DecaySlices):
     misfit_: Misfit
     _held_out: dict[str, HeldOut]
     _repeated: tuple[int, ...]
+    _reference_start_tokens: float | None
     _parameter_covariance: ArrowCovariance
     _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
@@ -341,7 +343,9 @@ class DecayLaw(DecaySlices):
             "tokens": reference_tokens(runs),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
-        self._fitted_range, self._repeated = FittedRange.by(self._inputs(runs)), ()
+        inputs = self._inputs(runs)
+        self._fitted_range, self._repeated = FittedRange.by(inputs), ()
+        self._reference_start_tokens = reference_start_tokens(inputs)
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
@@ -350,7 +354,7 @@ class DecayLaw(DecaySlices):
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._fitted_range.checkpoints, self._repeated,
+            self._fitted_range.checkpoints, self._repeated, self._reference_start_tokens,
         )  # fmt: skip
 
     @property
@@ -536,6 +540,7 @@ class DecayLaw(DecaySlices):
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
             "repeated": self._repeated,
+            "reference_start_tokens": self._reference_start_tokens,
             "onsets": [vars(each) for each in self.onsets_],
             "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
             "draw_covariance": self._draw_covariance,
@@ -554,6 +559,7 @@ class DecayLaw(DecaySlices):
         self.horizon_ = Horizon.from_list(state.get("horizon", ()))
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self._repeated = tuple(int(place) for place in state.get("repeated", ()))
+        self._reference_start_tokens = state.get("reference_start_tokens")
         self.onsets_ = tuple(Onset(**each) for each in state.get("onsets", ()))
         self._theta = np.array(list(self.params_.values()))
         self._sd = np.array(state["sd"])

@@ -33,6 +33,9 @@ Relaxing = Literal["shares", "loss"]
 SHARED = ("log_kappa", "log_b", "log_beta", "log_gamma", "log_tau", "size_progress", "size_anneal", "size_mixture",
           "gain_follows", "log_concavity", "batch")  # fmt: skip
 
+BY_TOKENS = ("tokens_anneal", "tokens_mixture")
+"""Exponents by which annealing and mixture follow the checkpoint's pre-training tokens, where runs can tell them."""
+
 OWN = ("log_progress", "log_anneal", "kappa", "gamma", "size")
 
 _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
@@ -55,11 +58,19 @@ _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "gamma": (0.0, 0.3, -1.5, 1.5),
     "size": (0.0, 0.1, -0.6, 0.6),
 }
+_BY_TOKENS_PRIOR = {  # a model that has seen more has less left to gain, or more to anneal: either sign
+    "tokens_anneal": (0.0, 0.15, -1.0, 1.0),
+    "tokens_mixture": (0.0, 0.15, -1.0, 1.0),
+}
+_MEASURED_TOKENS_ANNEAL = (0.0, 0.05, -0.5, 0.5)
 _OFFSET_SD = 3e-3  # of a checkpoint's measured loss, relative
 # where the gain was measured at every checkpoint, a decay as long as the measured mean gains just that
 _MEASURED_LOG_ANNEAL = (0.0, 0.25, -2.0, 2.0)
 _MEASURED_SIZE_ANNEAL = (0.0, 0.05, -0.5, 0.5)
 _MEASURED_OFFSET_SD = 1e-3
+_LEAST_GROWTH = (
+    1.1  # of the pre-training tokens between two checkpoints of a size, for their part to be asked for
+)
 _HIERARCHY_WEIGHT = 4.0  # parameters that the first guess of a hierarchical deviation counts for
 _COEFFICIENT_SD = 1.5
 _STAGES = {
@@ -68,7 +79,7 @@ _STAGES = {
         ("log_kappa", "log_b", "log_gamma", "gain_follows", "log_concavity"),
         ("log_progress", "log_anneal", "kappa", "gamma", "mixture"),
     ),
-    "size": (("size_progress", "size_anneal", "size_mixture"), ("size", "offsets")),
+    "size": (("size_progress", "size_anneal", "size_mixture", *BY_TOKENS), ("size", "offsets")),
 }
 
 
@@ -109,12 +120,22 @@ class ParameterLayout:
     num_sources: int
     num_checkpoints: int = 0
     num_repeated: int = 0
+    by_tokens: bool = False
 
     @property
     def size(self) -> int:
         """Number of parameters."""
         own = len(OWN) + self.num_sources + self.num_checkpoints + self.num_repeated
-        return len(SHARED) + self.num_domains * own + self.num_shared_by_repetition
+        return self.num_shared + self.num_domains * own
+
+    @property
+    def _num_by_tokens(self) -> int:
+        return len(BY_TOKENS) if self.by_tokens else 0
+
+    @property
+    def num_shared(self) -> int:
+        """Number of parameters that domains share."""
+        return len(SHARED) + self.num_shared_by_repetition + self._num_by_tokens
 
     @property
     def num_shared_by_repetition(self) -> int:
@@ -125,14 +146,17 @@ class ParameterLayout:
         """Columns of one kind of a domain's own parameters, or of a kind that stands behind them.
 
         Those are the ``mixture`` coefficients, the ``offsets``, what domains share of ``repetition`` (log onsets, then
-        what sources share too) and the ``harm`` of it.
+        what sources share too), the ``harm`` of it, and the exponents of the pre-training ``tokens``.
         """
         d = self.num_domains
-        harm = self.size - d * self.num_repeated
+        tokens = self.size - self._num_by_tokens
+        harm = tokens - d * self.num_repeated
         repetition = harm - self.num_shared_by_repetition
         offsets = repetition - d * self.num_checkpoints
+        if kind == "tokens":
+            return slice(tokens, self.size)
         if kind == "harm":
-            return slice(harm, self.size)
+            return slice(harm, tokens)
         if kind == "repetition":
             return slice(repetition, harm)
         if kind == "offsets":
@@ -144,9 +168,11 @@ class ParameterLayout:
 
     @property
     def shared_columns(self) -> NDArray[np.intp]:
-        """Columns of the parameters that domains share ``[s]``: ``SHARED``, then those of repetition."""
+        """Columns of the parameters that domains share ``[s]``: ``SHARED``, those of repetition, then ``BY_TOKENS``."""
         every = np.arange(self.size)
-        return np.concatenate([every[: len(SHARED)], every[self.columns("repetition")]])
+        return np.concatenate(
+            [every[: len(SHARED)], every[self.columns("repetition")], every[self.columns("tokens")]]
+        )
 
     @property
     def own_columns(self) -> NDArray[np.intp]:
@@ -166,6 +192,7 @@ class ParameterLayout:
     def split(self, theta: Array) -> tuple[dict[str, float], dict[str, Array], Array]:
         """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
         shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
+        shared |= dict.fromkeys(BY_TOKENS, 0.0) | dict(zip(BY_TOKENS, theta[self.columns("tokens")].tolist()))
         own = {kind: theta[self.columns(kind)] for kind in OWN}
         return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
 
@@ -188,7 +215,7 @@ class ParameterLayout:
         offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
         onsets = [*(f"log_onset:{source}" for source in repeated), *(COMMON if repeated else ())]
         harm = [f"harm:{domain}:{source}" for domain in domains for source in repeated]
-        return [*SHARED, *own, *pairs, *offsets, *onsets, *harm]
+        return [*SHARED, *own, *pairs, *offsets, *onsets, *harm, *(BY_TOKENS if self.by_tokens else ())]
 
 
 @dataclass(frozen=True)
@@ -202,6 +229,8 @@ class Frame:
         reference_tokens: :math:`S_{ref}`.
         checkpoints: size and trunk tokens of every checkpoint with an offset of its own, ``[c, 2]``.
         repeated: positions of the sources whose repetition raises losses, ``[r]``.
+        reference_start_tokens: pre-training tokens at which a decay's gains are those of the size alone; None where
+            they have no part in them.
     """
 
     member: Member
@@ -210,10 +239,20 @@ class Frame:
     reference_tokens: float
     checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
     repeated: tuple[int, ...] = ()
+    reference_start_tokens: float | None = None
+
+    def log_start(self, inputs: DecayInputs) -> Array:
+        """Log of the checkpoints' pre-training tokens over the reference ``[n]``; zero where they have no part."""
+        if self.reference_start_tokens is None:
+            return np.zeros(len(inputs))
+        return np.log(inputs.start_tokens / self.reference_start_tokens)
 
     def layout(self, num_domains: int) -> ParameterLayout:
         """Where the parameters of a law of so many domains stand."""
-        return ParameterLayout(num_domains, len(self.trunk_shares), len(self.checkpoints), len(self.repeated))
+        return ParameterLayout(
+            num_domains, len(self.trunk_shares), len(self.checkpoints), len(self.repeated),
+            self.reference_start_tokens is not None,
+        )  # fmt: skip
 
     def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
         """Which of the checkpoints each row starts from ``[n, c]``; nowhere true for another one."""
@@ -246,11 +285,14 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     own = np.array([own_prior[kind] for kind in OWN for _ in domains])
     coefficients = _coefficients(domains, sources, frame.trunk_shares).ravel()
     coefficient_sd = np.full(len(coefficients), _COEFFICIENT_SD)
-    repetition = repetition_prior(inputs, frame.repeated)
-    mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd, repetition[:, 0]])
-    sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd, repetition[:, 1]])
-    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd, repetition[:, 2]])
-    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd, repetition[:, 3]])
+    last = repetition_prior(inputs, frame.repeated)
+    if frame.reference_start_tokens is not None:
+        by_tokens = {"tokens_anneal": _MEASURED_TOKENS_ANNEAL} if inputs.is_measured else {}
+        last = np.vstack([last, [(_BY_TOKENS_PRIOR | by_tokens)[name] for name in BY_TOKENS]])
+    mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd, last[:, 0]])
+    sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd, last[:, 1]])
+    lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd, last[:, 2]])
+    upper = np.concatenate([table[:, 3], own[:, 3], coefficients + 8.0, 20 * offset_sd, last[:, 3]])
     if not frame.member.gain_follows:
         index = SHARED.index("gain_follows")
         lower[index] = upper[index] = mean[index]
@@ -276,6 +318,19 @@ def _coefficients(domains: Sequence[str], sources: Sequence[str], trunk_shares: 
     """Mean coefficients ``[d, m]``: a domain learns most from the source of its own name."""
     own = np.array([[domain == source for source in sources] for domain in domains], dtype=float)
     return np.log(np.where(own > 0, 0.25 / (trunk_shares + 0.02)[None, :], 0.15))
+
+
+def reference_start_tokens(inputs: DecayInputs) -> float | None:
+    """Geometric mean of the pre-training tokens, where some size has several checkpoints; else None.
+
+    With one checkpoint a size, what more tokens do cannot be told from what a larger model does, and the size has it.
+    """
+    starts = np.unique(np.column_stack([inputs.params, inputs.start_tokens]), axis=0)
+    first = np.unique(starts[:, 0], return_index=True)[1]
+    last = np.append(first[1:], len(starts)) - 1
+    if not (starts[last, 1] > _LEAST_GROWTH * starts[first, 1]).any():
+        return None
+    return float(np.exp(np.log(starts[:, 1]).mean()))
 
 
 def _starts(mean: Array) -> Array:
@@ -310,7 +365,8 @@ def staged_start(
 
 def _columns(layout: ParameterLayout, shared: tuple[str, ...], own: tuple[str, ...]) -> NDArray[np.bool_]:
     free = np.zeros(layout.size, dtype=bool)
-    free[[SHARED.index(name) for name in shared]] = True
+    free[[SHARED.index(name) for name in shared if name in SHARED]] = True
+    free[layout.columns("tokens")] = BY_TOKENS[0] in shared
     for kind in own:
         free[layout.columns(kind)] = True
     return free
