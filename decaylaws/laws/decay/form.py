@@ -27,7 +27,7 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 Both forms stand beside each other because they fit different data; held-out error chooses (``parameters.MEMBERS``).
 
 Where some size has checkpoints at several pre-training tokens :math:`D_c`, the annealing gain and the mixture's term
-follow :math:`D_c` as powers beside the size's, as the gain of a decay does in ``scaling.midtraining``. Otherwise nothing
+follow :math:`D_c` as powers, as the gain of a decay does in ``scaling.midtraining``. Otherwise nothing
 tells more tokens from a larger model, and these powers are not there.
 
 Where runs show that repeating a source raises losses, that harm is added (module ``repetition``).
