@@ -13,6 +13,7 @@ from decaylaws.laws.decay import MEMBERS, DecayLaw
 from decaylaws.laws.decay.form import evaluate, plan_form
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.parameters import BY_TOKENS, Frame, reference_start_tokens
+from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
 from tests.laws.test_decay_law import NOISE, SOURCES, TRUNK, inputs_of, planned, planted_loss
 
@@ -50,13 +51,16 @@ def observed(runs: pd.DataFrame) -> np.ndarray:
 
 
 def test_a_later_moment_is_predicted_by_powers_that_earlier_ones_show() -> None:
-    law = DecayLaw(TRUNK, num_folds=0, num_draws=0).fit(sweep(MOMENTS, 60))
+    law = DecayLaw(TRUNK, num_folds=4, num_draws=0).fit(sweep(MOMENTS, 60))
     assert law.params_["tokens_anneal"] == pytest.approx(ANNEAL, abs=0.15)
     assert (
         law.params_["tokens_mixture"] < MIXTURE + 0.1
     )  # the planted mixture also moves slower after more tokens
     later = sweep((4_000_000,), 30, noise=0.0, seed=1)
-    error = np.abs(law.predict(later) - observed(later)).mean()
+    found = law.predict(later, interval=0.9)
+    error = np.abs(found.mean - observed(later)).mean()
+    assert law.slice_scores_["predict_size"]["num_runs"] == 60  # every moment was held out in turn
+    assert coverage(found, observed(later)) > 0.7
     assert error < 0.6 * np.abs(without_axis(sweep(MOMENTS, 60)).predict(later) - observed(later)).mean()
 
 

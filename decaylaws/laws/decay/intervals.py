@@ -1,10 +1,11 @@
 r"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
 
 Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays longer
-than any kept one (``tokens``), and a model size left out with its checkpoint (``size``). Each error is measured in the
-spread that the fit *without* its row predicts for it, so that a thin design, whose every hold-out is an extrapolation,
-does not look worse than it is; to that spread comes the misfit of the law's form, which grows with the distance from
-the fitted runs. An interval takes the radius of each kind in which it lies beyond the fitted rows.
+than any kept one (``tokens``), and a model size left out with its checkpoint (``size``), or one checkpoint of a size that
+has several. Each error is measured in the spread that the fit *without* its row predicts for it, so that a thin design,
+whose every hold-out is an extrapolation, does not look worse than it is; to that spread comes the misfit of the law's
+form, which grows with the distance from the fitted runs. An interval takes the radius of each kind in which it lies
+beyond the fitted rows.
 
 The misfit is how far the form of the law itself is off, beyond what it knows of its own parameters.
 
@@ -351,13 +352,24 @@ def hold_outs(
     found = {
         "ratio": _mixture_folds(inputs, mixtures, trunk_shares, num_folds, seed),
         "tokens": [inputs.decay_tokens == longest],
-        "size": [inputs.params == size for size in sizes],
+        "size": [inputs.params == size for size in sizes] + _moments(inputs),
     }
     enough = max(4, len(inputs) // 4)
     return {
         kind: [rows for rows in masks if rows.any() and (~rows).sum() >= enough]
         for kind, masks in found.items()
     }
+
+
+def _moments(inputs: DecayInputs) -> list[NDArray[np.bool_]]:
+    """Rows of each checkpoint of a size that has several: a model at another moment of its pre-training."""
+    starts = np.column_stack([inputs.params, inputs.start_tokens])
+    checkpoints = np.unique(starts, axis=0)
+    return [
+        (starts == checkpoint).all(axis=1)
+        for checkpoint in checkpoints
+        if (checkpoints[:, 0] == checkpoint[0]).sum() > 1
+    ]
 
 
 def _mixture_folds(
