@@ -1,11 +1,11 @@
 r"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
 
-Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays longer
-than any kept one (``tokens``), and a model size left out with its checkpoint (``size``), or one checkpoint of a size
-that has several. Each error is measured in the spread that the fit *without* its row predicts for it, so that a thin design,
-whose every hold-out is an extrapolation, does not look worse than it is; to that spread comes the misfit of the law's
-form, which grows with the distance from the fitted runs. An interval takes the radius of each kind in which it lies
-beyond the fitted rows.
+Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays
+longer than any kept one (``tokens``), and a model size left out with its checkpoint (``size``), or one checkpoint
+of a size that has several. Each error is measured in the spread that the fit *without* its row predicts for it, so
+that a thin design, whose every hold-out is an extrapolation, does not look worse than it is; to that spread comes
+the misfit of the law's form, which grows with the distance from the fitted runs. An interval takes the radius of
+each kind in which it lies beyond the fitted rows.
 
 The misfit is how far the form of the law itself is off, beyond what it knows of its own parameters.
 
