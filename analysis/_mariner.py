@@ -63,6 +63,10 @@ class MarinerModel:
         """1 everywhere."""
         return np.ones(len(shares))
 
+    def left_out_spread(self, shares: Array) -> Array:
+        """1 everywhere."""
+        return np.ones(len(shares))
+
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Rate, power and onset, then gain and harm of every source."""
         names = [f"{kind}:{source}" for kind in ("gain", "harm") for source in sources]

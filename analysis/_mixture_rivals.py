@@ -56,6 +56,10 @@ class StackModel:
         """1 everywhere: the members' own spreads do not combine."""
         return np.ones(len(shares))
 
+    def left_out_spread(self, shares: Array) -> Array:
+        """1 everywhere."""
+        return np.ones(len(shares))
+
     def params(self, sources: tuple[str, ...]) -> dict[str, Any]:
         """Weight of each member."""
         return dict(zip(self.members, self.weights.tolist()))

@@ -287,6 +287,7 @@ def _fit(
     notes += [
         f"The intervals were not checked on held-out {kind}: too few mixtures are left." for kind in unchecked
     ]
+    notes += [onset.sentence for onset in law.onsets_]
     others = {f"{DECAY}:{name}" for name in MEMBERS if name != member}
     errors = errors[~errors["law"].isin(others)].reset_index(drop=True)
     law.doubts_ = (*law.doubts_, *coverage_doubts(predictions), *_worse_than_none(errors))
