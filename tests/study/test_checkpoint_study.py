@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,11 @@ from tests.study.held import make_held_study
 from tests.study.in_process import work_in_this_process
 from tests.study.tiny import TINY_SETTINGS, decaylaws
 
-DOMAINS = ("web", "maths", "code")
+DOMAINS = ("web", "maths")
+TWO_SOURCES: dict[str, Any] = {
+    "sources": {name: TINY_SETTINGS["sources"][name] for name in DOMAINS},
+    "objective": {"weights": {"web": 1, "maths": 1}, "guard_domains": ["web"], "guard_nats": 0.3},
+}
 SMALL = {"family": "llama", "tokens": 1_000_000, "lr": 1e-2}
 LARGE = {"family": "llama", "tokens": 2_000_000, "lr": 5e-3, "hidden_size": 48}
 
@@ -28,7 +33,7 @@ LARGE = {"family": "llama", "tokens": 2_000_000, "lr": 5e-3, "hidden_size": 48}
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Two sizes of a Llama taken from ``init`` to the report; no microanneal starts from the larger one."""
     root = tmp_path_factory.mktemp("pair")
-    make_held_study(root, {"small": SMALL, "large": LARGE}, target="large")
+    make_held_study(root, {"small": SMALL, "large": LARGE}, target="large", **TWO_SOURCES)
     for verb in ("prepare", "plan", "run", "fit", "recommend", "confirm", "export"):
         decaylaws(verb, str(root))
     decaylaws("launch", str(root), "--processes", "1")
@@ -115,8 +120,7 @@ def test_one_checkpoint_of_any_family_goes_from_init_to_report(
         tmp_path,
         {"one": SMALL | {"family": family}},
         target="one",
-        sources={name: TINY_SETTINGS["sources"][name] for name in ("web", "maths")},
-        objective={"weights": {"web": 1, "maths": 1}, "guard_domains": ["web"], "guard_nats": 0.3},
+        **TWO_SOURCES,
         design={"num_mixtures": 4, "decay_tokens": [1024], "num_replicates": 2},
     )
     if family == "qwen3":
