@@ -24,7 +24,7 @@ from decaylaws.search.certainty import (
 )
 from decaylaws.search.evidence import beyond_evidence, share_evidence, spans, start_lr_range, support
 from decaylaws.search.front import pareto_front
-from decaylaws.search.optimise import Optimum, minimise_mixture, rounded_optimum
+from decaylaws.search.optimise import Optimum, minimise_mixture, polish_pairs, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, Plan, Target
 from decaylaws.search.recommendation import Estimate, Recommendation, Rival, preferences
 
@@ -37,6 +37,8 @@ LR_DIGITS = 3
 SHARE_PARTS = 1000  # a recipe states shares in these: the law cannot tell finer steps apart
 
 _STARTS_PER_KIND = 1
+_MOVES = (0.05, 0.01, 0.002)  # shares that move between two sources at the optimum of the best plan
+_BROKEN = 100.0  # nats that a guard costs that is broken by one
 
 
 def recommend(
@@ -116,7 +118,7 @@ class _Found:
     def best(cls, explorer: Explorer, trials: pd.DataFrame) -> _Found:
         """Optimise mixture and LR of every kind of plan, and take the best as a recipe can state it."""
         polished = _optimise(explorer, trials)
-        polished[0] = _rounded(*polished[0])
+        polished[0] = _rounded(*_moved(*polished[0]))
         return cls(*polished[0], _plan_table(polished), trials)
 
 
@@ -230,6 +232,23 @@ def _polish(problem: DecayProblem, starts: Sequence[Array]) -> _Polished:
         problem.robust_aim, problem.space, problem.plan.decay_tokens, starts, slack=problem.robust_slack
     )
     return problem, optimum
+
+
+def _moved(problem: DecayProblem, optimum: Optimum) -> _Polished:
+    """An optimum that no move of share between two sources betters; guards that hold go on holding."""
+    if not optimum.feasible:
+        return problem, optimum
+
+    def value(shares: Array) -> Array:
+        broken = np.maximum(-problem.robust_slack(shares), 0.0).sum(axis=1)
+        return problem.robust_aim(shares) + _BROKEN * broken
+
+    decay_tokens = problem.plan.decay_tokens
+    shares = polish_pairs(value, problem.space, decay_tokens, optimum.shares, steps=_MOVES)
+    kept = bool((problem.robust_slack(shares[None]) >= 0).all())
+    reached = float(problem.robust_aim(shares[None])[0])
+    better = kept and reached < optimum.value
+    return problem, Optimum(shares, reached, True) if better else optimum
 
 
 def _rounded(problem: DecayProblem, optimum: Optimum) -> _Polished:

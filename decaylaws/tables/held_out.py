@@ -45,6 +45,12 @@ class HeldOutRuns:
     predicted: Array
     notes: tuple[str, ...]
 
+    @property
+    def coverage(self) -> float:
+        """Share of left-out runs inside the 90 % intervals of the regression that recommends; NaN if not measured."""
+        rows = self.table[self.table["regression"] == self.law]
+        return float(rows["coverage_90"].iloc[0]) if len(rows) else float("nan")
+
     def error(self, name: str) -> float:
         """Root mean square error of a regression on the better half of the runs; NaN where it was not measured."""
         rows = self.table[self.table["regression"] == name]

@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.values import AS_JSON
+from decaylaws.laws.decay.trust import LEAST_COVERAGE
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing import REGRESSIONS, MixtureRegression
 from decaylaws.laws.mixing.base import DIVERGED
@@ -311,6 +312,8 @@ def _doubts(law: MixtureRegression, held: HeldOutRuns, num_runs: int, spread: fl
         found.append(f"{num_runs} runs were fitted; {sources} sources need at least {sources + 2}.")
     if not held.table.empty and not _error_of(held, held.law) < spread:
         found.append(f"On left-out runs '{held.law}' errs no less than the mean of the runs does.")
+    if held.coverage < LEAST_COVERAGE:  # not so where it was not measured
+        found.append(f"90 % intervals hold only {100 * held.coverage:.0f} % of the left-out runs.")
     return tuple(found)
 
 

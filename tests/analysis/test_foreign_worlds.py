@@ -51,3 +51,15 @@ def test_the_script_reports_regret_and_bound_by_kind(monkeypatch: pytest.MonkeyP
     assert rows["all"]["held_90"] == 1.0
     assert 0 <= rows["all"]["true_mean"] < rows["all"]["best_run_mean"]
     assert rows["all"]["inverse_sum_mean"] >= 0
+
+
+def test_decays_towards_a_foreign_world_are_fitted_and_their_regret_is_bounded() -> None:
+    from _foreign_regret import simulate_decay, summary
+
+    found = [simulate_decay(kind, 1000) for kind in ("transfer_matrix", "repetition")]
+    for outcome in found:
+        assert 0 <= outcome.true <= outcome.upper
+        assert outcome.true < outcome.best_run
+        assert outcome.coverage >= 0.7
+    (every,) = [row for row in summary(found) if row["worlds"] == "all"]
+    assert every["held_90"] == 1.0

@@ -102,6 +102,21 @@ def test_draws_are_moved_as_far_as_held_out_runs_say(law, control) -> None:
     assert again.draw_scale(question.goal.weights) == pytest.approx(scale)
 
 
+def test_the_regret_grows_with_what_the_form_gets_wrong(law, control, monkeypatch) -> None:
+    question = problem(law, control)
+    chosen = np.array([0.6, 0.2, 0.2])
+    size = law.form_error(question.goal.weights)
+    assert 0 <= size < 0.1
+    bounds = []
+    for amplitude in (0.0, 0.02, 0.06):
+        monkeypatch.setattr(DecayLaw, "form_error", lambda self, weights, by=amplitude: by)
+        bounds.append(optimum_spread(question, chosen).regret_upper)
+    assert bounds[0] < bounds[1] < bounds[2]
+    again = optimum_spread(question, chosen)
+    assert again.regret_upper == bounds[2]
+    assert again.given_away.shape == (len(again.optima), 1 + len(again.optima))
+
+
 def test_further_candidates_take_from_the_regret(law, control) -> None:
     question = problem(law, control)
     chosen = np.array([0.6, 0.2, 0.2])  # not the optimum: others have something to add

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from decaylaws.cli import app
 from decaylaws.errors import InfeasibleError, InvalidValueError
+from decaylaws.laws.mixing import InverseSum
 from decaylaws.recipe import Recipe
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables import Mixed, RunTable, mix, read_run_table
-from decaylaws.tables.held_out import MEAN, NEAREST
+from decaylaws.tables.held_out import MEAN, NEAREST, HeldOutRuns
+from decaylaws.tables.mixture import _doubts
 from tests.tables.planted import SOURCES, best_objective, runs, truth
 
 FAST = {"law": "inverse_sum"}
@@ -278,3 +280,16 @@ def _mean(table: RunTable):
     from decaylaws.mixtures import Mixture
 
     return Mixture.normalised(table.shares.mean().to_dict())
+
+
+def test_intervals_that_miss_left_out_runs_speak_against_a_gain(table: RunTable) -> None:
+    law = InverseSum().fit(table.shares, table.losses)
+    scores = {"regression": ["inverse_sum"], "rmse": [0.01], "coverage_90": [0.6]}
+
+    def doubts(**changes: list[float]) -> tuple[str, ...]:
+        held = HeldOutRuns("inverse_sum", pd.DataFrame(scores | changes), np.zeros(3), ())
+        return _doubts(law, held, len(table.runs), 0.1)
+
+    assert doubts() == ("90 % intervals hold only 60 % of the left-out runs.",)
+    assert doubts(coverage_90=[0.85]) == ()
+    assert doubts(coverage_90=[float("nan")]) == ()

@@ -18,7 +18,8 @@ from decaylaws.runs.table import LOSS, values_by
 HELD_OUT_FOLDS = 4  # over mixtures, inside every fit without held-out runs
 GUARD_CONFIDENCE = 0.95
 GUARD_RUNS = 20  # held-out runs nearest the limit; fewer than 19 cannot certify 95 %
-_LEAST_COVERAGE = 0.7  # of 90 % intervals on held-out runs: fewer than a handful of runs miss by chance
+LEAST_COVERAGE = 0.7
+"""Of 90 % intervals on held-out runs: below it no preference is to be believed. A handful may miss by chance."""
 
 
 def choice_notes(member: str, votes: Mapping[str, float]) -> list[str]:
@@ -46,7 +47,7 @@ def coverage_doubts(predictions: pd.DataFrame) -> list[str]:
     return [
         f"90 % intervals hold only {100 * held.mean():.0f} % of the losses on held-out {kind}."
         for kind, held in inside.groupby(predictions["held_out"], sort=False)
-        if held.mean() < _LEAST_COVERAGE
+        if held.mean() < LEAST_COVERAGE
     ]
 
 
