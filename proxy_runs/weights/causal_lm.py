@@ -102,7 +102,8 @@ def load_causal_lm(
         raise DataError(_what_is_wrong(directory, config.model_type, wrong))
     if shard is not None:
         _leave_the_file(model)
-    return _as_it_is_known(model)
+        _forget_the_loader(model)
+    return model
 
 
 def empty_causal_lm(config: Any, *, shard: Shard) -> PreTrainedModel:
@@ -117,7 +118,11 @@ def empty_causal_lm(config: Any, *, shard: Shard) -> PreTrainedModel:
     # transformers gives each rank its part of them, and buffers that no file holds their values
     zeros = {name: _Zeros(tensor) for name, tensor in names.items()}
     loader = _loader(config, shard)
-    return _as_it_is_known(loader.from_pretrained(None, config=config, dtype=torch.float32, state_dict=zeros))
+    model: PreTrainedModel = loader.from_pretrained(
+        None, config=config, dtype=torch.float32, state_dict=zeros
+    )
+    _forget_the_loader(model)
+    return model
 
 
 class _Zeros:
@@ -140,7 +145,9 @@ def _loader(config: Any, shard: Shard | None) -> Any:
     """
     if shard is None:
         return AutoModelForCausalLM
-    known = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if known is None:
+        raise DataError(f"transformers has no causal language model for {config.model_type!r}.")
 
     def build(self: PreTrainedModel, *values: Any, **options: Any) -> None:
         known.__init__(self, *values, **options)
@@ -163,12 +170,9 @@ def _leave_the_file(model: PreTrainedModel) -> None:
             own.set_(own.detach().clone(memory_format=torch.contiguous_format))  # type: ignore[arg-type]
 
 
-def _as_it_is_known(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as one of the class that ``transformers`` has."""
-    known = MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]
-    if type(model) is not known and isinstance(model, known):
-        model.__class__ = known
-    return model
+def _forget_the_loader(model: PreTrainedModel) -> None:
+    """Make the model one of the class that ``transformers`` has, not of the one that :func:`_loader` made of it."""
+    model.__class__ = type(model).__bases__[0]
 
 
 def _first_line(error: Exception) -> str:
