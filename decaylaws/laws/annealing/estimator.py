@@ -337,13 +337,18 @@ class ScheduleLaw(Law):
         axes = {"tokens": np.array([float(curve.tokens[-1]) for curve in curves])}
         if all(self._sizes.values()):
             axes["size"] = np.array([float(curve.params or 1.0) for curve in curves])
+        peaks = np.array(
+            [float(curve.schedule.peak_lr) for curve in curves]
+        )  # another LR is another question
         # models are few and named: sizes a tenth apart are two of them, lengths a tenth apart are one plan
         apart = {"tokens": SAME_STEP, "size": _OTHER_SIZE}
         origins = [
             origin
             for axis, values in axes.items()
             if self.origin_fits and steps_of(values, factor=apart[axis]).max() + 1 >= LEAST_STEPS
-            for origin in rolling_origins(axes, factor=apart[axis], most=self.origin_fits, alone=True)
+            for origin in rolling_origins(
+                {**axes, "peak_lr": peaks}, factor=apart[axis], most=self.origin_fits, alone=True
+            )
             if origin.axis == axis
         ]
         ends = [curve.select(np.array([len(curve.tokens) - 1])) for curve in curves]

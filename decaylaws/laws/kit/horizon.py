@@ -92,7 +92,7 @@ class Reach:
     def half_width(self, values: ArrayLike, level: float) -> Array:
         """Half width of an interval in log loss by the distance alone, ``[n]``.
 
-        It is 0 inside the range, where nothing tested the law, and where it erred no more than spread and noise say.
+        It is 0 inside the range and where nothing tested the law.
 
         With few origins their spread is itself uncertain: a quantile of Student's t, one degree of freedom more than
         origins, since that an error is of a usual size is known a little beforehand.
@@ -102,7 +102,7 @@ class Reach:
             level: probability such as 0.9.
         """
         distance = self.distance(values)
-        if self.origins == 0 or self.rate == 0:
+        if self.origins == 0:
             return np.zeros_like(distance)
         radius = float(student.ppf(0.5 + 0.5 * level, self.origins + 1))
         spread = np.sqrt(self.noise**2 + self.rate**2 * (distance**2 + self.gap**2))

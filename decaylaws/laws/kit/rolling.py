@@ -77,8 +77,8 @@ def rolling_origins(
         axes: positive values of every row by axis [n].
         least_rows: fewest rows of a fit.
         factor: largest ratio of values inside one step.
-        most: most fits of an axis, evenly over the later half of its steps: a fit to few steps is of another kind than
-            the one that is asked about. None makes all.
+        most: most fits of an axis: the latest, and others evenly over the later half of its steps, since a fit to few
+            steps is of another kind than the one that is asked about. None makes all.
         alone: ask only about rows that lie inside the fitted range of all other axes.
 
     Raises:
@@ -93,7 +93,9 @@ def rolling_origins(
         lasts = [last for last in range(int(labels.max(initial=0))) if (labels <= last).sum() >= least_rows]
         if most is not None and len(lasts) > most:
             first = min(len(lasts) // 2, len(lasts) - most)
-            lasts = [lasts[index] for index in np.linspace(first, len(lasts) - 1, most).round().astype(int)]
+            lasts = [
+                lasts[index] for index in np.linspace(len(lasts) - 1, first, most).round().astype(int)[::-1]
+            ]
         for last in lasts:
             fitted = labels <= last
             others = [np.asarray(each, dtype=float) for name, each in axes.items() if alone and name != axis]
