@@ -108,7 +108,8 @@ def plain_losses(workspace: Path, optimizer_name: str) -> list[float]:
 def test_the_losses_are_those_of_torch_on_a_whole_model(workspace: Path, optimizer: str, ranks: int) -> None:
     found = losses(run(workspace, "llama", ranks, optimizer))
     expected = plain_losses(workspace, optimizer)
-    assert found == pytest.approx(expected, abs=1e-4)
+    # torch's Muon orthogonalises in bfloat16, which makes of the last digits of a gradient some 1e-4 nats
+    assert found == pytest.approx(expected, abs=3e-4 if optimizer == "muon" else 1e-5)
     assert found[-1] < found[0] - 0.05
 
 
@@ -135,7 +136,7 @@ def test_the_momentum_goes_on_after_a_death_on_another_number_of_ranks(workspace
     again = workspace / "again"
     shutil.copytree(died, again)
     whole = losses(run(workspace, "llama", 1, name="again"))
-    assert whole == pytest.approx(plain_losses(workspace, "muon"), abs=1e-4)
+    assert whole == pytest.approx(plain_losses(workspace, "muon"), abs=3e-4)
 
 
 def test_the_hidden_matrices_are_those_of_the_blocks(workspace: Path) -> None:
