@@ -32,13 +32,13 @@ class Saves:
         self._least_seconds = self._seconds = seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saves")
         self._orders: deque[Future[float]] = deque()
-        self._round: deque[str] = deque()
+        self._round: deque[Any] = deque()
         self._round_began = time.monotonic()
         self._spent = 0.0  # seconds of writing in this round
         self._stream: torch.cuda.Stream | None = None
 
-    def next_due(self, run_ids: Collection[str]) -> str | None:
-        """The run of ``run_ids`` whose resume state is to be saved now, if any.
+    def next_due(self, runs: Collection[Any]) -> Any | None:
+        """The one of ``runs`` whose resume state is to be saved now, if any; asked after every step.
 
         Raises:
             DataError, OSError: an earlier checkpoint could not be written.
@@ -47,11 +47,11 @@ class Saves:
         if self._orders:
             return None
         if not self._round and time.monotonic() - self._round_began >= self._seconds:
-            self._round, self._round_began, self._spent = deque(run_ids), time.monotonic(), 0.0
+            self._round, self._round_began, self._spent = deque(runs), time.monotonic(), 0.0
         while self._round:
-            run_id = self._round.popleft()
-            if run_id in run_ids:
-                return run_id
+            run = self._round.popleft()
+            if run in runs:
+                return run
         return None
 
     def save(self, state: MemberState, path: Path) -> None:

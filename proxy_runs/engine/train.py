@@ -176,16 +176,15 @@ class _Session:
 
     def _step(self) -> None:
         outcomes = self._stack.step()
-        runs = {run.config.run_id: slot for slot, run in self._stack.active()}
-        due = self._saves.next_due(runs)
-        if due or self._is_awaited(outcomes):
+        due = self._saves.next_due([run for _, run in self._stack.active()])
+        if due is not None or self._is_awaited(outcomes):
             outcomes += self._stack.finish()
         self._report(outcomes)
         self._close_diverged(outcomes)
         self._evaluate([slot for slot, run in self._stack.active() if run.wants_evaluation])
         self._keep()
-        if due and self._stack.runs[runs[due]] is not None:
-            self._save(runs[due])
+        if due in self._stack.runs and due is not None:
+            self._save(self._stack.runs.index(due))
         self._close_done()
         self._refill()
 
