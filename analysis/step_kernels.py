@@ -124,15 +124,15 @@ def compiled_counts() -> Iterator[list[Count]]:
         found.append((len(launched), sum(node.get_read_write_buffers_sizes() for node in launched)))
 
     backend = _fake_cuda.counting_backend(note)
-    before = engine_model._compiled
+    before = engine_model.compiled_by_shape
     torch._dynamo.reset()
-    engine_model._compiled = lambda function: torch.compile(
+    engine_model.compiled_by_shape = lambda function: torch.compile(
         function, backend=backend, dynamic=False, fullgraph=True
     )
     try:
         yield found
     finally:
-        engine_model._compiled = before
+        engine_model.compiled_by_shape = before
 
 
 # What is counted ---------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def kernels_of(
             with compiled_counts() as counts, FakeTensorMode():
                 params = params_of(shape, members)
                 model = StackedLlama(shape, device="cuda:0", dtype=dtype, compiled=True)
-                update = engine_model._compiled(StackwiseAdamW(params).step)
+                update = engine_model.compiled_by_shape(StackwiseAdamW(params).step)
                 run_part(part, model, params, members, update)
             rows["compiled"] = {
                 "kernels": sum(count for count, _ in counts),
