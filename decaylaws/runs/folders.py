@@ -20,11 +20,12 @@ from decaylaws.recipe.checkpoints.facts import (
 )
 from decaylaws.recipe.checkpoints.moments import (
     OPTIMIZER_FILE,
+    SAVE_READABLY,
     StoredMoments,
     find_moments,
     foreign_moments_digest,
 )
-from decaylaws.recipe.checkpoints.parameter_names import huggingface_name, unfused_names
+from decaylaws.recipe.checkpoints.parameter_names import huggingface_name, pads_vocabulary, unfused_names
 from decaylaws.recipe.families import why_not_trainable
 from decaylaws.runs.config import ModelShape
 from decaylaws.runs.start import CheckpointShape
@@ -81,13 +82,21 @@ def require_moments(folder: Path) -> StoredMoments:
         if len(shapes) == len(parts):
             matched.update(parts)
             expected = (sum(rows for rows, *_ in shapes), *shapes[0][1:]) if len(parts) > 1 else shapes[0]
+            if stored.layout == "megatron" and len(shape) != len(expected):
+                raise DataError(
+                    f"{stored.path} is a checkpoint of Megatron whose moments are flattened in pieces of ranks, as the "
+                    f"older layout fully_sharded_model_space has them: {kind}.{name} has the shape {list(shape)}, the "
+                    f"weight {list(expected)}. {SAVE_READABLY}"
+                )
+            if pads_vocabulary(name) and shape[0] > expected[0]:
+                shape = (expected[0], *shape[1:])
             if shape != expected:
                 raise DataError(
                     f"{stored.path} belongs to another model: {kind}.{name} has the shape {list(shape)}, the weight "
                     f"{list(expected)}. Give the state that was saved with these weights, or start the optimiser "
                     "afresh."
                 )
-        elif stored.layout != "safetensors" and not routed:
+        elif stored.layout == "megatron" or (stored.layout != "safetensors" and not routed):
             raise DataError(
                 f"{stored.path} has moments of '{name}', and {folder} has no weight that this name is known to mean. "
                 "Give the state that was saved with these weights, or start the optimiser afresh."

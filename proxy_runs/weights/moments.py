@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints import tensor_shapes
 from decaylaws.recipe.checkpoints.dcp import read_dcp, read_scalar, read_tensor
-from decaylaws.recipe.checkpoints.moments import StoredMoments, optimizer_state, state_of
-from decaylaws.recipe.checkpoints.parameter_names import huggingface_name, interleaves_rope, unfused_names
+from decaylaws.recipe.checkpoints.megatron import optimizer_steps
+from decaylaws.recipe.checkpoints.moments import StoredMoments, megatron_state_of, optimizer_state, state_of
+from decaylaws.recipe.checkpoints.parameter_names import (
+    huggingface_name,
+    interleaves_rope,
+    numbered_names,
+    pads_vocabulary,
+    unfused_names,
+)
 from decaylaws.runs.folders import require_moments
 from proxy_runs.weights.checkpoint_files import STATE_FILE
 from proxy_runs.weights.stored import StoredTensor, stored_tensors
@@ -52,6 +59,8 @@ def read_moments(folder: Path, model: nn.Module | None = None) -> tuple[int, Mom
             return _from_sharded(stored)
         if stored.layout == "dcp":
             return _from_dcp(stored, folder)
+        if stored.layout == "megatron":
+            return _from_megatron(stored, folder)
         return _from_torch_file(stored, folder, model)
     except DataError:
         raise
@@ -127,11 +136,36 @@ def _from_dcp(stored: StoredMoments, folder: Path) -> tuple[int, Moments]:
     return max(steps), tensors
 
 
+def _from_megatron(stored: StoredMoments, folder: Path) -> tuple[int, Moments]:
+    weights = tensor_shapes(folder, pattern="model*.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors: Moments = {}
+    for entry_name, entry in read_dcp(stored.path).items():
+        state = megatron_state_of(entry_name)
+        if state is None:
+            continue
+        theirs, kind = state
+        tensor = read_tensor(stored.path, entry_name, entry).float()
+        numbered = numbered_names(theirs, tensor.shape)
+        layers = [(theirs, tensor)] if numbered is None else zip(numbered, tensor, strict=True)
+        for name, of_layer in layers:
+            for part, rows in _unfused(name, of_layer, config):
+                ours = huggingface_name(part, weights) or part
+                tensors[f"{kind}.{ours}"] = rows[: weights[ours][0]] if pads_vocabulary(part) else rows
+    return optimizer_steps(stored.path), tensors
+
+
 def _unfused(name: str, tensor: Tensor, config: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
-    """The matrices that a trainer keeps as one: for each head of keys its heads of queries, itself, and its values."""
+    """The matrices that a trainer keeps as one.
+
+    Gate and up stand one after the other. Queries, keys and values stand together by head of keys: its heads of
+    queries, itself, its values.
+    """
     names = unfused_names(name)
     if len(names) == 1:
         return [(name, tensor)]
+    if len(names) == 2:
+        return list(zip(names, tensor.chunk(2), strict=True))
     groups = config["num_key_value_heads"]
     queries = config["num_attention_heads"] // groups
     heads = tensor.unflatten(0, (groups, queries + 2, -1))

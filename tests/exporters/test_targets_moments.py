@@ -1,10 +1,11 @@
 """Moments out of checkpoints that real trainers write, under the names that their own converters give the weights.
 
-Needs transformers with accelerate, ai2-olmo-core and torchtitan, which 'make test-targets' installs.
+Needs transformers with accelerate, ai2-olmo-core, torchtitan and megatron-core, which 'make test-targets' installs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.overrides import TorchFunctionMode
 
+from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints import read_facts
-from proxy_runs.weights.moments import MOMENTS, read_moments
+from proxy_runs.weights.moments import MOMENTS, of_kind, read_moments
 from tests.exporters.trainers import import_trainer
 from tests.proxy_runs.held import held_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 VOCAB, STEPS = 64, 2
+PADDED_VOCAB, ITERATION = 80, 7
 
 
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -137,3 +141,128 @@ def test_of_torchtitan(family: str, fused: bool, tmp_path: Path, one_rank: None)
     step, found = read_moments(folder)
     assert step == STEPS
     require_same(found, expected)
+
+
+class _OnTheCpu(TorchFunctionMode):
+    """Megatron asks for a GPU by name; its tensors are made on the CPU, and call themselves a GPU's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = "cpu"
+        if func is torch.Tensor.type and len(args) == 1:
+            return func(*args).replace("torch.", "torch.cuda.")
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def megatron(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Megatron-core in a world of this process."""
+    import_trainer("megatron.core")
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+
+    monkeypatch.setattr(CudaRNGStatesTracker, "fork", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
+    parallel_state.initialize_model_parallel(create_gloo_process_groups=True)
+    with _OnTheCpu():
+        yield
+    parallel_state.destroy_model_parallel()
+
+
+def of_megatron(folder: Path, distributed: bool, **metadata: Any) -> Any:
+    """A Llama of Megatron-core and its optimiser after two steps, and their checkpoint."""
+    from megatron.core import dist_checkpointing
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    config = TransformerConfig(
+        num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2,
+        normalization="RMSNorm", layernorm_epsilon=1e-6, gated_linear_unit=True, bias_activation_fusion=False,
+        activation_func=torch.nn.functional.silu, add_bias_linear=False, use_cpu_initialization=True,
+        attention_dropout=0.0, hidden_dropout=0.0, masked_softmax_fusion=False,
+    )  # fmt: skip
+    model = GPTModel(
+        config, get_gpt_layer_local_spec(normalization="RMSNorm"), PADDED_VOCAB, max_sequence_length=64,
+        position_embedding_type="rope", share_embeddings_and_output_weights=False,
+    )  # fmt: skip
+    sharing = DistributedDataParallelConfig(use_distributed_optimizer=distributed)
+    wrapped = DistributedDataParallel(config, sharing, model)
+    settings = OptimizerConfig(lr=1e-3, clip_grad=0.0, use_distributed_optimizer=distributed)
+    optimizer = get_megatron_optimizer(settings, [wrapped])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        for parameter in wrapped.parameters():
+            parameter.main_grad.copy_(torch.randn(parameter.shape, generator=generator))
+        optimizer.step()
+    (inner,) = optimizer.chained_optimizers
+    for parameter in model.parameters():
+        state = (
+            inner._get_main_param_and_optimizer_states(parameter)
+            if distributed
+            else inner.optimizer.state[parameter]
+        )
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        # weights in the place of moments: whoever takes them apart as weights are gets the same model
+        state["exp_avg"].copy_(parameter.data.view_as(state["exp_avg"]))
+        state["exp_avg_sq"].copy_(state["exp_avg"].square())
+    place = folder / "optimizer" / f"iter_{ITERATION:07d}"
+    place.mkdir(parents=True)
+    (folder / "optimizer" / "latest_checkpointed_iteration.txt").write_text(str(ITERATION))
+    weights = wrapped.sharded_state_dict(metadata=metadata)
+    state = optimizer.sharded_state_dict(weights, metadata=metadata)
+    dist_checkpointing.save({"model": weights, "optimizer": state, "iteration": ITERATION}, str(place))
+    return model
+
+
+LAYOUTS = {
+    "without_distributed_optimizer": (False, {}),
+    "fully_reshardable": (
+        True,
+        {
+            "distrib_optim_sharding_type": "fully_reshardable",
+            "distrib_optim_fully_reshardable_mem_efficient": True,
+            "chained_optim_avoid_prefix": True,
+        },
+    ),
+    "layers_apart": (False, {"non_homogeneous_layers": True}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_megatron_core(layout: str, tmp_path: Path, megatron: None) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = held_folder(tmp_path / "model", "llama", VOCAB)
+    distributed, metadata = LAYOUTS[layout]
+    theirs = of_megatron(folder, distributed, **metadata).eval()
+    step, found = read_moments(folder)
+    assert step == (STEPS if distributed else ITERATION)  # torch's AdamW keeps its steps in a tensor
+    ours = AutoModelForCausalLM.from_pretrained(folder).eval()
+    means, squares = of_kind(found, "exp_avg"), of_kind(found, "exp_avg_sq")
+    ours.load_state_dict(means, strict=True)
+    assert squares.keys() == means.keys()
+    assert all(torch.equal(squares[name], tensor.square()) for name, tensor in means.items())
+    ids = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
+    masked = torch.ones(1, 1, 12, 12, dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        logits = theirs(ids, torch.arange(12).expand(2, -1), masked)[..., :VOCAB]
+        assert logits.std() > 0.1
+        torch.testing.assert_close(ours(ids).logits, logits, rtol=1e-4, atol=1e-5)
+    facts = read_facts(folder / "optimizer")
+    assert (facts.kind, facts.step, facts.has_optimizer) == ("megatron", ITERATION, True)
+
+
+def test_flat_buffers_of_megatron_core_are_refused(tmp_path: Path, megatron: None) -> None:
+    folder = held_folder(tmp_path / "model", "llama", VOCAB)
+    of_megatron(folder, True, distrib_optim_sharding_type="dp_reshardable")
+    with pytest.raises(
+        DataError, match=r"flat buffers .* dp_reshardable.* --dist-ckpt-optim-fully-reshardable"
+    ):
+        read_moments(folder)
+    assert read_facts(folder / "optimizer").has_optimizer

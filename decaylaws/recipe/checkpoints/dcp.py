@@ -45,6 +45,12 @@ _ALLOWED = {
         "_MEM_FORMAT_ENCODING",
     )
 } | {
+    # Megatron keeps the plan of its last save there, to save faster the next time
+    (f"{_CHECKPOINT}.planner", "SavePlan"),
+    (f"{_CHECKPOINT}.planner", "WriteItem"),
+    (f"{_CHECKPOINT}.planner", "WriteItemType"),
+    (f"{_CHECKPOINT}.planner", "TensorWriteData"),
+    (f"{_CHECKPOINT}.planner", "BytesIOWriteData"),
     (f"{_CHECKPOINT}.filesystem", "_StorageInfo"),
     (f"{_CHECKPOINT}.filesystem", "_StoragePrefix"),
     ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo"),

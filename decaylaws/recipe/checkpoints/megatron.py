@@ -6,18 +6,20 @@ files beside it. The file is a pickle of Megatron's own classes, so it is read i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
 from decaylaws.recipe.checkpoints.dcp import METADATA, read_dcp
-from decaylaws.recipe.checkpoints.facts import CheckpointFacts, rates, whole
+from decaylaws.recipe.checkpoints.facts import CheckpointFacts, number, rates, whole
 from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
 
 COMMON = "common.pt"
 TRACKER = "latest_checkpointed_iteration.txt"
 BRIDGE_TRACKER = "latest_train_state.pt"
+BRIDGE_SETTINGS = "run_config.yaml"
 _PACKAGES = ("megatron.", "torch.", "numpy.")
 _NAMES = {
     ("argparse", "Namespace"),
@@ -89,6 +91,36 @@ def megatron_facts(folder: Path) -> CheckpointFacts:
         has_optimizer=any("exp_avg" in name for name in entries) or _has_zarr_moments(folder),
         vocab_size=whole(settings.get("padded_vocab_size")),
     )
+
+
+def optimizer_steps(folder: Path) -> int:
+    """Steps behind the optimiser of one iteration: its groups' own count, or the iteration where they keep none.
+
+    Raises:
+        DataError: the common file is damaged, or says neither.
+    """
+    common = load_torch_file(folder / COMMON, _is_megatron)
+    groups = _param_groups(common, set()) if isinstance(common, dict) else ()
+    steps = [step for step in (number(group.get("step")) for group in groups) if step is not None]
+    found = int(max(steps)) if steps else megatron_facts(folder).step
+    if found is None:
+        raise DataError(f"{folder / COMMON} says neither the steps of its optimiser nor its iteration.")
+    return found
+
+
+def interleaves_rotary(folder: Path) -> bool:
+    """Whether rotary embeddings turn neighbouring rows of queries and keys, and not rows of two halves.
+
+    Args:
+        folder: of one iteration; Megatron-LM keeps its arguments in the common file, Megatron-Bridge in YAML beside it.
+    """
+    common = load_torch_file(folder / COMMON, _is_megatron)
+    arguments = common.get("args") if isinstance(common, dict) else None
+    if isinstance(arguments, Record):
+        return arguments.fields.get("rotary_interleaved") is True
+    settings = folder / BRIDGE_SETTINGS
+    text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+    return re.search(r"^\s*rotary_interleaved:\s*true\b", text, re.MULTILINE) is not None
 
 
 def _is_megatron(module: str, name: str) -> bool:

@@ -7,7 +7,8 @@ Beside the weights of a Hugging Face folder they are looked for in this order:
 ``optimizer.pt``, ``optimizer.bin``         the Trainer's, or accelerate's
 ``optimizer_0``                             accelerate's with FSDP: DCP
 ``optimizer``                               a file or a folder of a trainer, or a link to one: a torch file,
-                                            DCP (torchtitan, OLMo-core), a checkpoint of ``decaylaws launch``
+                                            DCP (torchtitan, OLMo-core, Megatron-core), a checkpoint of
+                                            ``decaylaws launch``
 =========================================== ===============================================================
 """
 
@@ -28,17 +29,33 @@ from decaylaws.recipe.checkpoints.formats import (
     safetensors_shapes,
 )
 from decaylaws.recipe.checkpoints.inert_pickle import Record, load_torch_file
-from decaylaws.recipe.checkpoints.megatron import BRIDGE_TRACKER, COMMON, TRACKER
+from decaylaws.recipe.checkpoints.megatron import (
+    BRIDGE_TRACKER,
+    COMMON,
+    TRACKER,
+    interleaves_rotary,
+    latest_iteration,
+    newest_iteration,
+)
+from decaylaws.recipe.checkpoints.parameter_names import numbered_names
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 LINK = "optimizer"
 PLACES = (OPTIMIZER_FILE, "optimizer.pt", "optimizer.bin", "optimizer_0", LINK)
 KINDS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 _DEEPSPEED = ("*_optim_states.pt", "global_step*/*_optim_states.pt")
-_MEGATRON = (COMMON, TRACKER, BRIDGE_TRACKER)
 _STATE = re.compile(r"^(?:.*\.)?state\.(?P<name>.+)\.(?P<kind>exp_avg|exp_avg_sq|momentum_buffer|step)$")
+_MEGATRON_STATE = re.compile(
+    r"^(?:chained_\d+\.)?optimizer\.state\.(?P<kind>exp_avg|exp_avg_sq)\.(?P<name>.+)$"
+)
+SAVE_READABLY = (
+    "Save the checkpoint once more from Megatron with --ckpt-format torch_dist --dist-ckpt-optim-fully-reshardable "
+    "(Megatron-Bridge: checkpoint.dist_ckpt_optim_fully_reshardable), start the optimiser afresh "
+    "(optimizer_state: fresh), or write the moments as optimizer.safetensors beside the weights."
+)
+"""How to get a checkpoint of Megatron whose moments can be read."""
 
-Layout = Literal["safetensors", "sharded", "torch", "dcp"]
+Layout = Literal["safetensors", "sharded", "torch", "dcp", "megatron"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,8 @@ class StoredMoments:
     Attributes:
         path: file, or folder of DCP.
         layout: ``safetensors``: one file of ours; ``sharded``: a checkpoint of a launched run; ``torch``: a file of
-            ``torch.save``; ``dcp``: torch's distributed checkpoint.
+            ``torch.save``; ``dcp``: torch's distributed checkpoint; ``megatron``: that of Megatron-core, with
+            a tensor for each parameter or for each parameter of all layers.
         shapes: by kind and parameter, as the trainer names it; by its number in a torch file without names.
     """
 
@@ -87,12 +105,7 @@ def find_moments(folder: Path) -> StoredMoments:
     place = moments_place(folder)
     if place is not None:
         return _stored(place)
-    if any(any(folder.glob(pattern)) for pattern in _DEEPSPEED):
-        raise DataError(
-            f"The optimiser's state in {folder} is DeepSpeed's, which keeps it in flat pieces of ranks without the "
-            "names of parameters. Start the optimiser afresh (optimizer_state: fresh), or save it as "
-            "optimizer.safetensors."
-        )
+    _require_not_deepspeed(folder)
     raise DataError(
         f"The optimiser's state is to be loaded, but {folder} has no optimizer.safetensors, optimizer.pt, "
         f"optimizer.bin or optimizer_0, and nothing under the name '{LINK}'. Put one of them beside the weights, link "
@@ -101,17 +114,27 @@ def find_moments(folder: Path) -> StoredMoments:
     )
 
 
+def _require_not_deepspeed(folder: Path) -> None:
+    if any(any(folder.glob(pattern)) for pattern in _DEEPSPEED):
+        raise DataError(
+            f"The optimiser's state in {folder} is DeepSpeed's, which keeps it in flat pieces of ranks without the "
+            "names of parameters. Start the optimiser afresh (optimizer_state: fresh), or save it as "
+            "optimizer.safetensors."
+        )
+
+
 def _stored(place: Path) -> StoredMoments:
     if place.is_file():
         if place.suffix == ".safetensors":
             return StoredMoments(place, "safetensors", _by_kind(safetensors_shapes(place)))
         return StoredMoments(place, "torch", _torch_shapes(place))
-    if any((place / name).exists() for name in _MEGATRON):
-        raise DataError(
-            f"{place} is a checkpoint of Megatron. By default its moments lie in flat buffers of its distributed "
-            "optimiser, which only a run of Megatron can take apart, and they are not read here. Start the optimiser "
-            "afresh (optimizer_state: fresh), or write them as optimizer.safetensors beside the weights."
-        )
+    _require_not_deepspeed(place)
+    if (place / TRACKER).exists():
+        return _stored(latest_iteration(place))
+    if (place / BRIDGE_TRACKER).exists():
+        return _stored(newest_iteration(place))
+    if (place / COMMON).exists() or any(place.glob("mp_rank_*/model_optim_rng.pt")):
+        return _of_megatron(place)
     inner = place / OLMO_TENSORS
     if inner.is_dir():
         return _stored(inner)
@@ -134,6 +157,46 @@ def _stored(place: Path) -> StoredMoments:
         f"{place} is not a checkpoint whose moments can be read: neither a file of torch.save, nor DCP with "
         f"{METADATA}, nor OLMo-core's with {OLMO_TENSORS}, nor a checkpoint of 'decaylaws launch'."
     )
+
+
+def _of_megatron(place: Path) -> StoredMoments:
+    """Of one iteration of Megatron.
+
+    Raises:
+        DataError: its moments lie in pieces of its ranks, or its queries and keys are ordered otherwise.
+    """
+    if not (place / METADATA).is_file():
+        raise DataError(
+            f"{place} is a checkpoint of Megatron in another format than torch_dist, and its moments are not read. "
+            f"{SAVE_READABLY}"
+        )
+    if interleaves_rotary(place):
+        raise DataError(
+            f"{place} is a checkpoint of Megatron with --rotary-interleaved, whose queries and keys are ordered "
+            "otherwise than those of Hugging Face. Start the optimiser afresh (optimizer_state: fresh), or write the "
+            "moments as optimizer.safetensors beside the weights."
+        )
+    found: dict[str, dict[str | int, tuple[int, ...]]] = {}
+    entries = read_dcp(place)
+    for entry_name, entry in entries.items():
+        state = megatron_state_of(entry_name)
+        if state is not None and entry.shape is not None:
+            name, kind = state
+            numbered = numbered_names(name, entry.shape)
+            shapes = {name: entry.shape} if numbered is None else dict.fromkeys(numbered, entry.shape[1:])
+            found.setdefault(kind, {}).update(shapes)
+    if not found and any("optimizer.distributed." in name for name in entries):
+        raise DataError(
+            f"{place} is a checkpoint of Megatron whose moments lie in flat buffers of the distributed optimiser, the "
+            f"layout dp_reshardable, without the names of parameters. {SAVE_READABLY}"
+        )
+    return StoredMoments(place, "megatron", found)
+
+
+def megatron_state_of(name: str) -> tuple[str, str] | None:
+    """As :func:`state_of`, for the names of Megatron: the kind comes before the parameter."""
+    match = _MEGATRON_STATE.match(name)
+    return None if match is None else (match["name"], match["kind"])
 
 
 def state_of(name: str) -> tuple[str, str] | None:

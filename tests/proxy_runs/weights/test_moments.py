@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from transformers import AutoModelForCausalLM, Trainer
 
@@ -90,6 +94,82 @@ def distributed(name: str, key: str) -> Callable[[Path, Trained], None]:
     return write
 
 
+def in_megatron(
+    model: nn.Module, tensors: dict[str, Tensor], *, stacked: bool, padding: int = 0
+) -> dict[str, Tensor]:
+    """Tensors of the weights of a Llama or a Qwen 3 as Megatron-core names and joins them."""
+    config = model.config
+    groups = config.num_key_value_heads
+    padded = torch.zeros(padding, config.hidden_size)
+    found = {
+        "embedding.word_embeddings.weight": torch.cat([tensors["model.embed_tokens.weight"], padded]),
+        "output_layer.weight": torch.cat([tensors["lm_head.weight"], padded]),
+        "decoder.final_layernorm.weight": tensors["model.norm.weight"],
+    }
+    layers = []
+    for number in range(config.num_hidden_layers):
+        of = {
+            name.removeprefix(f"model.layers.{number}."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"model.layers.{number}.")
+        }
+        rows = [of[f"self_attn.{each}_proj.weight"].unflatten(0, (groups, -1)) for each in "qkv"]
+        layer = {
+            "self_attention.linear_qkv.weight": torch.cat(rows, dim=1).flatten(0, 1),
+            "self_attention.linear_qkv.layer_norm_weight": of["input_layernorm.weight"],
+            "self_attention.linear_proj.weight": of["self_attn.o_proj.weight"],
+            "mlp.linear_fc1.weight": torch.cat([of["mlp.gate_proj.weight"], of["mlp.up_proj.weight"]]),
+            "mlp.linear_fc1.layer_norm_weight": of["post_attention_layernorm.weight"],
+            "mlp.linear_fc2.weight": of["mlp.down_proj.weight"],
+        }
+        for each in "qk":
+            if f"self_attn.{each}_norm.weight" in of:
+                layer[f"self_attention.{each}_layernorm.weight"] = of[f"self_attn.{each}_norm.weight"]
+        layers.append(layer)
+    for name in layers[0]:
+        if stacked:
+            found[f"decoder.layers.{name}"] = torch.stack([layer[name] for layer in layers])
+        else:
+            found |= {f"decoder.layers.{number}.{name}": layer[name] for number, layer in enumerate(layers)}
+    return found
+
+
+def megatron(*, stacked: bool = True, tracker: str | None = "9", **changes: Any) -> Callable[..., None]:
+    """As Megatron saves it in the layout fully_reshardable, below the tracker of a run or without one."""
+
+    def write(folder: Path, pair: Trained) -> None:
+        model, optimizer = pair
+        state = {
+            f"optimizer.state.{kind}.{name}": tensor
+            for kind in MOMENTS
+            for name, tensor in in_megatron(
+                model,
+                {n: optimizer.state[p][kind] for n, p in model.named_parameters()},
+                stacked=stacked,
+                padding=24,
+            ).items()
+        }
+        as_megatron(folder / "optimizer", {**state, **changes.get("beside", {})}, tracker, **changes)
+
+    return write
+
+
+def as_megatron(place: Path, state: dict[str, Tensor], tracker: str | None, **changes: Any) -> None:
+    if tracker is not None:
+        place.mkdir()
+        (place / "latest_checkpointed_iteration.txt").write_text(tracker)
+        place = place / f"iter_{tracker:0>7}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=str(place), no_dist=True)
+    metadata = pickle.loads((place / ".metadata").read_bytes())
+    metadata.all_local_plans = [SavePlan([WriteItem(MetadataIndex("a"), WriteItemType.TENSOR)])]
+    (place / ".metadata").write_bytes(pickle.dumps(metadata))
+    groups = [{"lr": 1e-3, "step": STEPS}]
+    settings = argparse.Namespace(rotary_interleaved=changes.get("rotary_interleaved", False))
+    torch.save({"iteration": 9, "args": settings, "optimizer": {"param_groups": groups}}, place / "common.pt")
+
+
 def of_a_launch(folder: Path, pair: Trained) -> None:
     """As a launched run leaves its checkpoints: safetensors, with counters beside them."""
     place = folder / "optimizer"
@@ -112,6 +192,9 @@ LAYOUTS = [
     ("llama", as_the_trainer, distributed("optimizer_0", "optimizer")),
     ("mixtral", as_the_trainer, distributed("optimizer", "optim")),
     ("llama", as_the_trainer, of_a_launch),
+    ("llama", as_the_trainer, megatron()),
+    ("llama", as_the_trainer, megatron(stacked=False, tracker=None)),
+    ("qwen3", as_the_trainer, megatron()),
 ]
 
 
@@ -192,14 +275,38 @@ def in_another_order(folder: Path, pair: Trained) -> None:
     torch.save(state, folder / "optimizer.pt")
 
 
-def of_megatron(folder: Path, pair: Trained) -> None:
-    (folder / "optimizer").mkdir()
+def of_megatron_in_flat_buffers(folder: Path, pair: Trained) -> None:
+    name = "optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_torch.float32.bucket_idx_0.exp_avg"
+    as_megatron(folder / "optimizer", {name: torch.zeros(8)}, None)
+
+
+def of_megatron_flattened(folder: Path, pair: Trained) -> None:
+    name = "optimizer.state.exp_avg.embedding.word_embeddings.weight"
+    as_megatron(folder / "optimizer", {name: torch.zeros(1, 1, VOCAB * 32)}, None)
+
+
+def of_megatron_by_ranks(folder: Path, pair: Trained) -> None:
+    place = folder / "optimizer" / "iter_0000005"
+    (place / "mp_rank_00").mkdir(parents=True)
+    (place / "mp_rank_00" / "model_optim_rng.pt").write_bytes(b"")
     (folder / "optimizer" / "latest_checkpointed_iteration.txt").write_text("5")
+
+
+def of_megatron_bridge_in_neighbours(folder: Path, pair: Trained) -> None:
+    place = folder / "optimizer"
+    megatron(tracker=None)(folder, pair)
+    torch.save({"iteration": 9}, place / "common.pt")
+    (place / "run_config.yaml").write_text("model:\n  rotary_interleaved: true\n")
 
 
 def of_deepspeed(folder: Path, pair: Trained) -> None:
     (folder / "global_step5").mkdir()
     (folder / "global_step5" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"")
+
+
+def of_deepspeed_in_a_link(folder: Path, pair: Trained) -> None:
+    (folder / "optimizer").mkdir()
+    of_deepspeed(folder / "optimizer", pair)
 
 
 def of_unknown_names(folder: Path, pair: Trained) -> None:
@@ -235,8 +342,22 @@ def of_an_empty_folder(folder: Path, pair: Trained) -> None:
         (of_another_model_in_numbers, "belongs to another model or to a part of it"),
         (in_another_order, "numbers its parameters, and which number stands for which"),
         (of_unknown_names, r"has moments of 'tower\.model\.embed_tokens\.weight'"),
-        (of_megatron, "is a checkpoint of Megatron"),
+        (
+            of_megatron_in_flat_buffers,
+            r"flat buffers .* dp_reshardable,.* --dist-ckpt-optim-fully-reshardable",
+        ),
+        (of_megatron_flattened, r"flattened .* has the shape \[1, 1, 1280\], the weight \[40, 32\]"),
+        (of_megatron_by_ranks, "another format than torch_dist"),
+        (megatron(rotary_interleaved=True), "with --rotary-interleaved"),
+        (of_megatron_bridge_in_neighbours, "with --rotary-interleaved"),
+        (
+            megatron(
+                beside={"optimizer.state.exp_avg.decoder.layers.mlp.router.weight": torch.zeros(2, 4, 32)}
+            ),
+            r"has moments of 'decoder\.layers\.0\.mlp\.router\.weight'",
+        ),
         (of_deepspeed, "is DeepSpeed's"),
+        (of_deepspeed_in_a_link, "is DeepSpeed's"),
         (of_an_empty_folder, "is not a checkpoint whose moments can be read"),
     ],
 )
