@@ -166,7 +166,7 @@ def _unfused(name: str, tensor: Tensor, config: Mapping[str, Any]) -> list[tuple
         return [(name, tensor)]
     if len(names) == 2:
         return list(zip(names, tensor.chunk(2), strict=True))
-    groups = config["num_key_value_heads"]
+    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
     queries = config["num_attention_heads"] // groups
     heads = tensor.unflatten(0, (groups, queries + 2, -1))
     return [

@@ -172,8 +172,8 @@ def megatron(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     parallel_state.destroy_model_parallel()
 
 
-def of_megatron(folder: Path, distributed: bool, **metadata: Any) -> Any:
-    """A Llama of Megatron-core and its optimiser after two steps, and their checkpoint."""
+def of_megatron(folder: Path, family: str, distributed: bool, **metadata: Any) -> Any:
+    """A model of Megatron-core and its optimiser after two steps, and their checkpoint."""
     from megatron.core import dist_checkpointing
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -186,10 +186,12 @@ def of_megatron(folder: Path, distributed: bool, **metadata: Any) -> Any:
         normalization="RMSNorm", layernorm_epsilon=1e-6, gated_linear_unit=True, bias_activation_fusion=False,
         activation_func=torch.nn.functional.silu, add_bias_linear=False, use_cpu_initialization=True,
         attention_dropout=0.0, hidden_dropout=0.0, masked_softmax_fusion=False,
+        kv_channels=8, qk_layernorm=family == "qwen3", add_qkv_bias=family == "qwen2",
     )  # fmt: skip
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=family == "qwen3")
     model = GPTModel(
-        config, get_gpt_layer_local_spec(normalization="RMSNorm"), PADDED_VOCAB, max_sequence_length=64,
-        position_embedding_type="rope", share_embeddings_and_output_weights=False,
+        config, spec, PADDED_VOCAB, max_sequence_length=64, position_embedding_type="rope",
+        share_embeddings_and_output_weights=family == "qwen2",
     )  # fmt: skip
     sharing = DistributedDataParallelConfig(use_distributed_optimizer=distributed)
     wrapped = DistributedDataParallel(config, sharing, model)
@@ -234,19 +236,28 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_of_megatron_core(layout: str, tmp_path: Path, megatron: None) -> None:
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [
+        *(("llama", layout) for layout in LAYOUTS),
+        ("qwen2", "fully_reshardable"),
+        ("qwen3", "fully_reshardable"),
+    ],
+)
+def test_of_megatron_core(family: str, layout: str, tmp_path: Path, megatron: None) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = held_folder(tmp_path / "model", "llama", VOCAB)
+    folder = held_folder(tmp_path / "model", family, VOCAB, tie_word_embeddings=family == "qwen2")
     distributed, metadata = LAYOUTS[layout]
-    theirs = of_megatron(folder, distributed, **metadata).eval()
+    theirs = of_megatron(folder, family, distributed, **metadata).eval()
     step, found = read_moments(folder)
     assert step == (STEPS if distributed else ITERATION)  # torch's AdamW keeps its steps in a tensor
     ours = AutoModelForCausalLM.from_pretrained(folder).eval()
     means, squares = of_kind(found, "exp_avg"), of_kind(found, "exp_avg_sq")
-    ours.load_state_dict(means, strict=True)
-    assert squares.keys() == means.keys()
+    parameters = dict(ours.named_parameters())  # a tied head once
+    assert squares.keys() == means.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        parameter.data.copy_(means[name])
     assert all(torch.equal(squares[name], tensor.square()) for name, tensor in means.items())
     ids = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
     masked = torch.ones(1, 1, 12, 12, dtype=torch.bool).triu(1)
@@ -260,7 +271,7 @@ def test_of_megatron_core(layout: str, tmp_path: Path, megatron: None) -> None:
 
 def test_flat_buffers_of_megatron_core_are_refused(tmp_path: Path, megatron: None) -> None:
     folder = held_folder(tmp_path / "model", "llama", VOCAB)
-    of_megatron(folder, True, distrib_optim_sharding_type="dp_reshardable")
+    of_megatron(folder, "llama", True, distrib_optim_sharding_type="dp_reshardable")
     with pytest.raises(
         DataError, match=r"flat buffers .* dp_reshardable.* --dist-ckpt-optim-fully-reshardable"
     ):

@@ -16,6 +16,7 @@ from transformers import (
     MixtralConfig,
     Olmo2Config,
     PreTrainedConfig,
+    Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
 )
@@ -54,6 +55,7 @@ def config_of(family: str, vocab_size: int, **changes: Any) -> PreTrainedConfig:
         values |= {"num_local_experts": 4, "num_experts_per_tok": 2}
     classes = {
         "llama": LlamaConfig,
+        "qwen2": Qwen2Config,
         "qwen3": Qwen3Config,
         "olmo2": Olmo2Config,
         "gpt_neox": GPTNeoXConfig,

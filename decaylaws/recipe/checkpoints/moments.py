@@ -187,8 +187,8 @@ def _of_megatron(place: Path) -> StoredMoments:
             found.setdefault(kind, {}).update(shapes)
     if not found and any("optimizer.distributed." in name for name in entries):
         raise DataError(
-            f"{place} is a checkpoint of Megatron whose moments lie in flat buffers of the distributed optimiser, the "
-            f"layout dp_reshardable, without the names of parameters. {SAVE_READABLY}"
+            f"{place} is a checkpoint of Megatron whose moments lie in flat buffers of the distributed optimiser "
+            f"(dp_reshardable or dp_zero_gather_scatter), without the names of parameters. {SAVE_READABLY}"
         )
     return StoredMoments(place, "megatron", found)
 
