@@ -273,7 +273,7 @@ def test_flat_buffers_of_megatron_core_are_refused(tmp_path: Path, megatron: Non
     folder = held_folder(tmp_path / "model", "llama", VOCAB)
     of_megatron(folder, "llama", True, distrib_optim_sharding_type="dp_reshardable")
     with pytest.raises(
-        DataError, match=r"flat buffers .* dp_reshardable.* --dist-ckpt-optim-fully-reshardable"
+        DataError, match=r"flat buffers .*dp_reshardable.* --dist-ckpt-optim-fully-reshardable"
     ):
         read_moments(folder)
     assert read_facts(folder / "optimizer").has_optimizer
