@@ -26,7 +26,7 @@ import yaml
 from _common import run, write_json
 
 from decaylaws import study as verbs
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import DataError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.law import Array

@@ -18,16 +18,17 @@ Every decay stands in the design for a reason, its ``role``:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
+from decaylaws.designs.design import CorpusFacts, Design, PlannedRun, unique
+from decaylaws.designs.space import mixture_space, pool_tokens
+from decaylaws.errors import InvalidValueError
+from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
 from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.optimizer import OptimizerConfig
@@ -40,99 +41,10 @@ SCARCE_EPOCHS = 4.0
 """Passes over a source that a decay of the design must be able to exceed for the source to be scarce."""
 _MOST_SCARCE = 2  # sources with runs of their own
 _FIRST_EPOCHS = 2.0  # of the least repeated of them, where the shares allow it
-_REPEATED_SHARES = (
-    0.1,
-    0.3,
-)  # a smaller share shows little in the losses, a larger one leaves the others little
+_REPEATED_SHARES = (0.1, 0.3)
+"""A smaller share shows little in the losses, and a larger one leaves the others little."""
 _BEYOND_REACH = 1.5  # an onset is seen only from beyond it
 _MOST_EPOCHS = 64.0
-
-
-@dataclass(frozen=True)
-class CorpusFacts:
-    """What a design needs to know of the prepared corpus.
-
-    Attributes:
-        fingerprint: hash of the content of all sources.
-        vocab_size: entries of the tokenizer.
-        available_tokens: train tokens by source.
-    """
-
-    fingerprint: str
-    vocab_size: int
-    available_tokens: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run and the question that it answers."""
-
-    role: str
-    config: RunConfig
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"role": self.role, "run_id": self.config.run_id, "config": self.config.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PlannedRun:
-        """Rebuild from ``to_dict``; the stored run_id must be that of the content."""
-        config = RunConfig.from_dict(values["config"])
-        if config.run_id != values["run_id"]:
-            raise InvalidValueError(
-                "design.run_id",
-                values["run_id"],
-                f"must be the hash of the config ({config.run_id})",
-                "Plan again.",
-            )
-        return cls(role=values["role"], config=config)
-
-
-@dataclass(frozen=True)
-class Design:
-    """Planned runs in the order in which they should be claimed; starts come before their forks."""
-
-    runs: tuple[PlannedRun, ...]
-
-    def __iter__(self) -> Iterator[PlannedRun]:
-        return iter(self.runs)
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    @property
-    def train_flops(self) -> int:
-        """FLOPs of all runs; a fork does not pay for its trunk again."""
-        return sum(run.config.train_flops for run in self.runs)
-
-    def table(self) -> pd.DataFrame:
-        """One row per run: what it is, how long, from which LR, and its FLOPs."""
-        rows = [
-            {
-                "run_id": run.config.run_id,
-                "role": run.role,
-                "non_embedding_params": run.config.shape.non_embedding_params,
-                "tokens": run.config.tokens if run.config.is_trained else 0,
-                "start_lr": DecayTerms.of(run.config.schedule).start_lr,
-                "end_lr": run.config.schedule.end_lr,
-                "batch_tokens": run.config.batch_tokens,
-                "shape": run.config.schedule.segments[-1].shape,
-                "seed": run.config.seed,
-                "train_flops": run.config.train_flops,
-                **{f"mix:{name}": share for name, share in run.config.mixture.weights.items()},
-            }
-            for run in self.runs
-        ]
-        return pd.DataFrame(rows).fillna(0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` is its inverse."""
-        return {"runs": [run.to_dict() for run in self.runs]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Design:
-        """Rebuild from ``to_dict``."""
-        return cls(tuple(PlannedRun.from_dict(run) for run in values["runs"]))
 
 
 class Planner:
@@ -317,7 +229,7 @@ class Planner:
             *self._other_sizes(),
             *self._read_outs(),
         ]
-        return Design(tuple(_unique([*starts, *self._averages(), *decays])))
+        return Design(tuple(unique([*starts, *self._averages(), *decays])))
 
     def _averages(self) -> list[PlannedRun]:
         """Means of the weights of checkpoints and of earlier ones of their runs, which are only measured."""
@@ -544,50 +456,6 @@ class Planner:
         return [self.space.project(drawn, tokens) for drawn, tokens in zip(spread, decay_tokens)]
 
 
-def mixture_space(settings: StudySettings, available_tokens: Mapping[str, int]) -> MixtureSpace:
-    """The space of mixtures of a study, in tokens of a proxy's decay.
-
-    Args:
-        settings: the study's settings.
-        available_tokens: train tokens by source.
-    """
-    pools = pool_tokens(settings, available_tokens)
-    return MixtureSpace(
-        tuple(
-            SourceLimits(
-                name=name,
-                available_tokens=pools[name],
-                max_epochs=source.max_epochs,
-                lower=0.0 if source.quality else source.lower,
-                upper=source.upper,
-            )
-            for name, source in settings.sources.items()
-        ),
-        settings.source_groups,
-    )
-
-
-def pool_tokens(
-    settings: StudySettings, available_tokens: Mapping[str, int], *, repetition_scale: float | None = None
-) -> dict[str, int]:
-    """Tokens of each source that a proxy may draw from: at least one sequence, whole sequences.
-
-    Args:
-        settings: settings of the study.
-        available_tokens: train tokens by source.
-        repetition_scale: how many times longer the target's decay is; that of the settings if ``None``.
-
-    Raises:
-        DataError: the corpus was prepared without one of the sources.
-    """
-    missing = [name for name in settings.sources if name not in available_tokens]
-    if missing:
-        raise DataError(f"The corpus has no source {missing[0]!r}. Run 'decaylaws prepare' to add it.")
-    scale = settings.target.repetition_scale if repetition_scale is None else repetition_scale
-    length = settings.seq_len
-    return {name: max(int(available_tokens[name] / scale) // length, 1) * length for name in settings.sources}
-
-
 Level = tuple[int, float, str, int, float]
 """Of a decay: tokens, factor on the LR at the hand-over, shape, batch tokens, and factor of the end LR on the start."""
 
@@ -603,11 +471,3 @@ def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[L
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(levels)) for _ in range(-(-count // len(levels)))]
     return [levels[index] for index in np.concatenate(rounds)[:count]]
-
-
-def _unique(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Runs in order, the first of equal ones: two equal configs are one run."""
-    seen: dict[str, PlannedRun] = {}
-    for run in runs:
-        seen.setdefault(run.config.run_id, run)
-    return list(seen.values())

@@ -28,7 +28,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from decaylaws.designs.planner import PlannedRun, Planner
+from decaylaws.designs.design import PlannedRun
+from decaylaws.designs.planner import Planner
 from decaylaws.mixtures import MixtureSpace
 from decaylaws.mixtures.coordinates import from_log_ratios, to_log_ratios
 from decaylaws.runs.config import RunConfig

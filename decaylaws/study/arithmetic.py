@@ -6,7 +6,7 @@ import resource
 import time
 from dataclasses import asdict, replace
 
-from decaylaws.designs.planner import Design
+from decaylaws.designs.design import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.config import Arithmetic, ModelShape

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
 from decaylaws.study.compared import Compared

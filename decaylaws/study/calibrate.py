@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decaylaws.designs.planner import Design
+from decaylaws.designs.design import Design
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig, Shape
 from decaylaws.runs.start import CheckpointShape
 from decaylaws.study.directory import Study, read_json, write_json

@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from decaylaws import __version__
-from decaylaws.designs.planner import CorpusFacts, Design, PlannedRun, Planner
+from decaylaws.designs.design import CorpusFacts, Design, PlannedRun
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import StudyError
 from decaylaws.io import json as json_files
 from decaylaws.io.files import is_changed, record_of, write_text

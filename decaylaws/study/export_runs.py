@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions
 from decaylaws.exporters.base import PlannedData

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.study.directory import Study

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from decaylaws.designs.planner import Design
+from decaylaws.designs.design import Design
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import record_content
 from decaylaws.mixtures import Mixture

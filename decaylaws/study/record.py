@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import EVALUATION

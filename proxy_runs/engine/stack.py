@@ -65,9 +65,8 @@ class Stack:
         self._backend = backend
         self.data_seconds = self.step_seconds = 0.0
         self._launched: deque[list[tuple[int, Run]]] = deque()  # members of the steps under way
-        self._failed: set[int] = (
-            set()
-        )  # slots that took part in a step under way and whose run has diverged before it
+        # slots that took part in a step under way and whose run has diverged before it
+        self._failed: set[int] = set()
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from decaylaws.designs.planner import CorpusFacts, Design, Planner, balanced_levels, pool_tokens
+from decaylaws.designs.design import CorpusFacts, Design
+from decaylaws.designs.planner import Planner, balanced_levels
+from decaylaws.designs.space import pool_tokens
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.noise import Noise
 from decaylaws.runs.table import RUN_COLUMNS

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.designs.planner import CorpusFacts, Planner
+from decaylaws.designs.design import CorpusFacts
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits

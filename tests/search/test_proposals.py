@@ -11,7 +11,8 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from decaylaws.designs.planner import CorpusFacts, PlannedRun, Planner
+from decaylaws.designs.design import CorpusFacts, PlannedRun
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures.coordinates import from_log_ratios, log_ratio_basis, to_log_ratios
 from decaylaws.runs.config import RunConfig

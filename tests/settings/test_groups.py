@@ -12,7 +12,8 @@ import pytest
 import yaml
 from optuna.storages import InMemoryStorage
 
-from decaylaws.designs.planner import CorpusFacts, Planner
+from decaylaws.designs.design import CorpusFacts
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.report.explorer import _groups as explorer_groups
 from decaylaws.report.page import asset

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from decaylaws import study as verbs
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study
 from tests.study.tiny import TINY_SETTINGS

@@ -229,7 +229,8 @@ def test_weights_that_do_not_sum_to_one() -> None:
 
 
 def test_a_study_whose_caps_leave_no_mixture(settings: Settings) -> None:
-    from decaylaws.designs.planner import CorpusFacts, Planner
+    from decaylaws.designs.design import CorpusFacts
+    from decaylaws.designs.planner import Planner
 
     long = changed(settings, "design.decay_tokens", [10**9])
     checked = parse_settings(changed(long, "target.max_decay_tokens", 10**9))

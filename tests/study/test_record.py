@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from decaylaws import study as verbs
 from decaylaws.cli import app
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import InvalidValueError, SchemaError, StudyError
 from decaylaws.runs.table import LOSS, START_LOSS
 from decaylaws.study import Study

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from decaylaws import study as verbs
-from decaylaws.designs.planner import PlannedRun
+from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import DataError, StudyError
 from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study

@@ -258,9 +258,8 @@ class ScheduleLaw(Law):
         """
         if path.progress[-1] >= cut:
             return cut
-        is_long = (
-            curve.tokens[-1] / self.units_["token_unit"] >= cut
-        )  # at the highest LR it would be beyond it
+        # at the highest LR it would be beyond the cut
+        is_long = curve.tokens[-1] / self.units_["token_unit"] >= cut
         return _LATER_HALF * float(path.progress[-1]) if is_long else np.inf
 
     def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
@@ -337,9 +336,8 @@ class ScheduleLaw(Law):
         axes = {"tokens": np.array([float(curve.tokens[-1]) for curve in curves])}
         if all(self._sizes.values()):
             axes["size"] = np.array([float(curve.params or 1.0) for curve in curves])
-        peaks = np.array(
-            [float(curve.schedule.peak_lr) for curve in curves]
-        )  # another LR is another question
+        # another LR is another question
+        peaks = np.array([float(curve.schedule.peak_lr) for curve in curves])
         # models are few and named: sizes a tenth apart are two of them, lengths a tenth apart are one plan
         apart = {"tokens": SAME_STEP, "size": _OTHER_SIZE}
         origins = [

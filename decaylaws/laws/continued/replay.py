@@ -41,10 +41,8 @@ from decaylaws.laws.kit.solver import Solution, solve
 _LEAST_TIME = 1e-3  # of the longest run: published forms diverge at the checkpoint
 _NOISE = 2e-3  # nats, of one evaluated loss
 _HUBER = 2 * _NOISE
-_TREND, _TREND_SD = (
-    0.01,
-    0.02,
-)  # nats over the longest run: a wider prior takes curvature for a trend that goes on
+_TREND, _TREND_SD = 0.01, 0.02
+"""Nats over the longest run: a wider prior takes curvature for a trend that goes on."""
 _COLUMNS = ("share", "steps", "domain")
 
 

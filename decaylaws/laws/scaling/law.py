@@ -134,9 +134,8 @@ class SizeTokenLaw(DrawnLaw):
             theta = part.settle(np.atleast_2d(self.theta_)).theta
             mean, slopes = self.family.log_loss(theta, objective.inputs.take(asked))
             spread = np.sqrt(np.einsum("np,pq,nq->n", slopes, part.covariance(theta), slopes).clip(min=0.0))
-            spread = spread.clip(
-                max=_WIDEST
-            )  # beyond that a fit knows nothing, and its error counts as it is
+            # beyond that a fit knows nothing, and its error counts as it is
+            spread = spread.clip(max=_WIDEST)
             return Prediction(np.exp(mean), np.exp(mean - spread), np.exp(mean + spread), _ONE_SD)
 
         table = rolled(origins, predict, np.exp(objective.log_loss))

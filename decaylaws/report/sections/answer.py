@@ -221,10 +221,8 @@ def _decay_flops(inputs: ReportInputs) -> int:
 
 def _cost(inputs: ReportInputs) -> str:
     runs = inputs.runs
-    sweep, trunks = (
-        decays(runs),
-        runs[runs["kind"] == "trunk"],
-    )  # a checkpoint that exists cost the study nothing
+    # a checkpoint that exists cost the study nothing
+    sweep, trunks = decays(runs), runs[runs["kind"] == "trunk"]
     confirming = runs[runs["role"].astype(str).str.startswith("confirm")]
     parts = [
         f"{rows['train_flops'].sum():.2g} on {len(rows)} {words}{'s' if len(rows) != 1 else ''}"
