@@ -40,8 +40,8 @@ def print_decay(console: Console, found: DecayMixed) -> None:
             f"Schedule: {found.schedule} in steps of {found.batch_tokens:,} tokens, from the checkpoint at "
             f"{found.start_tokens:,} tokens.",
             f"Predicted objective: {interval(found.objective)} (90 % interval of one run).",
-            f"Regret: {found.expected_regret:.4f} expected, {found.regret_upper:.4f} at most with 90 % confidence "
-            "within the form of the law.",
+            f"Regret: {found.expected_regret:.4f} expected, {found.regret_upper:.4f} at most with 90 % "
+            "confidence.",
         ],
     )
     console.print(frame_table(found.rivals, title="gain over, under the same schedule"))

@@ -252,8 +252,8 @@ def _print_mixed(found: Mixed) -> None:
         console,
         [
             f"Predicted objective: {interval(found.objective)} (90 % interval of one run).",
-            f"Regret: {found.expected_regret:.4f} expected, {found.regret_upper:.4f} at most with 90 % confidence "
-            "within the form of the regression.",
+            f"Regret: {found.expected_regret:.4f} expected, {found.regret_upper:.4f} at most with 90 % "
+            "confidence.",
         ],
     )
     console.print(frame_table(found.rivals, title="gain over"))

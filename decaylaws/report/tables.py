@@ -113,7 +113,7 @@ def _answer(found: Mixed | DecayMixed) -> Section:
             f"{gain['gain']:+.4f}",
             f"gain over the {gain['rival']}, 90 % interval {gain['lower']:.4f} to {gain['upper']:.4f}",
         ),
-        Fact(f"{found.regret_upper:.4f}", "90 % bound of the regret, within the form of the law"),
+        Fact(f"{found.regret_upper:.4f}", "90 % bound of the regret"),
     ]
     tone = "good" if found.supported else "open"
     tables = [PageTable.of(found.rivals, "What the mixture is predicted to gain over others.")]

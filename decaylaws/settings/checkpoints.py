@@ -60,7 +60,7 @@ class CheckpointsSettings(Section):
     """Checkpoints of one family, and how decays start from them."""
 
     models: Annotated[dict[str, AnyCheckpoint], Field(min_length=1)] = Field(
-        description="checkpoints by name: several sizes, several moments of one run, or one"
+        description="checkpoints by name: several sizes, several checkpoints of one run, or one"
     )
     mixture: dict[str, Share] = Field(
         description="share of each source in what they were trained on; decays on this mixture are the controls"

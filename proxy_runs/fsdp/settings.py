@@ -37,7 +37,7 @@ class TrainSettings(BaseModel):
         output: folder for metrics, checkpoints and the result.
         device: device to train on; ``auto`` takes CUDA if it is available.
         dtype: number format of the matmuls; parameters and moments stay float32. ``auto`` is bfloat16 on a GPU, where
-            it is several times as fast, and float32 on a CPU.
+            its peak rate is several times as high, and float32 on a CPU.
         micro_batch_sequences: sequences of a rank in one forward pass, in the recipe's first stage; more are
             accumulated. A stage of longer sequences takes fewer, so that the tokens of a pass stay.
         replicas: groups that hold a whole copy of the model (HSDP); 1 shards over all ranks.
