@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from decaylaws.errors import DataError
@@ -25,6 +28,7 @@ from tests.proxy_runs.held import held_folder
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 VOCAB, STEPS = 64, 2
 PADDED_VOCAB, ITERATION = 80, 7
+IDS = torch.arange(2 * 12).mul(7).remainder(VOCAB).view(2, 12)
 
 
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -155,10 +159,7 @@ class _OnTheCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@pytest.fixture
-def megatron(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Megatron-core in a world of this process."""
-    import_trainer("megatron.core")
+def _start_megatron(monkeypatch: pytest.MonkeyPatch, tensor_parallel: int = 1) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 
@@ -166,7 +167,14 @@ def megatron(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
-    parallel_state.initialize_model_parallel(create_gloo_process_groups=True)
+    parallel_state.initialize_model_parallel(tensor_parallel, create_gloo_process_groups=True)
+
+
+@pytest.fixture
+def megatron(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Megatron-core in a world of this process."""
+    parallel_state = import_trainer("megatron.core.parallel_state")
+    _start_megatron(monkeypatch)
     with _OnTheCpu():
         yield
     parallel_state.destroy_model_parallel()
@@ -214,9 +222,9 @@ def of_megatron(folder: Path, family: str, distributed: bool, **metadata: Any) -
         state["exp_avg"].copy_(parameter.data.view_as(state["exp_avg"]))
         state["exp_avg_sq"].copy_(state["exp_avg"].square())
     place = folder / "optimizer" / f"iter_{ITERATION:07d}"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)  # by the ranks of a run
     (folder / "optimizer" / "latest_checkpointed_iteration.txt").write_text(str(ITERATION))
-    weights = wrapped.sharded_state_dict(metadata=metadata)
+    weights = model.sharded_state_dict(metadata=metadata)
     state = optimizer.sharded_state_dict(weights, metadata=metadata)
     dist_checkpointing.save({"model": weights, "optimizer": state, "iteration": ITERATION}, str(place))
     return model
@@ -236,6 +244,30 @@ LAYOUTS = {
 }
 
 
+def logits_of(theirs: Any) -> torch.Tensor:
+    """[batch, position, vocabulary], of a model of Megatron-core."""
+    masked = torch.ones(1, 1, *2 * IDS.shape[1:], dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        logits: torch.Tensor = theirs.eval()(IDS, torch.arange(IDS.shape[1]).expand_as(IDS), masked)
+    return logits
+
+
+def require_same_model(folder: Path, found: dict[str, torch.Tensor], logits: torch.Tensor) -> None:
+    """The means make up a model that computes what Megatron's did of the weights that stand in their place."""
+    from transformers import AutoModelForCausalLM
+
+    ours = AutoModelForCausalLM.from_pretrained(folder).eval()
+    means, squares = of_kind(found, "exp_avg"), of_kind(found, "exp_avg_sq")
+    parameters = dict(ours.named_parameters())  # a tied head once
+    assert squares.keys() == means.keys() == parameters.keys()
+    assert all(torch.equal(squares[name], tensor.square()) for name, tensor in means.items())
+    for name, parameter in parameters.items():
+        parameter.data.copy_(means[name])
+    assert logits.std() > 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS).logits, logits[..., :VOCAB], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("family", "layout"),
     [
@@ -245,28 +277,50 @@ LAYOUTS = {
     ],
 )
 def test_of_megatron_core(family: str, layout: str, tmp_path: Path, megatron: None) -> None:
-    from transformers import AutoModelForCausalLM
-
     folder = held_folder(tmp_path / "model", family, VOCAB, tie_word_embeddings=family == "qwen2")
     distributed, metadata = LAYOUTS[layout]
-    theirs = of_megatron(folder, family, distributed, **metadata).eval()
+    theirs = of_megatron(folder, family, distributed, **metadata)
     step, found = read_moments(folder)
     assert step == (STEPS if distributed else ITERATION)  # torch's AdamW keeps its steps in a tensor
-    ours = AutoModelForCausalLM.from_pretrained(folder).eval()
-    means, squares = of_kind(found, "exp_avg"), of_kind(found, "exp_avg_sq")
-    parameters = dict(ours.named_parameters())  # a tied head once
-    assert squares.keys() == means.keys() == parameters.keys()
-    for name, parameter in parameters.items():
-        parameter.data.copy_(means[name])
-    assert all(torch.equal(squares[name], tensor.square()) for name, tensor in means.items())
-    ids = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
-    masked = torch.ones(1, 1, 12, 12, dtype=torch.bool).triu(1)
-    with torch.no_grad():
-        logits = theirs(ids, torch.arange(12).expand(2, -1), masked)[..., :VOCAB]
-        assert logits.std() > 0.1
-        torch.testing.assert_close(ours(ids).logits, logits, rtol=1e-4, atol=1e-5)
+    require_same_model(folder, found, logits_of(theirs))
     facts = read_facts(folder / "optimizer")
     assert (facts.kind, facts.step, facts.has_optimizer) == ("megatron", ITERATION, True)
+
+
+TESTS = str(Path(__file__).parents[1])
+# a package among those of the trainers calls itself 'tests', too
+RANK = """
+import sys, types
+from pathlib import Path
+sys.modules["tests"] = tests = types.ModuleType("tests")
+tests.__path__ = [sys.argv[1]]
+from tests.exporters import test_targets_moments
+test_targets_moments.one_of_two_ranks(int(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def one_of_two_ranks(rank: int, folder: Path) -> None:
+    distributed, metadata = LAYOUTS["fully_reshardable"]
+    meeting = f"file://{folder.parent / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    import_trainer("megatron.core")
+    _start_megatron(pytest.MonkeyPatch(), tensor_parallel=2)
+    with _OnTheCpu():
+        theirs = of_megatron(folder, "llama", distributed, **metadata)
+        save_file({"logits": logits_of(theirs).contiguous()}, folder.parent / f"{rank}.safetensors")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_of_megatron_core_with_matrices_divided_between_two_ranks(tmp_path: Path) -> None:
+    import_trainer("megatron.core.optimizer")
+    folder = held_folder(tmp_path / "model", "llama", VOCAB)
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, TESTS, str(rank), folder]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    vocabulary = [load_file(tmp_path / f"{rank}.safetensors")["logits"] for rank in range(2)]
+    step, found = read_moments(folder)
+    assert step == STEPS
+    require_same_model(folder, found, torch.cat(vocabulary, dim=-1))
 
 
 def test_flat_buffers_of_megatron_core_are_refused(tmp_path: Path, megatron: None) -> None:
