@@ -17,6 +17,7 @@ from decaylaws.io.values import json_value
 from decaylaws.laws.decay import (
     MEMBERS,
     DecayLaw,
+    best_member,
     chosen_member,
     decay_predictors,
     held_out_fits,
@@ -275,7 +276,7 @@ def _fit(
     fits = held_out_fits(every, runs, seed=told.seed, progress=progress)
     table = held_out_table(fits, runs)
     votes = member_votes(fits, runs, seed=told.seed)
-    member = chosen_member(table, votes)
+    member, best = chosen_member(table, votes), best_member(table)
     errors = table[~table["law"].isin({f"decay:{name}" for name in MEMBERS if name != member})]
     law = DecayLaw(
         told.trunk_mixture,
@@ -293,6 +294,9 @@ def _fit(
     law.horizon_ = trust.horizon
     same_size = runs["non_embedding_params"].nunique() == 1 and told.target_params is not None
     notes = (
+        f"Member '{member}' of the decay family has the smallest held-out error."
+        if member == best
+        else f"Member '{member}' of the decay family is used. '{best}' has the smaller held-out error, but not surely.",
         *_notes(errors, predictions, runs, excluded, law, told.target_params),
         *trust.sentences(without=("size",) if same_size else ()),
         *choice_notes(member, votes),
@@ -323,7 +327,6 @@ def _notes(
     target_params: int | None,
 ) -> tuple[str, ...]:
     notes = [
-        f"Member '{law.member}' of the decay family has the smallest held-out error.",
         law.report_.status.sentence,
         "The annealing gain of every checkpoint was measured with averaged weights."
         if law.is_measured_

@@ -37,7 +37,7 @@ HELD_OUT_STAGE = "held-out fits"
 _LAW = "decay:"  # how reports name the decay law, before its member
 _LEAST_MAE = 1e-4  # nats per token: errors below it do not count as smaller
 _VOTES = 400
-SURE_CHOICE = 0.95
+SURE_CHOICE = 0.8
 """Of the draws of held-out runs: how often a member must do best to take the place of the default one."""
 
 
