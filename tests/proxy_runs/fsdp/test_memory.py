@@ -132,7 +132,8 @@ def test_no_rank_holds_all_parameters(workspace: Path, start: str) -> None:
     alone = train(settings_for(workspace, f"{start}-1", **values), ranks=1)
     settings = settings_for(workspace, f"{start}-2", **values)
     together = train(settings, ranks=2, prepare=measured(settings.output))
-    assert losses(together) == pytest.approx(losses(alone), abs=1e-6)
+    # a few units in the last place of float32: two ranks add their sums in another order
+    assert losses(together) == pytest.approx(losses(alone), rel=2e-6)
     whole = sum(p.numel() * 4 for p in LlamaForCausalLM(CONFIG).parameters())
     for rank in range(2):
         held = json.loads((together / f"held-{rank}.json").read_text()) / whole
