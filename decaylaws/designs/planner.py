@@ -362,14 +362,13 @@ class Planner:
     def scarce_sources(self) -> dict[str, float]:
         """Passes worth testing over the scarcest sources: those that a decay of the design can repeat too often.
 
-        Sources that are only declared cannot be cut for a run, so that none of them is tested.
+        A declared source of whose parts nobody says where they lie cannot be cut for a run and is not tested.
         """
-        if self.settings.is_declared:
-            return {}
         longest, pools = max(self.settings.design.decay_tokens), self.pool_tokens()
         most = {
             name: float(cap) * longest / pools[name]
             for name, cap in zip(self.space.names, self.space.caps(longest))
+            if self.settings.sources[name].can_be_cut
         }
         scarce = sorted((name for name in most if most[name] > SCARCE_EPOCHS), key=lambda name: -most[name])
         return {name: min(_BEYOND_REACH * most[name], _MOST_EPOCHS) for name in scarce[:_MOST_SCARCE]}

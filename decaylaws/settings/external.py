@@ -24,6 +24,9 @@ DECLARED = "declared"
 """Format of a source that only the external trainer reads."""
 BUILT_IN_ONLY = ("train", "backend")
 """Sections of ``study.yaml`` that say how the built-in trainer computes."""
+TOKENS_PLACE = "{tokens}"
+"""Stands in ``proxy_path`` for how many of a source's first tokens lie there: the source can then be cut for a run."""
+
 DECLARED_KEYS = ("tokens", "fingerprint", "proxy_path")
 """Keys of a source that only a declared one has."""
 READ_KEYS = (

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from decaylaws.settings.capabilities import Capability
-from decaylaws.settings.external import DECLARED, check_source
+from decaylaws.settings.external import DECLARED, TOKENS_PLACE, check_source
 from decaylaws.settings.numbers import NUMBER, Count, Positive, Share, Tokens
 from decaylaws.settings.quality import QualitySettings
 from decaylaws.settings.section import Section
@@ -104,7 +104,8 @@ class SourceSettings(Section):
     proxy_path: str | None = Field(
         None,
         description="where the external trainer finds the tokens / target.repetition_scale that proxies may read of a "
-        "declared source; path where both are the same",
+        "declared source; path where both are the same. With {tokens} in it, which stands for their number, the source "
+        "can be cut further for design.repetition_runs",
     )
 
     @model_validator(mode="after")
@@ -127,6 +128,15 @@ class SourceSettings(Section):
             raise ValueError("plain text has no quality.field; use jsonl or parquet, or a classifier")
         _check_store_keys(self)
         return self
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether a run may read less of it than others: of a declared source only if its parts have paths."""
+        return self.format != DECLARED or TOKENS_PLACE in (self.proxy_path or "")
+
+    def part_path(self, tokens: int) -> str | None:
+        """Where the external trainer finds the first ``tokens`` of a declared source; None if that is not known."""
+        return self.proxy_path and self.proxy_path.replace(TOKENS_PLACE, str(tokens))
 
 
 def is_token_store(source: SourceSettings) -> bool:

@@ -149,6 +149,7 @@ class _Writer:
         self._options, self._models = options, models
         self._planner = study.planner()
         self._starts: dict[str, ExportedRun] = {}
+        self._parts: dict[str, str] = {}  # of declared sources that are cut, by path
         self._store = None if study.settings.is_declared else _open_store(study, target)
         unknown = sorted(set(models) - set(study.settings.starts))
         if unknown:
@@ -176,9 +177,11 @@ class _Writer:
             )
         if self._store is not None:
             return ()
+        parts = [f"Put {words} at {path}." for path, words in self._parts.items()]
         return (
             f"Evaluate the held-out loss of {', '.join(self._study.settings.domains)} (nats per token, the same text "
             "for every run) at the end of every run, and log it with the run's id.",
+            *parts,
         )
 
     def _exported(self, run: PlannedRun) -> ExportedRun:
@@ -276,7 +279,7 @@ class _Writer:
             if self._store is not None:
                 path = _shard_path(self._store, name, tokens, self._target, self._directory)
             elif tokens < available[name] - config.shape.seq_len and config.mixture.share(name) > 0:
-                path = source.proxy_path
+                path = source.part_path(tokens)
                 if path is None:
                     raise InvalidValueError(
                         f"sources.{name}.proxy_path",
@@ -285,6 +288,8 @@ class _Writer:
                         f"target.repetition_scale = {self._study.settings.target.repetition_scale:g} lets proxies "
                         "repeat their text as often as the target will.",
                     )
+                if path != source.proxy_path:
+                    self._parts[path] = f"the first {tokens:,} tokens of {name}"
             found[name] = Source(available_tokens=tokens, path=path, fingerprint=source.fingerprint)
         return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.held import HeldCheckpoint
-from decaylaws.settings.external import DECLARED_KEYS
+from decaylaws.settings.external import DECLARED_KEYS, TOKENS_PLACE
 from decaylaws.settings.study import StudySettings
 from decaylaws.study import held
 
@@ -33,7 +33,10 @@ def decisive(
         for name in ("quality", "tokens_from", "token_type", "append_end", *DECLARED_KEYS):
             if source[name] is None or source[name] is False:
                 del source[name]
-        source.pop("proxy_path", None)  # where text lies does not decide what it is
+        if TOKENS_PLACE in (source.pop("proxy_path", None) or ""):
+            source["proxy_path"] = (
+                TOKENS_PLACE  # where text lies decides nothing, whether it can be cut the design
+            )
     if settings.trainer == "built-in":
         del kept["trainer"]
     if not kept["groups"]:

@@ -229,6 +229,36 @@ def test_proxies_that_must_repeat_their_text_need_a_path_to_the_part_that_they_m
         assert paths["web"] == ("text/web" if run.role == "trunk" else "pool/web")
 
 
+def test_a_declared_source_whose_parts_have_paths_is_repeated_ever_more_often(tmp_path: Path) -> None:
+    scarce = with_sources(tokens=640, max_epochs=None)
+    assert not [
+        run for run in declared_study(tmp_path / "a", **scarce).planner().sweep() if run.role == "repetition"
+    ]
+    cut = with_sources(tokens=640, max_epochs=None, proxy_path="pools/web-{tokens}")
+    study = declared_study(tmp_path / "study", **cut)
+    design = {run.config.run_id: run for run in study.design()}
+    written = verbs.export_runs(study, "olmo-core", tmp_path / "runs")
+    repeating = [run for run in written.runs if run.role == "repetition"]
+    assert len(repeating) == study.settings.design.repetition_runs
+    for run in repeating:
+        kept = design[run.config.run_id].config.pool_tokens["web"]
+        whole = kept >= 640 - study.settings.seq_len
+        assert run.recipe.sources["web"].available_tokens == kept
+        assert run.recipe.sources["web"].path == ("text/web" if whole else f"pools/web-{kept}")
+    shortest = min(run.recipe.sources["web"].available_tokens for run in repeating)
+    assert f"Put the first {shortest:,} tokens of web at pools/web-{shortest}." in written.notes
+
+
+def test_whether_a_declared_source_can_be_cut_is_part_of_the_question(tmp_path: Path) -> None:
+    asked = [
+        declared_study(tmp_path / f"{number}", **with_sources(proxy_path=path)).plan_inputs()
+        for number, path in enumerate([None, "pools/web", "pools/web-{tokens}", "elsewhere/{tokens}"])
+    ]
+    assert asked[0] == asked[1]
+    assert asked[2] == asked[3]
+    assert asked[1] != asked[2]
+
+
 def test_text_that_is_prepared_here_goes_to_targets_that_read_arrays_of_tokens(tmp_path: Path) -> None:
     make_sources(tmp_path)
     settings = {key: value for key, value in TINY_SETTINGS.items() if key != "backend"}
