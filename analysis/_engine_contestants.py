@@ -21,6 +21,20 @@ from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.sweep.pool import run_pool
 from proxy_runs.sweep.workspace import Workspace
 
+STEP_TOKENS = 4_096
+"""Tokens of a member's step on a GPU."""
+GPU_SHAPES = {
+    "200k": ModelShape(
+        d_model=64, num_layers=4, num_heads=2, num_kv_heads=2, d_ff=192, vocab_size=4_096, seq_len=512
+    ),
+    "1M": ModelShape(
+        d_model=128, num_layers=5, num_heads=4, num_kv_heads=4, d_ff=352, vocab_size=8_192, seq_len=512
+    ),
+    "17M": ModelShape(
+        d_model=384, num_layers=8, num_heads=6, num_kv_heads=6, d_ff=1_024, vocab_size=8_192, seq_len=512
+    ),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

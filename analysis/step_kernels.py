@@ -31,6 +31,7 @@ _fake_cuda.load()
 
 import torch  # noqa: E402 - looks for CUDA when it is imported
 from _common import run, write_json  # noqa: E402
+from _engine_contestants import GPU_SHAPES, STEP_TOKENS  # noqa: E402
 from torch._inductor.ir import MultiOutput  # noqa: E402
 from torch._inductor.scheduler import NopKernelSchedulerNode  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
@@ -46,18 +47,6 @@ from proxy_runs.engine.model import StackedLlama  # noqa: E402
 from proxy_runs.engine.optim import TABLE_COLUMNS, StackwiseAdamW  # noqa: E402
 from proxy_runs.weights.params import Params, param_shapes  # noqa: E402
 
-STEP_TOKENS = 4_096
-SHAPES = {
-    "200k": ModelShape(
-        d_model=64, num_layers=4, num_heads=2, num_kv_heads=2, d_ff=192, vocab_size=4_096, seq_len=512
-    ),
-    "1M": ModelShape(
-        d_model=128, num_layers=5, num_heads=4, num_kv_heads=4, d_ff=352, vocab_size=8_192, seq_len=512
-    ),
-    "17M": ModelShape(
-        d_model=384, num_layers=8, num_heads=6, num_kv_heads=6, d_ff=1_024, vocab_size=8_192, seq_len=512
-    ),
-}
 PICKING = (torch.ops.aten.gather.default, torch.ops.aten.scatter_.src, torch.ops.aten.embedding.default)
 PARTS = ("embedding", "blocks", "head", "update")
 Count = tuple[int, int]
@@ -231,7 +220,7 @@ def main() -> None:
     """Count, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the numbers go")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["200k", "1M"])
+    parser.add_argument("--shapes", nargs="+", choices=GPU_SHAPES, default=["200k", "1M"])
     parser.add_argument("--members", nargs="+", type=int, default=[16])
     parser.add_argument("--precision", choices=DTYPES, default="bfloat16")
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "memory"), default=[*PARTS, "memory"])
@@ -242,7 +231,7 @@ def main() -> None:
             entry: dict[str, Any] = {}
             print(f"\n{name}, {members} members, {STEP_TOKENS} tokens of a member's step, {args.precision}")
             parts = [part for part in PARTS if part in args.parts]
-            entry["kernels"] = kernels_of(SHAPES[name], members, args.precision, parts)
+            entry["kernels"] = kernels_of(GPU_SHAPES[name], members, args.precision, parts)
             for part, rows in entry["kernels"].items():
                 texts = [
                     f"{how} {row['kernels']:5d} kernels {row['kb_per_token']:7.1f} KB/token"
@@ -250,7 +239,7 @@ def main() -> None:
                 ]
                 print(f"  {part:10}" + "   ".join(texts), flush=True)
             if "memory" in args.parts:
-                entry["memory"] = memory_of(SHAPES[name], members, args.precision)
+                entry["memory"] = memory_of(GPU_SHAPES[name], members, args.precision)
                 print(
                     "  memory    "
                     + "   ".join(f"{key} {value:.2f}" for key, value in entry["memory"].items())

@@ -22,15 +22,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from _common import read_table, run, write_json
+from _studies import open_or_create, sweep_settings, train
 
-from decaylaws import study as verbs
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.runs.forecast import Curve, Forecast, forecast, forecast_run
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS, LOSS_ERROR, MIX, names_with
-from decaylaws.study import Study
 from decaylaws.study.results import decays
 from decaylaws.study.unfinished import unfinished_rows
 
@@ -47,14 +45,8 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, default=24, help="mixtures of the design")
     parser.add_argument("--curves", type=Path, help="folder of published curves")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    if not (arguments.work / "study.yaml").is_file():
-        text = yaml.safe_dump(settings(arguments.mixtures), sort_keys=False)
-        (arguments.work / "study.yaml").write_text(text, encoding="utf-8")
-    study = Study.open(arguments.work)
-    verbs.prepare(study)
-    verbs.plan(study)
-    verbs.run(study)
+    study = open_or_create(arguments.work, settings(arguments.mixtures))
+    train(study)
     runs, curves = decays(study.runs()).reset_index(drop=True), study.curves()
     found: dict[str, Any] = {
         "num_runs": len(runs),
@@ -71,30 +63,24 @@ def main() -> None:
 
 def settings(mixtures: int) -> dict[str, Any]:
     """``study.yaml`` of a small sweep; the target is never asked about."""
-    return {
-        "name": "unfinished-runs",
-        "sources": {name: {"format": "embedded", "max_bytes": 800_000} for name in SOURCES},
-        "tokenizer": {"vocab_size": 1024},
-        "seq_len": 64,
-        "batch_tokens": 512,
-        "shapes": {
+    return sweep_settings(
+        "unfinished-runs",
+        MIXTURE,
+        SOURCES,
+        batch_tokens=512,
+        shapes={
             "small": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 88},
             "target": {"d_model": 16, "num_layers": 1, "num_heads": 1, "d_ff": 32},
         },
-        "proxy": "small",
-        "trunk": {"tokens": 196_608, "warmup_tokens": 16_384, "peak_lr": 6e-3, "mixture": MIXTURE},
-        "design": {
+        trunk={"tokens": 196_608},
+        design={
             "num_mixtures": mixtures,
             "decay_tokens": [32_768, 65_536],
             "shapes": ["linear"],
             "num_replicates": 2,
         },
-        "objective": {"weights": dict.fromkeys(SOURCES, 1)},
-        "target": {"shape": "target", "max_decay_tokens": 65_536},
-        "evaluation": {"tokens_per_domain": 4_096, "points": 10},
-        "train": {"precision": "float32", "compile": False},
-        "backend": {"workers": 1, "device": "cpu"},
-    }
+        evaluation={"tokens_per_domain": 4_096, "points": 10},
+    )
 
 
 def ends_of_study(runs: pd.DataFrame, curves: pd.DataFrame, cut: float) -> dict[str, Any]:
