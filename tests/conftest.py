@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,3 +28,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the published records are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Runs a script of ``analysis`` in this process and returns the numbers that it wrote.
+
+    Its arguments are the script's name, the folder of records, and values for constants of the script.
+    """
+
+    def run(name: str, data: Path, **constants: Any) -> Any:
+        module, out = importlib.import_module(name), tmp_path / "out.json"
+        for constant, value in constants.items():
+            monkeypatch.setattr(module, constant, value)
+        monkeypatch.setattr(sys, "argv", [name, "--data", str(data), "--json", str(out)])
+        module.run(module.main)
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return run

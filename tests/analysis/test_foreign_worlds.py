@@ -10,13 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-
 
 def test_worlds_are_scaled_and_their_optimum_is_one() -> None:
     from _foreign_worlds import KINDS, world

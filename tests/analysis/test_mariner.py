@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from decaylaws.laws.kit.law import Law
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 SOURCES = tuple("abcd")
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
 
 
 def turning(shares: pd.DataFrame) -> np.ndarray:
@@ -33,7 +25,7 @@ def drawn(count: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(np.random.default_rng(seed).dirichlet(np.ones(4), count), columns=list(SOURCES))
 
 
-def test_its_own_truth_is_found_from_the_epochs(scripts: None) -> None:
+def test_its_own_truth_is_found_from_the_epochs() -> None:
     from _mariner import Mariner
 
     shares, unseen = drawn(60, 0), drawn(100, 1)
@@ -48,7 +40,7 @@ def test_its_own_truth_is_found_from_the_epochs(scripts: None) -> None:
     np.testing.assert_allclose(copy.predict(unseen), law.predict(unseen))
 
 
-def test_a_table_of_tasks_without_sizes_is_one_size(scripts: None, monkeypatch: Any, tmp_path: Path) -> None:
+def test_a_table_of_tasks_without_sizes_is_one_size(run_script: Any, tmp_path: Path) -> None:
     import mixture_regression
 
     shares = drawn(60, 2)
@@ -58,16 +50,8 @@ def test_a_table_of_tasks_without_sizes_is_one_size(scripts: None, monkeypatch: 
     for task, sign in (("x", 1.0), ("y", 0.5)):
         table[f"bpb_{task}"] = turning(shares) * sign + 0.1
     table.to_csv(tmp_path / "runs.csv", index=False)
-    out = tmp_path / "out.json"
-    monkeypatch.setattr(
-        mixture_regression,
-        "REGRESSIONS",
-        {name: mixture_regression.REGRESSIONS[name] for name in ("blend", "mariner", "linear")},
-    )
-    monkeypatch.setattr(mixture_regression, "CURVE_REGRESSIONS", ("mariner",))
-    monkeypatch.setattr(sys, "argv", ["", "--data", str(tmp_path), "--json", str(out)])
-    mixture_regression.run(mixture_regression.main)
-    found = json.loads(out.read_text())
+    few = {name: mixture_regression.REGRESSIONS[name] for name in ("blend", "mariner", "linear")}
+    found = run_script("mixture_regression", tmp_path, REGRESSIONS=few, CURVE_REGRESSIONS=("mariner",))
     assert found["excluded_sources"] == {"rare": 1}
     assert set(found["regressions"]["blend"]["sizes"]) == {"all"}
     scores = {name: each["sizes"]["all"]["mean_of_targets"] for name, each in found["regressions"].items()}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 Table = pd.DataFrame
 Change = Callable[[Table], Table]
 Run = Callable[..., dict[str, Any]]
@@ -61,18 +58,14 @@ RECORDS: dict[str, tuple[str, str, Callable[[], Table]]] = {
 
 
 @pytest.fixture
-def analyse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def analyse(run_script: Run, tmp_path: Path) -> Run:
     """Writes changed records and runs their script in this process; returns what it wrote."""
 
     def analysed(kind: str, change: Change = lambda table: table, weights: str = "web,.7\nbooks,.3\n") -> Any:
         script, name, make = RECORDS[kind]
         change(make()).to_csv(tmp_path / name, index=False)
         (tmp_path / "valid_weights.csv").write_text("val_domain,valid_weight\n" + weights, encoding="utf-8")
-        monkeypatch.syspath_prepend(str(ANALYSIS))
-        out = tmp_path / "out.json"
-        monkeypatch.setattr(sys, "argv", [script, "--data", str(tmp_path), "--json", str(out)])
-        importlib.import_module("_common").run(importlib.import_module(script).main)
-        return json.loads(out.read_text(encoding="utf-8"))
+        return run_script(script, tmp_path)
 
     return analysed
 
@@ -149,7 +142,6 @@ def test_a_domain_weighed_twice_is_an_error(analyse: Run, capsys: pytest.Capture
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two regressions instead of nine: these tests are about the records."""
-    monkeypatch.syspath_prepend(str(ANALYSIS))
     script = importlib.import_module("mixture_regression")
     kept = {name: script.REGRESSIONS[name] for name in ("linear", "inverse_sum")}
     monkeypatch.setattr(script, "REGRESSIONS", kept)
@@ -226,7 +218,6 @@ def test_joint_records_with_copies_gaps_and_a_source_never_sampled(analyse: Run)
 
 
 def test_replay_records_beyond_the_fit_are_named(analyse: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
     script = importlib.import_module("continued_pretraining")
     monkeypatch.setattr(script, "ALTERNATIVES", {"bimix": script.ALTERNATIVES["bimix"]})
 
@@ -266,13 +257,11 @@ def test_replay_records_beyond_the_fit_are_named(analyse: Run, monkeypatch: pyte
     ],
 )  # fmt: skip
 def test_text_among_numbers_is_named_by_every_script(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     script: str, files: dict[str, str], said: str,
 ) -> None:  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-    monkeypatch.setattr(sys, "argv", [script, "--data", str(tmp_path), "--json", str(tmp_path / "out.json")])
     with pytest.raises(SystemExit):
-        importlib.import_module("_common").run(importlib.import_module(script).main)
+        run_script(script, tmp_path)
     assert said in capsys.readouterr().err

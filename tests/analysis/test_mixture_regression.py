@@ -66,8 +66,7 @@ def test_a_bad_folder_fails_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+def script() -> ModuleType:
     return importlib.import_module("mixture_regression")
 
 

@@ -12,18 +12,14 @@ import pytest
 
 from decaylaws.errors import DataError, SchemaError
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture
-def joint(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def joint() -> ModuleType:
     return importlib.import_module("joint_law")
 
 
 @pytest.fixture
-def continued(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def continued() -> ModuleType:
     return importlib.import_module("continued_pretraining")
 
 

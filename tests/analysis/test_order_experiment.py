@@ -18,12 +18,9 @@ from proxy_runs.data.sampler import MixtureSampler, available_sequences
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.testing import make_tiny_store
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def script() -> Any:
     import order_experiment
 
     return order_experiment

@@ -45,7 +45,6 @@ def run_script(name: str, arguments: list[str], out: Path, shrink: Callable[[Mod
 
 def _script(name: str, command: list[str], shrink: Callable[[ModuleType], None]) -> None:
     torch.set_num_threads(1)
-    sys.path.insert(0, str(ANALYSIS))
     sys.argv = command
     module = importlib.import_module(name)
     shrink(module)
@@ -106,8 +105,7 @@ def test_throughput_measures_turns_and_whole_jobs(tmp_path: Path) -> None:
     assert jobs["over_best"]["engine"]["median"] == pytest.approx(ratio)
 
 
-def test_a_contestant_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def test_a_contestant_that_fails_is_named_and_the_others_go_on() -> None:
     processes, loops = importlib.import_module("_processes"), importlib.import_module("_plain_loops")
     loop = loops.Task(
         kind="loop", d_model=16, num_layers=1, num_heads=2, d_ff=16, vocab_size=50, seq_len=8, sequences=1
@@ -146,10 +144,7 @@ def test_gpu_check_runs_dry(tmp_path: Path) -> None:
     assert len(found["kernels tiny"]) > 10
 
 
-def test_a_part_of_gpu_check_that_fails_leaves_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def test_a_part_of_gpu_check_that_fails_leaves_the_others(tmp_path: Path) -> None:
     module = importlib.import_module("gpu_check")
     check = module.Check("cpu", True, [1], 0.01)
     check.part("broken", lambda: 1 / 0, tmp_path / "out.json")
@@ -185,8 +180,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture
-def gguf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def gguf() -> ModuleType:
     return importlib.import_module("_gguf")
 
 

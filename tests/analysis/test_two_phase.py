@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def script(run_script: Any) -> Any:
     """Run the script on a table and return what it wrote."""
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-
-    def run(folder: Path) -> dict[str, Any]:
-        import two_phase
-
-        out = tmp_path / "out.json"
-        monkeypatch.setattr(two_phase, "PLANTED", 4)
-        monkeypatch.setattr(sys, "argv", ["two_phase", "--data", str(folder), "--json", str(out)])
-        two_phase.run(two_phase.main)
-        return json.loads(out.read_text())
-
-    return run
+    return partial(run_script, "two_phase", PLANTED=4)
 
 
 def write(folder: Path, second_phase: float) -> Path:

@@ -9,12 +9,9 @@ import pytest
 
 from tests.study.test_unfinished import DOMAINS, study_of
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+def script() -> Any:
     import unfinished_runs
 
     return unfinished_runs

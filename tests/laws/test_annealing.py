@@ -353,13 +353,8 @@ def test_too_little_evidence_is_named():
 
 def test_published_curves_are_predicted_better_than_by_the_published_fit(shared_data: Path):
     """Published test MAE of the multi-power law: .00376 (25M); error of the last point of its WSD run .0096."""
-    import sys
+    from _records import read_schedule_curves
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "analysis"))
-    try:
-        from _records import read_schedule_curves
-    finally:
-        sys.path.pop(0)
     curves = read_schedule_curves(shared_data / "multipowerlaw")
     fit, held_out = ([c for c in curves[use] if c.model == "25M"] for use in ("fit", "predict"))
     law = DEFAULT_LAW().fit(fit)

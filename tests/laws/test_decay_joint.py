@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,6 @@ from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.holdout import left_out
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.kit.solver import Solution, solve
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def grid(sizes: tuple[float, ...] = (1e8, 2e8, 4e8), seed: int = 0) -> pd.DataFrame:
@@ -144,21 +141,15 @@ def test_bad_replay_rows_are_named() -> None:
         ReplayLaw(["new"]).fit(fit, losses).predict(fit.assign(domain="other"))
 
 
-def script(name: str, data: Path, out: Path) -> dict:
-    command = [sys.executable, str(REPOSITORY / "analysis" / name), "--data", str(data), "--json", str(out)]
-    subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
-    return json.loads(out.read_text())
-
-
-def test_the_default_beats_every_single_form_on_published_sizes(shared_data: Path, tmp_path: Path) -> None:
-    report = script("joint_law.py", shared_data / "dmsl_slimpajama", tmp_path / "out.json")
+def test_the_default_beats_every_single_form_on_published_sizes(shared_data: Path, run_script: Any) -> None:
+    report = run_script("joint_law", shared_data / "dmsl_slimpajama")
     means = {name: law["sizes"]["680000000"]["mean"] for name, law in report["laws"].items()}
     assert means[report["default"]] < 0.008
     assert means[report["default"]] < min(error for name, error in means.items() if name != report["default"])
 
 
-def test_the_published_critical_replay_share_is_found(shared_data: Path, tmp_path: Path) -> None:
-    report = script("continued_pretraining.py", shared_data / "mixinglaws", tmp_path / "out.json")
+def test_the_published_critical_replay_share_is_found(shared_data: Path, run_script: Any) -> None:
+    report = run_script("continued_pretraining", shared_data / "mixinglaws")
     assert report["critical_replay_share"] == pytest.approx(0.286, abs=0.02)
     assert report["fit"]["weighted_mae"] < 0.003
 

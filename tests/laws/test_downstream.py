@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,6 @@ from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Law
 from decaylaws.laws.kit.report import NotIdentifiedWarning
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 LINK = {"floor": 0.25, "ceiling": 0.95, "slope": 6.0, "midpoint": 0.8}
 
 
@@ -154,7 +151,10 @@ def test_ends_of_the_sigmoid_that_cannot_be_are_named(ends: dict[str, float], fi
         SigmoidLink(**ends).fit(runs([1e8, 3e8]))
 
 
-def test_the_script_scores_every_method_on_a_folder_of_the_same_format(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::decaylaws.laws.kit.report.NotIdentifiedWarning")
+def test_the_script_scores_every_method_on_a_folder_of_the_same_format(
+    run_script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = runs([1e8, 3e8, 9e8], noise=0.004)
     questions = 400
     table["model_size"] = table["params"].map("{:g}".format)
@@ -168,18 +168,14 @@ def test_the_script_scores_every_method_on_a_folder_of_the_same_format(tmp_path:
         acc_rc_planted=(table["accuracy"] * questions).round() / questions,
     )
     table.drop(columns=["accuracy", "loss", "params", "final"]).to_csv(tmp_path / "curves.csv", index=False)
-    out = tmp_path / "out.json"
-    command = [sys.executable, str(ANALYSIS / "downstream.py"), "--data", str(tmp_path), "--json", str(out)]
-    subprocess.run(command, check=True, cwd=ANALYSIS)
-    found = json.loads(out.read_text())
+    found = run_script("downstream", tmp_path)
     task = found["tasks"]["planted"]
     assert task["num_questions"] == questions
     assert found["default"] in task["methods"]
     assert task["methods"]["ladder"]["mae"] < 0.6 * task["methods"]["last"]["mae"]
     assert len(task["methods"]["ladder"]["predictions"]) == 4
     (tmp_path / "empty").mkdir()
-    failed = subprocess.run(
-        [*command[:3], str(tmp_path / "empty"), *command[4:]], capture_output=True, text=True
-    )
-    assert failed.returncode == 2
-    assert "curves.csv" in failed.stderr
+    with pytest.raises(SystemExit) as failed:
+        run_script("downstream", tmp_path / "empty")
+    assert failed.value.code == 2
+    assert "curves.csv" in capsys.readouterr().err

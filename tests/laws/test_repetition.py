@@ -22,15 +22,11 @@ from decaylaws.report.page import asset
 from decaylaws.search.evidence import beyond_evidence
 from tests.study import browser
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture(scope="module")
 def worlds() -> Any:
     """The script that plants worlds with and without harm."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ANALYSIS))
-        yield import_module("repetition")
+    return import_module("repetition")
 
 
 def sweep(worlds: Any, harm: str, seed: int = 0) -> pd.DataFrame:

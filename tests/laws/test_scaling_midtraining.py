@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import pytest
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.scaling import MidtrainingLaw
 from tests.laws.test_contract import decayed_checkpoints
-
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 
 
 def planted(seed: int, checkpoint_sd: float = 3e-3) -> pd.DataFrame:
@@ -91,19 +88,9 @@ def test_tables_that_decide_nothing_are_refused(change: dict[str, float], field:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def script(run_script: Any) -> Any:
     """Run the script on a folder and return what it wrote."""
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-
-    def run(folder: Path) -> dict[str, Any]:
-        import midtraining
-
-        out = tmp_path / "out.json"
-        monkeypatch.setattr(sys, "argv", ["midtraining", "--data", str(folder), "--json", str(out)])
-        midtraining.run(midtraining.main)
-        return json.loads(out.read_text())
-
-    return run
+    return partial(run_script, "midtraining")
 
 
 def test_published_records(script: Any, shared_data: Path) -> None:

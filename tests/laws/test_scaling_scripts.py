@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import size_token_law
 
 from decaylaws.laws.scaling import PUBLISHED, Chinchilla
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run a script's main on a folder and return what it wrote."""
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-
-    def run(name: str, folder: Path) -> dict[str, Any]:
-        module, out = __import__(name), tmp_path / "out.json"
-        monkeypatch.setattr(module, "BOOTSTRAP_DRAWS", 5, raising=False)
-        monkeypatch.setattr(sys, "argv", [name, "--data", str(folder), "--json", str(out)])
-        module.run(module.main)
-        return json.loads(out.read_text())
-
-    return run
+def script(run_script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a script on a folder with few draws and return what it wrote."""
+    monkeypatch.setattr(size_token_law, "BOOTSTRAP_DRAWS", 5)
+    return run_script
 
 
 def points() -> pd.DataFrame:

@@ -1,36 +1,17 @@
-"""The two scripts on folders made up in their formats, and on damaged ones."""
-
-import json
-import sys
-from pathlib import Path
+"""The two run_script on folders made up in their formats, and on damaged ones."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from _records import RUN_COLUMNS, _schedule
 
 from tests.laws.curves import TRUTH, WARMUP, multi_power_loss
 
-ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 STEPS, RISE = 8_000, WARMUP // 1000
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-
-    def call(name, folder, out):
-        module = __import__(name)
-        monkeypatch.setattr(sys, "argv", [name, "--data", str(folder), "--json", str(out)])
-        module.run(module.main)
-        return json.loads(out.read_text())
-
-    return call
 
 
 def _schedule_folder(folder, sizes=("25M",)):
     """Curves of the multi-power law under five schedules per size."""
-    from _records import RUN_COLUMNS, _schedule
-
     kinds = [
         ("constant_8k", "constant", STEPS, 3e-4, np.nan, "fit"),
         ("cosine_8k", "cosine", STEPS, 3e-5, RISE, "fit"),
@@ -61,8 +42,8 @@ def _schedule_folder(folder, sizes=("25M",)):
     return folder
 
 
-def test_schedule_laws_writes_what_the_format_asks_for(scripts, tmp_path):
-    result = scripts("schedule_laws", _schedule_folder(tmp_path / "data"), tmp_path / "out.json")
+def test_schedule_laws_writes_what_the_format_asks_for(run_script, tmp_path):
+    result = run_script("schedule_laws", _schedule_folder(tmp_path / "data"))
     entry = result["laws"][result["default"]]["25M"]
     assert {"fit_seconds", "mae", "rmse", "r2", "worst_relative_error", "final_loss_error", "runs"} <= set(
         entry
@@ -88,23 +69,22 @@ def test_schedule_laws_writes_what_the_format_asks_for(scripts, tmp_path):
     ],
     ids=["nan", "unsorted", "negative-lr", "unknown-schedule", "one-curve", "no-column", "short"],
 )
-def test_schedule_laws_names_what_is_wrong(scripts, tmp_path, capsys, damage, words):
+def test_schedule_laws_names_what_is_wrong(run_script, tmp_path, capsys, damage, words):
     folder = tmp_path / "data"
-    sys.path.insert(0, str(ANALYSIS))
     _schedule_folder(folder)
     runs, curves = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "curves.csv")
     damage(runs, curves)
     runs.to_csv(folder / "runs.csv", index=False)
     curves.to_csv(folder / "curves.csv", index=False)
     with pytest.raises(SystemExit) as stop:
-        scripts("schedule_laws", folder, tmp_path / "out.json")
+        run_script("schedule_laws", folder)
     assert stop.value.code == 2
     message = capsys.readouterr().err
     assert words in message
     assert len(message.strip().splitlines()) == 1
 
 
-def test_decay_grid_on_the_published_rows(scripts, tmp_path, shared_data):
+def test_decay_grid_on_the_published_rows(run_script, tmp_path, shared_data):
     """A tenth of the published fit rows still chooses a good decay."""
     source = shared_data / "lr_scheduling"
     runs = pd.read_csv(source / "runs.csv")
@@ -116,7 +96,7 @@ def test_decay_grid_on_the_published_rows(scripts, tmp_path, shared_data):
     odd = extra.tail(2).assign(scheduler=["trapezoid", "wsd"], decay_frac=0.2, decay_type="zigzag")
     pd.concat([kept, extra.head(3), odd]).to_csv(folder / "runs.csv", index=False)
     pd.read_csv(source / "curves.csv").to_csv(folder / "curves.csv", index=False)
-    result = scripts("decay_grid", folder, tmp_path / "out.json")
+    result = run_script("decay_grid", folder)
     assert len(result["predictions"]) == 16 + 3
     assert result["left_out"] == {
         str(odd["run_id"].iloc[0]): "scheduler 'trapezoid' is not one of cos, wsd",
