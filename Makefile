@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installed. Next: make demo, or $(BIN)/decaylaws init my-study --template quick"
 
 $(TEST_STAMP): $(STAMP)
-	@echo "Installing what the tests, ruff and mypy need on top."
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,postgres]'
+	@echo "Installing what the tests, ruff, mypy and the site need on top."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,postgres,docs]'
 	@touch $(TEST_STAMP)
 
 install: $(STAMP)
@@ -63,8 +63,7 @@ reference: $(STAMP)
 	$(BIN)/python docs/generate.py
 
 # strict: a broken link or a missing page is an error
-docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+docs: $(TEST_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 	@echo "Open build/site/index.html"
 

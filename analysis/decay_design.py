@@ -105,8 +105,10 @@ def _other_batches(planner: Planner) -> Iterator[tuple[str, RunConfig]]:
 
 
 def _fitted(planner: Planner) -> Iterator[tuple[str, RunConfig]]:
-    """The rows that a fit may see: annealing, shift at one size, two other sizes."""
+    """The rows that a fit may see: annealing, shift at one size, the control under more seeds, two other sizes."""
     yield _microanneal(planner, "control", TRUNK_SHARE, _to_zero(SHORT))
+    for seed in (3, 4):
+        yield _microanneal(planner, "replicate", TRUNK_SHARE, _to_zero(SHORT), seed=seed)
     yield _microanneal(planner, "control", TRUNK_SHARE, _to_zero(LONG))
     yield _microanneal(planner, "shape", TRUNK_SHARE, _to_zero(SHORT, "1-sqrt"))
     yield _microanneal(planner, "drop_and_hold", TRUNK_SHARE, _hold())

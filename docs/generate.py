@@ -70,7 +70,8 @@ def _parameter_row(parameter: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """Text as one cell of a table, in which neither ``|`` nor two brackets side by side mean anything."""
+    return " ".join(text.replace("|", "\\|").replace("][", "]\\[").split())
 
 
 def settings_page() -> str:

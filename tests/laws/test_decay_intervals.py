@@ -13,7 +13,7 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.intervals import Distances, Errors, HeldOut, Misfit, estimate, radii
 from decaylaws.laws.kit.draws import coverage, normal_radius
 from decaylaws.laws.kit.law import Law
-from tests.laws.test_decay_law import SOURCES, TRUNK, planned
+from tests.laws.test_decay_law import SOURCES, TRUNK, planned, simulated
 
 LENGTHS = (50_000, 100_000)
 
@@ -139,3 +139,45 @@ def test_a_kind_that_was_not_tested_takes_the_widest_radius() -> None:
     assert 1.0 < tokens < inside < ratio < 3.0
     assert size == ratio
     np.testing.assert_array_equal(radii({}, beyond, weights, 0.9), normal_radius(0.9))
+
+
+def under_seeds(runs: pd.DataFrame, seeds: list[int], sd: float) -> pd.DataFrame:
+    """The rows with what the order of each row's seed does to its losses: relative, and the same in every run."""
+    effects = {seed: np.random.default_rng(1000 + seed).normal(0, sd, len(SOURCES)) for seed in set(seeds)}
+    names = [f"loss:{name}" for name in SOURCES]
+    factors = 1 + np.array([effects[seed] for seed in seeds])
+    return runs.assign(seed=seeds, **dict(zip(names, (runs[names].to_numpy() * factors).T)))
+
+
+def test_intervals_count_what_another_order_of_the_data_changes() -> None:
+    held: dict[str, list[float]] = {"one seed": [], "several": []}
+    for world in range(4):
+        plan = simulated(30, seed=world, sizes=(100_000,), noise=2e-3)
+        control = plan[plan["role"] == "control"].iloc[[0, 0, 0, 0]]
+        seeds = 100 * world + np.array([*[0] * len(plan), 1, 2, 3, 4])
+        table = under_seeds(pd.concat([plan, control], ignore_index=True), seeds.tolist(), sd=0.01)
+        unseen = under_seeds(simulated(20, seed=9, sizes=(100_000,), noise=0), [*range(1000, 1025)], sd=0.01)
+        tables = {"one seed": table[: len(plan)], "several": table}
+        laws = {name: DecayLaw(TRUNK, num_draws=0, num_folds=4).fit(rows) for name, rows in tables.items()}
+        for name, law in laws.items():
+            held[name].append(coverage(law.predict(unseen, interval=0.9), losses(unseen)))
+    assert (laws["one seed"].order_noise_ == 0).all()
+    assert laws["several"].order_noise_ == pytest.approx(0.01, rel=0.6)
+    assert np.mean(held["one seed"]) < 0.3
+    assert 0.8 <= np.mean(held["several"]) <= 0.98
+    of_its_order = unseen.assign(seed=seeds[0])
+    found = [laws["several"].predict(rows, interval=0.9) for rows in (unseen, of_its_order)]
+    new, known = ((each.upper - each.lower).mean() for each in found)
+    assert new > 2 * known
+    again = Law.from_dict(
+        json.loads(json.dumps(laws["several"].to_dict(), default=lambda value: value.tolist()))
+    )
+    assert isinstance(again, DecayLaw)
+    np.testing.assert_array_equal(again.predict(unseen, 0.9).upper, found[0].upper)
+
+
+def test_replicates_that_agree_add_nothing() -> None:
+    plan = simulated(30, seed=0, sizes=(100_000,), noise=2e-3)
+    control = plan[plan["role"] == "control"].iloc[[0, 0]]
+    table = pd.concat([plan.assign(seed=0), control.assign(seed=[1, 2])], ignore_index=True)
+    assert (DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(table).order_noise_ == 0).all()

@@ -31,15 +31,17 @@ from itertools import product
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.laws.decay.form import evaluate
-from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.inputs import DecayInputs, final_losses, finished_rows
 from decaylaws.laws.decay.parameters import Frame, Prior
 from decaylaws.laws.kit.draws import conformal_radius, normal_radius
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
 from decaylaws.laws.kit.solver import Solution
+from decaylaws.runs.noise import seed_noise
 
 _FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
 _STEP = 1e-3  # of the log of the tokens, for their slope
@@ -80,6 +82,21 @@ def noise_of(solution: Solution, noise: Array, finished: NDArray[np.bool_]) -> A
     sizes = np.abs(solution.residuals).reshape(-1, len(noise))[finished]
     own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
     return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
+
+
+def order_noise_of(runs: pd.DataFrame, domains: Sequence[str], noise: Array) -> Array:
+    """Relative noise by domain that another order of the data adds to ``noise``, ``[d]``; zero without replicates.
+
+    A sweep trains under one seed, so that its runs share what that order of the data does to their losses. The fit
+    takes this for a part of the law, and its residuals do not show it. Runs of one plan under several seeds do. They
+    are few, so that a domain's own estimate is drawn half way (in logs) to the median domain's.
+    """
+    finished = finished_rows(runs)
+    seeds = np.array(list(seed_noise(finished, domains).values()))
+    if not np.isfinite(seeds).all():
+        return np.zeros(len(noise))
+    own = np.maximum(seeds / final_losses(finished, domains).mean(axis=0), 1e-9)
+    return np.sqrt(np.maximum(own * np.median(own) - noise**2, 0.0))
 
 
 def _slopes(solution: Solution) -> ArrowSlopes:

@@ -30,6 +30,7 @@ from decaylaws.laws.decay.intervals import (
     covariance_of,
     hold_outs,
     noise_of,
+    order_noise_of,
     radii,
     spread,
     token_slopes,
@@ -55,7 +56,7 @@ from decaylaws.laws.decay.repetition import (
     repetition_starts,
 )
 from decaylaws.laws.decay.slices import DecaySlices
-from decaylaws.laws.kit.draws import cluster_weights, draw_scale
+from decaylaws.laws.kit.draws import cluster_weights, draw_scale, normal_radius
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
@@ -92,7 +93,9 @@ class DecayLaw(DecaySlices):
     Attributes:
         params_: fitted parameters by name.
         domains_, sources_: order of the columns of a prediction, order of the shares.
-        noise_: relative noise of one loss by domain, ``[d]``.
+        noise_: relative noise of one loss by domain, ``[d]``, in one order of the data.
+        order_noise_: relative noise by domain that the order of the data adds, ``[d]``: runs of one seed share what
+            their order does to their losses, and residuals do not show it. Zero where no plan was run under two seeds.
         draws_: parameters of the bootstrap refits, ``[num_draws, p]``.
         evidence_: ranges of the fitted rows: shares, tokens, LR, sizes.
         misfit_: how far the form of the law is off away from the fitted runs, as held-out runs show.
@@ -106,6 +109,7 @@ class DecayLaw(DecaySlices):
 
     draws_: Array
     noise_: Array
+    order_noise_: Array
     evidence_: dict[str, Any]
     doubts_: tuple[str, ...]
     onsets_: tuple[Onset, ...]
@@ -114,6 +118,7 @@ class DecayLaw(DecaySlices):
     _held_out: dict[str, HeldOut]
     _repeated: tuple[int, ...]
     _reference_start_tokens: float | None
+    _fitted_seed: int | None
     _parameter_covariance: ArrowCovariance
     _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
@@ -168,6 +173,7 @@ class DecayLaw(DecaySlices):
         starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
         solution, prior = self._descended(inputs, observed, starts, progress)
         solution, prior = self._with_harm(inputs, observed, solution, prior, progress)
+        self.order_noise_ = order_noise_of(X, self.domains_, self.noise_)
         self._theta, self._sd, self.report_ = solution.theta, prior.sd, solution.report
         self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
         self.params_ = dict(zip(self._parameter_names, self._theta.tolist()))
@@ -270,7 +276,7 @@ class DecayLaw(DecaySlices):
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Losses after planned decays, nats per token, ``[n, d]``; with ``interval`` a ``Prediction`` of that shape."""
         self._require_fitted()
-        return self._combine(self._inputs(X), np.eye(len(self.domains_)), interval)
+        return self._combine(X, np.eye(len(self.domains_)), interval)
 
     def predict_objective(
         self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float | None = None
@@ -283,7 +289,7 @@ class DecayLaw(DecaySlices):
             interval: probability that the interval is to hold, such as 0.9.
         """
         self._require_fitted()
-        found = self._combine(self._inputs(runs), self.weight_vector(weights)[:, None], interval)
+        found = self._combine(runs, self.weight_vector(weights)[:, None], interval)
         if interval is None:
             return found[:, 0]
         return Prediction(found.mean[:, 0], found.lower[:, 0], found.upper[:, 0], interval)
@@ -346,6 +352,8 @@ class DecayLaw(DecaySlices):
         inputs = self._inputs(runs)
         self._fitted_range, self._repeated = FittedRange.by(inputs), ()
         self._reference_start_tokens = reference_start_tokens(inputs)
+        seeds = runs["seed"].dropna().mode() if "seed" in runs else pd.Series()
+        self._fitted_seed = None if seeds.empty else int(seeds.iloc[0])
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
@@ -476,8 +484,9 @@ class DecayLaw(DecaySlices):
         self._require_fitted()
         return {f"predict_{kind}": held_out.summary() for kind, held_out in self._held_out.items()}
 
-    def _combine(self, inputs: DecayInputs, weights: Array, interval: float | None) -> Any:
+    def _combine(self, runs: pd.DataFrame, weights: Array, interval: float | None) -> Any:
         """Weighted losses ``[n, k]`` for weights ``[d, k]``, with an interval calibrated on the same weighting."""
+        inputs = self._inputs(runs)
         losses = self.loss(inputs)
         mean = losses @ weights
         if interval is None:
@@ -490,6 +499,14 @@ class DecayLaw(DecaySlices):
         own = np.hypot(self.noise_ * losses, misfit)
         radius = radii(self._held_out, self._fitted_range.outside(inputs), weights, interval)
         half = radius[:, None] * spread(self._covariance(inputs), own, weights)
+        # the radius is that of held-out runs of the fitted order; a new order comes on top, and with it the fitted one,
+        # whose effect the fit has taken for the law's
+        if "seed" not in runs:
+            is_new = np.ones(len(runs), dtype=bool)
+        else:
+            is_new = runs["seed"].to_numpy() != self._fitted_seed
+        order = np.sqrt(2 * (self.order_noise_ * losses) ** 2 @ weights**2) * is_new[:, None]
+        half = np.hypot(half, normal_radius(interval) * order)
         found = Prediction(mean, mean - half, mean + half, interval)
         return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
 
@@ -535,7 +552,8 @@ class DecayLaw(DecaySlices):
     def _state(self) -> dict[str, Any]:
         return {
             "params": self.params_, "domains": self.domains_, "sources": self.sources_, "reference": self._reference,
-            "noise": self.noise_, "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._fitted_range),
+            "noise": self.noise_, "order_noise": self.order_noise_, "fitted_seed": self._fitted_seed,
+            "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._fitted_range),
             "misfit": vars(self.misfit_), "horizon": self.horizon_.to_list(),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
@@ -565,6 +583,8 @@ class DecayLaw(DecaySlices):
         self._sd = np.array(state["sd"])
         self._parameter_covariance = ArrowCovariance.from_dict(state["covariance"])
         self.noise_ = np.array(state["noise"], dtype=float)
+        self.order_noise_ = np.array(state.get("order_noise", np.zeros_like(self.noise_)), dtype=float)
+        self._fitted_seed = state.get("fitted_seed")
         self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
         self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
