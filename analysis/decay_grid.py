@@ -248,14 +248,12 @@ def _ask(row: Any, laws: dict[str, Fitted], most: str) -> tuple[Fitted, LossCurv
     """The law that answers for a row, the question to it, and what to add to the answer.
 
     A data set's own law answers where it knows the model or several sizes. Otherwise the law with most rows does,
-    and the two data sets' difference on the sizes that both have is added. A law of one size answers for it.
+    and the two data sets' difference on the sizes that both have is added.
     """
     question = _question(row)
     own, other = laws.get(row.dataset), laws[most]
     if own is not None and _answers(own.law, question):
         return own, question, 0.0
-    if not _answers(other.law, question):
-        return other, replace(question, model=other.law.models_[-1]), 0.0
     shift = [] if own is None else _differences(own, other, question)
     return other, question, float(np.mean(shift)) if shift else 0.0
 

@@ -312,16 +312,20 @@ def replay_records(folder: Path) -> list[Record]:
 
 
 def schedule_records(folder: Path) -> list[Record]:
-    """Loss curves of several lengths, one record for each model size: the last loss of every curve is asked for."""
+    """Loss curves, one record for each model size and one over the sizes: the last loss of every curve is asked for."""
     try:
         read = read_schedule_curves(folder)
     except DecaylawsError:
         return []
     curves = [curve for each in read.values() for curve in each]
-    return [
-        curve_record(f"curves_{model}", [curve for curve in curves if curve.model == model])
-        for model in dict.fromkeys(curve.model for curve in curves)
+    models = list(dict.fromkeys(curve.model for curve in curves))
+    found = [
+        curve_record(f"curves_{model}", [curve for curve in curves if curve.model == model], "tokens")
+        for model in models
     ]
+    if len(models) > 1 and all(curve.params for curve in curves):
+        found.append(curve_record("curves_of_sizes", curves, "size"))
+    return found
 
 
 def grid_records(folder: Path) -> list[Record]:
@@ -366,10 +370,11 @@ def grid_record(name: str, rows: list[Any], points: dict[Any, pd.DataFrame]) -> 
     return Record(name, {"size": table["params"], "tokens": table["tokens"]}, losses, law, {NEAREST: copied})
 
 
-def curve_record(name: str, curves: list[LossCurve]) -> Record:
+def curve_record(name: str, curves: list[LossCurve], axis: str) -> Record:
     """The last loss of every curve, by the default law of curves."""
     table = pd.DataFrame(
         {
+            "size": [float(curve.params or 1.0) for curve in curves],
             "tokens": [float(curve.tokens[-1]) for curve in curves],
             "end": [float(curve.schedule.end_lr) for curve in curves],
             "peak": [float(curve.schedule.peak_lr) for curve in curves],
@@ -383,8 +388,8 @@ def curve_record(name: str, curves: list[LossCurve]) -> Record:
         found: Prediction = seen.predict([ends[i] for i in np.flatnonzero(asked)], interval=LEVEL)
         return found
 
-    copied = by_law(lambda: CopyNearest(("tokens",), ("peak", "end")), table, losses)
-    return Record(name, {"tokens": table["tokens"]}, losses, law, {NEAREST: copied})
+    copied = by_law(lambda: CopyNearest(("size", "tokens"), ("peak", "end")), table, losses)
+    return Record(name, {axis: table[axis]}, losses, law, {NEAREST: copied})
 
 
 READERS: tuple[Callable[[Path], list[Record]], ...] = (

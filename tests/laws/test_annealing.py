@@ -263,6 +263,49 @@ def test_models_share_the_kernel_and_a_size_without_decays_borrows_it():
         law.predict([LossCurve("nameless", LATE, [TOTAL], model="other")])
 
 
+def of_size(params, *, slope, noise=0.0, seed=0, schedule=None):
+    """Curves of a model whose level falls by ``slope`` nats at 1e8 parameters times N^-1/3."""
+    truth = {**TRUTH, "level": 1.9 + slope * (params / 1e8) ** (-1 / 3)}
+    name = f"{params:.0e}"
+    if schedule is None:
+        return fit_curves(noise=noise, seed=seed, truth=truth, model=name, params=params)
+    return simulated("asked", schedule, num=3, truth=truth, model=name, params=params)
+
+
+@pytest.mark.parametrize("sizes", [[4e7], [4e7, 6e7], [4e7, 5e7, 6e7]])
+@pytest.mark.parametrize("slope", [0.5, 0.7])
+def test_sizes_close_together_and_the_prior_lead_to_a_larger_one(sizes, slope):
+    curves = [
+        curve
+        for seed, params in enumerate(sizes)
+        for curve in of_size(params, slope=slope, noise=1e-3, seed=seed)
+    ]
+    law = DEFAULT_LAW().fit(curves)
+    asked = of_size(2e8, slope=slope, schedule=LATE)
+    found = law.predict([asked], interval=0.9)
+    largest = of_size(sizes[-1], slope=slope, schedule=LATE)
+    copied = np.abs(largest.observed / asked.observed - 1)
+    assert copied.min() > 0.05
+    assert np.abs(found.mean / asked.observed - 1).max() < 0.4 * copied.max()
+    assert coverage(found, asked.observed) == 1.0
+    fitted = law.predict([of_size(sizes[-1], slope=slope, schedule=LATE)], interval=0.9)
+    assert (found.upper - found.lower).min() > 3 * (fitted.upper - fitted.lower).max()
+
+
+def test_the_trend_of_sizes_far_apart_is_their_own():
+    curves = [curve for params in (2e7, 5e7, 1e8, 2e8) for curve in of_size(params, slope=0.3)]
+    law = DEFAULT_LAW(origin_fits=0).fit(curves)
+    asked = of_size(6e8, slope=0.3, schedule=LATE)
+    assert law.predict([asked]) == pytest.approx(asked.observed, rel=6e-3)
+
+
+def test_peaks_near_one_another_say_nothing_of_the_worth_of_an_lr():
+    """A factor of two, and another shape of the schedule with each: any worth fits."""
+    low = warmup_stable_decay(TOTAL, 0.5 * PEAK, warmup_tokens=WARMUP, decay_tokens=TOTAL // 5)
+    high = [with_worth(name, schedule, 1.0) for name, schedule in SCHEDULES.items()]
+    assert DEFAULT_LAW().fit([*high, with_worth("low", low, 1.3)]).params_["p"] == 1.0
+
+
 def test_fitting_twice_is_fitting_once_and_json_keeps_everything(tmp_path):
     curves = fit_curves()
     law = TwoExponentialLaw(num_draws=20)

@@ -15,6 +15,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units, warmup_tokens
 from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_of, spread_out
 from decaylaws.laws.annealing.family import PER_MODEL, WORTH, Family, fixed
+from decaylaws.laws.annealing.sizes import OwnParameters, at_size, of_fitted
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
 from decaylaws.laws.kit.horizon import LEAST_STEPS, Horizon
@@ -28,7 +29,7 @@ _NOISE = 1e-3
 _TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
 _STRETCHES = 8
 _LATER_HALF = 0.5
-_SEVERAL_PEAKS = 1.2  # ratio of peak LRs from which runs tell what a token at a higher LR is worth
+_SEVERAL_PEAKS = 3.0  # ratio of peak LRs from which runs tell what a token at a higher LR is worth
 _MAX_DRAW_POINTS = 64
 _OTHER_SIZE = 1.1  # ratio of sizes
 _NUM_OWN = len(PER_MODEL)
@@ -42,7 +43,7 @@ class _Group:
     log_loss: Array
     model: int
     params: float | None
-    weights: Array
+    own: OwnParameters
 
 
 class ScheduleLaw(Law):
@@ -152,7 +153,8 @@ class ScheduleLaw(Law):
         """Loss at every evaluation of every curve, one after the other, in nats per token.
 
         Args:
-            X: curves; their losses, if any, are not looked at.
+            X: curves; their losses, if any, are not looked at. A model that was not fitted is predicted from its
+                ``params``, if the fitted curves have theirs; see :mod:`decaylaws.laws.annealing.sizes`.
             interval: level of the interval, such as 0.9.
         """
         self._require_fitted()
@@ -183,10 +185,13 @@ class ScheduleLaw(Law):
     def _curve_draws(self, curve: LossCurve) -> Array:
         few = curve.select(spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
         path = lr_path(few.schedule, few.tokens, **self.units_)
-        weights = self._own_weights(curve)
-        _, by_shared, by_own = self._evaluate(path, self._params_of(curve), weights, self._theta)
-        by_models = (by_own[:, None, :] * weights[None]).reshape(len(by_own), -1)
-        deviations = (self.draws_ - self._theta) @ np.concatenate([by_shared, by_models], axis=1).T
+        own = self._own_parameters(curve)
+        _, by_shared, by_own = self._evaluate(path, self._params_of(curve), own, self._theta)
+        slopes = np.concatenate([by_shared, by_own @ own.matrix, by_own @ own.spread], axis=1)
+        # schedules of one model share what is not known of it
+        rng = np.random.default_rng([self.seed, int(self._params_of(curve) or 0)])
+        unknown = rng.normal(size=(len(self.draws_), own.spread.shape[1]))
+        deviations = np.hstack([self.draws_ - self._theta, unknown]) @ slopes.T
         return self.predict([curve]) + np.array(
             [np.interp(curve.tokens, few.tokens, row) for row in deviations]
         )
@@ -211,8 +216,8 @@ class ScheduleLaw(Law):
     def predict_path(self, path: LrPath, *, model: str | None = None) -> Array:
         """Loss at the evaluations ``[n]`` of a path made in :attr:`units_`: the inner loop of searches."""
         name = model or self.models_[-1]
-        weights = self._indicator(self.models_.index(name))
-        value, _, _ = self._evaluate(path, self._sizes[name], weights, self._theta)
+        own = self._own_of(self.models_.index(name))
+        value, _, _ = self._evaluate(path, self._sizes[name], own, self._theta)
         return value + self.transients_[name].value(path.progress)
 
     def param_intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
@@ -239,7 +244,7 @@ class ScheduleLaw(Law):
                 path = lr_path(kept.schedule, kept.tokens, **self.units_)
                 index = self.models_.index(curve.model)
                 params = self._sizes[curve.model]
-                groups.append(_Group(path, np.log(kept.observed), index, params, self._indicator(index)))
+                groups.append(_Group(path, np.log(kept.observed), index, params, self._own_of(index)))
         return groups, cuts
 
     def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
@@ -314,14 +319,14 @@ class ScheduleLaw(Law):
     def _residuals(self, theta: Array, groups: Sequence[_Group]) -> Array:
         parts = []
         for group in groups:
-            value, _, _ = self._evaluate(group.path, group.params, group.weights, theta)
+            value, _, _ = self._evaluate(group.path, group.params, group.own, theta)
             parts.append(np.log(np.maximum(value, 1e-3)) - group.log_loss)
         return np.concatenate(parts)
 
     def _jacobian(self, theta: Array, groups: Sequence[_Group]) -> Array:
         num_shared, blocks = self._num_shared(), []
         for group in groups:
-            value, by_shared, by_own = self._evaluate(group.path, group.params, group.weights, theta)
+            value, by_shared, by_own = self._evaluate(group.path, group.params, group.own, theta)
             block = np.zeros((len(value), len(theta)))
             first = num_shared + _NUM_OWN * group.model
             block[:, :num_shared] = by_shared
@@ -353,7 +358,7 @@ class ScheduleLaw(Law):
         observed = np.array([float(end.observed[0]) for end in ends])
 
         def predict(fitted: BoolArray, asked: BoolArray) -> Array:
-            settings = {**self.get_params(), "num_draws": 1, "origin_fits": 0}
+            settings = {**self.get_params(), "origin_fits": 0}
             law = type(self)(**settings).fit([curves[index] for index in np.flatnonzero(fitted).tolist()])
             return law.predict([ends[index] for index in np.flatnonzero(asked).tolist()])
 
@@ -398,40 +403,37 @@ class ScheduleLaw(Law):
         return 0.0 if not params or not known else float(np.log(params) - np.mean(np.log(known)))
 
     def _evaluate(
-        self, path: LrPath, params: float | None, weights: Array, theta: Array
+        self, path: LrPath, params: float | None, own: OwnParameters, theta: Array
     ) -> tuple[Array, Array, Array]:
-        """Loss and derivatives for a model whose own parameters are weighted sums of the fitted models'."""
+        """Loss and derivatives of a model."""
         num_shared = self._num_shared()
-        own = (weights * theta[num_shared:].reshape(-1, _NUM_OWN)).sum(axis=0)
-        return self._family().value(path, theta[:num_shared], own, self._log_size(params))
+        values = own.value(theta[num_shared:])
+        return self._family().value(path, theta[:num_shared], values, self._log_size(params))
 
     def _value(self, curve: LossCurve, path: LrPath) -> Array:
-        value, _, _ = self._evaluate(path, self._params_of(curve), self._own_weights(curve), self._theta)
+        value, _, _ = self._evaluate(path, self._params_of(curve), self._own_parameters(curve), self._theta)
         transient = self.transients_.get(curve.model)
         return value if transient is None else value + transient.value(path.progress)
 
     def _params_of(self, curve: LossCurve) -> float | None:
         return self._sizes.get(curve.model, curve.params)
 
-    def _indicator(self, model: int) -> Array:
-        return np.repeat(np.eye(len(self.models_))[model][:, None], _NUM_OWN, axis=1)
+    def _own_of(self, model: int) -> OwnParameters:
+        return of_fitted(model, len(self.models_))
 
-    def _own_weights(self, curve: LossCurve) -> Array:
-        """Weights ``[models, 4]`` of the fitted parameters; another size lies on the line through them in N^-1/3."""
+    def _own_parameters(self, curve: LossCurve) -> OwnParameters:
         if curve.model in self.models_:
-            return self._indicator(self.models_.index(curve.model))
-        sizes = [self._sizes[model] for model in self.models_]
-        if curve.params is None or None in sizes or len(set(sizes)) < 2:
+            return self._own_of(self.models_.index(curve.model))
+        sizes = [size for size in self._sizes.values() if size]
+        if curve.params is None or not sizes:
             raise InvalidValueError(
                 "model",
                 curve.model,
                 f"must be one of the fitted models {self.models_}",
-                "For another size, give 'params' and fit curves of at least two sizes.",
+                "For another size, give 'params' of this curve and of the fitted ones.",
             )
-        line = np.column_stack([np.ones(len(sizes)), np.array(sizes, dtype=float) ** (-1 / 3)])
-        onto_line = np.array([1.0, curve.params ** (-1 / 3)]) @ np.linalg.pinv(line)
-        mean = np.full(len(sizes), 1 / len(sizes))
-        return np.column_stack([onto_line, onto_line, mean, mean])
+        off = (self.draws_ - self._theta)[:, self._num_shared() :]
+        return at_size(curve.params, sizes, self._theta[self._num_shared() :], off.T @ off / len(off))
 
     def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
         """Progress and residuals of a model's evaluations inside the burn-in."""
@@ -440,8 +442,8 @@ class ScheduleLaw(Law):
             if curve.model != model:
                 continue
             path = lr_path(curve.schedule, curve.tokens, **self.units_)
-            weights = self._indicator(self.models_.index(model))
-            value, _, _ = self._evaluate(path, self._sizes[model], weights, self._theta)
+            own = self._own_of(self.models_.index(model))
+            value, _, _ = self._evaluate(path, self._sizes[model], own, self._theta)
             early = (path.progress < self._fitted_from(curve, path, cut)) & (
                 curve.tokens >= warmup_tokens(curve.schedule)
             )
