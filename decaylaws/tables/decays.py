@@ -34,11 +34,22 @@ from decaylaws.runs.objective import normalised
 from decaylaws.runs.table import LOSS, MIX, values_by
 from decaylaws.schedules import Schedule, decay
 from decaylaws.search import Goal, Recommendation, recommend
-from decaylaws.search.recommendation import Estimate
 from decaylaws.settings.mix import MixSettings
+from decaylaws.tables.answers import (
+    AVAILABLE,
+    BEST_RUN,
+    MEAN_RUN,
+    TableAnswer,
+    guard_table,
+    mixture_of,
+    named_control,
+    require_tokens,
+    rival_table,
+    share_table,
+)
 from decaylaws.tables.cells import excluded_table
 from decaylaws.tables.decay_reading import DecayTable, differs_in_decay, lacking, read_decays
-from decaylaws.tables.mixture import AVAILABLE, BEST_RUN, MEAN_RUN, Mixed, mix, without_diverged
+from decaylaws.tables.mixture import Mixed, mix, without_diverged
 from decaylaws.tables.run_reading import RunTable
 
 DECAY = "decay"
@@ -49,12 +60,14 @@ _PREDICTION_COLUMNS = ["held_out", "run_id", "domain", "predicted", "lower", "up
 _UNLIMITED = 10**18  # tokens of sources of which nothing is known: no run repeats them
 
 
-@dataclass(frozen=True)
-class DecayMixed:
-    """A recommended mixture and schedule with everything that they rest on. Losses are in the unit of the table.
+@dataclass(frozen=True, kw_only=True)
+class DecayMixed(TableAnswer):
+    """The answer of the decay law: a mixture and a schedule.
+
+    ``rivals`` are mixtures under the same schedule, the control first; the best run was observed under its own. Of the
+    ``targets`` the ``start`` is the loss at the checkpoint.
 
     Attributes:
-        mixture: the recommended shares.
         schedule: LR over the tokens of the decay, of length ``decay_tokens``.
         decay_tokens: tokens of the decay.
         start_lr: LR at the hand-over.
@@ -62,36 +75,13 @@ class DecayMixed:
         decay_shape: shape of the decay.
         batch_tokens: tokens of an optimiser step.
         start_tokens: tokens that the checkpoint has seen, from which the decay is planned.
-        objective: the predicted objective with a 90 % interval for one run: the weighted mean of the losses.
-        rivals: mixtures under the same schedule: ``rival``, its predicted ``objective``, what was ``observed`` of the
-            best run (under its own schedule), what the recommendation ``gain``s with the ``lower`` and ``upper`` end
-            of a 90 % interval, and whether the evidence ``supported`` that gain.
-        supported: whether the evidence supports a gain over the control, the first of the rivals.
-        verdict: what follows, in words.
-        shares: a row for each source: recommended ``share``, ``low`` and ``high`` over what the runs leave open, the
-            shares of the best observed run, of the mean of the runs and of the trunk, ``runs`` with at least half of
-            the recommended share, and the ``limit`` that it touches.
-        targets: a row for each target: ``weight``, ``start`` (loss at the checkpoint), ``predicted`` loss with its 90 %
-            interval, and that of the ``control`` under the same schedule.
-        guards: a row for each guard: ``limit``, predicted ``change`` against the control, ``margin`` and whether it
-            ``holds`` with that margin.
         schedules: a row for each length, shape, end LR and batch size at its own best mixture and LR, the best first.
-        expected_regret: what the recommendation gives away on average over what the runs leave open.
-        regret_upper: 90 % bound of that.
-        held_out: errors on held-out mixtures, lengths and their corner, of the decay law and of baselines.
-        law: name of the member of the decay family.
-        num_runs: runs of the fit.
-        divergence: KL divergence from the prior, nats; 0 without a strength.
-        excluded: ``run`` and ``reason`` of the rows that were left out.
-        notes: sentences for the reader.
         reference_lr: the largest start LR of the runs, which stands for that of the checkpoint.
         choice: the whole answer of :func:`decaylaws.search.recommend`.
         table: the runs of the fit, the checkpoint and the choices.
         fitted: the law.
-        predicted: objective of every run by fits without runs of its mixture, and what was observed.
     """
 
-    mixture: Mixture
     schedule: Schedule = field(metadata={AS_JSON: str})
     decay_tokens: int
     start_lr: float
@@ -99,27 +89,11 @@ class DecayMixed:
     decay_shape: str
     batch_tokens: int
     start_tokens: int
-    objective: Estimate
-    rivals: pd.DataFrame
-    supported: bool
-    verdict: str
-    shares: pd.DataFrame
-    targets: pd.DataFrame
-    guards: pd.DataFrame
     schedules: pd.DataFrame
-    expected_regret: float
-    regret_upper: float
-    held_out: pd.DataFrame
-    law: str
-    num_runs: int
-    divergence: float
-    excluded: pd.DataFrame
-    notes: tuple[str, ...]
     reference_lr: float = field(repr=False, metadata={AS_JSON: None})
     choice: Recommendation = field(repr=False, metadata={AS_JSON: None})
     table: DecayTable = field(repr=False, metadata={AS_JSON: None})
     fitted: DecayLaw = field(repr=False, metadata={AS_JSON: None})
-    predicted: pd.DataFrame = field(repr=False, metadata={AS_JSON: None})
 
     @property
     def schedules_to_show(self) -> pd.DataFrame:
@@ -199,10 +173,15 @@ def mix_decay(
     observed = values_by(runs, LOSS, law.domains_) @ law.weight_vector(weights)
     best = int(observed.argmin())
     shares = runs[[MIX + name for name in table.sources]].set_axis(list(table.sources), axis=1).astype(float)
-    known = {BEST_RUN: _mixture(shares.iloc[best]), MEAN_RUN: _mixture(shares.mean())}
+    known = {BEST_RUN: mixture_of(shares.iloc[best]), MEAN_RUN: mixture_of(shares.mean())}
     if settings.knows_tokens:
         known[AVAILABLE] = space.token_proportional()
-    control, name = _control(settings, read, space, known, shares)
+    require_tokens(settings)
+    control, name = (
+        named_control(settings, known, space, shares, runs["run_id"].tolist())
+        if "control" in settings.model_fields_set
+        else (read.trunk, TRUNK_MIXTURE)
+    )
     margins = {} if not settings.guards else _margins(law, runs, predictions, settings.guards)
     found = recommend(
         law,
@@ -238,12 +217,19 @@ def mix_decay(
         batch_tokens=plan.batch_tokens or read.target.batch_tokens,
         start_tokens=read.target.start_tokens,
         objective=found.objective,
-        rivals=_rivals(found, name, str(runs["run_id"][best]), float(observed[best])),
+        rivals=rival_table(found.rivals, str(runs["run_id"][best]), float(observed[best]), name),
         supported=found.rivals[0].beaten,
         verdict=f"{found.verdict} The control is the {name}.",
-        shares=_shares(found, space, shares, known, read.trunk),
+        shares=share_table(
+            found.mixture,
+            {each.source: (each.lower, each.upper) for each in found.evidence},
+            {"best_run": known[BEST_RUN], "mean_of_runs": known[MEAN_RUN], "trunk": read.trunk},
+            found.support,
+            {use.name: use.binds for use in space.use(found.mixture, plan.decay_tokens)},
+            shares,
+        ),
         targets=_targets(found, read, weights),
-        guards=_guards(found, settings.guards, margins),
+        guards=guard_table(settings.guards, found.guards, margins),
         schedules=found.by_plan.drop(columns="warmup_tokens"),
         expected_regret=found.expected_regret,
         regret_upper=found.regret_upper,
@@ -334,32 +320,6 @@ def _space(settings: MixSettings, table: RunTable, read: DecayTable) -> MixtureS
     return replace(space, sources=sources)
 
 
-def _mixture(shares: pd.Series) -> Mixture:
-    return Mixture.normalised({str(name): float(value) for name, value in shares.items()})
-
-
-def _control(
-    settings: MixSettings,
-    read: DecayTable,
-    space: MixtureSpace,
-    known: Mapping[str, Mixture],
-    shares: pd.DataFrame,
-) -> tuple[Mixture, str]:
-    """What gains and guards are measured against, and its name."""
-    for name in ("control", "prior"):
-        if getattr(settings, name) == "available" and not settings.knows_tokens:
-            raise InvalidValueError(name, "available", "needs the available_tokens of the sources")
-    if "control" not in settings.model_fields_set:
-        return read.trunk, TRUNK_MIXTURE
-    named = {"mean": (known[MEAN_RUN], MEAN_RUN), "available": (space.token_proportional(), AVAILABLE)}
-    if settings.control in named:
-        return named[settings.control]
-    runs = read.runs["run_id"].tolist()
-    if settings.control not in runs:
-        raise InvalidValueError("control", settings.control, "must be mean, available or the name of a run")
-    return _mixture(shares.iloc[runs.index(settings.control)]), f"mixture of run '{settings.control}'"
-
-
 def _margins(
     law: DecayLaw, runs: pd.DataFrame, predictions: pd.DataFrame, guards: Mapping[str, float]
 ) -> dict[str, float]:
@@ -379,51 +339,6 @@ def _margins(
     return found
 
 
-def _rivals(found: Recommendation, control: str, run: str, observed: float) -> pd.DataFrame:
-    names = {"control": control, BEST_RUN: f"{BEST_RUN}: {run}"}
-    return pd.DataFrame([
-        {
-            "rival": names.get(rival.name, rival.name),
-            "objective": rival.objective,
-            "observed": observed if rival.name == BEST_RUN else float("nan"),
-            "gain": rival.gain.mean,
-            "lower": rival.gain.lower,
-            "upper": rival.gain.upper,
-            "supported": rival.beaten,
-        }
-        for rival in found.rivals
-    ])  # fmt: skip
-
-
-def _shares(
-    found: Recommendation,
-    space: MixtureSpace,
-    shares: pd.DataFrame,
-    known: Mapping[str, Mixture],
-    trunk: Mixture,
-) -> pd.DataFrame:
-    """A row for each source, the largest recommended share first."""
-    limits = {use.name: use.binds for use in space.use(found.mixture, found.plan.decay_tokens)}
-    rows = []
-    for each in found.evidence:
-        largest = float(shares[each.source].max())
-        limit = limits[each.source] or (
-            "largest share of any run" if each.share >= largest - 1e-3 and each.share > 1e-3 else ""
-        )
-        rows.append({
-            "source": each.source,
-            "share": each.share,
-            "low": each.lower,
-            "high": each.upper,
-            "best_run": known[BEST_RUN].share(each.source),
-            "mean_of_runs": known[MEAN_RUN].share(each.source),
-            "trunk": trunk.share(each.source),
-            "runs": found.support.get(each.source, 0),
-            "limit": limit,
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("share", ascending=False, kind="stable", ignore_index=True)
-
-
 def _targets(found: Recommendation, read: DecayTable, weights: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame([
         {
@@ -437,15 +352,6 @@ def _targets(found: Recommendation, read: DecayTable, weights: Mapping[str, floa
         }
         for domain, estimate in found.predicted.items()
     ])  # fmt: skip
-
-
-def _guards(found: Recommendation, guards: Mapping[str, float], margins: Mapping[str, float]) -> pd.DataFrame:
-    columns = ["target", "limit", "change", "margin", "holds"]
-    rows = [
-        (name, limit, limit - found.guards[name], margins[name], found.guards[name] >= margins[name] - 1e-6)
-        for name, limit in guards.items()
-    ]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _more_notes(

@@ -32,73 +32,41 @@ from decaylaws.search.regression import (
     regression_with_intervals,
 )
 from decaylaws.settings.mix import MixSettings
+from decaylaws.tables.answers import (
+    AVAILABLE,
+    BEST_RUN,
+    MEAN_RUN,
+    TableAnswer,
+    guard_table,
+    mixture_of,
+    named_control,
+    require_tokens,
+    rival_table,
+    share_table,
+)
 from decaylaws.tables.cells import excluded_table
 from decaylaws.tables.decay_reading import lacking
 from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
 from decaylaws.tables.run_reading import RunTable
-
-BEST_RUN = "best observed run"
-MEAN_RUN = "mean of the runs"
-AVAILABLE = "in proportion to tokens"
 
 _MOST_PARTS = 16
 """Targets that are regressed one by one; more of them are regressed in groups that move together."""
 _GUARD_CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """A recommended mixture with everything that it rests on. Losses are in the unit of the table's targets.
+@dataclass(frozen=True, kw_only=True)
+class Mixed(TableAnswer):
+    """The answer of a regression.
 
     Attributes:
-        mixture: the recommended shares.
-        objective: its predicted objective with a 90 % interval for one run: the weighted mean of the targets, as losses
-            (a score counts as its distance from the best one).
-        rivals: ``rival``, its predicted ``objective``, what was ``observed`` of it, what the recommendation ``gain``s
-            with the ``lower`` and ``upper`` end of a 90 % interval, and whether the evidence ``supported`` that gain.
-        supported: whether the evidence supports a gain over the best observed run.
-        verdict: what follows, in words.
-        shares: a row for each source: recommended ``share``, ``low`` and ``high`` over what the runs leave open, the
-            shares of the best observed run and of the mean of the runs, ``runs`` with at least half of the recommended
-            share, and the ``limit`` that it touches.
-        targets: a row for each target or group of targets: ``weight``, predicted value at the recommendation, at the
-            mean of the runs and at the best observed run.
-        guards: a row for each guard: ``limit``, predicted ``change`` against the control, ``margin`` and whether it
-            ``holds`` with that margin.
-        expected_regret: what the recommendation gives away on average over what the runs leave open.
-        regret_upper: 90 % bound of that.
-        held_out: errors on runs that were left out of the fit (:class:`~decaylaws.tables.held_out.HeldOutRuns`).
-        law: name of the regression.
-        num_runs: runs of the fit.
-        divergence: KL divergence from the prior, nats; 0 without a strength.
         phases: names of the phases, where runs change their mixture on the way; sources are then ``SOURCE@PHASE``.
-        excluded: ``run`` and ``reason`` of the rows that were left out.
-        notes: sentences for the reader.
         choice: the whole answer of :func:`decaylaws.search.recommend_mixture`.
         space: the mixtures that might be recommended.
-        predicted: objective of every run by fits without it ``[runs]``, and what was observed ``[runs]``.
     """
 
-    mixture: Mixture
-    objective: Estimate
-    rivals: pd.DataFrame
-    supported: bool
-    verdict: str
-    shares: pd.DataFrame
-    targets: pd.DataFrame
-    guards: pd.DataFrame
-    expected_regret: float
-    regret_upper: float
-    held_out: pd.DataFrame
-    law: str
-    num_runs: int
-    divergence: float
     phases: tuple[str, ...]
-    excluded: pd.DataFrame
-    notes: tuple[str, ...]
     choice: MixtureChoice = field(repr=False, metadata={AS_JSON: None})
     space: MixtureSpace = field(repr=False, metadata={AS_JSON: None})
-    predicted: pd.DataFrame = field(repr=False, metadata={AS_JSON: None})
 
 
 def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progress = silent) -> Mixed:
@@ -129,7 +97,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     observed = parts.to_numpy(dtype=float) @ np.array([part_weights[name] for name in parts])
     space = settings.space(shares.mean().to_dict(), table.blocks)
     best = int(observed.argmin())
-    known = {BEST_RUN: _mixture(shares, best), MEAN_RUN: Mixture.normalised(shares.mean().to_dict())}
+    known = {BEST_RUN: mixture_of(shares.iloc[best]), MEAN_RUN: mixture_of(shares.mean())}
     progress("fit", 0, 1)
     law = regression_with_intervals(settings.law).fit(shares, parts)
     progress("fit", 1, 1)
@@ -160,12 +128,19 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     return Mixed(
         mixture=found.mixture,
         objective=_covering(found.objective, held, observed),
-        rivals=_rival_table(ordered, runs[best], float(observed[best])),
+        rivals=rival_table(ordered, runs[best], float(observed[best])),
         supported=gain.beaten,
         verdict=_verdict(found, gain, runs[best], held),
-        shares=_share_table(found, shares, known, space, settings),
+        shares=share_table(
+            found.mixture,
+            {name: found.share_intervals[name] for name in space.names},
+            {"best_run": known[BEST_RUN], "mean_of_runs": known[MEAN_RUN]},
+            found.support,
+            {use.name: use.binds for use in space.use(found.mixture, settings.decay_tokens)},
+            shares,
+        ),
         targets=_target_table(found, table, known, part_weights, groups),
-        guards=_guard_table(found, settings, terms.margins),
+        guards=guard_table(settings.guards, found.guards, terms.margins),
         expected_regret=found.expected_regret,
         regret_upper=found.regret_upper,
         held_out=held.table,
@@ -224,10 +199,6 @@ def _parts(
     return pd.DataFrame(found), by_part, members
 
 
-def _mixture(shares: pd.DataFrame, row: int) -> Mixture:
-    return Mixture.normalised({str(name): float(value) for name, value in shares.iloc[row].items()})
-
-
 def _terms(
     settings: MixSettings,
     known: Mapping[str, Mixture],
@@ -237,15 +208,8 @@ def _terms(
     law: MixtureRegression,
 ) -> MixtureTerms:
     """Guards with the margins that left-out runs ask for, and the prior."""
-    for name in ("control", "prior"):
-        if getattr(settings, name) == "available" and not settings.knows_tokens:
-            raise InvalidValueError(name, "available", "needs the available_tokens of the sources")
-    mixtures = {"mean": known[MEAN_RUN], "available": space.token_proportional()}
-    if settings.control not in mixtures and settings.control not in runs:
-        raise InvalidValueError("control", settings.control, "must be mean, available or the name of a run")
-    control = mixtures.get(settings.control)
-    if control is None:
-        control = _mixture(shares, list(runs).index(settings.control))
+    require_tokens(settings)
+    control, _ = named_control(settings, known, space, shares, runs)
     margins = {}
     for name in settings.guards:
         errors = -law.left_out_errors({name: 1.0})
@@ -253,11 +217,12 @@ def _terms(
         if len(known_errors):
             rank = min(math.ceil(_GUARD_CONFIDENCE * (len(known_errors) + 1)), len(known_errors))
             margins[name] = max(float(known_errors[rank - 1]), 0.0)
+    priors = {"mean": known[MEAN_RUN], "available": space.token_proportional()}
     return MixtureTerms(
         guards=settings.guards,
         margins=margins,
         control=control,
-        prior=mixtures[settings.prior] if settings.kl_strength > 0 else None,
+        prior=priors[settings.prior] if settings.kl_strength > 0 else None,
         kl_strength=settings.kl_strength,
     )
 
@@ -351,50 +316,6 @@ def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> 
     return words.replace("  ", " ")
 
 
-def _rival_table(rivals: Sequence[Rival], run: str, observed: float) -> pd.DataFrame:
-    return pd.DataFrame([
-        {
-            "rival": f"{rival.name}: {run}" if rival.name == BEST_RUN else rival.name,
-            "objective": rival.objective,
-            "observed": observed if rival.name == BEST_RUN else float("nan"),
-            "gain": rival.gain.mean,
-            "lower": rival.gain.lower,
-            "upper": rival.gain.upper,
-            "supported": rival.beaten,
-        }
-        for rival in rivals
-    ])  # fmt: skip
-
-
-def _share_table(
-    found: MixtureChoice,
-    shares: pd.DataFrame,
-    known: Mapping[str, Mixture],
-    space: MixtureSpace,
-    settings: MixSettings,
-) -> pd.DataFrame:
-    """A row for each source, the largest recommended share first."""
-    limits = {use.name: use.binds for use in space.use(found.mixture, settings.decay_tokens)}
-    rows = []
-    for name in space.names:
-        share, largest = found.mixture.share(name), float(shares[name].max())
-        # beyond what any run held the regression has seen nothing, so the search stops there
-        limit = limits[name] or (
-            "largest share of any run" if share >= largest - 1e-3 and share > 1e-3 else ""
-        )
-        rows.append({
-            "source": name,
-            "share": share,
-            "low": found.share_intervals[name][0],
-            "high": found.share_intervals[name][1],
-            "best_run": known[BEST_RUN].share(name),
-            "mean_of_runs": known[MEAN_RUN].share(name),
-            "runs": int(np.sum(shares[name].to_numpy(dtype=float) >= 0.5 * share)) if share > 1e-3 else 0,
-            "limit": limit,
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("share", ascending=False, kind="stable", ignore_index=True)
-
-
 def _target_table(
     found: MixtureChoice,
     table: RunTable,
@@ -418,16 +339,6 @@ def _target_table(
         }
         for name, at in stated.items()
     ])  # fmt: skip
-
-
-def _guard_table(found: MixtureChoice, settings: MixSettings, margins: Mapping[str, float]) -> pd.DataFrame:
-    columns = ["target", "limit", "change", "margin", "holds"]
-    rows = [
-        (name, limit, limit - found.guards[name], margins.get(name, 0.0),
-         found.guards[name] >= margins.get(name, 0.0) - 1e-6)
-        for name, limit in settings.guards.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _notes(
