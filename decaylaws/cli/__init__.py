@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from decaylaws import __version__
-from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study, tables
+from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study
 from decaylaws.cli.answers import EXIT_CODES, EXIT_ERROR, VerbApp
+from decaylaws.cli.curves import predict_curve
 from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
+from decaylaws.cli.mix import mix
 from decaylaws.errors import DecaylawsError
 from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from decaylaws.laws.kit.threads import one_blas_thread
@@ -53,7 +55,7 @@ PANELS = {
         evaluation.to_hf,
         evaluation.benchmarks,
     ),
-    "Tables": (tables.mix, tables.predict_curve),
+    "Tables": (mix, predict_curve),
     "Text": (decontaminate_verb, deduplicate_verb),
 }
 NAMES = {decontaminate_verb: "decontaminate", deduplicate_verb: "deduplicate"}

@@ -11,8 +11,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -74,13 +74,22 @@ class VerbApp(typer.Typer):
 def answering(verb: Callable[..., object]) -> Callable[..., None]:
     """The command of a verb: its options and ``--json``.
 
+    A parameter whose type is a dataclass is a group of options: each of its fields is an option of the command, and
+    the verb gets them as one value.
+
     Args:
         verb: prints words and returns its result, which :func:`~decaylaws.io.values.json_value` turns into an object,
             or :class:`No`.
     """
+    signature = inspect.signature(verb, eval_str=True)
+    parameters = signature.parameters.values()
+    groups = {each.name: _options(each.annotation) for each in parameters if is_dataclass(each.annotation)}
 
     @functools.wraps(verb)
     def command(*, as_json: bool, **options: object) -> None:
+        for name, group in groups.items():
+            values = {each.name: options.pop(each.name) for each in group}
+            options[name] = signature.parameters[name].annotation(**values)
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             answer = verb(**options)
         result = answer.result if isinstance(answer, No) else answer
@@ -92,9 +101,24 @@ def answering(verb: Callable[..., object]) -> Callable[..., None]:
         if isinstance(answer, No):
             raise typer.Exit(EXIT_NO)
 
-    signature = inspect.signature(verb, eval_str=True)
     option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-    shown = signature.replace(parameters=[*signature.parameters.values(), option])
-    command.__signature__ = shown  # type: ignore[attr-defined]
-    command.__annotations__ = {name: each.annotation for name, each in shown.parameters.items()}
+    shown = [one for each in parameters for one in groups.get(each.name, [each])]
+    # typer calls by name, and options with and without a default may then come in any order
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in [*shown, option]]
+    command.__signature__ = signature.replace(parameters=by_name)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in by_name}
     return command
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters of a command."""
+    types = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+            annotation=types[each.name],
+        )
+        for each in fields(group)
+    ]

@@ -10,14 +10,12 @@ import typer
 from decaylaws import study as verbs
 from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say, say_next
 from decaylaws.cli.export import LrRule
-from decaylaws.errors import InvalidValueError
+from decaylaws.cli.options import StudyDir, pairs
 from decaylaws.exporters import EXPORTERS, ExportOptions
 from decaylaws.runs.logs import FORMATS
 from decaylaws.study.export_runs import ExportedRuns, runs_table
 from decaylaws.study.record import LR_TOLERANCE, Recorded
 from decaylaws.study.status import next_verb, steps
-
-StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 
 console = make_console()
 
@@ -64,7 +62,7 @@ def export_runs(
     )
     with ConsoleProgress(console) as progress:
         written = verbs.export_runs(
-            study, target, out, options, models=_pairs("model", model), again=again, progress=progress
+            study, target, out, options, models=pairs(model, "model"), again=again, progress=progress
         )
     table = runs_table(written)
     if not table.empty:
@@ -126,7 +124,7 @@ def record(
         recorded = verbs.record(
             study,
             files,
-            columns=_pairs("column", column),
+            columns=pairs(column, "column"),
             loss=loss,
             kind=format,
             run_id=run,
@@ -154,20 +152,3 @@ def record(
 
 def _excluded_words(row: Any) -> str:
     return f"{row.run_id or row.file}: {row.reason}." + (f" ({row.file})" if row.run_id else "")
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` options as a mapping.
-
-    Raises:
-        InvalidValueError: one has no equals sign, or names something twice.
-    """
-    pairs: dict[str, str] = {}
-    for each in given or ():
-        name, equals, value = each.partition("=")
-        if not (name and equals and value):
-            raise InvalidValueError(option, each, "must be NAME=VALUE")
-        if name in pairs:
-            raise InvalidValueError(option, each, f"must name {name!r} once")
-        pairs[name] = value
-    return pairs

@@ -9,6 +9,7 @@ import typer
 
 from decaylaws.cli.answers import No, VerbApp
 from decaylaws.cli.console import text_columns
+from decaylaws.cli.options import pairs
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import atomic_write
 from decaylaws.schedules import PUBLISHED, Schedule, ScheduleTemplate, lint, parse_template
@@ -115,7 +116,7 @@ def _read(text: str, values: list[str] | None, *, lenient: bool = False) -> tupl
             "See 'decaylaws schedule library'.",
         )
     template = parse_template(text) if entry is None else entry.template
-    given = dict(_pair(value) for value in values or [])
+    given = pairs(values, "set")
     if lenient:
         given = {name: value for name, value in given.items() if name in template.parameters}
     if "decay_shape" in template.parameters and "decay_shape" not in given:
@@ -135,13 +136,6 @@ def _require(template: ScheduleTemplate, given: dict[str, str]) -> None:
             "is not stated by this schedule",
             f"Add --set {missing[0]}={example} and so on, with values of your own.",
         )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InvalidValueError("set", text, "must read NAME=VALUE")
-    return name.strip(), value.strip()
 
 
 def _draw(schedules: dict[str, Schedule], png: Path | None, *, share_of_length: bool = False) -> None:

@@ -22,6 +22,7 @@ from decaylaws.cli.console import (
 from decaylaws.cli.export import export
 from decaylaws.cli.launch import launch
 from decaylaws.cli.live import SweepDisplay
+from decaylaws.cli.options import StudyDir
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import write_text
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
@@ -38,7 +39,6 @@ from decaylaws.study.recommend import load_recommendation
 from decaylaws.study.slurm import slurm_script
 from decaylaws.study.status import Status, next_verb, steps, verb_after
 
-StudyDir = Annotated[Path, typer.Argument(help="the study directory", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help="worker processes; one per core by default", min=1)]
 
 console = make_console()
