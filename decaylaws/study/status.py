@@ -23,7 +23,7 @@ from decaylaws.study.stored import StoredResult
 from decaylaws.study.verdict import confirmation_table
 
 if TYPE_CHECKING:
-    from decaylaws.queue.queue import OnTheWay, QueueCounts
+    from decaylaws.queue.view import OnTheWay, QueueCounts
 
 
 class State(StrEnum):

@@ -26,7 +26,7 @@ import pytest
 from decaylaws.exporters import Export
 from decaylaws.laws.decay.trust import guard_changes
 from decaylaws.mixtures import Mixture
-from decaylaws.queue import queue
+from decaylaws.queue import trial_store
 from decaylaws.recipe import Recipe
 from decaylaws.runs.columns import (
     AVERAGED_LOSS,
@@ -381,7 +381,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Storages:
     """Replace text, training, laws and search by digests for as long as ``monkeypatch`` lasts."""
     storages = Storages()
     speed = SimpleNamespace(workers=1, matmul_flops=1.0, slots=lambda shape: 1)
-    monkeypatch.setattr(queue, "open_storage", storages.open)
+    monkeypatch.setattr(trial_store, "open_storage", storages.open)
     monkeypatch.setattr(pool, "run_pool", run_pool)
     monkeypatch.setattr(module_of("run"), "calibrate", lambda study, **_: speed)
     monkeypatch.setattr(module_of("fit"), "_fit", simulated_fit)

@@ -75,9 +75,9 @@ def test_a_run_that_two_machines_queue_at_once_is_trained_once(
 ) -> None:
     runs = [("trunk", trunk()), ("a", fork(1))]
     other = RunQueue(url, "study")
-    add = other._add
+    add = other._store.add
     monkeypatch.setattr(
-        other, "_add", lambda trial: (queue.counts().total or queue.enqueue(runs), add(trial))
+        other._store, "add", lambda trial: (queue.counts().total or queue.enqueue(runs), add(trial))
     )
     monkeypatch.setattr(other, "_close_doubles", lambda: None)  # as if it had died then
     assert other.enqueue(runs) == 2
@@ -200,11 +200,11 @@ def test_a_crash_between_recording_and_closing_loses_nothing(
     def crash(*_: object) -> None:
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(queue, "_close", crash)
+    monkeypatch.setattr(queue._store, "close", crash)
     with pytest.raises(RuntimeError):
         queue.finish(claim, result(claim.config), 2.0)
     monkeypatch.undo()
-    monkeypatch.setattr(queue_module, "_is_dead_here", lambda worker: True)
+    monkeypatch.setattr(queue_module, "is_dead_here", lambda worker: True)
     queue.reclaim()
     (again,) = queue.claim(1, always)
     assert again.result == result(claim.config)
@@ -219,7 +219,7 @@ def test_a_crash_while_giving_back_is_mended_by_the_next_enqueue(
     def crash(*_: object) -> None:
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(queue, "_add", crash)
+    monkeypatch.setattr(queue._store, "add", crash)
     with pytest.raises(RuntimeError):
         queue.give_back(claim)
     monkeypatch.undo()
@@ -293,7 +293,7 @@ def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.Monke
 
     queue.enqueue([("a", fork(1))])
     calls = iter([sqlalchemy.exc.OperationalError("select", {}, OSError("gone")), None])
-    original: Callable[..., object] = queue._study.get_trials
+    original: Callable[..., object] = queue._store._study.get_trials
 
     def flaky(*args: object, **kwargs: object) -> object:
         error = next(calls, None)
@@ -301,7 +301,7 @@ def test_a_short_outage_is_waited_for(queue: RunQueue, monkeypatch: pytest.Monke
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(queue._study, "get_trials", flaky)
+    monkeypatch.setattr(queue._store._study, "get_trials", flaky)
     assert queue.counts().waiting == 1
 
 

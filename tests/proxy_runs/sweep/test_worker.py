@@ -17,7 +17,8 @@ import sqlalchemy
 import torch
 
 from decaylaws.errors import DataError, StudyError
-from decaylaws.queue.queue import QueueCounts, RunQueue
+from decaylaws.queue.queue import RunQueue
+from decaylaws.queue.view import QueueCounts
 from decaylaws.runs.config import RunConfig
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs import compiled_code
