@@ -38,7 +38,7 @@ from proxy_runs.answers.prepared import (
     write_evaluation_manifest,
 )
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.stores import check_ids
+from proxy_runs.corpus.store_scan import check_ids
 from proxy_runs.data.manifest import FileEntry
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.data.stores import open_files

@@ -48,7 +48,8 @@ from proxy_runs.corpus.near_copies import find_near_copies, stretches_of
 from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
 from proxy_runs.corpus.quality import bucket_members, quality_request
 from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.stores import SCAN_VERSION, StoreTexts, scan_store
+from proxy_runs.corpus.store_scan import SCAN_VERSION, scan_store
+from proxy_runs.corpus.stores import StoreTexts
 from proxy_runs.data.manifest import (
     MANIFEST_NAME,
     FileEntry,

@@ -57,7 +57,7 @@ def test_prepare_states_what_it_found_in_a_store(root: Path) -> None:
 def test_prepare_says_how_much_of_a_large_store_was_searched_for_near_copies(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy_runs.corpus.stores._CHUNK", 5_000)
+    monkeypatch.setattr("proxy_runs.corpus.stores.CHUNK", 5_000)
     monkeypatch.setattr("proxy_runs.corpus.near_copies.MAX_TOKENS", 20_000)
     output = " ".join(decaylaws("prepare", str(root)).split())
     found = json.loads((Study.open(root).shard_dir() / "near_copies.json").read_text())

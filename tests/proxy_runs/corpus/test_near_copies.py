@@ -191,7 +191,7 @@ def test_of_a_large_store_a_part_is_looked_through_and_said(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, sources = plant(base, as_store=True)
-    monkeypatch.setattr(stores, "_CHUNK", 20_000)
+    monkeypatch.setattr(stores, "CHUNK", 20_000)
     monkeypatch.setattr(near_copies, "MAX_TOKENS", 200_000)
     manifest = make(base, sources)
     found = report(base, manifest)

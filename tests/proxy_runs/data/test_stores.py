@@ -11,7 +11,7 @@ import pytest
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.settings.sources import SourceSettings, TokenizerSettings
-from proxy_runs.corpus import stores
+from proxy_runs.corpus import store_scan
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.corpus.readers import source_files
 from proxy_runs.data.manifest import Manifest
@@ -293,7 +293,7 @@ def test_long_documents_and_files_that_cut_them_do_not_change_the_hashes(
 ) -> None:
     write_nanotron(base / "store", make_documents(60, high=3000))
     first = make(base, settings("nanotron", heldout_fraction=0.3))
-    monkeypatch.setattr(stores, "_CHUNK", 500)
+    monkeypatch.setattr(store_scan, "CHUNK", 500)
     second = make(base, settings("nanotron", heldout_fraction=0.3), "again")
     assert first.fingerprint == second.fingerprint
 
@@ -344,7 +344,7 @@ def test_a_scan_goes_on_where_it_was_interrupted(base: Path, monkeypatch: pytest
         (base / "store" / str(number)).mkdir()
         write_nanotron(base / "store" / str(number), make_documents(40, seed=number))
     expected = make(base, settings("nanotron"), "whole")
-    read, calls = stores._Reader.read, []
+    read, calls = store_scan._Reader.read, []
 
     def interrupted(self: Any, file: TokenFile, *rest: Any, **options: Any) -> Any:
         calls.append(file.path.parent.name)
@@ -352,7 +352,7 @@ def test_a_scan_goes_on_where_it_was_interrupted(base: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         return read(self, file, *rest, **options)
 
-    monkeypatch.setattr(stores._Reader, "read", interrupted)
+    monkeypatch.setattr(store_scan._Reader, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(base, settings("nanotron"))
     assert make(base, settings("nanotron")).fingerprint == expected.fingerprint

@@ -1,0 +1,151 @@
+"""Which columns of a table of runs are shares of sources and which are measured targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.io.tables import ROUNDING, read_table
+from decaylaws.settings.mix import MixSettings
+from decaylaws.tables.cells import first_of, held, numbers
+
+Direction = Literal["lower", "higher"]
+
+RUN = ("run_id", "run", "name", "run_name", "mixture_id", "index", "id")
+"""What tables call the column that names a run."""
+
+_SHARES = (
+    "mix:", "mix_", "mix.", "mix/", "mixture:", "mixture_", "mixture.", "mixture/", "w_", "w:", "weight_", "weights.",
+    "weights/", "ratio_", "ratios.", "share:", "share_", "shares.", "train_the_pile_", "data.mix.", "config.mixture.",
+)  # fmt: skip
+# what a target's name begins or ends with, and which way is better; the first kind that a table holds is taken
+_LOSSES = (
+    "loss:", "loss_", "loss/", "loss.", "bpb:", "bpb_", "bpb/", "ce_", "nll_", "ppl_", "metric/the_pile_", "val_loss/",
+    "eval/loss/", "eval_loss_", "val_loss_",
+)  # fmt: skip
+_LOSS_ENDS = ("_bpb", "/bpb", " bpb", "_loss", "/loss", " loss", "_nll", "_ppl", "(bpb)")
+_SCORES = ("score:", "score_", "score/", "acc:", "acc_", "acc/", "accuracy:", "accuracy_", "accuracy/")
+_SCORE_ENDS = (
+    "_acc",
+    "/acc",
+    " acc",
+    "_accuracy",
+    "/accuracy",
+    " accuracy",
+    "_score",
+    "/score",
+    "_acc_norm",
+    "/em",
+)
+
+
+def one_table(
+    path: str | Path, metrics: str | Path | None, settings: MixSettings, excluded: list[tuple[str, str]]
+) -> tuple[pd.DataFrame, tuple[str, str] | None]:
+    """The rows, and for a pair of files whose names say nothing, what shares and targets begin with here."""
+    text = (*RUN, "ID", "Name", *settings.columns.values())
+    left = _without_index(read_table(path, text=text))
+    if metrics is None:
+        return left, None
+    right = _without_index(read_table(metrics, text=text))
+    runs = [first_of([settings.columns.get("run", ""), *RUN], table) for table in (left, right)]
+    for table, run, file in zip((left, right), runs, (path, metrics)):
+        if run is None:
+            raise SchemaError(
+                str(file), missing=["a column that names the run"], remedy=f"It holds {held(table)}."
+            )
+        doubled = table.loc[table[run].duplicated(), run].astype(str).tolist()
+        if doubled:
+            raise SchemaError(str(file), unexpected=doubled[:5], remedy="Each run must be in each file once.")
+    own = set(runs) | {"run", "name", "index"}
+    prefixes = None
+    if not any(str(column).startswith(_SHARES) for column in left):
+        # olmix's files: the columns bear the names of sources and metrics, and nothing else
+        left = left.rename(columns={name: f"mix:{name}" for name in left if name not in own})
+        metric_names = [str(name) for name in right if name not in own]
+        prefixes = ("mix:", "" if _of_kind(metric_names, _LOSSES, _LOSS_ENDS) else "metric:")
+        if prefixes[1]:
+            right = right.rename(columns={name: f"metric:{name}" for name in metric_names})
+    right = right.drop(columns=[name for name in own if name in right and name != runs[1]], errors="ignore")
+    right = right.rename(columns={runs[1]: runs[0]})
+    run = str(runs[0])
+    left[run], right[run] = left[run].map(str), right[run].map(str)
+    for table, other, file in ((left, right, path), (right, left, metrics)):
+        alone = table.loc[~table[run].isin(other[run]), run]
+        excluded += [(str(name), f"it is only in {file}") for name in alone]
+    return left.merge(right, on=run, validate="one_to_one"), prefixes
+
+
+def _without_index(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]
+
+
+def found_columns(
+    table: pd.DataFrame, settings: MixSettings, prefixes: tuple[str, str] | None, what: str
+) -> tuple[dict[str, str], dict[str, str], Direction]:
+    """Share columns to sources, target columns to targets, and which way is better in them."""
+    columns = [str(column) for column in table.columns]
+    numeric = [name for name in columns if numbers(table[name]).notna().any()]
+    share_prefixes = (settings.shares,) if settings.shares else (prefixes[0],) if prefixes else _SHARES
+    families = [
+        {name: name.removeprefix(prefix) for name in columns if name.startswith(prefix) and name != prefix}
+        for prefix in share_prefixes
+    ]
+    shares = max(families, key=lambda each: (_whole_rows(table[list(each)]), len(each)))
+    if not shares:
+        remedy = "Say what their names begin with (--shares PREFIX), or name them (--map mix:web=COLUMN). "
+        raise SchemaError(what, missing=["columns of shares"], remedy=f"{remedy}It holds {held(table)}.")
+    rest = [name for name in numeric if name not in shares]
+    if settings.targets or (prefixes and prefixes[1]):
+        asked = settings.targets or str(prefixes and prefixes[1])
+        found = _of_kind(rest, (asked,), (asked,))
+        known: Direction | None = "lower" if _of_kind(list(found), _LOSSES, _LOSS_ENDS) else None
+    else:
+        found, known = _of_kind(rest, _LOSSES, _LOSS_ENDS), "lower"
+        if not found:
+            found, known = _of_kind(rest, _SCORES, _SCORE_ENDS), None
+    if not found:
+        remedy = (
+            "Say what their names begin or end with (--targets TEXT), or name them (--map loss:code=COLUMN). "
+        )
+        raise SchemaError(
+            what, missing=["columns of losses or scores"], remedy=f"{remedy}It holds {held(table)}."
+        )
+    direction = settings.direction or known
+    if direction is None:
+        raise InvalidValueError(
+            "direction", None, f"must be stated for {', '.join(list(found)[:3])}",
+            "Say --direction higher for scores, or --direction lower for losses.",
+        )  # fmt: skip
+    return shares, found, direction
+
+
+def _whole_rows(table: pd.DataFrame) -> bool:
+    """Whether the cells of most rows add up to 1 or to 100, as shares do and ``mixture_id`` does not."""
+    totals = table.apply(numbers).sum(axis=1) if table.shape[1] > 1 else pd.Series([0.0])
+    near = ((totals - 1).abs() <= ROUNDING) | ((totals - 100).abs() <= 100 * ROUNDING)
+    return bool(near.mean() > 0.5)
+
+
+def _of_kind(names: Sequence[str], begins: Sequence[str], ends: Sequence[str]) -> dict[str, str]:
+    """Columns that begin or end so, to the names of their targets; all of one kind of beginning or ending."""
+    for begin in begins:
+        found = {
+            name: name[len(begin) :]
+            for name in names
+            if name.lower().startswith(begin.lower()) and name != begin
+        }
+        if found:
+            ours = {name: target.removesuffix("_val_loss") for name, target in found.items()}
+            return ours if len(set(ours.values())) == len(ours) else found
+    for end in ends:
+        found = {
+            name: name[: -len(end)] for name in names if name.lower().endswith(end.lower()) and name != end
+        }
+        if found:
+            return found
+    return {}
