@@ -16,7 +16,7 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing import DEFAULT_REGRESSION
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import DecayProblem, Goal, Plan, Target, recommend_mixture
-from decaylaws.search.certainty import LEVEL, optimum_spread
+from decaylaws.search.certainty import LEVEL, difference, optimum_spread
 from decaylaws.search.optimise import minimise_mixture, polish_pairs
 
 LEARNABLE = 0.8  # rank correlation on mixtures that were not run, from which on a world counts as learnable
@@ -40,6 +40,11 @@ class ForeignOutcome:
         inside: whether the objective's interval at the recommendation holds a run of that mixture.
         coverage: share of runs of other mixtures inside their intervals.
         rank: rank correlation of prediction and truth on these.
+        error: predicted objective of the recommendation less that of a run of it.
+        half: half the width of its interval.
+        lost_by_choice: what of the prediction is a correction for the mixture having been chosen.
+        plain_inside: whether the law's own interval would hold a run of that mixture, without that correction.
+        gain_inside: whether the interval of the gain over the control holds the true one; None where there is none.
         fallback: what was said where the recommendation is not the optimum of the fit.
     """
 
@@ -52,6 +57,11 @@ class ForeignOutcome:
     inside: bool
     coverage: float
     rank: float
+    error: float
+    half: float
+    lost_by_choice: float = 0.0
+    plain_inside: bool | None = None
+    gain_inside: bool | None = None
     fallback: str = ""
     families: dict[str, float] = field(default_factory=dict)
 
@@ -82,6 +92,8 @@ def simulate_mixture(kind: str, seed: int, families: Sequence[str] = ()) -> Fore
         upper=found.regret_upper / unit,
         best_run=planted.regret(best_run) / unit,
         inside=found.objective.lower <= there <= found.objective.upper,
+        error=(found.objective.mean - there) / unit,
+        half=(found.objective.upper - found.objective.mean) / unit,
         coverage=float(np.mean((predicted.lower <= observed) & (observed <= predicted.upper))),
         rank=float(spearmanr(predicted.mean, planted.objective(fresh)).statistic),
         fallback=found.fallback,
@@ -123,19 +135,28 @@ def simulate_decay(kind: str, seed: int) -> ForeignOutcome:
     ends.append(minimise_mixture(objective, space, plan.decay_tokens, [ends[0]]).shares)
     best, unit = float(objective(np.array(ends)).min()), float(objective(planted.shares).std())
 
-    def inside(shares: Array) -> Array:
-        rows = pd.concat(
+    def rows(shares: Array) -> pd.DataFrame:
+        return pd.concat(
             [problem.row(Mixture.from_array(sources, each)) for each in shares], ignore_index=True
         )
-        answer = law.predict_objective(rows, weights, LEVEL)
+
+    def measured(shares: Array) -> Array:
         truth = _relaxing(planted, shares, np.full(len(shares), max(LENGTHS)))
-        measured = (truth + DECAY_NOISE_SD * rng.standard_normal(truth.shape)).mean(axis=1)
-        return np.asarray((answer.lower <= measured) & (measured <= answer.upper))
+        return np.asarray((truth + DECAY_NOISE_SD * rng.standard_normal(truth.shape)).mean(axis=1))
+
+    there, at_choice = (
+        law.predict_chosen(rows(chosen[None]), weights, LEVEL),
+        float(measured(chosen[None])[0]),
+    )
+    plain = law.predict_objective(rows(chosen[None]), weights, LEVEL)
+    gain = difference(problem, chosen, planted.natural)
+    true_gain = float(objective(planted.natural[None])[0] - objective(chosen[None])[0])
 
     longest = runs[runs["decay_tokens"] == max(LENGTHS)]
-    measured = longest[[f"loss:{name}" for name in planted.targets]].mean(axis=1)
-    best_run = longest.loc[measured.idxmin(), [f"mix:{name}" for name in sources]].to_numpy(dtype=float)
+    lowest = longest[[f"loss:{name}" for name in planted.targets]].mean(axis=1).idxmin()
+    best_run = longest.loc[lowest, [f"mix:{name}" for name in sources]].to_numpy(dtype=float)
     fresh = planted.fresh(40)
+    predicted, observed = law.predict_objective(rows(fresh), weights, LEVEL), measured(fresh)
     return ForeignOutcome(
         kind=kind,
         seed=seed,
@@ -143,9 +164,14 @@ def simulate_decay(kind: str, seed: int) -> ForeignOutcome:
         expected=spread.expected_regret / unit,
         upper=spread.regret_upper / unit,
         best_run=max(float(objective(best_run[None])[0]) - best, 0.0) / unit,
-        inside=bool(inside(chosen[None])[0]),
-        coverage=float(inside(fresh).mean()),
-        rank=float(spearmanr(problem.objective(fresh), objective(fresh)).statistic),
+        inside=bool(there.lower[0] <= at_choice <= there.upper[0]),
+        coverage=float(np.mean((predicted.lower <= observed) & (observed <= predicted.upper))),
+        rank=float(spearmanr(predicted.mean, objective(fresh)).statistic),
+        error=(float(there.mean[0]) - at_choice) / unit,
+        half=float(there.upper[0] - there.mean[0]) / unit,
+        lost_by_choice=float(there.mean[0] - plain.mean[0]) / unit,
+        plain_inside=bool(plain.lower[0] <= at_choice <= plain.upper[0]),
+        gain_inside=bool(gain.lower[0] <= true_gain <= gain.upper[0]),
     )
 
 
@@ -196,8 +222,13 @@ def _means(outcomes: Sequence[ForeignOutcome]) -> dict[str, Any]:
         "reported_mean": table["expected"].mean(),
         "reported_upper_mean": table["upper"].mean(),
         "best_run_mean": table["best_run"].mean(),
-        **{f"{name}_mean": value for name, value in families.items()},
+        "families": families,
         "inside": table["inside"].mean(),
+        "error_mean": table["error"].mean(),
+        "half_mean": table["half"].mean(),
+        "lost_by_choice_mean": table["lost_by_choice"].mean(),
+        # of decays alone
+        **{name: table[name].astype(float).mean() for name in ("plain_inside", "gain_inside")},
         "coverage": table["coverage"].mean(),
         "fallbacks": int((table["fallback"] != "").sum()),
     }
@@ -205,13 +236,11 @@ def _means(outcomes: Sequence[ForeignOutcome]) -> dict[str, Any]:
 
 def line(row: dict[str, Any]) -> str:
     """One row of the summary in words."""
-    families = ", ".join(
-        f"{name.removesuffix('_mean')} {value:.2f}"
-        for name, value in row.items()
-        if name.endswith("_mean") and name not in ("true_mean", "reported_mean", "reported_upper_mean")
-    )
+    others = {"best_run": row["best_run_mean"], **row["families"]}
+    families = ", ".join(f"{name} {value:.2f}" for name, value in others.items())
     return (
         f"{row['worlds']:16s} {row['number']:3d} worlds  bound held {100 * row['held_90']:.0f} %  regret "
         f"{row['true_mean']:.2f} (reported {row['reported_mean']:.2f}, bound {row['reported_upper_mean']:.2f}; "
-        f"{families})  intervals at the choice {100 * row['inside']:.0f} %, elsewhere {100 * row['coverage']:.0f} %"
+        f"{families})  intervals at the choice {100 * row['inside']:.0f} % (error {row['error_mean']:+.2f}, half "
+        f"{row['half_mean']:.2f}), elsewhere {100 * row['coverage']:.0f} %"
     )

@@ -19,9 +19,11 @@ from 1000 on were kept unseen until the last figures of LOG.md.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from _foreign_regret import summary as foreign_summary
 from _foreign_worlds import KINDS
 from scipy.stats import binom
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.law import Array
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
@@ -76,7 +79,7 @@ def main() -> None:
     began = time.perf_counter()
     seeds = range(given.seed, given.seed + given.simulations)
     if given.worlds != "planted":
-        foreign(given, seeds, began)
+        foreign(given, seeds)
         return
     cells, outcomes = [], []
     for kind in TRUTHS:
@@ -90,21 +93,43 @@ def main() -> None:
     write_json(given.json, {"cells": cells, "level": LEVEL, "seconds": time.perf_counter() - began})
 
 
-def foreign(given: argparse.Namespace, seeds: range, began: float) -> None:
-    """Every kind of foreign world with every seed; what is known is written after each, since they take long."""
-    outcomes: list[ForeignOutcome] = []
-    for seed in seeds:
-        for kind in given.kinds:
-            if given.worlds == "mixture":
-                outcomes.append(simulate_mixture(kind, seed, given.families))
-            else:
-                outcomes.append(simulate_decay(kind, seed))
-            rows = foreign_summary(outcomes)
-            worlds = [asdict(outcome) for outcome in outcomes]
-            seconds = time.perf_counter() - began
-            write_json(given.json, {"cells": rows, "worlds": worlds, "level": LEVEL, "seconds": seconds})
-    for row in foreign_summary(outcomes):
+def foreign(given: argparse.Namespace, seeds: range) -> None:
+    """Every kind of foreign world with every seed, those of an earlier run of the same question kept.
+
+    Worlds take long, so that what is known is written after each.
+    """
+    question = {"asked": given.worlds, "families": given.families if given.worlds == "mixture" else []}
+    kept, spent = _finished(given.json, question)
+    began, outcomes = time.process_time(), {(outcome.kind, outcome.seed): outcome for outcome in kept}
+    for seed, kind in product(seeds, given.kinds):
+        if (kind, seed) in outcomes:
+            continue
+        if given.worlds == "mixture":
+            outcomes[kind, seed] = simulate_mixture(kind, seed, given.families)
+        else:
+            outcomes[kind, seed] = simulate_decay(kind, seed)
+        found = list(outcomes.values())
+        worlds, seconds = [asdict(outcome) for outcome in found], spent + time.process_time() - began
+        rows = foreign_summary(found)
+        write_json(
+            given.json, {**question, "cells": rows, "worlds": worlds, "level": LEVEL, "cpu_seconds": seconds}
+        )
+    for row in foreign_summary(list(outcomes.values())):
         print(line(row), flush=True)
+
+
+def _finished(path: Path, question: dict[str, Any]) -> tuple[list[ForeignOutcome], float]:
+    """Worlds that an earlier run has finished, and the CPU seconds that it took.
+
+    Raises:
+        InvalidValueError: the file answers another question.
+    """
+    if not path.is_file():
+        return [], 0.0
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if any(stored.get(name) != asked for name, asked in question.items()):
+        raise InvalidValueError("--json", str(path), f"must hold worlds of {question}", "Name another file.")
+    return [ForeignOutcome(**each) for each in stored["worlds"]], float(stored["cpu_seconds"])
 
 
 def simulate(kind: str, num_runs: int, seed: int) -> Outcome:

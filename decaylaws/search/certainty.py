@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decaylaws.laws.kit.draws import conformal_radius
+from decaylaws.laws.kit.draws import conformal_radius, normal_radius
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.mixtures import Mixture
 from decaylaws.search.form_errors import FormErrors
@@ -175,23 +175,26 @@ def near_optimal_region(problem: DecayProblem, chosen: Array, tolerance: float) 
     return np.array([[min(low, own), max(high, own)] for (low, high), own in zip(ends, chosen)])
 
 
-def difference(problem: DecayProblem, better: Array, worse: Array, level: float = 0.9) -> Prediction:
-    """Objective of ``worse`` minus that of ``better`` under one plan, ``[1]``: a gain where positive.
+def difference(problem: DecayProblem, chosen: Array, other: Array, level: float = LEVEL) -> Prediction:
+    """Objective of ``other`` minus that of the ``chosen`` mixture under one plan, ``[1]``: a gain where positive.
 
     The two share checkpoint, plan and law, so most of the law's error cancels: the interval is the bootstrap's
-    spread of the difference beside the noise of two runs, at the radius that held-out runs needed.
+    spread of the difference beside the noise of two runs, at the radius that held-out runs needed. The choice costs a
+    part of the gain, as it does of the objective.
 
     Args:
         problem: the search problem under one plan.
-        better: shares of one mixture [m].
-        worse: shares of the other [m].
+        chosen: shares of the mixture that the law chose [m].
+        other: shares of the other [m].
         level: coverage of the interval.
     """
-    law, pair = problem.law, np.vstack([better, worse])
-    mean = float(np.diff(problem.objective(pair))[0])
+    law, pair = problem.law, np.vstack([chosen, other])
+    lost, lost_sd = problem.lost_gain(chosen, other)
+    mean = float(np.diff(problem.objective(pair))[0]) - lost
     draws = [float(np.diff(problem.objective(pair, theta))[0]) for theta in law.draws_]
     weights = law.weight_vector(problem.goal.weights)
     noise = law.noise_ * problem.losses(pair)
     variance = float(np.sum((noise * weights) ** 2)) + (float(np.var(draws)) if len(draws) > 1 else 0.0)
-    half = conformal_radius(law.held_out_scores(problem.goal.weights), level) * np.sqrt(variance)
+    radius = conformal_radius(law.held_out_scores(problem.goal.weights), level)
+    half = float(np.hypot(radius * np.sqrt(variance), normal_radius(level) * lost_sd))
     return Prediction(np.array([mean]), np.array([mean - half]), np.array([mean + half]), level)

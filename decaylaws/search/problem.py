@@ -218,6 +218,22 @@ class DecayProblem:
         ]
         return value + self.goal.risk * np.std(gains, axis=0)
 
+    def lost_gain(self, chosen: Array, other: Array) -> tuple[float, float]:
+        """Nats by which the law's gain of a mixture ``[m]`` that it chose over another one ``[m]`` is too large.
+
+        The prediction of a good mixture is too good, more so if it was chosen (:meth:`DecayLaw.optimism`). The control
+        is in every fit, so that its prediction stays.
+
+        Returns:
+            What the gain loses, and the standard error of that.
+        """
+        changes = self.law.changes(self.inputs(np.vstack([chosen, other]))) @ self._weights
+        optimism = self.law.optimism(self.goal.weights)
+        lost, sd = optimism.lost(changes[:1]), optimism.lost_sd(changes)
+        if np.array_equal(other, self.control_shares):
+            return float(lost[0]), float(sd[0])
+        return float(lost[0] - optimism.lost(changes[1:], chosen=False)[0]), float(abs(sd[0] - sd[1]))
+
     def guard_slack(self, shares: Array) -> Array:
         """Nats per token by which each guard still holds ``[k, g]``; negative where it is broken."""
         if not len(self.goal.guard_domains):

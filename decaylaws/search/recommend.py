@@ -291,7 +291,8 @@ def _describe(
     law, names = problem.law, problem.space.names
     mixture = Mixture.from_array(names, optimum.shares)
     row = problem.row(mixture)
-    losses, weighted = law.predict(row, LEVEL), law.predict_objective(row, problem.goal.weights, LEVEL)
+    losses, weighted = law.predict(row, LEVEL), law.predict_chosen(row, problem.goal.weights, LEVEL)
+    as_predicted = float(problem.objective(optimum.shares[None])[0])
     measured = tuple(_rival(problem, optimum.shares, name, rival) for name, rival in rivals.items())
     spread = optimum_spread(problem, optimum.shares)
     noise = _scatter(problem, optimum.shares) if noise_sd is None else noise_sd
@@ -307,6 +308,7 @@ def _describe(
         },
         control=dict(zip(law.domains_, problem.control_losses.tolist())),
         objective=Estimate(float(weighted.mean[0]), float(weighted.lower[0]), float(weighted.upper[0])),
+        lost_by_choice=float(weighted.mean[0]) - as_predicted,
         rivals=measured,
         guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
         guard_nats=problem.goal.guard_nats,

@@ -68,7 +68,7 @@ class Recommendation:
         plan: recommended length and LR path.
         predicted: loss of every domain after the decay.
         control: the same for the control under the same plan, point predictions.
-        objective: weighted loss of the recommendation.
+        objective: weighted loss of the recommendation, with what its choice costs.
         rivals: the control first, then whoever else was named.
         guards: by guard domain, nats left before it breaks (negative: broken).
         guard_nats: tolerance of the guards, nats per token.
@@ -95,6 +95,8 @@ class Recommendation:
         by_plan: every kind of plan (length, shape, end LR, batch size) at its own best mixture and LR, the best first:
             ``objective``, ``aim`` (with what the goal adds for risk and divergence, which decides) and ``feasible``.
         trials: every candidate of the outer search.
+        lost_by_choice: nats by which the law's own prediction is lower than ``objective``: a mixture is chosen where
+            the law errs low. Gains are lower by as much. Other predictions of this class are the law's own.
     """
 
     mixture: Mixture
@@ -125,6 +127,7 @@ class Recommendation:
     verdict: str
     by_plan: pd.DataFrame
     trials: pd.DataFrame
+    lost_by_choice: float = 0.0
 
     @property
     def gain(self) -> Estimate:

@@ -39,7 +39,7 @@ from decaylaws.study.run import open_queue
 from decaylaws.study.stored import StoredBegun, StoredFit
 from decaylaws.study.unfinished import unfinished_rows
 
-FIT_FORMAT = 15  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 16  # of laws/fit.json; an older file is fitted anew
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 HELD_OUT_COLUMNS = ["run_id", "domain", "predicted", "lower", "upper", "observed"]
 ERROR_COLUMNS = ("held_out", "law", "num_runs", "mae", "worst", "bias", "spearman")

@@ -86,7 +86,9 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
     runs = study.runs()
     labelled = _configs(study, recipe, runs)
     configs = [config for _, _, config in labelled]
-    predicted = _predictions(study, law, planned_rows(configs, runs, study.corpus().available_tokens))
+    rows = planned_rows(configs, runs, study.corpus().available_tokens)
+    chosen = [candidate == "recommended" for candidate, _, _ in labelled]
+    predicted = _predictions(study, law, rows, chosen)
     entries = [
         {
             "candidate": candidate,
@@ -223,14 +225,18 @@ def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str
 
 
 def _predictions(
-    study: Study, law: DecayLaw, rows: pd.DataFrame
+    study: Study, law: DecayLaw, rows: pd.DataFrame, chosen: Sequence[bool]
 ) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
-    """Per row: mean and 90 % interval of the objective, and of every domain."""
-    found = law.predict(rows, interval=0.9)
-    weighed = law.predict_objective(rows, objective(study).weights, interval=0.9)
+    """Per row: mean and 90 % interval of the objective, and of every domain.
+
+    The objective of a mixture that the law chose is expected to be higher than that of one which it only predicts.
+    """
+    found, weights = law.predict(rows, interval=0.9), objective(study).weights
+    either = law.predict_objective(rows, weights, interval=0.9), law.predict_chosen(rows, weights, 0.9)
+    weighed = [either[is_chosen] for is_chosen in chosen]
     return [
         (
-            _interval(weighed.mean[index], weighed.lower[index], weighed.upper[index]),
+            _interval(weighed[index].mean[index], weighed[index].lower[index], weighed[index].upper[index]),
             {
                 domain: _interval(
                     found.mean[index, column], found.lower[index, column], found.upper[index, column]

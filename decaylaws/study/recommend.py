@@ -36,7 +36,7 @@ from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 from decaylaws.study.stored import stored_form
 
-RECOMMENDATION_FORMAT = 7  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 8  # of laws/recommendation.json; an older file is searched anew
 
 
 def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:

@@ -43,7 +43,13 @@ def test_the_script_reports_regret_and_bound_by_kind(monkeypatch: pytest.MonkeyP
     assert rows["all"]["number"] == len(found["worlds"]) == 1
     assert rows["all"]["held_90"] == 1.0
     assert 0 <= rows["all"]["true_mean"] < rows["all"]["best_run_mean"]
-    assert rows["all"]["inverse_sum_mean"] >= 0
+    assert rows["all"]["families"]["inverse_sum"] >= 0
+    # a world that is known already is not asked again, and others are added to it
+    again = asked("--worlds", "mixture", "--simulations", "1", "--seed", "4", "--families", "inverse_sum",
+                  "--kinds", "interference")  # fmt: skip
+    assert again["worlds"] == found["worlds"]
+    with pytest.raises(SystemExit):
+        asked("--worlds", "decay", "--simulations", "1", "--seed", "4", "--kinds", "interference")
 
 
 def test_decays_towards_a_foreign_world_are_fitted_and_their_regret_is_bounded() -> None:
@@ -54,5 +60,11 @@ def test_decays_towards_a_foreign_world_are_fitted_and_their_regret_is_bounded()
         assert 0 <= outcome.true <= outcome.upper
         assert outcome.true < outcome.best_run
         assert outcome.coverage >= 0.7
+        assert outcome.inside
+    learnt, foreign = found
+    assert learnt.plain_inside
+    # the law's own interval misses a run of the mixture that it chose
+    assert not foreign.plain_inside
+    assert foreign.lost_by_choice > 0
     (every,) = [row for row in summary(found) if row["worlds"] == "all"]
     assert every["held_90"] == 1.0

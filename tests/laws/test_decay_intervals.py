@@ -11,6 +11,7 @@ import pytest
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.intervals import Distances, Errors, HeldOut, Misfit, estimate, radii
+from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.kit.draws import coverage, normal_radius
 from decaylaws.laws.kit.law import Law
 from tests.laws.test_decay_law import SOURCES, TRUNK, planned, simulated
@@ -124,7 +125,7 @@ def test_the_nearest_run_decides_and_held_out_runs_are_out_of_reach() -> None:
 
 def held_out(size: float, num_groups: int) -> HeldOut:
     ones = np.ones((40, 1))
-    return HeldOut(size * ones, np.zeros((40, 1, 1)), ones, 0 * ones, num_groups)
+    return HeldOut(size * ones, np.zeros((40, 1, 1)), ones, 0 * ones, 0 * ones, num_groups)
 
 
 def test_a_kind_that_was_not_tested_takes_the_widest_radius() -> None:
@@ -181,3 +182,27 @@ def test_replicates_that_agree_add_nothing() -> None:
     control = plan[plan["role"] == "control"].iloc[[0, 0]]
     table = pd.concat([plan.assign(seed=0), control.assign(seed=[1, 2])], ignore_index=True)
     assert (DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(table).order_noise_ == 0).all()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_what_held_out_runs_do_not_confirm_of_a_predicted_gain_is_found(slope: float) -> None:
+    rng = np.random.default_rng(0)
+    changes = rng.normal(-0.1, 0.05, 200)
+    errors = slope * changes + rng.normal(0, 0.005, 200)
+    errors[:4] += 2.0  # runs that diverged
+    found = Optimism.of(changes, errors)
+    assert abs(found.slope - slope) < 2.5 * found.slope_sd < 0.05
+    far = np.array([-0.3, 0.2])
+    np.testing.assert_allclose(found.lost(far, chosen=False), [found.slope * (found.centre + 0.3), 0.0])
+    np.testing.assert_allclose(found.lost(far) - found.lost(far, chosen=False), found.lost_sd(far))
+
+
+def test_predictions_are_drawn_up_only_and_by_no_more_than_the_way_to_the_mean_of_the_runs() -> None:
+    changes = np.linspace(-1.0, 1.0, 30)
+    noise = np.where(np.arange(30) % 2, 0.05, -0.05)
+    assert Optimism.of(changes, -0.5 * changes + noise).slope == 0.0
+    gone = Optimism.of(changes, 1.5 * changes + noise)
+    assert gone.slope == 1.0
+    assert gone.lost(np.array([-0.8]))[0] == pytest.approx(gone.centre + 0.8)
+    assert Optimism.of(changes[:5], changes[:5]) == Optimism()
+    assert Optimism.of(np.zeros(30), noise) == Optimism()

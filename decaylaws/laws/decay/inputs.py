@@ -90,6 +90,11 @@ class DecayInputs:
         """Some of the rows."""
         return DecayInputs(**{name: values[mask] for name, values in vars(self).items()})
 
+    def on_mixture(self, shares: Array) -> DecayInputs:
+        """The same decays on fresh text of one mixture ``[m]``."""
+        every = np.broadcast_to(shares, self.shares.shape)
+        return replace(self, shares=every, epochs=np.zeros_like(self.epochs))
+
     def __len__(self) -> int:
         return len(self.params)
 

@@ -48,7 +48,7 @@ _STEP = 1e-3  # of the log of the tokens, for their slope
 _GRID = (0.0, *np.geomspace(0.03, 3.0, 14))  # steps of 40 %: fine enough for a standard deviation
 _DEGREES = 4  # of Student's t, so that one run far off does not set the scale
 KINDS = ("ratio", "tokens", "size")
-_ARRAYS = ("errors", "covariance", "noise", "misfit")
+_ARRAYS = ("errors", "covariance", "noise", "misfit", "changes")
 _FIRST_WEIGHT = 4.0  # held-out groups that a radius known before counts for
 _SAME_MIXTURE = 1e-3  # total-variation distance
 
@@ -206,6 +206,7 @@ class HeldOut:
         covariance: covariance of the domains' predictions by the fit without the row, ``[n, d, d]``.
         noise: standard deviation of one loss, nats, ``[n, d]``.
         misfit: standard deviation of what the law's form is off by, nats, ``[n, d]``.
+        changes: predicted against the trunk's mixture under the same plan, nats, ``[n, d]``.
         num_groups: mixtures, lengths or sizes that were held out: errors inside one are not independent.
     """
 
@@ -213,6 +214,7 @@ class HeldOut:
     covariance: Array
     noise: Array
     misfit: Array
+    changes: Array
     num_groups: int
 
     def scores(self, weights: Array, *, with_misfit: bool = True) -> Array:

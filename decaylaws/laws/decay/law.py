@@ -36,6 +36,7 @@ from decaylaws.laws.decay.intervals import (
     token_slopes,
     with_misfit,
 )
+from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.decay.parameters import (
     MEMBERS,
     Frame,
@@ -294,6 +295,23 @@ class DecayLaw(DecaySlices):
             return found[:, 0]
         return Prediction(found.mean[:, 0], found.lower[:, 0], found.upper[:, 0], interval)
 
+    def predict_chosen(self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float) -> Prediction:
+        """As :meth:`predict_objective`, for mixtures that were chosen by it: higher by what the choice costs, ``[n]``.
+
+        What that is held-out runs say (:mod:`decaylaws.laws.decay.optimism`). Other predictions are not changed by it.
+
+        Args:
+            runs: planned decays on mixtures that this law chose.
+            weights: of the objective that they were chosen for.
+            interval: probability that the interval is to hold.
+        """
+        found = self.predict_objective(runs, weights, interval)
+        optimism = self.optimism(weights)
+        changes = self.changes(self._inputs(runs)) @ self.weight_vector(weights)
+        mean = found.mean + optimism.lost(changes)
+        half = np.hypot(found.upper - found.mean, normal_radius(interval) * optimism.lost_sd(changes))
+        return Prediction(mean, mean - half, mean + half, interval)
+
     def weight_vector(self, weights: Mapping[str, float]) -> Array:
         """Weights in the order of ``domains_``, ``[d]``, summing to one."""
         unknown = [name for name in weights if name not in self.domains_]
@@ -307,6 +325,11 @@ class DecayLaw(DecaySlices):
     def loss(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
         """Losses ``[n, d]`` of ready inputs, at the fit or at one of ``draws_``: the search's inner loop."""
         return evaluate(self._theta if theta is None else theta, inputs, self._frame, slopes=False)[0]
+
+    def changes(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
+        """Losses less those of the trunk's mixture decayed in the same way, ``[n, d]``."""
+        on_trunk = inputs.on_mixture(self._frame.trunk_shares)
+        return self.loss(inputs, theta) - self.loss(on_trunk, theta)
 
     def inputs(self, runs: pd.DataFrame) -> DecayInputs:
         """Inputs of planned decays, for repeated calls of :meth:`loss`."""
@@ -451,19 +474,20 @@ class DecayLaw(DecaySlices):
         slopes, found = evaluate(self._theta, inputs, self._frame)[1], {}
         count, total = 0, sum(len(each) for each in masks.values())
         for kind in (kind for kind, each in masks.items() if each):
-            errors, spreads = [], []
+            errors, spreads, changes = [], [], []
             for rows in masks[kind]:
                 kept = (~rows).astype(float)
                 theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
                 tested = rows & finished
                 errors.append((self.loss(inputs, theta) - observed)[tested])
+                changes.append(self.changes(inputs, theta)[tested])
                 count += 1
                 progress("intervals", count, total)
                 spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(tested)))
             noise = np.vstack([(self.noise_ * observed)[rows & finished] for rows in masks[kind]])
             num_groups = len(np.unique(np.concatenate([groups[rows & finished] for rows in masks[kind]])))
             found[kind] = HeldOut(
-                np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise),
+                np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise), np.vstack(changes),
                 num_groups if kind == "ratio" else len(masks[kind]),
             )  # fmt: skip
         ended = inputs.rows(finished)
@@ -524,6 +548,14 @@ class DecayLaw(DecaySlices):
         vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
         own = np.mean(np.sum((held_out.noise * vector) ** 2, axis=1))
         return float(np.sqrt(max(np.mean((held_out.errors @ vector) ** 2) - 0.5 * own, 0.0)))
+
+    def optimism(self, weights: Mapping[str, float]) -> Optimism:
+        """How much of a weighted loss's predicted gain held-out mixtures do not confirm; none if none was held out."""
+        self._require_fitted()
+        if "ratio" not in self._held_out:
+            return Optimism()
+        vector, held_out = self.weight_vector(weights), self._held_out["ratio"]
+        return Optimism.of(held_out.changes @ vector, held_out.errors @ vector)
 
     def draw_scale(self, weights: Mapping[str, float]) -> float:
         """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""

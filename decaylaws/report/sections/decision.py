@@ -121,7 +121,7 @@ def _evidence_cells(evidence: Mapping[str, Any] | None, support: int) -> dict[st
 
 def _mixture_notes(inputs: ReportInputs) -> list[str]:
     found, notes = inputs.found, []
-    free = found["objective"]["mean"] - found["unconstrained_objective"]
+    free = found["objective"]["mean"] - found.get("lost_by_choice", 0.0) - found["unconstrained_objective"]
     if found["binding"]:
         notes.append(
             f"These limits bind: {listed([name(key) for key in found['binding']])}. Without caps and guards, the "
