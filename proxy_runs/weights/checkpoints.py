@@ -24,7 +24,7 @@ from decaylaws.errors import DataError
 from decaylaws.io.files import atomic_write
 from decaylaws.runs.config import ModelShape
 from proxy_runs.weights.params import Params, param_shapes
-from proxy_runs.weights.stored import ReadOnDemand, stored_tensors
+from proxy_runs.weights.stored import ReadOnDemand, tensors_of
 
 FORMAT = 1
 STATE_KINDS = ("param", "exp_avg", "exp_avg_sq")
@@ -90,7 +90,9 @@ def load_checkpoint(path: Path, *, shape: ModelShape | None = None) -> MemberSta
     Raises:
         DataError: the file is missing, damaged, of another format or of another model shape.
     """
-    header, tensors = _read_verified(path)
+    stored, metadata = _opened(path)
+    tensors = dict(stored)
+    header = _verified(path, metadata, tensors)
     found = ModelShape(**header["shape"])
     if shape is not None and found != shape:
         raise DataError(f"The checkpoint {path} holds {found}, but the run needs {shape}.")
@@ -137,32 +139,27 @@ def open_checkpoint(path: Path) -> StoredMember:
     Raises:
         DataError: the file is missing, damaged or of another format.
     """
-    stored = _stored(path)
-    header = _verified(path, stored)
+    stored, metadata = _opened(path)
+    header = _verified(path, metadata, stored)
     return StoredMember(ModelShape(**header["shape"]), header["step"], stored)
 
 
-def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    tensors = dict(_stored(path))
-    return _verified(path, tensors), tensors
-
-
-def _stored(path: Path) -> ReadOnDemand:
+def _opened(path: Path) -> tuple[ReadOnDemand, dict[str, str]]:
+    """Tensors and metadata of a file."""
     if not path.is_file():
         raise DataError(f"There is no checkpoint at {path}. Run its trunk first ('decaylaws run').")
     try:
-        return ReadOnDemand(stored_tensors(path))
+        opened = safe_open(path, framework="pt")
+        return ReadOnDemand(tensors_of(opened)), opened.metadata() or {}
     except (SafetensorError, ValueError) as error:
         raise _damaged(path) from error
 
 
-def _verified(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _verified(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The header of a checkpoint, which vouches for its tensors."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
         header: dict[str, Any] = json.loads(metadata["header"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise _damaged(path) from error
     if _digest(metadata["header"], tensors) != metadata.get("sha256"):
         raise _damaged(path)

@@ -129,7 +129,8 @@ def _from_dcp(stored: StoredMoments, folder: Path) -> tuple[int, Moments]:
         tensor = read_tensor(stored.path, entry_name, entry).float()
         for part, rows in _unfused(theirs, tensor, config):
             if interleaves_rope(part, config):
-                heads = config["num_key_value_heads" if part.endswith("wk.weight") else "num_attention_heads"]
+                is_key = part.endswith("wk.weight")
+                heads = _key_value_heads(config) if is_key else config["num_attention_heads"]
                 rows = rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(rows.shape)
             # experts are joined under the names of the model's own parameters
             tensors[f"{kind}.{huggingface_name(part, weights) or part}"] = rows
@@ -166,13 +167,18 @@ def _unfused(name: str, tensor: Tensor, config: Mapping[str, Any]) -> list[tuple
         return [(name, tensor)]
     if len(names) == 2:
         return list(zip(names, tensor.chunk(2), strict=True))
-    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
+    groups = _key_value_heads(config)
     queries = config["num_attention_heads"] // groups
     heads = tensor.unflatten(0, (groups, queries + 2, -1))
     return [
         (part, rows.flatten(0, 2))
         for part, rows in zip(names, heads.split([queries, 1, 1], dim=1), strict=True)
     ]
+
+
+def _key_value_heads(config: Mapping[str, Any]) -> int:
+    """Heads of keys of the model, which has one for each head of queries where its config does not say."""
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
 def _from_torch_file(stored: StoredMoments, folder: Path, model: nn.Module | None) -> tuple[int, Moments]:

@@ -60,5 +60,9 @@ def stored_tensors(file: Path) -> Mapping[str, StoredTensor]:
     Raises:
         OSError, SafetensorError: it cannot be read.
     """
-    opened = safe_open(file, framework="pt")
+    return tensors_of(safe_open(file, framework="pt"))
+
+
+def tensors_of(opened: Any) -> dict[str, StoredTensor]:
+    """The tensors of an open safetensors file by name, none of them read."""
     return {name: StoredTensor(opened.get_slice(name)) for name in sorted(opened.keys())}

@@ -85,15 +85,42 @@ def moment_files(folder: Path) -> list[Path]:
     place = moments_place(folder)
     if place is None:
         return []
-    return [place] if place.is_file() else sorted(f for f in place.resolve().rglob("*") if f.is_file())
+    read = _place_read(place).resolve()
+    return [read] if read.is_file() else sorted(f for f in read.rglob("*") if f.is_file())
 
 
 def foreign_moments_digest(folder: Path) -> str | None:
-    """SHA-256 over the moments in a Hugging Face folder, where they are not in ``optimizer.safetensors``."""
+    """SHA-256 over the moments in a Hugging Face folder, where they are not in ``optimizer.safetensors``.
+
+    Of the linked folder of a run only the checkpoint counts that is read.
+
+    Raises:
+        DataError: the run's tracker names no checkpoint.
+    """
     place = moments_place(folder)
     if place is None or place.name == OPTIMIZER_FILE:
         return None
-    return f"{place.name} {content_digest(place.resolve(), ['**/*'])}"
+    return f"{place.name} {content_digest(_place_read(place).resolve(), ['**/*'])}"
+
+
+def _place_read(place: Path) -> Path:
+    """The file or folder that is read: of the folder of a whole run, the part of its newest checkpoint."""
+    if (place / TRACKER).exists():
+        return _place_read(latest_iteration(place))
+    if (place / BRIDGE_TRACKER).exists():
+        return _place_read(newest_iteration(place))
+    if _is_megatron(place):
+        return place
+    if (place / OLMO_TENSORS).is_dir():
+        return _place_read(place / OLMO_TENSORS)
+    if (place / METADATA).is_file() or (place / "state.json").is_file():
+        return place
+    inside = moments_place(place)
+    return place if inside is None else _place_read(inside)
+
+
+def _is_megatron(place: Path) -> bool:
+    return (place / COMMON).exists() or any(place.glob("mp_rank_*/model_optim_rng.pt"))
 
 
 def find_moments(folder: Path) -> StoredMoments:
@@ -124,20 +151,14 @@ def _require_not_deepspeed(folder: Path) -> None:
 
 
 def _stored(place: Path) -> StoredMoments:
+    _require_not_deepspeed(place)
+    place = _place_read(place)
     if place.is_file():
         if place.suffix == ".safetensors":
             return StoredMoments(place, "safetensors", _by_kind(safetensors_shapes(place)))
         return StoredMoments(place, "torch", _torch_shapes(place))
-    _require_not_deepspeed(place)
-    if (place / TRACKER).exists():
-        return _stored(latest_iteration(place))
-    if (place / BRIDGE_TRACKER).exists():
-        return _stored(newest_iteration(place))
-    if (place / COMMON).exists() or any(place.glob("mp_rank_*/model_optim_rng.pt")):
+    if _is_megatron(place):
         return _of_megatron(place)
-    inner = place / OLMO_TENSORS
-    if inner.is_dir():
-        return _stored(inner)
     if (place / METADATA).is_file():
         found: dict[str, dict[str | int, tuple[int, ...]]] = {}
         for name, entry in read_dcp(place).items():
@@ -150,9 +171,6 @@ def _stored(place: Path) -> StoredMoments:
         for file in sorted(place.glob("*.safetensors")):
             shapes |= safetensors_shapes(file)
         return StoredMoments(place, "sharded", _by_kind(shapes))
-    inside = moments_place(place)
-    if inside is not None:
-        return _stored(inside)
     raise DataError(
         f"{place} is not a checkpoint whose moments can be read: neither a file of torch.save, nor DCP with "
         f"{METADATA}, nor OLMo-core's with {OLMO_TENSORS}, nor a checkpoint of 'decaylaws launch'."

@@ -212,6 +212,59 @@ def test_moments_are_read_by_the_names_of_the_weights(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def torchtitan(folder: Path, pair: Trained) -> None:
+    """As torchtitan names and orders what the optimiser of its Llama remembers."""
+    renamed = {
+        "model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output", "model.layers": "layers",
+        "self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv",
+        "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1", "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2", "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    model, optimizer = pair
+    state: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        own = name
+        for huggingface, titan in renamed.items():
+            own = own.replace(huggingface, titan)
+        for kind in MOMENTS:
+            rows = optimizer.state[parameter][kind]
+            if ".q_proj." in name or ".k_proj." in name:  # which stand in pairs there
+                halves = rows.unflatten(0, (model.config.num_attention_heads, 2, -1))
+                rows = halves.transpose(1, 2).reshape(rows.shape)
+            state[f"optimizer.state.{own}.{kind}"] = rows
+    state["optimizer.state.norm.weight.step"] = torch.tensor(float(STEPS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=str(folder / "optimizer"), no_dist=True)
+
+
+def test_a_config_without_heads_of_keys_has_one_for_each_head_of_queries(tmp_path: Path) -> None:
+    folder = held_folder(tmp_path / "model", "llama", VOCAB, num_key_value_heads=4, num_attention_heads=4)
+    pair = trained(folder, in_one_group)
+    torchtitan(folder, pair)
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("num_key_value_heads") == config["num_attention_heads"]
+    (folder / "config.json").write_text(json.dumps(config))
+    step, found = read_moments(folder)
+    expected = by_name(pair)
+    assert step == STEPS
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_of_the_folder_of_a_run_only_the_checkpoint_that_is_read_decides_the_identity(tmp_path: Path) -> None:
+    folder = held_folder(tmp_path / "model", "llama", VOCAB)
+    megatron()(folder, trained(folder, as_the_trainer))
+    run, before = folder / "optimizer", folder_fingerprint(folder, optimizer_state="load")
+    (run / "log.txt").write_text("step 10")
+    (run / "iter_0000004").mkdir()
+    (run / "iter_0000004" / "common.pt").write_bytes(b"of an earlier step")
+    assert folder_fingerprint(folder, optimizer_state="load") == before
+    (run / "iter_0000009" / "common.pt").write_bytes(b"of another run")
+    assert folder_fingerprint(folder, optimizer_state="load") != before
+
+
 def test_both_trainers_take_them_and_they_decide_the_identity(tmp_path: Path) -> None:
     folder = held_folder(tmp_path / "model", "llama", VOCAB)
     pair = trained(folder, as_the_trainer)
