@@ -322,8 +322,10 @@ def _first_problem(error: ValidationError) -> InvalidValueError:
         return InvalidValueError(
             path, problem["input"], "is not a known key", "Check its spelling and its indent."
         )
-    message = problem["msg"].removeprefix("Value error, ")
-    value = problem["input"] if not isinstance(problem["input"], Mapping) else "..."
     if problem["type"] == "missing":
         return InvalidValueError(path, None, "is required", "Add it to study.yaml.")
+    value = problem["input"]
+    if problem["type"] == "too_short" and isinstance(value, Mapping):
+        return InvalidValueError(path, list(value), f"needs at least {problem['ctx']['min_length']} entries")
+    message = problem["msg"].removeprefix("Value error, ")
     return InvalidValueError(path, value, f"is not valid ({message})")

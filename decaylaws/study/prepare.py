@@ -150,6 +150,12 @@ def _notes(study: Study) -> list[str]:
             "held-out tokens. A larger heldout_fraction makes their losses more certain."
         )
     settings = study.settings
+    entries, wanted = study.corpus().vocab_size, settings.tokenizer.vocab_size
+    if settings.tokenizer.path is None and settings.checkpoints is None and entries < wanted:
+        notes.append(
+            f"The trained tokenizer has {entries:,} entries, fewer than tokenizer.vocab_size = {wanted:,}: the text "
+            "holds no more pairs to merge."
+        )
     searched = {each.path for each in settings.decontamination.evaluation_sets.values()}
     unsearched = [name for name, each in settings.evaluation.questions.items() if each.path not in searched]
     if unsearched:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.progress import Progress, silent
-from decaylaws.study.checks import check_prepared
 from decaylaws.study.directory import Study, read_json
 from decaylaws.study.export import read_exported
 from decaylaws.study.fit import check_fit
 from decaylaws.study.plan import current_plan
 from decaylaws.study.predictions import find_confirmation
+from decaylaws.study.prepare import check_corpus
 from decaylaws.study.question import content_hash
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.run import open_queue
@@ -116,7 +116,7 @@ def steps(study: Study) -> list[Step]:
 def _step(study: Study, verb: str) -> Step:
     """State of a verb that has left a result; those before it are not stale."""
     checks: dict[str, Callable[[Study], object]] = {
-        "prepare": check_prepared,
+        "prepare": check_corpus,
         "plan": current_plan,
         "fit": check_fit,
         "recommend": load_recipe,

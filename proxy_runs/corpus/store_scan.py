@@ -102,12 +102,12 @@ def scan_store(
         tokenizer,
         total > SAMPLE_TOKENS,
     )
-    for split in ("train", "heldout"):
+    for split, mend in (("train", "a smaller"), ("heldout", "a larger")):
         if not texts.counts[f"{split}_documents"]:
             raise DataError(
                 f"'sources.{source.name}' leaves its {split} split empty: it has {found.documents} document(s), of "
-                f"which heldout_fraction={settings.heldout_fraction} are held out. Give it more documents or another "
-                "fraction."
+                f"which heldout_fraction={settings.heldout_fraction} are held out. Give it more documents or {mend} "
+                "heldout_fraction."
             )
     return texts
 

@@ -16,6 +16,7 @@ from decaylaws.study import Study
 from decaylaws.study.near_copies import copies_read, copies_words, near_copies
 from decaylaws.study.overlap import evaluation_report, heldout_overlap
 from decaylaws.study.plan import current_plan, plan_runs
+from decaylaws.study.status import steps
 from tests.decontamination.planted import document, every_eighth_changed, items, planted
 from tests.study.tiny import TINY_SETTINGS, decaylaws
 
@@ -62,6 +63,9 @@ def test_near_copies_of_heldout_text_stop_the_sweep_until_it_is_told_otherwise(t
     )
     assert "max_heldout_overlap" in str(result.exception)
     assert "decaylaws plan" not in result.output
+    prepared, *_ = steps(study)
+    assert (prepared.verb, prepared.state) == ("prepare", "stale"), "status sends nobody on to 'plan'"
+    assert "max_heldout_overlap" in prepared.why
     table = heldout_overlap(study).set_index(["source", "domain"])["share"]
     assert table["code", "maths"] > 0.8
     assert table["web", "maths"] == 0.0

@@ -18,6 +18,7 @@ from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.directory import write_json
 from decaylaws.study.plan import current_plan, plan_runs
+from decaylaws.study.prepare import prepare
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study
 
 
@@ -49,6 +50,17 @@ def test_a_plan_on_a_corpus_of_other_settings_is_refused(root: Path) -> None:
     more = {**TINY_SETTINGS["sources"], "more": TINY_SETTINGS["sources"]["code"]}
     with pytest.raises(StudyError, match=r"'sources\.more'"):
         plan_runs(with_settings(root, sources=more))
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(tmp_path: Path) -> None:
+    make_tiny_study(tmp_path)
+    with_settings(tmp_path, tokenizer={"vocab_size": 90_000})
+    prepared = prepare(Study.open(tmp_path))
+    entries = Study.open(tmp_path).corpus().vocab_size
+    assert entries < 1_000
+    assert any(
+        f"has {entries} entries, fewer than tokenizer.vocab_size = 90,000" in note for note in prepared.notes
+    )
 
 
 def test_what_does_not_decide_the_text_needs_no_new_corpus(root: Path) -> None:

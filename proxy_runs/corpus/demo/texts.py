@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.io.documents import passed_over
+from decaylaws.io.documents import MAX_BLOCK_CHARS, passed_over
 from decaylaws.io.files import atomic_write
 from decaylaws.settings.sources import SourceSettings
 from proxy_runs.corpus.cleaning import Cleaner, SeenParagraphs, is_heldout
@@ -287,10 +287,16 @@ def _require_text(source: Source, totals: Mapping[str, int], counts: Mapping[str
             "Text that an earlier source also holds and documents outside min_document_bytes and max_document_bytes "
             f"are not used.{said} Give it text or remove it."
         )
-    for split in SPLITS:
+    cut = (
+        f" A text file is cut into documents of about {MAX_BLOCK_CHARS:,} characters; in JSON Lines you say yourself "
+        "where one ends."
+        if source.settings.format == "text"
+        else ""
+    )
+    for split, mend in (("train", "a smaller"), ("heldout", "a larger")):
         if not totals[f"{split}_documents"]:
             raise DataError(
                 f"'sources.{source.name}' leaves its {split} split empty: it has {documents} document(s), of "
                 f"which heldout_fraction={source.settings.heldout_fraction} are held out.{said} "
-                "Give it more documents or another fraction."
+                f"Give it more documents or {mend} heldout_fraction.{cut}"
             )
