@@ -73,6 +73,11 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
 def _header(path: str | Path) -> list[str]:
     """Names of the columns; pandas alone would call the second of two columns ``web`` ``web.1``."""
     cells = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    for separator, what in (("\t", "tabs"), (";", "semicolons")):
+        if len(cells) == 1 and separator in cells[0]:
+            raise DataError(
+                f"{path} is not a CSV file: its header is separated by {what}. Separate by commas."
+            )
     names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(cells)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -15,7 +15,7 @@ from decaylaws.tables.cells import first_of, held, numbers
 
 Direction = Literal["lower", "higher"]
 
-RUN = ("run_id", "run", "name", "run_name", "mixture_id", "index", "id")
+RUN = ("run_id", "run", "name", "run_name", "run name", "mixture_id", "index", "id")
 """What tables call the column that names a run."""
 
 _SHARES = (
@@ -47,7 +47,7 @@ def one_table(
     path: str | Path, metrics: str | Path | None, settings: MixSettings, excluded: list[tuple[str, str]]
 ) -> tuple[pd.DataFrame, tuple[str, str] | None]:
     """The rows, and for a pair of files whose names say nothing, what shares and targets begin with here."""
-    text = (*RUN, "ID", "Name", *settings.columns.values())
+    text = (*RUN, "ID", "Name", "Run Name", *settings.columns.values())
     left = _without_index(read_table(path, text=text))
     if metrics is None:
         return left, None

@@ -190,6 +190,8 @@ def test_a_name_comes_from_one_place(columns: dict[str, str], constants: dict[st
         ("ID,w,l,tokens\nr,1.0,2.0,1B\n", {"decay_tokens": "tokens"}, "decay_tokens of row 1.*got '1B'"),
         ("ID,w,l,tokens\nr,1.0,2.0,9\n", {"decay_tokns": "tokens"}, "unexpected decay_tokns"),
         ("ID,w,l\nr,1.0,2.0,3.0\n", {}, "more cells than its header"),
+        ("ID\tw\tl\nr\t1.0\t2.0\n", {}, "separated by tabs. Separate by commas"),
+        ("ID;w;l\nr;1,0;2,0\n", {}, "separated by semicolons. Separate by commas"),
     ],
 )
 def test_odd_rows_and_maps_are_named(tmp_path: Path, text: str, columns: dict[str, str], named: str) -> None:

@@ -31,6 +31,8 @@ def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
     same = read_run_table(tmp_path / "runs.parquet")
     pd.testing.assert_frame_equal(same.losses, found.losses)
     assert same.runs == found.runs
+    titled = read_run_table(written(table.rename(columns={"run": "Run Name"}), tmp_path / "titled.csv"))
+    assert titled.runs == found.runs
 
 
 def test_a_tracker_export_with_every_usual_fault_names_what_it_leaves_out(tmp_path: Path) -> None:
