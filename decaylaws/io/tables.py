@@ -44,6 +44,11 @@ def read_csv(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
     return table
 
 
+def without_index(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the index that pandas writes as a column."""
+    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]
+
+
 def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
     """A table that somebody else wrote: Parquet where the name ends in ``.parquet`` or ``.pq``, else CSV.
 

@@ -1,11 +1,4 @@
-"""Loss curves of other tools as curves tables: one row per evaluation.
-
-========================  =======================================================================
-``read_multi_power_law``  one curve ``step,lr,loss`` of the MultiPowerLaw records
-``read_wandb_curves``     Weights & Biases: an exported chart, one column per run
-``read_tensorboard``      TensorBoard's exported scalar, ``Wall time,Step,Value``
-========================  =======================================================================
-"""
+"""Loss curves of Weights & Biases as curves tables: one row per evaluation."""
 
 from __future__ import annotations
 
@@ -17,27 +10,12 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.io.tables import with_numbers
-from decaylaws.runs.records import read_records
+from decaylaws.io.tables import read_table, with_numbers, without_index
 from decaylaws.runs.table import CURVE_COLUMNS
 
 Resumed = Literal["refuse", "last"]
 
 _OWN_AXES = {"_step", "_timestamp", "_runtime"}  # what Weights & Biases adds beside a chart's metric
-
-
-def read_multi_power_law(
-    path: str | Path, *, run_id: str | None = None, tokens_per_step: int = 1
-) -> pd.DataFrame:
-    """One curve of the MultiPowerLaw records (``step,lr,loss``) as a curves table; domain ``train``.
-
-    Args:
-        path: the CSV file.
-        run_id: name of the run; the file's stem if ``None``.
-        tokens_per_step: tokens of one step.
-    """
-    table = with_numbers(read_records(path, ["step", "lr", "loss"]), ["step", "lr", "loss"], path)
-    return _curve(run_id or Path(path).stem, table, "train", tokens_per_step)
 
 
 def read_wandb_curves(
@@ -58,13 +36,15 @@ def read_wandb_curves(
         domain: domain that the losses belong to.
         metric: which metric to take where the chart holds several.
         tokens_per_step: tokens of one unit of the x axis; 1 where the axis counts tokens.
-        resumed: what to do with a curve whose x falls back, as :func:`read_tensorboard` says.
+        resumed: what to do with a curve whose x falls back, as after a run that was resumed from an older
+            checkpoint: ``refuse`` it, or take the ``last`` attempt, which leaves out what the attempt before logged
+            from there on.
 
     Raises:
         SchemaError: several metrics and none is named, no run, or an x axis that counts time.
         DataError: a curve falls back and ``resumed`` is ``refuse``.
     """
-    table = read_records(path)
+    table = without_index(read_table(path))
     axis = str(table.columns[0])
     if "time" in axis.lower():
         raise SchemaError(
@@ -105,30 +85,8 @@ def read_wandb_curves(
     return pd.concat(curves, ignore_index=True)
 
 
-def read_tensorboard(
-    path: str | Path, *, run_id: str, domain: str, tokens_per_step: int = 1, resumed: Resumed = "refuse"
-) -> pd.DataFrame:
-    """A scalar exported from TensorBoard (``Wall time,Step,Value``) as a curves table.
-
-    Args:
-        path: the exported CSV file.
-        run_id: name of the run.
-        domain: domain that the losses belong to.
-        tokens_per_step: tokens of one step.
-        resumed: what to do with a curve whose step falls back, as after a run that was resumed from an older
-            checkpoint: ``refuse`` it, or take the ``last`` attempt, which leaves out what the attempt before logged
-            from there on.
-
-    Raises:
-        DataError: the curve falls back and ``resumed`` is ``refuse``.
-    """
-    table = with_numbers(read_records(path, ["Step", "Value"]), ["Step", "Value"], path)
-    curve = pd.DataFrame({"step": table["Step"], "loss": table["Value"]})
-    return _curve(run_id, curve, domain, tokens_per_step, resumed)
-
-
 def _curve(
-    run_id: str, points: pd.DataFrame, domain: str, tokens_per_step: int, resumed: Resumed = "refuse"
+    run_id: str, points: pd.DataFrame, domain: str, tokens_per_step: int, resumed: Resumed
 ) -> pd.DataFrame:
     """A curves table of points ``step``, ``loss`` and perhaps ``lr``, in the order in which they were logged."""
     if not tokens_per_step >= 1:

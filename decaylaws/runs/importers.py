@@ -1,20 +1,19 @@
 """Records of other tools as runs tables: one row per run.
 
 ====================  ==================================================================
-``read_regmix``       RegMix's pair of CSV files: mixtures and losses, joined on ``index``
-``read_olmix``        olmix's pair ``ratios.csv`` and ``metrics.csv``, joined on ``run``
 ``read_wandb_runs``   Weights & Biases: the exported runs table, with a column map
 ``tidy_runs``         any table with one row per run, with a column map
 ====================  ==================================================================
 
 Runs tables keep every fixed column; what a source does not say stays empty. ``fit_ready`` in
 ``decaylaws.runs.table`` then decides which rows a fit may use. Loss curves are read by
-``decaylaws.runs.curve_importers``.
+``decaylaws.runs.curve_importers``. Tables that are only to be asked for a mixture, RegMix's and olmix's among
+them, are read by :func:`decaylaws.tables.read_run_table`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +21,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
+from decaylaws.io.tables import read_table, require_filled, with_numbers, with_unit_shares, without_index
 from decaylaws.runs.columns import FINISHED
-from decaylaws.runs.records import read_records
 from decaylaws.runs.table import (
     BPB,
     EPOCHS,
@@ -40,45 +38,6 @@ _PREFIXES = (MIX, EPOCHS, START_LOSS, LOSS, BPB)
 _COUNTS = ("non_embedding_params", "total_params", "decay_tokens", "batch_tokens")
 _POSITIVE = ("start_lr", "train_flops")
 _FINISHED_STATE = "finished"
-_REGMIX_MIX, _REGMIX_LOSS = "train_the_pile_", "metric/the_pile_"
-
-
-def read_regmix(
-    mixtures: str | Path,
-    losses: str | Path,
-    *,
-    non_embedding_params: int | None = None,
-    decay_tokens: int | None = None,
-) -> pd.DataFrame:
-    """RegMix's ``*_mixture_*.csv`` and ``*_pile_loss_*.csv`` as a runs table.
-
-    Args:
-        mixtures: ``index`` and ``train_the_pile_<source>``, rounded shares.
-        losses: ``index`` and ``metric/the_pile_<domain>_val_loss``, nats per token.
-        non_embedding_params: size of the model, which the files do not say.
-        decay_tokens: tokens of each run, which they do not say either.
-    """
-    pair = f"{mixtures} and {losses}"
-    table = _merged(_part(mixtures, _regmix_name), _part(losses, _regmix_name), pair)
-    constants = {"non_embedding_params": non_embedding_params, "decay_tokens": decay_tokens}
-    return tidy_runs(table, {}, constants=constants, what=pair)
-
-
-def read_olmix(ratios: str | Path, metrics: str | Path, *, metric_prefix: str = LOSS) -> pd.DataFrame:
-    """olmix's ``ratios.csv`` and ``metrics.csv`` (columns ``run``, ``name``, ``index``, then values).
-
-    Domains are matched by name, never by position: olmix once applied caps to the wrong domains because two
-    files ordered them differently.
-
-    Args:
-        ratios: shares by domain.
-        metrics: values by metric.
-        metric_prefix: what metrics become: ``loss:`` (nats per token) or ``bpb:`` (bits per byte).
-    """
-    pair = f"{ratios} and {metrics}"
-    shares, values = _part(ratios, _olmix_names(MIX)), _part(metrics, _olmix_names(metric_prefix))
-    values = values.drop(columns=["name", "index"], errors="ignore")
-    return tidy_runs(_merged(shares, values, pair), {}, what=pair)
 
 
 def read_wandb_runs(
@@ -103,7 +62,7 @@ def read_wandb_runs(
         constants: values that hold for every row.
     """
     mapped = {"run_id": "ID", **columns}
-    table = read_records(path, text=mapped["run_id"])
+    table = without_index(read_table(path, text=(mapped["run_id"],)))
     told = {*columns, *constants, *table.columns}
     if "State" in table.columns and "reached_target" not in told:
         state = table["State"].fillna("").astype(str).str.strip().str.lower()
@@ -167,7 +126,7 @@ def tidy_runs(
     shares, domains = _columns_with(frame, MIX), _columns_with(frame, LOSS, BPB)
     if not shares or not domains:
         raise SchemaError(what, missing=[f"{MIX}<source>", f"{LOSS}<domain>"], remedy="Map them in columns.")
-    frame = _checked(frame, shares, domains, what)
+    frame = with_numbers(with_unit_shares(frame, shares, what), domains, what, empty=True)
     frame = _with_checked_numbers(frame, what)
     require_filled(frame, ["run_id"], what)
     frame = _with_epochs(frame, shares, source_tokens, what)
@@ -254,50 +213,3 @@ def _renamed(
 
 def _columns_with(table: pd.DataFrame, *prefixes: str) -> list[str]:
     return [str(column) for column in table.columns if str(column).startswith(prefixes)]
-
-
-def _checked(table: pd.DataFrame, shares: list[str], measured: list[str], what: object) -> pd.DataFrame:
-    """The table with shares that sum to 1, where it has any, and with numbers for what was measured."""
-    table = with_unit_shares(table, shares, what) if shares else table
-    return with_numbers(table, measured, what, empty=True)
-
-
-def _part(path: str | Path, ours: Callable[[str], str]) -> pd.DataFrame:
-    """One file of a pair, checked under its own names and returned under ours."""
-    table = read_records(path)
-    names = {str(column): ours(str(column)) for column in table.columns}
-    if "run_id" not in names.values():
-        raise SchemaError(
-            str(path), missing=["a column that names the run"], remedy=f"It holds {', '.join(names)}."
-        )
-    shares = [theirs for theirs, name in names.items() if name.startswith(MIX)]
-    measured = [theirs for theirs, name in names.items() if name.startswith((LOSS, BPB))]
-    return _checked(table, shares, measured, path).rename(columns=names)
-
-
-def _olmix_names(prefix: str) -> Callable[[str], str]:
-    """Our name of a column of olmix: ``prefix`` and the domain, but for those that say which run it is."""
-    labels = {"run": "run_id", "run_id": "run_id", "name": "name", "index": "index"}
-    return lambda column: labels.get(column, prefix + column)
-
-
-def _regmix_name(column: str) -> str:
-    if column == "index":
-        return "run_id"
-    if column.startswith(_REGMIX_MIX):
-        return MIX + column.removeprefix(_REGMIX_MIX)
-    if column.startswith(_REGMIX_LOSS):
-        return LOSS + column.removeprefix(_REGMIX_LOSS).removesuffix("_val_loss")
-    return column
-
-
-def _merged(left: pd.DataFrame, right: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Join one-to-one by run; a run that stands in one file only is an error, never a silent loss."""
-    for table in (left, right):
-        doubled = table.loc[table["run_id"].duplicated(), "run_id"].tolist()
-        if doubled:
-            raise SchemaError(what, unexpected=doubled[:5], remedy="Each run must be in each file once.")
-    alone = sorted(set(left["run_id"]) ^ set(right["run_id"]))
-    if alone:
-        raise SchemaError(what, missing=alone[:5], remedy="These runs are in only one of the two files.")
-    return left.merge(right, on="run_id", validate="one_to_one")

@@ -32,7 +32,6 @@ from decaylaws.tables.run_reading import RunTable
 TRUNK = "trunk"
 _START = ("start_loss:", "start_loss_", "start_loss/", "start_loss.")
 _AVERAGED = tuple(f"averaged_{beginning}" for beginning in _START)
-_PLAN = ("decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens")
 _LENGTHS = ("decay_tokens", "train_tokens", "tokens", "start_lr", "peak_lr", "lr", "learning_rate")
 _LRS = {"start_lr", "end_lr", HANDOVER_LR}
 _MOST_LENGTHS, _MOST_FACTORS = 5, 4  # of a table in which every run has its own

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.io.tables import ROUNDING, read_table
+from decaylaws.io.tables import ROUNDING, read_table, without_index
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import first_of, held, numbers
 
@@ -48,10 +48,10 @@ def one_table(
 ) -> tuple[pd.DataFrame, tuple[str, str] | None]:
     """The rows, and for a pair of files whose names say nothing, what shares and targets begin with here."""
     text = (*RUN, "ID", "Name", "Run Name", *settings.columns.values())
-    left = _without_index(read_table(path, text=text))
+    left = without_index(read_table(path, text=text))
     if metrics is None:
         return left, None
-    right = _without_index(read_table(metrics, text=text))
+    right = without_index(read_table(metrics, text=text))
     runs = [first_of([settings.columns.get("run", ""), *RUN], table) for table in (left, right)]
     for table, run, file in zip((left, right), runs, (path, metrics)):
         if run is None:
@@ -78,10 +78,6 @@ def one_table(
         alone = table.loc[~table[run].isin(other[run]), run]
         excluded += [(str(name), f"it is only in {file}") for name in alone]
     return left.merge(right, on=run, validate="one_to_one"), prefixes
-
-
-def _without_index(table: pd.DataFrame) -> pd.DataFrame:
-    return table.loc[:, [not str(column).startswith("Unnamed:") for column in table.columns]]
 
 
 def found_columns(

@@ -9,99 +9,14 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, SchemaError
-from decaylaws.runs.curve_importers import read_multi_power_law, read_tensorboard, read_wandb_curves
-from decaylaws.runs.importers import read_olmix, read_regmix, read_wandb_runs, tidy_runs
+from decaylaws.runs.curve_importers import read_wandb_curves
+from decaylaws.runs.importers import read_wandb_runs, tidy_runs
 from decaylaws.runs.table import fit_ready, read_runs, write_table
 
 
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def regmix(tmp_path: Path) -> tuple[Path, Path]:
-    mixtures = "index,train_the_pile_arxiv,train_the_pile_github\n1,0.25,0.751\n2,1.0,0.0\n"
-    losses = "index,metric/the_pile_arxiv_val_loss,metric/the_pile_pile_cc_val_loss\n2,3.5,5.25\n1,4.5,5.5\n"
-    return write(tmp_path / "mixture.csv", mixtures), write(tmp_path / "loss.csv", losses)
-
-
-def test_regmix_pairs_are_joined_by_index(regmix: tuple[Path, Path]) -> None:
-    runs = read_regmix(*regmix, non_embedding_params=1_000_000)
-    assert runs["run_id"].tolist() == ["1", "2"]
-    assert runs["mix:arxiv"].tolist() == pytest.approx([0.25 / 1.001, 1.0])
-    assert runs["loss:pile_cc"].tolist() == [5.5, 5.25]
-    assert runs["non_embedding_params"].tolist() == [1_000_000] * 2
-    kept, excluded = fit_ready(runs, ["arxiv", "pile_cc"])
-    assert len(kept) == 2
-    assert excluded.empty
-
-
-def test_a_run_in_one_file_only_is_an_error(regmix: tuple[Path, Path]) -> None:
-    with regmix[1].open("a", encoding="utf-8") as file:
-        file.write("7,4.0,5.0\n")
-    with pytest.raises(SchemaError, match=r"missing 7.*only one of the two files"):
-        read_regmix(*regmix)
-    with regmix[1].open("a", encoding="utf-8") as file:
-        file.write("7,4.0,5.0\n")
-    with pytest.raises(SchemaError, match=r"unexpected 7.*in each file once"):
-        read_regmix(*regmix)
-
-
-def test_olmix_is_read_by_name_with_a_missing_metric(tmp_path: Path) -> None:
-    ratios = write(tmp_path / "ratios.csv", "run,name,index,web,code\na,x,0,0.5,0.5\nb,y,1,0.2,0.8\n")
-    metrics = write(tmp_path / "metrics.csv", "run,name,index,arc,mbpp\nb,y,1,1.1,\na,x,0,1.2,0.9\n")
-    runs = read_olmix(ratios, metrics, metric_prefix="bpb:")
-    assert runs.set_index("run_id").loc["a", "bpb:mbpp"] == 0.9
-    assert runs["reached_target"].tolist() == [True, False]
-
-
-def test_a_target_that_some_runs_lack_is_a_named_exclusion(tmp_path: Path) -> None:
-    ratios = write(tmp_path / "ratios.csv", "run,web,code\na,0.5,0.5\nb,0.2,0.8\n")
-    metrics = write(tmp_path / "metrics.csv", "run,arc,mbpp\na,1.2,0.9\nb,1.1,\n")
-    kept, excluded = fit_ready(read_olmix(ratios, metrics), ["arc", "mbpp"])
-    assert kept["run_id"].tolist() == ["a"]
-    assert excluded.to_dict("records") == [{"run_id": "b", "reason": "no finite loss for every domain"}]
-
-
-RATIOS, METRICS = (
-    "run,name,index,web,code\na,x,0,.6,.4\nb,y,1,.5,.5\n",
-    "run,name,index,arc\na,x,0,1.1\nb,y,1,1.2\n",
-)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "metrics", "message"),
-    [
-        (RATIOS.replace(".6", "x"), METRICS, r"ratios\.csv: web of row 1' must be a number; got 'x'"),
-        (RATIOS.replace(".6", ""), METRICS, r"ratios\.csv: web of row 1' .*got nan"),
-        (RATIOS.replace(".6,.4", "-.2,1.2"), METRICS, r"web of row 1' .*not negative; got -0\.2"),
-        (RATIOS.replace(".5,.5", ".5,.7"), METRICS, r"ratios\.csv: shares of row 2' must sum to 1; got 1\.2"),
-        (RATIOS, METRICS.replace("1.2", "oops"), r"metrics\.csv: arc of row 2' .*got 'oops'.*Leave it empty"),
-        (RATIOS.replace("run,", "id,", 1), METRICS, r"ratios\.csv: missing a column that names the run"),
-        (RATIOS, "run,name,index\na,x,0\nb,y,1\n", r"missing mix:<source>, loss:<domain>"),
-        (RATIOS, METRICS + "b,y,1,9\n", r"unexpected b.*in each file once"),
-        (RATIOS, METRICS.replace("a,x", "c,x"), r"missing a, c.*only one of the two files"),
-        ("", METRICS, r"ratios\.csv is not a CSV file"),
-        ('run,web\n"a,1\n', METRICS, r"ratios\.csv is not a CSV file"),
-    ],
-)
-def test_bad_pairs_of_olmix_name_file_column_and_row(
-    tmp_path: Path, ratios: str, metrics: str, message: str
-) -> None:
-    files = write(tmp_path / "ratios.csv", ratios), write(tmp_path / "metrics.csv", metrics)
-    with pytest.raises(DecaylawsError, match=message):
-        read_olmix(*files)
-
-
-def test_a_run_that_diverged_has_no_loss(tmp_path: Path) -> None:
-    files = (
-        write(tmp_path / "ratios.csv", RATIOS),
-        write(tmp_path / "metrics.csv", METRICS.replace("1.2", "inf")),
-    )
-    runs = read_olmix(*files)
-    assert runs["reached_target"].tolist() == [True, False]
-    assert runs["loss:arc"].isna().tolist() == [False, True]
 
 
 def test_two_fingerprints_in_one_table_are_told_apart() -> None:
@@ -113,24 +28,11 @@ def test_two_fingerprints_in_one_table_are_told_apart() -> None:
     assert "another corpus" in excluded["reason"].iloc[0]
 
 
-def test_multi_power_law_curves(tmp_path: Path) -> None:
-    path = write(tmp_path / "cosine_24000.csv", "step,lr,loss\n256,0.0002,4.0\n128,0.0003,5.0\n")
-    curve = read_multi_power_law(path, tokens_per_step=10)
-    assert curve["step"].tolist() == [128, 256]
-    assert curve["tokens"].tolist() == [1280, 2560]
-    assert curve["run_id"].unique().tolist() == ["cosine_24000"]
-    doubled = write(tmp_path / "twice.csv", "step,lr,loss\n1,1,1\n1,1,1\n")
-    with pytest.raises(DataError, match="holds step 1 twice"):
-        read_multi_power_law(doubled)
-
-
-def test_wandb_and_tensorboard_exports(tmp_path: Path) -> None:
+def test_wandb_exports(tmp_path: Path) -> None:
     header = '"Step","run-a - val/loss","run-a - val/loss__MIN","run-b - val/loss"\n'
     chart = write(tmp_path / "chart.csv", header + "10,4.0,4.0,\n20,3.5,3.5,3.9\n")
     curves = read_wandb_curves(chart, domain="val")
     assert curves.groupby("run_id").size().to_dict() == {"run-a": 2, "run-b": 1}
-    scalar = write(tmp_path / "scalar.csv", "Wall time,Step,Value\n1.0,5,3.25\n")
-    assert read_tensorboard(scalar, run_id="r", domain="web")["loss"].tolist() == [3.25]
     table = write(tmp_path / "runs.csv", "ID,web,code,val/loss\nq,0.5,0.5,3.0\n")
     runs = read_wandb_runs(table, {"mix:web": "web", "mix:code": "code", "loss:val": "val/loss"}, seed=3)
     assert runs.loc[0, ["run_id", "loss:val", "seed"]].tolist() == ["q", 3.0, 3]
@@ -147,14 +49,12 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="unexpected a"):
         tidy_runs(pd.concat([good, good]), {"run_id": "name"})
     with pytest.raises(DataError, match="There is no file"):
-        read_regmix(tmp_path / "none.csv", tmp_path / "none.csv")
+        read_wandb_runs(tmp_path / "none.csv", {})
     with pytest.raises(DataError, match="is not a CSV file"):
-        read_multi_power_law(write(tmp_path / "empty.csv", ""))
+        read_wandb_curves(write(tmp_path / "empty.csv", ""), domain="web")
 
 
 def test_bad_exports_of_trackers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="missing Value"):
-        read_tensorboard(write(tmp_path / "tb.csv", "Wall time,Step\n1.0,5\n"), run_id="r", domain="web")
     with pytest.raises(SchemaError, match="<run> - <metric>"):
         read_wandb_curves(write(tmp_path / "chart.csv", "Step\n10\n"), domain="val")
     with pytest.raises(SchemaError, match="missing val/loss"):
@@ -297,11 +197,6 @@ def test_names_of_runs_are_text(tmp_path: Path) -> None:
     assert (
         read_wandb_runs(path, {"run_id": "ID", "mix:web": "w", "loss:web": "l"})["run_id"].iloc[1] == "0007"
     )
-    ratios, metrics = (
-        write(tmp_path / f"{name}.csv", text.replace("a,x", "0007,x").replace("b,y", "12e4,y"))
-        for name, text in (("ratios", RATIOS), ("metrics", METRICS))
-    )
-    assert read_olmix(ratios, metrics)["run_id"].tolist() == ["0007", "12e4"]
 
 
 def test_two_columns_of_one_name_are_refused_and_blanks_around_names_are_not(tmp_path: Path) -> None:
@@ -347,15 +242,15 @@ def test_a_chart_of_several_metrics_or_over_time_needs_a_word(tmp_path: Path) ->
         read_wandb_curves(write(path, "Relative Time (Process),r1 - loss\n1,3\n"), domain="web")
 
 
-RESUMED = "Wall time,Step,Value\n1,100,5.0\n2,200,4.0\n3,300,3.0\n4,250,3.6\n5,350,2.9\n"
+RESUMED = "Step,r - loss\n100,5.0\n200,4.0\n300,3.0\n250,3.6\n350,2.9\n"
 
 
 def test_a_curve_that_falls_back_after_a_resume_is_not_sorted_into_one(tmp_path: Path) -> None:
-    path = write(tmp_path / "scalar.csv", RESUMED)
+    path = write(tmp_path / "chart.csv", RESUMED)
     with pytest.raises(DataError, match="curve of run r holds step 250 after step 300, as after a resume"):
-        read_tensorboard(path, run_id="r", domain="web")
-    curve = read_tensorboard(path, run_id="r", domain="web", resumed="last")
+        read_wandb_curves(path, domain="web")
+    curve = read_wandb_curves(path, domain="web", resumed="last")
     assert curve["step"].tolist() == [100, 200, 250, 350]
     assert curve["loss"].tolist() == [5.0, 4.0, 3.6, 2.9]
     with pytest.raises(InvalidValueError, match="'resumed' must be"):
-        read_tensorboard(path, run_id="r", domain="web", resumed="first")  # type: ignore[arg-type]
+        read_wandb_curves(path, domain="web", resumed="first")  # type: ignore[arg-type]
