@@ -31,7 +31,8 @@ from decaylaws.laws.mixing import (
 from decaylaws.laws.mixing.blend import best_share
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.diverged import diverged
-from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily
+from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
+from decaylaws.laws.mixing.parametric import Fitted, FitUnder, FormulaRegression
 from decaylaws.laws.mixing.process import GaussianProcessModel
 from decaylaws.mixtures import MixtureSpace, SourceLimits
 
@@ -271,7 +272,9 @@ def test_recalibration_carries_a_fit_to_another_scale() -> None:
     adjusted = mapping.apply(law.predict(frame(larger[8:])))
     assert np.mean(np.abs(adjusted / truth[8:] - 1)) < 0.008
     widened = mapping.interval(law.predict(frame(larger[8:]), interval=0.9))
-    assert 0.8 < coverage(widened, truth[8:]) < 1.0
+    assert coverage(widened, truth[8:]) > 0.8
+    missed = np.std(np.log(widened.mean / truth[8:]))
+    assert np.mean((widened.upper - widened.lower) / widened.mean) < 6 * missed
     with pytest.raises(InvalidValueError, match="at least 3"):
         Recalibration.fit(truth[:2], truth[:2])
 
@@ -388,6 +391,42 @@ def test_the_simulated_optimum_keeps_the_caps_and_beats_random_mixtures() -> Non
         simulated_optimum(law, space, {"loss:code": 1.0}, seed=0, num_candidates=5, num_best=6)
 
 
+class WeakPrior(InverseSum):
+    """The inverse sum under the one prior that its family states."""
+
+    def _most_likely(self, fit: FitUnder, start: Start, points: np.ndarray) -> Fitted:
+        return FormulaRegression._most_likely(self, fit, start, points)
+
+
+def test_with_as_many_runs_as_sources_the_runs_ask_for_a_firmer_prior() -> None:
+    """With ten times as many and exact runs it is the weak one that it was."""
+    rng = np.random.default_rng(60)
+    scale, power = rng.lognormal(-2.5, 0.6, 24), rng.lognormal(np.log(0.2), 0.3, 24)
+
+    def draw(count: int) -> np.ndarray:
+        return np.array([rng.dirichlet(np.where(rng.random(24) < 0.3, 1.0, 1e-3)) for _ in range(count)])
+
+    def losses(shares: np.ndarray) -> np.ndarray:
+        return np.asarray(1.0 + 1.0 / np.sum(scale * (shares + 3e-4) ** power, axis=1))
+
+    unseen = draw(200)
+    errors: dict[str, list[float]] = {"InverseSum": [], "WeakPrior": []}
+    for _ in range(4):
+        shares = draw(24)
+        noisy_losses = losses(shares) * np.exp(0.03 * rng.standard_normal(24))
+        for law in (InverseSum(num_starts=1), WeakPrior(num_starts=1)):
+            law.fit(shares, noisy_losses)
+            missed = np.log(law.predict(unseen, allow_unseen=True) / losses(unseen))
+            errors[type(law).__name__].append(float(np.sqrt(np.mean(missed**2))))
+    assert np.mean(errors["InverseSum"]) < 0.8 * np.mean(errors["WeakPrior"])
+    many = draw(240)
+    plain = losses(many) * np.exp(0.003 * rng.standard_normal(240))
+    for law in (InverseSum(num_starts=1), WeakPrior(num_starts=1)):
+        missed = np.log(law.fit(many, plain).predict(unseen) / losses(unseen))
+        errors[type(law).__name__].append(float(np.sqrt(np.mean(missed**2))))
+    assert errors["InverseSum"][-1] < 1.1 * errors["WeakPrior"][-1]  # runs that say enough are believed
+
+
 @pytest.mark.slow
 def test_the_default_beats_regmix_on_its_own_records(shared_data: object) -> None:
     table = pd.read_csv(shared_data / "regmix" / "runs.csv")  # type: ignore[operator]
@@ -458,7 +497,7 @@ def test_too_few_runs_and_blind_regressions_are_doubted() -> None:
     shares = draw_shares(12, seed=41)
     few = np.hstack([0.5 * shares, 0.5 * np.random.default_rng(1).dirichlet(np.ones(8), 12)])
     law = InverseSum().fit(few, noisy(shares, 42).iloc[:, 0])
-    assert law.doubts_[law.targets_[0]] == ("12 runs were fitted; 12 sources need at least 14.",)
+    assert law.doubts_[law.targets_[0]][0] == "12 runs were fitted; 12 sources need at least 14."
     assert Law.from_dict(law.to_dict()).doubts_ == law.doubts_
     random = np.random.default_rng(43).uniform(2, 3, 40)
     blind = InverseSum().fit(draw_shares(40, seed=44), random)

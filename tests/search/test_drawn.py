@@ -96,7 +96,7 @@ def test_where_the_mixture_does_nothing_no_gain_is_promised() -> None:
 
 def test_a_strong_effect_is_followed_all_the_way() -> None:
     """No run holds more than .3 of web and code together, and half would be best."""
-    shares, losses = records(120, 4, 0.3, noise=0.003)
+    shares, losses = records(120, 6, 0.3, noise=0.003)
     kept = shares[["web", "code"]].sum(axis=1) < 0.3
     shares, losses = shares[kept], losses[kept]
     assert len(shares) < 60
