@@ -172,6 +172,26 @@ def share_table(
     return pd.DataFrame(rows).sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
+def beyond_runs(mixture: Mixture, shares: pd.DataFrame) -> list[str]:
+    """A sentence where a lower bound takes shares beyond every run, else none.
+
+    Args:
+        mixture: the recommended one.
+        shares: of the runs ``[runs, sources]``.
+    """
+    largest = shares.max()
+    beyond = [
+        f"{source} ({mixture.share(source):.4g}, at most {most:.4g} in any run)"
+        for source, most in largest.items()
+        if mixture.share(str(source)) > most + 1e-3
+    ]
+    if not beyond:
+        return []
+    return [
+        f"Lower bounds take shares beyond every run, so that the prediction is an extrapolation: {', '.join(beyond)}."
+    ]
+
+
 def guard_table(
     limits: Mapping[str, float], slack: Mapping[str, float], margins: Mapping[str, float]
 ) -> pd.DataFrame:

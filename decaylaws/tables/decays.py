@@ -40,6 +40,7 @@ from decaylaws.tables.answers import (
     BEST_RUN,
     MEAN_RUN,
     TableAnswer,
+    beyond_runs,
     guard_table,
     mixture_of,
     named_control,
@@ -204,6 +205,7 @@ def mix_decay(
         progress=progress,
     )
     plan = found.plan
+    notes += beyond_runs(found.mixture, shares)
     notes += _more_notes(settings, space, known, plan.decay_tokens)
     return DecayMixed(
         mixture=found.mixture,
@@ -367,9 +369,9 @@ def _more_notes(
     if not space.contains(known[BEST_RUN], decay_tokens):
         said.append("The mixture of the best observed run does not keep the limits.")
     said.append(
-        "Lengths, LRs and shapes stay within those of the table, and no share is above the largest of any run. The "
-        "regret bound covers what the runs leave open and errors of the law as large as on held-out mixtures. Confirm "
-        "the decay with a run beside the control all the same."
+        "Lengths, LRs and shapes stay within those of the table, and no share is above the largest of any run unless a "
+        "lower bound asks for it. The regret bound covers what the runs leave open and errors of the law as large as on "
+        "held-out mixtures. Confirm the decay with a run beside the control all the same."
     )
     return said
 

@@ -37,6 +37,7 @@ from decaylaws.tables.answers import (
     BEST_RUN,
     MEAN_RUN,
     TableAnswer,
+    beyond_runs,
     guard_table,
     mixture_of,
     named_control,
@@ -119,7 +120,12 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     ordered = sorted(
         rivals, key=lambda rival: list(known).index(rival.name) if rival.name in known else len(known)
     )
-    notes = [*table.notes, *_notes(settings, table, found, held, groups, space, known[BEST_RUN], runs[best])]
+    keeps_limits = space.contains(known[BEST_RUN], settings.decay_tokens)
+    notes = [
+        *table.notes,
+        *beyond_runs(found.mixture, shares),
+        *_notes(settings, table, found, held, groups, runs[best], keeps_limits),
+    ]
     if terms.margins and not kept_margins:
         notes.append(
             "No mixture keeps the guards with the margin that left-out runs ask for. This one keeps them by its "
@@ -130,7 +136,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         objective=_covering(found.objective, held, observed),
         rivals=rival_table(ordered, runs[best], float(observed[best])),
         supported=gain.beaten,
-        verdict=_verdict(found, gain, runs[best], held),
+        verdict=_verdict(found, gain, runs[best], keeps_limits),
         shares=share_table(
             found.mixture,
             {name: found.share_intervals[name] for name in space.names},
@@ -303,7 +309,7 @@ def _widened(rival: Rival, error: float, doubts: tuple[str, ...]) -> Rival:
     return replace(rival, name=name, gain=gain, doubts=doubts)
 
 
-def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> str:
+def _verdict(found: MixtureChoice, gain: Rival, run: str, keeps_limits: bool) -> str:
     """Whether to act on the mixture, in words."""
     fallback = f"{found.fallback} " if found.fallback else ""
     span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
@@ -312,7 +318,11 @@ def _verdict(found: MixtureChoice, gain: Rival, run: str, held: HeldOutRuns) -> 
         return f"{first} {fallback}Train it once beside that run's mixture before the real run."
     doubts = " ".join(gain.doubts)
     first = f"The evidence does not support a gain over the best observed run, '{run}': predicted {span}."
-    words = f"{first} {fallback}{doubts} Train both mixtures, or take that of '{run}'."
+    # a run that breaks the limits is no way out
+    advice = (
+        f"Train both mixtures, or take that of '{run}'." if keeps_limits else "Train it before the real run."
+    )
+    words = f"{first} {fallback}{doubts} {advice}"
     return words.replace("  ", " ")
 
 
@@ -347,9 +357,8 @@ def _notes(
     found: MixtureChoice,
     held: HeldOutRuns,
     groups: Mapping[str, list[str]],
-    space: MixtureSpace,
-    best: Mixture,
     run: str,
+    keeps_limits: bool,
 ) -> list[str]:
     """What else a reader should know before acting."""
     said = list(held.notes)
@@ -376,7 +385,7 @@ def _notes(
             "Nothing is known of how many tokens the sources hold, so no share is capped for repetition. "
             "Give available_tokens, max_epochs and decay_tokens for that."
         )
-    if not space.contains(best, settings.decay_tokens):
+    if not keeps_limits:
         said.append(f"The mixture of the best observed run, '{run}', does not keep the limits.")
     said.append(
         "The regret bound covers what the runs leave open, what the members of the regression disagree by and its "

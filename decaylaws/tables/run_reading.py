@@ -34,6 +34,7 @@ _PLANS = (
     "decay_tokens", "train_tokens", "tokens", "train_flops", "start_lr", "peak_lr", "lr", "learning_rate", "end_lr",
     "batch_tokens", "batch_size", "decay_shape",
 )  # fmt: skip
+_ROUNDED_OFF = 1e-9  # what sums of floating-point shares leave over is no share of the rest
 _SAME_PLAN = 0.05  # runs whose tokens or LRs differ by less are one plan
 _LEAST_MEASURED = 0.5  # of the runs: a target that fewer hold would cost more runs than it is worth
 
@@ -227,7 +228,8 @@ def _read_shares(
             if name in own:
                 raise InvalidValueError("rest", rest, "must not be a source of the table")
             over = total > 1 + ROUNDING
-            own = own.assign(**{name: (1 - total).clip(lower=0.0)})
+            left = 1 - total
+            own = own.assign(**{name: left.where(left > _ROUNDED_OFF, 0.0)})
         else:
             over = (total - 1).abs() > ROUNDING
         sums = total.map(lambda value: f"shares sum to {value:.4g}")

@@ -137,6 +137,20 @@ def test_limits_groups_guards_and_a_prior_are_kept(table: RunTable) -> None:
         mix(table, MixSettings.checked({**FAST, "sources": {name: {"upper": 0.2} for name in SOURCES}}))
 
 
+def test_a_lower_bound_beyond_every_run_is_said_and_the_best_run_is_no_way_out(table: RunTable) -> None:
+    most = float(table.shares["maths"].max())
+    far = mix(table, MixSettings.checked({**FAST, "sources": {"maths": {"lower": most + 0.1}}}))
+    assert any(
+        f"maths ({far.mixture.share('maths'):.4g}, at most {most:.4g} in any run)" in note
+        for note in far.notes
+    )
+    assert not far.supported
+    assert far.verdict.endswith("Train it before the real run.")
+    assert any("does not keep the limits" in note for note in far.notes)
+    inside = mix(table, MixSettings.checked({**FAST, "sources": {"maths": {"lower": most - 0.1}}}))
+    assert not any("beyond every run" in note for note in inside.notes)
+
+
 @pytest.mark.parametrize(
     ("question", "words"),
     [

@@ -132,6 +132,9 @@ def test_percentages_a_rest_and_phases_are_shares(tmp_path: Path) -> None:
     )
     np.testing.assert_allclose(rest.shares["web"], table["w_web"], atol=1e-12)
     assert "empty" not in " ".join(rest.notes)
+    nothing_left = read_run_table(written(table, tmp_path / "runs.csv"), settings=MixSettings(rest="other"))
+    assert nothing_left.sources == SOURCES
+    assert "No run holds other" in " ".join(nothing_left.notes)
     phased = pd.DataFrame({"run": range(12), "share_phase_0": np.linspace(0, 1, 12), "share_phase_1": 0.5,
                            "code_bpb": np.linspace(1, 2, 12)})  # fmt: skip
     two = read_run_table(written(phased, tmp_path / "phases.csv"))
