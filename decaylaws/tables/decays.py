@@ -370,8 +370,8 @@ def _more_notes(
         said.append("The mixture of the best observed run does not keep the limits.")
     said.append(
         "Lengths, LRs and shapes stay within those of the table, and no share is above the largest of any run unless a "
-        "lower bound asks for it. The regret bound covers what the runs leave open and errors of the law as large as on "
-        "held-out mixtures. Confirm the decay with a run beside the control all the same."
+        "lower bound asks for it. The regret bound covers what the runs leave open and errors of the law as large as "
+        "on held-out mixtures. Confirm the decay with a run beside the control all the same."
     )
     return said
 
