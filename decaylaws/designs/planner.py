@@ -12,8 +12,13 @@ Every decay stands in the design for a reason, its ``role``:
 ``repetition``    one mixture with ever less text of a scarce source, which it repeats the more often: from how
                   many passes on that raises losses
 ``size``          a part of the simplex design at another shape or checkpoint
+``order``         pairs with the same tokens of every source, which a stable stage reads early or the decay late
 ``read_out``      constant LR on the control and the first mixtures; merged checkpoints emulate their decays
 ================  ==================================================================================
+
+Where ``design.stable_tokens`` asks for it, a *stable stage* stands between each trunk and its decays (``stable``): the
+trunk's LR goes on over a mixture of the stage's own. The few mixtures of stages are shared by many decays, since each
+costs a run (module ``stages``).
 """
 
 from __future__ import annotations
@@ -21,19 +26,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from decaylaws.designs.design import CorpusFacts, Design, PlannedRun, unique
 from decaylaws.designs.space import mixture_space, pool_tokens
+from decaylaws.designs.stages import after_stage, order_pairs, stable_mixtures
 from decaylaws.errors import InvalidValueError
-from decaylaws.mixtures import Mixture
+from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.runs.config import EXACT, Arithmetic, RunConfig, Shape
 from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import READ_OUT
-from decaylaws.schedules import DecayTerms, Schedule, decay, drop_and_hold, warmup_stable_decay
+from decaylaws.schedules import DecayTerms, Schedule, Segment, decay, drop_and_hold, warmup_stable_decay
+from decaylaws.settings.stages import CONTROL
 from decaylaws.settings.study import StudySettings
 
 HOLD_LR_FACTOR = 0.1
@@ -69,6 +76,7 @@ class Planner:
         self.arithmetic = arithmetic
         self.held = dict(held or {})
         self.space = mixture_space(settings, corpus.available_tokens)
+        self.stages = stable_mixtures(settings)
 
     def shape(self, name: str) -> Shape:
         """The full shape of that name, or that of the checkpoint."""
@@ -172,8 +180,11 @@ class Planner:
         seed: int,
         batch_tokens: int | None = None,
         pool_tokens: Mapping[str, int] | None = None,
+        stage: RunConfig | None = None,
     ) -> PlannedRun:
         """A decay forked from the end of a trunk or from a checkpoint, at the first of ``batch_sizes`` by default.
+
+        Where the study has a stable stage, it stands between the two.
 
         Args:
             role: the question that the run answers.
@@ -183,8 +194,11 @@ class Planner:
             seed: seed of the data order.
             batch_tokens: tokens of one step; the first of ``batch_sizes`` if ``None``.
             pool_tokens: tokens of each source that the run may draw from; those of :meth:`pool_tokens` if ``None``.
+            stage: the stable stage before it (:meth:`stable`); that on the trunk's own mixture if ``None``.
         """
         start = self.start(start_name).config
+        if stage is None and self.stages:
+            stage = self.stable(start_name, self.control_mixture).config
         return PlannedRun(
             role,
             RunConfig(
@@ -196,14 +210,56 @@ class Planner:
                 optimizer=self.optimizer(start_name),
                 seed=seed,
                 data_fingerprint=self.corpus.fingerprint,
-                start_run_id=start.run_id,
-                start_tokens=start.tokens,
+                start_run_id=(stage or start).run_id,
+                start_tokens=start.tokens + (stage.tokens if stage else 0),
                 pool_tokens=dict(pool_tokens or self.pool_tokens()),
                 arithmetic=self.arithmetic,
                 trainer=self.settings.trainer,
                 start=start.start,
+                stable=stage,
             ),
         )
+
+    def stable(self, start_name: str, mixture: Mixture, *, seed: int | None = None) -> PlannedRun:
+        """The stable stage after a trunk: its last LR goes on over another mixture.
+
+        Args:
+            start_name: shape of the trunk.
+            mixture: shares of the sources.
+            seed: seed of the data order; that of the design if ``None``.
+        """
+        trunk = self.start(start_name).config
+        rate = trunk.schedule.end_lr
+        return PlannedRun(
+            "stable",
+            trunk.with_changes(
+                kind="stable",
+                schedule=Schedule((Segment(self.settings.design.stable_tokens, rate, rate),)),
+                mixture=mixture,
+                seed=self.settings.design.seed if seed is None else seed,
+                start_run_id=trunk.run_id,
+                start_tokens=trunk.tokens,
+                pool_tokens=self.pool_tokens(),
+            ),
+        )
+
+    def space_after(self, stage: Mixture | None) -> MixtureSpace:
+        """The mixtures of a decay: with a stable stage, caps on epochs count the tokens of both.
+
+        Args:
+            stage: mixture of the stable stage; None where the study has none.
+
+        Raises:
+            InfeasibleError: the stage alone breaks a cap.
+        """
+        if stage is None:
+            return self.space
+        return after_stage(self.space, self.settings.design.stable_tokens, stage)
+
+    @property
+    def _control_space(self) -> MixtureSpace:
+        """The mixtures of a decay after the stable stage on the trunk's own mixture, where there is one."""
+        return self.space_after(self.control_mixture if self.stages else None)
 
     def pool_tokens(self) -> dict[str, int]:
         """Tokens of each source that a proxy may draw from, so that it repeats them as the target will.
@@ -225,11 +281,13 @@ class Planner:
             *self._replicates(),
             self._drop_and_hold(),
             *self._repetitions(),
+            *self._orders(),
             *self._simplex(),
             *self._other_sizes(),
             *self._read_outs(),
         ]
-        return Design(tuple(unique([*starts, *self._averages(), *decays])))
+        stages = [PlannedRun("stable", run.config.stable) for run in decays if run.config.stable is not None]
+        return Design(tuple(unique([*starts, *self._averages(), *stages, *decays])))
 
     def _averages(self) -> list[PlannedRun]:
         """Means of the weights of checkpoints and of earlier ones of their runs, which are only measured."""
@@ -322,7 +380,7 @@ class Planner:
         tokens = sorted(design.decay_tokens)[len(design.decay_tokens) // 2]
         proxy = self.settings.proxy
         schedule = self.decay_schedule(proxy, tokens, design.start_lr_factors[0], design.shapes[0])
-        mixture = self.space.centroid(tokens)
+        mixture = self._control_space.centroid(tokens)
         return [
             self.microanneal("replicate", proxy, schedule, mixture, seed=design.seed + number)
             for number in range(design.num_replicates)
@@ -359,6 +417,22 @@ class Planner:
                 )  # fmt: skip
         return runs
 
+    def _orders(self) -> list[PlannedRun]:
+        """Pairs of two stages that differ in nothing but when the tokens of every source are read."""
+        settings, design = self.settings, self.settings.design
+        tokens = max(design.decay_tokens)
+        schedule = self.decay_schedule(settings.proxy, tokens, design.start_lr_factors[0], design.shapes[0])
+        others = [mixture for name, mixture in self.stages.items() if name != CONTROL]
+        return [
+            self.microanneal(
+                "order", settings.proxy, schedule, mixture, seed=design.seed,
+                stage=self.stable(settings.proxy, stage).config,
+            )
+            for stage, mixture in order_pairs(
+                self.space, design.stable_tokens, tokens, self.control_mixture, others
+            )
+        ]  # fmt: skip
+
     def scarce_sources(self) -> dict[str, float]:
         """Passes worth testing over the scarcest sources: those that a decay of the design can repeat too often.
 
@@ -376,12 +450,12 @@ class Planner:
     def _holding(self, name: str, decay_tokens: int) -> Mixture:
         """The centroid with so much of one source that it is passed over twice, as far as sensible shares go."""
         names = self.space.names
-        shares, place = self.space.centroid(decay_tokens).array(names), names.index(name)
+        shares, place = self._control_space.centroid(decay_tokens).array(names), names.index(name)
         wanted = np.clip(_FIRST_EPOCHS * self.pool_tokens()[name] / decay_tokens, *_REPEATED_SHARES)
         rest = max(float(shares.sum() - shares[place]), 1e-9)
         shares = shares * (1.0 - wanted) / rest
         shares[place] = wanted
-        return self.space.project(shares, decay_tokens)
+        return self._control_space.project(shares, decay_tokens)
 
     def _read_outs(self) -> list[PlannedRun]:
         """Constant-LR twins of the first control and the first mixtures, which have real decays beside them."""
@@ -426,17 +500,24 @@ class Planner:
     def _spread(self, role: str, start_name: str, count: int) -> list[PlannedRun]:
         design = self.settings.design
         levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
+        # in an order of its own, so that stages and levels do not go together
+        stages = balanced_levels([*self.stages.values()] or [None], len(levels), seed=design.seed + 1)
         runs = []
-        mixtures = self._mixtures([tokens for tokens, *_ in levels])
-        for (tokens, factor, shape, batch, end), mixture in list(zip(levels, mixtures))[:count]:
+        mixtures = self._mixtures([tokens for tokens, *_ in levels], stages)
+        for (tokens, factor, shape, batch, end), stage, mixture in list(zip(levels, stages, mixtures))[
+            :count
+        ]:
             schedule = self.decay_schedule(start_name, tokens, factor, shape, end)
             runs.append(
-                self.microanneal(role, start_name, schedule, mixture, seed=design.seed, batch_tokens=batch)
-            )
+                self.microanneal(
+                    role, start_name, schedule, mixture, seed=design.seed, batch_tokens=batch,
+                    stage=None if stage is None else self.stable(start_name, stage).config,
+                )
+            )  # fmt: skip
         return runs
 
-    def _mixtures(self, decay_tokens: Sequence[int]) -> list[Mixture]:
-        """One space-filling point per run; each is projected into the caps of its own decay length.
+    def _mixtures(self, decay_tokens: Sequence[int], stages: Sequence[Mixture | None]) -> list[Mixture]:
+        """One space-filling point per run; each is projected into the caps of its own decay length and stable stage.
 
         Points that fill a simplex of many sources lie near its faces, while good mixtures use every source a
         little and guards keep them near the trunk's own: of three points one stays, one is drawn half-way to
@@ -452,14 +533,18 @@ class Planner:
         spread = [
             (own, (own + centre) / 2, (own + control) / 2)[index % 3] for index, own in enumerate(shares)
         ]
-        return [self.space.project(drawn, tokens) for drawn, tokens in zip(spread, decay_tokens)]
+        return [
+            self.space_after(stage).project(drawn, tokens)
+            for drawn, tokens, stage in zip(spread, decay_tokens, stages)
+        ]
 
 
+Each = TypeVar("Each")
 Level = tuple[int, float, str, int, float]
 """Of a decay: tokens, factor on the LR at the hand-over, shape, batch tokens, and factor of the end LR on the start."""
 
 
-def balanced_levels(levels: Sequence[Level], count: int, *, seed: int) -> list[Level]:
+def balanced_levels(levels: Sequence[Each], count: int, *, seed: int) -> list[Each]:
     """``count`` factor levels, each as often as any other (give or take one), in seeded random order.
 
     Args:

@@ -215,9 +215,8 @@ def _design_variables(config: RunConfig) -> tuple[dict[str, Any], dict[str, Base
         "non_embedding_params": (config.shape.non_embedding_params, IntDistribution(1, 10**13)),
         "seed": (config.seed, IntDistribution(0, 2**62)),
     }
-    if (
-        config.is_trained
-    ):  # the choices are part of what Optuna stores: a storage of an earlier version has these two
+    # the choices are part of what Optuna stores: a storage of an earlier version has these two
+    if config.kind in ("trunk", "decay"):
         fixed["kind"] = (config.kind, CategoricalDistribution(("trunk", "decay")))
     params.update({name: value for name, (value, _) in fixed.items()})
     distributions.update({name: distribution for name, (_, distribution) in fixed.items()})

@@ -69,6 +69,10 @@ EVALUATION_SETS = "evaluation_sets"
 MEASURED_ON = (EVALUATION, EVALUATION_SETS)
 """What a run may be measured on in several ways: rows that differ in it are different rows."""
 
+STABLE_TOKENS, STABLE_MIX = "stable_tokens", "stable_mix:"
+"""Tokens of the stable stage between a decay's trunk and the decay, and the share of each source in them. A table
+without them has no such stages."""
+
 HANDOVER_LR, WARMUP_TOKENS = "handover_lr", "warmup_tokens"
 """LR of the last step of a decay's start, where starts differ in it, and tokens of a decay's re-warm-up, where it has
 one. A table without them has one LR at every hand-over and no re-warm-up."""
@@ -90,15 +94,15 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
         config: the run.
         available_tokens: train tokens by source, for ``epochs:<source>``; left out where not given.
     """
-    schedule, shape = config.schedule, config.shape
+    schedule, shape, stable = config.schedule, config.shape, config.stable
     path = DecayTerms.of(schedule)
     row: dict[str, Any] = {
         "run_id": config.run_id,
         "kind": config.kind,
         "non_embedding_params": shape.non_embedding_params,
         "total_params": shape.total_params,
-        "start_run_id": config.start_run_id,
-        "start_tokens": config.start_tokens,
+        "start_run_id": config.trunk_run_id,
+        "start_tokens": config.start_tokens if stable is None else stable.start_tokens,
         "decay_tokens": config.tokens,
         "start_lr": path.start_lr if config.kind == "decay" else schedule.start_lr,
         "end_lr": schedule.end_lr,
@@ -115,10 +119,15 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
     if config.kind == "decay" and path.warmup_tokens:
         row[WARMUP_TOKENS] = path.warmup_tokens
     row |= {MIX + name: share for name, share in config.mixture.weights.items()}
+    if stable is not None:
+        row[STABLE_TOKENS] = stable.tokens
+        row |= {STABLE_MIX + name: share for name, share in stable.mixture.weights.items()}
     if available_tokens is not None:
         pools = {**available_tokens, **(config.pool_tokens or {})}
+        read = {name: share * config.tokens for name, share in config.mixture.weights.items()}
+        for name, share in stable.mixture.weights.items() if stable is not None else ():
+            read[name] = read.get(name, 0.0) + share * stable.tokens
         row |= {
-            EPOCHS + name: share * config.tokens / min(pools[name], available_tokens[name])
-            for name, share in config.mixture.weights.items()
+            EPOCHS + name: tokens / min(pools[name], available_tokens[name]) for name, tokens in read.items()
         }
     return row

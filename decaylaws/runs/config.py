@@ -19,7 +19,11 @@ from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.start import CheckpointShape, CheckpointStart, require_positive_int
 from decaylaws.schedules import Schedule, Segment
 
-RUN_KINDS = ("trunk", "checkpoint", "average", "decay")
+RUN_KINDS = ("trunk", "checkpoint", "average", "stable", "decay")
+FORKS = ("average", "stable", "decay")
+"""Kinds that start from another run."""
+TRAINED_STARTS = ("trunk", "stable")
+"""Kinds that leave a checkpoint at their end, from which others start."""
 
 NUMERICS_VERSION = 1
 """Goes up whenever the trainer gives other losses for the same config: such runs must not pass for one."""
@@ -138,8 +142,9 @@ class RunConfig:
     """One planned run.
 
     Attributes:
-        kind: ``trunk`` (stable phase from random weights), ``checkpoint`` (one that exists and is only measured) or
-            ``decay`` (forked from a trunk's checkpoint or from one that exists).
+        kind: ``trunk`` (stable phase from random weights), ``checkpoint`` (one that exists and is only measured),
+            ``stable`` (a trunk's LR goes on over another mixture) or ``decay`` (forked from the checkpoint of one of
+            these).
         shape: model shape; that of a run of an external trainer may only be declared.
         schedule: absolute LR over the run's own tokens, ``[0, schedule.tokens)``.
         mixture: share of tokens by source.
@@ -147,13 +152,15 @@ class RunConfig:
         optimizer: AdamW, or Muon with AdamW.
         seed: keys the initial weights (trunk) and the order of the data.
         data_fingerprint: fingerprint of the prepared corpus.
-        start_run_id: the trunk or checkpoint from which a decay forks; ``None`` for these themselves.
+        start_run_id: the run from which a decay or a stable stage forks; ``None`` for trunks and checkpoints.
         start_tokens: tokens that it had seen at the fork.
         pool_tokens: the run sees only the first so many tokens of each source, so that a short proxy repeats
             its data as often as the long run that it stands for; ``None`` means all.
         arithmetic: number format and compiler.
         start: the checkpoint that a ``checkpoint`` is and from which its decays start; ``None`` beside a trunk.
         trainer: ``built-in``, or ``external`` for a run that another trainer does.
+        stable: the stable stage from which a decay forks; ``None`` for one that forks from the end of a trunk or from
+            a checkpoint.
     """
 
     kind: str
@@ -170,6 +177,7 @@ class RunConfig:
     arithmetic: Arithmetic = EXACT
     start: CheckpointStart | None = None
     trainer: str = "built-in"
+    stable: RunConfig | None = None
 
     def __post_init__(self) -> None:
         if self.trainer not in TRAINERS:
@@ -183,13 +191,14 @@ class RunConfig:
             )
         if self.seed < 0:
             raise InvalidValueError("run.seed", self.seed, "must not be negative")
-        if (self.kind in ("decay", "average")) != (self.start_run_id is not None):
+        if (self.kind in FORKS) != (self.start_run_id is not None):
             raise InvalidValueError(
                 "run.start_run_id",
                 self.start_run_id,
                 "must name a trunk or checkpoint for a decay or an average and be absent for these",
             )
         self._check_start()
+        self._check_stable()
         if self.start_tokens < 0:
             raise InvalidValueError("run.start_tokens", self.start_tokens, "must not be negative")
         for source, tokens in (self.pool_tokens or {}).items():
@@ -202,6 +211,7 @@ class RunConfig:
             "trunk": self.start is None,
             "checkpoint": self.start is not None and not averages,
             "average": averages,
+            "stable": self.start is None,
             "decay": not averages,
         }
         if not allowed[self.kind]:
@@ -219,6 +229,18 @@ class RunConfig:
         ):
             raise InvalidValueError(
                 "run.start_tokens", self.start_tokens, f"must be those of its start, {self.start.tokens}"
+            )
+
+    def _check_stable(self) -> None:
+        """A decay that names a stable stage starts where that one ends."""
+        if self.stable is None:
+            return
+        begins = (self.stable.run_id, self.stable.start_tokens + self.stable.tokens)
+        if self.kind != "decay" or self.stable.kind != "stable":
+            raise InvalidValueError("run.stable", self.stable.kind, "must be the stable stage of a decay")
+        if (self.start_run_id, self.start_tokens) != begins:
+            raise InvalidValueError(
+                "run.start_run_id", self.start_run_id, f"must be the end of its stable stage, {begins}"
             )
 
     @classmethod
@@ -265,6 +287,11 @@ class RunConfig:
         """
         own = {"kind": "average", "start": start, "start_run_id": self.run_id, "start_tokens": start.tokens}
         return self.with_changes(**own)
+
+    @property
+    def trunk_run_id(self) -> str | None:
+        """The trunk or checkpoint from which a decay forks, or the stable stage before it; ``None`` for these."""
+        return self.start_run_id if self.stable is None else self.stable.start_run_id
 
     @property
     def is_trained(self) -> bool:
@@ -334,6 +361,8 @@ class RunConfig:
             values["start"] = self.start.to_dict()
         if self.trainer != "built-in":
             values["trainer"] = self.trainer
+        if self.stable is not None:
+            values["stable"] = self.stable.to_dict()
         return values
 
     @classmethod
@@ -346,6 +375,7 @@ class RunConfig:
         content["optimizer"] = OptimizerConfig.from_dict(content["optimizer"])
         content["arithmetic"] = Arithmetic(**content.get("arithmetic", {}))
         content["start"] = CheckpointStart(**content["start"]) if content.get("start") else None
+        content["stable"] = cls.from_dict(content["stable"]) if content.get("stable") else None
         return cls(**content)
 
 

@@ -17,7 +17,7 @@ from scipy.stats import f, nct, t
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.objective import objective_values
-from decaylaws.runs.table import LOSS, MEASURED_ON, MIX, names_with, values_by
+from decaylaws.runs.table import LOSS, MEASURED_ON, MIX, STABLE_MIX, names_with, values_by
 
 Array = NDArray[np.float64]
 
@@ -155,7 +155,11 @@ def _pooled(runs: pd.DataFrame, values: Array) -> tuple[Array, int, NDArray[np.i
 
 def _plan_columns(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     """Columns that make two runs one plan, and the shares of their mixtures, rounded, by position."""
-    shares = {MIX + name: runs[MIX + name].to_numpy(dtype=float).round(9) for name in names_with(runs, MIX)}
+    shares = {
+        prefix + name: runs[prefix + name].to_numpy(dtype=float).round(9)
+        for prefix in (MIX, STABLE_MIX)
+        for name in names_with(runs, prefix)
+    }
     return [name for name in PLAN if name in runs.columns], pd.DataFrame(shares, index=range(len(runs)))
 
 

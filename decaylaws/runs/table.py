@@ -5,7 +5,7 @@ A *runs table* is a plain DataFrame with one row per run. Its fixed columns:
 | column | content |
 |---|---|
 | ``run_id`` | content hash of the run's config |
-| ``kind`` | ``trunk``, ``checkpoint`` (one that exists and was only measured) or ``decay`` |
+| ``kind`` | ``trunk``, ``checkpoint`` (one that exists and was only measured), ``stable`` or ``decay`` |
 | ``role`` | the question that the run answers: ``grid``, ``simplex``, ``control``, ... |
 | ``status``, ``reason`` | ``finished``, ``diverged``, ``pruned``, ``interrupted`` or ``failed``, and why |
 | ``reached_target`` | whether the loss at the last planned token exists. A fit uses only such rows. |
@@ -41,6 +41,10 @@ The table of a study has further columns, because they also decide the numbers o
 tokens per domain), ``evaluation_sets`` (fingerprint of evaluation domains and question sets, where there are any),
 ``numerics`` (version of the trainer's arithmetic) and ``pools`` (fingerprint of how much of each source the run can
 draw from). A run that was measured on two numbers of held-out tokens, or on two question sets, has two rows.
+
+A decay after a stable stage also has ``stable_tokens``, the tokens of that stage at the trunk's last LR, and
+``stable_mix:<source>``, its shares. Its ``start_run_id`` and ``start_tokens`` are then those of the trunk, as its
+``start_loss:`` is when a law reads it, and its ``epochs:`` count both stages.
 
 Two columns are there where they are needed: ``handover_lr``, the LR of the last step of a decay's start, if starts
 differ in it; ``warmup_tokens``, the tokens over which a decay first raises the LR from 0 to ``start_lr``.
@@ -85,6 +89,8 @@ from decaylaws.runs.columns import (
     READ_OUT,
     READ_OUT_SHAPES,
     RUN_COLUMNS,
+    STABLE_MIX,
+    STABLE_TOKENS,
     START_LOSS,
     WARMUP_TOKENS,
     config_row,
@@ -97,7 +103,7 @@ DECAY_COLUMNS = (
 """Fixed columns that a decay law reads."""
 _COUNTS = (
     "non_embedding_params", "total_params", "start_tokens", "decay_tokens", "batch_tokens", "seed", EVALUATION,
-    WARMUP_TOKENS,
+    WARMUP_TOKENS, STABLE_TOKENS,
 )  # fmt: skip
 _MEASURED = ("start_lr", "end_lr", "train_flops", HANDOVER_LR)
 _CURVE_NUMBERS = ("tokens", "step", "lr", "loss", "bits_per_byte", EVALUATION)
@@ -129,6 +135,8 @@ __all__ = [
     "READ_OUT",
     "READ_OUT_SHAPES",
     "RUN_COLUMNS",
+    "STABLE_MIX",
+    "STABLE_TOKENS",
     "START_LOSS",
     "WARMUP_TOKENS",
     "config_row",
@@ -212,8 +220,9 @@ def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     known = [column for column in RUN_COLUMNS if column in frame.columns]
     rest = [column for column in frame.columns if column not in known and column not in prefixed]
-    # few rows have it: where it stands must not depend on which of them comes first
-    rest.sort(key=lambda column: column == WARMUP_TOKENS)
+    # few rows have these: where they stand must not depend on which of the rows comes first
+    few = (WARMUP_TOKENS, STABLE_TOKENS, STABLE_MIX)
+    rest.sort(key=lambda column: str(column) if str(column).startswith(few) else "")
     return validate_runs(frame[known + rest + prefixed])
 
 
@@ -268,7 +277,7 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     # what is read is kept as it is: a table that is written again should be the same file
     without_text(frame, numbers, path)
     with_numbers(frame, [name for name in _COUNTS if name in frame], path, whole=True, empty=True)
-    shares = [name for name in frame.columns if str(name).startswith(MIX)]
+    shares = [name for name in frame.columns if str(name).startswith((MIX, STABLE_MIX))]
     with_numbers(frame, shares, path, upper=1.0, empty=True)
     return validate_runs(frame)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Tokens
+from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, TokensOrNone
 from decaylaws.settings.section import Section
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
@@ -55,6 +55,15 @@ class DesignSettings(Section):
         "depend on study.yaml and the corpus alone",
     )
     seed: NotNegative = Field(0, description="seed of the mixtures and of the order of the data")
+    stable_tokens: TokensOrNone = Field(
+        0,
+        description="tokens of a stable stage between the trunk and every decay, at the trunk's last LR and with a "
+        "mixture of its own; 0 lets decays start at the trunk's end",
+    )
+    stable_mixtures: dict[str, dict[str, Share]] = Field(
+        default_factory=dict,
+        description="mixtures of the stable stage to choose from, by name; that of the trunk, 'control', is always one",
+    )
 
 
 class TargetSettings(Section):
@@ -64,7 +73,9 @@ class TargetSettings(Section):
         description="the shape or checkpoint that the recommendation is for; it runs no microanneal unless it is the "
         "proxy"
     )
-    max_decay_tokens: Tokens = Field(description="budget of the decay at target scale")
+    max_decay_tokens: Tokens = Field(
+        description="budget of the decay at target scale; with design.stable_tokens, of both stages"
+    )
     repetition_scale: Positive = Field(
         1.0,
         description="how many times longer the target's decay is than a proxy's of the same design point; "

@@ -42,6 +42,7 @@ from decaylaws.settings.optimizer import OptimizerSettings
 from decaylaws.settings.quality import cut_sources
 from decaylaws.settings.section import Section
 from decaylaws.settings.sources import SourceSettings, TokenizerSettings, is_token_store
+from decaylaws.settings.stages import check_stages
 from decaylaws.settings.tracker import TrackerSettings
 from decaylaws.settings.training import AnyShape, TrainSettings, TrunkSettings
 
@@ -138,6 +139,7 @@ class StudySettings(Section):
         self._check_sources()
         self._check_shapes()
         check_trainer(self)
+        check_stages(self)
         for key, sizes in (
             ("batch_tokens", [self.batch_tokens]),
             ("design.batch_tokens", self.design.batch_tokens),

@@ -62,6 +62,8 @@ def decisive(
         del kept["design"]["keep_earlier"]
     if settings.design.repetition_runs == type(settings.design).model_fields["repetition_runs"].default:
         del kept["design"]["repetition_runs"]
+    if not settings.design.stable_tokens:
+        del kept["design"]["stable_tokens"], kept["design"]["stable_mixtures"]
     if settings.design.end_lr_factors == [0.0]:
         del kept["design"]["end_lr_factors"]
     if settings.trunk is not None and settings.trunk.scale_lr == "none":

@@ -29,6 +29,7 @@ from decaylaws.runs.table import (
     MIX,
     NUMERICS,
     POOLS,
+    STABLE_MIX,
     START_LOSS,
 )
 from decaylaws.study.results import with_starts
@@ -121,7 +122,7 @@ class Question:
 
     def _columns(self, columns: Sequence[str]) -> list[str]:
         """The fixed columns, then those of the sources and the domains in the order of study.yaml."""
-        prefixes = dict.fromkeys((MIX, EPOCHS), self.sources)
+        prefixes = dict.fromkeys((MIX, EPOCHS, STABLE_MIX), self.sources)
         prefixes |= dict.fromkeys(_BY_DOMAIN, self.domains)
         fixed = [name for name in columns if not name.startswith((*prefixes, AVERAGED_START_LOSS))]
         by_name = [prefix + name for prefix, names in prefixes.items() for name in names]

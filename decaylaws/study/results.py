@@ -18,6 +18,7 @@ from decaylaws.runs.table import (
     HANDOVER_LR,
     LOSS,
     READ_OUT,
+    STABLE_TOKENS,
     START_LOSS,
     config_row,
     measured_on,
@@ -53,7 +54,12 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
         found[AVERAGED_START_TOKENS] = of_start(AVERAGED_TOKENS)
     if "end_lr" in ended and ended["end_lr"].nunique() > 1:
         found[HANDOVER_LR] = of_start("end_lr")
-    return runs.assign(**found)
+    runs = runs.assign(**found)
+    if STABLE_TOKENS in runs:  # the trainer measured the end of the stable stage; a law begins at the trunk's
+        staged = runs[STABLE_TOKENS].gt(0).to_numpy()
+        for domain in names_with(runs, START_LOSS):
+            runs.loc[staged, START_LOSS + domain] = of_start(LOSS + domain)[staged]
+    return runs
 
 
 def _with_averages(runs: pd.DataFrame) -> pd.DataFrame:
@@ -109,10 +115,10 @@ def start_losses(config: RunConfig, runs: pd.DataFrame) -> dict[str, float]:
     Raises:
         StudyError: the trunk has not been trained, or the checkpoint not been measured.
     """
-    start = runs[runs["run_id"] == config.start_run_id]
+    start = runs[runs["run_id"] == config.trunk_run_id]
     if len(start) != 1:
         kind = "trunk" if config.start is None else "checkpoint"
-        raise StudyError(f"The {kind} {config.start_run_id} has no result yet. Run 'decaylaws run' first.")
+        raise StudyError(f"The {kind} {config.trunk_run_id} has no result yet. Run 'decaylaws run' first.")
     row = start.iloc[0]
     return (
         {HANDOVER_LR: float(row["end_lr"])}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError
-from decaylaws.runs.columns import BPB, EPOCHS, FINISHED, LOSS, MIX, START_LOSS, config_row
+from decaylaws.runs.columns import BPB, EPOCHS, FINISHED, LOSS, MIX, STABLE_MIX, START_LOSS, config_row
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.declared import DeclaredModel
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
@@ -70,11 +70,14 @@ class Run:
         self._lrs = config.schedule.step_lrs(config.batch_tokens) if config.is_trained else np.zeros(0)
         self._columns: dict[str, float] = {}  # of the last evaluation, beside its losses
         self._eval_steps = {math.ceil(config.num_steps * k / points) for k in range(1, points + 1)}
+        self._available = available_sequences(store, config.shape.seq_len, config.pool_tokens)
+        self._read_before = _read_by(config.stable, store) if config.stable is not None else {}
         sampler = MixtureSampler(
             config.mixture,
-            available_sequences(store, config.shape.seq_len, config.pool_tokens),
+            self._available,
             seed=config.seed,
             batch_sequences=self.sequences,
+            consumed_sequences=self._read_before,  # a stable stage and its decay are one pass over the sources
         )
         self._reader = BatchReader(store, sampler, config.shape.seq_len)
 
@@ -193,7 +196,10 @@ class Run:
             "train_flops": self.tokens * config.shape.train_flops_per_token,
         }
         row |= {MIX + name: config.mixture.share(name) for name in self._sources}
-        row |= {EPOCHS + name: epochs.get(name, 0.0) for name in self._sources}
+        if config.stable is not None:
+            row |= {STABLE_MIX + name: config.stable.mixture.share(name) for name in self._sources}
+        before = {name: count / self._available[name] for name, count in self._read_before.items()}
+        row |= {EPOCHS + name: epochs.get(name, before.get(name, 0.0)) for name in self._sources}
         row |= {START_LOSS + domain: loss for domain, loss in self.start_losses.items()}
         if reached:
             losses = self.last_losses()
@@ -203,6 +209,17 @@ class Run:
         factors = evaluation.bits_per_nat_byte
         curve = [{**entry, "bits_per_byte": entry["loss"] * factors[entry["domain"]]} for entry in self.curve]
         return RunResult(config.run_id, status, reason, row, curve)
+
+
+def _read_by(stable: RunConfig, store: TokenStore) -> dict[str, int]:
+    """Sequences of each source that a stable stage reads."""
+    sampler = MixtureSampler(
+        stable.mixture,
+        available_sequences(store, stable.shape.seq_len, stable.pool_tokens),
+        seed=stable.seed,
+        batch_sequences=stable.batch_tokens // stable.shape.seq_len,
+    )
+    return sampler.counts(stable.tokens // stable.shape.seq_len)
 
 
 def _check(config: RunConfig, store: TokenStore) -> None:

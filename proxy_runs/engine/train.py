@@ -14,7 +14,7 @@ from typing import Any
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
-from decaylaws.runs.config import RunConfig
+from decaylaws.runs.config import TRAINED_STARTS, RunConfig
 from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.backend import Backend
@@ -345,7 +345,7 @@ class _Session:
     def _close_done(self) -> None:
         for slot, run in self._stack.active():
             if run.is_done:
-                if run.config.kind == "trunk":
+                if run.config.kind in TRAINED_STARTS:
                     path = final_checkpoint(self._where.directory, run.config.run_id)
                     self._saves.save(self._stack.state(slot, self._notes(run)), path)
                 self._close(slot, FINISHED, "")
@@ -354,7 +354,7 @@ class _Session:
         run = self._stack.run(slot)
         self._stack.runs[slot] = None
         self._has_closed = True
-        if run.keep_at or run.config.kind == "trunk":
+        if run.keep_at or run.config.kind in TRAINED_STARTS:
             self._saves.wait()  # whoever hears of the result reads its checkpoints
         recorded = self._hooks.on_result(run.result(status, reason, self._evaluation))
         self._saves.delete(resume_checkpoint(self._where.directory, run.config.run_id), after=recorded)
