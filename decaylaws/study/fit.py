@@ -23,7 +23,7 @@ from decaylaws.laws.decay import (
     held_out_fits,
     held_out_table,
 )
-from decaylaws.laws.decay.heldout import member_votes
+from decaylaws.laws.decay.heldout import member_votes, usable_members
 from decaylaws.laws.decay.horizon import Trust, measured_trust
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes, held_out_predictions
 from decaylaws.progress import Progress, silent
@@ -271,7 +271,7 @@ def _fit(
     told: Told, runs: pd.DataFrame, unfinished: pd.DataFrame, excluded: pd.DataFrame, progress: Progress
 ) -> tuple[Fit, DecayLaw]:
     every = decay_predictors(
-        told.trunk_mixture, tuple(MEMBERS), reference_batch_tokens=told.trunk_batch_tokens
+        told.trunk_mixture, usable_members(runs), reference_batch_tokens=told.trunk_batch_tokens
     )
     fits = held_out_fits(every, runs, seed=told.seed, progress=progress)
     table = held_out_table(fits, runs)

@@ -30,6 +30,8 @@ Where some size has checkpoints at several pre-training tokens :math:`D_c`, the 
 follow :math:`D_c` as powers, as the gain of a decay does in ``scaling.midtraining``. Otherwise nothing
 tells more tokens from a larger model, and these powers are not there.
 
+Where decays start after a stable stage of another mixture, its shares have a part of their own (module ``stages``).
+
 Where runs show that repeating a source raises losses, that harm is added (module ``repetition``).
 
 A decay at :math:`b` times the trunk's batch follows the same formula with its LR path scaled by :math:`b^{-c}`
@@ -67,9 +69,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 from decaylaws.laws.decay.parameters import BY_TOKENS, OWN, SHARED, Frame, ParameterLayout
 from decaylaws.laws.decay.repetition import COMMON, Harm, Repetition
+from decaylaws.laws.decay.stages import STAGE, StagePart, Transient
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 
@@ -115,7 +119,11 @@ def evaluate(
         losses = losses + harm.cost
         if slopes:
             bent = np.exp(shared["log_concavity"]) * by_worth * (mixed.trunk + mixed.step)
-            slope.repetition(harm, by_sum * (bent @ mixed.weights.T))
+            by_scale = by_sum * mixed.reach * (bent @ mixed.weights.T)
+            if mixed.stage is not None:
+                bent = by_worth * mixed.stage.by_log_shares
+                by_scale = by_scale + by_sum * mixed.stage.transient.reached * (bent @ mixed.weights.T)
+            slope.repetition(harm, by_scale)
     return losses, slope.arrow()
 
 
@@ -141,7 +149,13 @@ class _Slopes:
     def tokens(self, name: str, slope: Array) -> None:
         """Add the slope ``[n, d]`` by an exponent of the pre-training tokens, where the law has them."""
         if self.wanted and self.layout.by_tokens:
-            self._shared[:, :, BY_TOKENS.index(name) - len(BY_TOKENS)] += slope.T
+            last = self._shared.shape[2] - (len(STAGE) if self.layout.by_stage else 0)
+            self._shared[:, :, last + BY_TOKENS.index(name) - len(BY_TOKENS)] += slope.T
+
+    def stage(self, name: str, slope: Array) -> None:
+        """Add the slope ``[n, d]`` by a parameter of the stable stage."""
+        if self.wanted:
+            self._shared[:, :, STAGE.index(name) - len(STAGE)] += slope.T
 
     def path(self, slope: Array) -> None:
         """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
@@ -159,12 +173,14 @@ class _Slopes:
             self._own[:, :, : len(OWN)] *= scale.T[:, :, None]
             self.own("size", by_exponent)
 
-    def transient(self, by_reached: Array, transient: _Transient) -> None:
+    def transient(self, by_reached: Array, transient: Transient) -> None:
         """Add what follows from the slope ``[n, d]`` by how far the trunk's mixture is forgotten."""
-        self.path(by_reached * transient.by_kappa)  # kappa stands beside the LR integral
+        self.path(by_reached * transient.by_path)
         self.shared("log_kappa", by_reached * transient.by_kappa)
         self.own("kappa", by_reached * transient.by_kappa)
         self.shared("log_b", by_reached * transient.by_b)
+        if self.layout.by_stage:
+            self.stage("log_stable_worth", by_reached * transient.by_worth)
 
     def coefficients(self) -> Array:
         """The slopes by each domain's own mixture coefficients ``[d, n, m]``, to be written to."""
@@ -193,35 +209,30 @@ def _progress(
     shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, size: Array, slope: _Slopes
 ) -> Array:
     """Change of the loss by further tokens of the trunk's mixture, ``[n, d]``."""
-    passed = (inputs.intrinsic / inputs.start_tokens)[:, None]
+    both = inputs.intrinsic + inputs.stable_intrinsic
+    passed, own_part = (both / inputs.start_tokens)[:, None], (inputs.intrinsic / both)[:, None]
     beta, log_growth = np.exp(shared["log_beta"]), np.log1p(passed)
     fallen = np.exp(-beta * log_growth)
     amplitude = np.exp(own["log_progress"])[None, :] * (size ** shared["size_progress"])[:, None]
     change = amplitude * (fallen - 1.0)
     if slope.wanted:
-        slope.path(-beta * amplitude * fallen * -np.expm1(-log_growth))
+        slope.path(-beta * amplitude * fallen * -np.expm1(-log_growth) * own_part)
         slope.shared("log_beta", amplitude * (-beta * log_growth * fallen))
         slope.shared("size_progress", change * np.log(size)[:, None])
         slope.own("log_progress", change)
     return change
 
 
-@dataclass(frozen=True)
-class _Transient:
-    """How far the model has forgotten the trunk's mixture, ``[n, d]``, and the slopes by log kappa and log b."""
-
-    reached: Array
-    by_kappa: Array
-    by_b: Array
-
-
-def _transient(
+def _transients(
     shared: Mapping[str, float], own: Mapping[str, Array], inputs: DecayInputs, frame: Frame
-) -> _Transient:
+) -> tuple[Transient, Transient | None]:
+    """How far each decay has left the trunk's mixture, and how far a stable stage before it."""
     kappa, b = np.exp(shared["log_kappa"] + own["kappa"]), np.exp(shared["log_b"])
-    x = (inputs.intrinsic / frame.reference_tokens)[:, None] * kappa[None, :]
-    kept = np.exp(-b * np.log1p(x))
-    return _Transient(1.0 - kept, b * x * kept / (1.0 + x), b * np.log1p(x) * kept)
+    passed = inputs.intrinsic / frame.reference_tokens
+    if not frame.by_stage:
+        return Transient.of_decay(kappa, b, passed), None
+    before = inputs.stable_intrinsic / frame.reference_tokens
+    return Transient.of_stages(kappa, b, passed, before, np.exp(shared["log_stable_worth"]))
 
 
 @dataclass(frozen=True)
@@ -241,10 +252,11 @@ class _Mixed:
         reach: how much of the step the law sees, ``[n, d]``.
         sum_here: weighted sum of the shares ``[d]``.
         sum_there: the same ``[n, d]``.
+        stage: the part of a stable stage before the decays; None where none has one.
     """
 
     relaxes_shares: bool
-    transient: _Transient
+    transient: Transient
     weights: Array
     exponents: Array
     trunk: Array
@@ -253,6 +265,7 @@ class _Mixed:
     reach: Array
     sum_here: Array
     sum_there: Array
+    stage: StagePart | None
 
     @cached_property
     def here(self) -> Array:
@@ -278,12 +291,16 @@ def _mixed(
     frame: Frame,
 ) -> _Mixed:
     relaxes_shares = frame.member.relaxing == "shares"
-    transient = _transient(shared, own, inputs, frame)
+    transient, of_stage = _transients(shared, own, inputs, frame)
     concavity, weights = np.exp(shared["log_concavity"]), np.exp(coefficients)
     trunk, new = frame.trunk_shares**concavity, inputs.shares**concavity
     step = new - trunk
     reach = transient.reached if relaxes_shares else np.ones_like(transient.reached)
     sum_here = weights @ (trunk + SHARE_FLOOR)
+    sum_there = sum_here + reach * (step @ weights.T)
+    stage = None if of_stage is None else StagePart.of(of_stage, inputs, trunk, float(concavity))
+    if stage is not None:
+        sum_there = sum_there + stage.transient.reached * (stage.step @ weights.T)
     return _Mixed(
         relaxes_shares=relaxes_shares,
         transient=transient,
@@ -294,7 +311,8 @@ def _mixed(
         bend=(xlogy(trunk, trunk), xlogy(new, new)),
         reach=reach,
         sum_here=sum_here,
-        sum_there=sum_here + reach * (step @ weights.T),
+        sum_there=sum_there,
+        stage=stage,
     )
 
 
@@ -308,7 +326,7 @@ def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -
         follows: by how much the gain rises with ``mixed.log_ratio`` ``[n, d]``.
 
     Returns:
-        The slope by the weighted sum of the new shares, as far as the law sees them ``[n, d]``.
+        The slope by the weighted sum of the shares ``[n, d]``.
     """
     gamma, log_here, log_there = mixed.exponents, np.log(mixed.sum_here), np.log(mixed.sum_there)
     by_there = gamma * (follows - weight * mixed.there) / mixed.sum_there
@@ -327,8 +345,13 @@ def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -
     found = slope.coefficients()
     np.multiply((by_there * mixed.reach).T[:, :, None], mixed.step, out=found)
     found += (by_there + by_here).T[:, :, None] * (mixed.trunk + SHARE_FLOOR)
+    if mixed.stage is not None:
+        stage, left = mixed.stage, mixed.stage.transient.reached
+        slope.transient(by_there * (stage.step @ mixed.weights.T), stage.transient)
+        slope.shared("log_concavity", by_there * left * ((stage.bend - old) @ mixed.weights.T))
+        found += (by_there * left).T[:, :, None] * stage.step
     found *= mixed.weights[:, None, :]
-    return np.asarray(by_there * mixed.reach)
+    return by_there
 
 
 def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
@@ -433,7 +456,15 @@ class PlanForm:
 
 
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
-    """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture."""
+    """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture.
+
+    Raises:
+        InvalidValueError: the decay starts after a stable stage, whose part in the law is not one of these numbers.
+    """
+    if inputs.has_stages:
+        raise InvalidValueError(
+            "stable_tokens", float(inputs.stable_intrinsic[0]), "must be 0 for a plan alone"
+        )
     layout = frame.layout(inputs.start_loss.shape[1])
     shared, own, coefficients = layout.split(theta)
     inputs = at_reference_batch(inputs, shared["batch"])
@@ -443,7 +474,7 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     all_terms = size[0] ** own["size"]
     concavity = float(np.exp(shared["log_concavity"]))
     trunk = frame.trunk_shares**concavity
-    reached = _transient(shared, own, inputs, frame).reached[0]
+    reached = _transients(shared, own, inputs, frame)[0].reached[0]
     scale = size[0] ** shared["size_mixture"] * np.exp(shared["tokens_mixture"] * log_start[0])
     relax_shares = frame.member.relaxing == "shares"
     exponents = np.exp(shared["log_gamma"] + own["gamma"])

@@ -23,7 +23,7 @@ from decaylaws.laws.decay.baselines import (
     MixtureAlone,
     NearestRun,
 )
-from decaylaws.laws.decay.inputs import final_losses, plain_shares
+from decaylaws.laws.decay.inputs import final_losses, plain_shares, stable_shares, stable_tokens
 from decaylaws.laws.decay.law import DecayLaw
 from decaylaws.laws.decay.parameters import MEMBERS
 from decaylaws.laws.kit.law import Array
@@ -243,9 +243,11 @@ def _mixture_folds(runs: pd.DataFrame, num_folds: int, seed: int) -> list[BoolAr
 
     So does the one mixture whose runs repeat a scarce source ever more often.
     """
-    groups = np.unique(plain_shares(runs, names_with(runs, MIX)).round(6), axis=0, return_inverse=True)[
-        1
-    ].ravel()
+    sources = names_with(runs, MIX)
+    shares = plain_shares(runs, sources)
+    if stable_tokens(runs).any():  # a decay and the stable stage before it are one mixture of two parts
+        shares = np.hstack([shares, stable_shares(runs, sources)])
+    groups = np.unique(shares.round(6), axis=0, return_inverse=True)[1].ravel()
     free = np.unique(groups[~np.isin(groups, groups[_anchors(runs)])])
     if len(free) < 2:
         return []
@@ -301,16 +303,23 @@ def decay_predictors(
     }
 
 
+def usable_members(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Members that can be fitted to these runs: after a stable stage only those whose shares relax."""
+    staged = stable_tokens(runs).any()
+    return tuple(name for name, each in MEMBERS.items() if each.relaxing == "shares" or not staged)
+
+
 def select_member(
     trunk_mixture: Mapping[str, float],
     runs: pd.DataFrame,
-    members: Sequence[str] = tuple(MEMBERS),
+    members: Sequence[str] | None = None,
     *,
     reference_batch_tokens: int | None = None,
     seed: int = 0,
 ) -> tuple[str, pd.DataFrame]:
     """The member that is to be used (:func:`chosen_member`), and the whole held-out report."""
-    every = decay_predictors(trunk_mixture, members, reference_batch_tokens=reference_batch_tokens)
+    asked = usable_members(runs) if members is None else members
+    every = decay_predictors(trunk_mixture, asked, reference_batch_tokens=reference_batch_tokens)
     found = {name: make for name, make in every.items() if name.startswith(_LAW)}
     fits = held_out_fits(found, runs, seed=seed)
     report = held_out_table(fits, runs)

@@ -24,6 +24,8 @@ from decaylaws.runs.table import (
     LOSS_ERROR,
     MIX,
     NUMERICS,
+    STABLE_MIX,
+    STABLE_TOKENS,
     START_LOSS,
     WARMUP_TOKENS,
     names_with,
@@ -52,7 +54,9 @@ class DecayInputs:
         drops: falls of the LR along the path over the reference LR, hand-over first, ``[n, 1 + PATH_NODES]``.
         ages: steps of the reference batch between each fall and the end, ``[n, 1 + PATH_NODES]``.
         shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
-        epochs: passes over every source, 0 where they are not known, ``[n, m]``.
+        epochs: passes over every source, 0 where they are not known, ``[n, m]``; those of a stable stage count too.
+        stable_intrinsic: tokens of the stable stage before the decay, 0 where there is none, ``[n]``.
+        stable_shares: effective shares of the sources in that stage, ``[n, m]``.
         start_loss: loss of every domain at the checkpoint, nats per token, ``[n, d]``.
         measured_gain: how much lower the loss of the mean of the trunk's last weights is, nats per token, ``[n, d]``;
             1 where the law does without.
@@ -75,6 +79,24 @@ class DecayInputs:
     averaged_steps: Array
     log_batch: Array
     loss_error: Array
+    stable_intrinsic: Array
+    stable_shares: Array
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether any of the decays starts after a stable stage."""
+        return bool(self.stable_intrinsic.any())
+
+    def exposures(self, staged: bool) -> Array:
+        """Effective shares by which mixtures are compared ``[n, m]``.
+
+        Args:
+            staged: put the shares of both stages beside each other, each by its part of the tokens ``[n, 2 m]``.
+        """
+        if not staged:
+            return self.shares
+        part = (self.stable_intrinsic / (self.stable_intrinsic + self.decay_tokens))[:, None]
+        return np.hstack([(1.0 - part) * self.shares, part * self.stable_shares])
 
     @property
     def is_finished(self) -> NDArray[np.bool_]:
@@ -126,12 +148,13 @@ def decay_inputs(
             source that the law does not know.
     """
     require_decays(runs, domains)
-    unknown = [name for name in names_with(runs, MIX) if name not in sources and (runs[MIX + name] > 0).any()]
-    if unknown:
-        raise InvalidValueError(
-            f"mix:{unknown[0]}", float(runs[MIX + unknown[0]].max()), "is a source that the law was not fitted on",
-            f"Known sources: {', '.join(sources)}.",
-        )  # fmt: skip
+    for prefix in (MIX, STABLE_MIX):
+        for name in names_with(runs, prefix):
+            if name not in sources and (runs[prefix + name] > 0).any():
+                raise InvalidValueError(
+                    prefix + name, float(runs[prefix + name].max()), "is a source that the law was not fitted on",
+                    f"Known sources: {', '.join(sources)}.",
+                )  # fmt: skip
     batch = _positive(runs, "batch_tokens")
     trunk_batch = batch if reference_batch_tokens is None else np.full(len(runs), reference_batch_tokens)
     own_lr = _positive(runs, HANDOVER_LR) if HANDOVER_LR in runs else np.full(len(runs), reference_lr)
@@ -162,6 +185,8 @@ def decay_inputs(
         averaged_steps=steps,
         log_batch=np.log(batch / trunk_batch),
         loss_error=_loss_errors(runs, domains),
+        stable_intrinsic=stable_tokens(runs),
+        stable_shares=stable_shares(runs, sources) * worth_of(epochs),
     )
 
 
@@ -213,10 +238,34 @@ def plain_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return shares / totals[:, None]
 
 
+def stable_tokens(runs: pd.DataFrame) -> Array:
+    """Tokens of the stable stage before each decay ``[n]``; 0 where there is none."""
+    if STABLE_TOKENS not in runs:
+        return np.zeros(len(runs))
+    found = runs[STABLE_TOKENS].fillna(0.0).to_numpy(dtype=float)
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise InvalidValueError(STABLE_TOKENS, float(found.min()), "must be finite and not negative")
+    return found
+
+
+def stable_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+    """Shares of the sources in the stable stage ``[n, m]``; zeros where there is none."""
+    staged, found = stable_tokens(runs) > 0, np.zeros((len(runs), len(sources)))
+    if staged.any():
+        own = runs.loc[staged, [name for name in runs if str(name).startswith(STABLE_MIX)]].fillna(0.0)
+        found[staged] = plain_shares(
+            own.rename(columns=lambda name: MIX + str(name).removeprefix(STABLE_MIX)), sources
+        )
+    return found
+
+
 def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
-    """A number for every distinct mixture, ``[n]``: replicates and other lengths of one mixture share it."""
-    columns = [MIX + name for name in sources if MIX + name in runs]
-    shares = runs[columns].to_numpy(dtype=float).round(6)
+    """A number for every distinct mixture, ``[n]``: replicates and other lengths of one mixture share it.
+
+    With a stable stage, for every pair of mixtures.
+    """
+    columns = [prefix + name for prefix in (MIX, STABLE_MIX) for name in sources if prefix + name in runs]
+    shares = runs[columns].fillna(0.0).to_numpy(dtype=float).round(6)
     return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
 
 

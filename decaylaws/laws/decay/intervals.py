@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, final_losses, finished_rows
-from decaylaws.laws.decay.parameters import Frame, Prior
+from decaylaws.laws.decay.parameters import Frame, Prior, on_trunk
 from decaylaws.laws.kit.draws import conformal_radius, normal_radius
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
@@ -125,7 +125,8 @@ class Distances:
     @classmethod
     def between(cls, inputs: DecayInputs, shares: Array, decay_tokens: Array) -> Distances:
         """From planned or held-out decays to runs with ``shares`` ``[k, m]`` and ``decay_tokens`` ``[k]``."""
-        mine, theirs = (each / each.sum(axis=1, keepdims=True) for each in (inputs.shares, shares))
+        own = inputs.exposures(staged=shares.shape[1] > inputs.shares.shape[1])
+        mine, theirs = (each / each.sum(axis=1, keepdims=True) for each in (own, shares))
         return cls(
             0.5 * np.abs(mine[:, None] - theirs[None]).sum(axis=2),
             np.log2(inputs.decay_tokens[:, None] / decay_tokens[None]),
@@ -245,7 +246,7 @@ class FittedRange:
 
     Attributes:
         checkpoints: size and trunk tokens of every checkpoint, ``[c, 2]``.
-        shares: effective shares of every row, ``[n, m]``.
+        shares: effective shares of every row, ``[n, m]``; with a stable stage, those of both stages.
         decay_tokens: of every row, ``[n]``.
     """
 
@@ -257,7 +258,7 @@ class FittedRange:
     def by(cls, inputs: DecayInputs) -> Self:
         """What a fit on these rows has seen."""
         starts = np.column_stack([inputs.params, inputs.start_tokens])
-        return cls(np.unique(starts, axis=0), inputs.shares, inputs.decay_tokens)
+        return cls(np.unique(starts, axis=0), inputs.exposures(inputs.has_stages), inputs.decay_tokens)
 
     def distances(self, inputs: DecayInputs) -> Distances:
         """From planned decays to the fitted rows."""
@@ -394,7 +395,7 @@ def _moments(inputs: DecayInputs) -> list[NDArray[np.bool_]]:
 def _mixture_folds(
     inputs: DecayInputs, mixtures: Array, trunk_shares: Array, num_folds: int, seed: int
 ) -> list[NDArray[np.bool_]]:
-    free = np.abs(inputs.shares - trunk_shares).max(axis=1) >= 1e-3
+    free = ~on_trunk(inputs, trunk_shares)
     labels = np.unique(mixtures[free])
     if len(labels) < 2:
         return []

@@ -22,6 +22,7 @@ from decaylaws.laws.decay.inputs import (
     has_measured_gains,
     mixture_groups,
     reference_tokens,
+    stable_tokens,
 )
 from decaylaws.laws.decay.intervals import (
     FittedRange,
@@ -66,7 +67,7 @@ from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
-from decaylaws.runs.table import DECAY_COLUMNS, LOSS, MIX, names_with, require_decays
+from decaylaws.runs.table import DECAY_COLUMNS, LOSS, MIX, STABLE_TOKENS, names_with, require_decays
 
 _FIRST_NOISE = (
     2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
@@ -105,6 +106,7 @@ class DecayLaw(DecaySlices):
         onsets_: from how many passes on repeating a source raises losses; empty where no run shows that it does.
         horizon_: errors by distance beyond the fitted sizes and lengths; who makes rolling origins sets it
             (``decaylaws.laws.decay.horizon``), and intervals there are at least as wide.
+        has_stages_: whether decays of the fit start after a stable stage of another mixture (``stable_tokens``).
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
 
@@ -120,6 +122,7 @@ class DecayLaw(DecaySlices):
     _repeated: tuple[int, ...]
     _reference_start_tokens: float | None
     _fitted_seed: int | None
+    has_stages_: bool
     _parameter_covariance: ArrowCovariance
     _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
 
@@ -372,11 +375,19 @@ class DecayLaw(DecaySlices):
             "tokens": reference_tokens(runs),
         }
         self.is_measured_ = has_measured_gains(runs, self.domains_)
+        self.has_stages_ = bool(stable_tokens(runs).any())
         inputs = self._inputs(runs)
         self._fitted_range, self._repeated = FittedRange.by(inputs), ()
         self._reference_start_tokens = reference_start_tokens(inputs)
         seeds = runs["seed"].dropna().mode() if "seed" in runs else pd.Series()
         self._fitted_seed = None if seeds.empty else int(seeds.iloc[0])
+        if self.has_stages_ and MEMBERS[self.member].relaxing != "shares":
+            raise InvalidValueError(
+                "member",
+                self.member,
+                "knows no stable stage before a decay (stable_tokens)",
+                "Take effective_gain.",
+            )
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
@@ -385,7 +396,7 @@ class DecayLaw(DecaySlices):
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._fitted_range.checkpoints, self._repeated, self._reference_start_tokens,
+            self._fitted_range.checkpoints, self._repeated, self._reference_start_tokens, self.has_stages_,
         )  # fmt: skip
 
     @property
@@ -398,6 +409,9 @@ class DecayLaw(DecaySlices):
         return self._layout.names(self.domains_, self.sources_, repeated)
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
+        if stable_tokens(runs).any() and not self.has_stages_:
+            constraint = "must be 0: no decay of the fit starts after a stable stage of another mixture"
+            raise InvalidValueError(STABLE_TOKENS, float(stable_tokens(runs).max()), constraint)
         return decay_inputs(
             runs, sources=self.sources_, domains=self.domains_, reference_lr=self._reference["lr"],
             reference_batch_tokens=int(self._reference["batch_tokens"]), measured=self.is_measured_,
@@ -591,6 +605,7 @@ class DecayLaw(DecaySlices):
             "doubts": self.doubts_,
             "repeated": self._repeated,
             "reference_start_tokens": self._reference_start_tokens,
+            **({"has_stages": True} if self.has_stages_ else {}),
             "onsets": [vars(each) for each in self.onsets_],
             "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
             "draw_covariance": self._draw_covariance,
@@ -610,6 +625,7 @@ class DecayLaw(DecaySlices):
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self._repeated = tuple(int(place) for place in state.get("repeated", ()))
         self._reference_start_tokens = state.get("reference_start_tokens")
+        self.has_stages_ = bool(state.get("has_stages", False))
         self.onsets_ = tuple(Onset(**each) for each in state.get("onsets", ()))
         self._theta = np.array(list(self.params_.values()))
         self._sd = np.array(state["sd"])

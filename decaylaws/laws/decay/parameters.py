@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.repetition import COMMON, Repetition, repetition_prior
+from decaylaws.laws.decay.stages import STAGE, STAGE_PRIOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 
@@ -121,6 +122,7 @@ class ParameterLayout:
     num_checkpoints: int = 0
     num_repeated: int = 0
     by_tokens: bool = False
+    by_stage: bool = False
 
     @property
     def size(self) -> int:
@@ -135,7 +137,11 @@ class ParameterLayout:
     @property
     def num_shared(self) -> int:
         """Number of parameters that domains share."""
-        return len(SHARED) + self.num_shared_by_repetition + self._num_by_tokens
+        return len(SHARED) + self.num_shared_by_repetition + self._num_by_tokens + self._num_by_stage
+
+    @property
+    def _num_by_stage(self) -> int:
+        return len(STAGE) if self.by_stage else 0
 
     @property
     def num_shared_by_repetition(self) -> int:
@@ -146,15 +152,19 @@ class ParameterLayout:
         """Columns of one kind of a domain's own parameters, or of a kind that stands behind them.
 
         Those are the ``mixture`` coefficients, the ``offsets``, what domains share of ``repetition`` (log onsets, then
-        what sources share too), the ``harm`` of it, and the exponents of the pre-training ``tokens``.
+        what sources share too), the ``harm`` of it, the exponents of the pre-training ``tokens``, and what belongs to
+        the stable ``stage``.
         """
         d = self.num_domains
-        tokens = self.size - self._num_by_tokens
+        stage = self.size - self._num_by_stage
+        tokens = stage - self._num_by_tokens
         harm = tokens - d * self.num_repeated
         repetition = harm - self.num_shared_by_repetition
         offsets = repetition - d * self.num_checkpoints
+        if kind == "stage":
+            return slice(stage, self.size)
         if kind == "tokens":
-            return slice(tokens, self.size)
+            return slice(tokens, stage)
         if kind == "harm":
             return slice(harm, tokens)
         if kind == "repetition":
@@ -168,11 +178,13 @@ class ParameterLayout:
 
     @property
     def shared_columns(self) -> NDArray[np.intp]:
-        """Columns of the parameters that domains share ``[s]``: ``SHARED``, those of repetition, then ``BY_TOKENS``."""
+        """Columns of the parameters that domains share ``[s]``.
+
+        ``SHARED``, those of repetition, ``BY_TOKENS``, then ``STAGE``.
+        """
         every = np.arange(self.size)
-        return np.concatenate(
-            [every[: len(SHARED)], every[self.columns("repetition")], every[self.columns("tokens")]]
-        )
+        behind = (every[self.columns(kind)] for kind in ("repetition", "tokens", "stage"))
+        return np.concatenate([every[: len(SHARED)], *behind])
 
     @property
     def own_columns(self) -> NDArray[np.intp]:
@@ -193,6 +205,7 @@ class ParameterLayout:
         """Shared values by name, a domain's own by kind ``[d]``, mixture coefficients ``[d, m]``."""
         shared = dict(zip(SHARED, theta[: len(SHARED)].tolist()))
         shared |= dict.fromkeys(BY_TOKENS, 0.0) | dict(zip(BY_TOKENS, theta[self.columns("tokens")].tolist()))
+        shared |= dict(zip(STAGE, theta[self.columns("stage")].tolist()))
         own = {kind: theta[self.columns(kind)] for kind in OWN}
         return shared, own, theta[self.columns("mixture")].reshape(self.num_domains, self.num_sources)
 
@@ -215,7 +228,8 @@ class ParameterLayout:
         offsets = [f"offset:{index}:{name}" for index in range(self.num_checkpoints) for name in domains]
         onsets = [*(f"log_onset:{source}" for source in repeated), *(COMMON if repeated else ())]
         harm = [f"harm:{domain}:{source}" for domain in domains for source in repeated]
-        return [*SHARED, *own, *pairs, *offsets, *onsets, *harm, *(BY_TOKENS if self.by_tokens else ())]
+        last = [*(BY_TOKENS if self.by_tokens else ()), *(STAGE if self.by_stage else ())]
+        return [*SHARED, *own, *pairs, *offsets, *onsets, *harm, *last]
 
 
 @dataclass(frozen=True)
@@ -231,6 +245,7 @@ class Frame:
         repeated: positions of the sources whose repetition raises losses, ``[r]``.
         reference_start_tokens: pre-training tokens at which a decay's gains are those of the size alone; None where
             they have no part in them.
+        by_stage: whether decays may start after a stable stage.
     """
 
     member: Member
@@ -240,6 +255,7 @@ class Frame:
     checkpoints: Array = field(default_factory=lambda: np.empty((0, 2)))
     repeated: tuple[int, ...] = ()
     reference_start_tokens: float | None = None
+    by_stage: bool = False
 
     def log_start(self, inputs: DecayInputs) -> Array:
         """Log of the checkpoints' pre-training tokens over the reference ``[n]``; zero where they have no part."""
@@ -251,7 +267,7 @@ class Frame:
         """Where the parameters of a law of so many domains stand."""
         return ParameterLayout(
             num_domains, len(self.trunk_shares), len(self.checkpoints), len(self.repeated),
-            self.reference_start_tokens is not None,
+            self.reference_start_tokens is not None, self.by_stage,
         )  # fmt: skip
 
     def checkpoint_of(self, inputs: DecayInputs) -> NDArray[np.bool_]:
@@ -289,6 +305,8 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     if frame.reference_start_tokens is not None:
         by_tokens = {"tokens_anneal": _MEASURED_TOKENS_ANNEAL} if inputs.is_measured else {}
         last = np.vstack([last, [(_BY_TOKENS_PRIOR | by_tokens)[name] for name in BY_TOKENS]])
+    if frame.by_stage:
+        last = np.vstack([last, [STAGE_PRIOR[name] for name in STAGE]])
     mean = np.concatenate([table[:, 0], own[:, 0], coefficients, 0.0 * offset_sd, last[:, 0]])
     sd = np.concatenate([table[:, 1], own[:, 1], coefficient_sd, offset_sd, last[:, 1]])
     lower = np.concatenate([table[:, 2], own[:, 2], coefficients - 8.0, -20 * offset_sd, last[:, 2]])
@@ -341,6 +359,17 @@ def _starts(mean: Array) -> Array:
     return np.vstack([mean, quick, slow])
 
 
+def on_trunk(inputs: DecayInputs, trunk_shares: Array) -> NDArray[np.bool_]:
+    """Decays on the trunk's mixture ``[n]``, in both stages where there are two."""
+    staged = inputs.stable_intrinsic > 0
+    gaps = [
+        np.abs(inputs.shares - trunk_shares),
+        np.abs(inputs.stable_shares - trunk_shares) * staged[:, None],
+    ]
+    same: NDArray[np.bool_] = np.hstack(gaps).max(axis=1) < 1e-3
+    return same
+
+
 Solve = Callable[[Prior, Array, Array], Array]  # prior, start and row weights to parameters
 
 
@@ -350,7 +379,7 @@ def staged_start(
     """Parameters ``[p]`` after the three stages; a stage without two rows is left out."""
     sizes, counts = np.unique(inputs.params, return_counts=True)
     one_size = inputs.params == sizes[counts.argmax()]
-    same = np.abs(inputs.shares - frame.trunk_shares).max(axis=1) < 1e-3
+    same = on_trunk(inputs, frame.trunk_shares)
     rows = {"annealing": one_size & same, "mixture": one_size, "size": np.ones(len(inputs), dtype=bool)}
     theta = prior.mean
     for stage, (shared, own) in _STAGES.items():
@@ -367,6 +396,7 @@ def _columns(layout: ParameterLayout, shared: tuple[str, ...], own: tuple[str, .
     free = np.zeros(layout.size, dtype=bool)
     free[[SHARED.index(name) for name in shared if name in SHARED]] = True
     free[layout.columns("tokens")] = BY_TOKENS[0] in shared
+    free[layout.columns("stage")] = "log_kappa" in shared
     for kind in own:
         free[layout.columns(kind)] = True
     return free

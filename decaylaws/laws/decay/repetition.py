@@ -129,7 +129,11 @@ class Repetition:
         before, scale = worth_of(inputs.epochs), float(np.exp(self.log_repeat_scale))
         worth, fell = worth_of(inputs.epochs, scale), np.maximum(inputs.epochs - 1.0, 0.0) / scale
         by_scale = -scale * (np.expm1(-fell) + fell * np.exp(-fell)) / np.maximum(inputs.epochs, 1.0)
-        return replace(inputs, shares=inputs.shares / before * worth), by_scale / worth
+        changed = worth / before
+        found = replace(
+            inputs, shares=inputs.shares / before * worth, stable_shares=inputs.stable_shares * changed
+        )
+        return found, by_scale / worth
 
     def cost(self, epochs: Array) -> Array:
         """Nats per token ``[n, d]`` at passes ``[n, r]`` and the reference size."""
