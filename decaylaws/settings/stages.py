@@ -72,6 +72,9 @@ def _check_combinations(settings: Any) -> None:
     if settings.sampler is not None:
         constraint = "proposes no stable stages (design.stable_tokens)"
         raise InvalidValueError("sampler.kind", settings.sampler.kind, constraint, remedy)
+    if settings.objective.kl_strength:
+        constraint = "must be 0 with a stable stage (design.stable_tokens): the prior is one mixture"
+        raise InvalidValueError("objective.kl_strength", settings.objective.kl_strength, constraint)
     for key in ("read_outs", "keep_earlier"):
         if getattr(settings.design, key):
             constraint = "is not possible with a stable stage (design.stable_tokens)"

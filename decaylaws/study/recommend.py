@@ -49,6 +49,11 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         StudyError: no law has been fitted, or the target's trunk has not been trained.
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
+    if study.settings.design.stable_tokens:
+        raise StudyError(
+            "recommend does not choose the mixture of a stable stage yet (design.stable_tokens). The law of "
+            f"{study.law_file} predicts decays after any of its stages: see DecayLaw.predict."
+        )
     fit, law = load_fit(study)
     inputs = recommendation_inputs(study)
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
