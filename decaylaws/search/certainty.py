@@ -175,7 +175,14 @@ def near_optimal_region(problem: DecayProblem, chosen: Array, tolerance: float) 
     return np.array([[min(low, own), max(high, own)] for (low, high), own in zip(ends, chosen)])
 
 
-def difference(problem: DecayProblem, chosen: Array, other: Array, level: float = LEVEL) -> Prediction:
+def difference(
+    problem: DecayProblem,
+    chosen: Array,
+    other: Array,
+    level: float = LEVEL,
+    *,
+    beside: DecayProblem | None = None,
+) -> Prediction:
     """Objective of ``other`` minus that of the ``chosen`` mixture under one plan, ``[1]``: a gain where positive.
 
     The two share checkpoint, plan and law, so most of the law's error cancels: the interval is the bootstrap's
@@ -187,13 +194,21 @@ def difference(problem: DecayProblem, chosen: Array, other: Array, level: float 
         chosen: shares of the mixture that the law chose [m].
         other: shares of the other [m].
         level: coverage of the interval.
+        beside: the problem of ``other``, where it follows another stable stage.
     """
     law, pair = problem.law, np.vstack([chosen, other])
-    lost, lost_sd = problem.lost_gain(chosen, other)
-    mean = float(np.diff(problem.objective(pair))[0]) - lost
-    draws = [float(np.diff(problem.objective(pair, theta))[0]) for theta in law.draws_]
     weights = law.weight_vector(problem.goal.weights)
-    noise = law.noise_ * problem.losses(pair)
+
+    def losses(theta: Array | None = None) -> Array:
+        found = problem.losses(pair, theta)
+        if beside is not None:
+            found[1] = beside.losses(other[None], theta)[0]
+        return found
+
+    lost, lost_sd = problem.lost_gain(chosen, other, beside)
+    mean = float(np.diff(losses() @ weights)[0]) - lost
+    draws = [float(np.diff(losses(theta) @ weights)[0]) for theta in law.draws_]
+    noise = law.noise_ * losses()
     variance = float(np.sum((noise * weights) ** 2)) + (float(np.var(draws)) if len(draws) > 1 else 0.0)
     radius = conformal_radius(law.held_out_scores(problem.goal.weights), level)
     half = float(np.hypot(radius * np.sqrt(variance), normal_radius(level) * lost_sd))

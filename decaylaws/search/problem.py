@@ -20,9 +20,24 @@ from decaylaws.runs.table import (
     AVERAGED_START_TOKENS,
     HANDOVER_LR,
     MIX,
+    STABLE_MIX,
+    STABLE_TOKENS,
     START_LOSS,
     WARMUP_TOKENS,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableStage:
+    """A stable stage between the checkpoint and the decay, at the checkpoint's LR.
+
+    Attributes:
+        tokens: of the stage.
+        mixture: its shares; None for those of the decay, so that both stages are on one mixture.
+    """
+
+    tokens: int
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +54,7 @@ class Target:
         averaged_start_tokens: tokens over which that mean goes; ``None`` is that share of ``start_tokens``.
         handover_lr: LR of its last step; needed by a law whose runs start at several.
         warmup_tokens: tokens over which a decay from it first raises the LR from 0.
+        stable: the stable stage before the decay, where there is one.
     """
 
     non_embedding_params: int
@@ -49,6 +65,7 @@ class Target:
     averaged_start_tokens: float | None = None
     handover_lr: float | None = None
     warmup_tokens: int = 0
+    stable: StableStage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,16 +235,25 @@ class DecayProblem:
         ]
         return value + self.goal.risk * np.std(gains, axis=0)
 
-    def lost_gain(self, chosen: Array, other: Array) -> tuple[float, float]:
+    def lost_gain(
+        self, chosen: Array, other: Array, beside: DecayProblem | None = None
+    ) -> tuple[float, float]:
         """Nats by which the law's gain of a mixture ``[m]`` that it chose over another one ``[m]`` is too large.
 
         The prediction of a good mixture is too good, more so if it was chosen (:meth:`DecayLaw.optimism`). The control
         is in every fit, so that its prediction stays.
 
+        Args:
+            chosen: the mixture that was chosen.
+            other: the other.
+            beside: the problem of the other, where it follows another stable stage.
+
         Returns:
             What the gain loses, and the standard error of that.
         """
         changes = self.law.changes(self.inputs(np.vstack([chosen, other]))) @ self._weights
+        if beside is not None:
+            changes[1] = (self.law.changes(beside.inputs(other[None])) @ self._weights)[0]
         optimism = self.law.optimism(self.goal.weights)
         lost, sd = optimism.lost(changes[:1]), optimism.lost_sd(changes)
         if np.array_equal(other, self.control_shares):
@@ -252,9 +278,17 @@ class DecayProblem:
         return 0.0 if self.goal.kl_strength == 0 else self.goal.kl_strength * self.divergence(shares)
 
     @cached_property
+    def on_one_mixture(self) -> DecayProblem:
+        """The same problem with a stable stage on the mixture of the decay; itself where there is no stage."""
+        stable = self.target.stable
+        if stable is None or stable.mixture is None:
+            return self
+        return replace(self, target=replace(self.target, stable=replace(stable, mixture=None)))
+
+    @cached_property
     def control_losses(self) -> Array:
-        """Predicted losses of the control under the same plan, ``[d]``."""
-        return self.losses(self.control_shares[None])[0]
+        """Predicted losses of the control under the same plan, in every stage, ``[d]``."""
+        return self.on_one_mixture.losses(self.control_shares[None])[0]
 
     @cached_property
     def control_shares(self) -> Array:
@@ -263,20 +297,34 @@ class DecayProblem:
 
     def inputs(self, shares: Array) -> DecayInputs:
         """The law's inputs for mixtures ``[k, m]``; repeated sources count less."""
-        epochs = shares * self.plan.decay_tokens / self._available
-        effective = (shares * worth_of(epochs)) @ self._to_law
+        epochs, stable = shares * self.plan.decay_tokens / self._available, self.target.stable
+        before = np.zeros_like(shares)
+        if stable is not None:
+            before = before + (shares if stable.mixture is None else stable.mixture.array(self.space.names))
+            epochs = epochs + before * stable.tokens / self._available
+        worth = worth_of(epochs)
         one, count = self._template, len(shares)
         repeated = {
             name: np.repeat(getattr(one, name), count, axis=0)
             for name in vars(one)
-            if name not in ("shares", "epochs")
+            if name not in ("shares", "epochs", "stable_shares")
         }
-        return replace(one, shares=effective, epochs=epochs @ self._to_law, **repeated)
+        return replace(
+            one, shares=(shares * worth) @ self._to_law, epochs=epochs @ self._to_law,
+            stable_shares=(before * worth) @ self._to_law, **repeated,
+        )  # fmt: skip
 
     def row(self, mixture: Mixture) -> pd.DataFrame:
         """A plan of the runs table's form, for predictions with intervals."""
         own_lr = {} if self.target.handover_lr is None else {HANDOVER_LR: self.target.handover_lr}
-        stretch = self.target.averaged_start_tokens
+        stretch, stable = self.target.averaged_start_tokens, self.target.stable
+        epochs, before = self.space.epochs(mixture, self.plan.decay_tokens), {}
+        if stable is not None:
+            first = mixture if stable.mixture is None else stable.mixture
+            read = self.space.epochs(first, stable.tokens)
+            epochs = {name: value + read[name] for name, value in epochs.items()}
+            before = {STABLE_MIX + name: first.share(name) for name in self.law.sources_}
+            before[STABLE_TOKENS] = stable.tokens
         return pd.DataFrame([{
             **own_lr, **({} if stretch is None else {AVERAGED_START_TOKENS: stretch}),
             WARMUP_TOKENS: self.plan.warmup_tokens,
@@ -284,7 +332,7 @@ class DecayProblem:
             "batch_tokens": self.batch_tokens, "decay_tokens": self.plan.decay_tokens,
             "start_lr": self.plan.start_lr, "end_lr": self.plan.end_lr, "decay_shape": self.plan.shape,
             **{MIX + name: mixture.share(name) for name in self.law.sources_},
-            **{f"epochs:{name}": value for name, value in self.space.epochs(mixture, self.plan.decay_tokens).items()},
+            **{f"epochs:{name}": value for name, value in epochs.items()}, **before,
             **{START_LOSS + name: value for name, value in self.target.start_loss.items()},
             **{AVERAGED_START_LOSS + name: value for name, value in self.target.averaged_start_loss.items()},
         }])  # fmt: skip
@@ -316,7 +364,8 @@ class DecayProblem:
     @cached_property
     def _control_draws(self) -> list[float]:
         draws = self.law.draws_[: self.num_risk_draws]
-        return [float(self.objective(self.control_shares[None], theta)[0]) for theta in draws]
+        control = self.on_one_mixture
+        return [float(control.objective(self.control_shares[None], theta)[0]) for theta in draws]
 
     @cached_property
     def _available(self) -> Array:

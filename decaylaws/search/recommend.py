@@ -85,47 +85,87 @@ def recommend(
         InfeasibleError: no mixture meets caps, bounds and evidence together.
         InvalidValueError: an unknown domain or source, or no choice that lies inside the evidence.
     """
+    named = {"control": goal.control, **(rivals or {})}
+    found = searched(
+        law, space, target, goal, choices, list(named.values()), trials, seed, within_evidence=within_evidence,
+        sampler=sampler, storage=storage, progress=progress,
+    )  # fmt: skip
+    return described(found, named, noise_sd)
+
+
+def searched(
+    law: DecayLaw,
+    space: MixtureSpace,
+    target: Target,
+    goal: Goal,
+    choices: Choices,
+    known: Sequence[Mixture],
+    trials: int,
+    seed: int,
+    *,
+    within_evidence: bool = True,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    storage: optuna.storages.BaseStorage | str | None = None,
+    progress: Progress = silent,
+) -> Found:
+    """The best plan and mixture, without what is to be said of them; the arguments are those of :func:`recommend`.
+
+    Args:
+        known: mixtures to try first.
+    """
     from decaylaws.search.explore import Explorer
 
     if within_evidence:
-        space, choices = _within(law, space, target, goal, choices)
-    named = {"control": goal.control, **(rivals or {})}
+        space, choices = within(law, space, target, goal, choices)
 
-    def search(goal: Goal) -> _Found:
+    def search(goal: Goal) -> Found:
         explorer = Explorer(law, space, target, goal, choices)
-        known = list(named.values())
         table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
-        return _Found.best(explorer, table)
+        return Found.best(explorer, table)
 
     found = search(goal)
-    assured = found.optimum.feasible
-    if not assured and any(goal.guard_margins.values()):
-        # The mixture that breaks its margins least is close to the control and gains nothing.
-        found = search(replace(goal, guard_margins={}))
-    return _describe(found, named, assured, goal.guard_margins, noise_sd)
+    if found.optimum.feasible or not any(goal.guard_margins.values()):
+        return found
+    # The mixture that breaks its margins least is close to the control and gains nothing.
+    again = search(replace(goal, guard_margins={}))
+    return replace(again, assured=False, margins=goal.guard_margins)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Where a search ended: its best plan and mixture, the best mixture of each plan, every trial."""
+class Found:
+    """Where a search ended.
+
+    Attributes:
+        problem: the search problem under its best plan.
+        optimum: the best mixture.
+        by_plan: the best mixture of each plan.
+        trials: every trial.
+        assured: whether all guards hold with the margins of the goal.
+        margins: these margins.
+    """
 
     problem: DecayProblem
     optimum: Optimum
     by_plan: pd.DataFrame
     trials: pd.DataFrame
+    assured: bool
+    margins: Mapping[str, float]
 
     @classmethod
-    def best(cls, explorer: Explorer, trials: pd.DataFrame) -> _Found:
+    def best(cls, explorer: Explorer, trials: pd.DataFrame) -> Found:
         """Optimise mixture and LR of every kind of plan, and take the best as a recipe can state it."""
         polished = _optimise(explorer, trials)
         polished[0] = _rounded(*_moved(*polished[0]))
-        return cls(*polished[0], _plan_table(polished), trials)
+        problem, optimum = polished[0]
+        return cls(
+            problem, optimum, _plan_table(polished), trials, optimum.feasible, problem.goal.guard_margins
+        )
 
 
-def _within(
+def within(
     law: DecayLaw, space: MixtureSpace, target: Target, goal: Goal, choices: Choices
 ) -> tuple[MixtureSpace, Choices]:
-    """Limits and choices cut to what the runs span."""
+    """Limits and choices cut to what the runs span; arguments as those of :func:`recommend`."""
     evidence = law.evidence_
     sources = []
     for source in space.sources:
@@ -280,14 +320,14 @@ def _plan_table(polished: Sequence[_Polished]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def _describe(
-    found: _Found,
-    rivals: Mapping[str, Mixture],
-    assured: bool,
-    margins: Mapping[str, float],
-    noise_sd: float | None,
-) -> Recommendation:
-    problem, optimum = found.problem, found.optimum
+def described(found: Found, rivals: Mapping[str, Mixture], noise_sd: float | None) -> Recommendation:
+    """The recommendation with everything that it rests on; arguments as those of :func:`recommend`.
+
+    Args:
+        found: where the search ended.
+        rivals: mixtures to measure it against, the control first.
+    """
+    problem, optimum, assured = found.problem, found.optimum, found.assured
     law, names = problem.law, problem.space.names
     mixture = Mixture.from_array(names, optimum.shares)
     row = problem.row(mixture)
@@ -312,7 +352,7 @@ def _describe(
         rivals=measured,
         guards=dict(zip(problem.goal.guard_domains, problem.guard_slack(optimum.shares[None])[0].tolist())),
         guard_nats=problem.goal.guard_nats,
-        guard_margins=dict(margins),
+        guard_margins=dict(found.margins),
         feasible=assured,
         forgetting={
             domain: float(losses.mean[0, law.domains_.index(domain)]) - problem.target.start_loss[domain]
@@ -356,12 +396,12 @@ def _front(problem: DecayProblem, mixture: Mixture) -> pd.DataFrame:
 
 
 def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> Rival:
-    shares = rival.array(problem.space.names)
-    gain = difference(problem, chosen, shares, LEVEL)
+    shares, own = rival.array(problem.space.names), problem.on_one_mixture
+    gain = difference(problem, chosen, shares, LEVEL, other=None if own is problem else own)
     return Rival(
-        name, rival, float(problem.objective(shares[None])[0]),
+        name, rival, float(own.objective(shares[None])[0]),
         Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),
-        guards_hold=bool((problem.robust_slack(shares[None]) >= 0).all()), doubts=problem.law.doubts_,
+        guards_hold=bool((own.robust_slack(shares[None]) >= 0).all()), doubts=problem.law.doubts_,
     )  # fmt: skip
 
 

@@ -113,9 +113,10 @@ class DecayInputs:
         return DecayInputs(**{name: values[mask] for name, values in vars(self).items()})
 
     def on_mixture(self, shares: Array) -> DecayInputs:
-        """The same decays on fresh text of one mixture ``[m]``."""
+        """The same decays, and the stable stages before them, on fresh text of one mixture ``[m]``."""
         every = np.broadcast_to(shares, self.shares.shape)
-        return replace(self, shares=every, epochs=np.zeros_like(self.epochs))
+        staged = np.where(self.stable_intrinsic[:, None] > 0, every, 0.0)
+        return replace(self, shares=every, stable_shares=staged, epochs=np.zeros_like(self.epochs))
 
     def __len__(self) -> int:
         return len(self.params)
