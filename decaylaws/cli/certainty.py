@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decaylaws.cli.console import LONG_TABLE, SHOWN_ROWS, plain_table
+from decaylaws.study.recommend import STAGE
 
 _NAMED = 8  # sources of a mixture that a line names
 
@@ -19,6 +20,9 @@ def print_certainty(console: Console, found: Mapping[str, Any]) -> None:
         console.print(_front(found))
     console.print(_evidence(found))
     console.print(_candidates(found))
+    if STAGE in found:
+        console.print(_stages(found[STAGE]))
+        console.print(f"  {found[STAGE]['verdict']}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"  {found['verdict']}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -55,17 +59,33 @@ def _evidence(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def _stages(choice: Mapping[str, Any]) -> Table:
+    title = f"mixtures of the stable stage ({choice['tokens']:,} tokens), each with its best decay"
+    table = plain_table("stage", "its mixture", "decay", "objective", "behind the best", title=title)
+    for option in choice["options"]:
+        behind = option["behind"]
+        table.add_row(
+            option["name"], _named(option["stable"]), _named(option["decay"]), f"{option['objective']:.4f}",
+            f"{behind['mean']:+.4f} ({behind['lower']:+.4f} to {behind['upper']:+.4f})",
+        )  # fmt: skip
+    return table
+
+
+def _named(mixture: Mapping[str, float]) -> str:
+    """The largest shares of a mixture, as a line has room for them."""
+    shares = sorted(mixture.items(), key=lambda item: -item[1])
+    named = [f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005]
+    more = [f"{len(named) - _NAMED} more"] if len(named) > _NAMED + 1 else []
+    return ", ".join([*named[:_NAMED], *more] if more else named)
+
+
 def _candidates(found: Mapping[str, Any]) -> Table:
     table = plain_table(
         "k", "objective", "expected regret@k", "90 % quantile", "mixture", title="worth confirming"
     )
     for k, entry in enumerate(found["candidates"], start=1):
-        shares = sorted(entry["mixture"].items(), key=lambda item: -item[1])
-        named = [f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005]
-        more = [f"{len(named) - _NAMED} more"] if len(named) > _NAMED + 1 else []
-        words = ", ".join([*named[:_NAMED], *more] if more else named)
         table.add_row(
             str(k), f"{entry['objective']:.4f}", f"{entry['expected_regret']:.4f}",
-            f"{entry['regret_upper']:.4f}", words,
+            f"{entry['regret_upper']:.4f}", _named(entry["mixture"]),
         )  # fmt: skip
     return table

@@ -269,6 +269,11 @@ class Recipe(Value):
     provenance: Provenance = Provenance()
 
     @property
+    def decay(self) -> Stage:
+        """The decay: the last stage."""
+        return self.stages[-1]
+
+    @property
     def tokens(self) -> int:
         """Tokens of all stages."""
         return sum(stage.tokens for stage in self.stages)

@@ -25,7 +25,7 @@ NUM_CHECKS = 12
 def explorer_data(inputs: ReportInputs) -> dict[str, Any]:
     """Everything that the explorer needs, as JSON values; arrays of shares have the order of ``sources``."""
     problem = inputs.problem
-    law, stage = problem.law, inputs.recipe.stages[0]
+    law, stage = problem.law, inputs.recipe.decay
     names = problem.space.names
     runs = _fitted_mixtures(law, names)
     return {

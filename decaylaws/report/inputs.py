@@ -13,11 +13,11 @@ from decaylaws.evaluation import Evaluation, read_evaluation
 from decaylaws.evaluation.records import FILE_NAME as EVALUATION_NAME
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
-from decaylaws.recipe import Guard, Recipe
+from decaylaws.recipe import Guard, Recipe, Stage
 from decaylaws.runs.noise import Noise
 from decaylaws.runs.objective import normalised
 from decaylaws.schedules import DecayTerms
-from decaylaws.search import DecayProblem, Goal, Plan
+from decaylaws.search import DecayProblem, Goal, Plan, StableStage
 from decaylaws.study import Study
 from decaylaws.study.fit import Fit, load_fit
 from decaylaws.study.objective import Objective, noise_at, objective
@@ -76,6 +76,11 @@ class ReportInputs:
         """The fitted decay law."""
         return self._fit_and_law[1]
 
+    @property
+    def stable(self) -> Stage | None:
+        """The stable stage of the recipe, before its decay; None where it has none."""
+        return self.recipe.stages[0] if len(self.recipe.stages) > 1 else None
+
     @cached_property
     def problem(self) -> DecayProblem:
         """The losses of any mixture under the recommended length and LR path, at the target.
@@ -83,7 +88,7 @@ class ReportInputs:
         A guard that the recipe keeps counts as kept at its rounded shares, which may lie a hair within the margin.
         """
         problem, margins = self._problem, {}
-        shares = self.recipe.stages[0].mixture.array(problem.space.names)[None]
+        shares = self.recipe.decay.mixture.array(problem.space.names)[None]
         for (domain, guard), slack in zip(
             self.recipe.guards.items(), problem.guard_slack(shares)[0].tolist()
         ):
@@ -94,12 +99,15 @@ class ReportInputs:
 
     @cached_property
     def _problem(self) -> DecayProblem:
-        study, stage = self.study, self.recipe.stages[0]
+        study, stage = self.study, self.recipe.decay
         asked, planner, path = study.settings.objective, study.planner(), DecayTerms.of(stage.lr)
+        target, first = decay_target(study), self.stable
+        if first is not None:
+            target = replace(target, stable=StableStage(tokens=first.tokens, mixture=first.mixture))
         return DecayProblem(
             law=self.law,
-            space=planner.space,
-            target=decay_target(study),
+            space=planner.space_after(first.mixture if first else None),
+            target=target,
             goal=Goal(
                 weights=self.weights,
                 control=planner.control_mixture,

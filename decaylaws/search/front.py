@@ -51,15 +51,22 @@ def pareto_front(
     """
     if num_points < 2:
         raise InvalidValueError("num_points", num_points, "must be at least 2: the ends of the front")
-    both = _two_losses(problem, general)
+    both, alone = (_two_losses(each, general) for each in (problem, problem.on_one_mixture))
     points = _trace(problem, *both, num_points)
     shares = {
         "front": points,
         **{name: mix.array(problem.space.names)[None] for name, mix in (also or {}).items()},
     }
-    table = pd.concat(
-        [_rows(problem, both, label, rows) for label, rows in shares.items()], ignore_index=True
-    )
+    control = tuple(loss(problem.control_shares[None]) for loss in alone)
+    parts = [
+        _rows(
+            problem.on_one_mixture, alone, label, rows, control
+        )  # the control has one mixture in all stages
+        if label == "control"
+        else _rows(problem, both, label, rows, control)
+        for label, rows in shares.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
     return table.sort_values("general", ignore_index=True)
 
 
@@ -116,12 +123,13 @@ def _undominated(losses: Array) -> list[int]:
     return kept
 
 
-def _rows(problem: DecayProblem, both: tuple[Loss, Loss], label: str, shares: Array) -> pd.DataFrame:
-    control = problem.control_shares[None]
+def _rows(
+    problem: DecayProblem, both: tuple[Loss, Loss], label: str, shares: Array, control: tuple[Array, ...]
+) -> pd.DataFrame:
     general, specialised = (loss(shares) for loss in both)
     return pd.DataFrame({
         "label": label, "general": general, "specialised": specialised,
-        "general_change": general - both[0](control), "specialised_change": specialised - both[1](control),
+        "general_change": general - control[0], "specialised_change": specialised - control[1],
         "guards": _guards(problem, shares),
         **{MIX + name: shares[:, k] for k, name in enumerate(problem.space.names)},
     })  # fmt: skip
@@ -130,6 +138,7 @@ def _rows(problem: DecayProblem, both: tuple[Loss, Loss], label: str, shares: Ar
 def _guards(problem: DecayProblem, shares: Array) -> list[str]:
     """What is known of the guards of each mixture ``[n, m]``; the control cannot lose against itself."""
     is_control = np.abs(shares - problem.control_shares).max(axis=1) < _SAME
+    is_control &= problem.on_one_mixture is problem  # after another stable stage it is not the control
     sure = (problem.robust_slack(shares) >= -_SAME).all(axis=1) | is_control
     kept = (problem.guard_slack(shares) >= -_SAME).all(axis=1)
     return np.select([sure, kept], ["hold", "not sure"], "broken").tolist()

@@ -28,9 +28,10 @@ from decaylaws.recipe import (
     Stage,
 )
 from decaylaws.recipe.model import GUARD_TOLERANCE, HANDOVER_TOLERANCE, as_invalid_value
-from decaylaws.schedules import Schedule, decay
+from decaylaws.schedules import Schedule, Segment, decay
 from decaylaws.search.recommendation import Recommendation
 from decaylaws.search.regression import MixtureChoice
+from decaylaws.search.stages import StageChoice
 
 Sources = MixtureSpace | Mapping[str, Source]
 
@@ -47,8 +48,9 @@ def decay_recipe(
     seed: int = 0,
     provenance: Provenance | None = None,
     guard_limits: Mapping[str, float] | None = None,
+    stage: StageChoice | None = None,
 ) -> Recipe:
-    """The recipe of a recommended decay.
+    """The recipe of a recommended decay, and of the stable stage before it where there is one.
 
     Args:
         found: what :func:`decaylaws.search.recommend` answered.
@@ -62,6 +64,8 @@ def decay_recipe(
         seed: of the order of the data.
         provenance: where the recipe comes from.
         guard_limits: tolerances of single guards in the place of the common one, nats per token.
+        stage: the chosen stable stage (:func:`decaylaws.search.recommend_stages`); it runs at ``handover.lr`` and needs
+            ``batch_tokens``.
 
     Raises:
         InvalidValueError: no batch size is known, or the sources do not allow the mixture.
@@ -78,15 +82,20 @@ def decay_recipe(
     schedule = decay(
         plan.decay_tokens, plan.start_lr, plan.end_lr, plan.shape, warmup_tokens=plan.warmup_tokens
     )
-    first = schedule.start_lr
+    stages = [Stage(name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch, seq_len=seq_len)]
+    if stage is not None:
+        held = Schedule((Segment(stage.tokens, handover.lr, handover.lr),))
+        own = batch_tokens or batch  # the batch of a decay may be its own
+        stages.insert(
+            0, Stage(name="stable", lr=held, mixture=stage.mixture, batch_tokens=own, seq_len=seq_len)
+        )
+    first = stages[0].lr.start_lr
     jumps = abs(first - handover.lr) > HANDOVER_TOLERANCE * max(first, handover.lr)
     with _named_errors():
         return Recipe(
             name=name,
             handover=handover.model_copy(update={"lr_jump": handover.lr_jump or jumps}),
-            stages=(
-                Stage(name="decay", lr=schedule, mixture=found.mixture, batch_tokens=batch, seq_len=seq_len),
-            ),
+            stages=tuple(stages),
             sources=_sources(sources),
             optimizer=optimizer or OptimizerSettings(),
             seed=seed,

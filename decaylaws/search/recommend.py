@@ -397,7 +397,7 @@ def _front(problem: DecayProblem, mixture: Mixture) -> pd.DataFrame:
 
 def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> Rival:
     shares, own = rival.array(problem.space.names), problem.on_one_mixture
-    gain = difference(problem, chosen, shares, LEVEL, other=None if own is problem else own)
+    gain = difference(problem, chosen, shares, LEVEL, beside=None if own is problem else own)
     return Rival(
         name, rival, float(own.objective(shares[None])[0]),
         Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),

@@ -61,7 +61,7 @@ class StageChoice:
         tokens: of the stage.
         mixture: its shares.
         one_mixture: the best mixture for both stages, under the recommended length and LR.
-        gain: what two mixtures gain over it, nats per token, with its 90 % interval.
+        gain: what two mixtures gain over it, nats per token, with its 90 % interval; None where it is recommended.
         options: every mixture of the stage, the best first.
         left_out: mixtures of the stage that leave no decay within the caps, with the reason.
         verdict: whether two mixtures are better than one, in words.
@@ -71,7 +71,7 @@ class StageChoice:
     tokens: int
     mixture: Mixture
     one_mixture: Mixture
-    gain: Estimate
+    gain: Estimate | None
     options: tuple[StageOption, ...]
     left_out: Mapping[str, str]
     verdict: str
@@ -145,10 +145,10 @@ def recommend_stages(
     chosen = min(found, key=lambda name: _rank(found[name]))
     best = found[chosen]
     one = _one_mixture(best, within_runs, stable_tokens)
-    recommendation = described(best, {**named, ONE_MIXTURE: one}, noise_sd)
-    gain = recommendation.rivals[-1].gain
-    if chosen == ONE_MIXTURE and one == recommendation.mixture == _stage_of(best):
-        gain = Estimate(0.0, 0.0, 0.0)  # the recommendation itself
+    decay = Mixture.from_array(space.names, best.optimum.shares)
+    itself = one == decay == _stage_of(best)
+    recommendation = described(best, named if itself else {**named, ONE_MIXTURE: one}, noise_sd)
+    gain = None if itself else recommendation.rivals[-1].gain
     options = tuple(
         _option(name, found[name], best) for name in sorted(found, key=lambda name: _rank(found[name]))
     )
@@ -183,7 +183,7 @@ def _one_mixture(found: Found, space: MixtureSpace, stable_tokens: int) -> Mixtu
 
 
 def _option(name: str, found: Found, best: Found) -> StageOption:
-    behind = difference(best.problem, best.optimum.shares, found.optimum.shares, LEVEL, other=found.problem)
+    behind = difference(best.problem, best.optimum.shares, found.optimum.shares, LEVEL, beside=found.problem)
     return StageOption(
         name=name,
         stable=_stage_of(found),
@@ -201,12 +201,14 @@ def _objective(problem: DecayProblem, shares: np.ndarray) -> float:
     return float(problem.objective(shares[None])[0])
 
 
-def _verdict(gain: Estimate, doubts: tuple[str, ...]) -> str:
+def _verdict(gain: Estimate | None, doubts: tuple[str, ...]) -> str:
     """Whether two mixtures are better than one."""
+    if gain is None:
+        return "Both stages have the same mixture. No two mixtures are predicted to be better than the best single one."
     figures = f"{gain.mean:+.4f} nats per token, 90 % interval {gain.lower:+.4f} to {gain.upper:+.4f}"
     if gain.lower > 0 and not doubts:
         return f"Two mixtures, one for each stage, are better than the best single one with 90 % confidence: {figures}."
     return (
-        f"There is no gain beyond noise from two mixtures over the best single one ({figures}). When a source is read "
-        "makes no difference that these runs can show."
+        f"There is no gain beyond noise from two mixtures over the best single one: {figures}. The evidence does not "
+        "say in which stage a source is better read."
     )

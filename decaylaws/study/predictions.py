@@ -2,7 +2,8 @@
 
 Four candidates run with the recommended schedule, at the proxy's scale and at the target's, or at the target's alone
 where the proxy is the target: the recommended mixture, the control, the token-proportional mixture and the best mixture
-that the sweep had already run. What was predicted of them stays as it was written.
+that the sweep had already run. With a stable stage each is a chain of that stage and the decay, and the best mixture
+that both stages could share is a fifth. What was predicted of them stays as it was written.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import matched_control
 from decaylaws.runs.objective import objective_values
-from decaylaws.runs.table import LOSS, MIX
+from decaylaws.runs.table import LOSS, MIX, STABLE_MIX, STABLE_TOKENS
+from decaylaws.search.stages import ONE_MIXTURE
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.fit import fit_inputs, load_fit
 from decaylaws.study.objective import objective
 from decaylaws.study.question import CONFIRMING, content_hash
-from decaylaws.study.recommend import load_recipe
+from decaylaws.study.recommend import STAGE, load_recipe, load_recommendation
 from decaylaws.study.results import decays, planned_rows
 from decaylaws.study.stored import StoredConfirmations
 
 CONFIRM_FORMAT = 2  # of confirm.json
 CANDIDATES = ("recommended", "control", "token_proportional", "best_of_sweep")
 SCALES = ("proxy", "target")
+STAGE_ROLE = "confirm:stable"
+"""Role of the stable stages from which confirming decays start."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class Confirmation:
         return content_hash("confirm", sorted(entry["run_id"] for entry in self.entries))
 
     def runs(self) -> list[tuple[str, RunConfig]]:
-        """Role and config of every distinct run, in order."""
+        """Role and config of every distinct run, in order; the stable stage from which decays start before them."""
         found = {
             entry["run_id"]: (f"confirm:{entry['candidate']}:{entry['scale']}", entry["config"])
             for entry in reversed(self.entries)
         }
-        return [(role, RunConfig.from_dict(config)) for role, config in reversed(found.values())]
+        decays = [(role, RunConfig.from_dict(config)) for role, config in reversed(found.values())]
+        stages = {config.stable.run_id: config.stable for _, config in decays if config.stable is not None}
+        return [*((STAGE_ROLE, config) for config in stages.values()), *decays]
 
 
 def predict(study: Study) -> tuple[Confirmation, bool]:
@@ -163,26 +169,58 @@ def scales(settings: StudySettings) -> tuple[str, ...]:
     return SCALES if settings.proxy != settings.target.shape else ("target",)
 
 
+def candidates(settings: StudySettings) -> tuple[str, ...]:
+    """Names of what is compared; with a stable stage also the best mixture that both stages could share."""
+    return (*CANDIDATES, ONE_MIXTURE) if settings.design.stable_tokens else CANDIDATES
+
+
 def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict[str, Mixture]:
-    """The four mixtures that are compared; the last two are brought inside the caps where they are not.
+    """The mixtures of the decays that are compared; the last but the recommended are brought inside the caps.
 
     Args:
         study: the study.
         recipe: its recipe.
         runs: its finished runs, among which the best one is looked for.
     """
-    planner, stage = study.planner(), recipe.stages[0]
-    space = planner.space
+    return {name: decay for name, (_, decay) in candidate_stages(study, recipe, runs).items()}
+
+
+def candidate_stages(
+    study: Study, recipe: Recipe, runs: pd.DataFrame
+) -> dict[str, tuple[Mixture | None, Mixture]]:
+    """Mixtures of the stable stage (None where there is none) and of the decay of all that are compared.
+
+    The control, the token-proportional mixture and the best single one are those of both stages.
+
+    Args:
+        study: the study.
+        recipe: its recipe.
+        runs: its finished runs, among which the best one is looked for.
+    """
+    planner, decay = study.planner(), recipe.decay
+    space, control = planner.space, planner.control_mixture
+    proportional = space.project(space.token_proportional(), recipe.tokens)
+    stage, best = _best_of_sweep(study, runs, space.names)
+    best = planner.space_after(stage).project(best, decay.tokens)
+    if not planner.stages:
+        return {
+            "recommended": (None, decay.mixture),
+            "control": (None, control),
+            "token_proportional": (None, proportional),
+            "best_of_sweep": (None, best),
+        }
+    one = Mixture(load_recommendation(study)[STAGE]["one_mixture"])
     return {
-        "recommended": stage.mixture,
-        "control": planner.control_mixture,
-        "token_proportional": space.project(space.token_proportional(), stage.tokens),
-        "best_of_sweep": space.project(_best_of_sweep(study, runs, space.names), stage.tokens),
+        "recommended": (recipe.stages[0].mixture, decay.mixture),
+        "control": (control, control),
+        "token_proportional": (proportional, proportional),
+        "best_of_sweep": (stage, best),
+        ONE_MIXTURE: (one, one),
     }
 
 
-def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mixture:
-    """Mixture of the run with the lowest objective at the proxy's scale among those that kept the guards."""
+def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> tuple[Mixture | None, Mixture]:
+    """Mixtures of the run with the lowest objective at the proxy's scale among those that kept the guards."""
     proxy = study.planner().start(study.settings.proxy).config.run_id
     tried = decays(runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
@@ -190,7 +228,10 @@ def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> Mi
         raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
     kept = tried[sweep_guards_hold(study, tried)]
     best = kept.iloc[int(np.argmin(objective_values(kept, objective(study).weights)))]
-    return Mixture.from_array(names, [float(best[MIX + name]) for name in names])
+    decay = Mixture.from_array(names, [float(best[MIX + name]) for name in names])
+    if STABLE_TOKENS not in runs:
+        return None, decay
+    return Mixture.from_array(names, [float(best[STABLE_MIX + name]) for name in names]), decay
 
 
 def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
@@ -203,9 +244,13 @@ def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
 
 
 def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str, str, RunConfig]]:
-    planner, stage = study.planner(), recipe.stages[0]
-    mixtures = candidate_mixtures(study, recipe, runs)
+    planner, decay = study.planner(), recipe.decay
+    mixtures = candidate_stages(study, recipe, runs)
     names = {"proxy": study.settings.proxy, "target": study.settings.target.shape}
+
+    def stage(name: str, mixture: Mixture | None) -> RunConfig | None:
+        return None if mixture is None else planner.stable(name, mixture, seed=recipe.seed).config
+
     return [
         (
             candidate,
@@ -213,14 +258,15 @@ def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str
             planner.microanneal(
                 "confirm",
                 names[scale],
-                planner.rescaled(stage.lr, study.settings.target.shape, names[scale]),
-                mixtures[candidate],
+                planner.rescaled(decay.lr, study.settings.target.shape, names[scale]),
+                mixtures[candidate][1],
                 seed=recipe.seed,
-                batch_tokens=stage.batch_tokens,
+                batch_tokens=decay.batch_tokens,
+                stage=stage(names[scale], mixtures[candidate][0]),
             ).config,
         )
         for scale in scales(study.settings)
-        for candidate in CANDIDATES
+        for candidate in candidates(study.settings)
     ]
 
 
@@ -273,7 +319,7 @@ def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
     with rebuilding(study.confirm_file, REMEDY):
         pairs = [(entry["candidate"], entry["scale"]) for entry in confirmation.entries]
         if sorted(pairs) != sorted(
-            (candidate, scale) for candidate in CANDIDATES for scale in scales(study.settings)
+            (candidate, scale) for candidate in candidates(study.settings) for scale in scales(study.settings)
         ):
             raise ValueError("it must hold each candidate at each scale once")
         for entry in confirmation.entries:

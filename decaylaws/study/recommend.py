@@ -11,6 +11,7 @@ from typing import Any
 import decaylaws
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.files import record_content
+from decaylaws.io.json import typed
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.horizon import mixture_distance
 from decaylaws.progress import Progress, silent
@@ -25,7 +26,7 @@ from decaylaws.recipe import (
     Source,
 )
 from decaylaws.recipe.corpus_facts import read_corpus
-from decaylaws.search import Choices, Recommendation, decay_recipe
+from decaylaws.search import Choices, Recommendation, StageChoice, decay_recipe, recommend_stages
 from decaylaws.search import recommend as search
 from decaylaws.study.directory import REMEDY, Study, read_json, write_json
 from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, usable_runs
@@ -36,6 +37,8 @@ from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
 from decaylaws.study.stored import stored_form
 
+STAGE = "stage"
+"""Key of the choice of a stable stage in laws/recommendation.json."""
 RECOMMENDATION_FORMAT = 8  # of laws/recommendation.json; an older file is searched anew
 
 
@@ -49,20 +52,16 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         StudyError: no law has been fitted, or the target's trunk has not been trained.
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
-    if study.settings.design.stable_tokens:
-        raise StudyError(
-            "recommend does not choose the mixture of a stable stage yet (design.stable_tokens). The law of "
-            f"{study.law_file} predicts decays after any of its stages: see DecayLaw.predict."
-        )
     fit, law = load_fit(study)
     inputs = recommendation_inputs(study)
     stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
     if stored and read_json(study.recommendation_file).get("inputs") == inputs:
         return Recipe.load(study.recipe_file), False
     margins = guard_margins(study, fit)
-    found = _search(study, law, margins, progress)
-    recipe = _recipe(study, fit, law, found)
-    write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict()})
+    found, stage = _search(study, law, margins, progress)
+    recipe = _recipe(study, fit, law, found, stage)
+    stored_stage = {} if stage is None else {STAGE: stage.to_dict()}
+    write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict(), **stored_stage})
     recipe.save(study.recipe_file)
     record_content(study.recipe_file)
     return recipe, True
@@ -103,6 +102,8 @@ def _load_recipe(study: Study) -> Recipe:
 def load_recommendation(study: Study) -> dict[str, Any]:
     """Everything that the search found (``Recommendation.to_dict``), as stored beside the recipe.
 
+    Of a study with a stable stage ``stage`` holds the choice of its mixture (``StageChoice.to_dict``).
+
     Raises:
         StudyError: nothing has been recommended.
     """
@@ -113,6 +114,8 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     about |= dict.fromkeys(("predicted", "control"), domains)
     about["support"] = tuple(name for name in sources if name in found["support"])  # those with a share only
     path = study.recommendation_file
+    if study.settings.design.stable_tokens:
+        found[STAGE] = typed(found.get(STAGE), stored_form(StageChoice), path, REMEDY)
     for key, names in about.items():
         if set(found[key]) != set(names):
             raise DataError(f"{path} is damaged ({key}: it is not about {', '.join(names)}). {REMEDY}")
@@ -123,32 +126,38 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     return found
 
 
-def _search(study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress) -> Recommendation:
+def _search(
+    study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress
+) -> tuple[Recommendation, StageChoice | None]:
     settings, planner = study.settings, study.planner()
     peak_lr, factors = planner.handover_lr(settings.target.shape), settings.design.start_lr_factors
-    budget = settings.target.max_decay_tokens
+    budget = settings.target.max_decay_tokens - settings.design.stable_tokens
     noise = noise_at(study, "target", decays(study.runs()))
-    return search(
-        law,
-        planner.space,
-        target=decay_target(study),
-        goal=goal(study, margins),
-        choices=Choices(
+    asked: dict[str, Any] = {
+        "target": decay_target(study),
+        "goal": goal(study, margins),
+        "choices": Choices(
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
             shapes=tuple(shape for shape in settings.design.shapes if shape != "constant"),
             end_lr_factors=tuple(settings.design.end_lr_factors),
             batch_tokens=tuple(settings.design.batch_tokens),
         ),
-        rivals={"token_proportional": proportional_mixture(study)},
-        trials=settings.search_trials,
-        seed=settings.seed,
-        noise_sd=None if noise is None else noise.sd,
-        progress=progress,
-    )
+        "rivals": {"token_proportional": proportional_mixture(study)},
+        "trials": settings.search_trials,
+        "seed": settings.seed,
+        "noise_sd": None if noise is None else noise.sd,
+        "progress": progress,
+    }
+    if not planner.stages:
+        return search(law, planner.space, **asked), None
+    tokens = settings.design.stable_tokens
+    return recommend_stages(law, planner.space, planner.stages, tokens, planner.space_after, **asked)
 
 
-def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Recipe:
+def _recipe(
+    study: Study, fit: Fit, law: DecayLaw, found: Recommendation, stage: StageChoice | None
+) -> Recipe:
     settings = study.settings
     return decay_recipe(
         found,
@@ -162,6 +171,7 @@ def _recipe(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Rec
         seed=settings.design.seed + settings.design.num_replicates,
         provenance=_provenance(study, fit, law, found),
         guard_limits=objective(study).guard_limits,
+        stage=stage,
     )
 
 

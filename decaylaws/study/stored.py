@@ -325,7 +325,7 @@ class Interval(TypedDict):
 class Entry(TypedDict):
     """What was predicted of one confirming run."""
 
-    candidate: Literal["recommended", "control", "token_proportional", "best_of_sweep"]
+    candidate: Literal["recommended", "control", "token_proportional", "best_of_sweep", "one_mixture"]
     scale: Literal["proxy", "target"]
     run_id: str
     config: dict[str, Any]

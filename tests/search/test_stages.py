@@ -86,8 +86,8 @@ def test_every_stage_is_shown_with_its_best_decay(
 
 def test_where_order_makes_no_difference_it_says_so() -> None:
     found, choice = searched(1.0)
-    assert choice.gain.lower <= 0
-    assert "no gain beyond noise" in choice.verdict
+    assert choice.gain is None or choice.gain.lower <= 0
+    assert "no gain beyond noise" in choice.verdict or "same mixture" in choice.verdict
     one = truth(choice.one_mixture, choice.one_mixture, 1.0)
     assert truth(choice.mixture, found.mixture, 1.0) == pytest.approx(one, abs=0.02)
 

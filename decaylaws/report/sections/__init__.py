@@ -18,6 +18,7 @@ from decaylaws.report.sections.question import asked
 from decaylaws.report.sections.read_outs import read_outs
 from decaylaws.report.sections.risks import risks
 from decaylaws.report.sections.stability import stability
+from decaylaws.report.sections.stages import stages
 
 __all__ = ["SECTIONS", "all_sections"]
 
@@ -27,6 +28,7 @@ SECTIONS: tuple[Callable[[ReportInputs], Section | None], ...] = (  # in reading
     confirmation,
     risks,
     mixture,
+    stages,
     explorer,
     schedule,
     guards,

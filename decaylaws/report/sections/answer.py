@@ -16,13 +16,13 @@ from decaylaws.report.words import MOST_SHOWN, listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
 from decaylaws.schedules import DecayTerms
 from decaylaws.study.plan import decays
-from decaylaws.study.predictions import CANDIDATES
+from decaylaws.study.predictions import candidates
 from decaylaws.study.verdict import domain_table, noise_words, outside_intervals, outside_words
 
 
 def answer(inputs: ReportInputs) -> Section:
     """The decision in one sentence, whether it stands, and all that a reader needs to act on it."""
-    stage = inputs.recipe.stages[0]
+    stage = inputs.recipe.decay
     shape, start_lr = stage.lr.segments[-1].shape, DecayTerms.of(stage.lr).start_lr
     shares = sorted(stage.mixture.weights.items(), key=lambda item: -item[1])
     used = [(source, share) for source, share in shares if share >= 0.005]
@@ -44,9 +44,14 @@ def answer(inputs: ReportInputs) -> Section:
         notation=str(stage.lr),
         recipe=_recipe_text(inputs),
     )
+    first, verb = "", "Decay"
+    if inputs.stable is not None:
+        held = sorted(inputs.stable.mixture.weights.items(), key=lambda item: -item[1])
+        on = listed([f"{percent(share)} {name(source)}" for source, share in held if share >= 0.005])
+        first, verb = f"Train {inputs.stable.tokens:,} tokens at the constant LR on {on}. ", "Then decay"
     return Section(
         "The answer",
-        f"Decay {stage.tokens:,} tokens on {words}, with the LR falling from {start_lr:.3g} ({shape}).",
+        f"{first}{verb} {stage.tokens:,} tokens on {words}, with the LR falling from {start_lr:.3g} ({shape}).",
         standing,
         facts=_facts(inputs),
         body=body,
@@ -54,7 +59,7 @@ def answer(inputs: ReportInputs) -> Section:
 
 
 def _facts(inputs: ReportInputs) -> list[Fact]:
-    found, stage = inputs.found, inputs.recipe.stages[0]
+    found, stage = inputs.found, inputs.recipe.decay
     gain = found["rivals"][0]["gain"]
     facts = [
         Fact(f"{stage.tokens:,}", "decay tokens"),
@@ -186,7 +191,7 @@ def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
     """The command that goes on, and why it is that one."""
     study = inputs.study
     if not inputs.confirmed:
-        runs = len(inputs.scales) * len(CANDIDATES)
+        runs = len(inputs.scales) * len(candidates(study.settings))
         return _command(
             "confirm", inputs
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."
@@ -209,24 +214,30 @@ def _command(verb: str, inputs: ReportInputs, argument: str | None = None) -> st
 
 
 def _decay_flops(inputs: ReportInputs) -> int:
-    """FLOPs of the recommended decay at the target's size; the trunk is not paid for again."""
+    """FLOPs of the recommended decay, and stable stage, at the target's size; the trunk is not paid for again."""
     study, recipe = inputs.study, inputs.recipe
-    stage = recipe.stages[0]
+    stage = recipe.decay
     planned = study.planner().microanneal(
         "launch", study.settings.target.shape, stage.lr, stage.mixture, seed=recipe.seed,
         batch_tokens=stage.batch_tokens,
     )  # fmt: skip
-    return planned.config.train_flops
+    stable = planned.config.stable
+    return planned.config.train_flops + (0 if stable is None else stable.train_flops)
 
 
 def _cost(inputs: ReportInputs) -> str:
     runs = inputs.runs
     # a checkpoint that exists cost the study nothing
-    sweep, trunks = decays(runs), runs[runs["kind"] == "trunk"]
+    sweep, trunks, stages = decays(runs), runs[runs["kind"] == "trunk"], runs[runs["role"] == "stable"]
     confirming = runs[runs["role"].astype(str).str.startswith("confirm")]
     parts = [
         f"{rows['train_flops'].sum():.2g} on {len(rows)} {words}{'s' if len(rows) != 1 else ''}"
-        for rows, words in ((trunks, "trunk"), (sweep, "microanneal"), (confirming, "confirming run"))
+        for rows, words in (
+            (trunks, "trunk"),
+            (stages, "stable stage"),
+            (sweep, "microanneal"),
+            (confirming, "confirming run"),
+        )
         if len(rows)
     ]
     return (

@@ -72,7 +72,7 @@ def _regret_tables(inputs: ReportInputs) -> list[PageTable]:
 
 def _slices(inputs: ReportInputs) -> pd.DataFrame:
     problem, recipe = inputs.problem, inputs.recipe
-    chosen = recipe.stages[0].mixture.array(problem.space.names)
+    chosen = recipe.decay.mixture.array(problem.space.names)
     here = float(problem.objective(chosen[None])[0])
     shown = leading(dict(zip(problem.space.names, chosen.tolist())))
     parts = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from decaylaws.runs.noise import told_apart
 
 _SHARES_CAPTION = (
     "The evidence for each share. 'Before the decay' is the source's share of what the target's trunk or checkpoint "
-    "was trained on; 'of all tokens' is its share of that and the decay together. 'As good as this' covers the "
+    "was trained on; 'of all tokens' is its share of that and the recipe together. 'As good as this' covers the "
     "mixtures whose prediction differs from that of the recommendation by less than the noise of one run. 'Best in "
     "90 % of refits' covers the best mixtures of laws that were fitted to resampled runs. The first is freedom of "
     "choice, the second is doubt about the law, and either can be the wider one. A leverage near 1 means that the "
@@ -31,7 +32,7 @@ def mixture(inputs: ReportInputs) -> Section:
             {name(key): _leading_shares(inputs, each) for key, each in inputs.candidates.items()}
         )
     )
-    ranges, recommended = _ranges(inputs), inputs.recipe.stages[0].mixture.weights
+    ranges, recommended = _ranges(inputs), inputs.recipe.decay.mixture.weights
     if len(ranges) > MOST_SHOWN:
         ranges = ranges.sort_values("share", ascending=False, kind="stable", ignore_index=True)
     some = ranges[ranges["source"].isin(leading(recommended))]
@@ -71,7 +72,7 @@ def _ranges(inputs: ReportInputs) -> pd.DataFrame:
         rows.append(
             {
                 "source": source,
-                "share": recipe.stages[0].mixture.share(source),
+                "share": recipe.decay.mixture.share(source),
                 "near_low": near[0],
                 "near_high": near[1],
                 "seen_low": seen[0],
@@ -84,13 +85,13 @@ def _ranges(inputs: ReportInputs) -> pd.DataFrame:
 
 def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, Any]]:
     found, study = inputs.found, inputs.study
-    tokens = inputs.recipe.stages[0].tokens
     start = study.planner().start(study.settings.target.shape).config
     evidence = {entry["source"]: entry for entry in found.get("evidence", [])}
     rows = []
     for row in ranges.itertuples():
         source, before = inputs.recipe.sources[row.source], start.mixture.share(row.source)
-        together = (before * start.tokens + row.share * tokens) / (start.tokens + tokens)
+        read = inputs.recipe.source_tokens()[row.source]
+        together = (before * start.tokens + read) / (start.tokens + inputs.recipe.tokens)
         rows.append(
             {
                 "source": name(row.source),
@@ -100,7 +101,7 @@ def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, An
                 "as good as this": f"{percent(row.near_low)} to {percent(row.near_high)}",
                 "without caps and guards": percent(found["unconstrained"][row.source]),
                 "cap": "-" if row.cap >= 1 else percent(row.cap),
-                "epochs": f"{row.share * tokens / source.available_tokens:.2g}",
+                "epochs": f"{read / source.available_tokens:.2g}",
                 **_evidence_cells(evidence.get(row.source), found["support"].get(row.source, 0)),
             }
         )
@@ -129,10 +130,10 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
         )
     else:
         notes.append("No cap binds.")
-    mixture, tokens = inputs.recipe.stages[0].mixture, inputs.problem.plan.decay_tokens
-    epochs = inputs.problem.space.epochs(mixture, tokens)
+    read, sources = inputs.recipe.source_tokens(), inputs.recipe.sources
     notes += [
-        f"{onset.sentence} The recommended mixture passes over it {epochs[onset.source]:.1f} times."
+        f"{onset.sentence} The recommended mixture passes over it "
+        f"{read[onset.source] / (sources[onset.source].available_tokens or math.inf):.1f} times."
         for onset in inputs.problem.law.onsets_
     ]
     if found.get("divergence"):
@@ -142,12 +143,15 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
 
 def schedule(inputs: ReportInputs) -> Section:
     """The LR path, and what other lengths and shapes would have brought."""
-    study, stage = inputs.study, inputs.recipe.stages[0]
+    study, stage = inputs.study, inputs.recipe.decay
     start = study.planner().start(study.settings.target.shape).config
     plans, trials = pd.DataFrame(inputs.found["by_plan"]), pd.DataFrame(inputs.found["trials"])
     # beside the history of a checkpoint that exists its decay would be a point
     history = plots.schedule_data(start.schedule) if start.is_trained else None
     begins = start.tokens if start.is_trained else 0
+    if inputs.stable is not None:
+        history = pd.concat([history, plots.schedule_data(inputs.stable.lr, start_tokens=begins)])
+        begins += inputs.stable.tokens
     path = plots.plot_schedule(history, plots.schedule_data(stage.lr, start_tokens=begins))
     lengths = plots.plot_lengths(trials.fillna({"objective": float("nan")}), plans)
     return Section(
@@ -156,7 +160,9 @@ def schedule(inputs: ReportInputs) -> Section:
         pictures=[
             Picture.of(
                 path,
-                "LR over tokens: the trunk, and the recommended decay after it."
+                "LR over tokens: the trunk"
+                + ("" if inputs.stable is None else " with the stable stage")
+                + ", and the recommended decay after it."
                 if start.is_trained
                 else "LR over the tokens of the recommended decay from the checkpoint.",
             ),

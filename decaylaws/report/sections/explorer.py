@@ -7,8 +7,13 @@ from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section, fill, json_block
 
 
-def explorer(inputs: ReportInputs) -> Section:
-    """Sliders over shares with the law's predictions, inside the file."""
+def explorer(inputs: ReportInputs) -> Section | None:
+    """Sliders over shares with the law's predictions, inside the file.
+
+    None where a stable stage stands before the decay: the page's own copy of the law knows one stage.
+    """
+    if inputs.stable is not None:
+        return None
     data = explorer_data(inputs)
     expected = inputs.found["objective"]
     half = (expected["upper"] - expected["lower"]) / 2

@@ -69,7 +69,7 @@ def _evidence(inputs: ReportInputs) -> Iterator[str]:
         yield f"It lies outside the fitted range: {'; '.join(beyond)}."
     for line in inputs.recipe.provenance.evidence.beyond_horizon:
         yield f"It lies beyond what tested the law. {line}"
-    source, share = max(inputs.recipe.stages[0].mixture.weights.items(), key=lambda item: item[1])
+    source, share = max(inputs.recipe.decay.mixture.weights.items(), key=lambda item: item[1])
     longest = problem.plan.decay_tokens >= evidence["decay_tokens"][1]
     if longest and share >= max(_FULL, 0.9 * evidence["shares"][source][1]):
         yield (

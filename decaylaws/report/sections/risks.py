@@ -57,7 +57,8 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
 
 
 def _near_copies(inputs: ReportInputs) -> Iterator[str]:
-    shares = inputs.recipe.stages[0].mixture.to_dict()
+    recipe = inputs.recipe
+    shares = recipe.decay.mixture.to_dict() if inputs.stable is None else recipe.shares()
     if said := copies_words(inputs.study, shares, "the recommended mixture"):
         yield said
 
