@@ -2,15 +2,15 @@
 
     nice -n 15 python analysis/stage_law.py --work DIR --json OUT
 
-A study with ``design.stable_tokens`` is made and run (general text, code and generated maths; four mixtures of the stable
-stage, decays at two lengths). Then the decay law is fitted in several forms and predicts decays that it did not see: folds
-over pairs of mixtures, and all decays after one mixture of the stage.
+A study with ``design.stable_tokens`` is made and run (general text, code and generated maths; four mixtures of the
+stable stage, decays at two lengths). Then the decay law is fitted in several forms and predicts decays that it did not
+see: folds over pairs of mixtures, and all decays after one mixture of the stage.
 
 ===============  ==================================================================================
 ``fitted``       the worth of the stage's tokens is a parameter (the form that a study uses)
 ``1``, ``0.5``   the worth is held there
-``start only``   the law of one stage, which starts at the measured end of the stable stage and takes the trunk's mixture
-                 for what the model remembers
+``start only``   the law of one stage, which starts at the measured end of the stable stage and takes the trunk's
+                 mixture for what the model remembers
 ===============  ==================================================================================
 
 Started again, the script goes on where the study stopped.
@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from _common import run, write_json
+from _studies import open_or_create
+from _studies import train as train_study
 
-from decaylaws import study as verbs
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.heldout import splits
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.decay.stages import STAGE_PRIOR
-from decaylaws.runs.columns import STABLE_MIX, STABLE_TOKENS, START_LOSS
-from decaylaws.study import Study
+from decaylaws.runs.columns import LOSS, MIX, STABLE_MIX, STABLE_TOKENS, START_LOSS
+from decaylaws.runs.table import names_with
 from decaylaws.study.fit import usable_runs
 
 TRUNK = {"narrative": 0.5, "reference": 0.48, "code": 0.01, "worked_maths": 0.01}
@@ -84,12 +84,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the study")
     parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    (arguments.work / "study.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False), encoding="utf-8")
-    study = Study.open(arguments.work)
-    verbs.prepare(study)
-    verbs.plan(study)
-    verbs.run(study)
+    study = open_or_create(arguments.work, SETTINGS)
+    train_study(study)
     runs = usable_runs(study)[0]
     proxy = runs[runs["non_embedding_params"] == runs["non_embedding_params"].max()].reset_index(drop=True)
     table = errors(proxy, study.recorded_runs())
@@ -151,14 +147,20 @@ def worth_held(worth: float | None) -> Iterator[None]:
 
 def one_stage(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     """The same decays as a law of one stage reads them: from the measured end of the stable stage."""
-    measured = recorded.set_index("run_id").loc[runs["run_id"]]
-    starts = [name for name in runs if name.startswith(START_LOSS)]
+    stages = recorded[recorded["role"] == "stable"]
+    keys = [f"{MIX}{name}" for name in TRUNK]
+    ends = stages.assign(key=stages[keys].round(6).astype(str).agg("/".join, axis=1)).set_index(
+        ["start_run_id", "key"]
+    )
+    own = runs[[STABLE_MIX + name for name in TRUNK]].round(6).astype(str).agg("/".join, axis=1)
+    places = pd.MultiIndex.from_arrays([runs["start_run_id"], own])
+    domains = names_with(runs, START_LOSS)
     found = runs.drop(
         columns=[name for name in runs if name.startswith((STABLE_TOKENS, STABLE_MIX, "averaged_"))]
     )
     return found.assign(
         start_tokens=runs["start_tokens"] + runs[STABLE_TOKENS],
-        **{name: measured[name].to_numpy() for name in starts},
+        **{START_LOSS + name: ends[LOSS + name].reindex(places).to_numpy() for name in domains},
     )
 
 
@@ -173,8 +175,8 @@ def order_pairs(runs: pd.DataFrame, law: DecayLaw) -> pd.DataFrame:
         ).round(-1)
         for name in TRUNK
     ]
-    for _, places in pd.concat(sums, axis=1).reset_index(drop=True).groupby([0, 1, 2, 3] if False else list(range(4)),
-                                                                          sort=False).groups.items():  # fmt: skip
+    read = pd.concat(sums, axis=1, keys=list(TRUNK)).reset_index(drop=True)
+    for places in read.groupby(list(read.columns), sort=False).groups.values():
         if len(places) == 2:
             stage = pairs.iloc[list(places)][STABLE_MIX + "worked_maths"].to_numpy()
             early, late = places[int(np.argmax(stage))], places[int(np.argmin(stage))]

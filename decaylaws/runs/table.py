@@ -43,8 +43,8 @@ tokens per domain), ``evaluation_sets`` (fingerprint of evaluation domains and q
 draw from). A run that was measured on two numbers of held-out tokens, or on two question sets, has two rows.
 
 A decay after a stable stage also has ``stable_tokens``, the tokens of that stage at the trunk's last LR, and
-``stable_mix:<source>``, its shares. Its ``start_run_id`` and ``start_tokens`` are then those of the trunk, as its
-``start_loss:`` is when a law reads it, and its ``epochs:`` count both stages.
+``stable_mix:<source>``, its shares. Its ``start_run_id``, ``start_tokens`` and ``start_loss:`` are then those of the
+trunk, and its ``epochs:`` count both stages; the loss at the end of the stage stands in the row of the ``stable`` run.
 
 Two columns are there where they are needed: ``handover_lr``, the LR of the last step of a decay's start, if starts
 differ in it; ``warmup_tokens``, the tokens over which a decay first raises the LR from 0 to ``start_lr``.

@@ -55,7 +55,7 @@ def with_starts(runs: pd.DataFrame) -> pd.DataFrame:
     if "end_lr" in ended and ended["end_lr"].nunique() > 1:
         found[HANDOVER_LR] = of_start("end_lr")
     runs = runs.assign(**found)
-    if STABLE_TOKENS in runs:  # the trainer measured the end of the stable stage; a law begins at the trunk's
+    if STABLE_TOKENS in runs:  # the trainer measured the end of the stable stage, which has a row of its own
         staged = runs[STABLE_TOKENS].gt(0).to_numpy()
         for domain in names_with(runs, START_LOSS):
             runs.loc[staged, START_LOSS + domain] = of_start(LOSS + domain)[staged]

@@ -12,6 +12,7 @@ import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING
+from decaylaws.runs.columns import STABLE_TOKENS
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import chosen_rows, excluded_table, first_of, has_percent, numbers, renamed
 from decaylaws.tables.run_columns import RUN, Direction, found_columns, one_table
@@ -121,6 +122,13 @@ def read_run_table(
         notes.append("Cells with a percent sign were read as hundredths.")
     reasons = pd.Series("", index=table.index, dtype=object)
     _exclude(reasons, *_not_finished(table))
+    if STABLE_TOKENS in table:
+        after_stage = numbers(table[STABLE_TOKENS]) > 0
+        _exclude(
+            reasons,
+            after_stage,
+            f"a decay after a stable stage ({STABLE_TOKENS}), which a table does not know",
+        )
     _exclude(reasons, wrong_shares != "", wrong_shares)
     reasons = _one_size(table, reasons, settings)
     values, dropped = _measured_targets(values, reasons == "", settings)
