@@ -35,7 +35,7 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.heldout import splits
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.decay.stages import STAGE_PRIOR
-from decaylaws.runs.columns import LOSS, MIX, STABLE_MIX, STABLE_TOKENS, START_LOSS
+from decaylaws.runs.columns import AVERAGED_START_LOSS, LOSS, MIX, STABLE_MIX, STABLE_TOKENS, START_LOSS
 from decaylaws.runs.table import names_with
 from decaylaws.study.fit import usable_runs
 
@@ -155,12 +155,13 @@ def one_stage(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     own = runs[[STABLE_MIX + name for name in TRUNK]].round(6).astype(str).agg("/".join, axis=1)
     places = pd.MultiIndex.from_arrays([runs["start_run_id"], own])
     domains = names_with(runs, START_LOSS)
-    found = runs.drop(
-        columns=[name for name in runs if name.startswith((STABLE_TOKENS, STABLE_MIX, "averaged_"))]
-    )
+    found = runs.drop(columns=[name for name in runs if name.startswith((STABLE_TOKENS, STABLE_MIX))])
+    measured = {name: ends[LOSS + name].reindex(places).to_numpy() for name in domains}
+    gains = {name: runs[START_LOSS + name] - runs[AVERAGED_START_LOSS + name] for name in domains}
     return found.assign(
         start_tokens=runs["start_tokens"] + runs[STABLE_TOKENS],
-        **{START_LOSS + name: ends[LOSS + name].reindex(places).to_numpy() for name in domains},
+        **{START_LOSS + name: values for name, values in measured.items()},
+        **{AVERAGED_START_LOSS + name: values - gains[name] for name, values in measured.items()},
     )
 
 
