@@ -125,8 +125,9 @@ def config_row(config: RunConfig, available_tokens: Mapping[str, int] | None = N
     if available_tokens is not None:
         pools = {**available_tokens, **(config.pool_tokens or {})}
         read = {name: share * config.tokens for name, share in config.mixture.weights.items()}
-        for name, share in stable.mixture.weights.items() if stable is not None else ():
-            read[name] = read.get(name, 0.0) + share * stable.tokens
+        if stable is not None:
+            for name, share in stable.mixture.weights.items():
+                read[name] = read.get(name, 0.0) + share * stable.tokens
         row |= {
             EPOCHS + name: tokens / min(pools[name], available_tokens[name]) for name, tokens in read.items()
         }

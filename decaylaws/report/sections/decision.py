@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,7 +100,7 @@ def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, An
                 "as good as this": f"{percent(row.near_low)} to {percent(row.near_high)}",
                 "without caps and guards": percent(found["unconstrained"][row.source]),
                 "cap": "-" if row.cap >= 1 else percent(row.cap),
-                "epochs": f"{read / source.available_tokens:.2g}",
+                "epochs": "-" if source.epochs is None else f"{source.epochs:.2g}",
                 **_evidence_cells(evidence.get(row.source), found["support"].get(row.source, 0)),
             }
         )
@@ -130,10 +129,9 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
         )
     else:
         notes.append("No cap binds.")
-    read, sources = inputs.recipe.source_tokens(), inputs.recipe.sources
+    sources = inputs.recipe.sources
     notes += [
-        f"{onset.sentence} The recommended mixture passes over it "
-        f"{read[onset.source] / (sources[onset.source].available_tokens or math.inf):.1f} times."
+        f"{onset.sentence} The recommended mixture passes over it {sources[onset.source].epochs or 0.0:.1f} times."
         for onset in inputs.problem.law.onsets_
     ]
     if found.get("divergence"):
