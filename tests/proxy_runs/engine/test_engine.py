@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
-from decaylaws.runs.config import Arithmetic, ModelShape, RunConfig
+from decaylaws.runs.config import Arithmetic, RunConfig
 from decaylaws.runs.optimizer import OptimizerConfig
 from decaylaws.runs.table import curves_table, fit_ready, runs_table
 from decaylaws.schedules import Schedule, Segment
@@ -25,58 +25,28 @@ from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.compiled_code import CACHE_VARIABLE
 from proxy_runs.data.sampler import BatchReader, MixtureSampler, available_sequences
 from proxy_runs.data.shards import TokenStore
-from proxy_runs.engine import Backend, RunResult, saves, train
+from proxy_runs.engine import Backend, saves
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.model import StackedLlama, init_params, stack_params
-from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint, kept_checkpoint, resume_checkpoint
 from proxy_runs.weights.checkpoints import load_checkpoint
 from proxy_runs.weights.hf import from_hf_weights, to_hf_model
-
-SEQ_LEN, BATCH = 16, 64
-PEAK_LR = 4e-3
-EVALUATION = EvaluationSettings(tokens_per_domain=64, points=2)
-Results = dict[str, RunResult]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
+from tests.proxy_runs.tiny_runs import (
+    BATCH,
+    EVALUATION,
+    PEAK_LR,
+    SEQ_LEN,
+    Results,
+    stop_after,
+    tiny_trunk,
+    train_all,
+)
 
 
 @pytest.fixture(scope="module")
 def trunk(store: TokenStore) -> RunConfig:
-    shape = ModelShape(
-        d_model=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        d_ff=32,
-        vocab_size=store.vocab_size,
-        seq_len=SEQ_LEN,
-    )
     schedule = Schedule((Segment(BATCH * 10, 0.0, PEAK_LR), Segment(BATCH * 30, PEAK_LR, PEAK_LR)))
-    return RunConfig(
-        kind="trunk",
-        shape=shape,
-        schedule=schedule,
-        mixture=Mixture({"general": 0.75, "code": 0.25}),
-        batch_tokens=BATCH,
-        seed=3,
-        data_fingerprint=store.fingerprint,
-    )
-
-
-@pytest.fixture(scope="module")
-def trunk_dir(tmp_path_factory: pytest.TempPathFactory, store: TokenStore, trunk: RunConfig) -> Path:
-    directory = tmp_path_factory.mktemp("checkpoints")
-    run(store, [trunk], directory)
-    return directory
+    return tiny_trunk(store).with_changes(schedule=schedule, mixture=Mixture({"general": 0.75, "code": 0.25}))
 
 
 def fork(
@@ -104,31 +74,13 @@ def forks(trunk: RunConfig, **arithmetic: Any) -> list[RunConfig]:
     return [config.with_changes(arithmetic=Arithmetic(**arithmetic)) for config in configs]
 
 
-def run(store: TokenStore, configs: Sequence[RunConfig], directory: Path, **options: Any) -> Results:
-    results: Results = {}
-
-    def note(result: RunResult) -> None:
-        assert result.run_id not in results
-        results[result.run_id] = result
-
-    options = {"evaluation": EVALUATION, "device": "cpu", **options}
-    train(configs, store, checkpoint_dir=directory, on_result=note, **options)
-    return results
-
-
-def stop_after(calls: int) -> Callable[[], bool]:
-    """A ``should_stop`` that says yes from the given call on."""
-    remaining = iter(range(calls))
-    return lambda: next(remaining, None) is None
-
-
 # What comes out --------------------------------------------------------------------------------------------
 
 
 def test_rows_and_curves_are_tables_that_a_fit_takes(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path
 ) -> None:
-    results = run(store, forks(trunk), trunk_dir, slots=2)
+    results = train_all(store, forks(trunk), trunk_dir, slots=2)
     table = runs_table({**result.row, "role": "grid"} for result in results.values())
     kept, excluded = fit_ready(table, store.names, data_fingerprint=store.fingerprint)
     assert (len(kept), len(excluded)) == (5, 0)
@@ -154,7 +106,7 @@ def test_the_realised_mixture_is_recorded_as_epochs(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path
 ) -> None:
     config = fork(trunk, BATCH * 8, maths=0.25).with_changes(pool_tokens={"maths": 65})
-    row = run(store, [config], trunk_dir)[config.run_id].row
+    row = train_all(store, [config], trunk_dir)[config.run_id].row
     assert row["epochs:maths"] == 32 * 0.25 / 4  # 32 sequences, a pool of four
     assert row["epochs:general"] == 24 / ((store.available_tokens["general"] - 1) // SEQ_LEN)
     assert row["epochs:code"] == 0.0
@@ -202,7 +154,7 @@ def test_trunk_and_fork_follow_a_plain_transformers_loop_over_200_steps(
     stable = Schedule((Segment(BATCH * 20, 0.0, PEAK_LR), Segment(BATCH * 80, PEAK_LR, PEAK_LR)))
     trunk = trunk.with_changes(schedule=stable)
     candidates = [fork(trunk, BATCH * 100, seed=1), fork(trunk, BATCH * 60, maths=0.1, seed=2)]
-    results = run(store, [trunk], tmp_path) | run(store, candidates, tmp_path, slots=2)
+    results = train_all(store, [trunk], tmp_path) | train_all(store, candidates, tmp_path, slots=2)
     evaluation = EvaluationSet.build(store, seq_len=SEQ_LEN, tokens_per_domain=EVALUATION.tokens_per_domain)
     for config in candidates:
         model = to_hf_model(init_params(trunk.shape, trunk.seed), trunk.shape)
@@ -221,9 +173,9 @@ def test_trunk_and_fork_follow_a_plain_transformers_loop_over_200_steps(
 @pytest.mark.parametrize("slots", [2, 3, 5])
 def test_slots_change_nothing(store: TokenStore, trunk: RunConfig, trunk_dir: Path, slots: int) -> None:
     """Slots are refilled and given up on the way; every number stays the same to the last bit."""
-    alone = run(store, forks(trunk), trunk_dir, slots=1)
-    assert run(store, forks(trunk), trunk_dir, slots=slots) == alone
-    assert run(store, forks(trunk)[::-1], trunk_dir, slots=slots) == alone
+    alone = train_all(store, forks(trunk), trunk_dir, slots=1)
+    assert train_all(store, forks(trunk), trunk_dir, slots=slots) == alone
+    assert train_all(store, forks(trunk)[::-1], trunk_dir, slots=slots) == alone
 
 
 def test_free_slots_are_filled_with_runs_that_are_asked_for(
@@ -237,8 +189,8 @@ def test_free_slots_are_filled_with_runs_that_are_asked_for(
         asked.append(count)
         return [others.pop() for _ in range(min(count, len(others)))]
 
-    found = run(store, [first, second], trunk_dir, slots=2, more=more)
-    assert found == run(store, forks(trunk), trunk_dir)
+    found = train_all(store, [first, second], trunk_dir, slots=2, more=more)
+    assert found == train_all(store, forks(trunk), trunk_dir)
     assert asked == [1, 1, 1, 1], (
         "at the ends of the second, the fifth, the first and the fourth, not after the last"
     )
@@ -249,9 +201,9 @@ def test_a_diverged_run_is_closed_with_a_reason_and_its_neighbours_go_on_bit_for
 ) -> None:
     healthy = forks(trunk)
     broken = fork(trunk, BATCH * 9).with_changes(optimizer=OptimizerConfig(weight_decay=3e37))
-    results = run(store, [healthy[0], broken, *healthy[1:]], trunk_dir, slots=3)
+    results = train_all(store, [healthy[0], broken, *healthy[1:]], trunk_dir, slots=3)
     result = results.pop(broken.run_id)
-    assert results == run(store, healthy, trunk_dir, slots=3)
+    assert results == train_all(store, healthy, trunk_dir, slots=3)
     assert (result.status, result.row["reached_target"]) == ("diverged", False)
     assert result.reason.startswith("diverged at step 3: loss ")
     assert "loss:maths" not in result.row
@@ -271,9 +223,9 @@ def test_a_pruned_run_leaves_its_neighbours_alone(
         assert set(row) == {prefix + name for prefix in ("loss:", "bpb:") for name in store.names}
         return config.run_id == victim
 
-    results = run(store, forks(trunk), trunk_dir, slots=3, should_prune=should_prune)
+    results = train_all(store, forks(trunk), trunk_dir, slots=3, should_prune=should_prune)
     pruned = results.pop(victim)
-    undisturbed = run(store, forks(trunk), trunk_dir, slots=3)
+    undisturbed = train_all(store, forks(trunk), trunk_dir, slots=3)
     expected_curve = undisturbed.pop(victim).curve
     assert results == undisturbed
     assert (pruned.status, pruned.reason) == ("pruned", "pruned at step 10")
@@ -293,13 +245,13 @@ def test_a_stack_that_steps_as_a_whole_agrees_and_keeps_its_members_apart(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of a GPU, here without recording: slots are refilled and left empty, one member diverges."""
-    memberwise = run(store, forks(trunk), trunk_dir, slots=3)
+    memberwise = train_all(store, forks(trunk), trunk_dir, slots=3)
     monkeypatch.setattr(Backend, "is_stackwise", True)
-    stackwise = run(store, forks(trunk), trunk_dir, slots=3)
+    stackwise = train_all(store, forks(trunk), trunk_dir, slots=3)
     check_close(stackwise, memberwise, store)
     assert stackwise != memberwise, "the same arithmetic in another order"
     broken = fork(trunk, BATCH * 9).with_changes(optimizer=OptimizerConfig(weight_decay=3e37))
-    results = run(store, [forks(trunk)[0], broken, *forks(trunk)[1:]], trunk_dir, slots=3)
+    results = train_all(store, [forks(trunk)[0], broken, *forks(trunk)[1:]], trunk_dir, slots=3)
     assert results.pop(broken.run_id).status == "diverged"
     assert results == stackwise
 
@@ -312,16 +264,16 @@ def test_a_stack_that_steps_as_a_whole_agrees_and_keeps_its_members_apart(
 def test_a_recorded_step_on_a_gpu_agrees_with_the_cpu(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path, arithmetic: dict[str, bool]
 ) -> None:
-    expected = run(store, forks(trunk), trunk_dir, slots=3)
-    found = run(store, forks(trunk, **arithmetic), trunk_dir, slots=3, device="cuda")
+    expected = train_all(store, forks(trunk), trunk_dir, slots=3)
+    found = train_all(store, forks(trunk, **arithmetic), trunk_dir, slots=3, device="cuda")
     ours = [config.run_id for config in forks(trunk, **arithmetic)]
     renamed = {config.run_id: found[run_id] for config, run_id in zip(forks(trunk), ours)}
     check_close(renamed, expected, store)
 
 
 def test_bfloat16_follows_float32_closely(store: TokenStore, trunk: RunConfig, trunk_dir: Path) -> None:
-    exact = run(store, forks(trunk), trunk_dir, slots=3)
-    rough = run(store, forks(trunk, precision="bfloat16"), trunk_dir, slots=3)
+    exact = train_all(store, forks(trunk), trunk_dir, slots=3)
+    rough = train_all(store, forks(trunk, precision="bfloat16"), trunk_dir, slots=3)
     for config, other in zip(forks(trunk), forks(trunk, precision="bfloat16")):
         for domain in store.names:
             key = f"loss:{domain}"
@@ -337,14 +289,16 @@ def test_compiled_runs_depend_on_no_neighbour_and_agree_closely(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     configs = forks(trunk, compiled=True)
-    exact = run(store, forks(trunk), trunk_dir, slots=2)
-    compiled = run(store, configs, trunk_dir, slots=2)
+    exact = train_all(store, forks(trunk), trunk_dir, slots=2)
+    compiled = train_all(store, configs, trunk_dir, slots=2)
     for config, eager in zip(configs, forks(trunk)):
         for domain in store.names:
             key = f"loss:{domain}"
             assert compiled[config.run_id].row[key] == pytest.approx(exact[eager.run_id].row[key], abs=1e-4)
-    assert run(store, configs[:1], trunk_dir, slots=3, should_stop=stop_after(5)) == {}  # the state is saved
-    assert run(store, configs[:1], trunk_dir) == {configs[0].run_id: compiled[configs[0].run_id]}
+    assert (
+        train_all(store, configs[:1], trunk_dir, slots=3, should_stop=stop_after(5)) == {}
+    )  # the state is saved
+    assert train_all(store, configs[:1], trunk_dir) == {configs[0].run_id: compiled[configs[0].run_id]}
     assert len(list(tmp_path.glob("*/complete"))) == 1, "all stacks of the shape share one folder of code"
 
 
@@ -353,7 +307,7 @@ def test_a_machine_without_a_compiler_says_so(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InvalidValueError, match=r"C\+\+ compiler"):
-        run(store, [trunk.with_changes(arithmetic=Arithmetic(compiled=True))], tmp_path)
+        train_all(store, [trunk.with_changes(arithmetic=Arithmetic(compiled=True))], tmp_path)
 
 
 def test_runs_of_several_shapes_and_batches_may_be_given_together(
@@ -361,9 +315,9 @@ def test_runs_of_several_shapes_and_batches_may_be_given_together(
 ) -> None:
     deeper = trunk.with_changes(shape=dataclasses.replace(trunk.shape, num_layers=2))
     wider_batch = trunk.with_changes(batch_tokens=2 * BATCH)
-    together = run(store, [trunk, deeper, wider_batch], tmp_path / "together", slots=3)
+    together = train_all(store, [trunk, deeper, wider_batch], tmp_path / "together", slots=3)
     for config in (trunk, deeper, wider_batch):
-        assert run(store, [config], tmp_path / "alone")[config.run_id] == together[config.run_id]
+        assert train_all(store, [config], tmp_path / "alone")[config.run_id] == together[config.run_id]
 
 
 # Interruption ----------------------------------------------------------------------------------------------
@@ -373,7 +327,7 @@ def test_runs_of_several_shapes_and_batches_may_be_given_together(
 def test_stopping_and_going_on_changes_nothing(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path, tmp_path: Path, steps_between_stops: int
 ) -> None:
-    undisturbed = run(store, forks(trunk), trunk_dir, slots=2)
+    undisturbed = train_all(store, forks(trunk), trunk_dir, slots=2)
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
     results: Results = {}
     calls = 0
@@ -382,7 +336,7 @@ def test_stopping_and_going_on_changes_nothing(
         left = [config for config in forks(trunk) if config.run_id not in results]
         slots = 1 + calls % 3
         stop = stop_after(steps_between_stops)
-        results |= run(store, left, tmp_path, slots=slots, should_stop=stop, start_checkpoints=starts)
+        results |= train_all(store, left, tmp_path, slots=slots, should_stop=stop, start_checkpoints=starts)
     assert results == undisturbed
     assert calls > 3
     assert list(tmp_path.iterdir()) == []
@@ -406,8 +360,10 @@ def test_a_crash_costs_at_most_the_time_between_saves(
 
     resume = resume_checkpoint(tmp_path, config.run_id)
     with pytest.raises(KeyboardInterrupt):
-        run(store, [config], tmp_path, should_stop=die, start_checkpoints=starts, save_seconds=0.0)
-    assert run(store, [config], tmp_path, start_checkpoints=starts) == run(store, [config], trunk_dir)
+        train_all(store, [config], tmp_path, should_stop=die, start_checkpoints=starts, save_seconds=0.0)
+    assert train_all(store, [config], tmp_path, start_checkpoints=starts) == train_all(
+        store, [config], trunk_dir
+    )
 
 
 def test_a_damaged_resume_state_costs_time_and_nothing_else(
@@ -415,20 +371,20 @@ def test_a_damaged_resume_state_costs_time_and_nothing_else(
 ) -> None:
     config = fork(trunk, BATCH * 12)
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
-    run(store, [config], tmp_path, should_stop=stop_after(5), start_checkpoints=starts)
+    train_all(store, [config], tmp_path, should_stop=stop_after(5), start_checkpoints=starts)
     resume = resume_checkpoint(tmp_path, config.run_id)
     content = bytearray(resume.read_bytes())
     content[-100] ^= 1
     resume.write_bytes(content)
     notes: list[str] = []
-    results = run(
+    results = train_all(
         store,
         [config],
         tmp_path,
         start_checkpoints=starts,
         progress=lambda stage, done, total, note="": notes.append(note),
     )
-    assert results == run(store, [config], trunk_dir)
+    assert results == train_all(store, [config], trunk_dir)
     assert any("starts over" in note and "damaged" in note for note in notes)
 
 
@@ -437,9 +393,9 @@ def test_a_state_measured_otherwise_is_not_resumed(
 ) -> None:
     config = fork(trunk, BATCH * 12)
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
-    run(store, [config], tmp_path, should_stop=stop_after(8), start_checkpoints=starts)
+    train_all(store, [config], tmp_path, should_stop=stop_after(8), start_checkpoints=starts)
     other = EvaluationSettings(tokens_per_domain=64, points=3)
-    results = run(store, [config], tmp_path, start_checkpoints=starts, evaluation=other)
+    results = train_all(store, [config], tmp_path, start_checkpoints=starts, evaluation=other)
     assert {entry["step"] for entry in results[config.run_id].curve} == {0, 4, 8, 12}
 
 
@@ -448,16 +404,16 @@ def test_a_state_measured_otherwise_is_not_resumed(
 
 def test_forks_from_the_middle_of_a_trunk(store: TokenStore, trunk: RunConfig, tmp_path: Path) -> None:
     middle = BATCH * 25
-    run(store, [trunk], tmp_path, keep_at=lambda _: [middle])
+    train_all(store, [trunk], tmp_path, keep_at=lambda _: [middle])
     state = load_checkpoint(kept_checkpoint(tmp_path, trunk.run_id, middle))
     assert (state.step, state.tokens) == (25, middle)
     early = fork(trunk, BATCH * 4).with_changes(start_tokens=middle)
     late = fork(trunk, BATCH * 4)
-    results = run(store, [early, late], tmp_path, slots=2)
+    results = train_all(store, [early, late], tmp_path, slots=2)
     shorter = trunk.with_changes(schedule=trunk.schedule.truncate(middle))
-    run(store, [shorter], tmp_path)
+    train_all(store, [shorter], tmp_path)
     same = early.with_changes(start_run_id=shorter.run_id)
-    expected = run(store, [same], tmp_path)[same.run_id].row
+    expected = train_all(store, [same], tmp_path)[same.run_id].row
     for domain in store.names:
         assert results[early.run_id].row[f"loss:{domain}"] == expected[f"loss:{domain}"]
         assert results[early.run_id].row[f"loss:{domain}"] != results[late.run_id].row[f"loss:{domain}"]
@@ -468,16 +424,16 @@ def test_a_trunk_that_is_missing_damaged_or_another_is_a_clear_error(
 ) -> None:
     config = fork(trunk, BATCH * 4)
     with pytest.raises(DataError, match="no checkpoint at"):
-        run(store, [config], tmp_path)
+        train_all(store, [config], tmp_path)
     path = final_checkpoint(tmp_path, trunk.run_id)
     content = bytearray(final_checkpoint(trunk_dir, trunk.run_id).read_bytes())
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"starts from run {trunk.run_id} at 640"):
-        run(store, [config.with_changes(start_tokens=640)], tmp_path)
+        train_all(store, [config.with_changes(start_tokens=640)], tmp_path)
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
-        run(store, [config], tmp_path)
+        train_all(store, [config], tmp_path)
 
 
 def test_a_plan_that_cannot_run_does_not_cost_the_others_their_work(
@@ -487,7 +443,7 @@ def test_a_plan_that_cannot_run_does_not_cost_the_others_their_work(
     good, short = fork(trunk, BATCH * 12), fork(trunk, BATCH * 3)
     bad = fork(trunk, BATCH * 4).with_changes(pool_tokens={"maths": SEQ_LEN})
     with pytest.raises(InfeasibleError, match="'maths'"):
-        run(store, [good, short, bad], tmp_path, slots=2, start_checkpoints=starts)
+        train_all(store, [good, short, bad], tmp_path, slots=2, start_checkpoints=starts)
     assert load_checkpoint(resume_checkpoint(tmp_path, good.run_id)).run_step == 3
 
 
@@ -495,16 +451,16 @@ def test_plans_that_do_not_fit_the_corpus_are_refused(
     store: TokenStore, trunk: RunConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="planned for the corpus other"):
-        run(store, [trunk.with_changes(data_fingerprint="other")], tmp_path)
+        train_all(store, [trunk.with_changes(data_fingerprint="other")], tmp_path)
     ragged = trunk.with_changes(schedule=Schedule((Segment(BATCH + 1, PEAK_LR, 0.0),)))
     with pytest.raises(InvalidValueError, match="multiple of seq_len=16"):
-        run(store, [ragged], tmp_path)
+        train_all(store, [ragged], tmp_path)
     small = trunk.with_changes(shape=dataclasses.replace(trunk.shape, vocab_size=100))
     with pytest.raises(InvalidValueError, match=r"shape\.vocab_size"):
-        run(store, [small], tmp_path)
+        train_all(store, [small], tmp_path)
     with pytest.raises(InvalidValueError, match="slots"):
-        run(store, [trunk], tmp_path, slots=0)
+        train_all(store, [trunk], tmp_path, slots=0)
     with pytest.raises(InvalidValueError, match="device"):
-        run(store, [trunk], tmp_path, device="tpu")
+        train_all(store, [trunk], tmp_path, device="tpu")
     with pytest.raises(InvalidValueError, match="precision"):
         forks(trunk, precision="float8")

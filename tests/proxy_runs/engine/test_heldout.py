@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from decaylaws.errors import DataError
@@ -16,8 +15,7 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.heldout import EvaluationSet
 from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.testing import make_tiny_store
-
-SEQ_LEN = 16
+from tests.proxy_runs.tiny_runs import SEQ_LEN, tiny_shape
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 @pytest.fixture(scope="module")
 def shape(store: TokenStore) -> ModelShape:
-    return ModelShape(
-        d_model=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        d_ff=32,
-        vocab_size=store.vocab_size,
-        seq_len=SEQ_LEN,
-    )
+    return tiny_shape(store)
 
 
 @pytest.mark.parametrize(("asked", "count"), [(16, 1), (40, 2), (480, 30), (10**6, 31)])
@@ -61,7 +51,6 @@ def test_losses_are_means_over_tokens_by_member_and_domain(store: TokenStore, sh
 
 
 def test_a_member_is_measured_alike_alone_and_in_a_stack(store: TokenStore, shape: ModelShape) -> None:
-    torch.set_num_threads(1)
     evaluation = EvaluationSet.build(store, seq_len=SEQ_LEN, tokens_per_domain=400)
     members = [init_params(shape, seed) for seed in range(3)]
     model = StackedLlama(shape)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,40 +17,18 @@ import torch
 from decaylaws.errors import DataError
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.optimizer import OptimizerConfig
-from decaylaws.settings.evaluation import EvaluationSettings
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine import Backend, RunResult, saves, stack, train
 from proxy_runs.engine.stack import Stack
 from proxy_runs.engine.step import StackwiseStep
-from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoint_files import final_checkpoint, resume_checkpoint
 from proxy_runs.weights.checkpoints import load_checkpoint, save_checkpoint
-from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
-
-Results = dict[str, RunResult]
-EVALUATION = EvaluationSettings(tokens_per_domain=64, points=2)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
+from tests.proxy_runs.tiny_runs import EVALUATION, Results, stop_after, tiny_fork, tiny_trunk, train_all
 
 
 @pytest.fixture(scope="module")
 def trunk(store: TokenStore) -> RunConfig:
     return tiny_trunk(store)
-
-
-@pytest.fixture(scope="module")
-def trunk_dir(tmp_path_factory: pytest.TempPathFactory, store: TokenStore, trunk: RunConfig) -> Path:
-    directory = tmp_path_factory.mktemp("checkpoints")
-    run(store, [trunk], directory)
-    return directory
 
 
 @pytest.fixture
@@ -66,23 +43,6 @@ def forks(trunk: RunConfig) -> list[RunConfig]:
         tiny_fork(trunk, maths=0.2 * (number + 1), steps=count, seed=number)
         for number, count in enumerate(steps)
     ]
-
-
-def run(store: TokenStore, configs: list[RunConfig], directory: Path, **options: Any) -> Results:
-    results: Results = {}
-
-    def note(result: RunResult) -> None:
-        assert result.run_id not in results
-        results[result.run_id] = result
-
-    options = {"evaluation": EVALUATION, "device": "cpu", **options}
-    train(configs, store, checkpoint_dir=directory, on_result=note, **options)
-    return results
-
-
-def stop_after(calls: int) -> Callable[[], bool]:
-    remaining = iter(range(calls))
-    return lambda: next(remaining, None) is None
 
 
 def check_close(found: Results, expected: Results) -> None:
@@ -113,7 +73,7 @@ def test_a_step_is_launched_before_the_results_of_the_last_one_are_read(
             return original(*given)
 
         monkeypatch.setattr(StackwiseStep, name, logged)
-    run(store, [tiny_fork(trunk, maths=0.5, steps=10, seed=1)], trunk_dir)
+    train_all(store, [tiny_fork(trunk, maths=0.5, steps=10, seed=1)], trunk_dir)
     # read to the end before the evaluations after five steps and after ten
     assert "".join(calls) == 2 * "llrlrlrlrr"
 
@@ -126,9 +86,9 @@ def test_slots_are_refilled_from_the_queue(store: TokenStore, trunk: RunConfig, 
     def more(like: RunConfig, count: int) -> list[RunConfig]:
         return [waiting.pop() for _ in range(min(count, len(waiting)))]
 
-    found = run(store, [first, second], trunk_dir, slots=2, more=more)
+    found = train_all(store, [first, second], trunk_dir, slots=2, more=more)
     assert not waiting
-    check_close(found, run(store, forks(trunk), trunk_dir, slots=2))
+    check_close(found, train_all(store, forks(trunk), trunk_dir, slots=2))
 
 
 def test_a_member_that_diverges_loses_no_step_and_none_of_its_neighbours(
@@ -141,9 +101,9 @@ def test_a_member_that_diverges_loses_no_step_and_none_of_its_neighbours(
         )
         plans = [forks(trunk)[0], broken, *forks(trunk)[1:]]
         with monkeypatch.context() as patch:
-            expected = run(store, plans, trunk_dir, slots=3)
+            expected = train_all(store, plans, trunk_dir, slots=3)
             patch.setattr(Backend, "is_stackwise", True)
-            found = run(store, plans, trunk_dir, slots=3)
+            found = train_all(store, plans, trunk_dir, slots=3)
         diverged = found[broken.run_id]
         assert diverged.status == "diverged"
         assert diverged.reason == expected[broken.run_id].reason
@@ -162,7 +122,7 @@ def test_stopping_and_going_on_changes_nothing(
     steps_between_stops: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    undisturbed = run(store, forks(trunk), trunk_dir, slots=2)
+    undisturbed = train_all(store, forks(trunk), trunk_dir, slots=2)
     monkeypatch.setattr(Backend, "is_stackwise", True)
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
     results: Results = {}
@@ -171,7 +131,9 @@ def test_stopping_and_going_on_changes_nothing(
         calls += 1
         left = [config for config in forks(trunk) if config.run_id not in results]
         stop = stop_after(steps_between_stops)
-        results |= run(store, left, tmp_path, slots=1 + calls % 4, should_stop=stop, start_checkpoints=starts)
+        results |= train_all(
+            store, left, tmp_path, slots=1 + calls % 4, should_stop=stop, start_checkpoints=starts
+        )
     assert calls > 3
     check_close(results, undisturbed)
     assert list(tmp_path.iterdir()) == []
@@ -197,15 +159,15 @@ def sizes_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_stack_has_the_smallest_size_and_is_made_anew_when_half_of_it_is_empty(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = run(store, forks(trunk), trunk_dir, slots=16)
+    large = train_all(store, forks(trunk), trunk_dir, slots=16)
     monkeypatch.setattr(stack, "REPAID_STEPS", {False: 6, True: 6})
     sizes = sizes_of(monkeypatch)
-    small = run(store, forks(trunk), trunk_dir, slots=16)
+    small = train_all(store, forks(trunk), trunk_dir, slots=16)
     # five runs, of 20, 12, 7, 6 and 3 steps: four are left after 3, two after 7, one after 12
     assert sizes == [8, 4, 2, 1]
     check_close(small, large)
     sizes.clear()
-    run(store, [forks(trunk)[4]], trunk_dir, slots=16)
+    train_all(store, [forks(trunk)[4]], trunk_dir, slots=16)
     assert sizes == [1]
 
 
@@ -214,7 +176,7 @@ def test_a_stack_that_ends_soon_stays_as_it_is(
     store: TokenStore, trunk: RunConfig, trunk_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = sizes_of(monkeypatch)
-    run(store, forks(trunk), trunk_dir, slots=4)
+    train_all(store, forks(trunk), trunk_dir, slots=4)
     assert sizes == [4]
 
 
@@ -226,7 +188,7 @@ def test_training_goes_on_while_a_state_is_written(
 ) -> None:
     """The save of the first step lasts until three more steps are done."""
     config = tiny_fork(trunk, maths=0.5, steps=12, seed=1)
-    undisturbed = run(store, [config], trunk_dir)
+    undisturbed = train_all(store, [config], trunk_dir)
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
     steps_are_done, steps = threading.Event(), 0
     written: list[int] = []
@@ -245,7 +207,9 @@ def test_training_goes_on_while_a_state_is_written(
 
     monkeypatch.setattr(saves, "save_checkpoint", slow)
     monkeypatch.setattr(saves, "SAVE_SHARE", float("inf"))
-    found = run(store, [config], tmp_path, start_checkpoints=starts, save_seconds=0.0, should_stop=count)
+    found = train_all(
+        store, [config], tmp_path, start_checkpoints=starts, save_seconds=0.0, should_stop=count
+    )
     assert found == undisturbed
     assert written[0] == 1
     assert list(tmp_path.iterdir()) == []
@@ -261,7 +225,7 @@ def test_a_state_that_cannot_be_written_ends_training_with_its_error(
 
     monkeypatch.setattr(saves, "save_checkpoint", fail)
     with pytest.raises(DataError, match="no space left"):
-        run(store, forks(trunk), tmp_path, start_checkpoints=starts, save_seconds=0.0)
+        train_all(store, forks(trunk), tmp_path, start_checkpoints=starts, save_seconds=0.0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -270,7 +234,7 @@ def test_training_goes_on_while_a_result_is_recorded_and_its_state_stays_until_t
 ) -> None:
     first, second = (tiny_fork(trunk, maths=0.5, steps=steps, seed=1) for steps in (4, 12))
     starts = {trunk.run_id: final_checkpoint(trunk_dir, trunk.run_id)}
-    run(store, [first], tmp_path, start_checkpoints=starts, should_stop=stop_after(2))
+    train_all(store, [first], tmp_path, start_checkpoints=starts, should_stop=stop_after(2))
     resume = resume_checkpoint(tmp_path, first.run_id)
     second_is_done = threading.Event()
     was_kept: list[bool] = []
@@ -368,4 +332,6 @@ def test_a_process_that_is_killed_while_it_saves_loses_nothing_that_was_saved(
     saved = {path: load_checkpoint(path).run_step for path in resumes if path.is_file()}
     assert saved
     assert min(saved.values()) >= 1
-    assert run(store, forks(trunk), tmp_path, slots=2) == run(store, forks(trunk), trunk_dir, slots=2)
+    assert train_all(store, forks(trunk), tmp_path, slots=2) == train_all(
+        store, forks(trunk), trunk_dir, slots=2
+    )

@@ -19,7 +19,6 @@ from decaylaws.cli.evaluation import to_hf
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.evaluation import Evaluation, compare_evaluations, read_evaluation
 from decaylaws.evaluation.records import read_documents
-from decaylaws.runs.config import ModelShape
 from proxy_runs.engine.model import StackedLlama, init_params, stack_params
 from proxy_runs.evaluation.answers import QuestionTask
 from proxy_runs.evaluation.checkpoint import Checkpoint, fingerprints
@@ -32,12 +31,12 @@ from proxy_runs.testing import make_tiny_store
 from proxy_runs.weights.checkpoints import MemberState, save_checkpoint
 from proxy_runs.weights.hf import load_hf, save_hf
 from tests.proxy_runs.evaluation.checkpoints import TEXTS, make_checkpoint
+from tests.proxy_runs.tiny_runs import tiny_shape
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints, a domain and a question set."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("evaluation")
     make_checkpoint(root / "a", seed=0)
     make_checkpoint(root / "b", seed=1)
@@ -219,15 +218,7 @@ def test_a_prepared_corpus_is_scored_as_text(folder: Path, tmp_path: Path) -> No
 
 def test_a_saved_proxy_scores_as_the_stack_does(tmp_path: Path) -> None:
     store = make_tiny_store(tmp_path / "corpus", heldout_tokens=50)
-    shape = ModelShape(
-        d_model=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        d_ff=32,
-        vocab_size=store.vocab_size,
-        seq_len=16,
-    )
+    shape = tiny_shape(store)
     params, text = init_params(shape, 0), b"sixteen letters."
     save_hf(params, shape, tmp_path / "hf", tokenizer_path=store.tokenizer_path, eos_token_id=store.eos_id)
     row = score_documents(Checkpoint.load(tmp_path / "hf"), [text.decode()]).iloc[0]
@@ -241,9 +232,7 @@ def test_a_saved_proxy_scores_as_the_stack_does(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_a_study_becomes_a_folder_that_can_be_evaluated(tmp_path: Path) -> None:
     store = make_tiny_store(tmp_path / "corpus", heldout_tokens=50)
-    shape = ModelShape(
-        d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=32, vocab_size=store.vocab_size, seq_len=16
-    )  # fmt: skip
+    shape = tiny_shape(store)
     params, path = init_params(shape, 0), tmp_path / "run.safetensors"
     moments = [{name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2)]
     state = MemberState(run_id="run", shape=shape, step=3, run_step=3, tokens=48, params=params,

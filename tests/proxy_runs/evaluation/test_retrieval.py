@@ -18,7 +18,6 @@ from tests.proxy_runs.evaluation.checkpoints import make_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return make_checkpoint(tmp_path_factory.mktemp("long"), context=400)
 
 

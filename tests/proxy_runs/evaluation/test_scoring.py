@@ -34,7 +34,6 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return make_checkpoint(tmp_path_factory.mktemp(request.param), request.param, context=CONTEXT)
 
 

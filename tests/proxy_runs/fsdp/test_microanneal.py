@@ -21,23 +21,12 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import RunResult
 from proxy_runs.fsdp.layout import Layout
 from proxy_runs.fsdp.microanneal import recipe_of, train_run
-from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.fsdp_runs import settings_for, train
 from tests.proxy_runs.held import held_folder, held_fork, held_run
 
 STEPS = 12
 THRICE = EvaluationSettings(tokens_per_domain=64, points=3)
 LAYOUT = Layout(micro_batch_tokens=64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

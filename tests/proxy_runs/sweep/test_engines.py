@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from decaylaws.errors import DataError, InvalidValueError
@@ -48,11 +47,6 @@ TOLERANCE = 1e-4  # nats per token
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     """The same corpus with a domain and questions of no source beside it."""
     root = tmp_path_factory.mktemp("asked")
@@ -69,11 +63,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 @pytest.fixture(scope="module")
 def llama(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return held_folder(tmp_path_factory.mktemp("llama"), "llama", store.vocab_size, moments=True)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Ended(dict[str, dict[str, Any]]):

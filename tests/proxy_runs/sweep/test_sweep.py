@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
 
 from decaylaws.queue.queue import RunQueue
@@ -28,7 +27,6 @@ from proxy_runs.data.shards import TokenStore
 from proxy_runs.sweep.pool import PoolProgress, run_pool
 from proxy_runs.sweep.worker import Worker
 from proxy_runs.sweep.workspace import Workspace
-from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs import postgres
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 
@@ -38,11 +36,6 @@ WORKERS = 4 if FULL else 2
 KILLS = 10_000 if FULL else 2
 SECONDS_BETWEEN_KILLS = (4.0, 8.0) if FULL else (1.0, 2.0)
 EVALUATION = EvaluationSettings(tokens_per_domain=64, points=1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return make_tiny_store(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,6 @@ def undisturbed(
     store: TokenStore, runs: list[tuple[str, RunConfig]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     """Rows of the same runs, trained by one worker in this process."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("undisturbed")
     workspace = workspace_of(root, store, f"sqlite:///{root / 'storage.sqlite3'}", slots=4)
     queue = RunQueue(workspace.storage_url, workspace.study_name)

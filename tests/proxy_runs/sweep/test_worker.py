@@ -35,11 +35,6 @@ from proxy_runs.weights.checkpoint_files import final_checkpoint
 from tests.proxy_runs.tiny_runs import tiny_fork, tiny_trunk
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> TokenStore:
     return make_tiny_store(tmp_path / "corpus")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from decaylaws.queue.queue import RunQueue
 from decaylaws.runs.table import READ_OUT, READ_OUT_SHAPES, runs_table
@@ -44,7 +43,6 @@ def _workspace(store: TokenStore, root: Path, *, keep: bool) -> Workspace:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_read_outs_are_recorded_and_come_close_to_real_decays(tmp_path: Path, keep: bool) -> None:
-    torch.set_num_threads(1)
     store = make_tiny_store(tmp_path / "corpus", train_tokens=60_000)
     trunk = tiny_trunk(store)
     real = tiny_fork(trunk, maths=0.5, steps=60, seed=1)
@@ -71,7 +69,6 @@ def test_read_outs_are_recorded_and_come_close_to_real_decays(tmp_path: Path, ke
 
 
 def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     store = make_tiny_store(tmp_path / "corpus", train_tokens=60_000)
     trunk = tiny_trunk(store).with_changes(
         schedule=Schedule((Segment(BATCH * 10, 0.0, 0.02), Segment(BATCH * 90, 0.02, 0.02)))
@@ -97,7 +94,6 @@ def test_a_trunk_records_the_loss_of_its_mean_weights(tmp_path: Path) -> None:
 
 
 def test_the_mean_of_weights_is_that_of_the_last_tenth(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     store = make_tiny_store(tmp_path / "corpus", train_tokens=60_000)
     trunk = tiny_trunk(store)
     assert averaged_tokens(trunk) == [BATCH * step for step in (27, 28, 29)]
