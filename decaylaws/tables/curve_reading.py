@@ -20,6 +20,9 @@ from decaylaws.tables.cells import chosen_rows, excluded_table, first_of, held, 
 ONE_RUN = "curve"
 """Name of the run of a table that names none."""
 
+_DIVERGED_NATS = 0.5
+"""A curve that ends so far above its beginning says nothing of annealing."""
+
 _RUN = ("run_id", "run", "name", "run_name", "id")
 _MODEL = ("model", "model_size", "size")
 _STEP = ("step", "_step", "global_step", "trainer/global_step", "iteration", "iter")
@@ -96,6 +99,7 @@ def read_loss_curves(
     if "tokens" not in table.columns:
         table = table.assign(tokens=numbers(table["step"]) * step_tokens)
     table = table.assign(tokens=numbers(table["tokens"]), loss=numbers(table["loss"]))
+    _require_whole(table["tokens"].to_numpy(dtype=float))
     curves: list[LossCurve] = []
     excluded: list[tuple[str, str]] = []
     several = table["model"].nunique() > 1
@@ -124,14 +128,25 @@ def read_loss_curves(
             continue
         curves.append(curve)
     if not curves:
-        reasons = "; ".join(f"{run}: {reason}" for run, reason in excluded[:3])
-        raise DataError(f"{path} holds no curve that can be used. {reasons}")
+        reasons = "; ".join(f"{run}: {reason.rstrip('.')}" for run, reason in excluded[:3])
+        counted = (
+            ""
+            if in_tokens or plans is None
+            else (
+                " The table counts steps. If the schedules count tokens, say how many a step has (--tokens-per-step)."
+            )
+        )
+        raise DataError(f"{path} holds no curve that can be used. {reasons}.{counted}")
+    unit = "tokens" if in_tokens else "steps"
     if plans is None:
         notes.append(
             "The schedule of every run is its logged LR. Before the first logged point the LR is taken to "
-            + ("be that of the first point." if warmup is None else f"rise over {warmup:,} and then to hold.")
+            + (
+                "be that of the first point."
+                if warmup is None
+                else f"rise over {warmup:,} {unit} and then to hold."
+            )
         )
-    unit = "tokens" if in_tokens else "steps"
     return LossCurves(tuple(curves), excluded_table(excluded), tuple(notes), unit, str(path))
 
 
@@ -211,7 +226,23 @@ def _cleaned(points: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     points = points[kept]
     if points.empty:
         raise DataError("no point has a finite loss")
+    loss = points["loss"].to_numpy()
+    tenth = max(len(loss) // 10, 1)
+    began, ends = float(loss[:tenth].max()), float(np.median(loss[-tenth:]))
+    if ends > began + _DIVERGED_NATS:
+        raise DataError(f"its loss ends at {ends:.2f}, above the {began:.2f} that it began with: it diverged")
     return points, told
+
+
+def _require_whole(tokens: np.ndarray) -> None:
+    """Refuse a count in billions, whose points would fall together when they are rounded to tokens."""
+    finite = tokens[np.isfinite(tokens)]
+    fractions = finite[np.abs(finite - np.round(finite)) > 1e-6]
+    if len(fractions) and finite.max() < 1e6:
+        raise InvalidValueError(
+            "tokens", float(fractions[0]), "must be whole numbers",
+            "If the column counts billions, read it as steps of that many: --map step=COLUMN --tokens-per-step 1B.",
+        )  # fmt: skip
 
 
 def _logged_schedule(points: pd.DataFrame, name: str, warmup: int | None) -> Schedule:

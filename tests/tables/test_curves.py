@@ -90,6 +90,34 @@ def test_what_cannot_be_used_is_left_out_by_name(planted: Path) -> None:
     assert len(curves.curves[curves.names.index("hold")].tokens) == len(hold)
 
 
+def test_a_diverged_curve_is_left_out_by_name(planted: Path) -> None:
+    table = pd.read_csv(planted / "curves.csv")
+    late = table.index[table["run"] == "late"]
+    table.loc[late[-15:], "loss"] = 12.0
+    table.to_csv(planted / "curves.csv", index=False)
+    curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    assert set(curves.names) == set(SCHEDULES)
+    assert "ends at 12.00" in dict(curves.excluded.itertuples(index=False))["late"]
+
+
+def test_tokens_in_billions_and_steps_under_schedules_of_tokens_are_told(planted: Path) -> None:
+    table = pd.read_csv(planted / "curves.csv")
+    billions = table.assign(tokens=table["step"] * STEP / 1e9).drop(columns="step")
+    billions.to_csv(planted / "billions.csv", index=False)
+    with pytest.raises(InvalidValueError, match=r"whole numbers.*--map step=COLUMN --tokens-per-step 1B"):
+        read_loss_curves(planted / "billions.csv", schedules=planted / "runs.csv")
+    read = read_loss_curves(
+        planted / "billions.csv",
+        schedules=planted / "runs.csv",
+        columns={"step": "tokens"},
+        tokens_per_step=10**9,
+    )
+    asked = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
+    np.testing.assert_allclose(read.curves[0].tokens, asked.curves[0].tokens)
+    with pytest.raises(DataError, match=r"counts steps.*--tokens-per-step"):
+        read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv")
+
+
 def test_other_names_rows_and_charts_are_read(planted: Path, tmp_path: Path) -> None:
     table = pd.read_csv(planted / "curves.csv").rename(columns={"loss": "eval/nll", "step": "_step"})
     table.assign(size="25M", use="fit").to_parquet(tmp_path / "other.parquet")
