@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from decaylaws.errors import DecaylawsError
+from decaylaws.errors import DecaylawsError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.schedules import Schedule
 
@@ -49,6 +49,8 @@ def _schedule(value: object) -> Schedule:
         raise ValueError("must be a list of segments, each with tokens, start_lr, end_lr and shape")
     try:
         return Schedule.from_dict(value)
+    except InvalidValueError:
+        raise  # names its own field; model.as_invalid_value puts the path before it
     except (DecaylawsError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(_reason(error)) from error
 
@@ -64,6 +66,8 @@ def _mixture(value: object) -> Mixture:
         raise ValueError("must map sources to their share of the tokens")
     try:
         return Mixture.from_dict(value)
+    except InvalidValueError:
+        raise
     except (DecaylawsError, TypeError, AttributeError) as error:
         raise ValueError(_reason(error)) from error
 

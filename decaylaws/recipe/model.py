@@ -395,11 +395,16 @@ class Recipe(Value):
 
 def as_invalid_value(error: ValidationError) -> InvalidValueError:
     """The first problem of a recipe that was made in Python or read, by the path of its field."""
-    problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
+    problems = error.errors(include_url=False)
+    # a misspelt key is also a missing one: the misspelling is the cause
+    first = min(problems, key=lambda each: each["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"]) or "recipe"
     message = first["msg"].removeprefix("Value error, ")
     more = f"({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidValueError):
+        field = path if path.endswith(cause.field) else f"{path}.{cause.field}"
+        return InvalidValueError(field, cause.value, cause.constraint, f"{cause.remedy} {more}".strip())
     value = first["input"] if isinstance(first["input"], str | int | float | bool | None) else "a mapping"
     if first["type"] == "extra_forbidden":
         return InvalidValueError(path, value, "is not a key of a recipe", f"Remove it or correct it. {more}")

@@ -106,9 +106,9 @@ def _set(path: str, value: object):
         (_set("stages.0.batch_tokens", 8193), "multiple of seq_len=8192"),
         (_set("stages.0.mixture", {"web": 0.5, "math": 0.4}), "'stages.0.mixture'.*sum"),
         (_set("stages.0.mixture", {"web": 0.5, "other": 0.5}), "'other', which sources does not list"),
-        (_set("stages.0.lr", []), "'stages.0.lr'"),
-        (_set("stages.0.lr.0.start_lr", -1e-3), "'stages.0.lr'.*start_lr"),
-        (_set("stages.0.lr.0.shape", "wavy"), "'stages.0.lr'.*wavy"),
+        (_set("stages.0.lr", []), "'stages.0.lr"),
+        (_set("stages.0.lr.0.start_lr", -1e-3), "'stages.0.lr.start_lr'"),
+        (_set("stages.0.lr.0.shape", "wavy"), "'stages.0.lr.shape'.*wavy"),
         (_set("stages", []), "'stages'"),
         (_set("handover.lr", 3e-4), "handover.lr=0.0003"),
         (_set("handover.lr", float("nan")), "'handover.lr'"),
@@ -119,6 +119,15 @@ def _set(path: str, value: object):
         (_set("predictions.web.lower", 9.0), "lower <= mean <= upper"),
         (_set("guards.poetry", {"limit": 0.1, "predicted": 0.0, "holds": True}), "guards.poetry"),
         (_set("typo", 1), "'typo' is not a key of a recipe"),
+        (
+            lambda values: values["stages"][0].update(batch_token=values["stages"][0].pop("batch_tokens")),
+            r"^'stages\.0\.batch_token' is not a key",
+        ),
+        (
+            _set("stages.0.lr.0.start_lr", -0.01),
+            r"^'stages\.0\.lr\.start_lr' must not be negative; got -0\.01",
+        ),
+        (_set("stages.0.mixture", {"web": 1.5}), r"^'stages\.0\.mixture' must sum to 1; got 1\.5"),
     ],
 )
 def test_bad_values_name_their_field(recipe_values: dict[str, Any], change, message: str) -> None:
