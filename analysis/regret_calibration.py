@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -33,24 +32,30 @@ from _common import run, write_json
 from _foreign_regret import ForeignOutcome, line, simulate_decay, simulate_mixture
 from _foreign_regret import summary as foreign_summary
 from _foreign_worlds import KINDS
+from _planted_sweeps import (
+    LENGTHS,
+    NOISE_SD,
+    PLAN,
+    SOURCES,
+    TRUNK,
+    TRUTHS,
+    Truth,
+    goal,
+    runs_table,
+    space,
+    target,
+    with_controls,
+)
 from scipy.stats import binom
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.kit.law import Array
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
-from decaylaws.search import DecayProblem, Goal, Plan, Target
+from decaylaws.search import DecayProblem
 from decaylaws.search.certainty import optimum_spread
 from decaylaws.search.optimise import minimise_mixture
 
-SOURCES = ("web", "code", "maths", "books")
-TRUNK = np.array([0.8, 0.1, 0.1, 0.0])
-START = np.array([3.2, 2.9, 3.4, 3.3])
-LENGTHS, NOISE_SD, LEVEL = (50_000, 100_000, 200_000), 0.003, 0.9
-PLAN = Plan(decay_tokens=200_000, start_lr=1e-3)
-
-Truth = Callable[[Array, Array], Array]
-"""Losses ``[n, d]`` of mixtures ``[n, m]`` after decays of intrinsic tokens ``[n]`` (millions)."""
+LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -151,111 +156,11 @@ def simulate(kind: str, num_runs: int, seed: int) -> Outcome:
     return Outcome(true, spread.expected_regret, spread.regret_upper)
 
 
-def space() -> MixtureSpace:
-    return MixtureSpace(tuple(SourceLimits(name, 10**9) for name in SOURCES))
-
-
-def target() -> Target:
-    return Target(
-        non_embedding_params=100_000,
-        start_tokens=1_000_000,
-        batch_tokens=1000,
-        start_loss=dict(zip(SOURCES, START.tolist())),
-    )
-
-
-def goal() -> Goal:
-    return Goal(weights=dict.fromkeys(SOURCES, 1.0), control=Mixture(dict(zip(SOURCES, TRUNK.tolist()))))
-
-
 def sweep(truth: Truth, num_runs: int, rng: np.random.Generator) -> pd.DataFrame:
     """A runs table: random mixtures over three lengths, and the control at each length."""
-    shares = np.vstack(
-        [rng.dirichlet(np.ones(len(SOURCES)), num_runs - len(LENGTHS)), *[TRUNK] * len(LENGTHS)]
-    )
-    tokens = np.array([LENGTHS[k % len(LENGTHS)] for k in range(num_runs)])
+    shares, tokens = with_controls(rng.dirichlet(np.ones(len(SOURCES)), num_runs - len(LENGTHS)))
     losses = truth(shares, 0.5 * tokens / 1e6) + rng.normal(0, NOISE_SD, (num_runs, len(SOURCES)))
-    rows = pd.DataFrame({"decay_tokens": tokens})
-    constants: dict[str, Any] = {"kind": "decay", "role": "simplex", "non_embedding_params": 100_000,
-                                 "start_tokens": 1_000_000, "start_lr": 1e-3, "end_lr": 0.0,
-                                 "decay_shape": "linear", "batch_tokens": 1000}  # fmt: skip
-    rows = rows.assign(**constants)
-    for k, name in enumerate(SOURCES):
-        rows[f"mix:{name}"], rows[f"start_loss:{name}"] = shares[:, k], START[k]
-        rows[f"loss:{name}"] = losses[:, k]
-    return rows
-
-
-def transfer(rng: np.random.Generator) -> Array:
-    """How much a domain learns from each source ``[d, m]``: most from its own."""
-    across = rng.uniform(0.02, 0.25, (len(SOURCES), len(SOURCES)))
-    return across + np.diag(rng.uniform(0.6, 1.0, len(SOURCES)))
-
-
-def progress(intrinsic: Array) -> Array:
-    """What every further token and the anneal bring ``[n, 1]``."""
-    return (0.6 * ((1 + intrinsic) ** -0.4 - 1) - 0.1)[:, None]
-
-
-def forgotten(intrinsic: Array) -> Array:
-    """How far the trunk's mixture is forgotten ``[n, 1]``."""
-    return (8 * intrinsic / (1 + 8 * intrinsic))[:, None]
-
-
-def relaxing_power(rng: np.random.Generator) -> Truth:
-    """A power law in the relaxing share that each domain learns from."""
-    learns, exponent = transfer(rng), rng.uniform(0.3, 0.6, len(SOURCES))
-    height = rng.uniform(0.3, 0.7, len(SOURCES))
-
-    def losses(shares: Array, intrinsic: Array) -> Array:
-        before, after = learns @ TRUNK, shares @ learns.T
-        reached = before + forgotten(intrinsic) * (after - before)
-        return START + height * (reached**-exponent - before**-exponent) + progress(intrinsic)
-
-    return losses
-
-
-def exponential(rng: np.random.Generator) -> Truth:
-    """Data-mixing laws (arXiv 2403.16952): the loss is exponential in the shares and relaxes towards it."""
-    slopes = -1.5 * transfer(rng) - 0.2
-    height = rng.uniform(0.8, 1.6, len(SOURCES))
-
-    def losses(shares: Array, intrinsic: Array) -> Array:
-        change = height * (np.exp(shares @ slopes.T) - np.exp(slopes @ TRUNK))
-        return START + forgotten(intrinsic) * change + progress(intrinsic)
-
-    return losses
-
-
-def interfering(rng: np.random.Generator) -> Truth:
-    """The power law, and two sources that harm a domain when they come together."""
-    base, (first, second) = relaxing_power(rng), rng.choice(len(SOURCES), 2, replace=False)
-    harm = rng.uniform(0.1, 0.4, len(SOURCES))
-
-    def losses(shares: Array, intrinsic: Array) -> Array:
-        together = (shares[:, first] * shares[:, second])[:, None]
-        return base(shares, intrinsic) + forgotten(intrinsic) * harm * together
-
-    return losses
-
-
-def logarithmic(rng: np.random.Generator) -> Truth:
-    """The loss falls with the logarithm of the shares that it learns from, of which none may be too small."""
-    learns, height = transfer(rng), rng.uniform(0.1, 0.3, len(SOURCES))
-
-    def losses(shares: Array, intrinsic: Array) -> Array:
-        change = (np.log(TRUNK + 0.05) - np.log(shares + 0.05)) @ learns.T
-        return START + forgotten(intrinsic) * height * change + progress(intrinsic)
-
-    return losses
-
-
-TRUTHS: dict[str, Callable[[np.random.Generator], Truth]] = {
-    "relaxing_power": relaxing_power,
-    "exponential": exponential,
-    "interfering": interfering,
-    "logarithmic": logarithmic,
-}
+    return runs_table(shares, tokens, losses, "simplex")
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:

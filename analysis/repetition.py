@@ -3,7 +3,7 @@
     python analysis/repetition.py --json OUT [--simulations 5] [--seed 0] [--without-ladder]
 
 Four sources, of which ``code`` is scarce: a decay on it alone passes over it 17 times. Each simulation plants losses
-of four domains (truths of ``regret_calibration.py``) with passes that are worth less and less (another scale than the
+of four domains (truths of ``_planted_sweeps.py``) with passes that are worth less and less (another scale than the
 law's prior has), and harm from repetition: ``square`` and ``linear`` hinges in the passes, which begin at an onset, a
 ``smooth`` one whose bend lies there, and ``none``. A sweep of 30 random mixtures and the runs that a design adds for a
 scarce source (``Planner``: one mixture, ever less text of it) is fitted; the onset's interval, and what the search then
@@ -22,13 +22,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import run, write_json
-from regret_calibration import LENGTHS, NOISE_SD, SOURCES, START, TRUNK, TRUTHS
+from _planted_sweeps import (
+    LENGTHS,
+    NOISE_SD,
+    PLAN,
+    SOURCES,
+    TRUNK,
+    TRUTHS,
+    goal,
+    runs_table,
+    space,
+    target,
+    with_controls,
+)
 
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.inputs import worth_of
 from decaylaws.laws.kit.law import Array
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
-from decaylaws.search import DecayProblem, Goal, Plan, Target
+from decaylaws.search import DecayProblem
 from decaylaws.search.optimise import minimise_mixture
 
 POOLS = {"web": 10**7, "code": 12_000, "maths": 60_000, "books": 10**6}
@@ -36,7 +47,7 @@ ONSET, REPEAT_SCALE, HARM = 6.0, 12.0, 0.15
 LADDER_SHARES = np.array([0.46, 0.24, 0.15, 0.15])
 LADDER_EPOCHS = np.geomspace(2.0, 25.0, 4)
 NUM_RUNS = 30
-PLAN = Plan(decay_tokens=200_000, start_lr=1e-3)
+CODE_WEIGHT = 3.0  # so that the search would like to repeat it
 
 HARMS: dict[str, Callable[[Array], Array]] = {
     "none": np.zeros_like,
@@ -85,8 +96,7 @@ class World:
 
     def sweep(self, rng: np.random.Generator, *, ladder: bool) -> pd.DataFrame:
         """A runs table: random mixtures over three lengths, the control, and the runs that repeat code ever more."""
-        shares = np.vstack([rng.dirichlet(np.ones(len(SOURCES)), NUM_RUNS), *[TRUNK] * len(LENGTHS)])
-        tokens = np.array([LENGTHS[k % len(LENGTHS)] for k in range(len(shares))])
+        shares, tokens = with_controls(rng.dirichlet(np.ones(len(SOURCES)), NUM_RUNS))
         pools = np.tile(np.array([float(POOLS[name]) for name in SOURCES]), (len(shares), 1))
         role = ["simplex"] * NUM_RUNS + ["control"] * len(LENGTHS)
         if ladder:
@@ -97,15 +107,7 @@ class World:
             tokens, pools = np.concatenate([tokens, [length] * len(cut)]), np.vstack([pools, cut])
             role += ["repetition"] * len(cut)
         losses = self.losses(shares, tokens, pools) + rng.normal(0, NOISE_SD, shares.shape)
-        rows = pd.DataFrame({"decay_tokens": tokens, "role": role})
-        constants: dict[str, Any] = {"kind": "decay", "non_embedding_params": 100_000, "start_tokens": 1_000_000,
-                                     "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
-                                     "batch_tokens": 1000}  # fmt: skip
-        rows = rows.assign(**constants)
-        for k, name in enumerate(SOURCES):
-            rows[f"mix:{name}"], rows[f"start_loss:{name}"] = shares[:, k], START[k]
-            rows[f"loss:{name}"], rows[f"epochs:{name}"] = losses[:, k], shares[:, k] * tokens / pools[:, k]
-        return rows
+        return runs_table(shares, tokens, losses, role, shares * tokens[:, None] / pools)
 
 
 def main() -> None:
@@ -136,17 +138,17 @@ def simulate(truth: str, harm: str, seed: int, *, ladder: bool = True) -> Outcom
     law = DecayLaw(dict(zip(SOURCES, TRUNK)), num_folds=5, num_draws=12, seed=seed)
     law.fit(world.sweep(rng, ladder=ladder))
     onsets = {each.source: each for each in law.onsets_}
-    problem = DecayProblem(law, space(), target(), goal(), PLAN)
+    problem = DecayProblem(law, space(POOLS), target(), goal(code=CODE_WEIGHT), PLAN)
     starts = [TRUNK, np.full(len(SOURCES), 0.25), *rng.dirichlet(np.ones(len(SOURCES)), 2)]
-    chosen = minimise_mixture(problem.robust_aim, space(), PLAN.decay_tokens, starts).shares
+    chosen = minimise_mixture(problem.robust_aim, space(POOLS), PLAN.decay_tokens, starts).shares
     pools = np.array([float(POOLS[name]) for name in SOURCES])
 
     def objective(shares: Array) -> Array:
         tokens = np.full(len(shares), PLAN.decay_tokens)
-        weights = np.array([goal().weights[name] for name in SOURCES])
+        weights = np.array([goal(code=CODE_WEIGHT).weights[name] for name in SOURCES])
         return world.losses(shares, tokens, np.tile(pools, (len(shares), 1))) @ weights / weights.sum()
 
-    best = minimise_mixture(objective, space(), PLAN.decay_tokens, [chosen, *starts])
+    best = minimise_mixture(objective, space(POOLS), PLAN.decay_tokens, [chosen, *starts])
     own, code = onsets.get("code"), SOURCES.index("code")
     passes = PLAN.decay_tokens / POOLS["code"]
     return Outcome(
@@ -158,25 +160,6 @@ def simulate(truth: str, harm: str, seed: int, *, ladder: bool = True) -> Outcom
         best=float(best.shares[code] * passes),
         regret=max(float(objective(chosen[None])[0]) - best.value, 0.0),
     )
-
-
-def space() -> MixtureSpace:
-    return MixtureSpace(tuple(SourceLimits(name, POOLS[name]) for name in SOURCES))
-
-
-def target() -> Target:
-    return Target(
-        non_embedding_params=100_000,
-        start_tokens=1_000_000,
-        batch_tokens=1000,
-        start_loss=dict(zip(SOURCES, START.tolist())),
-    )
-
-
-def goal() -> Goal:
-    """Code counts most, so that the search would like to repeat it."""
-    weights = {name: 3.0 if name == "code" else 1.0 for name in SOURCES}
-    return Goal(weights=weights, control=Mixture(dict(zip(SOURCES, TRUNK.tolist()))))
 
 
 def summary(outcomes: list[Outcome], harm: str) -> dict[str, Any]:
