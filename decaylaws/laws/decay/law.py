@@ -301,7 +301,9 @@ class DecayLaw(DecaySlices):
     def predict_chosen(self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float) -> Prediction:
         """As :meth:`predict_objective`, for mixtures that were chosen by it: higher by what the choice costs, ``[n]``.
 
-        What that is held-out runs say (:mod:`decaylaws.laws.decay.optimism`). Other predictions are not changed by it.
+        What that is held-out runs say (:mod:`decaylaws.laws.decay.optimism`). The interval is at least as wide as draws
+        of the law with errors of its form lie apart there, by which the regret is measured too. Other predictions are
+        not changed by a choice.
 
         Args:
             runs: planned decays on mixtures that this law chose.
@@ -309,10 +311,16 @@ class DecayLaw(DecaySlices):
             interval: probability that the interval is to hold.
         """
         found = self.predict_objective(runs, weights, interval)
-        optimism = self.optimism(weights)
-        changes = self.changes(self._inputs(runs)) @ self.weight_vector(weights)
+        if "ratio" not in self._held_out:
+            return found
+        inputs, vector, radius = self._inputs(runs), self.weight_vector(weights), normal_radius(interval)
+        optimism, changes = self.optimism(weights), self.changes(inputs) @ vector
+        drawn = np.array([self.loss(inputs, theta) @ vector for theta in self.draws_])
+        apart = np.std(drawn, axis=0, ddof=1) if len(drawn) > 1 else np.zeros(len(runs))
+        apart = np.hypot(self.draw_scale(weights) * apart, self.form_error(weights))
+        half = np.maximum(found.upper - found.mean, radius * apart)
+        half = np.hypot(half, radius * optimism.lost_sd(changes))
         mean = found.mean + optimism.lost(changes)
-        half = np.hypot(found.upper - found.mean, normal_radius(interval) * optimism.lost_sd(changes))
         return Prediction(mean, mean - half, mean + half, interval)
 
     def weight_vector(self, weights: Mapping[str, float]) -> Array:
