@@ -10,6 +10,7 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING, read_table, without_index
+from decaylaws.runs.columns import LOSS_ERROR
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import first_of, held, numbers
 
@@ -95,7 +96,7 @@ def found_columns(
     if not shares:
         remedy = "Say what their names begin with (--shares PREFIX), or name them (--map mix:web=COLUMN). "
         raise SchemaError(what, missing=["columns of shares"], remedy=f"{remedy}It holds {held(table)}.")
-    rest = [name for name in numeric if name not in shares]
+    rest = [name for name in numeric if name not in shares and not name.startswith(LOSS_ERROR)]
     if settings.targets or (prefixes and prefixes[1]):
         asked = settings.targets or str(prefixes and prefixes[1])
         found = _of_kind(rest, (asked,), (asked,))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING
-from decaylaws.runs.columns import STABLE_TOKENS
+from decaylaws.runs.columns import LOSS_ERROR, STABLE_TOKENS
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables.cells import chosen_rows, excluded_table, first_of, has_percent, numbers, renamed
 from decaylaws.tables.run_columns import RUN, Direction, found_columns, one_table
@@ -122,6 +122,12 @@ def read_run_table(
         notes.append("Cells with a percent sign were read as hundredths.")
     reasons = pd.Series("", index=table.index, dtype=object)
     _exclude(reasons, *_not_finished(table))
+    errors = table[[name for name in table if str(name).startswith(LOSS_ERROR)]].apply(numbers)
+    _exclude(
+        reasons,
+        (errors > 0).any(axis=1),
+        f"its losses are expected from a curve that had not ended ({LOSS_ERROR}TARGET is above 0)",
+    )
     if STABLE_TOKENS in table:
         after_stage = numbers(table[STABLE_TOKENS]) > 0
         _exclude(

@@ -76,6 +76,17 @@ def test_a_tracker_export_with_every_usual_fault_names_what_it_leaves_out(tmp_pa
     np.testing.assert_allclose(found.shares.iloc[0, 0], table["w_web"].iloc[0], atol=1e-4)
 
 
+def test_forecast_losses_are_no_measurements(tmp_path: Path) -> None:
+    table = runs(12).assign(**{"loss_error:web": 0.0, "loss_error:code": np.nan})
+    table.loc[3, "loss_error:web"] = 0.05
+    found = read_run_table(written(table, tmp_path / "runs.csv"))
+    assert found.targets == TARGETS
+    assert len(found.runs) == 11
+    (left_out,) = found.excluded.to_dict("records")
+    assert left_out["run"] == str(table["run"][3])
+    assert "expected from a curve that had not ended" in left_out["reason"]
+
+
 def test_pairs_of_files_are_joined_by_run(tmp_path: Path) -> None:
     table = runs(12)
     shares = table[[f"w_{name}" for name in SOURCES]]

@@ -79,7 +79,9 @@ class BlendModel:
 
         A mean of both would hide what they disagree by, and average their errors away, which they share. Either has at
         least a quarter of the draws, since left-out errors of some dozens of runs hardly tell which is right away from
-        the runs. The trees, which have no posterior, stay as they are.
+        the runs. Where they do speak against one, and would leave it less than a quarter, its draws lie half-way to the
+        other: alone it would claim more than the runs let anybody believe, such as a formula where a share goes to 0.
+        The trees, which have no posterior, stay as they are.
 
         Args:
             num_draws: number of draws.
@@ -89,7 +91,12 @@ class BlendModel:
         # evenly spread, and in the same draws for every target: errors of a family go together over the targets
         turn = (0.5 + np.arange(num_draws) * _GOLDEN) % 1.0
         own = turn < np.clip(self.process_share, _LEAST_DRAWN, 1.0 - _LEAST_DRAWN)
-        return BlendDraws(formula, process, self.tree_share, own.astype(float), self._trees.predict)
+        share = own.astype(float)
+        if self.process_share > 1.0 - _LEAST_DRAWN:
+            share = np.maximum(share, 0.5)
+        elif self.process_share < _LEAST_DRAWN:
+            share = np.minimum(share, 0.5)
+        return BlendDraws(formula, process, self.tree_share, share, self._trees.predict)
 
     def fit_as_draw(self) -> BlendDraws:
         """The fit itself as the only draw."""
