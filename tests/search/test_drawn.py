@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,6 +63,15 @@ def test_a_draw_of_the_blend_is_a_draw_of_one_member() -> None:
     of_process = np.isclose(drawn, process.all(mixtures)).all(axis=1)
     assert (of_formula | of_process).all()
     assert 4 <= of_formula.sum() <= 12
+    # a member that left-out runs speak against is drawn half-way to the other
+    for share, sure, other in (
+        (0.95, process.all(mixtures), by_formula),
+        (0.05, by_formula, process.all(mixtures)),
+    ):
+        drawn = replace(model, process_share=share).posterior(16, np.random.default_rng(3)).all(mixtures)
+        of_sure = np.isclose(drawn, sure).all(axis=1)
+        assert of_sure.sum() == 12
+        assert (of_sure | np.isclose(drawn, np.sqrt(sure * other)).all(axis=1)).all()
 
 
 @pytest.mark.parametrize("law", [InverseSum(num_starts=1), LinearRegression()])
