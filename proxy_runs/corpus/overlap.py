@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from decaylaws.errors import DataError
 
 NGRAM = 13
 MAX_SEEN_SHARE = 0.15
@@ -85,3 +89,51 @@ class HeldOutOverlap:
         """Share of seen 13-grams over several documents together; ``None`` when they have none."""
         parts = [self._seen[self._documents[number]] for number in documents]
         return float(np.concatenate(parts).mean()) if sum(map(len, parts)) else None
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Held-out documents of a source that train text gives away.
+
+    Attributes:
+        dropped: their positions in the held-out file.
+        seen_share: share of the 13-grams of all others that train text holds; ``None`` without 13-grams.
+    """
+
+    dropped: list[int]
+    seen_share: float | None
+
+    def kept(self, heldout: Iterable[str]) -> Iterator[str]:
+        """The held-out documents that stay."""
+        dropped = set(self.dropped)
+        return (text for number, text in enumerate(heldout) if number not in dropped)
+
+
+def find_leaks(
+    heldout: Mapping[str, list[str]], train: Iterable[Iterable[str]], *, keep_all: Collection[str]
+) -> dict[str, Leaks]:
+    """Which held-out documents train text gives away, and what the others share with it.
+
+    Args:
+        heldout: documents by source.
+        train: train documents of each source, read once.
+        keep_all: sources of which every document stays.
+
+    Raises:
+        DataError: no held-out document of a source would stay.
+    """
+    measure = HeldOutOverlap([text for documents in heldout.values() for text in documents])
+    for documents in train:
+        measure.mark(documents)
+    shares = iter(enumerate(measure.seen_shares()))
+    leaks = {}
+    for name, documents in heldout.items():
+        own = list(islice(shares, len(documents)))
+        keeps = [share <= MAX_SEEN_SHARE or name in keep_all for _, share in own]
+        if not any(keeps):
+            raise DataError(
+                f"'sources.{name}': all {len(own)} held-out documents repeat train text. Give it more varied documents."
+            )
+        seen_share = measure.seen_share([k for (k, _), keep in zip(own, keeps) if keep])
+        leaks[name] = Leaks([n for n, keep in enumerate(keeps) if not keep], seen_share)
+    return leaks

@@ -18,37 +18,30 @@ request. The manifest changes last and in one step: until then a reader sees the
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from decaylaws.errors import DataError, DecaylawsError
-from decaylaws.io.documents import PREPARATION_VERSION
 from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.sources import SourceSettings, TokenizerSettings, is_token_store
 from proxy_runs.corpus import contamination
 from proxy_runs.corpus.cleaning import SeenParagraphs
-from proxy_runs.corpus.demo import GENERATOR_VERSION
 from proxy_runs.corpus.demo.embedded import package_versions
 from proxy_runs.corpus.demo.texts import Source, Texts, collect, load_texts, remember
 from proxy_runs.corpus.near_copies import find_near_copies, stretches_of
-from proxy_runs.corpus.overlap import MAX_SEEN_SHARE, HeldOutOverlap
-from proxy_runs.corpus.quality import bucket_members, quality_request
-from proxy_runs.corpus.readers import source_files
-from proxy_runs.corpus.store_scan import SCAN_VERSION, scan_store
+from proxy_runs.corpus.overlap import Leaks, find_leaks
+from proxy_runs.corpus.quality import bucket_members
+from proxy_runs.corpus.request import corpus_request, libraries
+from proxy_runs.corpus.store_scan import scan_store
 from proxy_runs.corpus.stores import StoreTexts
 from proxy_runs.data.manifest import (
     MANIFEST_NAME,
@@ -101,7 +94,7 @@ def prepare_corpus(
     base = base or Path()
     parts = [Source(name, source, base, seed) for name, source in sources.items()]
     decontamination = decontamination or DecontaminationSettings()
-    request = _request(parts, tokenizer, base, decontamination)
+    request = corpus_request(parts, tokenizer, base, decontamination)
     job = _Job(parts, directory, request, tokenizer, base, decontamination, progress)
     manifest = job.finished()
     if manifest is None:
@@ -113,68 +106,6 @@ def prepare_corpus(
             raise
     job.remove_leftovers()
     return manifest
-
-
-def _request(
-    sources: list[Source], tokenizer: TokenizerSettings, base: Path, decontamination: DecontaminationSettings
-) -> str:
-    """Hash of everything that decides the outcome: first 16 hex digits of a SHA-256."""
-    content: dict[str, Any] = {
-        "pipeline": [PREPARATION_VERSION, GENERATOR_VERSION],
-        "libraries": {**_versions("tokenizers"), "python": platform.python_version()},
-        "tokenizer": tokenizer.model_dump(),
-        "sources": [_source_request(source) for source in sources],
-    }
-    if tokenizer.path:
-        ready = load_tokenizer(base / tokenizer.path, end_token=tokenizer.end_token)
-        content["tokenizer_json"] = [ready.to_json().decode(), ready.end_id]
-    content["heldout_similarity"] = decontamination.heldout_similarity
-    if decontamination.evaluation_sets:
-        content["decontamination"] = contamination.evaluation_request(decontamination, base)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source_request(source: Source) -> dict[str, Any]:
-    settings = source.settings
-    what: dict[str, Any] = settings.model_dump(
-        include={"format", "path", "text_field", "heldout_fraction", "on_bad"}
-    )
-    what |= {"name": source.name, "max_bytes": source.max_bytes, "seed": source.seed}
-    # only where it is set: a corpus without length classes keeps its name
-    what |= settings.model_dump(include={"min_document_bytes", "max_document_bytes"}, exclude_none=True)
-    if settings.format != "embedded":
-        files = source_files(source.origin, settings, source.base)
-        what["files"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    elif not source.is_generated:
-        what["packages"] = package_versions(source.name)
-    if settings.quality:
-        what["quality"] = quality_request(source)
-    if is_token_store(settings):
-        what |= settings.model_dump(include={"tokens_from", "token_type", "append_end"})
-        what["scan"] = SCAN_VERSION
-    return what
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in packages}
-
-
-@dataclass(frozen=True)
-class _Leaks:
-    """Held-out documents of a source that train text gives away.
-
-    Attributes:
-        dropped: their positions in the held-out file.
-        seen_share: share of the 13-grams of all others that train text holds; ``None`` without 13-grams.
-    """
-
-    dropped: list[int]
-    seen_share: float | None
-
-    def kept(self, heldout: Iterable[str]) -> Iterator[str]:
-        """The held-out documents that stay."""
-        dropped = set(self.dropped)
-        return (text for number, text in enumerate(heldout) if number not in dropped)
 
 
 @dataclass(frozen=True)
@@ -242,12 +173,11 @@ class _Job:
         texts: dict[str, AnyTexts] = {}
         for number, source in enumerate(self.sources):
             if is_token_store(source.settings):
-                texts[source.name] = scan_store(
-                    source,
-                    self.work,
-                    self._ready_tokenizer,
-                    partial(self._tell_text, number, source.name),
-                )
+
+                def tell(share: float, number: int = number, name: str = source.name) -> None:
+                    self.progress("text", number + share, len(self.sources), name)
+
+                texts[source.name] = scan_store(source, self.work, self._ready_tokenizer, tell)
                 continue
             found = load_texts(self.work, source.name)
             if found is None:
@@ -263,9 +193,6 @@ class _Job:
             texts[source.name] = found
         self.progress("text", len(self.sources), len(self.sources))
         return texts
-
-    def _tell_text(self, number: int, name: str, share: float) -> None:
-        self.progress("text", number + share, len(self.sources), name)
 
     def _drop_contaminated(self, texts: Mapping[str, AnyTexts]) -> None:
         """Make every later stage pass over train documents that hold an evaluation item."""
@@ -323,7 +250,7 @@ class _Job:
         numbers = {name: number for number, name in enumerate(texts)}
         return lambda name: self._read(stage, numbers[name], texts[name], "train")
 
-    def _measure_heldout_overlap(self, texts: Mapping[str, AnyTexts], leaks: Mapping[str, _Leaks]) -> None:
+    def _measure_heldout_overlap(self, texts: Mapping[str, AnyTexts], leaks: Mapping[str, Leaks]) -> None:
         """Text that is ours is left out: its templates repeat by design, its instances are split."""
         path = self.data / HELDOUT_OVERLAP_NAME
         if not path.is_file():
@@ -337,33 +264,19 @@ class _Job:
                 handle.write(contamination.to_json(overlap))
         self.progress("heldout", len(texts), len(texts))
 
-    def _find_leaks(self, texts: Mapping[str, AnyTexts]) -> dict[str, _Leaks]:
+    def _find_leaks(self, texts: Mapping[str, AnyTexts]) -> dict[str, Leaks]:
         path = self.work / "leaks.json"
         if not path.is_file():
-            found = self._measure_overlap(texts)
+            heldout = {name: list(text.read("heldout")) for name, text in texts.items()}
+            train = (
+                self._read("overlap", number, text, "train") for number, text in enumerate(texts.values())
+            )
+            generated = {source.name for source in self.sources if source.is_generated}
+            found = find_leaks(heldout, train, keep_all=generated)
+            self.progress("overlap", len(texts), len(texts))
             with atomic_write(path) as handle:
                 handle.write(json.dumps({name: asdict(leaks) for name, leaks in found.items()}).encode())
-        return {name: _Leaks(**leaks) for name, leaks in json.loads(path.read_text()).items()}
-
-    def _measure_overlap(self, texts: Mapping[str, AnyTexts]) -> dict[str, _Leaks]:
-        heldout = {name: list(text.read("heldout")) for name, text in texts.items()}
-        measure = HeldOutOverlap([text for documents in heldout.values() for text in documents])
-        for number, text in enumerate(texts.values()):
-            measure.mark(self._read("overlap", number, text, "train"))
-        self.progress("overlap", len(texts), len(texts))
-        shares = iter(enumerate(measure.seen_shares()))
-        leaks = {}
-        for source in self.sources:
-            own = list(islice(shares, len(heldout[source.name])))
-            keeps = [share <= MAX_SEEN_SHARE or source.is_generated for _, share in own]
-            if not any(keeps):
-                raise DataError(
-                    f"'sources.{source.name}': all {len(own)} held-out documents repeat train text. "
-                    "Give it more varied documents."
-                )
-            seen_share = measure.seen_share([k for (k, _), keep in zip(own, keeps) if keep])
-            leaks[source.name] = _Leaks([n for n, keep in enumerate(keeps) if not keep], seen_share)
-        return leaks
+        return {name: Leaks(**leaks) for name, leaks in json.loads(path.read_text()).items()}
 
     def _read(self, stage: str, number: int, texts: AnyTexts, split: str) -> Iterator[str]:
         """Documents of a split, reporting how far source ``number`` of ``stage`` has come."""
@@ -395,7 +308,7 @@ class _Job:
             return load_tokenizer(self.base / self.tokenizer.path, end_token=self.tokenizer.end_token)
         return load_tokenizer(self.work / "tokenizer.json")
 
-    def _encode(self, number: int, source: Source, texts: AnyTexts, leaks: _Leaks) -> SourceEntry:
+    def _encode(self, number: int, source: Source, texts: AnyTexts, leaks: Leaks) -> SourceEntry:
         if isinstance(texts, StoreTexts):
             return self._describe_store(source, texts, leaks)
         marker = self.work / f"{source.name}.shards.json"
@@ -411,7 +324,7 @@ class _Job:
                 handle.write(entry.model_dump_json().encode())
         return SourceEntry.model_validate_json(marker.read_bytes())
 
-    def _describe_store(self, source: Source, texts: StoreTexts, leaks: _Leaks) -> SourceEntry:
+    def _describe_store(self, source: Source, texts: StoreTexts, leaks: Leaks) -> SourceEntry:
         """A token store in the manifest: its held-out documents as a shard, and where its train tokens lie."""
         tokenizer, heldout = self._ready_tokenizer, [0, 0, 0]
         with atomic_write(self.data / f"{source.name}.heldout.bin") as handle:
@@ -456,10 +369,10 @@ class _Job:
     def _manifest(self, entries: dict[str, SourceEntry]) -> Manifest:
         tokenizer = self._ready_tokenizer
         entry = self._describe("tokenizer.json")
-        libraries = {**_versions("tokenizers"), "python": platform.python_version()}
+        versions = libraries()
         for source in self.sources:
             if source.kind == "embedded":
-                libraries |= package_versions(source.name)
+                versions |= package_versions(source.name)
         return Manifest(
             request=self.request,
             fingerprint=corpus_fingerprint(entry, entries),
@@ -470,7 +383,7 @@ class _Job:
             tokenizer=entry,
             token_bytes=self._describe("token_bytes.bin"),
             sources=entries,
-            libraries=dict(sorted(libraries.items())),
+            libraries=dict(sorted(versions.items())),
         )
 
     def _describe(self, name: str) -> FileEntry:

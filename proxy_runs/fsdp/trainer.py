@@ -129,7 +129,10 @@ class Trainer:
         self._stage: int | None = None
         self._enter_stage_of(self.step)
         self._trackers_trouble: list[str] = []
-        self.metrics = self._open_metrics() if world.is_first else None
+        self.metrics: MetricsFile | None = None
+        if world.is_first:
+            trackers = open_trackers(settings, self.recipe, self.step, self._trackers_trouble.append)
+            self.metrics = MetricsFile(settings.output / METRICS_FILE, from_step=self.step, trackers=trackers)
 
     def _shard(self, lm: PreTrainedModel) -> None:
         """Shard the model before its weights are read."""
@@ -189,11 +192,6 @@ class Trainer:
             set_rope(self.module.lm, rope, self.recipe.stages[stage].seq_len)
         self._stage = stage
 
-    def _open_metrics(self) -> MetricsFile:
-        path, step = self.settings.output / METRICS_FILE, self.step
-        trackers = open_trackers(self.settings, self.recipe, step, self._trackers_trouble.append)
-        return MetricsFile(path, from_step=step, trackers=trackers)
-
     def _checkpoint_is_due(self) -> bool:
         interval = self.settings.checkpoint_interval
         is_last = self.step == self.plan.num_steps
@@ -217,7 +215,10 @@ class Trainer:
         loss, balance, stop, save, *ledger_sums = self.world.sum(
             *self._accumulate(step, windows), *asked, *ledger.values()
         )
-        taken, norm = self._update(step, loss)
+        wanted = not self.watch.refuses(loss, step.stage)
+        norm = self.optimizer.step(step.lr, take=wanted)
+        taken = wanted and math.isfinite(norm)
+        self.optimizer_step += int(taken)
         self.watch.note(loss, norm, step=step.index, taken=taken)
         self.step += 1
         if self.average is not None:
@@ -263,14 +264,6 @@ class Trainer:
         """Sequences of a forward pass: as many tokens as in the first stage, whatever their length."""
         tokens = self.settings.micro_batch_sequences * self.recipe.stages[0].seq_len
         return max(1, tokens // seq_len)
-
-    def _update(self, step: Step, loss: float) -> tuple[bool, float]:
-        """Update the parameters unless the step is refused; whether it was taken, and the gradient's norm."""
-        wanted = not self.watch.refuses(loss, step.stage)
-        norm = self.optimizer.step(step.lr, take=wanted)
-        taken = wanted and math.isfinite(norm)
-        self.optimizer_step += int(taken)
-        return taken, norm
 
     def _log(
         self, step: Step, loss: float, balance: float, norm: float, ledger: dict[str, int], seconds: float

@@ -7,7 +7,6 @@ whose end means that its parent is gone or wants it to stop: then it saves a che
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import os
@@ -19,14 +18,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import torch
 
-from decaylaws.errors import DecaylawsError, StudyError
-from decaylaws.queue.queue import Claim, RunQueue
-from decaylaws.queue.storage import HEARTBEAT_SECONDS
+from decaylaws.errors import DecaylawsError
+from decaylaws.queue.queue import Claim
 from decaylaws.runs.columns import (
     AVERAGED_LOSS,
     BPB,
@@ -47,6 +44,7 @@ from proxy_runs.engine.backend import own_stream
 from proxy_runs.engine.readouts import checkpoint_tokens, read_out
 from proxy_runs.memory import device_bytes
 from proxy_runs.sweep.engines import FSDP, engine_of, stack_slots
+from proxy_runs.sweep.heart import Heart
 from proxy_runs.sweep.workspace import (
     EXIT_DEVICE,
     EXIT_ERROR,
@@ -63,49 +61,6 @@ IDLE_SECONDS = 0.5
 RECLAIM_SECONDS = 5.0
 
 Say = Callable[[WorkerEvent], None]
-
-
-class Heart:
-    """Beats for the claims of a worker while it trains; runs in a thread of its own."""
-
-    def __init__(self, queue: RunQueue, claims: Sequence[Claim]) -> None:
-        self._queue = queue
-        self._claims: dict[str, Claim] = {}
-        self.hold(claims)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Heart:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def hold(self, claims: Sequence[Claim]) -> None:
-        """Beat for further claims too."""
-        self._claims |= {claim.config.run_id: claim for claim in claims}
-
-    def claim(self, run_id: str) -> Claim:
-        """The claim of a run that has not ended."""
-        return self._claims[run_id]
-
-    def drop(self, run_id: str) -> Claim:
-        """Stop beating for a run that has ended."""
-        return self._claims.pop(run_id)
-
-    @property
-    def held(self) -> list[Claim]:
-        """Claims that have not ended."""
-        return list(self._claims.values())
-
-    def _run(self) -> None:
-        with contextlib.suppress(StudyError):  # a storage that stays away is the worker's own to report
-            while not self._stop.wait(HEARTBEAT_SECONDS):
-                self._queue.beat(self.held)
 
 
 class Worker:
@@ -286,14 +241,11 @@ class Worker:
 
     def _end(self, heart: Heart, result: RunResult) -> Future[None] | None:
         """Record a run that has ended; in a thread where averages of its checkpoints are to be measured first."""
-        if result.row["reached_target"] and self._is_measured(heart.claim(result.run_id)):
+        claim = heart.claim(result.run_id)
+        if result.row["reached_target"] and (claim.role == READ_OUT or claim.config.kind == "trunk"):
             return self._aside.submit(self._finish, heart, result)
         self._finish(heart, result)
         return None
-
-    def _is_measured(self, claim: Claim) -> bool:
-        """Whether averages of a run's checkpoints are measured when it has ended."""
-        return claim.role == READ_OUT or claim.config.kind == "trunk"
 
     def _finish(self, heart: Heart, result: RunResult) -> None:
         """Record a run with what its checkpoints tell, and delete those that nobody needs."""
@@ -302,13 +254,15 @@ class Worker:
         measured: dict[str, Any] = {EVALUATION: where.evaluation.tokens_per_domain}
         if self._sets:  # a study without them keeps its tables
             measured[EVALUATION_SETS] = self._sets
+        row = {**result.row, "role": claim.role}
+        found: dict[str, Any] = {"curve": [{**point, **measured} for point in result.curve]}
+        given = claim.config, self._store, where.checkpoints, where.evaluation, self._device
         with own_stream(self._device):
-            averaged = self._averaged_losses(claim, result)
-            read_outs = self._read_outs(claim, result)
-        row = {**result.row, "role": claim.role, **averaged, **measured}
-        curve = [{**point, **measured} for point in result.curve]
-        read_outs = {name: [{**each, **measured} for each in rows] for name, rows in read_outs.items()}
-        self._record(heart.drop(result.run_id), {"row": row, "curve": curve, **read_outs})
+            if row["reached_target"] and claim.config.kind == "trunk":
+                row |= averaged_losses(*given)  # of the mean of its last weights
+            if row["reached_target"] and claim.role == READ_OUT:
+                found["read_outs"] = [{**each, **measured} for each in read_out(*given)]
+        self._record(heart.drop(result.run_id), {"row": {**row, **measured}, **found})
         staying = [claim.config.tokens] if where.keep_checkpoints else []
         forget_kept(where.checkpoints, result.run_id, set(self._kept(claim)).difference(staying))
 
@@ -320,24 +274,6 @@ class Worker:
         if config.kind == "trunk":
             return averaged_tokens(config)
         return [config.tokens] if self._workspace.keep_checkpoints and config.kind == "decay" else []
-
-    def _read_outs(self, claim: Claim, result: RunResult) -> dict[str, Any]:
-        """What a finished read-out run emulates; nothing for other runs."""
-        if claim.role != READ_OUT or not result.row["reached_target"]:
-            return {}
-        where = self._workspace
-        return {
-            "read_outs": read_out(
-                claim.config, self._store, where.checkpoints, where.evaluation, self._device
-            )
-        }
-
-    def _averaged_losses(self, claim: Claim, result: RunResult) -> dict[str, float]:
-        """Losses of the mean of a trunk's last weights; nothing for other runs."""
-        if claim.config.kind != "trunk" or not result.row["reached_target"]:
-            return {}
-        where = self._workspace
-        return averaged_losses(claim.config, self._store, where.checkpoints, where.evaluation, self._device)
 
     def _record(self, claim: Claim, result: dict[str, Any]) -> None:
         row = result["row"]
