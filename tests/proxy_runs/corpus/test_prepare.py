@@ -16,7 +16,7 @@ import pytest
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.sources import SourceSettings, TokenizerSettings
-from proxy_runs.corpus import prepare
+from proxy_runs.corpus import prepare, request
 from proxy_runs.corpus.demo.texts import Source
 from proxy_runs.corpus.prepare import prepare_corpus
 from proxy_runs.data.shards import TokenStore
@@ -200,7 +200,7 @@ def test_documents_that_spell_out_special_tokens_stay_whole(base):
 
 def test_a_corpus_of_an_earlier_preparation_is_made_anew(base, monkeypatch):
     sources = {"mine": SOURCES["mine"]}
-    monkeypatch.setattr(prepare, "PREPARATION_VERSION", 1)
+    monkeypatch.setattr(request, "PREPARATION_VERSION", 1)
     earlier = make(base, sources=sources)
     monkeypatch.undo()
     now = make(base, sources=sources)
@@ -424,4 +424,4 @@ def test_length_classes_part_a_source(base):
 
 def test_a_corpus_without_length_classes_keeps_its_name(base):
     source = Source("mine", SOURCES["mine"], base, 0)
-    assert not [key for key in prepare._source_request(source) if "document_bytes" in key]
+    assert not [key for key in request._source_request(source) if "document_bytes" in key]
