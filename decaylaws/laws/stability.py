@@ -22,7 +22,7 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array
 from decaylaws.runs.noise import told_apart
 from decaylaws.runs.objective import objective_values
-from decaylaws.runs.table import MIX, names_with, values_by
+from decaylaws.runs.table import MIX, STABLE_MIX, names_with, values_by
 
 MIN_MIXTURES = 5
 
@@ -162,6 +162,12 @@ PLAN = ("decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens")
 """Columns in which runs of one plan agree at every size; those that a table does not hold are not compared."""
 
 
+def plan_columns(runs: pd.DataFrame) -> list[str]:
+    """Columns of ``PLAN`` that a table has, and the shares of a stable stage before the decay."""
+    stable = [STABLE_MIX + name for name in names_with(runs, STABLE_MIX)]
+    return [*(name for name in PLAN if name in runs.columns), *stable]
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Mixtures that were run under one plan at both scales.
@@ -192,7 +198,7 @@ def _objective_table(runs: pd.DataFrame, weights: Mapping[str, float], by: str) 
             "runs", str(runs["run_id"].iloc[row]), "must have every loss of the objective", "Use fit_ready."
         )
     table = pd.DataFrame({"scale": runs[by].to_numpy(dtype=float), "objective": objective})
-    plan = [name for name in PLAN if name in runs.columns and name != by]
+    plan = [name for name in plan_columns(runs) if name != by]
     table["plan"] = list(map(tuple, runs[plan].astype(str).to_numpy()))
     table["key"] = [tuple(row) for row in np.round(shares, 6)]
     return table.groupby(["scale", "plan", "key"])["objective"].mean().reset_index()

@@ -15,7 +15,7 @@ from decaylaws.report.page import Fact, PageTable, Picture, Section
 from decaylaws.report.words import leading, mixture_words, name, nats, shown_of, span
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.objective import objective_values
-from decaylaws.runs.table import MIX
+from decaylaws.runs.table import MIX, STABLE_MIX, STABLE_TOKENS
 from decaylaws.search import DecayProblem
 from decaylaws.study.predictions import sweep_guards_hold
 from decaylaws.study.results import decays
@@ -188,6 +188,11 @@ def _best_runs(inputs: ReportInputs) -> pd.DataFrame:
                 "guards hold": row["kept"],
                 "decay tokens": row["decay_tokens"],
                 "start LR": f"{row['start_lr']:.3g}",
+                **(
+                    {"stable stage": mixture_words(sources, [row[STABLE_MIX + source] for source in sources])}
+                    if STABLE_TOKENS in tried
+                    else {}
+                ),
                 "mixture": mixture_words(sources, [row[MIX + source] for source in sources]),
             }
             for _, row in tried.head(_BEST_RUNS).iterrows()

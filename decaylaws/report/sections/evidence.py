@@ -32,6 +32,8 @@ def microanneals(inputs: ReportInputs) -> Section:
     by_role["train_flops"] = [f"{flops:.3g}" for flops in by_role["train_flops"].astype(float)]
     counts = [(int((runs["kind"] == kind).sum()), kind) for kind in ("trunk", "checkpoint")]
     starts = [f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts if count]
+    if stages := int((runs["role"] == "stable").sum()):
+        starts = [f"{stages} stable stages of {listed(starts)}"]
     words = f"{len(sweep)} decays forked from {listed(starts)}."
     noise = inputs.noise["proxy"]
     if noise is not None:

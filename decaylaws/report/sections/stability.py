@@ -8,7 +8,7 @@ import pandas as pd
 
 from decaylaws import plots
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.stability import MIN_MIXTURES, PLAN, ScalePair, rank_stability, stability_data
+from decaylaws.laws.stability import MIN_MIXTURES, ScalePair, plan_columns, rank_stability, stability_data
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import mixture_words, name
@@ -17,7 +17,6 @@ from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import MIX, names_with
 
 _SIZE = "non_embedding_params"
-_RUN = [*PLAN, "seed"]
 
 
 def stability(inputs: ReportInputs) -> Section:
@@ -77,7 +76,7 @@ def _comparable(inputs: ReportInputs) -> pd.DataFrame:
 
 
 def _key_columns(runs: pd.DataFrame) -> list[str]:
-    return [*(MIX + source for source in names_with(runs, MIX)), *_RUN]
+    return [*(MIX + source for source in names_with(runs, MIX)), *plan_columns(runs), "seed"]
 
 
 def _pairs(runs: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
