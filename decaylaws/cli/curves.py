@@ -121,7 +121,8 @@ def _print_curve(found: CurvePrediction) -> None:
     if found.final_loss is not None and found.schedule is not None:
         asked = found.points[found.points["run_id"] == QUESTION]
         few = asked.iloc[_evenly(len(asked))].drop(columns=["run_id", "observed"])
-        console.print(frame_table(few.assign(tokens=few["tokens"].astype(int)), title=_asked(found)))
+        title = f"{found.schedule} ({found.model}, in {found.unit})"
+        console.print(frame_table(few.assign(tokens=few["tokens"].astype(int)), title=title))
         say(console, [f"Final loss: {interval(found.final_loss)} nats per token (90 % interval)."])
     if not found.errors.empty:
         console.print(
@@ -149,10 +150,6 @@ def _best_words(best: BestDecay, unit: str) -> list[str]:
             f"Fractions from {low:.0f} to {high:.0f} % are as good, within what two seeds of a run differ by."
         )
     return [*words, str(best.schedule), *best.notes]
-
-
-def _asked(found: CurvePrediction) -> str:
-    return f"{found.schedule} ({found.model}, in {found.unit})"
 
 
 def _evenly(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +11,9 @@ import typer
 from decaylaws import study as verbs
 from decaylaws.cli.answers import No
 from decaylaws.cli.console import frame_table, make_console, open_study, say, say_next
-from decaylaws.errors import InvalidValueError, NotRepresentableError
+from decaylaws.errors import InvalidValueError
 from decaylaws.exporters import (
     EXPORTERS,
-    Export,
     ExportOptions,
     check_config,
     export_all,
@@ -106,20 +104,13 @@ def export(
         outcomes = verbs.export(study, target, options)
     else:
         outcomes = export_all(recipe, directory, target, options)
-    _print_exports(recipe, directory, outcomes)
-    if study is not None:
-        say_next(console, study, verb_after("export"))
-    return {"folder": directory, "exports": outcomes, "remarks": export_remarks(recipe, outcomes)}
-
-
-def _print_exports(
-    recipe: Recipe, directory: Path, outcomes: Mapping[str, Export | NotRepresentableError]
-) -> None:
-    """A table of what was written, then only what needs doing."""
-    table = export_table(outcomes)
+    table, remarks = export_table(outcomes), export_remarks(recipe, outcomes)
     if not table.empty:
         console.print(frame_table(table, title=f"written, a folder each with NOTES.md, in {directory}"))
-    say(console, export_remarks(recipe, outcomes))
+    say(console, remarks)
+    if study is not None:
+        say_next(console, study, verb_after("export"))
+    return {"folder": directory, "exports": outcomes, "remarks": remarks}
 
 
 def _check(

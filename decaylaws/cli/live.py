@@ -47,7 +47,8 @@ class SweepDisplay:
     def __call__(self, state: PoolProgress) -> None:
         """Show where the pool stands."""
         if self._is_terminal:
-            self._live.update(Group(_members(state), Text(f"{_runs(state)}  {self._summary(state)}")))
+            words = f"{len(state.ended)}/{state.total_runs} runs  {self._summary(state)}"
+            self._live.update(Group(_members(state), Text(words)))
         else:
             self._lines(
                 "runs", len(state.ended), state.total_runs, " | ".join([self._summary(state), *_notes(state)])
@@ -59,10 +60,6 @@ class SweepDisplay:
             f"{state.tokens_per_second / 1e3:.1f} ktok/s, {share:.0%} of the matmul peak, "
             f"{_clock(state.eta_seconds)} left"
         )
-
-
-def _runs(state: PoolProgress) -> str:
-    return f"{len(state.ended)}/{state.total_runs} runs"
 
 
 def _members(state: PoolProgress) -> Table:

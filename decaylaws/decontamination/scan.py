@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,24 +120,23 @@ def _run(
     progress: Progress,
 ) -> list[ShardResult]:
     """Results of all shards in order, those of an earlier call taken as they are."""
-    results = {each.record: found for each in work if (found := _recorded(each)) is not None}
+    results = {each.record: known for each in work if (known := _recorded(each)) is not None}
     missing = [each for each in work if each.record not in results]
     total = sum(each.shard.stat().st_size for each in work)
     done = total - sum(each.shard.stat().st_size for each in missing)
     progress("decontaminate", done, total)
-    for each, result in _scan_all(missing, items, rules, index, workers):
+    found: Iterable[tuple[_Work, ShardResult]]
+    if workers == 1 or len(missing) < 2:
+        found = ((each, _scan(each, index)) for each in missing)
+    else:
+        found = in_processes(
+            _scan_in_worker, missing, workers=workers, start=_start_worker, arguments=(items, rules)
+        )
+    for each, result in found:
         results[each.record] = result
         done += each.shard.stat().st_size
         progress("decontaminate", done, total, each.shard.name)
     return [results[each.record] for each in work]
-
-
-def _scan_all(
-    work: Sequence[_Work], items: Sequence[Item], rules: MatchRules, index: ContaminationIndex, workers: int
-) -> Iterator[tuple[_Work, ShardResult]]:
-    if workers == 1 or len(work) < 2:
-        return ((each, _scan(each, index)) for each in work)
-    return in_processes(_scan_in_worker, work, workers=workers, start=_start_worker, arguments=(items, rules))
 
 
 _index_of_worker: ContaminationIndex | None = None

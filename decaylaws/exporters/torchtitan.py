@@ -41,7 +41,8 @@ def export_torchtitan(recipe: Recipe, options: ExportOptions | None = None) -> E
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
-    _check_names(job)
+    if len({name.lower() for name in job.paths}) != len(job.paths):
+        raise job.refuse("it lower-cases the names of sources, and two become the same")
     scheduler = NativeScheduler(tuple(DECAY_TYPES), _replay, table=True)
     lr = choose_table_or_native(job, scheduler)
     model_module, model_function = _model(job.options)
@@ -90,12 +91,6 @@ def _model(options: ExportOptions) -> tuple[str, str]:
             "model", options.model, "must be 'module.path:function' of a torchtitan config"
         )
     return module, function
-
-
-def _check_names(job: Job) -> None:
-    lowered = [name.lower() for name in job.paths]
-    if len(set(lowered)) != len(lowered):
-        raise job.refuse("it lower-cases the names of sources, and two become the same")
 
 
 def _settings(path: WarmupHoldDecay) -> dict[str, object]:

@@ -57,7 +57,8 @@ class WarmupHoldDecay:
         parts = joined_segments(recipe)
         if any(part.is_piece for part in parts) or not _continuous(parts):
             return None
-        warmup = parts.pop(0) if _is_warmup(parts[0]) else None
+        rises = parts[0].shape == "linear" and parts[0].end_lr > parts[0].start_lr
+        warmup = parts.pop(0) if rises else None
         decay = parts.pop() if parts and parts[-1].shape != "constant" else None
         if any(part.shape != "constant" for part in parts) or (decay and decay.end_lr > decay.start_lr):
             return None
@@ -105,7 +106,3 @@ def _one_line(first: Segment, second: Segment) -> Segment | None:
 
 def _continuous(parts: list[Segment]) -> bool:
     return all(abs(a.end_lr - b.start_lr) <= 1e-9 * a.end_lr for a, b in pairwise(parts))
-
-
-def _is_warmup(part: Segment) -> bool:
-    return part.shape == "linear" and part.end_lr > part.start_lr

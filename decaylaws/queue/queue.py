@@ -169,6 +169,7 @@ class RunQueue(QueueView):
             losses: by domain, nats per token.
         """
         attrs = self._store.get(claim.trial_id).user_attrs
+        # a run that was resumed from an older checkpoint measures again what an earlier attempt has measured
         before = [point for point in attrs.get(CURVE, []) if point["tokens"] < tokens]
         now = [{"tokens": tokens, "domain": domain, "loss": loss} for domain, loss in losses.items()]
         with contextlib.suppress(UpdateFinishedTrialError):  # it was given to another worker meanwhile
@@ -197,6 +198,7 @@ class RunQueue(QueueView):
             False where the run had been given to another worker meanwhile; its result counts then.
         """
         try:
+            # first the result: where a worker dies before it closes the trial, the next attempt finds it there
             self._store.set(claim.trial_id, RESULT, sealed(result, claim.config.run_id, self._measure))
             self._store.close(
                 claim.trial_id, TrialState.COMPLETE if value is not None else TrialState.PRUNED, value
@@ -226,6 +228,7 @@ class RunQueue(QueueView):
             self._repeat([held])
         elif held is None or held.state == TrialState.FAIL:
             self._store.add(waiting_trial(role, config, serves=self._serves, measure=self._measure))
+        # asked again: another machine may have queued the run at the same time, and then the first trial counts
         trial = self._trial_of(config.run_id)
         if trial is None:
             raise StudyError(f"The storage lost run {config.run_id} while it was recorded. Record it again.")
@@ -287,7 +290,9 @@ class RunQueue(QueueView):
     def reclaim(self) -> int:
         """Return the runs of dead workers to the queue; returns how many there were."""
         held = self._store.in_state(TrialState.RUNNING)
-        for trial in held:
+        for (
+            trial
+        ) in held:  # who died on this machine is known at once, who died elsewhere when its heart stops
             if is_dead_here(trial.user_attrs.get(WORKER, "")):
                 self.give_back(_claim(trial, self._store.id_of(trial)))
         self._store.close_stale()

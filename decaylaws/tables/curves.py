@@ -167,8 +167,13 @@ def predict_curve(
         first = max(warmup_tokens(schedule), 1)
         at = np.unique(np.linspace(first, schedule.tokens, _POINTS).round())
         questions.insert(0, LossCurve(QUESTION, schedule, at, model=asked_model))
-    points = prediction_table(fitted, questions, interval=LEVEL) if questions else _no_points()
-    end = points[points["run_id"] == QUESTION].tail(1)
+    points = pd.DataFrame(columns=["run_id", "tokens", "observed", "predicted", "lower", "upper"])
+    if questions:
+        points = prediction_table(fitted, questions, interval=LEVEL)
+    final = None
+    if schedule is not None:
+        end = points[points["run_id"] == QUESTION].iloc[-1]
+        final = Estimate(*(float(end[name]) for name in ("predicted", "lower", "upper")))
     best = None
     unknown = [shape for shape in shapes if shape not in SHAPES]
     if unknown or not shapes:
@@ -189,7 +194,7 @@ def predict_curve(
     notes += _held_out_notes(held_out, law)
     return CurvePrediction(
         schedule=schedule,
-        final_loss=None if end.empty else _last(end),
+        final_loss=final,
         points=points,
         errors=pd.DataFrame([_errors(fitted, curve) for curve in left_out], columns=list(_ERRORS)),
         held_out=held_out,
@@ -205,15 +210,6 @@ def predict_curve(
 
 
 _ERRORS = ("run", "mae", "rmse", "worst_relative_error", "final_error", "coverage_90")
-
-
-def _last(end: pd.DataFrame) -> Estimate:
-    mean, lower, upper = (float(end[name].iloc[0]) for name in ("predicted", "lower", "upper"))
-    return Estimate(mean, lower, upper)
-
-
-def _no_points() -> pd.DataFrame:
-    return pd.DataFrame(columns=["run_id", "tokens", "observed", "predicted", "lower", "upper"])
 
 
 def _model(law: ScheduleLaw, model: str | None) -> str:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from decaylaws.errors import DataError
-from decaylaws.evaluation.questions import Question, read_questions
+from decaylaws.evaluation.questions import read_questions
 from decaylaws.evaluation.rows import LAYOUTS, Layout
 from decaylaws.io.documents import PREPARATION_VERSION, document_text, find_documents
 from decaylaws.io.files import atomic_write
@@ -238,7 +238,8 @@ def _questions(
         questions = list(islice(read, settings.max_questions))
         encoded = []
         for question in questions:
-            answers = encoder.answers(question.prompt, _scored(question, settings))
+            scored = question.answers if settings.accuracy else [question.answers[question.gold_index]]
+            answers = encoder.answers(question.prompt, scored)
             for answer in answers:
                 fit(answer.piece, seq_len, question.document)
             encoded.append([(answer.piece, answer.num_bytes) for answer in answers])
@@ -247,16 +248,16 @@ def _questions(
     gold = [question.gold_index if settings.accuracy else 0 for question in questions]
     documents = unique_names([question.document for question in questions])
     clusters = [question.cluster or document for question, document in zip(questions, documents)]
-    scored = AnswerSet.build(encoded, gold, clusters)
+    answer_set = AnswerSet.build(encoded, gold, clusters)
     lines = "".join(question.model_dump_json(exclude_none=True) + "\n" for question in questions)
     return SetEntry(
         kind="questions",
-        file=_write(folder / f"{name}.npz", scored.to_bytes(), store),
-        digest=scored.fingerprint(),
+        file=_write(folder / f"{name}.npz", answer_set.to_bytes(), store),
+        digest=answer_set.fingerprint(),
         documents=len(questions),
-        tokens=scored.gold_tokens,
+        tokens=answer_set.gold_tokens,
         questions=_write(folder / f"{name}.jsonl", lines.encode(), store),
-        has_choices=scored.has_choices,
+        has_choices=answer_set.has_choices,
     )
 
 
@@ -265,10 +266,6 @@ def layout_of(settings: QuestionSetSettings) -> Layout | None:
     if settings.fields:
         return Layout(dict(settings.fields.items()))
     return LAYOUTS.get(settings.rows)
-
-
-def _scored(question: Question, settings: QuestionSetSettings) -> list[str]:
-    return question.answers if settings.accuracy else [question.answers[question.gold_index]]
 
 
 def _write(path: Path, content: bytes, store: TokenStore) -> FileEntry:

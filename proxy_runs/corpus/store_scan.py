@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,10 @@ def scan_store(
         note = directory / f"{source.name}.store" / f"{number}.npz"
         if not note.is_file():
             try:
-                told = partial(_tell_from, tell, seen, total)
+
+                def told(done: int, seen: int = seen) -> None:
+                    tell((seen + done) / total)
+
                 result = reader.read(file, fractions[number], told, goes_on=found.is_open)
             except DataError as error:
                 raise DataError(f"'sources.{source.name}': {error}") from None
@@ -297,10 +299,6 @@ def _explain(ids: Tokens, vocab_size: int) -> str:
     if ids.itemsize == 2 and len(wide) and int(wide.max()) < vocab_size:
         return "Read as uint32, all ids here would be entries. Correct token_type."
     return "Name the tokenizer that the store was written with (tokenizer.path), or correct token_type."
-
-
-def _tell_from(tell: Callable[[float], None], seen: int, total: int, done: int) -> None:
-    tell((seen + done) / total)
 
 
 def _below(keys: Keys, share: float) -> NDArray[np.bool_]:

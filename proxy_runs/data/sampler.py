@@ -88,6 +88,7 @@ class MixtureSampler:
     ) -> None:
         if batch_sequences < 1:
             raise InvalidValueError("batch_sequences", batch_sequences, "must be a positive integer")
+        # sorted, so that the order in which a mixture was written decides nothing that a run reads
         self.names = tuple(sorted(mixture.support))
         self.batch_sequences = batch_sequences
         self._available = np.array([_available(name, available_sequences) for name in self.names])
@@ -134,6 +135,8 @@ class MixtureSampler:
         counts = self._allocation.counts(batch)
         source = np.repeat(np.arange(len(self.names)), counts)
         within = np.arange(self.batch_sequences) - np.repeat(np.cumsum(counts) - counts, counts)
+        # the n-th of a source's m sequences goes to (n + phase) / m of the batch: all sources are spread evenly, and
+        # the phase, 53 bits of a hash in [0, 1), changes with the batch, so that none of them always comes first
         phase = (mix(self._keys + np.uint64(batch)) >> np.uint64(11)) * 2.0**-53
         order = np.argsort((within + phase[source]) / counts[source], kind="stable")
         occurrence = self._allocation.before(batch)[source] + within
@@ -142,6 +145,7 @@ class MixtureSampler:
     def _sequences(self, source: NDArray[np.int64], occurrence: NDArray[np.int64]) -> NDArray[np.int64]:
         available = self._available[source]
         epoch, position = np.divmod(occurrence + self._consumed[source], available)
+        # any position of a shuffle is computed without the others, so nothing is stored and a resumed run just asks
         return permute(position, available, mix(self._keys[source] ^ mix(epoch.astype(np.uint64))))
 
 

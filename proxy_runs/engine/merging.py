@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.schedules import Schedule
@@ -57,12 +56,11 @@ def merge(states: Sequence[MemberState], weights: npt.ArrayLike) -> Params:
         raise InvalidValueError("weights", values.tolist(), f"must be one for each of {len(states)} states")
     if any(state.shape != states[0].shape for state in states):
         raise InvalidValueError("states", [state.run_id for state in states], "must share one model shape")
-    return {name: _average([state.params[name] for state in states], values) for name in states[0].params}
-
-
-def _average(tensors: Sequence[Tensor], weights: npt.NDArray[np.float64]) -> Tensor:
-    stacked = torch.stack([tensor.double() for tensor in tensors], dim=-1)
-    return (stacked @ torch.from_numpy(weights)).float()
+    merged = {}
+    for name in states[0].params:
+        stacked = torch.stack([state.params[name].double() for state in states], dim=-1)
+        merged[name] = (stacked @ torch.from_numpy(values)).float()
+    return merged
 
 
 def emulated_losses(

@@ -43,7 +43,8 @@ class Saves:
         Raises:
             DataError, OSError: an earlier checkpoint could not be written.
         """
-        self._collect()
+        while self._orders and self._orders[0].done():
+            self._take(self._orders.popleft())
         if self._orders:
             return None
         if not self._round and time.monotonic() - self._round_began >= self._seconds:
@@ -85,10 +86,6 @@ class Saves:
     def close(self) -> None:
         """End the thread when everything is on disk; errors that nobody has waited for are lost with it."""
         self._thread.shutdown(wait=True)
-
-    def _collect(self) -> None:
-        while self._orders and self._orders[0].done():
-            self._take(self._orders.popleft())
 
     def _take(self, order: Future[float]) -> None:
         self._spent += order.result()

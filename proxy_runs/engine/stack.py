@@ -21,7 +21,7 @@ from proxy_runs.engine.optim import MemberStep, StackwiseAdamW
 from proxy_runs.engine.run import Batch, Run
 from proxy_runs.engine.step import MAX_LAUNCHED, MemberwiseStep, StackwiseStep
 from proxy_runs.weights.checkpoints import MemberState
-from proxy_runs.weights.params import Params, param_shapes
+from proxy_runs.weights.params import param_shapes
 
 REPAID_STEPS = {False: 300, True: 3_000}
 """Steps left from which on a stack on a GPU is recorded anew for half of its slots or fewer, eager and compiled: a
@@ -89,16 +89,13 @@ class Stack:
         if isinstance(self.optimizer, StackwiseAdamW):
             self.optimizer.failed[slot] = False
         with torch.no_grad():
-            for ours, theirs in self._pairs(state):
+            for ours, theirs in (
+                (self.params, state.params),
+                (self.optimizer.exp_avg, state.exp_avg),
+                (self.optimizer.exp_avg_sq, state.exp_avg_sq),
+            ):
                 for name, tensor in ours.items():
                     tensor[slot].copy_(theirs[name])
-
-    def _pairs(self, state: MemberState) -> tuple[tuple[Params, Params], ...]:
-        return (
-            (self.params, state.params),
-            (self.optimizer.exp_avg, state.exp_avg),
-            (self.optimizer.exp_avg_sq, state.exp_avg_sq),
-        )
 
     def state(self, slot: int, notes: Mapping[str, Any] | None = None) -> MemberState:
         """A copy of the state of the run in a slot, on the device."""
@@ -145,6 +142,7 @@ class Stack:
             if 2 * size > len(self.runs) or left < REPAID_STEPS[self._backend.compiled]:
                 return
         self.finish()
+        # a recorded step writes to the addresses that it was recorded with: a smaller stack needs tensors of its own
         before = [self.params, self.optimizer.exp_avg, self.optimizer.exp_avg_sq]
         self._allocate(size)
         self.runs = [run for _, run in kept] + [None] * (size - len(kept))
@@ -212,6 +210,7 @@ class Stack:
             if not outcome.is_finite:
                 if self._launched:
                     self._failed.add(slot)
+                # the run stands after the steps that were launched meanwhile: back to where the failed one began
                 run.take_back(1 + len(self._launched))
             outcomes.append((slot, run, outcome))
         return outcomes

@@ -78,9 +78,8 @@ class StackwiseStep:
         self.optimizer = StackwiseAdamW(params)
         self._update = torch.compile(self.optimizer.step, dynamic=False) if compiled else self.optimizer.step
         self._device = params["embed"].device
-        self._hosts: list[
-            _Host
-        ] = []  # take turns: the copies of one may be under way while the other is filled
+        # they take turns: the copies of one may be under way while the other is filled
+        self._hosts: list[_Host] = []
         self._inputs: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._computed = torch.empty(0)
@@ -137,7 +136,9 @@ class StackwiseStep:
         aside = torch.cuda.Stream(self._device)
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
-            for _ in range(WARM_UP_STEPS):
+            for _ in range(
+                WARM_UP_STEPS
+            ):  # on inputs of zeros, by which no member is due and no weight changes
                 self._compute()
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()

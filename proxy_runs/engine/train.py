@@ -180,9 +180,15 @@ class _Session:
         if due is not None or self._is_awaited(outcomes):
             outcomes += self._stack.finish()
         self._report(outcomes)
-        self._close_diverged(outcomes)
+        for slot, run, outcome in outcomes:
+            if not outcome.is_finite:
+                what = f"loss {outcome.loss}, gradient norm {outcome.grad_norm}"
+                self._close(slot, DIVERGED, f"diverged at step {run.step + 1}: {what}")
         self._evaluate([slot for slot, run in self._stack.active() if run.wants_evaluation])
-        self._keep()
+        for slot, run in self._stack.active():
+            if run.tokens in run.keep_at:
+                path = kept_checkpoint(self._where.directory, run.config.run_id, run.tokens)
+                self._saves.save(self._stack.state(slot, self._notes(run)), path)
         if due in self._stack.runs and due is not None:
             self._save(self._stack.runs.index(due))
         self._close_done()
@@ -213,7 +219,10 @@ class _Session:
         fresh = []
         for slot, run in enumerate(self._stack.runs):
             if run is None and self._pending:
-                self._load(slot, self._pending.popleft())
+                new = Run(self._pending.popleft(), self._store, points=self._points)
+                # asked once: it may take as long as a step
+                new.keep_at = frozenset(self._where.keep_at(new.config))
+                self._stack.load(slot, new, self._resume_state(new) or self._first_state(new))
                 fresh.append(slot)
         unmeasured = [slot for slot in fresh if not self._stack.run(slot).start_losses]
         if unmeasured:
@@ -232,12 +241,6 @@ class _Session:
         if self._has_closed and free > 0 and self._stack.active():
             self._pending.extend(self._hooks.more(self._like, free))
         self._has_closed = False
-
-    def _load(self, slot: int, config: RunConfig) -> None:
-        run = Run(config, self._store, points=self._points)
-        run.keep_at = frozenset(self._where.keep_at(config))  # asked once: it may take as long as a step
-        state = self._resume_state(run) or self._first_state(run)
-        self._stack.load(slot, run, state)
 
     def _resume_state(self, run: Run) -> MemberState | None:
         path = resume_checkpoint(self._where.directory, run.config.run_id)
@@ -306,12 +309,6 @@ class _Session:
         run.note_losses(losses, columns)
         self._hooks.on_losses(run.config, run.tokens, losses)
 
-    def _keep(self) -> None:
-        for slot, run in self._stack.active():
-            if run.tokens in run.keep_at:
-                path = kept_checkpoint(self._where.directory, run.config.run_id, run.tokens)
-                self._saves.save(self._stack.state(slot, self._notes(run)), path)
-
     def _save_all(self) -> None:
         self._stack.finish()  # a run that diverges here stays where it was, and diverges again when it goes on
         for slot, _ in self._stack.active():
@@ -335,12 +332,6 @@ class _Session:
         }
 
     # Out of the slots --------------------------------------------------------------------------------------
-
-    def _close_diverged(self, outcomes: Sequence[tuple[int, Run, StepOutcome]]) -> None:
-        for slot, run, outcome in outcomes:
-            if not outcome.is_finite:
-                what = f"loss {outcome.loss}, gradient norm {outcome.grad_norm}"
-                self._close(slot, DIVERGED, f"diverged at step {run.step + 1}: {what}")
 
     def _close_done(self) -> None:
         for slot, run in self._stack.active():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -72,7 +72,8 @@ def evaluate(
             kept.append(task.name)
             record = before.model_copy(update={"ability": task.ability})  # a label: decides no score
         else:
-            record = _finish(task, keys[task.name], _run(task, load, settings, progress), out)
+            progress(task.name, 0, 1, "starts")
+            record = _finish(task, keys[task.name], task.run(load, settings, progress), out)
         if record == before:
             continue
         others = [other for other in evaluation.tasks if other.name != task.name]
@@ -80,13 +81,6 @@ def evaluate(
         evaluation = evaluation.model_copy(update={"tasks": [*others, record], "created": now})
         write_evaluation(evaluation, out)
     return evaluation, kept
-
-
-def _run(
-    task: Task, load: Callable[[], Checkpoint], settings: ScoringSettings, progress: Progress
-) -> TaskResult:
-    progress(task.name, 0, 1, "starts")
-    return task.run(load, settings, progress)
 
 
 def _finish(task: Task, key: str, found: TaskResult, out: Path) -> TaskRecord:

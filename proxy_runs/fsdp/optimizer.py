@@ -105,7 +105,8 @@ class ShardedOptimizer:
         When the norm is not finite, or with ``take=False``, nothing is updated and the gradient is dropped.
         """
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = float(_full(nn.utils.get_total_norm(grads)))
+        total = nn.utils.get_total_norm(grads)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if take and math.isfinite(norm):
             if norm > self.settings.clip_norm:
                 torch._foreach_div_(grads, norm / self.settings.clip_norm)
@@ -134,7 +135,3 @@ def _moment(
     moment = torch.zeros_like(parameter)
     fill(moment, known)
     return moment
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

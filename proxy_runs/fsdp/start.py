@@ -82,7 +82,8 @@ def _from_member(path: Path, eos_token_id: int | None, shard: Shard | None, with
     model = _empty(llama_config(stored.shape, eos_token_id=eos_token_id), shard)
     kinds: dict[str, dict[str, Tensor]] = {"param": dict(model.named_parameters())}
     if with_optimizer:
-        kinds |= {kind: _zeros_like(kinds["param"]) for kind in MOMENTS}
+        weights = kinds["param"].items()
+        kinds |= {kind: {name: torch.zeros_like(t.detach()) for name, t in weights} for kind in MOMENTS}
     for kind, tensors in kinds.items():
         for name, whole in hf_weights(stored.of_kind(kind), stored.shape):
             fill(tensors[name], whole)
@@ -128,10 +129,6 @@ def _empty(config: Any, shard: Shard | None) -> PreTrainedModel:
     if shard is None:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return empty_causal_lm(config, shard=shard)
-
-
-def _zeros_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(tensor.detach()) for name, tensor in tensors.items()}
 
 
 def _stored_dtype(config: Any) -> torch.dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from decaylaws.exporters.nanotron import DECAY_SHAPES
 from decaylaws.exporters.readers.paths_of_lr import warmup_hold_decay_lrs
@@ -149,12 +148,8 @@ def _shares(
         if steps and isinstance(folders, list) and isinstance(given, list):
             mixtures.append(shares_of_paths(path, folders, given, recipe))
             weights += [(name, share * steps) for name, share in mixtures[-1].items()]
-    return normalised_shares(path, weights), _changes(mixtures)
-
-
-def _changes(mixtures: list[dict[str, Any]]) -> tuple[str, ...]:
-    if all(mixture == mixtures[0] for mixture in mixtures):
-        return ()
-    return (
-        f"its mixture changes over {len(mixtures)} data stages; nanotron builds a Nanoset for the last stage alone.",
-    )
+    changes = [
+        f"its mixture changes over {len(mixtures)} data stages; nanotron builds a Nanoset for the last stage alone."
+    ]
+    differ = any(mixture != mixtures[0] for mixture in mixtures)
+    return normalised_shares(path, weights), tuple(changes if differ else ())
