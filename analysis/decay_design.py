@@ -300,7 +300,14 @@ def main() -> None:
     console.width = max(console.width, WIDTH)  # the table is for reading, in a log too
     with ConsoleProgress(console) as progress:
         prepare(study, progress=progress)
-        runs = train(study, planned_runs(study.planner()), workers=given.workers, progress=progress)
+        runs = train(
+            study,
+            study.planner(),
+            planned_runs(study.planner()),
+            serves=study.plan_inputs(),
+            workers=given.workers,
+            progress=progress,
+        )
     kept, _ = fit_ready(decays(runs), list(SETTINGS["sources"]), data_fingerprint=study.corpus().fingerprint)
     result = report(kept)
     write_json(given.json, result)

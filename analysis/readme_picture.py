@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from decaylaws import plots
 from decaylaws.study import Study
-from decaylaws.study.predictions import candidate_mixtures
-from decaylaws.study.recommend import load_recipe
-from decaylaws.study.verdict import confirmation_table
+from decaylaws.study.predictions import candidate_stages
+from decaylaws.study.recommend import read_recommended
+from decaylaws.study.verdict import read_outcome
 
 DPI = 160
 
@@ -47,11 +47,12 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, required=True, help="the PNG to write")
     arguments = parser.parse_args()
     study = Study.open(arguments.study)
-    mixtures = candidate_mixtures(study, load_recipe(study), study.runs())
-    shares = {name.replace("_", " "): mixture.weights for name, mixture in mixtures.items()}
+    recommended = read_recommended(study)
+    stages = candidate_stages(recommended, recommended.sweep.runs)
+    shares = {name.replace("_", " "): decay.weights for name, (_, decay) in stages.items()}
     figures = [
         plots.plot_mixtures(plots.mixture_data(shares)),
-        plots.plot_confirmation(confirmation_table(study)),
+        plots.plot_confirmation(read_outcome(study).candidates),
     ]
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.image.imsave(arguments.figure, stacked([pixels(drawn) for drawn in figures]))

@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def sweep(root: Path, trunk_steps: int, decay_steps: int) -> dict[str, Any]:
 
     from decaylaws.study import Study, plan
     from decaylaws.study.calibrate import calibrate
-    from decaylaws.study.run import open_queue, workspace
+    from decaylaws.study.run import workspace
     from proxy_runs.engine.stack import Stack
     from proxy_runs.sweep.worker import Worker
     from proxy_runs.sweep.workspace import WorkerEvent
@@ -141,7 +142,8 @@ def sweep(root: Path, trunk_steps: int, decay_steps: int) -> dict[str, Any]:
     study = Study.open(root)
     plan(study)
     runs = [(item.role, item.config) for item in study.design()]
-    open_queue(study).enqueue(runs)
+    storage = study.storage()
+    storage.open_queue().enqueue(runs)
     figures = {"data_seconds": 0.0, "step_seconds": 0.0}
     ended: dict[str, int] = {}
     step = Stack.step
@@ -160,7 +162,9 @@ def sweep(root: Path, trunk_steps: int, decay_steps: int) -> dict[str, Any]:
     start = time.perf_counter()
     Stack.step = timed  # type: ignore[method-assign]
     try:
-        Worker(workspace(study, 1, workers=calibrate(study).workers), listen, threading.Event()).run()
+        speed = calibrate(study.planner(), study.calibration_file, {})
+        space = workspace(study.settings, storage, study.corpus_dir, study.checkpoint_dir, {})
+        Worker(replace(space, workers=speed.workers), listen, threading.Event()).run()
     finally:
         Stack.step = step  # type: ignore[method-assign]
     return {

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from decaylaws import study as verbs
@@ -30,13 +31,13 @@ from decaylaws.runs.columns import DIVERGED, FINISHED, PRUNED
 from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
 from decaylaws.study.confirm import Confirmed
-from decaylaws.study.fit import ERROR_COLUMNS
+from decaylaws.study.fit import ERROR_COLUMNS, fit_with_inputs
 from decaylaws.study.hardware import UNMEASURED_SHARE, Hardware
 from decaylaws.study.objective import objective, signal_table
 from decaylaws.study.plan import Plan, current_plan
 from decaylaws.study.prepare import Preparation, check_corpus
 from decaylaws.study.question import EARLIER_PLAN, left_out_words
-from decaylaws.study.recommend import load_recommendation
+from decaylaws.study.recommend import read_recommendation
 from decaylaws.study.slurm import slurm_script
 from decaylaws.study.status import Status, next_verb, steps, verb_after
 
@@ -162,7 +163,7 @@ def run(
     words = [f"{ended.get(status, 0)} {status}" for status in (FINISHED, DIVERGED)]
     words += [f"{ended[PRUNED]} {PRUNED}"] if PRUNED in ended else []
     console.print(f"{len(sweep.runs)} runs recorded in {study.runs_file}: {', '.join(words)}.")
-    say_left_out(study)
+    say_left_out(study.measured().left_out)
     if not sweep.read_out_errors.empty:
         title = "merged read-outs minus the real decays, nats per token"
         console.print(frame_table(sweep.read_out_errors, title=title))
@@ -195,15 +196,16 @@ def fit(
     """
     study = open_study(console, directory)
     with ConsoleProgress(console) as progress:
-        result, new = verbs.fit(study, partial=partial, progress=progress)
+        result, new, inputs = fit_with_inputs(study, partial=partial, progress=progress)
     title = "error on held-out runs, nats per token" + ("" if new else " (kept)")
     console.print(frame_table(result.errors[list(ERROR_COLUMNS)], title=title))
-    signals, own = signal_table(study), objective(study)
+    own = objective(study.settings, inputs.usable)
+    signals = signal_table(study.settings, inputs.usable, own)
     if not signals.empty:
         title = f"signal of the differences between mixtures, {own.unit.replace('_', ' ')}"
         console.print(frame_table(signals, title=title))
     say(console, (*result.notes, *own.notes))
-    say_left_out(study)
+    say_left_out(inputs.sweep.left_out)
     say_next(console, study, verb_after("fit"))
     return {"is_new": new, "fit": result, "signals": signals, "objective": own}
 
@@ -223,7 +225,7 @@ def recommend(directory: StudyDir) -> dict[str, object]:
     with ConsoleProgress(console) as progress:
         recipe, new = verbs.recommend(study, progress=progress)
     console.print(show_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
-    found = load_recommendation(study)
+    found = read_recommendation(study.recommendation_file, study.settings)
     print_certainty(console, found)
     console.print(f"{study.recipe_file} {'written' if new else 'is up to date'}.", soft_wrap=True)
     say_next(console, study, verb_after("recommend"))
@@ -242,14 +244,13 @@ def confirm(directory: StudyDir, workers: Workers = None) -> Confirmed:
         display = partial(SweepDisplay, console, progress)
         confirmed = verbs.confirm(study, workers=workers, progress=progress, display=display)
     print_confirmation(confirmed)
-    say_left_out(study)
+    say_left_out(study.measured().left_out)
     say_next(console, study, verb_after("confirm"))
     return confirmed
 
 
-def say_left_out(study: Study) -> None:
+def say_left_out(left_out: pd.DataFrame) -> None:
     """Say how many recorded runs do not belong to the present question, and why."""
-    left_out = study.left_out()
     if left_out.empty:
         return
     words = left_out_words(left_out)

@@ -25,8 +25,8 @@ def write_report(study: Study) -> Path:
     created = when(inputs.recipe.provenance.created or "at an unknown time")
     page = render(
         "How to decay: mixture and schedule",
-        f"Study '{study.settings.name}', recommended {created}",
+        f"Study '{inputs.settings.name}', recommended {created}",
         all_sections(inputs),
     )
-    write_text(study.report_file, f"{page.rstrip()}\n{report_stamp(study)}\n")
+    write_text(study.report_file, f"{page.rstrip()}\n{report_stamp(study, inputs.recommended.sweep.runs)}\n")
     return study.report_file

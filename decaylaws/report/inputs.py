@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from decaylaws.designs.planner import Planner
 from decaylaws.evaluation import Evaluation, read_evaluation
 from decaylaws.evaluation.records import FILE_NAME as EVALUATION_NAME
 from decaylaws.laws.decay import DecayLaw
@@ -18,29 +20,45 @@ from decaylaws.runs.noise import Noise
 from decaylaws.runs.objective import normalised
 from decaylaws.schedules import DecayTerms
 from decaylaws.search import DecayProblem, Goal, Plan, StableStage
+from decaylaws.settings.study import StudySettings
 from decaylaws.study import Study
-from decaylaws.study.fit import Fit, load_fit
-from decaylaws.study.objective import Objective, noise_at, objective
-from decaylaws.study.predictions import candidate_mixtures, find_confirmation, present_runs, scales
+from decaylaws.study.fit import Fit, load_law
+from decaylaws.study.near_copies import copies_words
+from decaylaws.study.objective import Objective, noise_at
+from decaylaws.study.paths import StudyPaths
+from decaylaws.study.predictions import candidate_stages, scales, without_other_confirmations
 from decaylaws.study.problem import decay_target
-from decaylaws.study.recommend import load_recipe, load_recommendation
-from decaylaws.study.verdict import confirmation_table
+from decaylaws.study.read_outs import read_out_errors
+from decaylaws.study.recommend import Recommended, read_recommendation, read_recommended
+from decaylaws.study.verdict import Outcome, find_outcome
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The files of a study that sections read.
+    """What the sections of a report are made from.
 
     Attributes:
-        study: the study.
-        recipe: the recommended recipe.
+        paths: where the files of the study lie.
+        recommended: the recommended recipe with what it rests on.
+        law: the fitted decay law.
         found: what the search stored (``Recommendation.to_dict``); keys that an older version did not write
             are absent, so sections ask for them with ``get``.
+        outcome: what the confirming runs came to; None before ``confirm`` has predicted for this recipe.
+        read_outs: errors of merged read-outs; empty where none were made.
+        evaluations: evaluations in the study's folder for them, by the name of their own folder, in its order.
+        evaluation_counts: documents (or questions) and tokens of evaluation domains and question sets, by name.
+        near_copies: how many near copies of held-out text the target's decay reads, in sentences; may be empty.
     """
 
-    study: Study
-    recipe: Recipe
+    paths: StudyPaths
+    recommended: Recommended
+    law: DecayLaw
     found: Mapping[str, Any]
+    outcome: Outcome | None
+    read_outs: pd.DataFrame
+    evaluations: Mapping[str, Evaluation]
+    evaluation_counts: Mapping[str, tuple[int, int]]
+    near_copies: str
 
     @classmethod
     def of(cls, study: Study) -> ReportInputs:
@@ -49,12 +67,54 @@ class ReportInputs:
         Raises:
             StudyError: there is no recommendation yet.
         """
-        return cls(study, load_recipe(study), load_recommendation(study))
+        recommended = read_recommended(study)
+        sweep, recipe = recommended.sweep, recommended.recipe
+        shares = recipe.shares() if len(recipe.stages) > 1 else recipe.decay.mixture.to_dict()
+        read_outs = pd.DataFrame()
+        if study.read_outs_file.is_file():
+            read_outs = read_out_errors(study.read_outs_file, study.design(), sweep)
+        return cls(
+            paths=study,
+            recommended=recommended,
+            law=load_law(study.law_file, recommended.inputs),
+            found=read_recommendation(study.recommendation_file, sweep.settings),
+            outcome=find_outcome(study, recommended),
+            read_outs=read_outs,
+            evaluations=read_evaluations(study.evaluation_dir),
+            evaluation_counts=study.evaluation_counts(),
+            near_copies=copies_words(study, shares, "the recommended mixture"),
+        )
+
+    @property
+    def planner(self) -> Planner:
+        """Makes the run configs of the study."""
+        return self.recommended.sweep.planner
+
+    @property
+    def settings(self) -> StudySettings:
+        """The checked ``study.yaml``."""
+        return self.planner.settings
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recommended recipe."""
+        return self.recommended.recipe
+
+    @property
+    def fit(self) -> Fit:
+        """Held-out errors of the law and its rivals."""
+        return self.recommended.fit
+
+    @property
+    def objective(self) -> Objective:
+        """What the search minimised and kept, in its own unit too."""
+        return self.recommended.objective
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The runs that belong to the present question."""
-        return present_runs(self.study)
+        """The runs that belong to the present question, without those that confirmed another recipe."""
+        predictions = None if self.outcome is None else self.outcome.predictions
+        return without_other_confirmations(self.recommended.sweep.runs, predictions)
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -62,21 +122,6 @@ class ReportInputs:
         return normalised(self.objective.weights)
 
     @cached_property
-    def objective(self) -> Objective:
-        """What the search minimised and kept, in its own unit too."""
-        return objective(self.study)
-
-    @cached_property
-    def fit(self) -> Fit:
-        """Held-out errors of the law and its rivals."""
-        return self._fit_and_law[0]
-
-    @cached_property
-    def law(self) -> DecayLaw:
-        """The fitted decay law."""
-        return self._fit_and_law[1]
-
-    @property
     def stable(self) -> Stage | None:
         """The stable stage of the recipe, before its decay; None where it has none."""
         return self.recipe.stages[0] if len(self.recipe.stages) > 1 else None
@@ -99,9 +144,9 @@ class ReportInputs:
 
     @cached_property
     def _problem(self) -> DecayProblem:
-        study, stage = self.study, self.recipe.decay
-        asked, planner, path = study.settings.objective, study.planner(), DecayTerms.of(stage.lr)
-        target, first = decay_target(study), self.stable
+        stage, planner = self.recipe.decay, self.planner
+        path, first = DecayTerms.of(stage.lr), self.stable
+        target = decay_target(planner, self.recommended.sweep.runs)
         if first is not None:
             target = replace(target, stable=StableStage(tokens=first.tokens, mixture=first.mixture))
         return DecayProblem(
@@ -112,7 +157,7 @@ class ReportInputs:
                 weights=self.weights,
                 control=planner.control_mixture,
                 guard_domains=list(self.recipe.guards),
-                guard_nats=asked.guard_nats,
+                guard_nats=self.settings.objective.guard_nats,
                 guard_limits={domain: guard.limit for domain, guard in self.recipe.guards.items()},
             ),
             plan=Plan(
@@ -128,39 +173,36 @@ class ReportInputs:
     @cached_property
     def candidates(self) -> dict[str, Mixture]:
         """The recommended mixture and its rivals, by name."""
-        return candidate_mixtures(self.study, self.recipe, self.runs)
+        stages = candidate_stages(self.recommended, self.runs)
+        return {name: decay for name, (_, decay) in stages.items()}
 
     @property
     def scales(self) -> tuple[str, ...]:
         """Scales at which the recipe is confirmed."""
-        return scales(self.study.settings)
+        return scales(self.settings)
 
     @cached_property
     def noise(self) -> Mapping[str, Noise | None]:
         """Seed noise of the objective by scale; None where no plan finished under two seeds."""
-        return {scale: noise_at(self.study, scale, self.runs) for scale in ("proxy", "target")}
+        weights = self.objective.weights
+        return {scale: noise_at(self.planner, weights, scale, self.runs) for scale in ("proxy", "target")}
 
     def noise_sd(self, scale: str) -> float:
         """Standard deviation of the objective between seeds at a scale, nats per token; NaN where not measured."""
         noise = self.noise[scale]
         return float("nan") if noise is None else noise.sd
 
-    @cached_property
-    def _fit_and_law(self) -> tuple[Fit, DecayLaw]:
-        return load_fit(self.study)
-
-    @cached_property
+    @property
     def confirmation(self) -> pd.DataFrame:
         """Predicted beside observed by candidate and scale; empty before ``confirm`` has predicted for this recipe."""
-        if find_confirmation(self.study) is None:
+        if self.outcome is None:
             return pd.DataFrame(columns=["scale", "candidate", "observed"])
-        return confirmation_table(self.study)
+        return self.outcome.candidates
 
-    @cached_property
-    def evaluations(self) -> dict[str, Evaluation]:
-        """Evaluations in the study's folder for them, by the name of their own folder, in its order."""
-        files = sorted(self.study.evaluation_dir.glob(f"*/{EVALUATION_NAME}"))
-        return {file.parent.name: read_evaluation(file.parent) for file in files}
+    @property
+    def observed_domains(self) -> pd.DataFrame:
+        """Predicted beside observed loss of every domain in the confirming runs; empty before they are predicted."""
+        return pd.DataFrame() if self.outcome is None else self.outcome.domains
 
     @cached_property
     def confirmed(self) -> bool:
@@ -180,6 +222,16 @@ class ReportInputs:
         if rival not in observed or "recommended" not in observed:
             return float("nan")
         return float(observed[rival] - observed["recommended"])
+
+
+def read_evaluations(directory: Path) -> dict[str, Evaluation]:
+    """Evaluations of checkpoints by the name of their folder, in its order.
+
+    Args:
+        directory: the folders of all, which need not exist.
+    """
+    files = sorted(directory.glob(f"*/{EVALUATION_NAME}"))
+    return {file.parent.name: read_evaluation(file.parent) for file in files}
 
 
 def guard_margin(guard: Guard) -> float:

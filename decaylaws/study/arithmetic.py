@@ -7,11 +7,14 @@ import time
 from dataclasses import asdict, replace
 
 from decaylaws.designs.design import Design
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.config import Arithmetic, ModelShape
-from decaylaws.study.calibrate import calibrate, slots_to_try
-from decaylaws.study.directory import Study, write_json
+from decaylaws.settings.study import StudySettings
+from decaylaws.study.calibrate import Calibration, calibrate, slots_to_try
+from decaylaws.study.directory import Study
+from decaylaws.study.files import write_json
 
 WORTH_TRYING_SECONDS = 1200.0
 """Sweeps that take less stay as they are: a shape costs half a minute of a core to compile, and so does finding out."""
@@ -37,101 +40,104 @@ def settle_arithmetic(
     Returns:
         Whether the design has to be made anew, and what was tried and decided now, in words.
     """
-    train, proxy = study.settings.train, study.planner().shape(study.settings.proxy)
-    if "auto" not in (train.precision, train.compile) or study.arithmetic_file.is_file():
+    planner, path = study.planner(), study.arithmetic_file
+    train, proxy = planner.settings.train, planner.shape(planner.settings.proxy)
+    if "auto" not in (train.precision, train.compile) or path.is_file():
         return False, ()
-    planned, has_begun = study.arithmetic(), study.checkpoint_dir.is_dir()
+    planned, has_begun = planner.arithmetic, study.checkpoint_dir.is_dir()
     chosen, notes = planned, list[str]()
-    if train.precision == "auto" and not has_begun and _is_on_a_bfloat16_gpu(study):
+    device = planner.settings.backend.device
+    if train.precision == "auto" and not has_begun and _is_on_a_bfloat16_gpu(device):
         chosen = replace(planned, precision="bfloat16")
         notes.append(f"{chosen}: the default on a GPU")
-        write_json(study.arithmetic_file, {**asdict(chosen), "note": notes[0]})  # what follows measures by it
     elif not isinstance(proxy, ModelShape):
         return False, ()
-    if isinstance(proxy, ModelShape):  # only the stacked trainer can be measured
-        try:
-            chosen = _fastest(study, design, progress, notes, has_begun)
-        except BaseException:
-            study.arithmetic_file.unlink(missing_ok=True)  # nothing is decided yet
-            raise
-        write_json(study.arithmetic_file, {**asdict(chosen), "note": "; ".join(notes)})
+    if isinstance(proxy, ModelShape) and not has_begun:  # only the stacked trainer can be measured
+        present = Planner(planner.settings, planner.corpus, chosen, planner.held)
+        speed = calibrate(present, study.calibration_file, study.held_folders())
+        chosen = _fastest(present, speed, design, progress, notes)
+    write_json(path, {**asdict(chosen), "note": "; ".join(notes)})
     return chosen != planned, (*notes, f"train: {chosen}") if notes else ()
 
 
-def _is_on_a_bfloat16_gpu(study: Study) -> bool:
+def _is_on_a_bfloat16_gpu(device: str) -> bool:
     """Whether the sweep trains on a GPU that multiplies bfloat16 several times faster than float32."""
     from proxy_runs.engine import has_bfloat16
     from proxy_runs.machine import visible_gpus
 
-    device = study.settings.backend.device
     return visible_gpus(device) > 0 and has_bfloat16(device)
 
 
 def _fastest(
-    study: Study, design: Design, progress: Progress, notes: list[str], has_begun: bool
+    planner: Planner, speed: Calibration, design: Design, progress: Progress, notes: list[str]
 ) -> Arithmetic:
-    """What makes a long sweep faster than the arithmetic that the study has; ``notes`` gets what was tried."""
-    seconds = 3600 * calibrate(study).plan_hours(design)
-    if not has_begun:
-        candidates = [
-            each
-            for each in _candidates(study)
-            if seconds >= (WORTH_TRYING_SECONDS if each.compiled else EAGER_WORTH_TRYING_SECONDS)
-        ]
-        for number, candidate in enumerate(candidates):
-            progress("measuring other arithmetic", number, len(candidates), str(candidate))
-            gain, note = _gain(study, candidate, seconds)
-            notes.append(f"{candidate}: {note}")
-            if gain >= MIN_GAIN:
-                return candidate
-    return study.arithmetic()
+    """What makes a long sweep faster than the arithmetic that it has; ``notes`` gets what was tried."""
+    seconds = 3600 * speed.plan_hours(design)
+    candidates = [
+        each
+        for each in _candidates(planner.settings, planner.arithmetic)
+        if seconds >= (WORTH_TRYING_SECONDS if each.compiled else EAGER_WORTH_TRYING_SECONDS)
+    ]
+    present = max(speed.speeds[planner.shape(planner.settings.proxy)].values())
+    for number, candidate in enumerate(candidates):
+        progress("measuring other arithmetic", number, len(candidates), str(candidate))
+        gain, note = _gain(planner, candidate, seconds, present)
+        notes.append(f"{candidate}: {note}")
+        if gain >= MIN_GAIN:
+            return candidate
+    return planner.arithmetic
 
 
-def _candidates(study: Study) -> list[Arithmetic]:
+def _candidates(settings: StudySettings, present: Arithmetic) -> list[Arithmetic]:
     """What could make the sweep faster, the fastest on paper first."""
     from proxy_runs.engine import has_bfloat16
 
-    train = study.settings.train
-    has = has_bfloat16(study.settings.backend.device)
+    train = settings.train
+    has = has_bfloat16(settings.backend.device)
     precisions = [train.precision] if train.precision != "auto" else ["bfloat16", "float32"][not has :]
-    if study.arithmetic().precision == "bfloat16":  # the default on a GPU: float32 is no candidate there
+    if present.precision == "bfloat16":  # the default on a GPU: float32 is no candidate there
         precisions = ["bfloat16"]
     compiled = [train.compile] if train.compile != "auto" else [True, False]
     found = [Arithmetic(precision=name, compiled=bool(each)) for each in compiled for name in precisions]
-    return [each for each in found if each != study.arithmetic()]
+    return [each for each in found if each != present]
 
 
-def _gain(study: Study, candidate: Arithmetic, seconds: float) -> tuple[float, str]:
-    """How many times as fast a sweep of so many seconds would be, as the proxy's shape shows, and in words."""
-    present = max(calibrate(study).speeds[study.planner().shape(study.settings.proxy)].values())
-    started = _seconds(study)
+def _gain(planner: Planner, candidate: Arithmetic, seconds: float, present: float) -> tuple[float, str]:
+    """How many times as fast a sweep of so many seconds would be, as the proxy's shape shows, and in words.
+
+    Args:
+        planner: of the study.
+        candidate: another arithmetic.
+        seconds: of the whole sweep as it is.
+        present: tokens per second of the proxy as it is.
+    """
+    device = planner.settings.backend.device
+    started = _seconds(device)
     try:
-        speed, tried = _speed(study, candidate)
+        speed, tried = _speed(planner, candidate)
     except (InvalidValueError, RuntimeError) as error:  # no compiler here, or one that fails
         return 0.0, str(error).strip().splitlines()[0][:200]
     # of each shape, and of one number of slots: that is what a worker compiles
-    compilation = (
-        (_seconds(study) - started) / tried * len(study.settings.starts) if candidate.compiled else 0.0
-    )
-    gain = seconds / (seconds * present / speed + compilation)
+    compilation = (_seconds(device) - started) / tried * len(planner.settings.starts)
+    gain = seconds / (seconds * present / speed + (compilation if candidate.compiled else 0.0))
     with_it = " with its compilation" if candidate.compiled else ""
     return gain, f"the proxy trains {speed / present:.2f} times as fast, the sweep {gain:.2f} times{with_it}"
 
 
-def _seconds(study: Study) -> float:
+def _seconds(device: str) -> float:
     """Seconds of the processor, of this process and the compilers that it has started; on a GPU of the clock.
 
     A busy machine would otherwise decide how a study computes, and the decision stays.
     """
     from proxy_runs.machine import visible_gpus
 
-    if visible_gpus(study.settings.backend.device):
+    if visible_gpus(device):
         return time.perf_counter()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
+def _speed(planner: Planner, arithmetic: Arithmetic) -> tuple[float, int]:
     """Tokens per second of the proxy's shape, and how many numbers of slots were tried.
 
     What was compiled for it stays in the compiler's cache, where workers find it.
@@ -139,9 +145,9 @@ def _speed(study: Study, arithmetic: Arithmetic) -> tuple[float, int]:
     from proxy_runs.engine import Backend
     from proxy_runs.sweep.calibration import tokens_per_second
 
-    settings = study.settings
+    settings = planner.settings
     backend = Backend(device=settings.backend.device, **vars(arithmetic))
-    shape, batch = study.planner().shape(settings.proxy), settings.batch_tokens
+    shape = planner.shape(settings.proxy)
     assert isinstance(shape, ModelShape)
-    speeds = tokens_per_second(shape, batch, backend, slots_to_try(study, backend))
+    speeds = tokens_per_second(shape, settings.batch_tokens, backend, slots_to_try(settings, backend))
     return max(speeds.values()), len(speeds)

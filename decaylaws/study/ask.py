@@ -23,7 +23,6 @@ from decaylaws.study.compared import Compared
 from decaylaws.study.directory import Study
 from decaylaws.study.external import known_runs, next_runs, unrecorded
 from decaylaws.study.record import result_of, store
-from decaylaws.study.run import open_queue
 from decaylaws.study.trainer import refuse_built_in
 
 
@@ -52,15 +51,15 @@ def ask(
     refuse_built_in(study, "ask")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InvalidValueError("count", count, "must be a whole number of at least 1")
-    wanted = next_runs(study, progress=progress)
-    open_runs = {run.config.run_id: run for run in unrecorded(study, wanted)}
+    sweep, wanted = next_runs(study, progress=progress)
+    open_runs = {run.config.run_id: run for run in unrecorded(study, sweep.question, wanted)}
     recorded = {run.config.run_id for run in wanted} - set(open_runs)
     ready = {
         run_id: run
         for run_id, run in open_runs.items()
         if run.config.start_run_id is None or run.config.start_run_id in recorded
     }
-    queue = open_queue(study, progress, serves=study.plan_inputs())
+    queue = study.storage().open_queue(progress, serves=sweep.inputs)
     queue.enqueue([(run.role, run.config) for run in ready.values()])
     return [ready[run_id] for run_id in queue.hand_out(list(ready), count, again=again)]
 
@@ -91,7 +90,8 @@ def tell(
             lies outside the run.
     """
     refuse_built_in(study, "tell")
-    known = {run.config.run_id: run for run in known_runs(study)}
+    sweep = study.planned()
+    known = {run.config.run_id: run for run in known_runs(study, sweep)}
     if run_id not in known:
         raise InvalidValueError(
             "run_id", run_id, "is no run that the study asks for", "Take it from ask, or from plan.json."
@@ -111,7 +111,7 @@ def tell(
     if losses is not None:
         points[run.config.num_steps if run.config.is_trained else 0] = dict(losses)
     found = Compared(run.config, {} if losses is None else dict(losses), points)
-    outcomes, _ = store(study, [(run, result_of(study, found))], {}, progress)
+    outcomes, _ = store(study, sweep, [(run, result_of(sweep, found))], {}, progress)
     return str(outcomes.at[0, "outcome"])
 
 

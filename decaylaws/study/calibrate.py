@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decaylaws.designs.design import Design
+from decaylaws.designs.planner import Planner
 from decaylaws.runs.config import EXACT, Arithmetic, ModelShape, RunConfig, Shape
 from decaylaws.runs.start import CheckpointShape
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.settings.backend import BackendSettings
+from decaylaws.settings.study import StudySettings
+from decaylaws.study.files import read_json, write_json
 from decaylaws.study.hardware import Hardware
 from decaylaws.study.question import content_hash
 from decaylaws.study.stored import StoredCalibration
@@ -59,35 +62,45 @@ class Calibration:
         return best_slots(self.speeds[shape])
 
 
-def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
+def calibrate(
+    planner: Planner, path: Path, folders: Mapping[str, Path], *, workers: int | None = None
+) -> Calibration:
     """Speed of this machine for the shapes of a study; measured once, then read from ``calibration.json``.
 
     Loads torch only to measure.
+
+    Args:
+        planner: of the study.
+        path: of ``calibration.json``, which need not exist.
+        folders: of the checkpoints that study.yaml names, by their fingerprints.
+        workers: processes; None takes the study's setting.
     """
-    planner, batch, backend = study.planner(), study.settings.batch_tokens, study.settings.backend
-    starts = {(config := planner.start(name).config).shape: config for name in study.settings.starts}
-    count = workers or backend.workers or _default_workers(study, list(starts.values()))
-    sharded = _sharded(study, list(starts.values()), count)
-    arithmetic = study.arithmetic()
+    settings, arithmetic = planner.settings, planner.arithmetic
+    batch, backend = settings.batch_tokens, settings.backend
+    starts = {(config := planner.start(name).config).shape: config for name in settings.starts}
+    count = workers or backend.workers or _default_workers(backend, list(starts.values()))
+    sharded = _sharded(backend, arithmetic, list(starts.values()), folders, count)
     given = [{"slots": backend.slots}] if backend.slots else []
+    # what else the speed of the FSDP trainer depends on
+    layout = {"layout": asdict(layout_of(backend)), "optimizer": settings.optimizer.config().to_dict()}
     keys = {
-        shape: _key(shape, batch, arithmetic, *([_sharded_key(study)] if shape in sharded else given))
-        for shape in starts
+        shape: _key(shape, batch, arithmetic, *([layout] if shape in sharded else given)) for shape in starts
     }
     stackable = [shape for shape in starts if isinstance(shape, ModelShape) and shape not in sharded]
     measurable: list[Shape] = [*_small_enough(stackable, batch, backend.device), *sharded]
-    stored = _stored(study)
+    stored = _stored(path, backend.device)
     unknown = [shape for shape in measurable if keys[shape] not in stored["speeds"]]
     if unknown or "matmul_flops" not in stored:
-        stored |= _measure_matmul(study) if "matmul_flops" not in stored else {}
+        if "matmul_flops" not in stored:
+            stored |= _measure_matmul(_backend(backend, arithmetic))
         for shape in unknown:
             measured = (
-                _measure_sharded(study, starts[shape], sharded[shape])
+                _measure_sharded(settings, arithmetic, starts[shape], sharded[shape])
                 if shape in sharded
-                else _measure(study, starts[shape].llama)
+                else _measure(settings, arithmetic, starts[shape].llama, planner.shape(settings.proxy))
             )
             stored["speeds"] |= {keys[shape]: measured}
-        write_json(study.calibration_file, stored)
+        write_json(path, stored)
     found: dict[Shape, dict[int, float]] = {
         shape: {int(slots): speed for slots, speed in stored["speeds"][keys[shape]].items()}
         for shape in measurable
@@ -96,11 +109,10 @@ def calibrate(study: Study, *, workers: int | None = None) -> Calibration:
     return Calibration(stored["matmul_flops"], found, count)
 
 
-def layout_of(study: Study) -> Layout:
+def layout_of(backend: BackendSettings) -> Layout:
     """How the FSDP trainer lays the runs of a study out."""
     from proxy_runs.fsdp.layout import Layout
 
-    backend = study.settings.backend
     return Layout(
         processes=backend.processes,
         device=backend.device,
@@ -109,13 +121,12 @@ def layout_of(study: Study) -> Layout:
     )
 
 
-def _default_workers(study: Study, starts: Sequence[RunConfig]) -> int:
+def _default_workers(backend: BackendSettings, starts: Sequence[RunConfig]) -> int:
     """A worker for every core or GPU, or for as many as a run has processes; fewer where checkpoints would not fit."""
     from proxy_runs.machine import default_workers, visible_gpus
     from proxy_runs.memory import host_bytes, sharded_bytes
     from proxy_runs.sweep.engines import MEMORY_SHARE
 
-    backend = study.settings.backend
     count = default_workers(backend.device, backend.processes)
     held = [config.shape for config in starts if config.start is not None]
     if not held or visible_gpus(backend.device):
@@ -133,7 +144,13 @@ def _default_workers(study: Study, starts: Sequence[RunConfig]) -> int:
     return max(1, min(count // backend.processes, int(MEMORY_SHARE * host_bytes() / largest)))
 
 
-def _sharded(study: Study, starts: Sequence[RunConfig], workers: int) -> dict[Shape, Path]:
+def _sharded(
+    backend: BackendSettings,
+    arithmetic: Arithmetic,
+    starts: Sequence[RunConfig],
+    folders: Mapping[str, Path],
+    workers: int,
+) -> dict[Shape, Path]:
     """The shapes that the FSDP trainer takes, with the folder of each, where it is still there."""
     from proxy_runs.machine import visible_gpus, workers_per_device
     from proxy_runs.memory import device_bytes, host_bytes
@@ -142,9 +159,9 @@ def _sharded(study: Study, starts: Sequence[RunConfig], workers: int) -> dict[Sh
     held = [config for config in starts if config.start is not None]
     if not held:
         return {}
-    backend, folders = study.settings.backend, study.held_folders()
     # only torch knows the memory of a GPU
-    memory = device_bytes(_backend(study).torch_device) if visible_gpus(backend.device) else host_bytes()
+    on_gpu = visible_gpus(backend.device)
+    memory = device_bytes(_backend(backend, arithmetic).torch_device) if on_gpu else host_bytes()
     sharing = workers_per_device(workers, backend.device, backend.processes)
     found = {}
     for config in held:
@@ -161,61 +178,53 @@ def _key(shape: Shape, batch_tokens: int, arithmetic: Arithmetic, *more: object)
     return content_hash(vars(shape), batch_tokens, *changes, *more)
 
 
-def _sharded_key(study: Study) -> dict[str, Any]:
-    """What else the speed of the FSDP trainer depends on."""
-    return {"layout": asdict(layout_of(study)), "optimizer": study.settings.optimizer.config().to_dict()}
-
-
-def _measure_sharded(study: Study, config: RunConfig, folder: Path) -> dict[str, float]:
+def _measure_sharded(
+    settings: StudySettings, arithmetic: Arithmetic, config: RunConfig, folder: Path
+) -> dict[str, float]:
     """Tokens per second of a run in the FSDP trainer, which takes one at a time."""
     from proxy_runs.fsdp.calibration import tokens_per_second
 
-    speed = tokens_per_second(
-        folder,
-        config.shape,
-        study.settings.batch_tokens,
-        layout_of(study),
-        study.arithmetic(),
-        study.settings.optimizer.config(),
-    )
+    layout, optimizer = layout_of(settings.backend), settings.optimizer.config()
+    speed = tokens_per_second(folder, config.shape, settings.batch_tokens, layout, arithmetic, optimizer)
     return {"1": speed}
 
 
-def _stored(study: Study) -> dict[str, Any]:
+def _stored(path: Path, device: str) -> dict[str, Any]:
     """What was measured before on this machine."""
     from proxy_runs.machine import machine_key
 
-    key = machine_key(study.settings.backend.device)
-    stored = read_json(study.calibration_file, StoredCalibration) if study.calibration_file.is_file() else {}
+    key = machine_key(device)
+    stored = read_json(path, StoredCalibration) if path.is_file() else {}
     return stored if stored.get("machine") == key else {"machine": key, "speeds": {}}
 
 
-def _measure_matmul(study: Study) -> dict[str, float]:
+def _measure_matmul(backend: Backend) -> dict[str, float]:
     from proxy_runs.sweep.calibration import matmul_flops
 
-    return {"matmul_flops": matmul_flops(_backend(study))}
+    return {"matmul_flops": matmul_flops(backend)}
 
 
-def _measure(study: Study, shape: ModelShape) -> dict[str, float]:
+def _measure(
+    settings: StudySettings, arithmetic: Arithmetic, shape: ModelShape, proxy: Shape
+) -> dict[str, float]:
     """Tokens per second by number of slots; on a CPU only the proxy, which runs most, is tried with several."""
     from proxy_runs.sweep.calibration import tokens_per_second
 
-    backend, batch = _backend(study), study.settings.batch_tokens
-    is_proxy = shape == study.planner().shape(study.settings.proxy)
-    has_several = backend.is_stackwise or (is_proxy and shape.total_params <= LARGE_PARAMS)
-    slots = slots_to_try(study, backend) if has_several else [1]
+    backend, batch = _backend(settings.backend, arithmetic), settings.batch_tokens
+    has_several = backend.is_stackwise or (shape == proxy and shape.total_params <= LARGE_PARAMS)
+    slots = slots_to_try(settings, backend) if has_several else [1]
     speeds = tokens_per_second(shape, batch, backend, slots)
     return {str(count): speed for count, speed in speeds.items()}
 
 
-def slots_to_try(study: Study, backend: Backend) -> list[int]:
+def slots_to_try(settings: StudySettings, backend: Backend) -> list[int]:
     """Numbers of slots whose speed decides something: the one that study.yaml gives, or what could be the fastest."""
     from proxy_runs.sweep.calibration import candidate_slots
 
-    given = study.settings.backend.slots
+    given = settings.backend.slots
     if given:
         return [replace(backend, slots=given).slots_for(given)]
-    return candidate_slots(study.settings.batch_tokens, backend)
+    return candidate_slots(settings.batch_tokens, backend)
 
 
 def _small_enough(shapes: list[ModelShape], batch_tokens: int, device: str) -> list[ModelShape]:
@@ -240,7 +249,7 @@ def _scaled(shape: Shape, found: dict[Shape, dict[int, float]], matmul_flops: fl
     return {1: max(found[largest].values()) * ratio}
 
 
-def _backend(study: Study) -> Backend:
+def _backend(settings: BackendSettings, arithmetic: Arithmetic) -> Backend:
     from proxy_runs.engine import Backend
 
-    return Backend(device=study.settings.backend.device, **vars(study.arithmetic()))
+    return Backend(device=settings.device, **vars(arithmetic))

@@ -15,7 +15,8 @@ from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.sources import SourceSettings, is_token_store
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import Study
+from decaylaws.study.files import read_json, write_json
 from decaylaws.study.held import check_against_corpus
 from decaylaws.study.stored import StoredSettings
 

@@ -12,7 +12,7 @@ from decaylaws.study.directory import Study
 from decaylaws.study.predictions import Confirmation, predict
 from decaylaws.study.run import PoolDisplay, train
 from decaylaws.study.trainer import how_to_go_on
-from decaylaws.study.verdict import confirmation_table, verdict
+from decaylaws.study.verdict import read_outcome
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Confirmed:
 
     Attributes:
         predictions: what was stored before the runs started.
-        table: predicted beside observed, one row per candidate and scale (:func:`confirmation_table`).
+        table: predicted beside observed, one row per candidate and scale (``Outcome.candidates``).
         verdict: who won, in sentences.
     """
 
@@ -57,8 +57,17 @@ def confirm(
     if study.settings.trainer == "external":
         _check_recorded(study, stored)
     else:
-        train(study, stored.runs(), workers=workers, serves=stored.serves, progress=progress, display=display)
-    return Confirmed(stored, confirmation_table(study), verdict(study))
+        train(
+            study,
+            study.planner(),
+            stored.runs(),
+            workers=workers,
+            serves=stored.serves,
+            progress=progress,
+            display=display,
+        )
+    outcome = read_outcome(study)
+    return Confirmed(stored, outcome.candidates, outcome.verdict)
 
 
 def _check_recorded(study: Study, stored: Confirmation) -> None:

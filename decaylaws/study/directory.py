@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pandas as pd
 
-from decaylaws import __version__
 from decaylaws.designs.design import CorpusFacts, Design, PlannedRun
 from decaylaws.designs.planner import Planner
 from decaylaws.errors import StudyError
-from decaylaws.io import json as json_files
 from decaylaws.io.files import is_changed, record_of, write_text
 from decaylaws.io.json import rebuilding
 from decaylaws.runs.columns import pool_fingerprint
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.held import HeldCheckpoint
-from decaylaws.runs.table import EVALUATION, measured_on, read_curves, read_runs
+from decaylaws.runs.table import read_curves, read_runs
 from decaylaws.settings.external import declared_fingerprint
 from decaylaws.settings.study import StudySettings, load_settings
 from decaylaws.study import held
-from decaylaws.study.identity import decisive, for_sweep
+from decaylaws.study.files import REMEDY, read_json
+from decaylaws.study.identity import decisive, plan_inputs
 from decaylaws.study.paths import SETTINGS_NAME, StudyPaths
-from decaylaws.study.question import Question, content_hash
+from decaylaws.study.question import Question
+from decaylaws.study.storage import RunStorage
 from decaylaws.study.stored import (
     StoredArithmetic,
     StoredEvaluation,
@@ -34,13 +32,8 @@ from decaylaws.study.stored import (
     StoredPlan,
     StoredStore,
 )
+from decaylaws.study.sweep import MeasuredSweep, PlannedSweep
 from decaylaws.study.template import template_text
-
-REMEDY = "Put it back from a copy, or delete it and run the verb that writes it."
-"""What to do about a damaged file of a study."""
-SQLITE = "sqlite:///"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,32 +66,13 @@ class Study(StudyPaths):
             write_text(path, template_text(template))
         return cls.open(root)
 
-    @property
-    def storage_url(self) -> str:
-        """Optuna storage: the user's, or a file in the study; the path of a file starts from the study."""
-        url = self.settings.storage or f"{SQLITE}storage.sqlite3"
-        path = url.removeprefix(SQLITE)
-        if path == url or not path or path.startswith(("/", ":", "file:")):
-            return url
-        return f"{SQLITE}{(self.root / path).resolve()}"
+    def storage(self) -> RunStorage:
+        """Optuna's storage of the runs.
 
-    @property
-    def shares_storage(self) -> bool:
-        """Whether the storage lies outside the study's folder, where other studies and machines may use it."""
-        path = self.storage_url.removeprefix(SQLITE)
-        is_file = path != self.storage_url
-        return not (is_file and Path(path).resolve().is_relative_to(self.root.resolve()))
-
-    @property
-    def measure(self) -> str:
-        """What besides a run's config decides its numbers, as the queue labels its trials."""
-        sets = self.evaluation_sets
-        return f"{self.settings.evaluation.tokens_per_domain} tokens" + (f" and sets {sets}" if sets else "")
-
-    @property
-    def measured_on(self) -> str:
-        """The same as ``runs.table.measured_on`` says of a row that belongs to the study."""
-        return f"{self.settings.evaluation.tokens_per_domain}/{self.evaluation_sets}"
+        Raises:
+            StudyError: study.yaml names evaluation domains or question sets that have not been prepared.
+        """
+        return RunStorage.of(self.root, self.settings, self.evaluation_sets)
 
     @property
     def evaluation_sets(self) -> str:
@@ -129,11 +103,6 @@ class Study(StudyPaths):
                 f"Run 'decaylaws prepare {self.root}'."
             )
         return found
-
-    @property
-    def storage_name(self) -> str:
-        """Name of the Optuna study that holds the runs."""
-        return f"{self.settings.name}/runs"
 
     def edited(self) -> list[str]:
         """What a person has changed since a verb wrote or read it, a sentence each; it is used as it is."""
@@ -219,9 +188,12 @@ class Study(StudyPaths):
         return decisive(self.settings, self.arithmetic(), self.held())
 
     def plan_inputs(self) -> str:
-        """Hash of what decides the runs of the sweep and their numbers: settings, corpus, version."""
-        sets = [self.evaluation_sets] if self.settings.evaluation.sets else []
-        return content_hash(__version__, for_sweep(self.decisive_settings()), vars(self.corpus()), *sets)
+        """Hash of what decides the runs of the sweep and their numbers: settings, corpus, version.
+
+        Raises:
+            StudyError: the corpus or what runs are evaluated on is not prepared.
+        """
+        return plan_inputs(self.planner(), self.evaluation_sets)
 
     def arithmetic(self) -> Arithmetic:
         """How proxies compute: what study.yaml says, and what ``auto`` came to; until then eager float32.
@@ -256,12 +228,7 @@ class Study(StudyPaths):
 
     def held_folders(self) -> dict[str, Path]:
         """Folders of the checkpoints that study.yaml names, by the fingerprint of their content."""
-        return {fingerprint: Path(path) for fingerprint, path in self.held_paths().items()}
-
-    def held_paths(self) -> dict[str, str]:
-        """Where the trainer finds the checkpoints that study.yaml names, by their fingerprints."""
-        checkpoints = self.settings.checkpoints
-        return held.paths(checkpoints, self.root, self.held()) if checkpoints else {}
+        return held.folders(self.settings.checkpoints, self.root, self.held())
 
     def design(self) -> Design:
         """The planned sweep.
@@ -278,68 +245,49 @@ class Study(StudyPaths):
             raise StudyError(f"{self.root} has no plan yet. Run 'decaylaws plan {self.root}'.")
         return read_json(self.plan_file, StoredPlan)
 
-    def once(self, name: str, compute: Callable[[], T]) -> T:
-        """What ``compute`` makes of the study's files, worked out once for each state of these files.
-
-        A verb asks many times which rows belong to the question; the answer changes with a file only.
-        """
-        files = (
-            *(
-                self.corpus_dir / "manifest.json",
-                self.held_file,
-                self.corpus_dir / "evaluation.json",
-                self.arithmetic_file,
-                self.plan_file,
-                self.proposals_file,
-            ),
-            *(self.runs_file, self.on_the_way_file, self.law_file, self.fit_file),
-            *(self.recommendation_file, self.recipe_file, self.confirm_file),
-        )
-        states = [path.stat() if path.is_file() else None for path in files]
-        stamp = [state and (state.st_mtime_ns, state.st_size, state.st_ino) for state in states]
-        known = self.__dict__.setdefault("_known", {})
-        if known.get("stamp") != stamp:
-            known.clear()
-            known["stamp"] = stamp
-        if name not in known:
-            known[name] = compute()
-        return cast(T, known[name])
-
-    def question(self) -> Question:
-        """What the study asks now: which recorded runs belong to it.
+    def planned(self) -> PlannedSweep:
+        """What the study asks now.
 
         Raises:
             StudyError: nothing is prepared or planned, or study.yaml or the corpus changed since.
         """
-        return self.once("question", self._question)
-
-    def _question(self) -> Question:
-        stored = self._plan()
-        if stored.get("inputs") != self.plan_inputs():
+        stored, sets, planner = self._plan(), self.evaluation_sets, self.planner()
+        inputs = plan_inputs(planner, sets)
+        if stored.get("inputs") != inputs:
             raise StudyError(
                 f"study.yaml or the corpus of {self.root} changed since the plan was made. "
                 f"Run 'decaylaws plan {self.root}'; runs that both plans hold are not repeated."
             )
-        planner = self.planner()
-        return Question(
+        proposals = read_json(self.proposals_file, StoredPlan) if self.proposals_file.is_file() else {}
+        proposed: tuple[PlannedRun, ...] = ()
+        if proposals.get("inputs") == inputs:
+            with rebuilding(self.proposals_file, REMEDY):
+                proposed = tuple(PlannedRun.from_dict(run) for run in proposals["runs"])
+        question = Question(
             planned={run["run_id"]: run["role"] for run in stored["runs"]},
-            proposed={run.config.run_id: run.role for run in self.proposed()},
+            proposed={run.config.run_id: run.role for run in proposed},
             data_fingerprint=planner.corpus.fingerprint,
             evaluation_tokens=self.settings.evaluation.tokens_per_domain,
-            evaluation_sets=self.evaluation_sets,
+            evaluation_sets=sets,
             pools=pool_fingerprint(planner.pool_tokens()),
             sources=tuple(self.settings.sources),
             domains=self.settings.domains,
             keep_earlier=self.settings.design.keep_earlier,
         )
+        return PlannedSweep(planner, question, proposed, inputs)
 
-    def proposed(self) -> list[PlannedRun]:
-        """Runs that the sampler of the present plan proposed so far."""
-        stored = read_json(self.proposals_file, StoredPlan) if self.proposals_file.is_file() else {}
-        if stored.get("inputs") != self.plan_inputs():
-            return []
-        with rebuilding(self.proposals_file, REMEDY):
-            return [PlannedRun.from_dict(run) for run in stored["runs"]]
+    def measured(self, planned: PlannedSweep | None = None) -> MeasuredSweep:
+        """What the study asks now, with the runs that belong to it and those that do not.
+
+        Args:
+            planned: what the study asks, where it has been read already.
+
+        Raises:
+            StudyError: nothing has been run, or the plan is not the present one.
+        """
+        planned = planned or self.planned()
+        runs, left_out = planned.question.split(self.recorded_runs())
+        return MeasuredSweep(**vars(planned), runs=runs, left_out=left_out)
 
     def recorded_runs(self) -> pd.DataFrame:
         """The whole runs table, with the runs of earlier plans and corpora.
@@ -357,37 +305,12 @@ class Study(StudyPaths):
         Raises:
             StudyError: nothing has been run, or the plan is not the present one.
         """
-        return self._split()[0]
+        return self.measured().runs
 
-    def left_out(self) -> pd.DataFrame:
-        """The rows of the runs table that do not belong to the present question: ``run_id``, ``role``, ``reason``.
+    def curves(self) -> pd.DataFrame:
+        """The curves of the runs that belong to the present question.
 
         Raises:
             StudyError: nothing has been run, or the plan is not the present one.
         """
-        return self._split()[1]
-
-    def _split(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return self.once("split", lambda: self.question().split(self.recorded_runs()))
-
-    def curves(self) -> pd.DataFrame:
-        """The curves of the runs that belong to the present question."""
-        curves, runs = read_curves(self.curves_file), self.runs()
-        own = curves["run_id"].isin(runs["run_id"])
-        if EVALUATION in curves:
-            own &= measured_on(curves) == self.measured_on
-        return curves[own].reset_index(drop=True)
-
-
-def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Read a JSON file of the study as a value of a known type.
-
-    Raises:
-        DataError: it is not readable, not what was written, or of other types.
-    """
-    return json_files.read_json(path, schema, REMEDY)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically and record its hash; refuses NaN, which JSON does not have."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n", recorded=True)
+        return self.measured().own(read_curves(self.curves_file))

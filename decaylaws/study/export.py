@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import Export, ExportOptions, export_all
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import Study
+from decaylaws.study.files import read_json, write_json
 from decaylaws.study.recommend import load_recipe
 
 EXPORTED = "exported.json"
@@ -29,11 +31,15 @@ def export(
     recipe = load_recipe(study)
     outcomes = export_all(recipe, study.export_dir, targets, options)
     written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
-    write_json(study.export_dir / EXPORTED, {**read_exported(study), **written})
+    write_json(study.export_dir / EXPORTED, {**read_exported(study.export_dir), **written})
     return outcomes
 
 
-def read_exported(study: Study) -> dict[str, str]:
-    """Digest of the recipe that each target's folder was written for."""
-    path = study.export_dir / EXPORTED
+def read_exported(directory: Path) -> dict[str, str]:
+    """Digest of the recipe that each target's folder was written for.
+
+    Args:
+        directory: folder of the targets' folders.
+    """
+    path = directory / EXPORTED
     return dict(read_json(path, dict[str, str])) if path.is_file() else {}

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.designs.design import PlannedRun
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError, NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions
 from decaylaws.exporters.base import PlannedData
@@ -30,8 +31,11 @@ from decaylaws.io.files import atomic_write
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import HandOver, Source
 from decaylaws.runs.config import RunConfig
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.settings.evaluation import EvaluationSettings
+from decaylaws.study import held
+from decaylaws.study.directory import Study
 from decaylaws.study.external import next_runs, unrecorded
+from decaylaws.study.files import read_json, write_json
 from decaylaws.study.stored import StoredExportedRuns
 from decaylaws.study.trainer import refuse_built_in
 
@@ -97,10 +101,12 @@ def export_runs(
     options = replace(options or ExportOptions(), saves=1)
     if tracker := study.settings.tracker:
         options = replace(options, tracker=tracker.kind, project=tracker.project or study.settings.name)
-    asked = next_runs(study)
+    sweep, asked = next_runs(study)
     wanted = [run for run in asked if run.config.is_trained]
-    chosen = wanted if again else unrecorded(study, wanted)
-    writer = _Writer(study, target, directory, options, dict(models or {}))
+    chosen = wanted if again else unrecorded(study, sweep.question, wanted)
+    checkpoints = held.paths(sweep.settings.checkpoints, study.root, sweep.planner.held)
+    store = None if sweep.settings.is_declared else _open_store(study.corpus_dir, target)
+    writer = _Writer(sweep.planner, checkpoints, store, target, directory, options, dict(models or {}))
     exported = []
     for done, run in enumerate(chosen, start=1):
         exported.append(writer.write(run))
@@ -108,11 +114,11 @@ def export_runs(
     script = directory / ARRAY_FILE
     if exported:
         script = write_array(exported, directory, group=study.settings.name)
-    _remember(study, target, exported)
+    _remember(study.exported_runs_file, target, exported)
     notes = [
         f"Measure the held-out losses of checkpoint '{writer.name_of(run.config)}' as it is, and record them under run "
         f"{run.config.run_id} at step 0: its decays start from them."
-        for run in unrecorded(study, asked)
+        for run in unrecorded(study, sweep.question, asked)
         if not run.config.is_trained
     ]
     return ExportedRuns(
@@ -120,21 +126,24 @@ def export_runs(
     )
 
 
-def _remember(study: Study, target: str, runs: Sequence[ExportedRun]) -> None:
+def _remember(path: Path, target: str, runs: Sequence[ExportedRun]) -> None:
     """Note in the study where the target's counters stand when each run ends, which its logs will count by."""
-    known = read_exported_runs(study)
+    known = read_exported_runs(path)
     for run in runs:
         known[run.config.run_id] = {
             "target": target,
             "last_step": run.export.last_step,
             "last_sample": run.export.last_sample,
         }
-    write_json(study.exported_runs_file, known)
+    write_json(path, known)
 
 
-def read_exported_runs(study: Study) -> StoredExportedRuns:
-    """What is known of the runs that were written for an external trainer, by their ids."""
-    path = study.exported_runs_file
+def read_exported_runs(path: Path) -> StoredExportedRuns:
+    """What is known of the runs that were written for an external trainer, by their ids.
+
+    Args:
+        path: the study's ``exported_runs.json``, which need not exist.
+    """
     found: StoredExportedRuns = read_json(path, StoredExportedRuns) if path.is_file() else {}
     return found
 
@@ -143,24 +152,31 @@ class _Writer:
     """Writes run after run; remembers where the runs end from which others start."""
 
     def __init__(
-        self, study: Study, target: str, directory: Path, options: ExportOptions, models: dict[str, str]
+        self,
+        planner: Planner,
+        checkpoints: Mapping[str, str],
+        store: TokenStore | None,
+        target: str,
+        directory: Path,
+        options: ExportOptions,
+        models: dict[str, str],
     ) -> None:
-        self._study, self._target, self._directory = study, target, directory
+        self._planner, self._checkpoints, self._store = planner, checkpoints, store
+        self._settings = settings = planner.settings
+        self._target, self._directory = target, directory
         self._options, self._models = options, models
-        self._planner = study.planner()
         self._starts: dict[str, ExportedRun] = {}
         self._parts: dict[str, str] = {}  # of declared sources that are cut, by path
-        self._store = None if study.settings.is_declared else _open_store(study, target)
-        unknown = sorted(set(models) - set(study.settings.starts))
+        unknown = sorted(set(models) - set(settings.starts))
         if unknown:
-            kinds = "shapes and checkpoints" if study.settings.checkpoints else "shapes"
-            constraint = f"must be one of the {kinds} {', '.join(study.settings.starts)}"
+            kinds = "shapes and checkpoints" if settings.checkpoints else "shapes"
+            constraint = f"must be one of the {kinds} {', '.join(settings.starts)}"
             raise InvalidValueError("model", unknown[0], constraint)
 
     def write(self, run: PlannedRun) -> ExportedRun:
         """Write the folder of a run."""
         exported = self._exported(run)
-        name, project = self._study.settings.name, self._options.project
+        name, project = self._settings.name, self._options.project
         folder = write_run(exported, self._directory, group=name, project=project)
         if self._store is not None and self._target == "huggingface":
             with atomic_write(folder / ORDER_FILE) as handle:
@@ -179,7 +195,7 @@ class _Writer:
             return ()
         parts = [f"Put {words} at {path}." for path, words in self._parts.items()]
         return (
-            f"Evaluate the held-out loss of {', '.join(self._study.settings.domains)} (nats per token, the same text "
+            f"Evaluate the held-out loss of {', '.join(self._settings.domains)} (nats per token, the same text "
             "for every run) at the end of every run, and log it with the run's id.",
             *parts,
         )
@@ -191,7 +207,7 @@ class _Writer:
         handover = None
         if config.start is not None:
             handover = HandOver(
-                checkpoint=self._study.held_paths()[config.start.fingerprint],
+                checkpoint=self._checkpoints[config.start.fingerprint],
                 tokens=config.start.tokens,
                 lr=config.start.lr,
                 lr_source=self._planner.held[shape].lr_source,
@@ -215,7 +231,9 @@ class _Writer:
         if self._target == "torchtitan":
             options = replace(options, model=self._model(shape))
         if self._store is not None and self._target == "huggingface":
-            options = replace(options, planned_data=_planned_data(self._study, self._store, config))
+            options = replace(
+                options, planned_data=_planned_data(self._settings.evaluation, self._store, config)
+            )
         recipe = run_recipe(name, config, self._sources(config), handover)
         exported = export_run(run.role, config, recipe, self._target, options)
         if config.kind == "trunk":
@@ -226,7 +244,7 @@ class _Writer:
         """The shape of the run's trunk, or the checkpoint that it starts from, as study.yaml names it."""
         if config.start is not None:
             return next(name for name, held in self._planner.held.items() if held.start == config.start)
-        return next(name for name in self._study.settings.shapes if self._planner.shape(name) == config.shape)
+        return next(name for name in self._settings.shapes if self._planner.shape(name) == config.shape)
 
     def _start_of(self, config: RunConfig, shape: str) -> ExportedRun:
         """The run that a run starts from as it is exported, written or not: where its last checkpoint will lie."""
@@ -237,7 +255,7 @@ class _Writer:
 
     def _model(self, shape: str) -> str:
         """What the target calls the model of a shape."""
-        settings = self._study.settings
+        settings = self._settings
         checkpoints = settings.checkpoints.models if settings.checkpoints else {}
         declared = settings.shapes.get(shape) or checkpoints.get(shape)
         model = self._models.get(shape) or getattr(declared, "model", None)
@@ -270,12 +288,12 @@ class _Writer:
 
     def _sources(self, config: RunConfig) -> dict[str, Source]:
         """What each source holds for a run, and where the target finds it."""
-        settings, available = self._study.settings.sources, self._planner.corpus.available_tokens
+        settings, available = self._settings.sources, self._planner.corpus.available_tokens
         pools = {**available, **(config.pool_tokens or {})}
         found = {}
         for name, source in settings.items():
             tokens = min(pools[name], available[name])
-            path = source.path if self._study.settings.is_declared else None
+            path = source.path if self._settings.is_declared else None
             if self._store is not None:
                 path = _shard_path(self._store, name, tokens, self._target, self._directory)
             elif tokens < available[name] - config.shape.seq_len and config.mixture.share(name) > 0:
@@ -285,7 +303,7 @@ class _Writer:
                         f"sources.{name}.proxy_path",
                         None,
                         f"must say where the {tokens:,} tokens lie that a proxy may read",
-                        f"target.repetition_scale = {self._study.settings.target.repetition_scale:g} lets proxies "
+                        f"target.repetition_scale = {self._settings.target.repetition_scale:g} lets proxies "
                         "repeat their text as often as the target will.",
                     )
                 if path != source.proxy_path:
@@ -309,7 +327,7 @@ class _Writer:
         return np.stack([source, sequence * length], axis=1)
 
 
-def _open_store(study: Study, target: str) -> TokenStore:
+def _open_store(corpus_dir: Path, target: str) -> TokenStore:
     """The prepared corpus, for a target that can read it.
 
     Raises:
@@ -325,7 +343,7 @@ def _open_store(study: Study, target: str) -> TokenStore:
         )
     from proxy_runs.data.shards import TokenStore
 
-    store = TokenStore.open(study.corpus_dir, verify=False)
+    store = TokenStore.open(corpus_dir, verify=False)
     in_place = [name for name, source in store.manifest.sources.items() if source.store is not None]
     if in_place:
         raise NotRepresentableError(
@@ -338,15 +356,15 @@ def _open_store(study: Study, target: str) -> TokenStore:
     return store
 
 
-def _planned_data(study: Study, store: TokenStore, config: RunConfig) -> PlannedData:
+def _planned_data(evaluation: EvaluationSettings, store: TokenStore, config: RunConfig) -> PlannedData:
     root, sources = store.directory.resolve(), store.manifest.sources
     return PlannedData(
         shards={name: str(root / sources[name].train.file.path) for name in sorted(config.mixture.support)},
         dtype=store.manifest.dtype,
         order_file=ORDER_FILE,
         heldout={name: str(root / source.heldout.file.path) for name, source in sources.items()},
-        heldout_tokens=study.settings.evaluation.tokens_per_domain,
-        evaluations=study.settings.evaluation.points,
+        heldout_tokens=evaluation.tokens_per_domain,
+        evaluations=evaluation.points,
     )
 
 

@@ -208,16 +208,18 @@ def check_against_corpus(
             )
 
 
-def paths(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldCheckpoint]) -> dict[str, str]:
+def paths(
+    settings: CheckpointsSettings | None, root: Path, held: Mapping[str, HeldCheckpoint]
+) -> dict[str, str]:
     """By fingerprint, where each checkpoint lies; a declared one where its own trainer finds it.
 
     Args:
-        settings: of study.yaml.
+        settings: ``checkpoints`` of study.yaml; None where it names none.
         root: folder that their paths start from.
         held: the checkpoints by name.
     """
     found = {}
-    for name, model in settings.models.items():
+    for name, model in settings.models.items() if settings else ():
         start, average = held[name].start, held[name].average
         if isinstance(model, DeclaredCheckpoint):
             found[start.fingerprint] = model.path
@@ -228,6 +230,13 @@ def paths(settings: CheckpointsSettings, root: Path, held: Mapping[str, HeldChec
             places = [str((root / each.path).resolve()) for each in model.earlier]
             found |= dict(zip(average.averaged, places, strict=True))
     return found
+
+
+def folders(
+    settings: CheckpointsSettings | None, root: Path, held: Mapping[str, HeldCheckpoint]
+) -> dict[str, Path]:
+    """The same as :func:`paths`, as folders."""
+    return {fingerprint: Path(path) for fingerprint, path in paths(settings, root, held).items()}
 
 
 def decisive(settings: Mapping[str, Any], held: Mapping[str, HeldCheckpoint]) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
+from decaylaws import __version__
+from decaylaws.designs.planner import Planner
 from decaylaws.runs.config import EXACT, Arithmetic
 from decaylaws.runs.held import HeldCheckpoint
 from decaylaws.settings.external import DECLARED_KEYS, TOKENS_PLACE
 from decaylaws.settings.study import StudySettings
 from decaylaws.study import held
+from decaylaws.study.question import content_hash
 
 
 def decisive(
@@ -101,3 +104,15 @@ def for_sweep(decisive_settings: Mapping[str, Any]) -> dict[str, Any]:
         each.pop("group", None)
         each.pop("capability", None)
     return kept
+
+
+def plan_inputs(planner: Planner, evaluation_sets: str) -> str:
+    """Hash of what decides the runs of a sweep and their numbers: settings, corpus, version.
+
+    Args:
+        planner: of the study.
+        evaluation_sets: fingerprint of the evaluation domains and question sets; empty where there are none.
+    """
+    settings = decisive(planner.settings, planner.arithmetic, planner.held)
+    sets = [evaluation_sets] if planner.settings.evaluation.sets else []
+    return content_hash(__version__, for_sweep(settings), vars(planner.corpus), *sets)

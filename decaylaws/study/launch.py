@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import InvalidValueError
+from decaylaws.errors import InvalidValueError, StudyError
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import Recipe
 from decaylaws.study.directory import Study
-from decaylaws.study.predictions import is_confirmed
-from decaylaws.study.recommend import load_recipe
+from decaylaws.study.recommend import load_recipe, read_recommended
 from decaylaws.study.trainer import refuse_external
-from decaylaws.study.verdict import domain_table
+from decaylaws.study.verdict import Outcome, find_outcome
 
 if TYPE_CHECKING:
     from proxy_runs.fsdp.settings import TrainSettings
@@ -72,10 +71,14 @@ def launch(
     ranks = processes or launcher.default_ranks(checked.device)
     result = launcher.launch(checked, ranks=ranks, progress=progress)
     recipe = Recipe.load(checked.recipe)
-    study = target if isinstance(target, Study) else None
-    losses = launch_table(study, recipe, result["losses"])
-    notes = (*result.get("notes", []), *_notes(study, recipe))
-    return Launched(Path(checked.output), ranks, losses, notes)
+    notes, outcome = list(result.get("notes", [])), None
+    if isinstance(target, Study) and target.confirm_file.is_file():
+        outcome = outcome_of(target, recipe)
+        checkpoints = target.settings.checkpoints
+        is_held = checkpoints is not None and target.settings.target.shape in checkpoints.models
+        notes += _notes(recipe, is_confirmed=outcome is not None, is_held=is_held)
+    losses = launch_table(recipe, result["losses"], None if outcome is None else outcome.domains)
+    return Launched(Path(checked.output), ranks, losses, tuple(notes))
 
 
 def launch_settings(target: Study | Path, wanted: Mapping[str, object]) -> TrainSettings:
@@ -132,29 +135,39 @@ def _start(study: Study, recipe: Recipe, *, is_own: bool) -> Path:
     return study.root / handover.checkpoint
 
 
-def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float]) -> pd.DataFrame:
+def outcome_of(study: Study, recipe: Recipe) -> Outcome | None:
+    """What the confirming runs of a recipe came to; None where those of the study are not of this recipe."""
+    try:
+        recommended = read_recommended(study)
+        return find_outcome(study, recommended) if recommended.recipe.sha256 == recipe.sha256 else None
+    except StudyError:  # the study has no recipe, or has changed since
+        return None
+
+
+def launch_table(
+    recipe: Recipe, losses: Mapping[str, float], confirmed: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Final losses of the launched run beside the confirming run of the same recipe and the prediction.
 
     Columns: ``domain``, ``predicted``, ``confirmed`` (the proxy engine's run at the target's scale; NaN where there was
     none) and ``launched`` (FSDP), nats per token.
 
     Args:
-        study: which confirmed the recipe; ``None`` for a recipe without a study.
         recipe: what was launched.
         losses: of the launched run, by domain.
+        confirmed: losses of the runs that confirmed the recipe (``Outcome.domains``); None where none did.
     """
     predicted = {domain: prediction.mean for domain, prediction in recipe.predictions.items()}
-    confirmed = {}
-    if study is not None and is_confirmed(study, recipe):
-        table = domain_table(study)
-        own = table[(table["candidate"] == "recommended") & (table["scale"] == "target")]
-        confirmed = dict(zip(own["domain"], own["observed"]))
+    observed: dict[str, float] = {}
+    if confirmed is not None:
+        own = confirmed[(confirmed["candidate"] == "recommended") & (confirmed["scale"] == "target")]
+        observed = dict(zip(own["domain"], own["observed"]))
     return pd.DataFrame(
         [
             {
                 "domain": domain,
                 "predicted": predicted.get(domain, np.nan),
-                "confirmed": confirmed.get(domain, np.nan),
+                "confirmed": observed.get(domain, np.nan),
                 "launched": loss,
             }
             for domain, loss in losses.items()
@@ -162,17 +175,14 @@ def launch_table(study: Study | None, recipe: Recipe, losses: Mapping[str, float
     )
 
 
-def _notes(study: Study | None, recipe: Recipe) -> list[str]:
+def _notes(recipe: Recipe, *, is_confirmed: bool, is_held: bool) -> list[str]:
     """Why the column 'confirmed' is empty, or is not quite the same run."""
-    if study is None or not study.confirm_file.is_file():
-        return []
-    if not is_confirmed(study, recipe):
+    if not is_confirmed:
         return [
             "The column 'confirmed' is empty: this recipe is not the one that was confirmed. 'decaylaws confirm' "
             "tests the study's present recipe."
         ]
-    held = study.settings.target.shape in study.held()
-    if recipe.handover.optimizer_state == "fresh" and not held:
+    if recipe.handover.optimizer_state == "fresh" and not is_held:
         return [
             "The confirming run took the optimiser's moments over from its trunk; this run began with fresh ones "
             "(handover.optimizer_state)."

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from decaylaws.study.directory import Study, read_json
+from decaylaws.study.directory import Study
+from decaylaws.study.files import read_json
 from decaylaws.study.stored import StoredCopies
 
 _AT = 0  # of the levels: Jaccard .5

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import StudyError
 from decaylaws.runs.columns import Unit
 from decaylaws.runs.noise import Noise, Signal, signals
@@ -19,8 +20,6 @@ from decaylaws.runs.objective import COLUMN_OF, normalised
 from decaylaws.runs.table import BPB, LOSS, values_by
 from decaylaws.settings.capabilities import objective_weights
 from decaylaws.settings.study import StudySettings
-from decaylaws.study.directory import Study
-from decaylaws.study.fit import usable_runs
 from decaylaws.study.results import decays
 
 SIGNAL_COLUMNS = ("name", "kind", "seed_sd", "mixture_sd", "signal", "p_value", "counts")
@@ -50,21 +49,12 @@ class Objective:
     notes: tuple[str, ...]
 
 
-def objective(study: Study) -> Objective:
-    """The objective that the runs of the present question allow.
-
-    Raises:
-        StudyError: too few runs have finished, or seeds explain all that the objective weighs.
-    """
-    return study.once("objective", lambda: objective_of(study.settings, usable_runs(study)[0]))
-
-
-def objective_of(settings: StudySettings, runs: pd.DataFrame) -> Objective:
-    """The objective of settings on the decays that a fit may use.
+def objective(settings: StudySettings, runs: pd.DataFrame) -> Objective:
+    """The objective that the runs of a sweep allow.
 
     Args:
         settings: of the study.
-        runs: the decays.
+        runs: the decays that a fit may use.
 
     Raises:
         StudyError: a domain is weighed in bits per byte, and the runs do not say them; or seeds explain all that
@@ -111,7 +101,7 @@ def objective_of(settings: StudySettings, runs: pd.DataFrame) -> Objective:
     return Objective(normalised(scaled), stated, unit, per_nat, limits, left_out, tuple(notes))
 
 
-def signal_table(study: Study) -> pd.DataFrame:
+def signal_table(settings: StudySettings, runs: pd.DataFrame, own: Objective) -> pd.DataFrame:
     """How much of the variance between mixtures is signal: by domain, by weighted ability, and of the objective.
 
     Columns: ``name``; ``kind`` (``source``, ``domain``, ``questions``, ``ability`` or ``objective``); ``seed_sd`` and
@@ -119,14 +109,14 @@ def signal_table(study: Study) -> pd.DataFrame:
     of the variance between mixtures that seeds do not explain); ``p_value`` (chance that seeds alone make mixtures
     differ so much); ``counts`` (whether the objective weighs it). Empty where no plan finished under two seeds.
 
-    Raises:
-        StudyError: too few runs have finished.
+    Args:
+        settings: of the study.
+        runs: the decays that a fit may use.
+        own: the objective that they allow.
     """
-    settings, (runs, _) = study.settings, usable_runs(study)
     found = _signals(settings, runs, settings.domains)
     if found is None:
         return pd.DataFrame(columns=list(SIGNAL_COLUMNS))
-    own = objective(study)
     rows = [
         (name, _kind(settings, name), found[name], own.stated.get(name, 0.0) > 0) for name in settings.domains
     ]
@@ -151,13 +141,14 @@ def signal_table(study: Study) -> pd.DataFrame:
     )
 
 
-def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
+def noise_at(planner: Planner, weights: Mapping[str, float], scale: str, runs: pd.DataFrame) -> Noise | None:
     """Seed noise of the objective at a scale, from decays of the sweep that differ in their seed alone.
 
     Runs that confirm a recipe do not count: the noise that decided the recommendation stays that of the report.
 
     Args:
-        study: the study.
+        planner: of the study.
+        weights: of the objective by domain, of losses in nats per token.
         scale: ``proxy`` or ``target``. Where that size has no replicates the noise of the others is taken, and the
             answer's ``sizes`` say so.
         runs: the runs table.
@@ -165,9 +156,9 @@ def noise_at(study: Study, scale: str, runs: pd.DataFrame) -> Noise | None:
     Returns:
         None where no plan was run under two seeds.
     """
-    name = study.settings.proxy if scale == "proxy" else study.settings.target.shape
-    params = study.planner().shape(name).non_embedding_params
-    return Noise.at_size(decays(runs), objective(study).weights, params)
+    settings = planner.settings
+    name = settings.proxy if scale == "proxy" else settings.target.shape
+    return Noise.at_size(decays(runs), weights, planner.shape(name).non_embedding_params)
 
 
 def _figure(signal: Signal) -> str:

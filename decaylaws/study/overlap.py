@@ -7,7 +7,8 @@ import pandas as pd
 from decaylaws.decontamination import Report
 from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding
-from decaylaws.study.directory import REMEDY, Study, read_json
+from decaylaws.study.directory import Study
+from decaylaws.study.files import REMEDY, read_json
 from decaylaws.study.stored import StoredOverlap
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.designs.design import Design
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import record_content
 from decaylaws.mixtures import Mixture
@@ -18,8 +19,10 @@ from decaylaws.settings.study import StudySettings
 from decaylaws.study.arithmetic import settle_arithmetic
 from decaylaws.study.calibrate import calibrate
 from decaylaws.study.checks import check_prepared
-from decaylaws.study.directory import Study, read_json, write_json
+from decaylaws.study.directory import Study
+from decaylaws.study.files import read_json, write_json
 from decaylaws.study.hardware import Hardware
+from decaylaws.study.identity import plan_inputs
 from decaylaws.study.near_copies import copies_words
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.results import decays
@@ -77,11 +80,12 @@ def plan(study: Study, *, hardware: Hardware | None = None, progress: Progress =
         .agg(runs=("run_id", "size"), tokens=("tokens", "sum"), train_flops=("train_flops", "sum"))
         .reset_index()
     )
-    copies = copies_words(study, proportional_mixture(study).to_dict(), "the token-proportional mixture")
+    planner = study.planner()
+    copies = copies_words(study, proportional_mixture(planner).to_dict(), "the token-proportional mixture")
     effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
     if hardware:
         cost["device_hours"] = [hardware.device_hours(flops) for flops in cost["train_flops"]]
-    target, planner = study.settings.target, study.planner()
+    target = study.settings.target
     target_flops = target.max_decay_tokens * planner.start(target.shape).config.shape.train_flops_per_token
     planned = partial(Plan, near_copies=copies, hardware=hardware, target_flops=target_flops)
     if study.settings.trainer == "external":
@@ -90,7 +94,8 @@ def plan(study: Study, *, hardware: Hardware | None = None, progress: Progress =
     changed, arithmetic = settle_arithmetic(study, design, progress)
     if changed:
         design, is_new = plan_runs(study)
-    speed = calibrate(study)
+        planner = study.planner()  # whose runs compute otherwise now
+    speed = calibrate(planner, study.calibration_file, study.held_folders())
     cost["hours"] = [
         speed.params_hours(row.non_embedding_params, int(row.tokens)) for row in cost.itertuples()
     ]
@@ -105,26 +110,30 @@ def plan_runs(study: Study) -> tuple[Design, bool]:
     """
     check_prepared(study)
     check_overlap(study)
-    proportional_mixture(study)
+    planner = study.planner()
+    proportional_mixture(planner)  # there is one
     record_content(study.settings_file)
-    wanted = study.plan_inputs()
+    wanted = plan_inputs(planner, study.evaluation_sets)
     if study.plan_file.is_file():
         stored = read_json(study.plan_file, StoredPlan)
         if stored.get("inputs") == wanted:
             return study.design(), False
-    design = study.planner().sweep()
+    design = planner.sweep()
     write_json(study.plan_file, {"inputs": wanted, **design.to_dict()})
     return design, True
 
 
-def proportional_mixture(study: Study) -> Mixture:
+def proportional_mixture(planner: Planner) -> Mixture:
     """The token-proportional mixture within the caps of ``target.max_decay_tokens``.
+
+    Args:
+        planner: of the study.
 
     Raises:
         InfeasibleError: no mixture meets the caps at that length.
     """
-    space = study.planner().space
-    return space.project(space.token_proportional(), study.settings.target.max_decay_tokens)
+    space = planner.space
+    return space.project(space.token_proportional(), planner.settings.target.max_decay_tokens)
 
 
 def detectable_effect(settings: StudySettings, runs: pd.DataFrame | None) -> str:
@@ -164,6 +173,6 @@ def current_plan(study: Study) -> Design:
     Raises:
         StudyError: nothing is planned, something changed since, or a source repeats too much held-out text.
     """
-    study.question()
+    study.planned()
     check_overlap(study)
     return study.design()

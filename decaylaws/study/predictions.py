@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,17 @@ from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture
-from decaylaws.recipe import Recipe
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import matched_control
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS, MIX, STABLE_MIX, STABLE_TOKENS
 from decaylaws.search.stages import ONE_MIXTURE
 from decaylaws.settings.study import StudySettings
-from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.fit import fit_inputs, load_fit
-from decaylaws.study.objective import objective
+from decaylaws.study.directory import Study
+from decaylaws.study.files import REMEDY, read_json, write_json
+from decaylaws.study.fit import load_law
 from decaylaws.study.question import CONFIRMING, content_hash
-from decaylaws.study.recommend import STAGE, load_recipe, load_recommendation
+from decaylaws.study.recommend import Recommended, read_recommended
 from decaylaws.study.results import decays, planned_rows
 from decaylaws.study.stored import StoredConfirmations
 
@@ -84,17 +84,17 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
     Raises:
         StudyError: nothing has been recommended, or something changed since.
     """
-    recipe = load_recipe(study)
-    _, law = load_fit(study)
-    stored = _stored(study, recipe)
+    recommended = read_recommended(study)
+    law = load_law(study.law_file, recommended.inputs)
+    stored = stored_confirmation(study.confirm_file, recommended)
     if stored is not None:
         return stored, False
-    runs = study.runs()
-    labelled = _configs(study, recipe, runs)
+    runs, planner = recommended.sweep.runs, recommended.sweep.planner
+    labelled = _configs(recommended)
     configs = [config for _, _, config in labelled]
-    rows = planned_rows(configs, runs, study.corpus().available_tokens)
+    rows = planned_rows(configs, runs, planner.corpus.available_tokens)
     chosen = [candidate == "recommended" for candidate, _, _ in labelled]
-    predicted = _predictions(study, law, rows, chosen)
+    predicted = _predictions(law, recommended.objective.weights, rows, chosen)
     entries = [
         {
             "candidate": candidate,
@@ -108,58 +108,45 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
         for (candidate, scale, config), (objective, by_domain) in zip(labelled, predicted)
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    new = {"key": _key(study, labelled), "created": created, "entries": entries}
-    write_json(study.confirm_file, {"format": CONFIRM_FORMAT, "confirmations": [*_confirmations(study), new]})
+    new = {"key": _key(recommended, labelled), "created": created, "entries": entries}
+    confirmations = [*_confirmations(study.confirm_file), new]
+    write_json(study.confirm_file, {"format": CONFIRM_FORMAT, "confirmations": confirmations})
     return Confirmation(created, tuple(entries)), True
 
 
 def find_confirmation(study: Study) -> Confirmation | None:
-    """The stored confirmation of the recipe that the study recommends now; None where there is none of it."""
-    if not study.recipe_file.is_file():
-        return None
-    return study.once("confirmation", lambda: _stored(study, load_recipe(study)))
-
-
-def load_confirmation(study: Study) -> Confirmation:
-    """As :func:`find_confirmation`.
+    """The stored confirmation of the recipe that the study recommends now; None where there is none of it.
 
     Raises:
-        StudyError: nothing has been predicted for the recipe yet.
+        StudyError: study.yaml, corpus or runs changed since the recipe was made.
     """
-    found = find_confirmation(study)
-    if found is None:
-        raise StudyError(
-            f"The recipe of {study.root} has no confirmation yet. Run 'decaylaws confirm {study.root}'."
-        )
-    return found
+    if not study.recipe_file.is_file():
+        return None
+    return stored_confirmation(study.confirm_file, read_recommended(study))
 
 
-def is_confirmed(study: Study, recipe: Recipe) -> bool:
-    """Whether the confirming runs of the study are those of this recipe."""
-    try:
-        return load_recipe(study).sha256 == recipe.sha256 and find_confirmation(study) is not None
-    except StudyError:  # the study has no recipe, or has changed since
-        return False
+def predicted_runs(path: Path) -> list[tuple[str, RunConfig]]:
+    """Role and config of every run that was ever to confirm a recipe of a study.
 
-
-def predicted_runs(study: Study) -> list[tuple[str, RunConfig]]:
-    """Role and config of every run that was ever to confirm a recipe of the study."""
+    Args:
+        path: the study's ``confirm.json``, which need not exist.
+    """
     found: dict[str, tuple[str, RunConfig]] = {}
-    with rebuilding(study.confirm_file, REMEDY):
-        for stored in _confirmations(study):
+    with rebuilding(path, REMEDY):
+        for stored in _confirmations(path):
             for role, config in Confirmation(stored["created"], tuple(stored["entries"])).runs():
                 found.setdefault(config.run_id, (role, config))
     return list(found.values())
 
 
-def present_runs(study: Study) -> pd.DataFrame:
-    """The runs that belong to the present question, without those that confirmed another recipe.
+def without_other_confirmations(runs: pd.DataFrame, confirmation: Confirmation | None) -> pd.DataFrame:
+    """The runs of a sweep without those that confirmed another recipe.
 
-    Raises:
-        StudyError: as :func:`find_confirmation`, or nothing has been run.
+    Args:
+        runs: the rows that belong to the present question.
+        confirmation: of the present recipe, where there is one.
     """
-    runs, found = study.runs(), find_confirmation(study)
-    own = {entry["run_id"] for entry in found.entries} if found else set()
+    own = {entry["run_id"] for entry in confirmation.entries} if confirmation else set()
     other = runs["role"].astype(str).str.startswith(CONFIRMING) & ~runs["run_id"].isin(own)
     return runs[~other].reset_index(drop=True)
 
@@ -174,79 +161,71 @@ def candidates(settings: StudySettings) -> tuple[str, ...]:
     return (*CANDIDATES, ONE_MIXTURE) if settings.design.stable_tokens else CANDIDATES
 
 
-def candidate_mixtures(study: Study, recipe: Recipe, runs: pd.DataFrame) -> dict[str, Mixture]:
-    """The mixtures of the decays that are compared; the last but the recommended are brought inside the caps.
-
-    Args:
-        study: the study.
-        recipe: its recipe.
-        runs: its finished runs, among which the best one is looked for.
-    """
-    return {name: decay for name, (_, decay) in candidate_stages(study, recipe, runs).items()}
-
-
 def candidate_stages(
-    study: Study, recipe: Recipe, runs: pd.DataFrame
+    recommended: Recommended, runs: pd.DataFrame
 ) -> dict[str, tuple[Mixture | None, Mixture]]:
     """Mixtures of the stable stage (None where there is none) and of the decay of all that are compared.
 
-    The control, the token-proportional mixture and the best single one are those of both stages.
+    The control, the token-proportional mixture and the best single one are those of both stages. All but the
+    recommended are brought inside the caps.
 
     Args:
-        study: the study.
-        recipe: its recipe.
+        recommended: the recipe with what it rests on.
         runs: its finished runs, among which the best one is looked for.
+
+    Raises:
+        StudyError: no microanneal of the proxy has finished.
     """
-    planner, decay = study.planner(), recipe.decay
-    space, control = planner.space, planner.control_mixture
+    planner, recipe, own = recommended.sweep.planner, recommended.recipe, recommended.objective
+    space, control, decay = planner.space, planner.control_mixture, recipe.decay
+    proxy = planner.start(planner.settings.proxy).config.run_id
+    tried = decays(runs)
+    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
+    if tried.empty:
+        raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
+    kept = tried[sweep_guards_hold(tried, own.guard_limits)]
+    best_run = kept.iloc[int(np.argmin(objective_values(kept, own.weights)))]
+
+    def mixture_of(prefix: str) -> Mixture:
+        return Mixture.from_array(space.names, [float(best_run[prefix + name]) for name in space.names])
+
+    stage = mixture_of(STABLE_MIX) if STABLE_TOKENS in runs else None
+    best = planner.space_after(stage).project(mixture_of(MIX), decay.tokens)
     proportional = space.project(space.token_proportional(), recipe.tokens)
-    stage, best = _best_of_sweep(study, runs, space.names)
-    best = planner.space_after(stage).project(best, decay.tokens)
-    if not planner.stages:
+    if recommended.one_mixture is None:
         return {
             "recommended": (None, decay.mixture),
             "control": (None, control),
             "token_proportional": (None, proportional),
             "best_of_sweep": (None, best),
         }
-    one = Mixture(load_recommendation(study)[STAGE]["one_mixture"])
     return {
         "recommended": (recipe.stages[0].mixture, decay.mixture),
         "control": (control, control),
         "token_proportional": (proportional, proportional),
         "best_of_sweep": (stage, best),
-        ONE_MIXTURE: (one, one),
+        ONE_MIXTURE: (recommended.one_mixture, recommended.one_mixture),
     }
 
 
-def _best_of_sweep(study: Study, runs: pd.DataFrame, names: Sequence[str]) -> tuple[Mixture | None, Mixture]:
-    """Mixtures of the run with the lowest objective at the proxy's scale among those that kept the guards."""
-    proxy = study.planner().start(study.settings.proxy).config.run_id
-    tried = decays(runs)
-    tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
-    if tried.empty:
-        raise StudyError("No microanneal of the proxy has finished. Run 'decaylaws run' first.")
-    kept = tried[sweep_guards_hold(study, tried)]
-    best = kept.iloc[int(np.argmin(objective_values(kept, objective(study).weights)))]
-    decay = Mixture.from_array(names, [float(best[MIX + name]) for name in names])
-    if STABLE_TOKENS not in runs:
-        return None, decay
-    return Mixture.from_array(names, [float(best[STABLE_MIX + name]) for name in names]), decay
+def sweep_guards_hold(tried: pd.DataFrame, limits: Mapping[str, float]) -> np.ndarray:
+    """Whether each run of the sweep kept every guard against the control of its tokens, LR and batch, [runs].
 
-
-def sweep_guards_hold(study: Study, tried: pd.DataFrame) -> np.ndarray:
-    """Whether each run of the sweep kept every guard against the control of its tokens, LR and batch, [runs]."""
-    limits = objective(study).guard_limits
+    Args:
+        tried: decays of one start.
+        limits: largest rise of each guarded domain, nats per token.
+    """
     columns = [LOSS + domain for domain in limits]
     # a run without a matched control (the drop-and-hold run) can not be shown to keep a guard
     changes = tried[columns].to_numpy() - matched_control(tried, columns).to_numpy()
     return np.asarray((changes <= list(limits.values())).all(axis=1))
 
 
-def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str, str, RunConfig]]:
-    planner, decay = study.planner(), recipe.decay
-    mixtures = candidate_stages(study, recipe, runs)
-    names = {"proxy": study.settings.proxy, "target": study.settings.target.shape}
+def _configs(recommended: Recommended) -> list[tuple[str, str, RunConfig]]:
+    planner, settings = recommended.sweep.planner, recommended.sweep.settings
+    recipe, decay = recommended.recipe, recommended.recipe.decay
+    mixtures = candidate_stages(recommended, recommended.sweep.runs)
+    names = {"proxy": settings.proxy, "target": settings.target.shape}
 
     def stage(name: str, mixture: Mixture | None) -> RunConfig | None:
         return None if mixture is None else planner.stable(name, mixture, seed=recipe.seed).config
@@ -258,26 +237,26 @@ def _configs(study: Study, recipe: Recipe, runs: pd.DataFrame) -> list[tuple[str
             planner.microanneal(
                 "confirm",
                 names[scale],
-                planner.rescaled(decay.lr, study.settings.target.shape, names[scale]),
+                planner.rescaled(decay.lr, settings.target.shape, names[scale]),
                 mixtures[candidate][1],
                 seed=recipe.seed,
                 batch_tokens=decay.batch_tokens,
                 stage=stage(names[scale], mixtures[candidate][0]),
             ).config,
         )
-        for scale in scales(study.settings)
-        for candidate in candidates(study.settings)
+        for scale in scales(settings)
+        for candidate in candidates(settings)
     ]
 
 
 def _predictions(
-    study: Study, law: DecayLaw, rows: pd.DataFrame, chosen: Sequence[bool]
+    law: DecayLaw, weights: Mapping[str, float], rows: pd.DataFrame, chosen: Sequence[bool]
 ) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
     """Per row: mean and 90 % interval of the objective, and of every domain.
 
     The objective of a mixture that the law chose is expected to be higher than that of one which it only predicts.
     """
-    found, weights = law.predict(rows, interval=0.9), objective(study).weights
+    found = law.predict(rows, interval=0.9)
     either = law.predict_objective(rows, weights, interval=0.9), law.predict_chosen(rows, weights, 0.9)
     weighed = [either[is_chosen] for is_chosen in chosen]
     return [
@@ -298,44 +277,55 @@ def _interval(mean: float, lower: float, upper: float) -> dict[str, float]:
     return {"mean": float(mean), "lower": float(lower), "upper": float(upper)}
 
 
-def _confirmations(study: Study) -> list[dict[str, Any]]:
+def _confirmations(path: Path) -> list[dict[str, Any]]:
     """All that was ever predicted, oldest first; what an earlier version wrote has no key, so that it is only kept."""
-    if not study.confirm_file.is_file():
+    if not path.is_file():
         return []
-    stored = read_json(study.confirm_file, StoredConfirmations)
+    stored = read_json(path, StoredConfirmations)
     return list(stored["confirmations"]) if "confirmations" in stored else [{**stored, "key": ""}]
 
 
-def _stored(study: Study, recipe: Recipe) -> Confirmation | None:
-    """What was predicted for just the runs of this recipe, by the present law, if it was."""
-    confirmations = _confirmations(study)
+def stored_confirmation(path: Path, recommended: Recommended) -> Confirmation | None:
+    """What was predicted for just the runs of this recipe, by the present law, if it was.
+
+    Args:
+        path: the study's ``confirm.json``, which need not exist.
+        recommended: the recipe with what it rests on.
+
+    Raises:
+        DataError: the file is damaged.
+        StudyError: seeds explain all that the objective weighs.
+    """
+    confirmations = _confirmations(path)
     if not confirmations:
         return None
-    key = _key(study, _configs(study, recipe, study.runs()))
+    key = _key(recommended, _configs(recommended))
     found = [each for each in confirmations if each.get("key") == key]
     if not found:
         return None
     confirmation = Confirmation(found[-1]["created"], tuple(found[-1]["entries"]))
-    with rebuilding(study.confirm_file, REMEDY):
+    settings = recommended.sweep.settings
+    with rebuilding(path, REMEDY):
         pairs = [(entry["candidate"], entry["scale"]) for entry in confirmation.entries]
         if sorted(pairs) != sorted(
-            (candidate, scale) for candidate in candidates(study.settings) for scale in scales(study.settings)
+            (candidate, scale) for candidate in candidates(settings) for scale in scales(settings)
         ):
             raise ValueError("it must hold each candidate at each scale once")
         for entry in confirmation.entries:
-            if set(entry["predicted"]) != set(study.settings.domains):
+            if set(entry["predicted"]) != set(settings.domains):
                 raise ValueError(f"{entry['candidate']}: it must hold a prediction for every domain")
             if RunConfig.from_dict(entry["config"]).run_id != entry["run_id"]:
                 raise ValueError(f"{entry['candidate']}: its config is not that of run {entry['run_id']}")
     return confirmation
 
 
-def _key(study: Study, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
+def _key(recommended: Recommended, labelled: Sequence[tuple[str, str, RunConfig]]) -> str:
     """Hash of all that decides the predictions: what the law was fitted to, the objective, and the runs."""
+    evaluation, question = recommended.sweep.settings.evaluation, recommended.sweep.question
     return content_hash(
-        fit_inputs(study),
-        objective(study).weights,
-        study.settings.evaluation.tokens_per_domain,
-        *([study.evaluation_sets] if study.settings.evaluation.sets else []),
+        recommended.inputs.digest,
+        recommended.objective.weights,
+        evaluation.tokens_per_domain,
+        *([question.evaluation_sets] if evaluation.sets else []),
         [(candidate, scale, config.run_id) for candidate, scale, config in labelled],
     )

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
+
+from decaylaws.designs.planner import Planner
 from decaylaws.laws.decay.trust import margin_near
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.table import AVERAGED_START_LOSS, AVERAGED_START_TOKENS, HANDOVER_LR, START_LOSS
 from decaylaws.schedules import decay
 from decaylaws.search import Goal, Target
-from decaylaws.study.directory import Study
 from decaylaws.study.fit import Fit
-from decaylaws.study.objective import objective
+from decaylaws.study.objective import Objective
 from decaylaws.study.results import start_losses
 
 
-def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
+def goal(planner: Planner, own: Objective, guard_margins: Mapping[str, float]) -> Goal:
     """What the search lowers and what it must keep, as study.yaml says it.
 
     Args:
-        study: the study.
+        planner: of the study.
+        own: the objective that its runs allow.
         guard_margins: nats by which the prediction of each guard must stay clear of its limit.
     """
-    asked, own, planner = study.settings.objective, objective(study), study.planner()
+    asked = planner.settings.objective
     prior = planner.space.token_proportional() if asked.prior is None else Mixture(asked.prior)
     return Goal(
         weights=own.weights,
@@ -31,32 +34,39 @@ def goal(study: Study, guard_margins: Mapping[str, float]) -> Goal:
         guard_nats=asked.guard_nats,
         guard_limits=own.guard_limits,
         guard_margins=guard_margins,
-        general_domains=study.settings.general_domains,
+        general_domains=planner.settings.general_domains,
         prior=prior,
         kl_strength=asked.kl_strength,
     )
 
 
-def guard_margins(study: Study, fit: Fit) -> dict[str, float]:
+def guard_margins(fit: Fit, limits: Mapping[str, float]) -> dict[str, float]:
     """Nats by which a guard's prediction must stay clear of its limit: what held-out runs would have needed.
 
     The errors are of the change against the matched control, the very thing that a guard limits: a law that is
     right about losses can still be optimistic about their differences.
+
+    Args:
+        fit: what held-out runs came to.
+        limits: largest rise of each guarded domain, nats per token.
     """
     changes = fit.guard_changes
     return {
-        domain: margin_near(changes[changes["domain"] == domain], limit)
-        for domain, limit in objective(study).guard_limits.items()
+        domain: margin_near(changes[changes["domain"] == domain], limit) for domain, limit in limits.items()
     }
 
 
-def decay_target(study: Study) -> Target:
+def decay_target(planner: Planner, runs: pd.DataFrame) -> Target:
     """The checkpoint from which the target's decay is to start.
+
+    Args:
+        planner: of the study.
+        runs: the rows that belong to its question.
 
     Raises:
         StudyError: the target's trunk has not been trained, or its checkpoint not been measured.
     """
-    settings, planner = study.settings, study.planner()
+    settings = planner.settings
     start = planner.start(settings.target.shape).config
     # a fork of no matter what schedule starts from the same measured losses
     fork = planner.microanneal(
@@ -66,7 +76,7 @@ def decay_target(study: Study) -> Target:
         planner.control_mixture,
         seed=settings.seed,
     ).config
-    measured = start_losses(fork, study.runs())
+    measured = start_losses(fork, runs)
     return Target(
         non_embedding_params=start.shape.non_embedding_params,
         start_tokens=start.tokens,

@@ -72,6 +72,11 @@ class Question:
     evaluation_sets: str = ""
     keep_earlier: bool = False
 
+    @property
+    def measured_on(self) -> str:
+        """What ``runs.table.measured_on`` says of a row that belongs."""
+        return f"{self.evaluation_tokens}/{self.evaluation_sets}"
+
     def split(self, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The rows that belong to the question, and the others (``run_id``, ``role``, ``reason``).
 

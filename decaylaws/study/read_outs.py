@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from decaylaws.designs.design import Design
 from decaylaws.io.tables import read_csv
 from decaylaws.runs.config import RunConfig
 from decaylaws.runs.table import EVALUATION, LOSS, READ_OUT, READ_OUT_SHAPES, measured_on
 from decaylaws.schedules import decay
-from decaylaws.study.directory import Study
+from decaylaws.study.sweep import MeasuredSweep
 
 
 def emulated_runs(config: RunConfig) -> dict[str, str]:
@@ -56,20 +58,25 @@ def compare(configs: Sequence[RunConfig], runs: pd.DataFrame, read_outs: pd.Data
     return frame.assign(error=frame["read_out"] - frame["decayed"])
 
 
-def read_out_errors(study: Study) -> pd.DataFrame:
-    """Errors of a study's read-outs by shape; empty where it has none.
+def read_out_errors(path: Path, design: Design, sweep: MeasuredSweep) -> pd.DataFrame:
+    """Errors of a sweep's read-outs by shape; empty where it has none.
+
+    Args:
+        path: the read-outs table, which need not exist.
+        design: the planned runs.
+        sweep: holds the finished ones.
 
     Returns:
         ``decay_shape``, ``decays`` (real ones beside), ``mean_error``, ``mae`` (nats per token) and ``spearman``, the
         rank correlation over decays of the mean loss; NaN below three decays.
     """
-    if not study.read_outs_file.is_file():
+    if not path.is_file():
         return pd.DataFrame()
-    configs = [item.config for item in study.design() if item.role == READ_OUT]
-    read_outs = read_csv(study.read_outs_file, text=("run_id",))
+    configs = [item.config for item in design if item.role == READ_OUT]
+    read_outs = read_csv(path, text=("run_id",))
     if EVALUATION in read_outs:
-        read_outs = read_outs[measured_on(read_outs) == study.measured_on]
-    pairs = compare(configs, study.runs(), read_outs)
+        read_outs = read_outs[measured_on(read_outs) == sweep.question.measured_on]
+    pairs = compare(configs, sweep.runs, read_outs)
     rows = []
     for shape, part in pairs.groupby("decay_shape"):
         means = part.groupby("run_id")[["read_out", "decayed"]].mean()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import decaylaws
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import DataError, StudyError
 from decaylaws.io.files import record_content
 from decaylaws.io.json import typed
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.horizon import mixture_distance
+from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.recipe import (
     Evidence,
@@ -25,17 +29,23 @@ from decaylaws.recipe import (
     Recipe,
     Source,
 )
-from decaylaws.recipe.corpus_facts import read_corpus
+from decaylaws.recipe.corpus_facts import PreparedCorpus, read_corpus
 from decaylaws.search import Choices, Recommendation, StageChoice, decay_recipe, recommend_stages
 from decaylaws.search import recommend as search
-from decaylaws.study.directory import REMEDY, Study, read_json, write_json
-from decaylaws.study.fit import Fit, check_fit, fit_inputs, load_fit, usable_runs
-from decaylaws.study.objective import noise_at, objective
+from decaylaws.settings.study import StudySettings
+from decaylaws.study import held
+from decaylaws.study.directory import Study
+from decaylaws.study.files import REMEDY, read_json, write_json
+from decaylaws.study.fit import Fit, check_fit, load_law, restored
+from decaylaws.study.fit_inputs import FitInputs
+from decaylaws.study.identity import decisive
+from decaylaws.study.objective import Objective, noise_at, objective
 from decaylaws.study.plan import proportional_mixture
 from decaylaws.study.problem import decay_target, goal, guard_margins
 from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays
-from decaylaws.study.stored import stored_form
+from decaylaws.study.stored import StoredFit, stored_form
+from decaylaws.study.sweep import MeasuredSweep
 
 STAGE = "stage"
 """Key of the choice of a stable stage in laws/recommendation.json."""
@@ -52,28 +62,112 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         StudyError: no law has been fitted, or the target's trunk has not been trained.
         InfeasibleError: no mixture meets caps, bounds and evidence together.
     """
-    fit, law = load_fit(study)
-    inputs = recommendation_inputs(study)
-    stored = study.recommendation_file.is_file() and study.recipe_file.is_file()
-    if stored and read_json(study.recommendation_file).get("inputs") == inputs:
+    stored, inputs = check_fit(study)
+    fit, law = restored(stored), load_law(study.law_file, inputs)
+    wanted = _recommendation_inputs(inputs)
+    exists = study.recommendation_file.is_file() and study.recipe_file.is_file()
+    if exists and read_json(study.recommendation_file).get("inputs") == wanted:
         return Recipe.load(study.recipe_file), False
-    margins = guard_margins(study, fit)
-    found, stage = _search(study, law, margins, progress)
-    recipe = _recipe(study, fit, law, found, stage)
+    sweep = inputs.sweep
+    own = objective(sweep.settings, inputs.usable)
+    found, stage = _search(sweep, law, own, guard_margins(fit, own.guard_limits), progress)
+    settings, planner = sweep.settings, sweep.planner
+    corpus = None if settings.is_declared else read_corpus(study.corpus_dir)
+    recipe = decay_recipe(
+        found,
+        sources=_sources(planner, corpus),
+        handover=_handover(planner, study.root),
+        seq_len=settings.seq_len,
+        batch_tokens=settings.batch_tokens,
+        name=f"{settings.name}-decay",
+        # the optimiser of the microanneals, or that of the checkpoint
+        optimizer=OptimizerSettings(name="as_checkpoint")
+        if settings.optimizer.recipe == "as_checkpoint"
+        else OptimizerSettings.of(planner.optimizer(settings.target.shape).to_dict()),
+        # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
+        seed=settings.design.seed + settings.design.num_replicates,
+        provenance=_provenance(inputs, corpus, fit, law, found),
+        guard_limits=own.guard_limits,
+        stage=stage,
+    )
     stored_stage = {} if stage is None else {STAGE: stage.to_dict()}
-    write_json(study.recommendation_file, {"inputs": inputs, **found.to_dict(), **stored_stage})
+    write_json(study.recommendation_file, {"inputs": wanted, **found.to_dict(), **stored_stage})
     recipe.save(study.recipe_file)
     record_content(study.recipe_file)
     return recipe, True
 
 
-def recommendation_inputs(study: Study) -> str:
+def _recommendation_inputs(inputs: FitInputs) -> str:
     """Hash of all that decides the recommendation: settings, corpus, and what the law was fitted to.
 
     Not the law's own content: its file also says how long the fit took.
     """
-    fitted = fit_inputs(study)
-    return content_hash(RECOMMENDATION_FORMAT, study.decisive_settings(), vars(study.corpus()), fitted)
+    planner = inputs.sweep.planner
+    settings = decisive(planner.settings, planner.arithmetic, planner.held)
+    return content_hash(RECOMMENDATION_FORMAT, settings, vars(planner.corpus), inputs.digest)
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The recommended recipe with what it rests on.
+
+    Attributes:
+        recipe: the recipe.
+        inputs: what its law was fitted to.
+        stored_fit: content of the fit's file.
+        one_mixture: the best mixture that a stable stage and the decay could share; None without such a stage.
+    """
+
+    recipe: Recipe
+    inputs: FitInputs
+    stored_fit: StoredFit
+    one_mixture: Mixture | None
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The fit."""
+        return restored(self.stored_fit)
+
+    @property
+    def sweep(self) -> MeasuredSweep:
+        """What the study asks, and every run that belongs to it."""
+        return self.inputs.sweep
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective that the runs allow.
+
+        Raises:
+            StudyError: seeds explain all that counts.
+        """
+        return objective(self.sweep.settings, self.inputs.usable)
+
+
+def read_recommended(study: Study, inputs: FitInputs | None = None) -> Recommended:
+    """The recommended recipe with what it rests on.
+
+    Args:
+        study: the study.
+        inputs: what a fit is given now, where it has been read already.
+
+    Raises:
+        StudyError: nothing has been recommended, or study.yaml, corpus or runs changed since.
+    """
+    if not study.recipe_file.is_file():
+        raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
+    stored_fit, inputs = check_fit(study, inputs)
+    stored = read_json(study.recommendation_file) if study.recommendation_file.is_file() else {}
+    if stored.get("inputs") != _recommendation_inputs(inputs):
+        raise StudyError(
+            f"{study.recipe_file} answers an older question: study.yaml, the corpus or the runs changed since. "
+            f"Run 'decaylaws recommend {study.root}'. You can still use the old recipe as a file: "
+            f"'decaylaws export {study.recipe_file}'."
+        )
+    one = None
+    if inputs.sweep.settings.design.stable_tokens:
+        stage = typed(stored.get(STAGE), stored_form(StageChoice), study.recommendation_file, REMEDY)
+        one = Mixture(stage["one_mixture"])
+    return Recommended(Recipe.load(study.recipe_file), inputs, stored_fit, one)
 
 
 def load_recipe(study: Study) -> Recipe:
@@ -82,21 +176,7 @@ def load_recipe(study: Study) -> Recipe:
     Raises:
         StudyError: nothing has been recommended, or study.yaml, corpus or runs changed since.
     """
-    return study.once("recipe", lambda: _load_recipe(study))
-
-
-def _load_recipe(study: Study) -> Recipe:
-    if not study.recipe_file.is_file():
-        raise StudyError(f"{study.root} has no recipe yet. Run 'decaylaws recommend {study.root}'.")
-    check_fit(study)
-    stored = read_json(study.recommendation_file) if study.recommendation_file.is_file() else {}
-    if stored.get("inputs") != recommendation_inputs(study):
-        raise StudyError(
-            f"{study.recipe_file} answers an older question: study.yaml, the corpus or the runs changed since. "
-            f"Run 'decaylaws recommend {study.root}'. You can still use the old recipe as a file: "
-            f"'decaylaws export {study.recipe_file}'."
-        )
-    return Recipe.load(study.recipe_file)
+    return read_recommended(study).recipe
 
 
 def load_recommendation(study: Study) -> dict[str, Any]:
@@ -107,14 +187,25 @@ def load_recommendation(study: Study) -> dict[str, Any]:
     Raises:
         StudyError: nothing has been recommended.
     """
-    load_recipe(study)
-    found: dict[str, Any] = read_json(study.recommendation_file, stored_form(Recommendation))
-    sources, domains = study.settings.sources, study.settings.domains
+    return read_recommendation(study.recommendation_file, read_recommended(study).sweep.settings)
+
+
+def read_recommendation(path: Path, settings: StudySettings) -> dict[str, Any]:
+    """As :func:`load_recommendation`, of a recommendation that is known to be the present one.
+
+    Args:
+        path: its file.
+        settings: of the study.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    found: dict[str, Any] = read_json(path, stored_form(Recommendation))
+    sources, domains = settings.sources, settings.domains
     about = dict.fromkeys(("mixture", "unconstrained", "near_optimal"), tuple(sources))
     about |= dict.fromkeys(("predicted", "control"), domains)
     about["support"] = tuple(name for name in sources if name in found["support"])  # those with a share only
-    path = study.recommendation_file
-    if study.settings.design.stable_tokens:
+    if settings.design.stable_tokens:
         found[STAGE] = typed(found.get(STAGE), stored_form(StageChoice), path, REMEDY)
     for key, names in about.items():
         if set(found[key]) != set(names):
@@ -127,15 +218,15 @@ def load_recommendation(study: Study) -> dict[str, Any]:
 
 
 def _search(
-    study: Study, law: DecayLaw, margins: Mapping[str, float], progress: Progress
+    sweep: MeasuredSweep, law: DecayLaw, own: Objective, margins: Mapping[str, float], progress: Progress
 ) -> tuple[Recommendation, StageChoice | None]:
-    settings, planner = study.settings, study.planner()
+    settings, planner = sweep.settings, sweep.planner
     peak_lr, factors = planner.handover_lr(settings.target.shape), settings.design.start_lr_factors
     budget = settings.target.max_decay_tokens - settings.design.stable_tokens
-    noise = noise_at(study, "target", decays(study.runs()))
+    noise = noise_at(planner, own.weights, "target", decays(sweep.runs))
     asked: dict[str, Any] = {
-        "target": decay_target(study),
-        "goal": goal(study, margins),
+        "target": decay_target(planner, sweep.runs),
+        "goal": goal(planner, own, margins),
         "choices": Choices(
             decay_tokens=tuple(tokens for tokens in settings.design.decay_tokens if tokens <= budget),
             start_lr=(peak_lr * min(factors), peak_lr * max(factors)),
@@ -143,7 +234,7 @@ def _search(
             end_lr_factors=tuple(settings.design.end_lr_factors),
             batch_tokens=tuple(settings.design.batch_tokens),
         ),
-        "rivals": {"token_proportional": proportional_mixture(study)},
+        "rivals": {"token_proportional": proportional_mixture(planner)},
         "trials": settings.search_trials,
         "seed": settings.seed,
         "noise_sd": None if noise is None else noise.sd,
@@ -155,30 +246,10 @@ def _search(
     return recommend_stages(law, planner.space, planner.stages, tokens, planner.space_after, **asked)
 
 
-def _recipe(
-    study: Study, fit: Fit, law: DecayLaw, found: Recommendation, stage: StageChoice | None
-) -> Recipe:
-    settings = study.settings
-    return decay_recipe(
-        found,
-        sources=_sources(study),
-        handover=_handover(study),
-        seq_len=settings.seq_len,
-        batch_tokens=settings.batch_tokens,
-        name=f"{settings.name}-decay",
-        optimizer=_optimizer(study),
-        # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
-        seed=settings.design.seed + settings.design.num_replicates,
-        provenance=_provenance(study, fit, law, found),
-        guard_limits=objective(study).guard_limits,
-        stage=stage,
-    )
-
-
-def _handover(study: Study) -> HandOver:
+def _handover(planner: Planner, root: Path) -> HandOver:
     """Where the target's decay starts: the end of its trunk, or the checkpoint that study.yaml names."""
-    name = study.settings.target.shape
-    start = study.planner().start(name).config
+    name = planner.settings.target.shape
+    start = planner.start(name).config
     if start.start is None:
         return HandOver(
             run_id=start.run_id,
@@ -188,52 +259,47 @@ def _handover(study: Study) -> HandOver:
             optimizer_state="load",
         )
     return HandOver(
-        checkpoint=study.held_paths()[start.start.fingerprint],
+        checkpoint=held.paths(planner.settings.checkpoints, root, planner.held)[start.start.fingerprint],
         tokens=start.tokens,
         lr=start.start.lr,
-        lr_source=study.held()[name].lr_source,
+        lr_source=planner.held[name].lr_source,
         optimizer_state="load" if start.start.optimizer_state == "load" else "fresh",
     )
 
 
-def _optimizer(study: Study) -> OptimizerSettings:
-    """What the recipe asks of the target: the optimiser of the microanneals, or that of the checkpoint."""
-    if study.settings.optimizer.recipe == "as_checkpoint":
-        return OptimizerSettings(name="as_checkpoint")
-    return OptimizerSettings.of(study.planner().optimizer(study.settings.target.shape).to_dict())
-
-
-def _sources(study: Study) -> dict[str, Source]:
+def _sources(planner: Planner, corpus: PreparedCorpus | None) -> dict[str, Source]:
     """Sources as the proxies saw them: pools are already matched in repetition to the target."""
-    settings = study.settings
-    if settings.is_declared:
-        prints = {name: source.fingerprint for name, source in settings.sources.items()}
-    else:
-        prints = dict(read_corpus(study.corpus_dir).source_fingerprints)
+    declared = planner.settings.sources
+    prints = (
+        {name: source.fingerprint for name, source in declared.items()}
+        if corpus is None
+        else corpus.source_fingerprints
+    )
     return {
         limits.name: Source(
             available_tokens=limits.available_tokens,
             max_epochs=limits.max_epochs,
-            path=settings.sources[limits.name].path if settings.is_declared else None,
+            path=declared[limits.name].path if corpus is None else None,
             fingerprint=prints.get(limits.name),
         )
-        for limits in study.planner().space.sources
+        for limits in planner.space.sources
     }
 
 
-def _provenance(study: Study, fit: Fit, law: DecayLaw, found: Recommendation) -> Provenance:
-    runs, _ = usable_runs(study)
-    corpus = None if study.settings.is_declared else read_corpus(study.corpus_dir)
-    target = study.planner().shape(study.settings.target.shape)
+def _provenance(
+    inputs: FitInputs, corpus: PreparedCorpus | None, fit: Fit, law: DecayLaw, found: Recommendation
+) -> Provenance:
+    planner, runs = inputs.sweep.planner, inputs.usable
+    target = planner.shape(planner.settings.target.shape)
     own = fit.errors[fit.errors["law"] == f"decay:{fit.member}"]
     size, tokens = float(target.non_embedding_params), float(found.plan.decay_tokens)
     asked = {"size": size, "tokens": tokens, "compute": 6.0 * size * tokens}
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        study=study.settings.name,
+        study=planner.settings.name,
         decaylaws_version=decaylaws.__version__,
         code_fingerprint=code_fingerprint(),
-        data_fingerprint=study.corpus().fingerprint,
+        data_fingerprint=planner.corpus.fingerprint,
         tokenizer_fingerprint=corpus and corpus.tokenizer_fingerprint,
         vocab_size=corpus and corpus.vocab_size,
         non_embedding_params=target.non_embedding_params,

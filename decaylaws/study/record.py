@@ -29,11 +29,12 @@ from decaylaws.runs.columns import (
 )
 from decaylaws.runs.logs import Log, Names, read_logs
 from decaylaws.runs.objective import objective_value
+from decaylaws.runs.table import read_runs
 from decaylaws.study.compared import Compared, compare_with_plan
 from decaylaws.study.directory import Study
 from decaylaws.study.export_runs import read_exported_runs
 from decaylaws.study.external import known_runs, unrecorded, wanted_runs
-from decaylaws.study.run import open_queue
+from decaylaws.study.sweep import PlannedSweep
 from decaylaws.study.tables import write_results
 from decaylaws.study.trainer import refuse_built_in
 
@@ -96,8 +97,8 @@ def record(
         DataError, SchemaError, InvalidValueError: a file cannot be read, or holds what it must not.
     """
     refuse_built_in(study, "record")
-    settings = study.settings
-    known = {run.config.run_id: run for run in known_runs(study)}
+    sweep, settings = study.planned(), study.settings
+    known = {run.config.run_id: run for run in known_runs(study, sweep)}
     if run_id is not None and run_id not in known:
         raise InvalidValueError("run", run_id, "is no run that the study asks for")
     names = Names.of(settings.domains, sources=settings.sources, columns=columns, pattern=loss)
@@ -111,8 +112,8 @@ def record(
             "the files", missing=[names.columns[each] for each in unused], remedy="Correct --column."
         )
     by_run, excluded = _by_run(logs, known, run_id)
-    whole = _whole_runs(study) if unfinished else set()
-    ends = {each: found["last_step"] for each, found in read_exported_runs(study).items()}
+    whole = _whole_runs(study.runs_file) if unfinished else set()
+    ends = {each: found["last_step"] for each, found in read_exported_runs(study.exported_runs_file).items()}
     compared = []
     for each, own in by_run.items():
         config = known[each].config
@@ -126,10 +127,10 @@ def record(
             where = ", ".join(dict.fromkeys(str(log.file) for log in own))
             excluded += [{"run_id": each, "file": where, "reason": reason} for reason in found.reasons]
     counted = [found for found in compared if not found.reasons or found.ended_early]
-    results = [(known[found.config.run_id], result_of(study, found)) for found in counted]
+    results = [(known[found.config.run_id], result_of(sweep, found)) for found in counted]
     files_of = {each: ", ".join(dict.fromkeys(str(log.file) for log in own)) for each, own in by_run.items()}
-    outcomes, runs = store(study, results, files_of, progress)
-    missing = unrecorded(study, wanted_runs(study))
+    outcomes, runs = store(study, sweep, results, files_of, progress)
+    missing = unrecorded(study, sweep.question, wanted_runs(study, sweep))
     return Recorded(
         outcomes,
         pd.DataFrame(excluded, columns=["run_id", "file", "reason"]),
@@ -141,11 +142,11 @@ def record(
     )
 
 
-def _whole_runs(study: Study) -> set[str]:
+def _whole_runs(path: Path) -> set[str]:
     """Runs that reached their end as recorded; what is logged of a part of them corrects nothing."""
-    if not study.runs_file.is_file():
+    if not path.is_file():
         return set()
-    runs = study.recorded_runs()
+    runs = read_runs(path)
     return set(runs.loc[runs["reached_target"].astype(bool), "run_id"])
 
 
@@ -169,25 +170,25 @@ def _by_run(
     return by_run, excluded
 
 
-def result_of(study: Study, found: Compared) -> dict[str, Any]:
+def result_of(sweep: PlannedSweep, found: Compared) -> dict[str, Any]:
     """A run that counts as the queue keeps results: its row of the runs table and its curve.
 
     Args:
-        study: the study.
+        sweep: what the study asks now.
         found: the run, with a finite loss of every domain at its last step. Without losses it was interrupted, where
             only its end is missing, or has diverged.
     """
     config = found.config
-    measured: dict[str, Any] = {EVALUATION: study.settings.evaluation.tokens_per_domain}
-    if study.evaluation_sets:
-        measured[EVALUATION_SETS] = study.evaluation_sets
+    measured: dict[str, Any] = {EVALUATION: sweep.question.evaluation_tokens}
+    if sweep.question.evaluation_sets:
+        measured[EVALUATION_SETS] = sweep.question.evaluation_sets
     reached, status, reason = True, FINISHED, ""
     if found.ended_early:
         reached, status, reason = False, INTERRUPTED, f"ended at step {max(found.curve)}"
     elif not found.losses:
         reached, status, reason = False, DIVERGED, "no finite loss at the end"
     row = {
-        **config_row(config, study.corpus().available_tokens),
+        **config_row(config, sweep.planner.corpus.available_tokens),
         "status": status,
         "reason": reason,
         "reached_target": reached,
@@ -212,6 +213,7 @@ def result_of(study: Study, found: Compared) -> dict[str, Any]:
 
 def store(
     study: Study,
+    sweep: PlannedSweep,
     results: Sequence[tuple[PlannedRun, dict[str, Any]]],
     files: Mapping[str, str],
     progress: Progress = silent,
@@ -219,7 +221,8 @@ def store(
     """Put results into the study's storage and write its tables.
 
     Args:
-        study: the study.
+        study: the study, whose storage and tables are written.
+        sweep: what it asks now.
         results: runs and what :func:`result_of` made of them.
         files: where a run's result comes from, for the account of what was replaced.
         progress: hears while the storage does not answer.
@@ -227,14 +230,16 @@ def store(
     Returns:
         The outcomes as in :class:`Recorded`, and the runs table.
     """
-    queue = open_queue(study, progress, serves=study.plan_inputs())
+    queue = study.storage().open_queue(progress, serves=sweep.inputs)
     before = {result["row"]["run_id"]: result["row"] for result in queue.results()}
-    weights, outcomes = study.settings.objective_weights, []
+    settings, outcomes = sweep.settings, []
     for done, (run, result) in enumerate(results, start=1):
         row, old = result["row"], before.get(run.config.run_id)
         row["role"] = run.role if old is None else old["role"]
         value = (
-            objective_value(row, weights, study.settings.objective_unit) if row["reached_target"] else None
+            objective_value(row, settings.objective_weights, settings.objective_unit)
+            if row["reached_target"]
+            else None
         )
         outcome = queue.record(run.role, run.config, result, value)
         change = _change(old, row, files.get(run.config.run_id, "")) if outcome == "replaced" and old else ""

@@ -30,7 +30,7 @@ def slurm_script(study: Study, *, tasks: int, workers: int, time_limit: str) -> 
     Raises:
         InvalidValueError: the storage is a file, whose locks do not hold between machines; ``time_limit`` is no time.
     """
-    if study.storage_url.startswith("sqlite"):
+    if study.storage().url.startswith("sqlite"):
         raise InvalidValueError(
             "storage",
             study.settings.storage,

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from decaylaws.errors import DecaylawsError, StudyError
 from decaylaws.progress import Progress, silent
-from decaylaws.study.directory import Study, read_json
+from decaylaws.study.directory import Study
 from decaylaws.study.export import read_exported
+from decaylaws.study.files import read_json
 from decaylaws.study.fit import check_fit
-from decaylaws.study.plan import current_plan
-from decaylaws.study.predictions import find_confirmation
+from decaylaws.study.fit_inputs import FitInputs, read_fit_inputs
+from decaylaws.study.overlap import check_overlap
+from decaylaws.study.paths import StudyPaths
+from decaylaws.study.predictions import stored_confirmation
 from decaylaws.study.prepare import check_corpus
 from decaylaws.study.question import content_hash
-from decaylaws.study.recommend import load_recipe
-from decaylaws.study.run import open_queue
+from decaylaws.study.recommend import Recommended, read_recommended
 from decaylaws.study.stored import StoredResult
+from decaylaws.study.sweep import MeasuredSweep, PlannedSweep
 from decaylaws.study.verdict import confirmation_table
 
 if TYPE_CHECKING:
@@ -91,7 +97,7 @@ def status(study: Study, *, progress: Progress = silent) -> Status:
     found = steps(study)
     counts, running = None, []
     if study.plan_file.exists():
-        queue, settings = open_queue(study, progress), study.settings
+        queue, settings = study.storage().open_queue(progress), study.settings
         counts = queue.counts({item.config.run_id for item in study.design()})
         running = queue.on_the_way(settings.objective_weights, settings.objective_unit)
     verb = next_verb(found)
@@ -101,38 +107,111 @@ def status(study: Study, *, progress: Progress = silent) -> Status:
 def steps(study: Study) -> list[Step]:
     """The verbs of a study in their order; what answers an older question is stale, and so is all that rests on it."""
     found: list[Step] = []
-    stale = ""
+    checks, stale = _Checks(study), ""
     for verb, result in RESULTS.items():
         if not applies(study, verb):
             continue
         step = Step(verb, State.OPEN)
         if result(study).exists():
-            step = Step(verb, State.STALE, f"It rests on '{stale}'.") if stale else _step(study, verb)
+            step = Step(verb, State.STALE, f"It rests on '{stale}'.") if stale else checks.step(verb)
             stale = stale or (verb if step.state == State.STALE and verb in CHAIN else "")
         found.append(step)
     return found
 
 
-def _step(study: Study, verb: str) -> Step:
-    """State of a verb that has left a result; those before it are not stale."""
-    checks: dict[str, Callable[[Study], object]] = {
-        "prepare": check_corpus,
-        "plan": current_plan,
-        "fit": check_fit,
-        "recommend": load_recipe,
-        "export": _check_exported,
-        "launch": _check_launched,
-        "report": _check_reported,
-    }
-    unfinished = {"run": _runs_are_missing, "confirm": _confirmation_is_missing}
-    try:
-        if verb in unfinished:
-            return Step(verb, State.BEGUN if unfinished[verb](study) else State.DONE)
-        if verb in checks:
-            checks[verb](study)
-    except DecaylawsError as error:
-        return Step(verb, State.STALE, str(error))
-    return Step(verb, State.DONE)
+class _Checks:
+    """A check for every verb that has left a result; those before it are not stale.
+
+    Each reads what those before it have not read, and raises an error that says why the result is stale.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def step(self, verb: str) -> Step:
+        """State of a verb."""
+        try:
+            is_whole = getattr(self, verb)()
+        except DecaylawsError as error:
+            return Step(verb, State.STALE, str(error))
+        return Step(verb, State.BEGUN if is_whole is False else State.DONE)
+
+    @cached_property
+    def _planned(self) -> PlannedSweep:
+        return self._study.planned()
+
+    @cached_property
+    def _measured(self) -> MeasuredSweep:
+        return self._study.measured(self._planned)
+
+    @cached_property
+    def _fit_inputs(self) -> FitInputs:
+        return read_fit_inputs(self._study, self._measured)
+
+    @cached_property
+    def _recommended(self) -> Recommended:
+        return read_recommended(self._study, self._fit_inputs)
+
+    def prepare(self) -> None:
+        """The corpus is the one that study.yaml describes."""
+        check_corpus(self._study)
+
+    def plan(self) -> None:
+        """The plan answers study.yaml and the corpus."""
+        self._planned  # noqa: B018
+        check_overlap(self._study)
+
+    def run(self) -> bool:
+        """Every planned run has a result."""
+        return set(self._planned.question.planned) <= set(self._measured.runs["run_id"])
+
+    def fit(self) -> None:
+        """The law was fitted to the present runs."""
+        check_fit(self._study, self._fit_inputs)
+
+    def recommend(self) -> None:
+        """The recipe rests on the present law and settings."""
+        self._recommended  # noqa: B018
+
+    def confirm(self) -> bool:
+        """Every confirming run has a result."""
+        study = self._study
+        if not study.runs_file.is_file() or not study.recipe_file.is_file():
+            return False
+        found = stored_confirmation(study.confirm_file, self._recommended)
+        if found is None:
+            return False
+        table = confirmation_table(found, self._measured.runs, self._recommended.objective)
+        return bool(table["observed"].notna().all())
+
+    def export(self) -> None:
+        """Every folder holds the present recipe."""
+        folder, sha256 = self._study.export_dir, self._recommended.recipe.sha256
+        exported = read_exported(folder)
+        old = [
+            path.name
+            for path in sorted(folder.iterdir())
+            if path.is_dir() and not path.name.startswith(".") and exported.get(path.name) != sha256
+        ]
+        if old:
+            raise StudyError(
+                f"{', '.join(old)}: written for another recipe. Run 'decaylaws export {self._study.root}'."
+            )
+
+    def launch(self) -> None:
+        """The present recipe was launched."""
+        launched = read_json(self._study.launch_dir / "result.json", StoredResult).get("recipe_sha256")
+        if launched != self._recommended.recipe.sha256:
+            raise StudyError(f"Another recipe was launched. Run 'decaylaws launch {self._study.root}'.")
+
+    def report(self) -> None:
+        """The report shows the present results."""
+        study = self._study
+        stamp = report_stamp(study, self._measured.runs)
+        if stamp not in study.report_file.read_text(encoding="utf-8", errors="replace")[-200:]:
+            raise StudyError(
+                f"Results changed since the report was written. Run 'decaylaws report {study.root}'."
+            )
 
 
 def applies(study: Study, verb: str) -> bool:
@@ -164,52 +243,20 @@ def verb_after(verb: str) -> str:
     return verbs[verbs.index(verb) + 1]
 
 
-def _runs_are_missing(study: Study) -> bool:
-    planned = {item.config.run_id for item in study.design()}
-    return not planned <= set(study.runs()["run_id"])
+def report_stamp(paths: StudyPaths, runs: pd.DataFrame) -> str:
+    """What the last line of a report says of the results that it shows; another one where any of them changed.
 
-
-def _confirmation_is_missing(study: Study) -> bool:
-    if not study.runs_file.is_file() or find_confirmation(study) is None:
-        return True
-    return bool(confirmation_table(study)["observed"].isna().any())
-
-
-def _check_exported(study: Study) -> None:
-    sha256, exported = load_recipe(study).sha256, read_exported(study)
-    old = [
-        path.name
-        for path in sorted(study.export_dir.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and exported.get(path.name) != sha256
-    ]
-    if old:
-        raise StudyError(
-            f"{', '.join(old)}: written for another recipe. Run 'decaylaws export {study.root}'."
-        )
-
-
-def _check_launched(study: Study) -> None:
-    launched = read_json(study.launch_dir / "result.json", StoredResult).get("recipe_sha256")
-    if launched != load_recipe(study).sha256:
-        raise StudyError(f"Another recipe was launched. Run 'decaylaws launch {study.root}'.")
-
-
-def _check_reported(study: Study) -> None:
-    if report_stamp(study) not in study.report_file.read_text(encoding="utf-8", errors="replace")[-200:]:
-        raise StudyError(
-            f"Results changed since the report was written. Run 'decaylaws report {study.root}'."
-        )
-
-
-def report_stamp(study: Study) -> str:
-    """What the last line of a report says of the results that it shows; another one where any of them changed."""
+    Args:
+        paths: of the paths.
+        runs: the rows that belong to its question.
+    """
     results = [
-        study.fit_file,
-        study.recommendation_file,
-        study.recipe_file,
-        study.confirm_file,
-        study.launch_dir / "result.json",
+        paths.fit_file,
+        paths.recommendation_file,
+        paths.recipe_file,
+        paths.confirm_file,
+        paths.launch_dir / "result.json",
     ]
-    files = [path for path in (*results, *sorted(study.evaluation_dir.glob("*/*.json"))) if path.is_file()]
-    content = [[path.relative_to(study.root).as_posix(), path.read_text(encoding="utf-8")] for path in files]
-    return f"<!-- results {content_hash(content, study.runs().to_csv(index=False))} -->"
+    files = [path for path in (*results, *sorted(paths.evaluation_dir.glob("*/*.json"))) if path.is_file()]
+    content = [[path.relative_to(paths.root).as_posix(), path.read_text(encoding="utf-8")] for path in files]
+    return f"<!-- results {content_hash(content, runs.to_csv(index=False))} -->"

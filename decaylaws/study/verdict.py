@@ -2,41 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
+from decaylaws.errors import StudyError
 from decaylaws.runs.noise import Noise, told_apart
 from decaylaws.runs.objective import objective_value
 from decaylaws.runs.table import BPB, LOSS
 from decaylaws.study.directory import Study
-from decaylaws.study.objective import Objective, noise_at, objective
-from decaylaws.study.predictions import load_confirmation, present_runs, scales
+from decaylaws.study.objective import Objective, noise_at
+from decaylaws.study.predictions import (
+    Confirmation,
+    scales,
+    stored_confirmation,
+    without_other_confirmations,
+)
+from decaylaws.study.recommend import Recommended, read_recommended
+from decaylaws.study.sweep import MeasuredSweep
 
 
-def verdict(study: Study) -> tuple[str, ...]:
-    """Who won at each scale, whether the noise of seeds could explain it, and how often intervals held."""
-    table, domains = confirmation_table(study), domain_table(study)
-    runs = present_runs(study)
+@dataclass(frozen=True)
+class Outcome:
+    """What the confirming runs of a recipe came to.
+
+    Attributes:
+        predictions: what was stored before the runs started.
+        candidates: predicted beside observed, one row per candidate and scale (:func:`confirmation_table`).
+        domains: the same of every domain (:func:`domain_table`).
+        costs: what the recommendation gains and costs by domain (:func:`cost_table`).
+        verdict: who won at each scale, whether the noise of seeds could explain it, and how often intervals held.
+    """
+
+    predictions: Confirmation
+    candidates: pd.DataFrame
+    domains: pd.DataFrame
+    costs: pd.DataFrame
+    verdict: tuple[str, ...]
+
+    @classmethod
+    def of(cls, predictions: Confirmation, sweep: MeasuredSweep, own: Objective) -> Outcome:
+        """Compare what was predicted with the runs that have finished.
+
+        Args:
+            predictions: of the recipe.
+            sweep: holds the runs.
+            own: the objective that they allow.
+        """
+        candidates = confirmation_table(predictions, sweep.runs, own)
+        domains = domain_table(predictions, sweep.runs)
+        costs = cost_table(predictions, sweep.runs, own.stated, sweep.settings.domains)
+        runs = without_other_confirmations(sweep.runs, predictions)
+        noise = {scale: noise_at(sweep.planner, own.weights, scale, runs) for scale in scales(sweep.settings)}
+        lines = _lines(predictions, candidates, domains, noise, _elsewhere(costs, own))
+        return cls(predictions, candidates, domains, costs, tuple(lines))
+
+
+def find_outcome(study: Study, recommended: Recommended) -> Outcome | None:
+    """What the confirming runs of the recipe came to; None where nothing has been predicted for it.
+
+    Args:
+        study: the study.
+        recommended: its recipe, with what it rests on.
+    """
+    found = stored_confirmation(study.confirm_file, recommended)
+    return None if found is None else Outcome.of(found, recommended.sweep, recommended.objective)
+
+
+def read_outcome(study: Study) -> Outcome:
+    """What the confirming runs of the study's recipe came to.
+
+    Raises:
+        StudyError: nothing has been predicted for the recipe yet, or something changed since.
+    """
+    found = find_outcome(study, read_recommended(study)) if study.recipe_file.is_file() else None
+    if found is None:
+        raise StudyError(
+            f"The recipe of {study.root} has no confirmation yet. Run 'decaylaws confirm {study.root}'."
+        )
+    return found
+
+
+def _lines(
+    predictions: Confirmation,
+    candidates: pd.DataFrame,
+    domains: pd.DataFrame,
+    noise: Mapping[str, Noise | None],
+    elsewhere: Sequence[str],
+) -> list[str]:
+    """The verdict."""
     lines = [
         line
-        for scale, rows in table.groupby("scale", sort=False)
-        for line in _verdict(scale, rows, noise_at(study, scale, runs))
+        for scale, rows in candidates.groupby("scale", sort=False)
+        for line in _verdict(scale, rows, noise[str(scale)])
     ]
-    for scale in scales(study.settings):
+    for scale in noise:
         missed, total = outside_intervals(domains, scale)
         if len(missed):
             lines.append(f"{scale} scale: {outside_words(missed, total)}.")
-    lines += _elsewhere(cost_table(study), objective(study))
+    lines += elsewhere
     held = 100 * domains["inside"].mean()
     lines.append(f"90 % intervals held {held:.0f} % of {len(domains)} losses of the confirming runs.")
-    entries = load_confirmation(study).entries
-    known = sum(bool(entry.get("recorded_before")) for entry in entries)
+    known = sum(bool(entry.get("recorded_before")) for entry in predictions.entries)
     if known:
         lines.append(
-            f"{known} of {len(entries)} of these runs had finished for an earlier recipe before the predictions were "
-            "stored. No law was fitted to them."
+            f"{known} of {len(predictions.entries)} of these runs had finished for an earlier recipe before the "
+            "predictions were stored. No law was fitted to them."
         )
-    return tuple(lines)
+    return lines
 
 
 def _verdict(scale: str, rows: pd.DataFrame, noise: Noise | None) -> list[str]:
@@ -85,7 +160,7 @@ def _elsewhere(costs: pd.DataFrame, own: Objective) -> list[str]:
     return lines
 
 
-def confirmation_table(study: Study) -> pd.DataFrame:
+def confirmation_table(predictions: Confirmation, runs: pd.DataFrame, own: Objective) -> pd.DataFrame:
     """Predicted beside observed, one row per candidate and scale.
 
     Columns: ``scale``, ``candidate``, ``run_id``, ``predicted``, ``lower``, ``upper`` and ``observed``
@@ -93,26 +168,31 @@ def confirmation_table(study: Study) -> pd.DataFrame:
     ``gain_predicted`` and ``gain_observed`` (control minus candidate), ``guards_hold`` (whether no guarded
     domain lost more than the tolerance against the control), ``won`` (lowest of its scale among those whose
     guards hold).
+
+    Args:
+        predictions: of the recipe.
+        runs: the rows that belong to the present question.
+        own: the objective that they allow.
     """
-    runs = study.runs().set_index("run_id")
-    weights = objective(study).weights
+    runs = runs.set_index("run_id")
     rows = []
-    for entry in load_confirmation(study).entries:
+    for entry in predictions.entries:
         expected = entry["objective"]
         row = {name: entry[name] for name in ("scale", "candidate", "run_id")}
         row |= {"predicted": expected["mean"], "lower": expected["lower"], "upper": expected["upper"]}
         row["observed"] = (
-            objective_value(runs.loc[entry["run_id"]], weights) if entry["run_id"] in runs.index else np.nan
+            objective_value(runs.loc[entry["run_id"]], own.weights)
+            if entry["run_id"] in runs.index
+            else np.nan
         )
         rows.append(row)
     table = pd.DataFrame(rows)
-    table["guards_hold"] = _guards_hold(study, table, runs)
+    table["guards_hold"] = _guards_hold(table, runs, own.guard_limits)
     return _with_gains(table)
 
 
-def _guards_hold(study: Study, table: pd.DataFrame, runs: pd.DataFrame) -> list[bool]:
+def _guards_hold(table: pd.DataFrame, runs: pd.DataFrame, limits: Mapping[str, float]) -> list[bool]:
     """Whether each candidate keeps every guard against the control of its scale, as observed."""
-    limits = objective(study).guard_limits
     columns, most = [LOSS + domain for domain in limits], list(limits.values())
     controls = table[table["candidate"] == "control"].set_index("scale")["run_id"]
     pairs = [(row.run_id, controls[row.scale]) for row in table.itertuples()]
@@ -134,11 +214,16 @@ def _with_gains(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def domain_table(study: Study) -> pd.DataFrame:
-    """Predicted and observed loss of every domain: one row per candidate, scale and domain."""
-    runs = study.runs().set_index("run_id")
+def domain_table(predictions: Confirmation, runs: pd.DataFrame) -> pd.DataFrame:
+    """Predicted and observed loss of every domain: one row per candidate, scale and domain.
+
+    Args:
+        predictions: of the recipe.
+        runs: the rows that belong to the present question.
+    """
+    runs = runs.set_index("run_id")
     rows = []
-    for entry in load_confirmation(study).entries:
+    for entry in predictions.entries:
         for domain, expected in entry["predicted"].items():
             if entry["run_id"] not in runs.index:
                 continue
@@ -152,19 +237,26 @@ def domain_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def cost_table(study: Study) -> pd.DataFrame:
+def cost_table(
+    predictions: Confirmation, runs: pd.DataFrame, stated: Mapping[str, float], domains: Sequence[str]
+) -> pd.DataFrame:
     """What the recommendation gains and costs by domain, as observed: one row per scale and domain.
 
     Columns: ``scale``, ``domain``, ``weight`` (share of the stated objective), ``recommended``, ``control`` and
     ``token_proportional`` in ``unit`` (bits per byte, or nats per token where the runs do not say bytes),
     ``against_control`` and ``against_proportional`` (recommended minus the other; positive is worse). Empty where a run
     is missing.
+
+    Args:
+        predictions: of the recipe.
+        runs: the rows that belong to the present question.
+        stated: weights of the objective as study.yaml states them, by domain.
+        domains: all that runs are evaluated on.
     """
-    runs, stated = study.runs().set_index("run_id"), objective(study).stated
-    domains = study.settings.domains
+    runs = runs.set_index("run_id")
     prefix = BPB if all(BPB + name in runs for name in domains) else LOSS
-    entries = pd.DataFrame([{key: each[key] for key in ("scale", "candidate", "run_id")} for each in
-                            load_confirmation(study).entries])  # fmt: skip
+    known = ("scale", "candidate", "run_id")
+    entries = pd.DataFrame([{key: each[key] for key in known} for each in predictions.entries])
     asked = ["recommended", "control", "token_proportional"]
     rows = []
     for scale, own in entries.groupby("scale", sort=False):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from decaylaws.designs.design import CorpusFacts
+from decaylaws.designs.planner import Planner
 from decaylaws.errors import InvalidValueError, MissingExtraError
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
@@ -208,8 +210,9 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_computed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     study = Study(tmp_path, parse_settings({**TINY_SETTINGS, "tracker": "wandb"}))
+    planner = Planner(study.settings, CorpusFacts("text", 300, dict.fromkeys(study.settings.sources, 60_000)))
     with pytest.raises(MissingExtraError, match=r"Weights & Biases needs .* 'decaylaws\[wandb\]'"):
-        train(study, [], serves="nothing")
+        train(study, planner, [], serves="nothing")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(MissingExtraError):
         require_tracker("wandb")

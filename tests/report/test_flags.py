@@ -54,11 +54,8 @@ class Planted(SimpleNamespace):
 
 
 @pytest.fixture
-def sound(monkeypatch: pytest.MonkeyPatch) -> Planted:
+def sound() -> Planted:
     """A study with nothing to complain about."""
-    for module in (flags, risks):
-        monkeypatch.setattr(module, "domain_table", lambda study: study.domains)
-    monkeypatch.setattr(risks, "copies_words", lambda study, shares, mixture: study.copies)
     evidence = {
         "non_embedding_params": SIZES,
         "decay_tokens": (8000, 32_000),
@@ -73,9 +70,9 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Planted:
     )
     decontamination = SimpleNamespace(evaluation_sets={"exam": None})
     return Planted(
-        study=SimpleNamespace(
-            domains=domains(9), settings=SimpleNamespace(decontamination=decontamination), copies=""
-        ),
+        settings=SimpleNamespace(decontamination=decontamination),
+        observed_domains=domains(9),
+        near_copies="",
         runs=sweep(),
         weights={"web": 1.0},
         noise={"proxy": object(), "target": object()},
@@ -134,7 +131,7 @@ FLAGS: list[tuple[Change, list[str]]] = [
     (at("guards_hold", False), ["guard broke", "target"]),
     (at("gains", {"control": 0.2, "best_of_sweep": 0.02}), ["told apart", "best of sweep", "seed"]),
     (at("gains", {"control": 0.2, "best_of_sweep": -0.02}), ["told apart", "best of sweep", "seed"]),
-    (at("study.domains", domains(8)), ["90 % intervals held 80 %"]),
+    (at("observed_domains", domains(8)), ["90 % intervals held 80 %"]),
     (at("runs", sweep(turned=True)), ["0 of 6 pairs", "100,000", "200,000"]),
     (at("problem.target.non_embedding_params", 400_000), ["2.0 times the parameters"]),
     (at("found.beyond_evidence", ["decay tokens are 9; the runs span 1 to 8"]), ["decay tokens are 9"]),
@@ -143,7 +140,7 @@ FLAGS: list[tuple[Change, list[str]]] = [
     (at("recipe.guards", {"web": SimpleNamespace(holds=False)}), ["guard of web", "margin"]),
     (errors(("size", "decay:effective_gain", 0.03), ("size", "control", 0.02)), ["control", "0.0200", "0.0300"]),
     (at("runs", sweep(moved=1.5)), ["web", "more than 1 nat"]),
-    (at("study.settings.decontamination.evaluation_sets", {}), ["decontamination.evaluation_sets"]),
+    (at("settings.decontamination.evaluation_sets", {}), ["decontamination.evaluation_sets"]),
 ]  # fmt: skip
 
 
@@ -161,7 +158,7 @@ def test_each_flag_is_raised_by_its_own_truth_alone(sound: Planted, change: Chan
 
 QUIET: list[Change] = [
     at("gains", {"control": 0.2, "best_of_sweep": 0.031}),  # three standard deviations are told apart
-    at("study.domains", domains(17, 20)),
+    at("observed_domains", domains(17, 20)),
     at("runs", sweep(moved=0.24)),  # the median change stays within a nat
     at("problem.target.non_embedding_params", 300_000),
     at("problem.plan.decay_tokens", 32_000),  # long, but of a mixture inside
@@ -184,7 +181,7 @@ def biased(change: float) -> pd.DataFrame:
 RISKS: list[tuple[Change, list[str]]] = [
     (at("confirmed", False), ["No run has tested"]),
     (at("won", False), ["did not win"]),
-    (at("study.domains", domains(8)), ["90 % intervals held 80 %"]),
+    (at("observed_domains", domains(8)), ["90 % intervals held 80 %"]),
     (at("confirmation", biased(0.05)), ["target", "optimistic by 0.050 nats"]),
     (at("confirmation", biased(-0.05)), ["target", "pessimistic by 0.050 nats"]),
     (at("gains", {"control": 0.2, "best_of_sweep": 0.02}), ["best of sweep"]),
@@ -198,7 +195,7 @@ RISKS: list[tuple[Change, list[str]]] = [
     (errors(("size", "decay:effective_gain", 0.03), ("size", "regmix", 0.02)), ["size", "boosted trees (RegMix)"]),
     (at("found.rivals", [{"gain": {"mean": 0.1, "lower": 0.0, "upper": 0.2}}]), ["not certain", "0"]),
     (at("noise", {"proxy": None, "target": None}), ["two seeds", "noise"]),
-    (at("study.copies", "A decay reads 40 near copies."), ["40 near copies"]),
+    (at("near_copies", "A decay reads 40 near copies."), ["40 near copies"]),
 ]  # fmt: skip
 
 

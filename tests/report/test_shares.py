@@ -19,7 +19,7 @@ def test_shares_of_the_decay_of_the_trunk_and_of_both_together() -> None:
     inputs: Any = SimpleNamespace(
         found={"unconstrained": dict.fromkeys(sources, 0.2), "support": {}},
         recipe=SimpleNamespace(stages=[SimpleNamespace(tokens=1_000)], sources=sources),
-        study=SimpleNamespace(planner=lambda: SimpleNamespace(start=lambda shape: start), settings=settings),
+        planner=SimpleNamespace(start=lambda shape: start, settings=settings),
     )
     ranges = pd.DataFrame({"source": list(sources), "share": [0.5, 0.1, 0.4]})
     ranges = ranges.assign(near_low=0.0, near_high=1.0, seen_low=0.0, seen_high=1.0, cap=1.0)

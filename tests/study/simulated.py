@@ -45,16 +45,17 @@ from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
 from decaylaws.study.checks import _text_settings, record_settings
-from decaylaws.study.directory import read_json
 from decaylaws.study.export import export
-from decaylaws.study.fit import Fit, Told, fit, load_fit
+from decaylaws.study.files import read_json
+from decaylaws.study.fit import Fit, fit, load_fit
+from decaylaws.study.fit_inputs import FitInputs
 from decaylaws.study.launch import launch_settings
 from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.predictions import predict
 from decaylaws.study.question import content_hash
 from decaylaws.study.recommend import load_recipe, recommend
 from decaylaws.study.run import train
-from decaylaws.study.verdict import confirmation_table, domain_table, verdict
+from decaylaws.study.verdict import read_outcome
 from proxy_runs.answers.prepared import (
     EvaluationManifest,
     SetEntry,
@@ -298,20 +299,18 @@ class DigestLaw:
         return cls(values["digest"], values["domains"])
 
 
-def simulated_fit(
-    told: Told, runs: pd.DataFrame, unfinished: pd.DataFrame, excluded: pd.DataFrame, progress: object
-) -> tuple[Fit, DigestLaw]:
+def simulated_fit(inputs: FitInputs, progress: object) -> tuple[Fit, DigestLaw]:
     """A law by digest, and errors and held-out predictions that follow from the same."""
-    domains = names_with(runs, LOSS)
-    rows = runs[sorted(runs.columns)].to_csv(index=False) + unfinished.to_csv(index=False)
-    law = DigestLaw(content_hash(vars(told), rows), domains)
+    runs, domains = inputs.usable, names_with(inputs.usable, LOSS)
+    rows = runs[sorted(runs.columns)].to_csv(index=False) + inputs.unfinished.to_csv(index=False)
+    law = DigestLaw(content_hash(vars(inputs.told), rows), domains)
     cells = [(row["run_id"], name, row[LOSS + name]) for row in runs.to_dict("records") for name in domains]
     held_out = pd.DataFrame(cells, columns=["run_id", "domain", "observed"]).assign(lower=2.0, upper=5.0)
     held_out["predicted"] = [3.0 + fraction(law.digest, run_id, name) for run_id, name, _ in cells]
     error = {"held_out": "mixture", "law": f"decay:{MEMBER}", "mae": fraction(law.digest)}
     errors = pd.DataFrame([{**error, "num_runs": len(runs), "worst": 0.0, "bias": 0.0, "spearman": 0.0}])
     changes = guard_changes(law, runs, held_out)  # type: ignore[arg-type]
-    return Fit(MEMBER, errors, held_out, changes, excluded, (f"digest {law.digest}",)), law
+    return Fit(MEMBER, errors, held_out, changes, inputs.excluded, (f"digest {law.digest}",)), law
 
 
 @dataclass
@@ -383,7 +382,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Storages:
     speed = SimpleNamespace(workers=1, matmul_flops=1.0, slots=lambda shape: 1)
     monkeypatch.setattr(trial_store, "open_storage", storages.open)
     monkeypatch.setattr(pool, "run_pool", run_pool)
-    monkeypatch.setattr(module_of("run"), "calibrate", lambda study, **_: speed)
+    monkeypatch.setattr(module_of("run"), "calibrate", lambda *_, **__: speed)
     monkeypatch.setattr(module_of("fit"), "_fit", simulated_fit)
     monkeypatch.setattr(module_of("fit"), "DecayLaw", DigestLaw)
     monkeypatch.setattr(module_of("recommend"), "search", search)
@@ -401,16 +400,18 @@ def open_study(root: Path, settings: Mapping[str, Any]) -> Study:
 
 def _run(study: Study) -> Any:
     design = current_plan(study)
-    train(study, [(item.role, item.config) for item in design], workers=1)
+    runs = [(item.role, item.config) for item in design]
+    train(study, study.planner(), runs, serves=study.plan_inputs(), workers=1)
     runs = study.runs()
-    return runs[runs["run_id"].isin(study.question().planned)].to_csv(index=False)
+    return runs[runs["run_id"].isin(study.planned().question.planned)].to_csv(index=False)
 
 
 def _confirm(study: Study) -> Any:
     confirmation, _ = predict(study)
-    train(study, confirmation.runs(), workers=1, serves=confirmation.serves)
-    lines = [line for line in verdict(study) if "earlier recipe" not in line]
-    return confirmation_table(study).to_csv(), domain_table(study).to_csv(), lines
+    train(study, study.planner(), confirmation.runs(), workers=1, serves=confirmation.serves)
+    outcome = read_outcome(study)
+    lines = [line for line in outcome.verdict if "earlier recipe" not in line]
+    return outcome.candidates.to_csv(), outcome.domains.to_csv(), lines
 
 
 def _export(study: Study) -> Any:

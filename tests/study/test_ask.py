@@ -51,11 +51,13 @@ def test_the_design_comes_first_then_the_samplers_proposals(tmp_path: Path) -> N
     planned = len(study.design())
     assert "tpe" not in roles[:planned]
     assert roles[planned:] == ["tpe"] * 5
-    assert set(study.runs()["run_id"]) == {run.config.run_id for run in (*study.design(), *study.proposed())}
+    assert set(study.runs()["run_id"]) == {
+        run.config.run_id for run in (*study.design(), *study.planned().proposed)
+    }
     # the sampler has learnt what was told: the losses of the design and of its own runs
-    from decaylaws.study.run import open_proposals
+    from decaylaws.study.proposing import open_proposals
 
-    proposals = open_proposals(study)
+    proposals = open_proposals(study.planned(), study.storage())
     assert proposals.asked == 5
     assert len(proposals.best()) == 1
 

@@ -14,7 +14,7 @@ from decaylaws.recipe import Recipe
 from decaylaws.schedules import DecayTerms
 from decaylaws.study import Study
 from decaylaws.study.status import steps
-from decaylaws.study.verdict import confirmation_table
+from decaylaws.study.verdict import read_outcome
 from tests.proxy_runs.held import moved
 from tests.study.held import make_held_study
 from tests.study.in_process import work_in_this_process
@@ -76,14 +76,14 @@ def test_the_recipe_starts_from_the_target_and_every_scale_at_its_own_lr(pair: S
     assert (recipe.handover.tokens, recipe.handover.lr) == (2_000_000, 5e-3)
     assert recipe.handover.optimizer_state == "fresh"
     runs = pair.runs().set_index("run_id")
-    for row in confirmation_table(pair).itertuples():
+    for row in read_outcome(pair).candidates.itertuples():
         ran = runs.loc[row.run_id]
         assert ran["start_lr"] == pytest.approx({"proxy": 1e-2, "target": 5e-3}[row.scale])
         assert ran["end_lr"] == pytest.approx(0.1 * ran["start_lr"])
 
 
 def test_the_launch_gives_the_confirmed_losses_and_keeps_what_belongs_to_the_model(pair: Study) -> None:
-    table = confirmation_table(pair).set_index(["scale", "candidate"])
+    table = read_outcome(pair).candidates.set_index(["scale", "candidate"])
     confirmed = pair.runs().set_index("run_id").loc[table.loc[("target", "recommended"), "run_id"]]
     launched = verbs.launch(pair, processes=1)  # finished: nothing is typed, nothing is trained
     assert launched.notes == ()

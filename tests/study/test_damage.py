@@ -19,16 +19,17 @@ from decaylaws.io.files import record_of, write_text
 from decaylaws.io.json import to_json
 from decaylaws.study import Study
 from decaylaws.study.checks import check_prepared, short_heldout
-from decaylaws.study.directory import read_json
 from decaylaws.study.export import read_exported
-from decaylaws.study.fit import load_fit, usable_runs
+from decaylaws.study.files import read_json
+from decaylaws.study.fit import load_fit
+from decaylaws.study.fit_inputs import read_fit_inputs
+from decaylaws.study.objective import objective
 from decaylaws.study.overlap import check_overlap, heldout_overlap
 from decaylaws.study.plan import detectable_effect, plan_runs
-from decaylaws.study.predictions import load_confirmation
 from decaylaws.study.problem import decay_target, guard_margins
 from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.stored import StoredCalibration, StoredResult
-from decaylaws.study.verdict import confirmation_table, domain_table
+from decaylaws.study.verdict import read_outcome
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import MemberState  # noqa: F401  (the engine comes first: its modules know each other)
 from proxy_runs.weights.checkpoints import load_checkpoint
@@ -40,19 +41,17 @@ Read = Callable[[Study], object]
 
 
 def _fit(study: Study) -> None:
-    guard_margins(study, load_fit(study)[0])
+    inputs = read_fit_inputs(study)
+    guard_margins(load_fit(study)[0], objective(study.settings, inputs.usable).guard_limits)
 
 
 def _confirmation(study: Study) -> None:
-    load_confirmation(study).runs()
-    confirmation_table(study)
-    domain_table(study)
+    read_outcome(study).predictions.runs()
 
 
 def _runs(study: Study) -> None:
-    usable_runs(study)
-    study.left_out()
-    detectable_effect(study.settings, study.runs())
+    inputs = read_fit_inputs(study)
+    detectable_effect(study.settings, inputs.sweep.runs)
 
 
 def _prepared(study: Study) -> None:
@@ -66,7 +65,7 @@ def _prepared(study: Study) -> None:
 
 def _settings(study: Study) -> None:
     study.planner().sweep()
-    decay_target(study)
+    decay_target(study.planner(), study.runs())
 
 
 READERS: dict[str, Read] = {
@@ -79,7 +78,7 @@ READERS: dict[str, Read] = {
     "confirm.json": _confirmation,
     "arithmetic.json": Study.arithmetic,
     "calibration.json": lambda study: read_json(study.calibration_file, StoredCalibration),
-    "exports/exported.json": read_exported,
+    "exports/exported.json": lambda study: read_exported(study.export_dir),
     "launch/result.json": lambda study: read_json(study.launch_dir / "result.json", StoredResult),
     "corpus/manifest.json": _prepared,
     "corpus/data-*/heldout_overlap.json": _prepared,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from decaylaws.evaluation.records import (
     write_documents,
     write_evaluation,
 )
-from decaylaws.report.inputs import ReportInputs
+from decaylaws.report.inputs import ReportInputs, read_evaluations
 from decaylaws.report.page import PageTable, Section, render
 from decaylaws.report.sections.evaluations import evaluations
 from decaylaws.study import Study
@@ -29,7 +30,8 @@ from tests.study.outline import Outline
 
 def material_of(study: Study) -> ReportInputs:
     """The section reads evaluations alone: neither a recipe nor what the search found."""
-    return ReportInputs(study, cast(Any, None), {})
+    found = read_evaluations(study.evaluation_dir)
+    return cast(ReportInputs, SimpleNamespace(paths=study, evaluations=found))
 
 
 def documents(count: int, seed: int, gain: float) -> pd.DataFrame:

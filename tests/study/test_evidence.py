@@ -8,7 +8,7 @@ import pytest
 
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.fit import size_notes
+from decaylaws.study.fit_notes import size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",

@@ -19,7 +19,7 @@ from decaylaws.runs.config import EXACT, Arithmetic, ModelShape
 from decaylaws.settings.evaluation import EvaluationSettings
 from decaylaws.study import Study, arithmetic
 from decaylaws.study import calibrate as calibrating
-from decaylaws.study.calibrate import calibrate
+from decaylaws.study.calibrate import Calibration, calibrate
 from decaylaws.study.plan import plan
 from proxy_runs import machine
 from proxy_runs.engine import Backend
@@ -93,6 +93,10 @@ def test_a_terminal_shows_a_table_and_a_log_gets_lines(state: PoolProgress) -> N
         assert "1/3" in text
 
 
+def speed_of(study: Study, workers: int | None = None) -> Calibration:
+    return calibrate(study.planner(), study.calibration_file, study.held_folders(), workers=workers)
+
+
 def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,13 +104,13 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     decaylaws("prepare", str(tmp_path))
     assert "workers on this machine, as measured now" in decaylaws("plan", str(tmp_path))
     study = Study.open(tmp_path)
-    speed = calibrate(study, workers=2)
+    speed = speed_of(study, 2)
     assert study.calibration_file.is_file()
     before = study.calibration_file.read_bytes()
     monkeypatch.setattr(calibrating, "_measure", lambda *_: pytest.fail("measured again"))
-    assert calibrate(study, workers=2) == speed
+    assert speed_of(study, 2) == speed
     assert study.calibration_file.read_bytes() == before
-    assert calibrate(study, workers=1).plan_hours(study.design()) == pytest.approx(
+    assert speed_of(study, 1).plan_hours(study.design()) == pytest.approx(
         2 * speed.plan_hours(study.design())
     )
     proxy = study.planner().shape(study.settings.proxy)
@@ -114,7 +118,7 @@ def test_a_plan_has_a_price_in_hours_that_is_measured_once(
     monkeypatch.setattr(
         calibrating, "MAX_STEP_FLOPS", {"cpu": 1.0}
     )  # all but the smallest shape follow from it
-    scaled = calibrate(study, workers=2)
+    scaled = speed_of(study, 2)
     target = study.planner().shape("target")
     rate = max(speed.speeds[proxy].values()) * proxy.train_flops_per_token
     assert scaled.speeds[target][1] * target.train_flops_per_token == pytest.approx(rate)
@@ -206,10 +210,10 @@ def test_only_the_slots_that_study_yaml_gives_are_measured(tmp_path: Path) -> No
     decaylaws("prepare", str(tmp_path))
     study = Study.open(tmp_path)
     proxy = study.planner().shape("small")
-    assert set(calibrate(study).speeds[proxy]) == {2}
+    assert set(speed_of(study).speeds[proxy]) == {2}
     text = (tmp_path / "study.yaml").read_text()
     (tmp_path / "study.yaml").write_text(text.replace("  slots: 2\n", ""))
-    measured = calibrate(Study.open(tmp_path)).speeds[proxy]
+    measured = speed_of(Study.open(tmp_path)).speeds[proxy]
     assert 1 in measured, "what was measured for one number of slots decides nothing about others"
 
 

@@ -13,7 +13,7 @@ from decaylaws.errors import StudyError
 from decaylaws.runs.noise import signals
 from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.settings.study import StudySettings, parse_settings
-from decaylaws.study.objective import objective_of
+from decaylaws.study.objective import objective
 from tests.study.tiny import TINY_SETTINGS
 
 FACTORS = {"web": 0.3, "maths": 0.5, "code": 0.4, "sums": 0.8, "facts": 0.6}
@@ -49,7 +49,7 @@ def decays_of(noise: dict[str, float], *, mixtures: int = 12, seeds: int = 6) ->
 
 def test_bits_per_byte_are_weighed_as_stated_and_ranked_the_same() -> None:
     settings, runs = settings_with(weights={"web": 1, "sums": 3}), decays_of({})
-    own = objective_of(settings, runs)
+    own = objective(settings, runs)
     assert own.unit == "bits_per_byte"
     assert own.stated == {"web": 0.25, "sums": 0.75}
     stated = [objective_value(row, own.stated, "bits_per_byte") for row in runs.to_dict("records")]
@@ -59,7 +59,7 @@ def test_bits_per_byte_are_weighed_as_stated_and_ranked_the_same() -> None:
 
 def test_nats_where_they_are_asked_for_or_nothing_else_is_measured() -> None:
     asked = settings_with("nats_per_token", weights={"web": 1, "sums": 3})
-    own = objective_of(asked, decays_of({}))
+    own = objective(asked, decays_of({}))
     assert (own.unit, own.per_nat, own.notes) == ("nats_per_token", 1.0, ())
     assert own.weights == asked.objective_weights
     plain = parse_settings(TINY_SETTINGS)
@@ -68,54 +68,54 @@ def test_nats_where_they_are_asked_for_or_nothing_else_is_measured() -> None:
 
 def test_guards_in_bits_per_byte_limit_each_domain_in_its_own_nats() -> None:
     settings = settings_with(weights={"sums": 1}, guard_domains=["web", "facts"], guard_bits_per_byte=0.06)
-    own = objective_of(settings, decays_of({}))
+    own = objective(settings, decays_of({}))
     assert own.guard_limits == pytest.approx({"web": 0.2, "facts": 0.1})
     in_nats = settings_with(weights={"sums": 1}, guard_domains=["web"], guard_nats=0.3)
-    assert objective_of(in_nats, decays_of({})).guard_limits == {"web": 0.3}
+    assert objective(in_nats, decays_of({})).guard_limits == {"web": 0.3}
 
 
 def test_an_ability_counts_without_what_seeds_explain_by_name_and_with_the_figure() -> None:
     runs = decays_of({"facts": 0.2})
-    own = objective_of(settings_with(capabilities={"mathematics": 1}), runs)
+    own = objective(settings_with(capabilities={"mathematics": 1}), runs)
     assert own.left_out == ("facts",)
     assert own.stated == {"sums": 1.0}
     (line,) = [note for note in own.notes if note.startswith("'facts' (mathematics) is left out")]
     (signal,) = signals(runs, runs[["bpb:facts"]].to_numpy())  # type: ignore[misc]
     assert f"signal {100 * signal.share:.0f} % of the variance, p = {signal.p_value:.2g}" in line
-    insisting = objective_of(settings_with(capabilities={"mathematics": 1}, insist=["facts"]), runs)
+    insisting = objective(settings_with(capabilities={"mathematics": 1}, insist=["facts"]), runs)
     assert insisting.left_out == ()
     assert insisting.stated == {"sums": 0.5, "facts": 0.5}
     assert "'facts' counts in the objective, although seeds explain" in " ".join(insisting.notes)
 
 
 def test_a_domain_that_is_weighed_by_name_is_never_left_out() -> None:
-    own = objective_of(settings_with(weights={"facts": 1}), decays_of({"facts": 0.2}))
+    own = objective(settings_with(weights={"facts": 1}), decays_of({"facts": 0.2}))
     assert own.stated == {"facts": 1.0}
     assert "'facts' counts in the objective, although seeds explain" in own.notes[0]
 
 
-def test_an_objective_of_nothing_but_noise_is_refused() -> None:
+def test_an_objective_nothing_but_noise_is_refused() -> None:
     runs = decays_of({"facts": 0.2, "sums": 5.0})
     with pytest.raises(StudyError, match=r"all that the objective weighs \(sums, facts\).*objective\.insist"):
-        objective_of(settings_with(capabilities={"mathematics": 1}), runs)
+        objective(settings_with(capabilities={"mathematics": 1}), runs)
 
 
 def test_without_replicates_all_counts_and_that_is_said() -> None:
-    own = objective_of(settings_with(capabilities={"mathematics": 1}), decays_of({"facts": 0.2}, seeds=0))
+    own = objective(settings_with(capabilities={"mathematics": 1}), decays_of({"facts": 0.2}, seeds=0))
     assert own.stated == {"sums": 0.5, "facts": 0.5}
     assert "nothing is known of what seeds explain" in own.notes[0]
 
 
 def test_two_replicates_do_not_make_a_clear_difference_noise() -> None:
     """With one degree of freedom the F-test needs variances 161 times apart."""
-    own = objective_of(settings_with(capabilities={"mathematics": 1}), decays_of({"sums": 0.03}, seeds=2))
+    own = objective(settings_with(capabilities={"mathematics": 1}), decays_of({"sums": 0.03}, seeds=2))
     assert "sums" in own.stated
 
 
 def test_runs_without_bytes_are_refused_where_bits_are_asked_for() -> None:
     runs = decays_of({}).drop(columns="bpb:sums")
     with pytest.raises(StudyError, match=r"bits per byte of 'sums' .*objective\.unit: nats_per_token"):
-        objective_of(settings_with(weights={"sums": 1}), runs)
+        objective(settings_with(weights={"sums": 1}), runs)
 
 
 def test_signal_is_the_share_of_variance_that_seeds_leave() -> None:

@@ -16,7 +16,7 @@ from decaylaws.cli import app
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError, StudyError
 from decaylaws.study import Study
 from decaylaws.study.checks import changed_text
-from decaylaws.study.directory import write_json
+from decaylaws.study.files import write_json
 from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.prepare import prepare
 from tests.study.tiny import TINY_SETTINGS, decaylaws, make_tiny_study

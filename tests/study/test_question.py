@@ -26,7 +26,6 @@ from decaylaws.study.plan import plan_runs
 from decaylaws.study.predictions import predict
 from decaylaws.study.question import EARLIER_PLAN, Question, left_out_words
 from decaylaws.study.recommend import load_recipe, recommend
-from decaylaws.study.run import open_queue
 from decaylaws.study.status import State, next_verb, steps
 from decaylaws.study.tables import write_results
 from tests.study.simulated import (
@@ -168,9 +167,9 @@ def test_earlier_decays_count_where_the_study_asks_for_them(root: Path) -> None:
     for verb in ("plan", "run"):
         ANSWERS[verb](open_study(root, other_seed))
     alone = open_study(root, other_seed)
-    assert set(alone.left_out()["reason"]) == {EARLIER_PLAN}
+    assert set(alone.measured().left_out["reason"]) == {EARLIER_PLAN}
     kept = open_study(root, settings(design={"seed": 7, "keep_earlier": True}))
-    earlier = set(alone.left_out()["run_id"])
+    earlier = set(alone.measured().left_out["run_id"])
     assert earlier <= set(kept.runs()["run_id"])
     # the controls of both plans share length, LR and batch size: each candidate still finds one control
     for verb in ("fit", "recommend", "confirm"):
@@ -195,7 +194,7 @@ def test_one_run_measured_twice_has_two_rows_and_a_verb_sees_one(root: Path) -> 
 def test_a_table_never_loses_what_the_storage_has_lost(root: Path, storages: Storages) -> None:
     study = Study.open(root)
     tables = [study.runs_file.read_bytes(), study.curves_file.read_bytes()]
-    storages.by_url[study.storage_url] = MemoryStorage()
+    storages.by_url[study.storage().url] = MemoryStorage()
     for verb in ("run", "confirm"):
         with pytest.raises(
             StudyError, match=r"does not hold \d+ of the \d+ finished runs .*'storage' or 'name'"
@@ -212,7 +211,9 @@ def test_a_table_never_loses_what_the_storage_has_lost(root: Path, storages: Sto
 def test_rows_of_earlier_plans_stay_in_the_table(root: Path, storages: Storages) -> None:
     before = Study.open(root).recorded_runs()
     study = open_study(root, settings(trunk={"peak_lr": 5e-3}))
-    storages.by_url[study.storage_url] = MemoryStorage()  # even where the storage that recorded them is gone
+    storages.by_url[study.storage().url] = (
+        MemoryStorage()
+    )  # even where the storage that recorded them is gone
     for verb in ("plan", "run"):
         ANSWERS[verb](study)
     after = study.recorded_runs().set_index("run_id")
@@ -298,13 +299,12 @@ def test_the_path_of_a_storage_starts_from_the_study(tmp_path: Path, monkeypatch
         return Study(tmp_path, parse_settings({**SETTINGS, "storage": storage}))
 
     monkeypatch.chdir("/")
-    assert study("sqlite:///sweep.db").storage_url == f"sqlite:///{tmp_path}/sweep.db"
-    assert study(None).storage_url == f"sqlite:///{tmp_path}/storage.sqlite3"
-    assert study("sqlite:////elsewhere/sweep.db").storage_url == "sqlite:////elsewhere/sweep.db"
-    assert study("postgresql://host/runs").storage_url == "postgresql://host/runs"
-    assert [study(url).shares_storage for url in (None, "sqlite:///a.db", "sqlite:////b.db", "postgresql://h/d")] == [
-        False, False, True, True,
-    ]  # fmt: skip
+    assert study("sqlite:///sweep.db").storage().url == f"sqlite:///{tmp_path}/sweep.db"
+    assert study(None).storage().url == f"sqlite:///{tmp_path}/storage.sqlite3"
+    assert study("sqlite:////elsewhere/sweep.db").storage().url == "sqlite:////elsewhere/sweep.db"
+    assert study("postgresql://host/runs").storage().url == "postgresql://host/runs"
+    urls = (None, "sqlite:///a.db", "sqlite:////b.db", "postgresql://h/d")
+    assert [study(url).storage().is_shared for url in urls] == [False, False, True, True]
 
 
 def planned_at(root: Path, shared: dict[str, Any]) -> Study:
@@ -345,7 +345,7 @@ def test_a_queue_claims_nothing_of_an_older_plan(storages: Storages, tmp_path: P
     root = tmp_path / "study"
     old = planned_at(root, SETTINGS)
     waiting = [(item.role, item.config) for item in old.design()]
-    open_queue(old, serves=old.plan_inputs()).enqueue(waiting)  # Ctrl-C while they wait
+    old.storage().open_queue(serves=old.plan_inputs()).enqueue(waiting)  # Ctrl-C while they wait
     changed = settings(sources={"web": {**SETTINGS["sources"]["web"], "max_bytes": 9_000}})
     for verb in ("prepare", "plan", "run"):
         ANSWERS[verb](open_study(root, changed))
@@ -355,5 +355,5 @@ def test_a_queue_claims_nothing_of_an_older_plan(storages: Storages, tmp_path: P
     replanned = settings(design={"num_replicates": 3}, sources=changed["sources"])
     for verb in ("plan", "run"):
         ANSWERS[verb](open_study(root, replanned))
-    counts = open_queue(study).counts({config.run_id for _, config in waiting})
+    counts = study.storage().open_queue().counts({config.run_id for _, config in waiting})
     assert (counts.waiting, counts.finished) == (len(waiting), 0)

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from decaylaws.study import Study
+from decaylaws.study.fit_inputs import read_fit_inputs
 from decaylaws.study.objective import objective, signal_table
-from decaylaws.study.verdict import confirmation_table, cost_table, verdict
+from decaylaws.study.verdict import read_outcome
 from tests.study.tiny import TINY_SETTINGS, WORDS, decaylaws
 
 SYLLABLES = [
@@ -111,18 +112,21 @@ def test_the_recommendation_wins_on_the_questions_and_says_what_it_costs(tmp_pat
     decaylaws("report", str(tmp_path))
     assert "sums" in printed["prepare"]
     assert "one is" in printed["fit"]
-    signals = signal_table(study).set_index("name")
+    usable = read_fit_inputs(study).usable
+    own = objective(study.settings, usable)
+    signals = signal_table(study.settings, usable, own).set_index("name")
     assert signals.loc["sums", "signal"] > 0.8
     assert signals.loc["objective", "mixture_sd"] == pytest.approx(signals.loc["sums", "mixture_sd"])
-    assert objective(study).stated == {"sums": 1.0}
-    costs = cost_table(study)
+    assert own.stated == {"sums": 1.0}
+    outcome = read_outcome(study)
+    costs = outcome.costs
     target = costs[costs["scale"] == "target"].set_index("domain")
     assert set(target.index) == {"web", "arithmetic", "facts", "sums", "capitals"}
     assert target.loc["sums", "recommended"] < target.loc["sums", "token_proportional"]
     assert target.loc["sums", "recommended"] < target.loc["sums", "control"]
-    table = confirmation_table(study).set_index(["scale", "candidate"])
+    table = outcome.candidates.set_index(["scale", "candidate"])
     assert table.loc[("target", "recommended"), "guards_hold"]
-    lines = verdict(study)
+    lines = outcome.verdict
     assert any("target scale: the objective in bits per byte: recommended" in line for line in lines)
     worst = target[target["weight"] == 0]["against_proportional"].idxmax()
     assert target.loc[worst, "against_proportional"] > 0

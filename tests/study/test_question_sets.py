@@ -52,7 +52,9 @@ def test_another_question_file_is_another_question_to_recorded_runs(
         check_prepared(study)
     answer(study, "prepare", "plan")
     assert study.runs().empty
-    assert set(study.left_out()["reason"]) == {"measured on other evaluation domains or question sets"}
+    assert set(study.measured().left_out["reason"]) == {
+        "measured on other evaluation domains or question sets"
+    }
     answer(study, "run")
     recorded = study.recorded_runs()
     assert recorded[EVALUATION_SETS].nunique() == 2

@@ -12,9 +12,9 @@ from decaylaws.recipe import Recipe
 from decaylaws.runs.columns import LOSS, STABLE_MIX, STABLE_TOKENS, START_LOSS
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
-from decaylaws.study.predictions import load_confirmation
 from decaylaws.study.recommend import load_recommendation
 from decaylaws.study.status import State, steps
+from decaylaws.study.verdict import read_outcome
 from decaylaws.tables import read_run_table
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run
@@ -100,7 +100,7 @@ def test_the_recipe_has_two_stages_within_caps_and_budget(study: Study) -> None:
 
 
 def test_confirming_runs_are_chains_and_one_mixture_is_among_them(study: Study) -> None:
-    found = load_confirmation(study)
+    found = read_outcome(study).predictions
     assert len(found.entries) == 10
     runs = study.runs().set_index("run_id")
     for entry in found.entries:

@@ -35,11 +35,15 @@ from decaylaws.search import Plan
 from decaylaws.search.optimise import minimise_mixture
 from decaylaws.study import Study
 from decaylaws.study.fit import load_fit
-from decaylaws.study.launch import launch_table
+from decaylaws.study.launch import launch_table, outcome_of
 from decaylaws.study.predictions import find_confirmation
 from decaylaws.study.recommend import load_recipe, load_recommendation
 from decaylaws.study.status import next_verb, steps
-from decaylaws.study.verdict import confirmation_table, domain_table, outside_intervals, outside_words
+from decaylaws.study.verdict import (
+    outside_intervals,
+    outside_words,
+    read_outcome,
+)  # _intervals, outside_words
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
@@ -85,7 +89,7 @@ def test_laws_are_scored_beside_the_baselines(study: Study) -> None:
 @pytest.mark.slow
 def test_predictions_were_stored_before_the_runs_and_stay(study: Study) -> None:
     before = study.confirm_file.read_text(encoding="utf-8")
-    table = confirmation_table(study)
+    table = read_outcome(study).candidates
     assert len(table) == 8
     assert table["observed"].notna().all()
     assert table.groupby("scale")["won"].sum().eq(1).all()
@@ -180,7 +184,7 @@ def test_the_first_section_holds_all_that_a_decision_needs(study: Study, page: s
         assert f"<h3>{title}</h3>" in first
     assert f"{found['expected_regret']:.4f} nats on average over refits" in first
     assert f"at most {found['regret_upper']:.4f} nats in 90 %" in first
-    missed, total = outside_intervals(domain_table(study), "target")
+    missed, total = outside_intervals(read_outcome(study).domains, "target")
     assert (outside_words(missed, total) if len(missed) else f"all {total} domains") in first
     assert re.search(rf"<code class=\"command\">decaylaws (plan|launch|confirm) {study.root}</code>", first)
     shown = yaml.safe_load(first.split("<pre>")[1].split("</pre>")[0])
@@ -277,7 +281,8 @@ def test_a_report_before_the_confirmation_says_so(study: Study, tmp_path: Path) 
     assert "Not confirmed. No run has tested this recommendation yet." in page
     assert "It is not confirmed yet. Run" in page
     losses = dict.fromkeys(study.settings.sources, 3.0)
-    table = launch_table(Study.open(early), load_recipe(study), losses)
+    table = launch_table(load_recipe(study), losses)
+    assert outcome_of(Study.open(early), load_recipe(study)) is None
     assert table["confirmed"].isna().all()
     assert table["predicted"].notna().all()
 
@@ -295,7 +300,7 @@ def test_another_recipe_is_not_confirmed_by_the_runs_of_the_last(study: Study, t
     )
     assert next_verb(steps(copy)) == "confirm"
     with pytest.raises(StudyError, match="has no confirmation yet"):
-        confirmation_table(copy)
+        read_outcome(copy)
 
 
 @pytest.mark.slow
@@ -416,7 +421,7 @@ def test_a_study_that_is_killed_again_and_again_ends_the_same(study: Study, tmp_
     columns = [name for name in wanted.columns if name.startswith(LOSS)]
     np.testing.assert_allclose(found[columns], wanted[columns], atol=1e-6)
     assert load_recipe(killed).stages == load_recipe(study).stages
-    pd.testing.assert_frame_equal(confirmation_table(killed), confirmation_table(study), atol=1e-6)
+    pd.testing.assert_frame_equal(read_outcome(killed).candidates, read_outcome(study).candidates, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import DataError, StudyError
 from decaylaws.runs.config import RunConfig
 from decaylaws.study import Study
-from decaylaws.study.fit import fit_inputs, load_fit, unfinished_runs
-from decaylaws.study.run import open_queue
+from decaylaws.study.fit import load_fit
+from decaylaws.study.fit_inputs import read_fit_inputs
 from decaylaws.study.unfinished import unfinished_rows
 from tests.study.external import DECLARED_SETTINGS, declared_study, losses_of, write_rows
 
@@ -145,16 +145,16 @@ def test_interrupted_runs_of_another_trainer_enter_the_law_and_leave_it_when_the
     found, _ = verbs.fit(study)
     assert not set(short) & set(found.excluded["run_id"])
     assert any(note.startswith("3 runs were ended early.") for note in found.notes)
-    expected = unfinished_runs(study).set_index("run_id")
+    expected = read_fit_inputs(study).unfinished.set_index("run_id")
     for run in mixtures(study)[:3]:
         for name, loss in losses_of(run.config).items():
             row = expected.loc[run.config.run_id]
             assert abs(row[f"loss:{name}"] - loss) < 4 * row[f"loss_error:{name}"] + 1e-6
-    inputs, (_, law) = fit_inputs(study), load_fit(study)
+    inputs, (_, law) = read_fit_inputs(study).digest, load_fit(study)
     assert law.domains_ == list(study.settings.domains)
     record(study, [])  # whole now
-    assert unfinished_runs(study).empty
-    assert fit_inputs(study) != inputs
+    assert read_fit_inputs(study).unfinished.empty
+    assert read_fit_inputs(study).digest != inputs
     late = record(study, short, whole=False, unfinished=True)
     assert set(late.excluded["run_id"]) == set(short)  # a part of a whole run corrects nothing
     assert study.runs()["reached_target"].all()
@@ -167,7 +167,7 @@ def test_a_partial_fit_counts_the_runs_that_have_begun(study: Study) -> None:
         verbs.fit(study)
     starts = {begun.start_run_id: study.runs().set_index("run_id").loc[begun.start_run_id]}
     first = {name: float(starts[begun.start_run_id][f"loss:{name}"]) for name in study.settings.domains}
-    queue = open_queue(study, serves=study.plan_inputs())
+    queue = study.storage().open_queue(serves=study.plan_inputs())
     queue.enqueue([("simplex", begun)])
     (claim,) = queue.claim(1, lambda config: config == begun)
     for done in (0.25, 0.5):
@@ -177,7 +177,7 @@ def test_a_partial_fit_counts_the_runs_that_have_begun(study: Study) -> None:
     found, new = verbs.fit(study, partial=True)
     assert new
     assert any(note.startswith("1 run was ended early.") for note in found.notes)
-    (row,) = unfinished_runs(study).to_dict("records")
+    (row,) = read_fit_inputs(study).unfinished.to_dict("records")
     assert RunConfig.from_dict(queue.open_curves()[0]["config"]).run_id == row["run_id"] == begun.run_id
     assert all(abs(row[f"loss:{name}"] - loss) < 0.05 for name, loss in losses_of(begun).items())
     assert not verbs.fit(study, partial=True)[1]

@@ -15,9 +15,9 @@ from decaylaws.report.sections.flags import red_flags
 from decaylaws.report.words import MOST_SHOWN, listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
 from decaylaws.schedules import DecayTerms
-from decaylaws.study.plan import decays
 from decaylaws.study.predictions import candidates
-from decaylaws.study.verdict import domain_table, noise_words, outside_intervals, outside_words
+from decaylaws.study.results import decays
+from decaylaws.study.verdict import noise_words, outside_intervals, outside_words
 
 
 def answer(inputs: ReportInputs) -> Section:
@@ -40,7 +40,7 @@ def answer(inputs: ReportInputs) -> Section:
         command=command,
         why=why,
         cost=_cost(inputs),
-        path=str(inputs.study.recipe_file),
+        path=str(inputs.paths.recipe_file),
         notation=str(stage.lr),
         recipe=_recipe_text(inputs),
     )
@@ -109,7 +109,7 @@ def _standing(inputs: ReportInputs) -> Standing:
         behind = -inputs.observed_gain_over(winners[0], "target")
         return lost(behind, [name(key) for key in winners], inputs.noise["target"])
     at_proxy = bool(inputs.confirmed_row("recommended", "proxy")["won"]) if "proxy" in inputs.scales else None
-    return won(at_proxy, domain_table(inputs.study))
+    return won(at_proxy, inputs.observed_domains)
 
 
 def lost(behind: float, winners: Sequence[str], noise: Noise | None) -> Standing:
@@ -180,7 +180,7 @@ def _how_sure(inputs: ReportInputs) -> Iterator[str]:
             f"{least_gap(noise.sd):.4f} nats are not told apart."
         )
     if inputs.confirmed:
-        missed, total = outside_intervals(domain_table(inputs.study), "target")
+        missed, total = outside_intervals(inputs.observed_domains, "target")
         if missed.empty:
             yield f"At the target's scale all {total} domains of the recommendation lie inside their 90 % intervals."
         else:
@@ -189,9 +189,8 @@ def _how_sure(inputs: ReportInputs) -> Iterator[str]:
 
 def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
     """The command that goes on, and why it is that one."""
-    study = inputs.study
     if not inputs.confirmed:
-        runs = len(inputs.scales) * len(candidates(study.settings))
+        runs = len(inputs.scales) * len(candidates(inputs.settings))
         return _command(
             "confirm", inputs
         ), f"It runs up to {runs} decays that test the recommendation and its rivals."
@@ -200,7 +199,7 @@ def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
             "Use the control for now. Set more microanneals (design.num_mixtures) or another objective.guard_nats in "
             "study.yaml, and then plan, run, fit, recommend and confirm again."
         )
-    if (study.launch_dir / "result.json").is_file():
+    if (inputs.paths.launch_dir / "result.json").is_file():
         return _command(
             "evaluate", inputs, "--help"
         ), "The recipe was launched, and its losses are listed below. Evaluate the checkpoint on tasks next."
@@ -210,15 +209,15 @@ def _next(inputs: ReportInputs, standing: Standing) -> tuple[str, str]:
 
 
 def _command(verb: str, inputs: ReportInputs, argument: str | None = None) -> str:
-    return f"decaylaws {verb} {argument or shlex.quote(str(inputs.study.root))}"
+    return f"decaylaws {verb} {argument or shlex.quote(str(inputs.paths.root))}"
 
 
 def _decay_flops(inputs: ReportInputs) -> int:
     """FLOPs of the recommended decay, and stable stage, at the target's size; the trunk is not paid for again."""
-    study, recipe = inputs.study, inputs.recipe
+    recipe = inputs.recipe
     stage = recipe.decay
-    planned = study.planner().microanneal(
-        "launch", study.settings.target.shape, stage.lr, stage.mixture, seed=recipe.seed,
+    planned = inputs.planner.microanneal(
+        "launch", inputs.settings.target.shape, stage.lr, stage.mixture, seed=recipe.seed,
         batch_tokens=stage.batch_tokens,
     )  # fmt: skip
     stable = planned.config.stable

@@ -172,14 +172,14 @@ def observed_verdict(gain: float, told_apart: float) -> str:
 
 
 def _best_runs(inputs: ReportInputs) -> pd.DataFrame:
-    study = inputs.study
-    proxy = study.planner().start(study.settings.proxy).config.run_id
+    proxy = inputs.planner.start(inputs.settings.proxy).config.run_id
     tried = decays(inputs.runs)
     tried = tried[(tried["start_run_id"] == proxy) & tried["reached_target"].astype(bool)]
     tried = tried.assign(
-        objective=objective_values(tried, inputs.weights), kept=sweep_guards_hold(study, tried)
+        objective=objective_values(tried, inputs.weights),
+        kept=sweep_guards_hold(tried, inputs.objective.guard_limits),
     ).sort_values("objective")
-    sources = list(study.settings.sources)
+    sources = list(inputs.settings.sources)
     return pd.DataFrame(
         [
             {

@@ -83,8 +83,8 @@ def _ranges(inputs: ReportInputs) -> pd.DataFrame:
 
 
 def _share_rows(inputs: ReportInputs, ranges: pd.DataFrame) -> list[dict[str, Any]]:
-    found, study = inputs.found, inputs.study
-    start = study.planner().start(study.settings.target.shape).config
+    found = inputs.found
+    start = inputs.planner.start(inputs.planner.settings.target.shape).config
     evidence = {entry["source"]: entry for entry in found.get("evidence", [])}
     rows = []
     for row in ranges.itertuples():
@@ -141,8 +141,8 @@ def _mixture_notes(inputs: ReportInputs) -> list[str]:
 
 def schedule(inputs: ReportInputs) -> Section:
     """The LR path, and what other lengths and shapes would have brought."""
-    study, stage = inputs.study, inputs.recipe.decay
-    start = study.planner().start(study.settings.target.shape).config
+    stage = inputs.recipe.decay
+    start = inputs.planner.start(inputs.planner.settings.target.shape).config
     plans, trials = pd.DataFrame(inputs.found["by_plan"]), pd.DataFrame(inputs.found["trials"])
     # beside the history of a checkpoint that exists its decay would be a point
     history = plots.schedule_data(start.schedule) if start.is_trained else None

@@ -23,12 +23,12 @@ _ALTERNATIVES = {"nats_per_token"}  # bits per byte say the same, across tokeniz
 
 def evaluations(inputs: ReportInputs) -> Section:
     """Bits per byte, question sets and benchmarks of every checkpoint in the study's folder for evaluations."""
-    folder = inputs.study.evaluation_dir
+    folder = inputs.paths.evaluation_dir
     if not inputs.evaluations:
         return Section(
             _TITLE,
             "No checkpoint has been evaluated. To add one, run 'decaylaws evaluate CHECKPOINT --out "
-            f"{folder}/NAME --domains {inputs.study.corpus_dir} --tasks QUESTIONS.jsonl'.",
+            f"{folder}/NAME --domains {inputs.paths.corpus_dir} --tasks QUESTIONS.jsonl'.",
         )
     estimates = _estimates(inputs)
     domains, answers = estimates[estimates["kind"] == "domain"], estimates[estimates["kind"] != "domain"]
@@ -118,7 +118,7 @@ def _tests(inputs: ReportInputs) -> tuple[list[PageTable], list[str]]:
     """Paired tests of every two checkpoints, a table each, and what could not be tested."""
     tables, notes = [], []
     for first, second in combinations(inputs.evaluations, 2):
-        folders = [inputs.study.evaluation_dir / key for key in (first, second)]
+        folders = [inputs.paths.evaluation_dir / key for key in (first, second)]
         try:
             found = compare_evaluations(*folders)
         except DataError as error:

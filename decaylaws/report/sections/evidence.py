@@ -69,7 +69,7 @@ def _leading_domains(inputs: ReportInputs, domains: Sequence[str]) -> list[str]:
 
 
 def _signals(inputs: ReportInputs) -> pd.DataFrame:
-    table = signal_table(inputs.study)
+    table = signal_table(inputs.settings, inputs.recommended.inputs.usable, inputs.objective)
     return pd.DataFrame(
         {
             "domain": table["name"].map(name),

@@ -9,8 +9,7 @@ from decaylaws.report.sections.stability import rankings
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.table import LOSS, START_LOSS
-from decaylaws.study.plan import decays
-from decaylaws.study.verdict import domain_table
+from decaylaws.study.results import decays
 
 SIMPLE = ("nearest_run", "control", "constant")
 """Predictors that need no law."""
@@ -42,7 +41,7 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
     close = [name(key) for key in rivals if abs(inputs.observed_gain_over(key, "target")) <= gap]
     if close:
         yield f"At the target's scale it is not told apart from {listed(close)}: seed noise explains the difference."
-    held = float(domain_table(inputs.study)["inside"].mean())
+    held = float(inputs.observed_domains["inside"].mean())
     if held < 0.85:
         yield (
             f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow, and "
@@ -106,5 +105,5 @@ def _runs(inputs: ReportInputs) -> Iterator[str]:
             f"Microanneals change the loss of {listed(far)} by more than {_MOVES:g} nat. They mostly learn these "
             "domains from scratch, which a long decay does not do."
         )
-    if not inputs.study.settings.decontamination.evaluation_sets:
+    if not inputs.settings.decontamination.evaluation_sets:
         yield "The sources were not searched for your evaluation sets (decontamination.evaluation_sets)."

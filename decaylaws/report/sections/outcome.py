@@ -9,22 +9,19 @@ from decaylaws import plots
 from decaylaws.report.inputs import ReportInputs, guard_margin
 from decaylaws.report.page import PageTable, Picture, Section
 from decaylaws.report.words import name, nats, percent, plain, span, when
-from decaylaws.study import Study
-from decaylaws.study.directory import read_json
+from decaylaws.study.files import read_json
 from decaylaws.study.launch import launch_table
-from decaylaws.study.predictions import load_confirmation
 from decaylaws.study.stored import StoredResult
-from decaylaws.study.verdict import cost_table, domain_table, verdict
 
 
 def confirmation(inputs: ReportInputs) -> Section:
     """Predicted beside observed, for the recommendation and its rivals."""
-    study, table = inputs.study, inputs.confirmation
-    if not inputs.confirmed:
+    outcome, table = inputs.outcome, inputs.confirmation
+    if outcome is None or not inputs.confirmed:
         return Section(
-            "Predicted against observed", f"It is not confirmed yet. Run 'decaylaws confirm {study.root}'."
+            "Predicted against observed",
+            f"It is not confirmed yet. Run 'decaylaws confirm {inputs.paths.root}'.",
         )
-    stored = load_confirmation(study).created
     shown = pd.DataFrame(
         {
             "candidate": table["candidate"].map(name),
@@ -40,8 +37,8 @@ def confirmation(inputs: ReportInputs) -> Section:
     )
     return Section(
         "Predicted against observed",
-        f"The predictions were stored on {when(stored)}, before any of these runs started.",
-        notes=[plain(line, inputs.candidates) for line in verdict(study)],
+        f"The predictions were stored on {when(outcome.predictions.created)}, before any of these runs started.",
+        notes=[plain(line, inputs.candidates) for line in outcome.verdict],
         pictures=[
             Picture.of(
                 plots.plot_confirmation(table),
@@ -53,18 +50,19 @@ def confirmation(inputs: ReportInputs) -> Section:
                 shown, "Objective, nats per token. The winner of each scale is in bold.", mark="won"
             ),
             PageTable.of(
-                _costs(study),
+                _costs(outcome.costs),
                 "What the recommendation gains and costs by domain. Positive changes are worse.",
             ),
             PageTable.of(
-                _by_domain(study), "The recommendation, domain by domain, nats per token.", folded=True
+                _by_domain(outcome.domains),
+                "The recommendation, domain by domain, nats per token.",
+                folded=True,
             ),
         ],
     )
 
 
-def _costs(study: Study) -> pd.DataFrame:
-    costs = cost_table(study)
+def _costs(costs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "domain": costs["domain"].map(name),
@@ -78,9 +76,8 @@ def _costs(study: Study) -> pd.DataFrame:
     )
 
 
-def _by_domain(study: Study) -> pd.DataFrame:
-    table = domain_table(study)
-    rows = table[table["candidate"] == "recommended"]
+def _by_domain(domains: pd.DataFrame) -> pd.DataFrame:
+    rows = domains[domains["candidate"] == "recommended"]
     return pd.DataFrame(
         {
             "domain": rows["domain"].map(name),
@@ -98,7 +95,7 @@ def guards(inputs: ReportInputs) -> Section:
     recipe = inputs.recipe
     if not recipe.guards:
         return Section("Guards and forgetting", "The study guards no domain, so nothing limits forgetting.")
-    observed = _observed_changes(inputs.study) if inputs.confirmed else {}
+    observed = _observed_changes(inputs.observed_domains) if inputs.confirmed else {}
     frame = pd.DataFrame(
         [
             {
@@ -148,9 +145,10 @@ def _guard_table(inputs: ReportInputs, observed: dict[str, float]) -> pd.DataFra
     )
 
 
-def _observed_changes(study: Study) -> dict[str, float]:
-    table = domain_table(study)
-    target = table[table["scale"] == "target"].pivot(index="domain", columns="candidate", values="observed")
+def _observed_changes(domains: pd.DataFrame) -> dict[str, float]:
+    target = domains[domains["scale"] == "target"].pivot(
+        index="domain", columns="candidate", values="observed"
+    )
     return (target["recommended"] - target["control"]).to_dict()
 
 
@@ -174,18 +172,20 @@ def front(inputs: ReportInputs) -> Section | None:
 
 def launch(inputs: ReportInputs) -> Section:
     """The full-scale run beside what was predicted and confirmed."""
-    study = inputs.study
-    result_file = study.launch_dir / "result.json"
+    result_file = inputs.paths.launch_dir / "result.json"
     if not result_file.is_file():
-        return Section("The launched run", f"It is not launched yet. Run 'decaylaws launch {study.root}'.")
+        return Section(
+            "The launched run", f"It is not launched yet. Run 'decaylaws launch {inputs.paths.root}'."
+        )
     result = read_json(result_file, StoredResult)
     if result.get("recipe_sha256") != inputs.recipe.sha256:
         return Section(
             "The launched run",
-            f"The last launched run trained another recipe. To train this one, run 'decaylaws launch {study.root} "
+            f"The last launched run trained another recipe. To train this one, run 'decaylaws launch "
+            f"{inputs.paths.root} "
             "--output FOLDER'.",
         )
-    table = launch_table(study, inputs.recipe, result["losses"])
+    table = launch_table(inputs.recipe, result["losses"], inputs.observed_domains if inputs.outcome else None)
     return Section(
         "The launched run",
         f"It ran with FSDP2 for {result['steps']:,} steps and {result['tokens']:,} tokens. It read the same sequences "

@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "scipy", "optuna", "torch")
 
 def provenance(inputs: ReportInputs) -> Section:
     """Versions, fingerprints and runs."""
-    study, recipe, runs = inputs.study, inputs.recipe, inputs.runs
+    recipe, runs = inputs.recipe, inputs.runs
     where = recipe.provenance
     facts = {
         "decaylaws": where.decaylaws_version,
@@ -26,7 +26,7 @@ def provenance(inputs: ReportInputs) -> Section:
         "laws": ", ".join(law.name for law in where.laws),
         "start": f"{recipe.handover.run_id}, {recipe.handover.lr_source}",
         "runs in the tables": len(runs),
-        "finished": int(runs[LOSS + study.settings.domains[0]].notna().sum()),
+        "finished": int(runs[LOSS + inputs.settings.domains[0]].notna().sum()),
         "training FLOPs": f"{float(runs['train_flops'].sum()):.3g}",
     }
     frame = pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})

@@ -12,10 +12,9 @@ from decaylaws.settings.study import StudySettings
 
 def asked(inputs: ReportInputs) -> Section:
     """The question, with what each source offers."""
-    study, settings = inputs.study, inputs.study.settings
-    own = inputs.objective
+    settings, own = inputs.settings, inputs.objective
     weights = own.stated
-    available = study.corpus().available_tokens
+    available = inputs.planner.corpus.available_tokens
     frame = pd.DataFrame(
         [
             {
@@ -51,8 +50,7 @@ def asked(inputs: ReportInputs) -> Section:
 
 def _sets(inputs: ReportInputs) -> pd.DataFrame:
     """Evaluation domains and question sets, with what each counts for."""
-    study, evaluation = inputs.study, inputs.study.settings.evaluation
-    counts = study.evaluation_counts()
+    evaluation, counts = inputs.settings.evaluation, inputs.evaluation_counts
     return pd.DataFrame(
         [
             {
@@ -62,7 +60,7 @@ def _sets(inputs: ReportInputs) -> pd.DataFrame:
                 "ability": (settings.capability or "-").replace("_", " "),
                 "group": settings.group,
                 "weight in the objective": percent(inputs.objective.stated.get(each, 0.0)),
-                "guarded": each in study.settings.objective.guard_domains,
+                "guarded": each in inputs.settings.objective.guard_domains,
             }
             for each, settings in evaluation.sets.items()
         ]

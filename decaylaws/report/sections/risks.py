@@ -8,8 +8,6 @@ from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
-from decaylaws.study.near_copies import copies_words
-from decaylaws.study.verdict import domain_table
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share
@@ -43,8 +41,7 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
         return
     if not inputs.confirmed_row("recommended", "target")["won"]:
         yield "At the target's scale the recommendation did not win."
-    domains = domain_table(inputs.study)
-    held = float(domains["inside"].mean())
+    held = float(inputs.observed_domains["inside"].mean())
     if held < 0.85:
         yield f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow."
     table = inputs.confirmation
@@ -57,10 +54,8 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
 
 
 def _near_copies(inputs: ReportInputs) -> Iterator[str]:
-    recipe = inputs.recipe
-    shares = recipe.decay.mixture.to_dict() if inputs.stable is None else recipe.shares()
-    if said := copies_words(inputs.study, shares, "the recommended mixture"):
-        yield said
+    if inputs.near_copies:
+        yield inputs.near_copies
 
 
 def _close_rivals(inputs: ReportInputs) -> Iterator[str]:

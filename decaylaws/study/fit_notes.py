@@ -1,0 +1,114 @@
+"""What a reader of a fit should know, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from decaylaws.laws.decay import DecayLaw
+from decaylaws.runs.noise import seed_noise
+from decaylaws.runs.table import LOSS_ERROR, values_by
+
+
+def unfinished_notes(unfinished: pd.DataFrame, domains: Sequence[str]) -> tuple[str, ...]:
+    """What the runs that ended early count for; empty where all ended.
+
+    Args:
+        unfinished: their rows, with the standard errors of their expected losses.
+        domains: domains of the law.
+    """
+    if unfinished.empty:
+        return ()
+    error = float(values_by(unfinished, LOSS_ERROR, domains).mean())
+    counted = "1 run was" if len(unfinished) == 1 else f"{len(unfinished)} runs were"
+    return (
+        f"{counted} ended early. In the law such a run has the final losses that its curve leads to expect. It counts "
+        f"the less the larger their standard error is ({error:.4f} nats on average).",
+    )
+
+
+def fit_notes(
+    errors: pd.DataFrame,
+    predictions: pd.DataFrame,
+    runs: pd.DataFrame,
+    excluded: pd.DataFrame,
+    law: DecayLaw,
+    target_params: int | None,
+) -> tuple[str, ...]:
+    """How well the law predicts, and what its runs cannot say.
+
+    Args:
+        errors: of the law and its rivals, by kind of hold-out.
+        predictions: of held-out runs, with intervals.
+        runs: the fitted runs.
+        excluded: runs that the fit could not use, with the reason.
+        law: the fitted law.
+        target_params: non-embedding parameters of the target where it is the proxy too.
+    """
+    notes = [
+        law.report_.status.sentence,
+        "The annealing gain of every checkpoint was measured with averaged weights."
+        if law.is_measured_
+        else "The annealing gain was fitted, not measured, because averaged weights are missing or no better than the "
+        "last weights." + ("" if target_params else " At other sizes it is extrapolated."),
+        *(onset.sentence for onset in law.onsets_),
+        *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
+    ]
+    inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
+    for kind, held in inside.groupby(predictions["held_out"], sort=False):
+        outside = "" if 0.8 <= held.mean() <= 0.97 else ", which is outside the expected 80 to 97 %"
+        notes.append(
+            f"90 % intervals hold {100 * held.mean():.0f} % of the losses on held-out {kind}{outside}."
+        )
+    notes += size_notes(errors, runs["non_embedding_params"].unique(), target_params)
+    for kind, rows in errors.groupby("held_out", sort=False):
+        best = rows.iloc[0]
+        if not str(best["law"]).startswith("decay:"):
+            notes.append(f"On held-out {kind}, '{best['law']}' predicts better than the decay law.")
+    if len(excluded):
+        notes.append(f"{len(excluded)} runs were left out: {', '.join(sorted(set(excluded['reason'])))}.")
+    return tuple(notes)
+
+
+def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
+    """Held-out error of the law beside what seeds alone do."""
+    own = errors[errors["law"].str.startswith("decay:")].set_index("held_out")["mae"]
+    notes = [f"Held-out error on {kind}: {error:.4f} nats." for kind, error in own.items()]
+    if np.isfinite(noise):
+        notes.append(
+            f"The seed noise of one domain is {noise:.4f} nats (standard deviation, mean over domains), so no law can "
+            f"have a mean error below {0.8 * noise:.4f} nats on a new seed. The objective averages over domains and "
+            "has less noise."
+        )
+    return notes
+
+
+def size_notes(errors: pd.DataFrame, sizes: Sequence[float], target_params: int | None = None) -> list[str]:
+    """What the runs cannot say about other sizes, and where the law errs at a held-out one to one side.
+
+    Args:
+        errors: of the decay law and others, by kind of hold-out.
+        sizes: non-embedding parameters of the fitted runs, each once.
+        target_params: those of the target, where it is known.
+    """
+    if len(sizes) == 1 and int(sizes[0]) == target_params:
+        return [
+            f"All microanneals have the target's {target_params:,} parameters, so that the law has no size axis. The "
+            "held-out runs ask about mixtures and lengths only."
+        ]
+    if len(sizes) == 1:
+        return [
+            f"All microanneals have {int(sizes[0]):,} parameters. For other sizes the law has only its prior, and its "
+            "intervals there are as wide as the prior."
+        ]
+    own = errors[errors["law"].str.startswith("decay:") & (errors["held_out"] == "size")]
+    if own.empty or not abs(own["bias"].iloc[0]) > 0.5 * own["mae"].iloc[0]:
+        return []
+    bias, smaller = float(own["bias"].iloc[0]), len(sizes) - 1
+    return [
+        f"At the largest size, predicted from {smaller} smaller one{'s' if smaller > 1 else ''}, the law is "
+        f"{abs(bias):.3f} nats too {'pessimistic' if bias > 0 else 'optimistic'} on average. With so few model sizes "
+        "the size trend is uncertain; the intervals account for this."
+    ]
