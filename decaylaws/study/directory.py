@@ -75,6 +75,16 @@ class Study(StudyPaths):
         return RunStorage.of(self.root, self.settings, self.evaluation_sets)
 
     @property
+    def storage_url(self) -> str:
+        """Where Optuna's storage of the runs is, for Optuna's own tools."""
+        return self.storage().url
+
+    @property
+    def storage_name(self) -> str:
+        """Name of the Optuna study that holds the runs."""
+        return self.storage().name
+
+    @property
     def evaluation_sets(self) -> str:
         """Fingerprint of the prepared evaluation domains and question sets; empty where study.yaml names none.
 
