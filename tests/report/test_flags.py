@@ -87,7 +87,7 @@ def sound() -> Planted:
         ),
         problem=problem,
         recipe=SimpleNamespace(
-            stages=[stage],
+            decay=stage,
             guards={"web": SimpleNamespace(holds=True)},
             provenance=SimpleNamespace(evidence=SimpleNamespace(beyond_horizon=())),
         ),
@@ -123,7 +123,7 @@ def errors(*rows: tuple[str, str, float]) -> Change:
 
 def at_the_edge(inputs: Planted) -> None:
     inputs.problem.plan.decay_tokens = 32_000
-    inputs.recipe.stages[0].mixture = Mixture({"web": 0.73, "code": 0.27})
+    inputs.recipe.decay.mixture = Mixture({"web": 0.73, "code": 0.27})
 
 
 FLAGS: list[tuple[Change, list[str]]] = [

@@ -15,10 +15,14 @@ def test_shares_of_the_decay_of_the_trunk_and_of_both_together() -> None:
     trunk = SimpleNamespace(mixture=Mixture({"web": 0.9, "code": 0.1}), tokens=3_000)
     start = SimpleNamespace(config=trunk)
     settings = SimpleNamespace(target=SimpleNamespace(shape="target"))
-    sources = {name: SimpleNamespace(available_tokens=1_000) for name in ("web", "code", "maths")}
+    sources = {
+        name: SimpleNamespace(available_tokens=1_000, epochs=None) for name in ("web", "code", "maths")
+    }
     inputs: Any = SimpleNamespace(
         found={"unconstrained": dict.fromkeys(sources, 0.2), "support": {}},
-        recipe=SimpleNamespace(stages=[SimpleNamespace(tokens=1_000)], sources=sources),
+        recipe=SimpleNamespace(
+            tokens=1_000, sources=sources, source_tokens=lambda: {"web": 500, "code": 100, "maths": 400}
+        ),
         planner=SimpleNamespace(start=lambda shape: start, settings=settings),
     )
     ranges = pd.DataFrame({"source": list(sources), "share": [0.5, 0.1, 0.4]})
