@@ -7,7 +7,8 @@
 one size, which is called ``all``. Sources that fewer than three fit rows hold are left out. Regressions see the
 fit rows only. At each size of the predict rows: Spearman and Pearson correlation by target, relative error after
 an affine recalibration on 8 of its runs (drawn by seed, scored on the others), the regret of the mixture with
-the best prediction, and how well the mean over the targets is predicted. The learning curves, of the mean over
+the best prediction, and how well the mean over the targets is predicted. Of the 90 % intervals, the share that holds,
+and that of the rows whose shares lie outside the range of the fit rows. The learning curves, of the mean over
 the targets and of Pile-CC, fit the first 32, 64, ... rows. Where the fit rows
 hold several sizes, the one with most runs is fitted. Targets that too few fit rows hold, and regressions that
 cannot be fitted, are left out with the reason; rows that copy another and losses that are missing are counted.
@@ -33,6 +34,7 @@ from decaylaws.errors import DataError, DecaylawsError, SchemaError
 from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
+    GaussianProcess,
     MixtureRegression,
     Recalibration,
     shares_frame,
@@ -40,13 +42,19 @@ from decaylaws.laws.mixing import (
 from decaylaws.laws.mixing import REGRESSIONS as OFFERED
 from decaylaws.laws.mixing.data import MIN_RUNS
 
-REGRESSIONS = OFFERED | RIVALS | {"mariner": Mariner}
+REGRESSIONS: dict[str, Callable[[], MixtureRegression]] = {
+    **OFFERED,
+    **RIVALS,
+    "mariner": Mariner,
+    "gaussian_process_sqrt": lambda: GaussianProcess(transform="sqrt", floor_share=0.8),
+}
 SHARE, LOSSES = "w_", ("loss_", "bpb_")
 LEAST_HOLDERS = 3  # fit rows that must hold a source
 MANY_TARGETS = 50  # of which a stack would be fitted to folds for many minutes
 CURVE_RUNS = (32, 64, 128, 256, 512)
 CURVE_REGRESSIONS = (
-    "blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear", "gaussian_process", "mariner",
+    "blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear", "gaussian_process",
+    "gaussian_process_sqrt", "mariner",
 )  # fmt: skip
 RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
 PILE_CC = "loss_pile_cc"
@@ -181,11 +189,15 @@ def evaluate(
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     sizes = {str(size): score(law, group) for size, group in rows.groupby("model_size", sort=False)}
     same_size = rows[rows["model_size"] == fit_rows["model_size"].iloc[0]]
+    shares = shares_frame(same_size, SHARE)[list(law.sources_)].to_numpy(dtype=float)
+    outside = same_size[law.box_.outside(shares) > 0]
     return {
         "fit_seconds": seconds,
         "fit_cpu_seconds": cpu,
         "status": law.report_.status.value,
-        "coverage_90": interval_coverage(law, same_size) if len(same_size) else None,
+        "coverage_90": interval_coverage(law, same_size),
+        "coverage_90_outside": interval_coverage(law, outside),
+        "rows_outside": len(outside),
         "sizes": sizes,
     }
 
@@ -301,7 +313,7 @@ def regret(guess: np.ndarray, truth: np.ndarray) -> float:
 
 def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | None:
     """Share of losses inside the 90 % intervals, for regressions that state them at no cost."""
-    if any(len(model.errors) == 0 for model in law.models_.values()):
+    if rows.empty or any(len(model.errors) == 0 for model in law.models_.values()):
         return None
     observed = rows[loss_columns(rows)].to_numpy(dtype=float)
     found = law.predict(shares_frame(rows, SHARE), interval=0.9, allow_unseen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import cluster_weights, conformal_radius
+from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.mixing.data import (
@@ -25,6 +27,7 @@ from decaylaws.laws.mixing.data import (
     read_weights,
 )
 from decaylaws.laws.mixing.diverged import diverged
+from decaylaws.laws.mixing.reach import Box, mixture_horizon
 
 DIVERGED = "its loss lies far above what the other runs say of its mixture: it diverged or was mis-measured"
 
@@ -87,6 +90,8 @@ class MixtureRegression(Law):
         doubts_: by target, sentences on why no preference by this regression is to be believed; empty where nothing
             speaks against it.
         models_: the fitted model of each target.
+        box_: the range of the fitted shares.
+        horizons_: by target, how the error grows outside that range, from fits to the inner runs.
     """
 
     sources_: tuple[str, ...]
@@ -95,6 +100,8 @@ class MixtureRegression(Law):
     excluded_: tuple[Exclusion, ...]
     doubts_: dict[str, tuple[str, ...]]
     models_: dict[str, TargetModel]
+    box_: Box
+    horizons_: dict[str, Horizon]
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit every target, without the runs that diverged and the copies of others, which ``excluded_`` names.
@@ -127,7 +134,8 @@ class MixtureRegression(Law):
         weights = read_weights(sample_weight, len(shares))
         copies = _copies(shares, losses) if check else np.zeros(len(shares), dtype=bool)
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
-        self.models_, excluded = {}, []
+        self.models_, self.horizons_, excluded = {}, {}, []
+        self.box_ = Box.of(shares)
         self._errors, self._spreads = np.full(losses.shape, np.nan), np.full(losses.shape, np.nan)
         for column, target in enumerate(self.targets_):
             measured = np.isfinite(losses[:, column])
@@ -147,6 +155,10 @@ class MixtureRegression(Law):
                 spread = model.left_out_spread(shares[measured])
                 self._errors[measured, column] = losses[measured, column] * np.expm1(model.errors * spread)
                 self._spreads[measured, column] = losses[measured, column] * spread
+                if check and sample_weight is None:
+                    self.horizons_[target] = self._horizon(
+                        target, model, shares[measured], losses[measured, column]
+                    )
         self.excluded_ = tuple(excluded)
         self.doubts_ = self._doubts(losses)
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
@@ -170,15 +182,16 @@ class MixtureRegression(Law):
         mean = np.column_stack([model.predict(shares) for model in models])
         if interval is None:
             return self._shape(mean)
-        radii = [
-            conformal_radius(_not_empty(model.errors), interval) * model.spread(shares) for model in models
-        ]
-        with np.errstate(
-            over="ignore"
-        ):  # without a prior nothing bounds what an unseen source does: infinity
-            factor = np.exp(np.column_stack(radii))
-        lower, upper = self._shape(mean / factor), self._shape(mean * factor)
-        return Prediction(self._shape(mean), lower, upper, interval)
+        places, ends = self.box_.values(shares), []
+        for (target, model), loss in zip(self.models_.items(), mean.T):
+            radius = conformal_radius(_not_empty(model.errors), interval) * model.spread(shares)
+            with np.errstate(
+                over="ignore"
+            ):  # without a prior nothing bounds what an unseen source does: infinity
+                own = Prediction(loss, loss / np.exp(radius), loss * np.exp(radius), interval)
+            ends.append(self.horizons_.get(target, Horizon()).widen(own, places))
+        lower, upper = (np.column_stack([getattr(each, end) for each in ends]) for end in ("lower", "upper"))
+        return Prediction(self._shape(mean), self._shape(lower), self._shape(upper), interval)
 
     def predict_objective(self, X: Any, weights: Mapping[str, float], interval: float | None = None) -> Any:
         """Weighted sum of the targets' losses [runs]; its interval keeps the correlation of their errors.
@@ -201,6 +214,13 @@ class MixtureRegression(Law):
         spread = sum(abs(w) * loss * each for w, loss, each in zip(vector[used], losses, spreads))
         errors = self.left_out_errors(weights) / (self._spreads[:, used] @ np.abs(vector[used]))
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval) * spread
+        # outside the range of the runs a mixture's errors go together over the targets
+        places, names = self.box_.values(shares), [self.targets_[k] for k in np.flatnonzero(used)]
+        beyond = [
+            loss * np.expm1(self.horizons_.get(name, Horizon()).half_width(places, interval))
+            for name, loss in zip(names, losses)
+        ]
+        radius = np.maximum(radius, sum(abs(w) * each for w, each in zip(vector[used], beyond)))
         return Prediction(mean, mean - radius, mean + radius, interval)
 
     def left_out_errors(self, weights: Mapping[str, float]) -> Array:
@@ -260,6 +280,37 @@ class MixtureRegression(Law):
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> TargetModel:
         """Fit one target on runs whose loss exists."""
 
+    def refitted(self, shares: Array, losses: Array, weights: Array) -> Self:
+        """This regression of one target on some of its runs, with what the fit to all chose: prior, kernel, weights.
+
+        Args:
+            shares: shares [runs, sources].
+            losses: losses [runs].
+            weights: weight of each run [runs].
+        """
+        ((target, model),) = self.models_.items()
+        found = copy(self)
+        found.models_ = {target: self._refit_target(target, model, shares, losses, weights)}
+        return found
+
+    def _refit_target(
+        self, target: str, model: Any, shares: Array, losses: Array, weights: Array
+    ) -> TargetModel:
+        """A fit of one target to some of its runs that keeps what the fit to all chose; by default a fit anew."""
+        return self._fit_target(target, shares, losses, weights)
+
+    def _horizon(self, target: str, model: TargetModel, shares: Array, losses: Array) -> Horizon:
+        size = float(np.sqrt(np.mean(np.square(model.errors))))
+
+        def predict(fitted: NDArray[np.bool_], asked: Array) -> tuple[Array, Array]:
+            inner = self._refit_target(
+                target, model, shares[fitted], losses[fitted], np.ones(int(fitted.sum()))
+            )
+            # of the fit alone: the spread holds one run's noise as well
+            return inner.predict(asked), size * np.sqrt(np.maximum(inner.spread(asked) ** 2 - 1.0, 0.0))
+
+        return mixture_horizon(shares, losses, predict, size)
+
     @abstractmethod
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
@@ -293,6 +344,8 @@ class MixtureRegression(Law):
             "doubts": self.doubts_,
             "errors": _without_nan(self._errors),
             "spreads": _without_nan(self._spreads),
+            "box": vars(self.box_),
+            "horizons": {target: each.to_list() for target, each in self.horizons_.items()},
             "models": models,
         }
 
@@ -303,6 +356,9 @@ class MixtureRegression(Law):
         self.doubts_ = {target: tuple(said) for target, said in state["doubts"].items()}
         self._errors = np.array(state["errors"], dtype=float)
         self._spreads = np.array(state["spreads"], dtype=float)
+        ends = {name: np.array(state["box"][name], dtype=float) for name in ("lower", "upper", "centre")}
+        self.box_ = Box(**ends, radius=float(state["box"]["radius"]))
+        self.horizons_ = {target: Horizon.from_list(found) for target, found in state["horizons"].items()}
         self.models_ = {
             target: self._restore_target(
                 target,

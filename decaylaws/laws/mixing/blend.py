@@ -265,6 +265,14 @@ class BlendedRegression(PosteriorRegression):
         model = replace(model, process_share=share, report=report)
         return replace(model, errors=model.left_out_errors(shares) / model.left_out_spread(shares))
 
+    def _refit_target(
+        self, target: str, model: BlendModel, shares: Array, losses: Array, weights: Array
+    ) -> BlendModel:
+        # without trees, which cost the most and hardly matter away from the runs
+        formula = model.formula.refitted(shares, losses, weights)
+        process = model.process.refitted(shares, losses, weights)
+        return replace(model, formula=formula, process=process, tree_share=0.0)
+
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> BlendModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,11 @@ class LightGBMRegression(MixtureRegression):
         seconds = time.perf_counter() - began
         report = plain_report(losses, model.predict(shares), 0, seconds)
         return TreeModel(model.text, self.log_target, errors, report)
+
+    def _refit_target(
+        self, target: str, model: TreeModel, shares: Array, losses: Array, weights: Array
+    ) -> TreeModel:
+        return replace(self._fit_one(shares, losses, weights), errors=model.errors)
 
     def _fit_one(self, shares: Array, losses: Array, weights: Array) -> TreeModel:
         import lightgbm

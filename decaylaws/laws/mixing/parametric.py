@@ -38,11 +38,13 @@ class Fitted:
     Attributes:
         solution: where it ended.
         noise_sd: noise of one run in log loss that weighs the prior against the runs.
+        prior_sd: standard deviations of the prior [params].
         evidence: log of how likely the runs are under that prior, up to a constant.
     """
 
     solution: Solution
     noise_sd: float
+    prior_sd: Array
     evidence: float
 
     @property
@@ -66,6 +68,7 @@ class FormulaModel:
         errors: studentised residuals, which are the leave-one-out errors over their spread [runs].
         report: diagnosis.
         noise_sd: noise of one run in log loss that weighed the prior against the runs.
+        prior_sd: standard deviations of the prior [params].
     """
 
     family: Family
@@ -73,27 +76,26 @@ class FormulaModel:
     precision: Array
     errors: Array
     report: FitReport
-    noise_sd: float = NOISE_SD
+    noise_sd: float
+    prior_sd: Array
 
     @classmethod
-    def from_solution(
-        cls, family: Family, solution: Solution, shares: Array, losses: Array, noise_sd: float = NOISE_SD
-    ) -> FormulaModel:
-        """Attach leave-one-out errors to a solution without refitting, by the leverage of each run.
+    def from_fitted(cls, family: Family, found: Fitted, shares: Array, losses: Array) -> FormulaModel:
+        """Attach leave-one-out errors to a fit without refitting, by the leverage of each run.
 
         Args:
             family: the formula.
-            solution: its fitted parameters.
+            found: its fitted parameters.
             shares: shares of the fitted runs [runs, sources].
             losses: their losses [runs].
-            noise_sd: noise that weighed the prior against the runs.
         """
+        solution = found.solution
         value, by_loss = family.with_slopes(solution.theta, shares)
         slopes = by_loss / value[:, None]
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
         leverage = np.sum(slopes * np.linalg.solve(precision, slopes.T).T, axis=1)
         errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, LEAST_FREEDOM))
-        return cls(family, solution.theta, precision, errors, solution.report, noise_sd)
+        return cls(family, solution.theta, precision, errors, solution.report, found.noise_sd, found.prior_sd)
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
@@ -137,8 +139,8 @@ class FormulaModel:
         return dict(zip(self.family.param_names(sources), self.theta.tolist()))
 
     def state(self) -> dict[str, Any]:
-        """Parameters, precision and noise."""
-        return {"theta": self.theta, "precision": self.precision, "noise_sd": self.noise_sd}
+        """Everything but errors and report."""
+        return {name: getattr(self, name) for name in ("theta", "precision", "noise_sd", "prior_sd")}
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,23 @@ class FormulaRegression(PosteriorRegression):
         began = time.perf_counter()
         family = self._family(target)
         start = family.start(shares, losses)
+        fit = self._fits(family, start, shares, losses, weights)
+        found = self._most_likely(fit, start, _scattered(start, self.num_starts, self.seed))
+        report = replace(found.solution.report, seconds=time.perf_counter() - began)
+        found = replace(found, solution=replace(found.solution, report=report))
+        return FormulaModel.from_fitted(family, found, shares, losses)
+
+    def _refit_target(
+        self, target: str, model: FormulaModel, shares: Array, losses: Array, weights: Array
+    ) -> FormulaModel:
+        start = model.family.start(shares, losses)
+        fit = self._fits(model.family, start, shares, losses, weights)
+        return FormulaModel.from_fitted(
+            model.family, fit(model.noise_sd, model.prior_sd, start.theta), shares, losses
+        )
+
+    def _fits(self, family: Family, start: Start, shares: Array, losses: Array, weights: Array) -> FitUnder:
+        """Fits of the runs under any prior."""
         residuals, jacobian = evaluated_together(self._residuals(family, shares, losses))
 
         def fit(noise_sd: float, prior_sd: Array, points: Array) -> Fitted:
@@ -206,12 +225,9 @@ class FormulaRegression(PosteriorRegression):
                 normal_equations=True,  # a prior on every parameter conditions them
                 polish=False,  # a prediction changes by less than the runs' noise long before machine precision
             )
-            return Fitted(solution, noise_sd, log_evidence(solution, noise_sd, weights))
+            return Fitted(solution, noise_sd, prior_sd, log_evidence(solution, noise_sd, weights))
 
-        found = self._most_likely(fit, start, _scattered(start, self.num_starts, self.seed))
-        report = replace(found.solution.report, seconds=time.perf_counter() - began)
-        found = replace(found, solution=replace(found.solution, report=report))
-        return FormulaModel.from_solution(family, found.solution, shares, losses, found.noise_sd)
+        return fit
 
     def _most_likely(self, fit: FitUnder, start: Start, points: Array) -> Fitted:
         """The fit under the prior to be taken, from the starts ``points`` [starts, params]."""
@@ -236,10 +252,9 @@ class FormulaRegression(PosteriorRegression):
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> FormulaModel:
-        theta, precision = np.array(state["theta"]), np.array(state["precision"])
-        return FormulaModel(
-            self._family(target), theta, precision, errors, report, float(state.get("noise_sd", NOISE_SD))
-        )
+        theta, precision, prior_sd = (np.array(state[name]) for name in ("theta", "precision", "prior_sd"))
+        family = self._family(target)
+        return FormulaModel(family, theta, precision, errors, report, float(state["noise_sd"]), prior_sd)
 
 
 class InverseSum(FormulaRegression):

@@ -16,7 +16,7 @@ from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.base import MixtureRegression, plain_report
-from decaylaws.laws.mixing.kernels import Alone, correlation, fit_additive, fit_kernel
+from decaylaws.laws.mixing.kernels import Alone, KernelFit, correlation, fit_additive, fit_kernel
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -273,6 +273,21 @@ class GaussianProcess(MixtureRegression):
             kernel = fit_additive(inputs, logs - centre, float(low), float(high))
         else:
             kernel = fit_kernel(inputs, logs - centre, self.num_restarts, self.seed)
+        return self._conditioned(kernel, floor, shares, losses, weights, began)
+
+    def _refit_target(
+        self, target: str, model: GaussianProcessModel, shares: Array, losses: Array, weights: Array
+    ) -> GaussianProcessModel:
+        kernel = KernelFit(model.scales, model.alone, ())
+        return self._conditioned(kernel, model.floor, shares, losses, weights, time.perf_counter())
+
+    def _conditioned(
+        self, kernel: KernelFit, floor: float, shares: Array, losses: Array, weights: Array, began: float
+    ) -> GaussianProcessModel:
+        """The process of a given kernel on the runs."""
+        inputs = TRANSFORMS[self.transform](shares)
+        logs = np.log(losses - floor)
+        centre = float(np.average(logs, weights=weights))
         signal, noise, length = kernel.scales
         noise_by_run = noise / np.maximum(weights, 1e-3)
         covariance = signal * correlation(inputs, inputs, length) + np.diag(noise_by_run)
