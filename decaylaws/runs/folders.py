@@ -31,7 +31,7 @@ from decaylaws.runs.config import ModelShape
 from decaylaws.runs.start import CheckpointShape
 
 WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
-_LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
+LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
 """What ``LlamaForCausalLM`` can do otherwise, and the stacked trainer cannot."""
 
 
@@ -231,7 +231,7 @@ def _as_llama(config: Mapping[str, Any], seq_len: int) -> ModelShape | None:
     plain_rope = rope.get("rope_type", rope.get("type", "default")) == "default"
     if config["model_type"] != "llama" or not plain_rope:
         return None
-    if any(config.get(name, value) != value for name, value in _LLAMA_ONLY.items()):
+    if any(config.get(name, value) != value for name, value in LLAMA_ONLY.items()):
         return None
     heads, width = config["num_attention_heads"], config["hidden_size"]
     if (config.get("head_dim") or width // heads) * heads != width:

@@ -27,7 +27,6 @@ from decaylaws.laws.decay.trust import (
     held_out_predictions,
     margin_near,
 )
-from decaylaws.laws.mixing.data import MIN_RUNS
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
@@ -164,8 +163,6 @@ def mix_decay(
         )  # fmt: skip
     weights = normalised(settings.weights or dict.fromkeys(table.targets, 1.0))
     keep, left_out = without_diverged(table, weights)
-    if keep.sum() < MIN_RUNS:
-        raise InvalidValueError("runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used")
     read = read_decays(table, settings)
     read = replace(read, runs=read.runs[keep].reset_index(drop=True))
     runs = read.runs

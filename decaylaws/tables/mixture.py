@@ -87,11 +87,6 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         raise InvalidValueError("law", settings.law, f"must be one of {list(REGRESSIONS)}")
     weights = normalised(settings.weights or dict.fromkeys(table.targets, 1.0))
     keep, left_out = without_diverged(table, weights)
-    if keep.sum() < MIN_RUNS:
-        raise InvalidValueError(
-            "runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used",
-            "; ".join(f"{run}: {reason}" for run, reason in table.excluded.head(3).itertuples(index=False)),
-        )  # fmt: skip
     shares, losses = table.shares[keep].reset_index(drop=True), table.losses[keep].reset_index(drop=True)
     runs = [run for run, kept in zip(table.runs, keep) if kept]
     parts, part_weights, groups = _parts(losses, weights, tuple(settings.guards))
@@ -163,13 +158,21 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
 
 
 def without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Array, list[tuple[str, str]]]:
-    """Which runs count ``[runs]``; the others, whose objective lies far above what the rest say of their mixture."""
+    """Which runs count ``[runs]``; the others, whose objective lies far above what the rest say of their mixture.
+
+    Raises:
+        InvalidValueError: too few runs count.
+    """
     keep = np.ones(len(table.runs), dtype=bool)
-    if len(keep) < MIN_RUNS:
-        return keep, []
-    shares = table.shares.to_numpy(dtype=float)
-    objective = table.losses[list(weights)].to_numpy(dtype=float) @ np.array(list(weights.values()))
-    keep &= ~diverged(shares, objective)
+    if len(keep) >= MIN_RUNS:
+        shares = table.shares.to_numpy(dtype=float)
+        objective = table.losses[list(weights)].to_numpy(dtype=float) @ np.array(list(weights.values()))
+        keep &= ~diverged(shares, objective)
+    if keep.sum() < MIN_RUNS:
+        raise InvalidValueError(
+            "runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used",
+            "; ".join(f"{run}: {reason}" for run, reason in table.excluded.head(3).itertuples(index=False)),
+        )  # fmt: skip
     return keep, [(run, DIVERGED) for run, kept in zip(table.runs, keep) if not kept]
 
 

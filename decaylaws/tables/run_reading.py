@@ -222,34 +222,15 @@ def _read_shares(
     phases: dict[str, list[str]] = {}
     for source in shares.columns:
         phases.setdefault(source.partition(PHASE)[2], []).append(source)
-    parts: list[pd.DataFrame] = []
-    blocks: dict[str, tuple[tuple[str, ...], float]] = {}
     wrong = pd.Series("", index=table.index, dtype=object)
     for rows, words in ((text, "holds text"), (negative, "is negative")):
         for k, source in enumerate(shares.columns):
-            wrong[pd.Series(rows[:, k], index=table.index) & (wrong == "")] = (
-                f"the share of '{source}' {words}"
-            )
+            _exclude(wrong, pd.Series(rows[:, k], index=table.index), f"the share of '{source}' {words}")
+    parts: list[pd.DataFrame] = []
+    blocks: dict[str, tuple[tuple[str, ...], float]] = {}
     for phase, members in phases.items():
-        own = shares[members].fillna(0.0)
-        total = own.sum(axis=1)
-        in_percent = bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2))
-        if in_percent:
-            own, total = own / 100, total / 100
-            told.append("Shares were read as percentages.")
-        if rest is not None:
-            name = f"{rest}{PHASE}{phase}" if phase else rest
-            if name in own:
-                raise InvalidValueError("rest", rest, "must not be a source of the table")
-            over = total > 1 + ROUNDING
-            left = 1 - total
-            own = own.assign(**{name: left.where(left > _ROUNDED_OFF, 0.0)})
-        else:
-            over = (total - 1).abs() > ROUNDING
-        sums = total.map(lambda value: f"shares sum to {value:.4g}")
-        wrong[over & (wrong == "")] = sums[over & (wrong == "")]
-        whole = own.sum(axis=1).where(~over, 1.0)
-        own = own.div(whole.where(whole > 0, 1.0), axis=0) / len(phases)
+        rest_name = f"{rest}{PHASE}{phase}" if rest and phase else rest
+        own = _whole_shares(shares[members].fillna(0.0), wrong, rest_name, told) / len(phases)
         parts.append(own)
         if len(phases) > 1:
             blocks[phase] = (tuple(own.columns), 1 / len(phases))
@@ -271,6 +252,32 @@ def _read_shares(
             remedy="Name the source that takes the rest of the whole (--rest NAME).",
         )
     return found, blocks, wrong, list(dict.fromkeys(told))
+
+
+def _whole_shares(own: pd.DataFrame, wrong: pd.Series, rest: str | None, told: list[str]) -> pd.DataFrame:
+    """The shares of one phase that sum to 1 in every row in which they can.
+
+    Args:
+        own: as the table states them.
+        wrong: what is wrong with each row; rows whose shares do not sum to 1 are told here.
+        rest: source that takes what the others leave, if there is one.
+        told: sentences on how the table was read; grows here.
+    """
+    total = own.sum(axis=1)
+    if bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2)):
+        own, total = own / 100, total / 100
+        told.append("Shares were read as percentages.")
+    if rest is None:
+        over = (total - 1).abs() > ROUNDING
+    else:
+        if rest in own:
+            raise InvalidValueError("rest", rest.partition(PHASE)[0], "must not be a source of the table")
+        over = total > 1 + ROUNDING
+        left = 1 - total
+        own = own.assign(**{rest: left.where(left > _ROUNDED_OFF, 0.0)})
+    _exclude(wrong, over, total.map(lambda value: f"shares sum to {value:.4g}"))
+    whole = own.sum(axis=1).where(~over, 1.0)
+    return own.div(whole.where(whole > 0, 1.0), axis=0)
 
 
 def _not_finished(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

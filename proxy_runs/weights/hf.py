@@ -18,11 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from decaylaws.errors import DataError
 from decaylaws.runs.config import ModelShape
+from decaylaws.runs.folders import LLAMA_ONLY
 from proxy_runs.weights.causal_lm import load_causal_lm, load_config
 from proxy_runs.weights.params import Params
-
-# what LlamaForCausalLM can do and the stack cannot: a checkpoint that uses it is refused
-_REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
 
 
 def llama_config(shape: ModelShape, *, eos_token_id: int | None = None) -> LlamaConfig:
@@ -52,7 +50,7 @@ def shape_of(config: LlamaConfig, *, where: str = "the model") -> ModelShape:
     if config.model_type != "llama":
         raise DataError(f"{where} is a {config.model_type!r} model; only 'llama' can be a member.")
     unsupported = [
-        f"{key}={getattr(config, key)!r}" for key, v in _REQUIRED.items() if getattr(config, key) != v
+        f"{key}={getattr(config, key)!r}" for key, v in LLAMA_ONLY.items() if getattr(config, key) != v
     ]
     if config.rope_parameters["rope_type"] != "default":
         unsupported.append(f"rope_type={config.rope_parameters['rope_type']!r}")

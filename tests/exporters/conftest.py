@@ -8,8 +8,19 @@ import pytest
 from decaylaws.recipe import Recipe
 
 SEQ_LEN = 64
+MAIN_FILES = {
+    "torchtitan": "midtrain_torchtitan.py",
+    "huggingface": "training_arguments.json",
+    "olmo-core": "midtrain_olmo_core.py",
+    "megatron": "midtrain_megatron.args",
+    "megatron-bridge": "midtrain_megatron_bridge.yaml",
+    "nanotron": "midtrain_nanotron.yaml",
+    "llm-foundry": "midtrain_llm_foundry.yaml",
+    "levanter": "midtrain_levanter.yaml",
+}
 BATCH_TOKENS = 256 * SEQ_LEN
 PEAK = 6.1351e-5
+CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def _segments(form: str, tokens: int) -> list[dict[str, Any]]:

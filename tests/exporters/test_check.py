@@ -15,19 +15,7 @@ from decaylaws.cli import app
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
 from decaylaws.exporters.readers import READERS
-
-BATCH_TOKENS = 256 * 64
-CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
-MAIN_FILES = {
-    "torchtitan": "midtrain_torchtitan.py",
-    "huggingface": "training_arguments.json",
-    "olmo-core": "midtrain_olmo_core.py",
-    "megatron": "midtrain_megatron.args",
-    "megatron-bridge": "midtrain_megatron_bridge.yaml",
-    "nanotron": "midtrain_nanotron.yaml",
-    "llm-foundry": "midtrain_llm_foundry.yaml",
-    "levanter": "midtrain_levanter.yaml",
-}
+from tests.exporters.conftest import BATCH_TOKENS, CLEAN_SOURCES, MAIN_FILES
 
 
 def test_every_target_can_be_read() -> None:

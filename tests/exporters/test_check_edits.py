@@ -8,18 +8,8 @@ import pytest
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.exporters import EXPORTERS, check_config, export
-from tests.exporters.conftest import BATCH_TOKENS, build_recipe
+from tests.exporters.conftest import BATCH_TOKENS, MAIN_FILES, build_recipe
 
-MAIN_FILES = {
-    "torchtitan": "midtrain_torchtitan.py",
-    "huggingface": "training_arguments.json",
-    "olmo-core": "midtrain_olmo_core.py",
-    "megatron": "midtrain_megatron.args",
-    "megatron-bridge": "midtrain_megatron_bridge.yaml",
-    "nanotron": "midtrain_nanotron.yaml",
-    "llm-foundry": "midtrain_llm_foundry.yaml",
-    "levanter": "midtrain_levanter.yaml",
-}
 # by target: what stands in the export and what replaces it, in the main file unless another is named
 EDITS: dict[str, list[tuple[str, ...]]] = {
     "torchtitan": [

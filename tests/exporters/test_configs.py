@@ -10,9 +10,9 @@ import pytest
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import ExportOptions, export
 from decaylaws.io.yaml import load_yaml
+from tests.exporters.conftest import CLEAN_SOURCES
 
 BATCH_TOKENS, SEQUENCES = 256 * 64, 256
-CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def _yaml(text: str) -> dict[str, Any]:

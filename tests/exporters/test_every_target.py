@@ -8,7 +8,7 @@ import pytest
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, export, export_all, export_remarks, export_table
 from decaylaws.schedules import warmup
-from tests.exporters.conftest import BATCH_TOKENS
+from tests.exporters.conftest import BATCH_TOKENS, CLEAN_SOURCES
 from tests.exporters.recipes import RECIPES
 
 FORMS = ("linear", "cosine", "1-sqrt", "wsd", "wsd-linear", "three-stage")
@@ -16,7 +16,6 @@ TABLES = {"torchtitan", "huggingface"}
 SEGMENTS = {"olmo-core"}
 NO_1_SQRT = {"llm-foundry", "levanter"}
 NO_WARMUP_ON_STATE = {"megatron", "megatron-bridge", "levanter"}
-CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def _recipe(make_recipe, target: str, form: str, steps: int):

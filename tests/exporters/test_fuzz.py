@@ -19,7 +19,7 @@ from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export
 from decaylaws.exporters.base import NOTES_FILE, max_error_off_path
 from decaylaws.io.yaml import load_yaml
 from decaylaws.recipe import Recipe
-from tests.exporters.test_check import MAIN_FILES
+from tests.exporters.conftest import MAIN_FILES
 
 LRS = st.sampled_from([0.0, 1e-12, 6.1351e-5, 1.0, 1e3]) | st.floats(1e-9, 10.0)
 SHAPES = st.sampled_from(["constant", "linear", "cosine", "1-sqrt", "exponential", "megatron-exponential"])

@@ -15,8 +15,8 @@ from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import EXPORTERS, ExportOptions, check_config, export, export_remarks
 from decaylaws.exporters.base import max_error_off_path
 from decaylaws.recipe import Recipe
+from tests.exporters.conftest import MAIN_FILES
 from tests.exporters.recipes import BATCH, PEAK, RECIPES, SEEN_STEPS, SEQ_LEN, SEQUENCES
-from tests.exporters.test_check import MAIN_FILES
 
 NO_PATH = "no LR path of the form"
 ROPE = "only a change of its base"

@@ -15,13 +15,13 @@ import pytest
 
 from decaylaws.exporters import ExportOptions, export
 from decaylaws.recipe.checkpoints import read_facts
+from tests.exporters.conftest import CLEAN_SOURCES
 from tests.exporters.trainers import import_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the trainers warn of is theirs to mend
 BATCH_TOKENS, SEQUENCES = 256 * 64, 256
 PEAK = 6.1351e-5
 STEPS = [10, 1000, 24_000]
-CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def _module(path: Path) -> ModuleType:

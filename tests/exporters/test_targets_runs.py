@@ -25,8 +25,8 @@ from decaylaws import study as verbs
 from decaylaws.exporters import ExportOptions, export
 from decaylaws.exporters.torchtitan import DEFAULT_MODEL
 from decaylaws.recipe import Recipe
+from tests.exporters.conftest import MAIN_FILES
 from tests.exporters.recipes import PEAK, RECIPES
-from tests.exporters.test_check import MAIN_FILES
 from tests.exporters.test_runs import REFUSED, parts
 from tests.exporters.test_targets import _module
 from tests.exporters.trainers import import_trainer

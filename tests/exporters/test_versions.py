@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decaylaws.exporters import EXPORTERS, export
-from tests.exporters.conftest import build_recipe
+from tests.exporters.conftest import CLEAN_SOURCES, build_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = {
@@ -21,7 +21,6 @@ PACKAGES = {
     "levanter": "marin-levanter",
 }
 """Package of each target that a registry has; nanotron's main branch is in none."""
-CLEAN_SOURCES = {"web": {"path": "/data/web"}, "math": {"path": "/data/math"}, "unused": {}}
 
 
 def documented() -> dict[str, str]:
