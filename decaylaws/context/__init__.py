@@ -5,7 +5,6 @@ from decaylaws.context.published import (
     PUBLISHED_EXTENSIONS,
     ExtensionStage,
     PublishedExtension,
-    published_extension,
 )
 from decaylaws.context.rope import RotaryFrequencies, rotary_frequencies
 
@@ -15,7 +14,6 @@ __all__ = [
     "PublishedExtension",
     "RotaryFrequencies",
     "extend_tail",
-    "published_extension",
     "rotary_frequencies",
     "with_long_share",
 ]

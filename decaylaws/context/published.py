@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from decaylaws.errors import InvalidValueError
-
 K = 1024
 
 
@@ -186,16 +184,3 @@ _ENTRIES = (
     ),
 )
 PUBLISHED_EXTENSIONS: dict[str, PublishedExtension] = {entry.name: entry for entry in _ENTRIES}
-
-
-def published_extension(name: str) -> PublishedExtension:
-    """The entry of that name.
-
-    Raises:
-        InvalidValueError: no entry has it; the message lists those that exist.
-    """
-    entry = PUBLISHED_EXTENSIONS.get(name.strip().lower())
-    if entry is None:
-        known = ", ".join(PUBLISHED_EXTENSIONS)
-        raise InvalidValueError("name", name, "must be a published extension", f"Known: {known}.")
-    return entry

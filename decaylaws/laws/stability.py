@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -137,25 +136,6 @@ def stability_data(pairs: Sequence[ScalePair]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def plot_stability(pairs: Sequence[ScalePair], path: Path) -> None:
-    """Rank correlation and decision accuracy of every pair of scales, with intervals, as an image."""
-    from matplotlib.figure import Figure
-
-    data = stability_data(pairs)
-    figure = Figure(figsize=(1.6 + 1.4 * len(pairs), 3.4), layout="constrained")
-    axes = figure.subplots()
-    for shift, name in ((-0.1, "spearman"), (0.1, "decision_accuracy")):
-        rows = data[data["figure"] == name]
-        bars = np.abs(rows[["lower", "upper"]].to_numpy().T - rows["value"].to_numpy())
-        at = np.arange(len(rows)) + shift
-        axes.errorbar(at, rows["value"], yerr=bars, fmt="o", capsize=3, label=name.replace("_", " "))
-    labels = [f"{pair.small:.3g}\nto {pair.large:.3g}" for pair in pairs]
-    axes.set_xticks(np.arange(len(pairs)), labels)
-    axes.set_ylim(min(0.0, float(data["lower"].min())), 1.02)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 PLAN = ("decay_tokens", "start_lr", "end_lr", "decay_shape", "batch_tokens")

@@ -78,11 +78,6 @@ def stack_params(members: list[Params]) -> Params:
     return {name: torch.stack([member[name] for member in members]) for name in members[0]}
 
 
-def member_params(params: Params, index: int) -> Params:
-    """Views of one member of a stack."""
-    return {name: tensor[index] for name, tensor in params.items()}
-
-
 class StackedLlama:
     """Forward pass of a stack; holds the shape and the rotary tables, the parameters are passed in.
 

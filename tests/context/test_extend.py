@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from decaylaws.cli import app
-from decaylaws.context import PUBLISHED_EXTENSIONS, extend_tail, published_extension, with_long_share
+from decaylaws.context import PUBLISHED_EXTENSIONS, extend_tail, with_long_share
 from decaylaws.errors import InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe, RopeSettings
@@ -83,9 +83,7 @@ def test_published_extensions_name_their_sources() -> None:
         for stage in entry.stages:
             assert stage.from_seq_len is None or stage.from_seq_len < stage.to_seq_len
             assert stage.long_share is None or 0 < stage.long_share < 1
-    assert published_extension(" Phi-4 ").stages[0].theta == 2.5e5
-    with pytest.raises(InvalidValueError, match="must be a published extension"):
-        published_extension("gpt-9")
+    assert PUBLISHED_EXTENSIONS["phi-4"].stages[0].theta == 2.5e5
 
 
 def test_the_command_line_extends_and_shows(tmp_path: Path) -> None:

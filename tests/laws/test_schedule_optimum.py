@@ -3,7 +3,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.annealing import MultiPowerLaw
-from decaylaws.laws.annealing.optimum import Budget, best_curve, best_decay, best_peak, best_steps
+from decaylaws.laws.annealing.optimum import Budget, best_curve, best_decay, best_steps
 from tests.laws.curves import LOW, PEAK, STEP, TOTAL, TRUTH, WARMUP, fit_curves, multi_power_loss
 
 BUDGET = Budget(TOTAL, PEAK, WARMUP, LOW)
@@ -63,17 +63,10 @@ def test_leaving_the_evidence_is_said(law):
     assert "end LR" in notes
 
 
-def test_the_best_peak_is_one_of_the_candidates(law):
-    found = best_peak(law, BUDGET, peaks=[0.5 * PEAK, PEAK])
-    assert found.schedule.peak_lr in (0.5 * PEAK, PEAK)
-
-
 def test_nothing_to_choose_from_is_named(law):
     budget = Budget(10**9, 1e-3)
     with pytest.raises(InvalidValueError, match="shapes"):
         best_decay(law, budget, shapes=[])
-    with pytest.raises(InvalidValueError, match="peaks"):
-        best_peak(law, budget, peaks=[])
 
 
 def test_impossible_budgets_are_named(law):

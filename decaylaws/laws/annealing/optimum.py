@@ -113,30 +113,6 @@ def best_decay(
     return _report(law, budget, budget.wsd(fraction, shape), near, level, began)
 
 
-def best_peak(
-    law: ScheduleLaw, budget: Budget, *, peaks: Sequence[float], shape: str = "linear", level: float = 0.9
-) -> ScheduleOptimum:
-    """Best peak LR among candidates, each with its best decay fraction.
-
-    Args:
-        law: fitted law; it must have seen several peak LRs for this to mean anything.
-        budget: tokens and floor; its peak LR is what the gains are compared at.
-        peaks: candidate peak LRs.
-        shape: shape of the decay.
-        level: level of the intervals.
-    """
-    if len(peaks) == 0:
-        raise InvalidValueError("peaks", peaks, "must hold at least one peak LR")
-    began = time.perf_counter()
-    entries = []
-    for peak in peaks:
-        own = Budget(budget.tokens, peak, budget.warmup_tokens, budget.floor_lr, budget.model)
-        fraction, loss, near, _ = _best_fraction(law, own, shape)
-        entries.append((loss, near, own.wsd(fraction, shape)))
-    _, near, schedule = min(entries, key=lambda entry: entry[0])
-    return _report(law, budget, schedule, near, level, began)
-
-
 def best_steps(law: ScheduleLaw, budget: Budget, *, stages: int = 3, level: float = 0.9) -> ScheduleOptimum:
     """Best multi-step schedule: when to drop, and by how much.
 

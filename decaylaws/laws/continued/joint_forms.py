@@ -21,8 +21,6 @@ _COUPLED = ("coupled", "scaled")
 _SHARE_POWER = {"coupled": 0.5, "scaled": 0.3}  # of the shares: as a factor they move more than as a summand
 _COUPLING = 0.45  # k of Skaling (2026), whose exponents are the prior's where a form has k
 
-_COUPLED_EXPONENTS = (np.log(0.35), np.log(0.35 / _COUPLING))
-
 
 @dataclass(frozen=True)
 class JointInputs:

@@ -18,7 +18,6 @@ from proxy_runs.engine.model import (
     StackedLlama,
     init_params,
     is_decayed,
-    member_params,
     param_shapes,
     stack_params,
 )
@@ -178,13 +177,6 @@ def test_token_losses_average_to_the_training_loss() -> None:
     losses = StackedLlama(shape).token_losses(params, windows)
     assert losses.shape == (2, 3, shape.seq_len)
     torch.testing.assert_close(losses.mean((1, 2)), loss, atol=1e-5, rtol=0)
-
-
-def test_member_params_are_views_of_the_stack() -> None:
-    stack = stack_params([init_params(SHAPES["odd"], seed) for seed in range(2)])
-    member_params(stack, 1)["embed"].zero_()
-    assert not stack["embed"][1].any()
-    assert stack["embed"][0].any()
 
 
 def test_rms_norm_equals_its_formula_and_gradient() -> None:
