@@ -54,7 +54,7 @@ def fit_notes(
         else "The annealing gain was fitted, not measured, because averaged weights are missing or no better than the "
         "last weights." + ("" if target_params else " At other sizes it is extrapolated."),
         *(onset.sentence for onset in law.onsets_),
-        *_accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
+        *accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
     inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
     for kind, held in inside.groupby(predictions["held_out"], sort=False):
@@ -72,16 +72,23 @@ def fit_notes(
     return tuple(notes)
 
 
-def _accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
-    """Held-out error of the law beside what seeds alone do."""
+def accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
+    """Held-out error of the law beside what seeds alone do.
+
+    Args:
+        errors: of the law and others, by kind of hold-out.
+        noise: standard deviation of a domain's loss between seeds, nats; NaN where no plan was run under two.
+    """
     own = errors[errors["law"].str.startswith("decay:")].set_index("held_out")["mae"]
     notes = [f"Held-out error on {kind}: {error:.4f} nats." for kind, error in own.items()]
-    if np.isfinite(noise):
-        notes.append(
-            f"The seed noise of one domain is {noise:.4f} nats (standard deviation, mean over domains), so no law can "
-            f"have a mean error below {0.8 * noise:.4f} nats on a new seed. The objective averages over domains and "
-            "has less noise."
-        )
+    notes.append(
+        f"The seed noise of one domain is {noise:.4f} nats (standard deviation, mean over domains), so no law can "
+        f"have a mean error below {0.8 * noise:.4f} nats on a new seed. The objective averages over domains and "
+        "has less noise."
+        if np.isfinite(noise)
+        else "No plan was run under two seeds, so the seed noise is unknown. The intervals do not count what another "
+        "order of the data changes. Replicates measure it (design.num_replicates)."
+    )
     return notes
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.fit_notes import size_notes
+from decaylaws.study.fit_notes import accuracy_notes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
@@ -98,3 +98,9 @@ def test_replicates_without_a_recorded_seed_count_and_copies_do_not() -> None:
         assert seed_noise(table, ["web", "code"])["web"] == pytest.approx(np.sqrt(0.02))
     seeded = pd.DataFrame(rows).assign(seed=[0, 1, 2])
     assert seed_noise(seeded, ["web"])["web"] == pytest.approx(np.std([3.0, 3.2, 3.0], ddof=1))
+
+
+def test_unknown_seed_noise_is_said_with_the_setting_that_measures_it() -> None:
+    errors = pd.DataFrame({"law": ["decay:effective_gain"], "held_out": ["mixture"], "mae": [0.02]})
+    assert "No plan was run under two seeds" in accuracy_notes(errors, float("nan"))[-1]
+    assert "below 0.0080 nats on a new seed" in accuracy_notes(errors, 0.01)[-1]
