@@ -119,10 +119,10 @@ def _check(losses: Mapping[str, float], domains: tuple[str, ...], field: str) ->
     for domain, loss in losses.items():
         if domain not in domains:
             raise InvalidValueError(f"{field}.{domain}", loss, f"is no domain; they are {', '.join(domains)}")
-        if isinstance(loss, bool) or not math.isfinite(loss):
+        if isinstance(loss, bool) or not (math.isfinite(loss) and loss > 0):
             raise InvalidValueError(
                 f"{field}.{domain}",
                 loss,
-                "must be a finite number",
+                "must be a finite number above 0",
                 "Tell a run that diverged with losses=None.",
             )

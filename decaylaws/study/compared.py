@@ -153,6 +153,10 @@ def _last_losses(
             reasons.append(f"no loss of '{domain}' at step {end}: {seen if logged else 'none is logged'}")
         elif not all(map(math.isfinite, values)):
             reasons.append(f"the loss of '{domain}' at step {end} is {values[-1]}")
+        elif min(values) <= 0:
+            reasons.append(
+                f"the loss of '{domain}' at step {end} is {min(values):g}, and a cross-entropy is above 0"
+            )
         elif max(values) - min(values) > _DISAGREE * abs(max(values)):
             told = ", ".join(f"{value:.6g} in {file}" for file, value in at_end.items())
             reasons.append(f"files disagree on the loss of '{domain}' at step {end}: {told}")

@@ -306,7 +306,7 @@ class Study(StudyPaths):
             StudyError: nothing has been run.
         """
         if not self.runs_file.is_file():
-            raise StudyError(f"{self.root} has no finished runs yet. Run 'decaylaws run {self.root}'.")
+            raise StudyError(f"{self.root} has no finished runs yet. Run 'decaylaws status {self.root}'.")
         return read_runs(self.runs_file)
 
     def runs(self) -> pd.DataFrame:

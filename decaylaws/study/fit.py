@@ -29,6 +29,7 @@ from decaylaws.study.files import REMEDY, read_json, write_json
 from decaylaws.study.fit_inputs import FIT_FORMAT, FitInputs, read_fit_inputs
 from decaylaws.study.fit_notes import fit_notes, unfinished_notes
 from decaylaws.study.stored import StoredFit
+from decaylaws.study.trainer import to_the_end
 
 GUARD_COLUMNS = ["run_id", "domain", "predicted", "observed"]
 HELD_OUT_COLUMNS = ["run_id", "domain", "predicted", "lower", "upper", "observed"]
@@ -89,8 +90,8 @@ def fit_with_inputs(
     missing = set(inputs.sweep.question.planned) - set(inputs.sweep.runs["run_id"])
     if missing and not partial:
         raise StudyError(
-            f"{len(missing)} planned runs of {study.root} have no result yet. Run 'decaylaws run {study.root}' to the "
-            "end, or fit those that have one with 'decaylaws fit --partial'."
+            f"{len(missing)} planned runs of {study.root} have no result yet. {to_the_end(study)} Or fit "
+            f"those that have one with 'decaylaws fit {study.root} --partial'."
         )
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = _stored_fit(study.fit_file)

@@ -23,6 +23,7 @@ from decaylaws.study.question import content_hash
 from decaylaws.study.results import decays, planned_rows
 from decaylaws.study.stored import StoredBegun
 from decaylaws.study.sweep import MeasuredSweep
+from decaylaws.study.trainer import to_the_end
 from decaylaws.study.unfinished import unfinished_rows
 
 FIT_FORMAT = 16  # of laws/fit.json; an older file is fitted anew
@@ -103,7 +104,7 @@ def read_fit_inputs(study: Study, sweep: MeasuredSweep | None = None) -> FitInpu
     if len(usable) < len(settings.sources) + 2:
         raise StudyError(
             f"Only {len(usable)} microanneals have finished, too few for {len(settings.sources)} sources. "
-            f"Run 'decaylaws run {study.root}' to the end."
+            + to_the_end(study)
         )
     usable = usable.reset_index(drop=True)
     path = study.on_the_way_file

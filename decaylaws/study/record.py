@@ -97,6 +97,8 @@ def record(
         DataError, SchemaError, InvalidValueError: a file cannot be read, or holds what it must not.
     """
     refuse_built_in(study, "record")
+    if not 0 <= lr_tolerance < 1:
+        raise InvalidValueError("lr_tolerance", lr_tolerance, "must be a fraction from 0 to 1")
     sweep, settings = study.planned(), study.settings
     known = {run.config.run_id: run for run in known_runs(study, sweep)}
     if run_id is not None and run_id not in known:

@@ -31,6 +31,13 @@ def refuse_built_in(study: Study, verb: str) -> None:
         )
 
 
+def to_the_end(study: Study) -> str:
+    """How the results that are missing come into a study, as a sentence."""
+    if study.settings.trainer == "external":
+        return f"Train them, and record what they logged with 'decaylaws record {study.root} FILES'."
+    return f"Run 'decaylaws run {study.root}' to the end."
+
+
 def how_to_go_on(study: Study) -> str:
     """What brings results into a study of an external trainer, as a sentence."""
     return (

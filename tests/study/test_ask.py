@@ -91,6 +91,7 @@ def test_a_run_that_diverged_is_told_without_losses(tmp_path: Path) -> None:
     [
         ({"web": 1.0, "maths": 2.0}, None, "'losses' must hold the loss of every domain; 'code' is missing"),
         ({"web": math.nan, "maths": 2.0, "code": 1.0}, None, "losses.web.*must be a finite number"),
+        ({"web": -3.0, "maths": 2.0, "code": 1.0}, None, r"losses.web.*above 0; got -3\.0"),
         ({"web": 1.0, "maths": 2.0, "code": 1.0, "law": 1.0}, None, "losses.law.*is no domain"),
         ({"web": 1.0, "maths": 2.0, "code": 1.0}, {65: {"web": 1.0}}, "'curve' must hold steps of the run, 0 to 64"),
     ],

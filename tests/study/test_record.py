@@ -143,6 +143,10 @@ CHANGES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         lambda rows: with_last(rows, **{"loss:maths": math.inf}),
         r"the loss of 'maths' at step \d+ is inf",
     ),
+    "a loss below 0": (
+        lambda rows: with_last(rows, **{"loss:maths": -1.0}),
+        r"the loss of 'maths' at step \d+ is -1, and a cross-entropy is above 0",
+    ),
     "a domain without a loss": (
         lambda rows: without(rows, "loss:code"),
         r"no loss of 'code' at step \d+: none is logged",
@@ -296,6 +300,10 @@ def test_the_command_lists_what_it_excluded_and_what_is_missing(
     answer = json.loads(CliRunner().invoke(app, ["record", str(study.root), str(path), "--json"]).stdout)
     assert [row["outcome"] for row in answer["outcomes"]] == ["unchanged"] * 3
     assert answer["excluded"][0]["run_id"] == decay.config.run_id
+    with pytest.raises(StudyError, match=r"Only 0 microanneals.*Train them, and record .*decaylaws record"):
+        verbs.fit(study)
+    with pytest.raises(InvalidValueError, match="'lr_tolerance' must be a fraction from 0 to 1; got -1"):
+        verbs.record(study, [path], lr_tolerance=-1)
 
 
 def test_only_a_planned_study_of_another_trainer_records(study: Study, tmp_path: Path) -> None:
