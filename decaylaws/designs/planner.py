@@ -32,6 +32,7 @@ import numpy as np
 from decaylaws.designs.design import Design, PlannedRun, unique
 from decaylaws.designs.forks import Forks
 from decaylaws.designs.stages import order_pairs
+from decaylaws.errors import InfeasibleError
 from decaylaws.mixtures import Mixture
 from decaylaws.runs.table import READ_OUT
 from decaylaws.schedules import DecayTerms, Schedule, decay, drop_and_hold
@@ -52,7 +53,14 @@ class Planner(Forks):
     """Decides which runs a study's sweep has; every run of a study is made here or in :class:`Forks`."""
 
     def sweep(self) -> Design:
-        """The whole sweep: starts (costliest first), then decays of the proxy, then of the others."""
+        """The whole sweep: starts (costliest first), then decays of the proxy, then of the others.
+
+        Raises:
+            InfeasibleError: no mixture meets caps and bounds, or that of a stable stage does not.
+        """
+        for name, mixture in self.stages.items():
+            if name != CONTROL:  # the trunk was trained on what it was trained on
+                self._check_bounds(name, mixture)
         starts = sorted(
             (self.start(name) for name in self.settings.starts),
             key=lambda run: (run.config.train_flops, run.config.shape.total_params),
@@ -70,6 +78,12 @@ class Planner(Forks):
         ]
         stages = [PlannedRun("stable", run.config.stable) for run in decays if run.config.stable is not None]
         return Design(tuple(unique([*starts, *self._averages(), *stages, *decays])))
+
+    def _check_bounds(self, name: str, mixture: Mixture) -> None:
+        try:
+            self.space.check(mixture)
+        except InfeasibleError as error:
+            raise InfeasibleError(f"design.stable_mixtures.{name}: {error}") from None
 
     def _averages(self) -> list[PlannedRun]:
         """Means of the weights of checkpoints and of earlier ones of their runs, which are only measured."""

@@ -49,8 +49,8 @@ def after_stage(space: MixtureSpace, tokens: int, mixture: Mixture) -> MixtureSp
         if left < 0:
             raise InfeasibleError(
                 f"A stable stage of {tokens:,} tokens on {mixture} reads '{source.name}' {read:.3g} times, but "
-                f"sources.{source.name}.max_epochs is {source.max_epochs:g}. Give it a smaller share in "
-                "design.stable_mixtures, lower design.stable_tokens, or raise the cap."
+                f"sources.{source.name}.max_epochs is {source.max_epochs:g}. Lower design.stable_tokens or raise the "
+                "cap. If this is not the trunk's own mixture, a smaller share in design.stable_mixtures helps too."
             )
         # nothing left is a share of 0, which a cap on epochs cannot say
         sources.append(replace(source, max_epochs=left) if left > 0 else replace(source, upper=0.0))

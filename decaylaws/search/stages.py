@@ -23,9 +23,8 @@ from decaylaws.search.optimise import minimise_mixture, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, StableStage, Target
 from decaylaws.search.recommend import SHARE_PARTS, Found, described, searched, within
 from decaylaws.search.recommendation import Estimate, Recommendation
+from decaylaws.settings.stages import ONE_MIXTURE
 
-ONE_MIXTURE = "one_mixture"
-"""Name of the best mixture that both stages could share: as a rival, and as the mixture of a stage."""
 _LEAST_TRIALS = 20
 
 
@@ -208,6 +207,8 @@ def _verdict(gain: Estimate | None, doubts: tuple[str, ...]) -> str:
     figures = f"{gain.mean:+.4f} nats per token, 90 % interval {gain.lower:+.4f} to {gain.upper:+.4f}"
     if gain.lower > 0 and not doubts:
         return f"Two mixtures, one for each stage, are better than the best single one with 90 % confidence: {figures}."
+    if gain.lower > 0:
+        return f"Two mixtures are predicted to be better than the best single one, {figures}, but: {' '.join(doubts)}"
     return (
         f"There is no gain beyond noise from two mixtures over the best single one: {figures}. The evidence does not "
         "say in which stage a source is better read."

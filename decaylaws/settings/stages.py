@@ -9,6 +9,9 @@ from decaylaws.settings.numbers import check_mixture
 
 CONTROL = "control"
 """Name of the stable stage that goes on with the trunk's own mixture."""
+ONE_MIXTURE = "one_mixture"
+"""Name of the best mixture that both stages could share: as a rival, and as the mixture of a stage."""
+_TAKEN = {CONTROL: "the trunk's own mixture", ONE_MIXTURE: "the best single mixture of both stages"}
 
 
 def check_stages(settings: Any) -> None:
@@ -38,10 +41,8 @@ def check_stages(settings: Any) -> None:
         )
     for name, mixture in design.stable_mixtures.items():
         key = f"design.stable_mixtures.{name}"
-        if name == CONTROL:
-            raise InvalidValueError(
-                key, name, "is the name of the trunk's own mixture", "Choose another name."
-            )
+        if name in _TAKEN:
+            raise InvalidValueError(key, name, f"is the name of {_TAKEN[name]}", "Choose another name.")
         check_mixture(key, mixture)
         if unknown := sorted(set(mixture) - set(settings.sources)):
             known = f"The sources are {', '.join(settings.sources)}."

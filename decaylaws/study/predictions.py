@@ -25,7 +25,7 @@ from decaylaws.runs.config import RunConfig
 from decaylaws.runs.noise import matched_control
 from decaylaws.runs.objective import objective_values
 from decaylaws.runs.table import LOSS, MIX, STABLE_MIX, STABLE_TOKENS
-from decaylaws.search.stages import ONE_MIXTURE
+from decaylaws.settings.stages import ONE_MIXTURE
 from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import Study
 from decaylaws.study.files import REMEDY, read_json, write_json

@@ -97,6 +97,11 @@ def test_a_stage_that_breaks_a_cap_alone_is_refused() -> None:
         planned(asked)
 
 
+def test_a_stage_outside_the_bounds_of_a_source_is_refused_by_name() -> None:
+    with pytest.raises(InfeasibleError, match=r"design.stable_mixtures.spread.*maths"):
+        planned(settings(sources__maths__upper=0.1))
+
+
 def test_a_chain_survives_json_and_other_runs_keep_their_identity(design: Design) -> None:
     assert Design.from_dict(design.to_dict()) == design
     plain = planned(parse_settings(TINY_SETTINGS))
@@ -120,6 +125,7 @@ def test_a_chain_survives_json_and_other_runs_keep_their_identity(design: Design
         ({"design__stable_mixtures": {}}, r"design.stable_mixtures.*must be given"),
         ({"design__stable_tokens": 100}, r"design.stable_tokens.*multiple of batch_tokens"),
         ({"design__stable_mixtures": {"control": SPREAD}}, r"trunk's own mixture"),
+        ({"design__stable_mixtures": {"one_mixture": SPREAD}}, r"best single mixture"),
         ({"design__stable_mixtures": {"one": {"web": 0.5}}}, r"stable_mixtures.one.*sum to one"),
         ({"design__stable_mixtures": {"one": {"books": 1.0}}}, r"unknown source"),
         ({"target__max_decay_tokens": 4095}, r"target.max_decay_tokens.*4096"),
