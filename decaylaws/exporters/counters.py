@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from decaylaws.errors import DataError
-from decaylaws.exporters.base import Counters, Job
+from decaylaws.exporters.job import Counters, Job
 from decaylaws.exporters.notes import start_checkpoint, takes_optimizer
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe.checkpoints import CheckpointFacts, read_facts

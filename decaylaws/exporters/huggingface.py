@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Export, ExportOptions, Floats
 from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
 from decaylaws.exporters.notes import (
     START_FOLDER,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Export, ExportOptions, Floats
 from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors

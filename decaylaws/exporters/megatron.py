@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from decaylaws.exporters.base import Counters, Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Export, ExportOptions, Floats
 from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.counters import counters_at_start
+from decaylaws.exporters.job import Counters, Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import start_of_step_factors

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.exporters.base import Export, ExportOptions, Job
+from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.counters import counters_at_start
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.megatron import WSD_STYLES, accepts, refuse_blanks, replay_lrs, run_settings
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer

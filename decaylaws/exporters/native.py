@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters.base import Floats, Job, max_abs_error, max_error_off_path
+from decaylaws.exporters.base import Floats, max_abs_error, max_error_off_path
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.wsd import WarmupHoldDecay, joined_segments
 
 HOLD_GRID = 33

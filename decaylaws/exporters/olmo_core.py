@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Export, ExportOptions, Floats
 from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes
 from decaylaws.exporters.piecewise import knots
 from decaylaws.exporters.templates import render

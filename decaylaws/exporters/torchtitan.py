@@ -6,8 +6,9 @@ Launch the export with ``torchrun ... -m torchtitan.train --module <module> --co
 from __future__ import annotations
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.exporters.base import Export, ExportOptions, Floats, Job
+from decaylaws.exporters.base import Export, ExportOptions, Floats
 from decaylaws.exporters.chain import export_runs
+from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import LrChoice, NativeScheduler, choose_table_or_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
 from decaylaws.exporters.rules import torchtitan_factors
