@@ -206,3 +206,4 @@ def test_predictions_are_drawn_up_only_and_by_no_more_than_the_way_to_the_mean_o
     assert gone.lost(np.array([-0.8]))[0] == pytest.approx(gone.centre + 0.8)
     assert Optimism.of(changes[:5], changes[:5]) == Optimism()
     assert Optimism.of(np.zeros(30), noise) == Optimism()
+    assert Optimism.of(changes, 0 * changes).lost(np.array([-2.0])) == 0.0

@@ -25,6 +25,7 @@ from decaylaws.laws.kit.law import Array
 _LEAST_RUNS = 6  # with fewer a line says nothing
 _HUBER = 1.345  # of the spread: one run far off is no slope
 _ROUNDS = 20
+_SMALLEST = 1e-12  # nats: a law without any error still has weights
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Optimism:
             spread = np.sum(weights * away**2)
             slope = np.sum(weights * away * (errors - level)) / spread
             left = errors - level - slope * away
-            scale = 1.4826 * np.median(np.abs(left))
-            weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(left), 1e-300))
+            scale = max(1.4826 * float(np.median(np.abs(left))), _SMALLEST)
+            weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(left), _SMALLEST))
         # errors grow away from the runs, so that one variance for all would be too small
         by_run = np.sum((weights * away * left) ** 2) * len(changes) / (len(changes) - 2)
         return cls(float(centre), float(np.clip(slope, 0.0, 1.0)), float(np.sqrt(by_run) / spread))
