@@ -41,7 +41,9 @@ def harmed(worlds: Any) -> DecayLaw:
 
 
 def problem(worlds: Any, law: DecayLaw) -> Any:
-    return worlds.DecayProblem(law, worlds.space(worlds.POOLS), worlds.target(), worlds.goal(code=worlds.CODE_WEIGHT), worlds.PLAN)
+    return worlds.DecayProblem(
+        law, worlds.space(worlds.POOLS), worlds.target(), worlds.goal(code=worlds.CODE_WEIGHT), worlds.PLAN
+    )
 
 
 @pytest.mark.parametrize("truth", ["relaxing_power", "interfering"])
