@@ -7,8 +7,9 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -168,3 +169,26 @@ def test_a_verb_must_return_an_object() -> None:
 def _called_with_json(verb: Callable[[], object]) -> None:
     verb.__name__ = "verb"
     answering(verb)(as_json=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Two options that are one value."""
+
+    begin: Annotated[int, typer.Option(help="where it begins", min=0)]
+    end: Annotated[int | None, typer.Option("--until", help="where it ends")] = None
+
+
+def test_a_dataclass_is_a_group_of_options() -> None:
+    def cut(name: str, *, window: Window, again: bool = False) -> dict[str, object]:
+        assert isinstance(window, Window)
+        return {"name": name, "window": window, "again": again}
+
+    command = answering(cut)
+    assert list(inspect.signature(command).parameters) == ["name", "begin", "end", "again", "as_json"]
+    group = typer.Typer()
+    group.command()(command)
+    run = CliRunner().invoke
+    found = run(group, ["text", "--until", "9", "--begin", "2", "--json"], catch_exceptions=False)
+    assert json.loads(found.stdout) == {"name": "text", "window": {"begin": 2, "end": 9}, "again": False}
+    assert run(group, ["text"]).exit_code == run(group, ["text", "--begin", "-1"]).exit_code == 2
