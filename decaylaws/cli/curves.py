@@ -66,7 +66,9 @@ def predict_curve(
     ] = None,
     law: Annotated[str, typer.Option(help=", ".join(SCHEDULE_LAWS))] = next(iter(SCHEDULE_LAWS)),
     model: Annotated[str | None, typer.Option(help="model to predict, where the table holds several")] = None,
-    domain: Annotated[str | None, typer.Option(help="domain, where the table holds several")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="domain whose losses count, where the table holds several")
+    ] = None,
     columns: Maps = None,
     where: Where = None,
     tokens_per_step: Annotated[

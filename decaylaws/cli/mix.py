@@ -37,7 +37,9 @@ class Question:
 
     settings: Annotated[
         Path | None,
-        typer.Option(help="YAML file with the whole question (docs: Tables of runs); options come on top"),
+        typer.Option(
+            help="YAML file with the whole question (docs: Tables of runs); options override its parts"
+        ),
     ] = None
     columns: Maps = None
     where: Where = None
@@ -52,7 +54,7 @@ class Question:
     rest: Annotated[str | None, typer.Option(help="source that takes what the other shares leave")] = None
     weight: Annotated[
         list[str] | None,
-        typer.Option(help="TARGET=WEIGHT in the objective; can be repeated; all alike by default"),
+        typer.Option(help="TARGET=WEIGHT in the objective; can be repeated; equal weights by default"),
     ] = None
     guard: Annotated[
         list[str] | None,
@@ -83,7 +85,9 @@ class Question:
     ] = None
     kl: Annotated[
         float | None,
-        typer.Option(help="loss that one nat of KL divergence from the mean of the runs has to earn"),
+        typer.Option(
+            help="pull towards the mean of the runs: loss that each nat of KL divergence from it adds to the objective"
+        ),
     ] = None
     law: Annotated[
         str | None, typer.Option(help=f"regression: {', '.join(REGRESSIONS)}; or {DECAY}: the decay law")
@@ -158,8 +162,8 @@ class RecipeOptions:
         if decays and (extra := [name for name, value in stated.items() if value is not None]):
             raise InvalidValueError(
                 "recipe", str(self.path), f"takes no {', '.join(extra)} here",
-                "The decay law recommends the schedule, and the table states the rest. Or name a regression with "
-                "--law.",
+                "The decay law recommends the schedule, and the table states the rest. Leave the options out, or "
+                "name a regression with --law.",
             )  # fmt: skip
         needed = {"--checkpoint": self.checkpoint}
         if not decays:
@@ -193,7 +197,8 @@ def mix(
     metrics: Annotated[
         Path | None,
         typer.Argument(
-            help="what was measured, where shares and metrics are a pair of files", show_default=False
+            help="second file with what was measured, if the first one holds only the shares",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -203,11 +208,11 @@ def mix(
 ) -> Mixed | DecayMixed:
     """Recommend a mixture from a table of finished runs, and a schedule from decays.
 
-    Reads shares and losses or scores of each run; RegMix's and olmix's files and
-    Weights & Biases exports as they are. Prints the mixture, what it is predicted
-    to gain, how sure that is, and the error on left-out runs beside baselines.
+    Reads shares and losses or scores of each run. Files of RegMix and olmix and
+    exports of Weights & Biases can be given as they are. Prints the mixture, its
+    predicted gain with an interval, and the error on left-out runs beside baselines.
     Runs that cannot be used are named with the reason. Runs that differ in decay
-    tokens or LR are fitted by the decay law, where the table holds what it needs.
+    tokens or LR are fitted by the decay law, if the table holds what it needs.
     """
     asked = question.asked()
     runs = read_run_table(table, metrics, settings=asked)

@@ -179,8 +179,8 @@ def fit(
     partial: Annotated[
         bool,
         typer.Option(
-            help="fit the runs that have finished, and those that have begun by what their curves lead to expect; "
-            "without it, a planned run without a result stops the fit"
+            help="fit the runs that have finished, and unfinished ones with the final losses that their curves "
+            "lead to expect; without it, a planned run without a result stops the fit"
         ),
     ] = False,
 ) -> dict[str, object]:
@@ -215,6 +215,7 @@ def recommend(directory: StudyDir) -> dict[str, object]:
 
     Reads the fitted law, and the objective, guards, caps and budget in study.yaml.
     Writes recipe.yaml, the recommended decay. Trains nothing.
+    With design.stable_tokens the recipe also has a stable stage with a mixture of its own.
     The recipe is only a prediction until confirm has run it.
     Next: decaylaws confirm.
     """

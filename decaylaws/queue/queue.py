@@ -235,7 +235,9 @@ class RunQueue(QueueView):
         waits = trial.state == TrialState.WAITING
         claim = self._claim_one(trial) if waits else _claim(trial, self._store.id_of(trial))
         if claim is None or not self.finish(claim, result, value):
-            raise StudyError(f"Another process records run {config.run_id} now. Record it again to compare.")
+            raise StudyError(
+                f"Another process is recording run {config.run_id} now. Record the run again when it has ended."
+            )
         return outcome
 
     def hand_out(self, run_ids: Sequence[str], count: int, *, again: bool = False) -> list[str]:

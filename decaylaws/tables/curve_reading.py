@@ -80,7 +80,7 @@ def read_loss_curves(
     Raises:
         DataError: a file that cannot be read, no row that is asked for, or no curve that can be used.
         SchemaError: a column is missing.
-        InvalidValueError: a schedule that cannot be read.
+        InvalidValueError: a schedule that cannot be read, or several domains of which none is named.
     """
     step_tokens = 1 if tokens_per_step is None else tokens_per_step
     if step_tokens < 1:
@@ -201,7 +201,12 @@ def _of_domain(table: pd.DataFrame, domain: str | None, path: str | Path) -> pd.
         return chosen_rows(table, {"domain": domain}, path)
     domains = sorted(table["domain"].astype(str).unique()) if "domain" in table.columns else []
     if len(domains) > 1:
-        raise SchemaError(str(path), unexpected=domains, remedy="Name the domain whose losses count.")
+        raise InvalidValueError(
+            "domain",
+            None,
+            f"must name one of the domains of {path}: {', '.join(domains)}",
+            "On the command line it is --domain.",
+        )
     return table
 
 

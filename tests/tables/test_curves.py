@@ -153,6 +153,13 @@ def test_a_table_that_cannot_be_understood_is_one_error(
         read_loss_curves(planted / "curves.csv", **options)  # type: ignore[arg-type]
 
 
+def test_a_table_of_several_domains_asks_which_of_them_counts(tmp_path: Path) -> None:
+    points = pd.DataFrame({"run": "a", "step": [1, 2] * 2, "loss": [3.0, 2.9] * 2, "lr": 1e-3})
+    points.assign(domain=["web", "web", "code", "code"]).to_csv(tmp_path / "curves.csv", index=False)
+    with pytest.raises(InvalidValueError, match=r"'domain' must name one of the domains .*: code, web"):
+        read_loss_curves(tmp_path / "curves.csv")
+
+
 def test_a_question_that_cannot_be_answered_is_one_error(planted: Path) -> None:
     curves = read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv", tokens_per_step=STEP)
     for options, words in (
