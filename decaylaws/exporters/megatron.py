@@ -47,9 +47,12 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     path, lr = choose_native(job, NativeScheduler(tuple(WSD_STYLES), replay_lrs, accepts))
     seen, known, assumed = counters_at_start(job, path, "samples")
     groups = ("Adam's betas and eps come from the checkpoint's groups: compare them with those here.",)
+    refuse_blanks(job)
+    data = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
     common = {
         **{name.replace("_", "-"): _written(value) for name, value in run_settings(job, path, seen).items()},
-        **_data_flags(job),
+        "data-path": data,
+        "split": "99,1,0",
     }
     # the run's own checkpoints hold its samples, its random state and the settings that override those of the start
     restart = {"load": shlex.quote(options.output), "override-opt_param-scheduler": ""}
@@ -179,9 +182,3 @@ def refuse_blanks(job: Job) -> None:
     blank = [name for name, path in job.paths.items() if path.split() != [path]]
     if blank:
         raise job.refuse(f"sources.{blank[0]}.path is empty or contains a blank")
-
-
-def _data_flags(job: Job) -> dict[str, str]:
-    refuse_blanks(job)
-    pairs = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
-    return {"data-path": pairs, "split": "99,1,0"}

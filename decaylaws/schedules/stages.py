@@ -38,15 +38,13 @@ class Stage:
 
     def __str__(self) -> str:
         name = "-".join(part.capitalize() for part in self.kind.split("-"))
-        arguments = self._knot_arguments() if self.knots else self._arguments()
+        knots = [f"{format_tokens(at)}: {format_lr(lr)}" for at, lr in self.knots]
+        arguments = knots or self._arguments()
         inside = "; ".join(part for part in (", ".join(arguments), self.note) if part)
         if self.note and not arguments:
             inside = f"; {self.note}"
         cut = "[{}:{}]".format(*map(format_tokens, self.piece)) if self.piece else ""
         return f"{name}({inside}){cut}" if inside else name
-
-    def _knot_arguments(self) -> list[str]:
-        return [f"{format_tokens(at)}: {format_lr(lr)}" for at, lr in self.knots]
 
     def _arguments(self) -> list[str]:
         named = {"start": self.start_lr, "exponent": self.exponent}

@@ -85,7 +85,10 @@ class Cleaner:
             self.counts["documents_too_short"] += 1
             return None
         if not self.is_extract and not any(map(_counts, paragraphs)):
-            self._count_short(text)
+            # a short document that stands earlier stays: questions and answers repeat for good reasons
+            mark = f"short document\0{text}"
+            self.counts["short_documents_repeated"] += mark in self.seen
+            self.seen.add(mark)
         self.seen.add_document(text)
         return Document(document.key, text + "\n")
 
@@ -107,12 +110,6 @@ class Cleaner:
             self.counts["paragraphs_repeated"] += 1
             return False
         return True
-
-    def _count_short(self, text: str) -> None:
-        """A short document that stands earlier stays: questions and answers repeat for good reasons."""
-        mark = f"short document\0{text}"
-        self.counts["short_documents_repeated"] += mark in self.seen
-        self.seen.add(mark)
 
 
 def _counts(paragraph: str) -> bool:

@@ -115,7 +115,10 @@ class EvaluationSet:
             rows, factors[domain] = _windows(heldout, domain, seq_len, tokens_per_domain)
             windows[domain] = torch.from_numpy(rows).to(device)
             if domain in prepared.domains:
-                documents[domain] = _documents(heldout, rows.size // (seq_len + 1) * seq_len, store.eos_id)
+                count = rows.size // (seq_len + 1) * seq_len  # predicted tokens
+                # the token that ends a document belongs to it
+                ended = np.cumsum(heldout.tokens == store.eos_id)
+                documents[domain] = Documents(ended[:count], heldout.token_bytes[1 : count + 1])
         for name, answers in prepared.questions.items():
             questions[name] = QuestionWindows.build(
                 name, answers, seq_len=seq_len, pad_id=store.eos_id, device=device
@@ -243,12 +246,6 @@ def _token_losses(
     # member by member: a reduction over a stack may be ordered differently from one over a single member
     for k in range(members):
         yield torch.cat([part[k] for part in parts])
-
-
-def _documents(heldout: HeldOut, count: int, eos_id: int) -> Documents:
-    """Documents of the first ``count`` predicted tokens; the token that ends a document belongs to it."""
-    ended = np.cumsum(heldout.tokens == eos_id)
-    return Documents(ended[:count], heldout.token_bytes[1 : count + 1])
 
 
 def _error(nats: NDArray[np.float64], documents: Documents) -> float:

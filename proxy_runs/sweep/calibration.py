@@ -182,8 +182,10 @@ def _seconds_of_a_step(shape: ModelShape, sequences: int, backend: Backend) -> f
     stack = synthetic_stack(shape, sequences, backend)
     seconds = seconds_of(stack.step, backend.torch_device, compiled=backend.compiled)
     if backend.is_stackwise:
-        # evaluation needs more memory than a step, beside what a recorded step keeps
-        stack.measure(range(backend.slots), _synthetic_evaluation(shape, backend.torch_device))
+        # an evaluation reads many windows at once: it needs more memory than a step, beside what a recorded one keeps
+        size = (EVAL_SEQUENCES, shape.seq_len + 1)
+        windows = torch.randint(shape.vocab_size, size, device=backend.torch_device)
+        stack.measure(range(backend.slots), EvaluationSet({"all": windows}, {"all": 1.0}, "synthetic"))
     return seconds
 
 
@@ -198,12 +200,6 @@ def _stack_can_gain(shape: ModelShape, step_seconds: float, backend: Backend) ->
     narrow = replace(shape, d_model=2 * shape.num_heads, d_ff=2, vocab_size=16, seq_len=4)
     shared = 2 * _seconds_of_a_step(narrow, 1, replace(backend, slots=1))
     return shared >= step_seconds * (1 - 1 / CLEAR_GAIN)
-
-
-def _synthetic_evaluation(shape: ModelShape, device: torch.device) -> EvaluationSet:
-    """As many windows as evaluation reads at once."""
-    windows = torch.randint(shape.vocab_size, (EVAL_SEQUENCES, shape.seq_len + 1), device=device)
-    return EvaluationSet({"synthetic": windows}, {"synthetic": 1.0}, "synthetic")
 
 
 def _give_memory_back(device: torch.device) -> None:
