@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decaylaws.cli.console import LONG_TABLE, SHOWN_ROWS, plain_table
-from decaylaws.study.recommend import STAGE
+from decaylaws.study.recommend import STAGE, objective_words
 
 _NAMED = 8  # sources of a mixture that a line names
 
@@ -23,6 +23,7 @@ def print_certainty(console: Console, found: Mapping[str, Any]) -> None:
     if STAGE in found:
         console.print(_stages(found[STAGE]))
         console.print(f"  {found[STAGE]['verdict']}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"  {objective_words(found)}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"  {found['verdict']}", highlight=False, markup=False, soft_wrap=True)
 
 

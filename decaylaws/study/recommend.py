@@ -217,6 +217,21 @@ def read_recommendation(path: Path, settings: StudySettings) -> dict[str, Any]:
     return found
 
 
+def objective_words(found: Mapping[str, Any]) -> str:
+    """The predicted objective of a stored recommendation, and why it is not the mean of the predicted domains."""
+    own, lost = found["objective"], found.get("lost_by_choice", 0.0)
+    said = (
+        f"The objective is predicted as {own['mean']:.4f} [{own['lower']:.4f}, {own['upper']:.4f}] nats "
+        "(90 % interval of one run)."
+    )
+    if lost < 5e-5:
+        return said
+    return (
+        f"{said} This counts {lost:.4f} nats for the choice. The losses predicted for the domains come to "
+        f"{own['mean'] - lost:.4f}, but the search goes where the law errs low, and held-out runs show by how much."
+    )
+
+
 def _search(
     sweep: MeasuredSweep, law: DecayLaw, own: Objective, margins: Mapping[str, float], progress: Progress
 ) -> tuple[Recommendation, StageChoice | None]:

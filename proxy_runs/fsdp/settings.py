@@ -120,8 +120,14 @@ class TrainSettings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            # a misspelt key is also a missing one: the misspelling is the cause
+            first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
             field = "launch." + ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                remedy = f"The settings are {', '.join(cls.model_fields)}."
+                raise InvalidValueError(
+                    field, first["input"], "is not a setting of the trainer", remedy
+                ) from error
             raise InvalidValueError(field, first["input"], f"is not valid: {first['msg']}") from error
 
     def resolved(self, *, on_gpu: bool) -> Self:

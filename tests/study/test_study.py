@@ -37,7 +37,7 @@ from decaylaws.study import Study
 from decaylaws.study.fit import load_fit
 from decaylaws.study.launch import launch_table, outcome_of
 from decaylaws.study.predictions import find_confirmation
-from decaylaws.study.recommend import load_recipe, load_recommendation
+from decaylaws.study.recommend import load_recipe, load_recommendation, objective_words
 from decaylaws.study.status import next_verb, steps
 from decaylaws.study.verdict import (
     outside_intervals,
@@ -242,6 +242,23 @@ def test_recipe_report_and_explorer_are_of_one_mixture(study: Study) -> None:
     )
     for domain, loss in zip(inputs.problem.law.domains_, inputs.problem.losses(shares[None])[0]):
         assert inputs.recipe.predictions[domain].mean == pytest.approx(loss, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_what_the_choice_costs_is_said_where_the_objective_is_not_the_mean_of_the_domains(
+    study: Study, page: str
+) -> None:
+    found, recipe = load_recommendation(study), ReportInputs.of(study).recipe
+    weights = study.settings.objective_weights
+    by_domain = sum(weight * recipe.predictions[domain].mean for domain, weight in weights.items())
+    assert found["objective"]["mean"] - found["lost_by_choice"] == pytest.approx(
+        by_domain / sum(weights.values())
+    )
+    assert objective_words(found) in page
+    said = objective_words({**found, "lost_by_choice": 0.25})
+    assert f"{found['objective']['mean']:.4f} [" in said
+    assert "counts 0.2500 nats for the choice" in said
+    assert "choice" not in objective_words({**found, "lost_by_choice": 0.0})
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from decaylaws.report.words import MOST_SHOWN, listed, name, percent, plain
 from decaylaws.runs.noise import Noise, least_gap, told_apart
 from decaylaws.schedules import DecayTerms
 from decaylaws.study.predictions import candidates
+from decaylaws.study.recommend import objective_words
 from decaylaws.study.results import decays
 from decaylaws.study.verdict import noise_words, outside_intervals, outside_words
 
@@ -164,6 +165,7 @@ def won(at_proxy: bool | None, domains: pd.DataFrame) -> Standing:
 def _how_sure(inputs: ReportInputs) -> Iterator[str]:
     found = inputs.found
     yield plain(found["verdict"], inputs.candidates)
+    yield objective_words(found)
     yield (
         "The best mixture under the same plan would be better than the recommendation by "
         f"{found['expected_regret']:.4f} nats on average over refits of the law (the expected regret), and by at most "

@@ -407,3 +407,10 @@ class Listener:
 
     def close(self) -> None:
         self.seen.append("closed")
+
+
+def test_an_unknown_setting_of_the_trainer_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"'launch\.checkpoint_every' is not a setting .*checkpoint_interval"
+    ):
+        TrainSettings.checked(checkpoint_every=4)
