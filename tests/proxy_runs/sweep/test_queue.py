@@ -191,14 +191,15 @@ def test_runs_of_a_process_that_died_here_go_back(queue: RunQueue, url: str) -> 
     assert queue.counts().waiting == 1
 
 
+def crash(*_: object) -> None:
+    raise RuntimeError("killed")
+
+
 def test_a_crash_between_recording_and_closing_loses_nothing(
     queue: RunQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue.enqueue([("a", fork(1))])
     (claim,) = queue.claim(1, always)
-
-    def crash(*_: object) -> None:
-        raise RuntimeError("killed")
 
     monkeypatch.setattr(queue._store, "close", crash)
     with pytest.raises(RuntimeError):
@@ -215,9 +216,6 @@ def test_a_crash_while_giving_back_is_mended_by_the_next_enqueue(
 ) -> None:
     queue.enqueue([("a", fork(1))])
     (claim,) = queue.claim(1, always)
-
-    def crash(*_: object) -> None:
-        raise RuntimeError("killed")
 
     monkeypatch.setattr(queue._store, "add", crash)
     with pytest.raises(RuntimeError):
