@@ -128,7 +128,7 @@ def test_the_library_never_imports_torch_and_only_verbs_reach_for_the_trainer() 
     }
     verbs = {
         f"decaylaws.study.{name}"
-        for name in ("arithmetic", "calibrate", "export_runs", "launch", "prepare", "run")
+        for name in ("arithmetic", "calibrate", "launch", "prepare", "run", "run_writer")
     }
     assert reaching == verbs | {"decaylaws.cli.evaluation", "decaylaws.cli.launch"}
 

@@ -23,7 +23,7 @@ from decaylaws.search import DecayProblem, Goal, Plan, StableStage
 from decaylaws.settings.study import StudySettings
 from decaylaws.study import Study
 from decaylaws.study.fit import Fit, load_law
-from decaylaws.study.near_copies import copies_words
+from decaylaws.study.near_copies import copies_words, read_copies
 from decaylaws.study.objective import Objective, noise_at
 from decaylaws.study.paths import StudyPaths
 from decaylaws.study.predictions import candidate_stages, scales, without_other_confirmations
@@ -82,7 +82,7 @@ class ReportInputs:
             read_outs=read_outs,
             evaluations=read_evaluations(study.evaluation_dir),
             evaluation_counts=study.evaluation_counts(),
-            near_copies=copies_words(study, shares, "the recommended mixture"),
+            near_copies=copies_words(read_copies(study), sweep.planner, shares, "the recommended mixture"),
         )
 
     @property

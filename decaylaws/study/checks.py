@@ -15,10 +15,11 @@ from decaylaws.recipe.corpus_facts import read_corpus
 from decaylaws.settings.decontamination import DecontaminationSettings
 from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.sources import SourceSettings, is_token_store
+from decaylaws.settings.study import StudySettings
 from decaylaws.study.directory import Study
 from decaylaws.study.files import read_json, write_json
 from decaylaws.study.held import check_against_corpus
-from decaylaws.study.stored import StoredSettings
+from decaylaws.study.stored_corpus import StoredSettings
 
 SETTINGS_NAME = "settings.json"
 # settings of a source that leave its text as it is, and of decontamination; every other one needs a new corpus
@@ -37,13 +38,13 @@ def record_settings(study: Study) -> None:
     path = study.shard_dir() / SETTINGS_NAME
     stored = read_json(path, StoredSettings) if path.is_file() else {}
     text = {}
-    for name, files in _text_files(study).items():
+    for name, files in _text_files(study.root, study.settings).items():
         known = stored.get("text", {}).get(name, {})
-        moment = _moment(study, files)
+        moment = _moment(study.root, files)
         content = known.get("content") if known.get("moment") == moment else None
-        content = content or _content(study, name, files)
+        content = content or _content(study.root, study.settings.sources.get(name), files)
         text[name] = {"moment": moment, "content": content}
-    record = {"preparation": PREPARATION_VERSION, **_text_settings(study), "text": text}
+    record = {"preparation": PREPARATION_VERSION, **text_settings(study.settings), "text": text}
     if record != stored:
         write_json(path, record)
 
@@ -69,7 +70,7 @@ def check_prepared(study: Study) -> None:
                 f"{remedy} If the tokens are the same, its runs stay valid."
             )
         settings = {key: value for key, value in stored.items() if key not in ("preparation", "text")}
-        settings, wanted = _explicit(settings), _explicit(_text_settings(study))
+        settings, wanted = _explicit(settings), _explicit(text_settings(study.settings))
         changed = _first_change("", {**settings, "order": []}, {**wanted, "order": []})
         if not changed and settings["order"] != wanted["order"]:
             changed = "sources (their order)"  # the first source keeps what a later one repeats
@@ -102,18 +103,12 @@ def changed_text(study: Study) -> list[str]:
     stored = read_json(path, StoredSettings).get("text", {}) if path.is_file() else {}
     return [
         name
-        for name, files in _text_files(study).items()
+        for name, files in _text_files(study.root, study.settings).items()
         if name in stored
         and files
-        and stored[name].get("moment") != _moment(study, files)
-        and stored[name].get("content") != _content(study, name, files)
+        and stored[name].get("moment") != _moment(study.root, files)
+        and stored[name].get("content") != _content(study.root, study.settings.sources.get(name), files)
     ]
-
-
-def short_heldout(study: Study) -> dict[str, int]:
-    """Held-out tokens of the domains that hold fewer than an evaluation asks for."""
-    wanted = study.settings.evaluation.tokens_per_domain
-    return {name: tokens for name, tokens in study.heldout_tokens().items() if tokens < wanted}
 
 
 def _check_heldout(study: Study) -> None:
@@ -133,8 +128,8 @@ def _check_heldout(study: Study) -> None:
             )
 
 
-def _text_settings(study: Study) -> dict[str, Any]:
-    settings = study.settings
+def text_settings(settings: StudySettings) -> dict[str, Any]:
+    """The settings that decide what the text of a corpus is, as JSON values."""
     asked: dict[str, Any] = {
         "sources": {
             name: source.model_dump(mode="json", exclude=NO_TEXT) for name, source in settings.sources.items()
@@ -159,49 +154,48 @@ def _text_settings(study: Study) -> dict[str, Any]:
     return asked
 
 
-def _text_files(study: Study) -> dict[str, list[Path]]:
+def _text_files(root: Path, settings: StudySettings) -> dict[str, list[Path]]:
     """Files of every source of the user's own text, and of what runs are evaluated on, by their field."""
     found = {
-        name: find_documents(study.root / str(source.path), source.format)
-        for name, source in study.settings.sources.items()
+        name: find_documents(root / str(source.path), source.format)
+        for name, source in settings.sources.items()
         if source.format != "embedded"
     }
-    evaluation = study.settings.evaluation
+    evaluation = settings.evaluation
     for name, domain in evaluation.domains.items():
-        path = study.root / domain.path
+        path = root / domain.path
         found[f"evaluation.domains.{name}"] = (
             find_files(path, READABLE) if domain.format is None else find_documents(path, domain.format)
         )
     for name, questions in evaluation.questions.items():
-        path = study.root / questions.path
+        path = root / questions.path
         found[f"evaluation.questions.{name}"] = [path] if path.is_file() else []
     return found
 
 
-def _moment(study: Study, files: Iterable[Path]) -> str:
+def _moment(root: Path, files: Iterable[Path]) -> str:
     """Hash of names, sizes and times of files."""
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
         digest.update(
-            f"{_name(study, file)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+            f"{_name(root, file)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
         )
     return digest.hexdigest()[:16]
 
 
-def _content(study: Study, name: str, files: Iterable[Path]) -> str:
+def _content(root: Path, source: SourceSettings | None, files: Iterable[Path]) -> str:
     """Hash of names, sizes and content of the files of a source.
 
     Of large files a megabyte in 64 places counts; of a token store, which may be terabytes, 4 KiB in 16.
     """
     whole_bytes, sample_bytes, places = _WHOLE_FILE_BYTES, _SAMPLE_BYTES, _WHOLE_FILE_BYTES // _SAMPLE_BYTES
-    source = study.settings.sources.get(name)
     if source is not None and is_token_store(source):
         whole_bytes, sample_bytes, places = 0, _STORE_SAMPLE_BYTES, _STORE_SAMPLES
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        digest.update(f"{_name(study, file)}\0{size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{_name(root, file)}\0{size}\n".encode("utf-8", "surrogateescape"))
         with open(file, "rb") as handle:
             if size <= whole_bytes:
                 digest.update(handle.read())
@@ -212,9 +206,9 @@ def _content(study: Study, name: str, files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _name(study: Study, file: Path) -> str:
+def _name(root: Path, file: Path) -> str:
     """A file's name below the study, which may be moved with its text, or its whole name."""
-    return file.relative_to(study.root).as_posix() if file.is_relative_to(study.root) else str(file)
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 def _explicit(settings: dict[str, Any]) -> dict[str, Any]:

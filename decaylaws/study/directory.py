@@ -25,13 +25,8 @@ from decaylaws.study.identity import decisive, plan_inputs
 from decaylaws.study.paths import SETTINGS_NAME, StudyPaths
 from decaylaws.study.question import Question
 from decaylaws.study.storage import RunStorage
-from decaylaws.study.stored import (
-    StoredArithmetic,
-    StoredEvaluation,
-    StoredManifest,
-    StoredPlan,
-    StoredStore,
-)
+from decaylaws.study.stored import StoredArithmetic, StoredPlan
+from decaylaws.study.stored_corpus import StoredEvaluation, StoredManifest, StoredStore
 from decaylaws.study.sweep import MeasuredSweep, PlannedSweep
 from decaylaws.study.template import template_text
 

@@ -6,22 +6,36 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from decaylaws.designs.planner import Planner
 from decaylaws.study.directory import Study
 from decaylaws.study.files import read_json
-from decaylaws.study.stored import StoredCopies
+from decaylaws.study.stored_corpus import StoredCopies
 
 _AT = 0  # of the levels: Jaccard .5
 
 
-def near_copies(study: Study) -> pd.DataFrame:
+def read_copies(study: Study) -> StoredCopies | None:
+    """What ``prepare`` found before it set near copies aside; None where study.yaml sets nothing aside."""
+    if study.settings.is_declared or study.settings.decontamination.heldout_similarity is None:
+        return None
+    path = study.shard_dir() / "near_copies.json"
+    if not path.is_file():
+        return None
+    found: StoredCopies = read_json(path, StoredCopies)
+    return found
+
+
+def near_copies(stored: StoredCopies | None) -> pd.DataFrame:
     """Near copies by source and domain, as ``prepare`` found them before it set them aside.
+
+    Args:
+        stored: of :func:`read_copies`.
 
     Returns:
         one row per pair that has any: ``source``, ``domain``, ``set_aside`` (train documents), and for each level of
         Jaccard similarity ``train>=LEVEL`` (documents) and ``heldout>=LEVEL`` (share of the domain's held-out documents
         that have one). Empty where study.yaml sets nothing aside.
     """
-    stored = _stored(study)
     if stored is None:
         return pd.DataFrame()
     rows = []
@@ -35,13 +49,12 @@ def near_copies(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def searched_in_part(study: Study) -> list[str]:
+def searched_in_part(stored: StoredCopies | None) -> list[str]:
     """A sentence for every store that was too large to look through for near copies as a whole.
 
     Args:
-        study: a prepared one.
+        stored: of :func:`read_copies`.
     """
-    stored = _stored(study)
     return [
         f"{name}: near copies of held-out documents were looked for in {share:.2g} of its train documents "
         f"({stored['compared'][name]:,}), spread over it evenly. Those in the rest stay in the train text."
@@ -50,14 +63,17 @@ def searched_in_part(study: Study) -> list[str]:
     ]
 
 
-def copies_read(study: Study, shares: Mapping[str, float], tokens: float) -> pd.DataFrame:
+def copies_read(
+    stored: StoredCopies | None, available: Mapping[str, int], shares: Mapping[str, float], tokens: float
+) -> pd.DataFrame:
     """Near copies of held-out documents that a run reads which trains on the sources as they are.
 
     The runs of a study leave out what ``prepare`` set aside; a run elsewhere, on the files, does not. A source that was
     looked through in part is taken to be like that part.
 
     Args:
-        study: a prepared one.
+        stored: of :func:`read_copies`.
+        available: train tokens by source.
         shares: of the sources in the run.
         tokens: that the run reads.
 
@@ -66,10 +82,8 @@ def copies_read(study: Study, shares: Mapping[str, float], tokens: float) -> pd.
         time counted) and ``left`` (of them, those that the study's own runs would read as well: estimated of what was
         not looked through).
     """
-    stored = _stored(study)
     if stored is None:
         return pd.DataFrame(columns=["domain", "copies", "left"])
-    available = study.corpus().available_tokens
     found: dict[str, list[float]] = {}
     for pair in stored["pairs"]:
         name = pair["source"]
@@ -84,17 +98,20 @@ def copies_read(study: Study, shares: Mapping[str, float], tokens: float) -> pd.
     return pd.DataFrame(rows, columns=["domain", "copies", "left"])
 
 
-def copies_words(study: Study, shares: Mapping[str, float], mixture: str) -> str:
+def copies_words(
+    stored: StoredCopies | None, planner: Planner, shares: Mapping[str, float], mixture: str
+) -> str:
     """How many near copies the target's decay reads, in sentences; empty where none were found.
 
     Args:
-        study: a prepared one.
+        stored: of :func:`read_copies`.
+        planner: of the study.
         shares: of the sources in the decay.
         mixture: what to call them, such as "the recommended mixture".
     """
-    target = study.settings.target
+    target = planner.settings.target
     tokens = target.max_decay_tokens * target.repetition_scale
-    table = copies_read(study, shares, tokens)
+    table = copies_read(stored, planner.corpus.available_tokens, shares, tokens)
     if table.empty:
         return ""
     counts = ", ".join(f"{row.copies:,.3g} of '{row.domain}'" for row in table.itertuples())
@@ -113,13 +130,3 @@ def copies_words(study: Study, shares: Mapping[str, float], mixture: str) -> str
         "tokens, "
         f"and such a run looks better on these domains than it is. {own}"
     )
-
-
-def _stored(study: Study) -> StoredCopies | None:
-    if study.settings.is_declared:
-        return None
-    path = study.shard_dir() / "near_copies.json"
-    if study.settings.decontamination.heldout_similarity is None or not path.is_file():
-        return None
-    found: StoredCopies = read_json(path, StoredCopies)
-    return found

@@ -9,7 +9,7 @@ from decaylaws.errors import StudyError
 from decaylaws.io.json import rebuilding
 from decaylaws.study.directory import Study
 from decaylaws.study.files import REMEDY, read_json
-from decaylaws.study.stored import StoredOverlap
+from decaylaws.study.stored_corpus import StoredOverlap
 
 
 def evaluation_report(study: Study) -> Report | None:

@@ -23,7 +23,7 @@ from decaylaws.study.directory import Study
 from decaylaws.study.files import read_json, write_json
 from decaylaws.study.hardware import Hardware
 from decaylaws.study.identity import plan_inputs
-from decaylaws.study.near_copies import copies_words
+from decaylaws.study.near_copies import copies_words, read_copies
 from decaylaws.study.overlap import check_overlap
 from decaylaws.study.results import decays
 from decaylaws.study.stored import StoredPlan
@@ -81,7 +81,8 @@ def plan(study: Study, *, hardware: Hardware | None = None, progress: Progress =
         .reset_index()
     )
     planner = study.planner()
-    copies = copies_words(study, proportional_mixture(planner).to_dict(), "the token-proportional mixture")
+    shares = proportional_mixture(planner).to_dict()
+    copies = copies_words(read_copies(study), planner, shares, "the token-proportional mixture")
     effect = detectable_effect(study.settings, study.runs() if study.runs_file.is_file() else None)
     if hardware:
         cost["device_hours"] = [hardware.device_hours(flops) for flops in cost["train_flops"]]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from decaylaws.errors import StudyError
 from decaylaws.io.documents import kept_doubtful, passed_over
 from decaylaws.progress import Progress, silent
-from decaylaws.study.checks import check_prepared, record_settings, short_heldout
+from decaylaws.settings.study import StudySettings
+from decaylaws.study.checks import check_prepared, record_settings
 from decaylaws.study.directory import Study
-from decaylaws.study.near_copies import near_copies, searched_in_part
+from decaylaws.study.near_copies import near_copies, read_copies, searched_in_part
 from decaylaws.study.overlap import check_overlap, evaluation_report, heldout_overlap
+from decaylaws.study.stored_corpus import StoredCopies
 
 
 @dataclass(frozen=True)
@@ -93,20 +97,20 @@ def prepare(study: Study, *, progress: Progress = silent) -> Preparation:
         }
         for name, tokens in facts.available_tokens.items()
     )
-    report = evaluation_report(study)
+    report, copies = evaluation_report(study), read_copies(study)
     repeated = heldout_overlap(study).query("share > 0").nlargest(3, "share")
     return Preparation(
         facts.fingerprint,
         sources,
         None if report is None else report.task_table(),
-        _stores(study),
+        _stores(study.stores(), counts),
         pd.DataFrame(
             [(name, *counts) for name, counts in study.evaluation_counts().items()],
             columns=["name", "documents", "tokens"],
         ),
-        near_copies(study),
+        near_copies(copies),
         repeated,
-        tuple(_notes(study)),
+        tuple(_notes(settings, facts.vocab_size, counts, heldout, copies)),
     )
 
 
@@ -121,10 +125,10 @@ def check_corpus(study: Study) -> None:
     check_overlap(study)
 
 
-def _stores(study: Study) -> pd.DataFrame:
+def _stores(stores: Mapping[str, Any], by_source: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     rows = []
-    for name, store in study.stores().items():
-        counts = study.source_counts()[name]
+    for name, store in stores.items():
+        counts = by_source[name]
         rows.append(
             {
                 "source": name,
@@ -140,17 +144,32 @@ def _stores(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _notes(study: Study) -> list[str]:
+def _notes(
+    settings: StudySettings,
+    entries: int,
+    by_source: Mapping[str, Mapping[str, int]],
+    heldout: Mapping[str, int],
+    copies: StoredCopies | None,
+) -> list[str]:
+    """What was passed over, kept though doubtful, or is short, in sentences.
+
+    Args:
+        settings: of the study.
+        entries: of the tokenizer.
+        by_source: documents and bytes by split, and what was dropped or passed over, by source.
+        heldout: held-out tokens by source.
+        copies: what was found of near copies of held-out text.
+    """
     notes = []
-    short = short_heldout(study)
+    asked = settings.evaluation.tokens_per_domain
+    short = [name for name, tokens in heldout.items() if tokens < asked]
     if short:
         notes.append(
             f"These sources have fewer held-out tokens than evaluation.tokens_per_domain = "
-            f"{study.settings.evaluation.tokens_per_domain:,}: {', '.join(short)}. Every evaluation reads all of their "
+            f"{asked:,}: {', '.join(short)}. Every evaluation reads all of their "
             "held-out tokens. A larger heldout_fraction makes their losses more certain."
         )
-    settings = study.settings
-    entries, wanted = study.corpus().vocab_size, settings.tokenizer.vocab_size
+    wanted = settings.tokenizer.vocab_size
     if settings.tokenizer.path is None and settings.checkpoints is None and entries < wanted:
         notes.append(
             f"The trained tokenizer has {entries:,} entries, fewer than tokenizer.vocab_size = {wanted:,}: the text "
@@ -163,8 +182,8 @@ def _notes(study: Study) -> list[str]:
             f"Train text was not searched for the questions of {', '.join(unsearched)}. Name their files in "
             "decontamination.evaluation_sets to drop documents that hold one."
         )
-    for name, counts in study.source_counts().items():
-        source = study.settings.sources[name]
+    for name, counts in by_source.items():
+        source = settings.sources[name]
         if source.format == "embedded":
             continue  # scraps of installed packages, which nobody will mend
         if source.max_bytes and counts.get("documents_over_max_bytes"):
@@ -179,4 +198,4 @@ def _notes(study: Study) -> list[str]:
             notes.append(f"{name}: passed over: {said}.")
         if said := kept_doubtful(counts):
             notes.append(f"{name}: kept: {said}.")
-    return [*notes, *searched_in_part(study)]
+    return [*notes, *searched_in_part(copies)]

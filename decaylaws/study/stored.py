@@ -1,6 +1,7 @@
 """What stands in the JSON files of a study, as types: a verb that reads one gets these, or one error with its name.
 
-Keys that are not listed are kept; rows of tables hold text, numbers, truth values or nothing.
+Keys that are not listed are kept; rows of tables hold text, numbers, truth values or nothing. Those of the corpus
+are in ``decaylaws.study.stored_corpus``.
 """
 
 from __future__ import annotations
@@ -8,128 +9,19 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 import pandas as pd
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, with_config
+from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from decaylaws.mixtures import Mixture
+from decaylaws.study.stored_corpus import Count, more_allowed
 
-_stored = with_config(ConfigDict(extra="allow", allow_inf_nan=False))
-Count = Annotated[int, Field(ge=0)]
 Row = dict[str, str | bool | int | FiniteFloat | None]
 
 
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts or not path.isprintable():
-        raise ValueError("it must lie in the folder")
-    return path
-
-
-@_stored
-class Split(TypedDict):
-    """One split of a prepared source."""
-
-    tokens: Count
-    documents: Count
-    text_bytes: Count
-
-
-@_stored
-class File(TypedDict):
-    """A file of the corpus."""
-
-    path: Annotated[str, AfterValidator(_inside)]
-
-
-@_stored
-class Source(TypedDict):
-    """One prepared source; ``store`` only where it is a token store."""
-
-    train: Split
-    heldout: Split
-    counts: dict[str, Count]
-    store: NotRequired[File | None]
-
-
-@_stored
-class StoredStore(TypedDict):
-    """``NAME.store.json``: the files of a token store, and some of its text."""
-
-    beginning: str
-    files: list[dict[str, Any]]
-
-
-@_stored
-class StoredManifest(TypedDict):
-    """``corpus/manifest.json``, as far as verbs without the trainer read it."""
-
-    fingerprint: str
-    vocab_size: Count
-    tokenizer: File
-    sources: dict[str, Source]
-
-
-@_stored
-class EvaluationEntry(TypedDict):
-    """One evaluation domain or question set."""
-
-    kind: Literal["domain", "questions"]
-    documents: Count
-    tokens: Count
-
-
-@_stored
-class StoredEvaluation(TypedDict):
-    """``corpus/evaluation.json``, as far as verbs without the trainer read it."""
-
-    fingerprint: str
-    sets: dict[str, EvaluationEntry]
-
-
-@_stored
-class StoredOverlap(TypedDict):
-    """``heldout_overlap.json``: share of the held-out passages of a domain that a source repeats."""
-
-    overlap: dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]]
-
-
-@_stored
-class CopiedPair(TypedDict):
-    """Near copies in the train text of a source of the held-out documents of a domain, by level of similarity."""
-
-    source: str
-    domain: str
-    set_aside: Count
-    train_documents: list[Count]
-    heldout_documents: list[Count]
-
-
-@_stored
-class StoredCopies(TypedDict):
-    """``near_copies.json``: train documents that resemble held-out ones, and which ``share`` of a source was read."""
-
-    levels: list[float]
-    similarity: float
-    heldout_documents: dict[str, Count]
-    compared: dict[str, Count]
-    share: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    pairs: list[CopiedPair]
-
-
-@_stored
-class StoredSettings(TypedDict):
-    """``settings.json`` beside the shards: what they were prepared from."""
-
-    sources: dict[str, dict[str, Any]]
-    text: NotRequired[dict[str, dict[str, Any]]]
-    decontamination: NotRequired[dict[str, Any]]
-
-
-@_stored
+@more_allowed
 class StoredArithmetic(TypedDict):
     """``arithmetic.json``."""
 
@@ -137,7 +29,7 @@ class StoredArithmetic(TypedDict):
     compiled: bool
 
 
-@_stored
+@more_allowed
 class HeldEntry(TypedDict):
     """What was read of one checkpoint's folder, and of which state of it."""
 
@@ -153,7 +45,7 @@ StoredHeld = dict[str, HeldEntry]
 """``checkpoints.json``."""
 
 
-@_stored
+@more_allowed
 class StoredCalibration(TypedDict):
     """``calibration.json``: tokens per second by shape and number of slots."""
 
@@ -162,7 +54,7 @@ class StoredCalibration(TypedDict):
     matmul_flops: NotRequired[Annotated[float, Field(gt=0)]]
 
 
-@_stored
+@more_allowed
 class Planned(TypedDict):
     """A planned run."""
 
@@ -171,7 +63,7 @@ class Planned(TypedDict):
     config: dict[str, Any]
 
 
-@_stored
+@more_allowed
 class StoredPlan(TypedDict):
     """``plan.json`` and ``proposals.json``."""
 
@@ -179,7 +71,7 @@ class StoredPlan(TypedDict):
     runs: list[Planned]
 
 
-@_stored
+@more_allowed
 class StoredPoint(TypedDict):
     """Loss of a domain at an evaluation on the way."""
 
@@ -188,7 +80,7 @@ class StoredPoint(TypedDict):
     loss: float
 
 
-@_stored
+@more_allowed
 class Begun(TypedDict):
     """A run that had not ended, and its curve so far."""
 
@@ -197,14 +89,14 @@ class Begun(TypedDict):
     curve: list[StoredPoint]
 
 
-@_stored
+@more_allowed
 class StoredBegun(TypedDict):
     """``laws/on_the_way.json``."""
 
     runs: list[Begun]
 
 
-@_stored
+@more_allowed
 class ErrorRow(TypedDict):
     """Held-out error of a law; a number that was not finite is null."""
 
@@ -217,7 +109,7 @@ class ErrorRow(TypedDict):
     spearman: float | None
 
 
-@_stored
+@more_allowed
 class HeldOutRow(TypedDict):
     """Prediction of a held-out run."""
 
@@ -229,7 +121,7 @@ class HeldOutRow(TypedDict):
     observed: float
 
 
-@_stored
+@more_allowed
 class GuardRow(TypedDict):
     """Change of a domain against the matched control."""
 
@@ -239,7 +131,7 @@ class GuardRow(TypedDict):
     observed: float
 
 
-@_stored
+@more_allowed
 class ExcludedRow(TypedDict):
     """A run that the fit could not use."""
 
@@ -247,7 +139,7 @@ class ExcludedRow(TypedDict):
     reason: str
 
 
-@_stored
+@more_allowed
 class StoredReach(TypedDict):
     """What rolling origins say of one axis; a number that is not known is null."""
 
@@ -264,7 +156,7 @@ class StoredReach(TypedDict):
     noise: float
 
 
-@_stored
+@more_allowed
 class StoredMixtureReach(TypedDict):
     """Held-out error by the distance of the mixture."""
 
@@ -274,7 +166,7 @@ class StoredMixtureReach(TypedDict):
     num_runs: Count
 
 
-@_stored
+@more_allowed
 class OriginRow(TypedDict):
     """Error of the decay law or of copying the nearest run at one rolling origin."""
 
@@ -288,7 +180,7 @@ class OriginRow(TypedDict):
     bias: float
 
 
-@_stored
+@more_allowed
 class StoredTrust(TypedDict):
     """How far a fit is to be believed."""
 
@@ -297,7 +189,7 @@ class StoredTrust(TypedDict):
     errors: list[OriginRow]
 
 
-@_stored
+@more_allowed
 class StoredFit(TypedDict):
     """``laws/fit.json``."""
 
@@ -312,7 +204,7 @@ class StoredFit(TypedDict):
     notes: list[str]
 
 
-@_stored
+@more_allowed
 class Interval(TypedDict):
     """A prediction, nats per token."""
 
@@ -321,7 +213,7 @@ class Interval(TypedDict):
     upper: float
 
 
-@_stored
+@more_allowed
 class Entry(TypedDict):
     """What was predicted of one confirming run."""
 
@@ -333,7 +225,7 @@ class Entry(TypedDict):
     predicted: dict[str, Interval]
 
 
-@_stored
+@more_allowed
 class StoredConfirmation(TypedDict):
     """All that was predicted for one recipe."""
 
@@ -342,14 +234,14 @@ class StoredConfirmation(TypedDict):
     entries: list[Entry]
 
 
-@_stored
+@more_allowed
 class StoredConfirmations(TypedDict):
     """``confirm.json``; an earlier version wrote a single confirmation without this list around it."""
 
     confirmations: NotRequired[list[StoredConfirmation]]
 
 
-@_stored
+@more_allowed
 class ExportedRun(TypedDict):
     """A run that was written for an external trainer."""
 
@@ -362,7 +254,7 @@ StoredExportedRuns = dict[str, ExportedRun]
 """``exported_runs.json``, by run."""
 
 
-@_stored
+@more_allowed
 class StoredResult(TypedDict):
     """``launch/result.json``, as far as status and report read it."""
 
@@ -391,7 +283,7 @@ def stored_form(hint: Any) -> Any:
             else NotRequired[stored_form(hints[each.name])]
             for each in fields(hint)
         }
-        return _stored(TypedDict(hint.__name__, keys))  # type: ignore[operator]
+        return more_allowed(TypedDict(hint.__name__, keys))  # type: ignore[operator]
     # built from values, not from names: a type checker cannot follow
     inner: Any = tuple(each if each is Ellipsis else stored_form(each) for each in get_args(hint))
     origin: Any = get_origin(hint)

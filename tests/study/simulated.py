@@ -44,7 +44,7 @@ from decaylaws.search import Estimate, Plan
 from decaylaws.settings.evaluation import NO_NUMBERS
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
-from decaylaws.study.checks import _text_settings, record_settings
+from decaylaws.study.checks import record_settings, text_settings
 from decaylaws.study.export import export
 from decaylaws.study.files import read_json
 from decaylaws.study.fit import Fit, fit, load_fit
@@ -119,7 +119,7 @@ def make_sources(root: Path) -> None:
 
 def prepare(study: Study) -> None:
     """A corpus without text, whose fingerprint and sizes follow from what decides the text."""
-    asked = _text_settings(study)
+    asked = text_settings(study.settings)
     if not study.settings.decontamination.evaluation_sets:
         del asked["decontamination"]
     asked.pop("evaluation", None)  # what runs are measured on is no part of the corpus

@@ -18,7 +18,7 @@ from decaylaws.errors import DecaylawsError
 from decaylaws.io.files import record_of, write_text
 from decaylaws.io.json import to_json
 from decaylaws.study import Study
-from decaylaws.study.checks import check_prepared, short_heldout
+from decaylaws.study.checks import check_prepared
 from decaylaws.study.export import read_exported
 from decaylaws.study.files import read_json
 from decaylaws.study.fit import load_fit
@@ -56,7 +56,7 @@ def _runs(study: Study) -> None:
 
 def _prepared(study: Study) -> None:
     check_prepared(study)
-    short_heldout(study)
+    study.heldout_tokens()
     check_overlap(study)
     heldout_overlap(study)
     study.source_counts()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from decaylaws.cli import app
 from decaylaws.errors import DataError, StudyError
 from decaylaws.study import Study
-from decaylaws.study.near_copies import copies_read, copies_words, near_copies
+from decaylaws.study.near_copies import copies_read, copies_words, near_copies, read_copies
 from decaylaws.study.overlap import evaluation_report, heldout_overlap
 from decaylaws.study.plan import current_plan, plan_runs
 from decaylaws.study.status import steps
@@ -86,25 +86,29 @@ def test_near_copies_of_heldout_text_are_set_aside_and_counted_for_the_target(tm
     study = make(tmp_path, texts)
     output = decaylaws("prepare", str(tmp_path))
     assert "train documents that resemble held-out ones, set aside (Jaccard similarity)" in output
-    table = near_copies(study).set_index(["source", "domain"])
+    table = near_copies(read_copies(study)).set_index(["source", "domain"])
     assert table.loc[("code", "maths"), "set_aside"] >= 2
     assert table.loc[("code", "maths"), "train>=0.75"] == table.loc[("code", "maths"), "set_aside"]
     assert table["heldout>=0.5"].between(0, 1).all()
     plan_runs(study)
     available = study.corpus().available_tokens
-    half = copies_read(study, {"code": 1.0}, available["code"] / 2).set_index("domain")
-    twice = copies_read(study, {"code": 1.0}, 2 * available["code"]).set_index("domain")
+    half = copies_read(read_copies(study), available, {"code": 1.0}, available["code"] / 2).set_index(
+        "domain"
+    )
+    twice = copies_read(read_copies(study), available, {"code": 1.0}, 2 * available["code"]).set_index(
+        "domain"
+    )
     assert (half["copies"] * 4).tolist() == pytest.approx(twice["copies"].tolist())
     expected = table.loc[("code", "maths"), "train>=0.5"]
     assert half["copies"].get("maths", 0.0) == pytest.approx(expected / 2)
-    assert copies_read(study, {"web": 1.0}, 1000).empty
-    said = copies_words(study, {"code": 1.0}, "code alone")
+    assert copies_read(read_copies(study), available, {"web": 1.0}, 1000).empty
+    said = copies_words(read_copies(study), study.planner(), {"code": 1.0}, "code alone")
     assert said.endswith("since 'prepare' set them aside.")
     # without the setting nothing is stated, and another corpus is asked for
     study = make(tmp_path, texts, heldout_similarity=None, on_overlap="allow")
     with pytest.raises(StudyError, match=r"'decontamination.heldout_similarity' in study.yaml changed"):
         plan_runs(study)
-    assert near_copies(study).empty
+    assert near_copies(read_copies(study)).empty
 
 
 def test_evaluation_items_leave_the_train_text(tmp_path: Path) -> None:
