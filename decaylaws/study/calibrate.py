@@ -83,8 +83,10 @@ def calibrate(
     given = [{"slots": backend.slots}] if backend.slots else []
     # what else the speed of the FSDP trainer depends on
     layout = {"layout": asdict(layout_of(backend)), "optimizer": settings.optimizer.config().to_dict()}
-    keys = {
-        shape: _key(shape, batch, arithmetic, *([layout] if shape in sharded else given)) for shape in starts
+    changes = [] if arithmetic == EXACT else [vars(arithmetic)]
+    keys = {  # under which speeds are stored
+        shape: content_hash(vars(shape), batch, *changes, *([layout] if shape in sharded else given))
+        for shape in starts
     }
     stackable = [shape for shape in starts if isinstance(shape, ModelShape) and shape not in sharded]
     measurable: list[Shape] = [*_small_enough(stackable, batch, backend.device), *sharded]
@@ -92,7 +94,9 @@ def calibrate(
     unknown = [shape for shape in measurable if keys[shape] not in stored["speeds"]]
     if unknown or "matmul_flops" not in stored:
         if "matmul_flops" not in stored:
-            stored |= _measure_matmul(_backend(backend, arithmetic))
+            from proxy_runs.sweep.calibration import matmul_flops
+
+            stored["matmul_flops"] = matmul_flops(_backend(backend, arithmetic))
         for shape in unknown:
             measured = (
                 _measure_sharded(settings, arithmetic, starts[shape], sharded[shape])
@@ -172,12 +176,6 @@ def _sharded(
     return found
 
 
-def _key(shape: Shape, batch_tokens: int, arithmetic: Arithmetic, *more: object) -> str:
-    """Under which a speed is stored."""
-    changes = [] if arithmetic == EXACT else [vars(arithmetic)]
-    return content_hash(vars(shape), batch_tokens, *changes, *more)
-
-
 def _measure_sharded(
     settings: StudySettings, arithmetic: Arithmetic, config: RunConfig, folder: Path
 ) -> dict[str, float]:
@@ -196,12 +194,6 @@ def _stored(path: Path, device: str) -> dict[str, Any]:
     key = machine_key(device)
     stored = read_json(path, StoredCalibration) if path.is_file() else {}
     return stored if stored.get("machine") == key else {"machine": key, "speeds": {}}
-
-
-def _measure_matmul(backend: Backend) -> dict[str, float]:
-    from proxy_runs.sweep.calibration import matmul_flops
-
-    return {"matmul_flops": matmul_flops(backend)}
 
 
 def _measure(

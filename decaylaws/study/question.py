@@ -93,12 +93,12 @@ class Question:
         left_out = runs.loc[reasons != "", ["run_id", "role"]].assign(reason=reasons[reasons != ""])
         kept = runs[reasons == ""].sort_values("run_id", ignore_index=True)
         kept = kept.assign(
-            role=[self._role(run_id, role) for run_id, role in zip(kept["run_id"], kept["role"])]
+            role=[
+                self.planned.get(run_id) or self.proposed.get(run_id) or role
+                for run_id, role in zip(kept["run_id"], kept["role"])
+            ]
         )
         return with_starts(kept[self._columns(list(kept.columns))]), left_out.reset_index(drop=True)
-
-    def _role(self, run_id: str, recorded: str) -> str:
-        return self.planned.get(run_id) or self.proposed.get(run_id) or recorded
 
     def _reason(self, row: Mapping[str, Any]) -> str:
         """Why a row does not belong; empty where it does."""

@@ -114,7 +114,10 @@ def record(
             "the files", missing=[names.columns[each] for each in unused], remedy="Correct --column."
         )
     by_run, excluded = _by_run(logs, known, run_id)
-    whole = _whole_runs(study.runs_file) if unfinished else set()
+    whole: set[str] = set()
+    if unfinished and study.runs_file.is_file():  # what is logged of a part of a whole run corrects nothing
+        recorded = read_runs(study.runs_file)
+        whole = set(recorded.loc[recorded["reached_target"].astype(bool), "run_id"])
     ends = {each: found["last_step"] for each, found in read_exported_runs(study.exported_runs_file).items()}
     compared = []
     for each, own in by_run.items():
@@ -142,14 +145,6 @@ def record(
         runs,
         _notes(counted),
     )
-
-
-def _whole_runs(path: Path) -> set[str]:
-    """Runs that reached their end as recorded; what is logged of a part of them corrects nothing."""
-    if not path.is_file():
-        return set()
-    runs = read_runs(path)
-    return set(runs.loc[runs["reached_target"].astype(bool), "run_id"])
 
 
 def _by_run(

@@ -278,6 +278,20 @@ def test_a_recommendation_asks_for_a_fit_of_the_runs_that_are_there_now(root: Pa
             use(study)
 
 
+def test_what_was_read_stays_as_it_was_and_a_study_reads_its_files_anew(root: Path) -> None:
+    study = Study.open(root)
+    before = study.measured()
+    kept = before.runs.copy()
+    assert fit(study)[1] is False
+    runs = study.recorded_runs()
+    runs.loc[runs["role"] == "simplex", "loss:web"] += 0.5
+    write_table(runs, study.runs_file, recorded=True)
+    pd.testing.assert_frame_equal(before.runs, kept)
+    assert not study.measured().runs.equals(kept)
+    assert fit(study)[1] is True
+    assert fit(study)[1] is False
+
+
 def test_a_fit_waits_for_the_planned_runs_or_is_told_not_to(root: Path) -> None:
     study = open_study(
         root, settings(design={"runs_at_other_sizes": 3, "num_replicates": 4, "decay_tokens": [4096]})

@@ -27,7 +27,7 @@ def risks(inputs: ReportInputs) -> Section:
         "The first points come from the figures of this study. The last ones hold for every study.",
         notes=[
             *_confirmation(inputs),
-            *_near_copies(inputs),
+            *([inputs.near_copies] if inputs.near_copies else ()),
             *_evidence(inputs),
             *_law(inputs),
             *_ALWAYS,
@@ -51,11 +51,6 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
             kind = "optimistic" if mean > 0 else "pessimistic"
             yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
     yield from _close_rivals(inputs)
-
-
-def _near_copies(inputs: ReportInputs) -> Iterator[str]:
-    if inputs.near_copies:
-        yield inputs.near_copies
 
 
 def _close_rivals(inputs: ReportInputs) -> Iterator[str]:

@@ -29,7 +29,7 @@ def stability(inputs: ReportInputs) -> Section:
             title, "No decay was run in the same way at two sizes, so the study cannot answer this."
         )
     counted = pairs.groupby(["small", "large"]).apply(_count_words, noise=noise, include_groups=False)
-    notes = list(_with_sizes(counted))
+    notes = [f"{small:,} against {large:,} parameters: {words}" for (small, large), words in counted.items()]
     tables = []
     found = _ranked(runs, inputs.weights, noise)
     if found:
@@ -133,10 +133,6 @@ def _count_words(pairs: pd.DataFrame, noise: float) -> str:
         f"{len(pairs)} decays. Of the pairs of one plan that are told apart at the larger size, {alike} of {told} "
         "have the same order at both sizes."
     )
-
-
-def _with_sizes(counted: pd.Series) -> list[str]:
-    return [f"{small:,} against {large:,} parameters: {words}" for (small, large), words in counted.items()]
 
 
 def _table(data: pd.DataFrame) -> pd.DataFrame:
