@@ -48,7 +48,7 @@ def ask(
         StudyError: the study's runs are not of another trainer, nothing is planned, or something changed since.
         InvalidValueError: ``count`` is not positive.
     """
-    refuse_built_in(study, "ask")
+    refuse_built_in(study.root, study.settings, "ask")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InvalidValueError("count", count, "must be a whole number of at least 1")
     sweep, wanted = next_runs(study, progress=progress)
@@ -89,7 +89,7 @@ def tell(
         InvalidValueError: the study does not ask for such a run, a domain has no finite loss or is unknown, or a step
             lies outside the run.
     """
-    refuse_built_in(study, "tell")
+    refuse_built_in(study.root, study.settings, "tell")
     sweep = study.planned()
     known = {run.config.run_id: run for run in known_runs(study, sweep)}
     if run_id not in known:

@@ -76,6 +76,6 @@ def _check_recorded(study: Study, stored: Confirmation) -> None:
     if missing:
         raise StudyError(
             f"The predictions are stored in {study.confirm_file}. {len(missing)} of the {len(stored.runs())} "
-            f"confirming runs have no result yet. {how_to_go_on(study)} "
+            f"confirming runs have no result yet. {how_to_go_on(study.root)} "
             f"Then run 'decaylaws confirm {study.root}' again."
         )

@@ -73,7 +73,7 @@ def export_runs(
         InvalidValueError: the target is unknown, a model or a path of text has no name.
         NotRepresentableError: the target cannot express a run.
     """
-    refuse_built_in(study, "export-runs")
+    refuse_built_in(study.root, study.settings, "export-runs")
     if target not in EXPORTERS:
         raise InvalidValueError("target", target, f"must be one of {', '.join(EXPORTERS)}")
     options = replace(options or ExportOptions(), saves=1)

@@ -89,9 +89,10 @@ def fit_with_inputs(
     inputs = read_fit_inputs(study)
     missing = set(inputs.sweep.question.planned) - set(inputs.sweep.runs["run_id"])
     if missing and not partial:
+        rest = to_the_end(study.root, study.settings)
         raise StudyError(
-            f"{len(missing)} planned runs of {study.root} have no result yet. {to_the_end(study)} Or fit "
-            f"those that have one with 'decaylaws fit {study.root} --partial'."
+            f"{len(missing)} planned runs of {study.root} have no result yet. {rest} Or fit those that have one with "
+            f"'decaylaws fit {study.root} --partial'."
         )
     if study.fit_file.is_file() and study.law_file.is_file():
         stored = _stored_fit(study.fit_file)

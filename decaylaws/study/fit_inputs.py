@@ -104,7 +104,7 @@ def read_fit_inputs(study: Study, sweep: MeasuredSweep | None = None) -> FitInpu
     if len(usable) < len(settings.sources) + 2:
         raise StudyError(
             f"Only {len(usable)} microanneals have finished, too few for {len(settings.sources)} sources. "
-            + to_the_end(study)
+            + to_the_end(study.root, study.settings)
         )
     usable = usable.reset_index(drop=True)
     path = study.on_the_way_file

@@ -61,7 +61,8 @@ def launch(
     """
     if isinstance(target, Study):
         refuse_external(
-            target,
+            target.root,
+            target.settings,
             "launch",
             f"Write the recipe for yours with 'decaylaws export {target.root} --target NAME'.",
         )

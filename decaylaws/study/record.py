@@ -96,7 +96,7 @@ def record(
         StudyError: the study's runs are not of another trainer, nothing is planned, or something changed since.
         DataError, SchemaError, InvalidValueError: a file cannot be read, or holds what it must not.
     """
-    refuse_built_in(study, "record")
+    refuse_built_in(study.root, study.settings, "record")
     if not 0 <= lr_tolerance < 1:
         raise InvalidValueError("lr_tolerance", lr_tolerance, "must be a fraction from 0 to 1")
     sweep, settings = study.planned(), study.settings

@@ -80,7 +80,7 @@ def run(
     Raises:
         StudyError: nothing is planned, runs failed for good, or the storage is not the study's own.
     """
-    refuse_external(study, "run", how_to_go_on(study))
+    refuse_external(study.root, study.settings, "run", how_to_go_on(study.root))
     sweep = study.planned()
     check_overlap(study)
     design, storage = study.design(), study.storage()
