@@ -317,7 +317,7 @@ def _first_problem(error: ValidationError) -> InvalidValueError:
     if isinstance(cause, InvalidValueError):
         return cause
     path = (
-        ".".join(str(part) for part in problem["loc"] if part not in (BY_DIMENSIONS, BY_PARAMETERS))
+        ".".join(str(part) for part in problem["loc"] if part not in (BY_DIMENSIONS, BY_PARAMETERS, "[key]"))
         or "study.yaml"
     )
     if problem["type"] == "extra_forbidden":

@@ -87,6 +87,7 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
         ),
         ("trunk.mixture", {"narrative": 10**400}, ["trunk.mixture.narrative", "too large"]),
         ("seed", 10**400, ["seed", "too large"]),
+        ("objective", {"capabilities": {"maths": 1}}, ["'objective.capabilities.maths' is", "'mathematics'"]),
         ("sources", {"web": {"format": "embedded"}}, ["'sources' needs at least 2 entries; got ['web']."]),
         ("trunk.warmup_tokens", 10**9, ["'trunk'", "warmup_tokens=1000000000", "'peak_lr': "]),
     ],
