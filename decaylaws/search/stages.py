@@ -19,9 +19,10 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.search.certainty import LEVEL, difference
+from decaylaws.search.found import SHARE_PARTS, Found, searched, within
 from decaylaws.search.optimise import minimise_mixture, rounded_optimum
 from decaylaws.search.problem import Choices, DecayProblem, Goal, StableStage, Target
-from decaylaws.search.recommend import SHARE_PARTS, Found, described, searched, within
+from decaylaws.search.recommend import described
 from decaylaws.search.recommendation import Estimate, Recommendation
 from decaylaws.settings.stages import ONE_MIXTURE
 

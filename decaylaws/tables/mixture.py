@@ -23,7 +23,7 @@ from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
 from decaylaws.search.certainty import LEVEL
-from decaylaws.search.recommend import SHARE_PARTS
+from decaylaws.search.found import SHARE_PARTS
 from decaylaws.search.recommendation import Estimate, Rival
 from decaylaws.search.regression import (
     MixtureChoice,
