@@ -154,6 +154,8 @@ class StoredReach(TypedDict):
     rate: float | None
     gap: float
     noise: float
+    fits: NotRequired[Count]
+    slope: NotRequired[float]
 
 
 @more_allowed

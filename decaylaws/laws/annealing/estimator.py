@@ -18,7 +18,7 @@ from decaylaws.laws.annealing.family import PER_MODEL, WORTH, Family, fixed
 from decaylaws.laws.annealing.sizes import OwnParameters, at_size, of_fitted
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
-from decaylaws.laws.kit.horizon import LEAST_STEPS, Horizon
+from decaylaws.laws.kit.horizon import LEAST_STEPS, ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.rolling import SAME_STEP, BoolArray, rolled, rolling_origins, steps_of
 from decaylaws.laws.kit.solver import Solution, solve
@@ -357,12 +357,12 @@ class ScheduleLaw(Law):
         ends = [curve.select(np.array([len(curve.tokens) - 1])) for curve in curves]
         observed = np.array([float(end.observed[0]) for end in ends])
 
-        def predict(fitted: BoolArray, asked: BoolArray) -> Array:
+        def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
             settings = {**self.get_params(), "origin_fits": 0}
             law = type(self)(**settings).fit([curves[index] for index in np.flatnonzero(fitted).tolist()])
-            return law.predict([ends[index] for index in np.flatnonzero(asked).tolist()])
+            return law.predict([ends[index] for index in np.flatnonzero(asked).tolist()], interval=ONE_SD)
 
-        return Horizon.measured(axes, rolled(origins, predict, observed), noise=self.run_sd_)
+        return Horizon.measured(axes, rolled(origins, predict, observed), losses=observed)
 
     def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
         clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])

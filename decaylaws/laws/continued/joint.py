@@ -43,16 +43,24 @@ from decaylaws.laws.continued.joint_forms import (
     NOISE,
     JointInputs,
     fit_target,
+    leans,
     log_loss_of,
     measured,
     names_of,
 )
 from decaylaws.laws.kit.draws import widest_radius
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
-from decaylaws.laws.kit.horizon import Horizon
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.kit.rolling import Predict, blended, growth_origins, origin_weights, rolled
+from decaylaws.laws.kit.rolling import (
+    Predict,
+    blended,
+    growth_origins,
+    origin_weights,
+    rolled,
+    spread_of_mean,
+)
 from decaylaws.laws.kit.solver import Solution
 from decaylaws.runs.table import LOSS, names_with
 
@@ -129,9 +137,10 @@ class JointLaw(Law):
             measured(y[target].to_numpy(dtype=float), target)
         inputs, began = self._inputs(X), time.perf_counter()
         self._weigh(X, inputs, y)
+        losses = y[self.targets_].to_numpy(dtype=float)
         found = {
-            f"{target}/{form}": fit_target(form, inputs, y[target].to_numpy(dtype=float), target)
-            for target in self.targets_
+            f"{target}/{form}": fit_target(form, inputs, column, target, lean=lean)
+            for target, column, lean in zip(self.targets_, losses.T, leans(inputs, losses).tolist())
             for form in self.weights_
         }
         self.params_ = {
@@ -165,7 +174,7 @@ class JointLaw(Law):
         spreads = [self._curvatures[key].spread(slopes) for (_, key), (_, slopes) in zip(keys, found)]
         logs = [log for log, _ in found]
         weights = list(self.weights_.values())
-        return np.average(logs, axis=0, weights=weights), _stacked(logs, spreads, weights)
+        return np.average(logs, axis=0, weights=weights), spread_of_mean(logs, spreads, weights)
 
     def _calibrate(
         self,
@@ -200,20 +209,22 @@ class JointLaw(Law):
         origins = growth_origins(axes["size"], axes["tokens"])
 
         def by(form: str) -> Predict:
-            def predict(fitted: NDArray[np.bool_], asked: NDArray[np.bool_]) -> Array:
+            def predict(fitted: NDArray[np.bool_], asked: NDArray[np.bool_]) -> Prediction:
                 seen, beyond = inputs.take(fitted), inputs.take(asked)
-                found = np.full((int(asked.sum()), len(self.targets_)), np.nan)
+                lead = leans(seen, observed[fitted]).tolist()
+                logs, spreads = np.full((2, int(asked.sum()), len(self.targets_)), np.nan)
                 for k, target in enumerate(self.targets_):
                     if np.isfinite(observed[fitted, k]).any():
-                        theta = fit_target(form, seen, observed[fitted, k], target, starts=1).theta
-                        found[:, k] = np.exp(log_loss_of(form, theta, beyond)[0])
-                return found
+                        solution = fit_target(form, seen, observed[fitted, k], target, lean=lead[k], starts=1)
+                        logs[:, k], slopes = log_loss_of(form, solution.theta, beyond)
+                        spreads[:, k] = curvature(solution, huber_delta=HUBER, noise_sd=NOISE).spread(slopes)
+                return Prediction(np.exp(logs), np.exp(logs - spreads), np.exp(logs + spreads), ONE_SD)
 
             return predict
 
         tables = {form: rolled(origins, by(form), observed, names=self.targets_) for form in forms}
         self.weights_ = origin_weights(tables if several else dict.fromkeys(forms, pd.DataFrame()))
-        self.horizon_ = Horizon.measured(axes, blended(tables, self.weights_), noise=NOISE)
+        self.horizon_ = Horizon.measured(axes, blended(tables, self.weights_), losses=observed)
 
     @property
     def num_parameters(self) -> int:
@@ -276,15 +287,7 @@ def _hold_outs(
 def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_], weights: Sequence[float]) -> Array:
     """Absolute errors of the forms' mean on rows that they did not see, in standard deviations."""
     errors, spreads = zip(*(left_out(form, rows, huber_delta=HUBER, noise_sd=NOISE) for form in forms))
-    return np.abs(np.average(errors, axis=0, weights=weights)) / _stacked(errors, spreads, weights)
-
-
-def _stacked(logs: Sequence[Array], spreads: Sequence[Array], weights: Sequence[float]) -> Array:
-    """Spread of the mean of forms: theirs, for their errors are hardly independent, and what they differ by."""
-    off = logs - np.average(logs, axis=0, weights=weights)
-    return np.hypot(
-        np.average(spreads, axis=0, weights=weights), np.sqrt(np.average(off**2, axis=0, weights=weights))
-    )
+    return np.abs(np.average(errors, axis=0, weights=weights)) / spread_of_mean(errors, spreads, weights)
 
 
 def _positive(runs: pd.DataFrame, column: str) -> Array:

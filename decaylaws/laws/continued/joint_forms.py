@@ -19,6 +19,10 @@ NOISE = 5e-3  # log residual that the priors are weighed against: points of one 
 _LARGEST = 80.0  # log of a term: farther out than any step of a solve that is kept
 _COUPLED = ("coupled", "scaled")
 _SHARE_POWER = {"coupled": 0.5, "scaled": 0.3}  # of the shares: as a factor they move more than as a summand
+_SIZE_SD = 0.25
+"""Of the log of the term in size, a fifth of the loss: published trends and open records agree better than that."""
+_LEAN = 0.5  # of a target's lead in tokens over the others: what is taken for its lead in size
+_LEAST_GAIN = 0.25  # of the median target's
 _COUPLING = 0.45  # k of Skaling (2026), whose exponents are the prior's where a form has k
 
 
@@ -48,8 +52,15 @@ def names_of(form: str, sources: Sequence[str]) -> list[str]:
     return [*size_tokens, *scalars, *(f"log_C:{s}" for s in sources), *(f"log_gamma:{s}" for s in sources)]
 
 
-def prior_of(form: str, num_sources: int, log_loss: float) -> tuple[Array, Array]:
-    """Mean and standard deviation of every parameter, from a typical log loss of the target."""
+def prior_of(form: str, num_sources: int, log_loss: float, lean: float = 0.0) -> tuple[Array, Array]:
+    """Mean and standard deviation of every parameter.
+
+    Args:
+        form: one of ``FORMS``.
+        num_sources: shares of a row.
+        log_loss: a typical log loss of the target.
+        lean: how much more size moves this target than it moves others, a log; see :func:`leans`.
+    """
     zeros, ones = np.zeros(num_sources), np.ones(num_sources)
     equal = zeros - np.log(max(num_sources, 1)) + 1.0  # scales of an inverse sum at equal shares
     floor, fifth = log_loss + np.log(0.5), log_loss + np.log(0.2)
@@ -57,12 +68,13 @@ def prior_of(form: str, num_sources: int, log_loss: float) -> tuple[Array, Array
         # in ``scaled`` the mixture's term is the reducible loss, and size and tokens are what is left of it
         term, part = (floor, np.log(0.5)) if form == "scaled" else (fifth, fifth)
         exponents = [np.log(0.35), np.log(0.35 / _COUPLING)]
-        mean = [*([part / _COUPLING] * 2), *exponents, np.log(_COUPLING), floor, *(equal - term)]
-        sd = [1.0 / _COUPLING, 1.5 / _COUPLING, 0.3, 1.0, 0.3, 0.7, *(2.0 * ones), *(0.7 * ones)]
+        head = [(part + lean) / _COUPLING, part / _COUPLING]
+        mean = [*head, *exponents, np.log(_COUPLING), floor, *(equal - term)]
+        sd = [_SIZE_SD / _COUPLING, 1.5 / _COUPLING, 0.3, 1.0, 0.3, 0.7, *(2.0 * ones), *(0.7 * ones)]
         return np.array([*mean, *(zeros + np.log(_SHARE_POWER[form]))]), np.array(sd)
     power = 0.4 if form == "factor_floor" else 1.0
-    head_mean = [*([fifth / power] * 2), *([np.log(0.35 / power)] * 2)]
-    head_sd = [1.0 / power, 1.5 / power, 0.3, 1.0]
+    head_mean = [(fifth + lean) / power, fifth / power, *([np.log(0.35 / power)] * 2)]
+    head_sd = [_SIZE_SD / power, 1.5 / power, 0.3, 1.0]
     if form == "chinchilla":
         return np.array([*head_mean, floor]), np.array([*head_sd, 0.7])
     if form == "mixing_law":
@@ -72,6 +84,32 @@ def prior_of(form: str, num_sources: int, log_loss: float) -> tuple[Array, Array
         return np.array(mean), np.array([*head_sd, 0.3, *ones, *ones])
     mean = [*head_mean, floor, *(equal - fifth), *(zeros + np.log(0.5))]
     return np.array(mean), np.array([*head_sd, 0.7, *(2.0 * ones), *(0.7 * ones)])
+
+
+def leans(inputs: JointInputs, losses: Array) -> Array:
+    """How much more size can be expected to move a target than the others, by how much tokens do: logs ``[d]``.
+
+    A target that gains more from further tokens has more to gain, from size too. Half of its lead is taken over: over
+    the domains of one published record the two go together fully, over those of another by a third.
+
+    Args:
+        inputs: of the rows [n].
+        losses: nats per token [n, d].
+    """
+    if np.ptp(inputs.log_tokens) < 1e-9:
+        return np.zeros(losses.shape[1])
+    design = np.column_stack([inputs.log_tokens, inputs.log_size, np.ones(len(losses)), inputs.shares[:, 1:]])
+    kept = np.isfinite(losses)
+    gains = np.array(
+        [
+            -np.linalg.lstsq(design[rows], np.log(column[rows]), rcond=1e-9)[0][0]
+            for rows, column in zip(kept.T, losses.T)
+        ]
+    )
+    typical = float(np.median(gains))
+    if not typical > 0:
+        return np.zeros(losses.shape[1])
+    return np.asarray(_LEAN * np.log(np.maximum(gains / typical, _LEAST_GAIN)))
 
 
 def measured(losses: Array, target: str) -> NDArray[np.bool_]:
@@ -88,7 +126,9 @@ def measured(losses: Array, target: str) -> NDArray[np.bool_]:
     return kept
 
 
-def fit_target(form: str, inputs: JointInputs, losses: Array, target: str, *, starts: int = 3) -> Solution:
+def fit_target(
+    form: str, inputs: JointInputs, losses: Array, target: str, *, lean: float = 0.0, starts: int = 3
+) -> Solution:
     """Fit one form to the losses ``[n]`` of one target; rows without a loss are left out.
 
     Args:
@@ -96,13 +136,14 @@ def fit_target(form: str, inputs: JointInputs, losses: Array, target: str, *, st
         inputs: of the rows [n].
         losses: nats per token [n].
         target: its name, for errors.
+        lean: how much more size moves it than it moves others, a log.
         starts: the prior's mean first, then steeper and flatter ones; at most three.
 
     Raises:
         InvalidValueError: no loss is measured, or one is not positive.
     """
     kept = measured(losses, target)
-    mean, sd = prior_of(form, inputs.shares.shape[1], float(np.log(np.median(losses[kept]))))
+    mean, sd = prior_of(form, inputs.shares.shape[1], float(np.log(np.median(losses[kept]))), lean)
     part = inputs.take(kept)
     observed = np.log(losses[kept])
     steep, flat = mean.copy(), mean.copy()

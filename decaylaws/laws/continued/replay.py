@@ -34,8 +34,10 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import widest_radius
 from decaylaws.laws.kit.formulas import OWN_SHARE_FLOOR, bimix, d_cpt
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction, floats
 from decaylaws.laws.kit.report import FitReport
+from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution, solve
 
 _LEAST_TIME = 1e-3  # of the longest run: published forms diverge at the checkpoint
@@ -43,6 +45,7 @@ _NOISE = 2e-3  # nats, of one evaluated loss
 _HUBER = 2 * _NOISE
 _TREND, _TREND_SD = 0.01, 0.02
 """Nats over the longest run: a wider prior takes curvature for a trend that goes on."""
+_ORIGIN_FITS = 2
 _COLUMNS = ("share", "steps", "domain")
 
 
@@ -112,11 +115,13 @@ class ReplayLaw(Law):
         params_: by domain, fitted parameters by name; the mean of the old domains is ``general``.
         scores_: by domain and kind of hold-out, absolute errors in standard deviations.
         reports_: by domain, the diagnosis of its fit.
+        horizon_: errors by distance beyond the longest run, from fits to the shorter ones; intervals there hold them.
     """
 
     target = "loss"
     reports_: dict[str, FitReport]
     scores_: dict[str, dict[str, Array]]
+    horizon_: Horizon
     _curvatures: dict[str, Curvature]
 
     def __init__(
@@ -159,14 +164,21 @@ class ReplayLaw(Law):
             raise InvalidValueError("loss", losses.shape, f"must be {len(X)} finite positive losses")
         self._longest = float(X["steps"].max())
         self.params_, self.reports_, self.scores_, self._curvatures = {}, {}, {}, {}
+        beyond: list[pd.DataFrame] = []
         rows = X.assign(loss=losses)
         old = rows[~rows["domain"].isin(list(self.new_domains))]
         if len(old):
-            self._fit_domain("general", self._mean(old), self.old_form, None)
+            self._fit_domain("general", self._mean(old), self.old_form, None)  # no domain of its own
         for domain, part in rows.groupby("domain", sort=False):
             new = domain in self.new_domains
             centre = None if new else self.params_["general"]
-            self._fit_domain(str(domain), part, self.new_form if new else self.old_form, centre)
+            beyond.append(
+                self._fit_domain(str(domain), part, self.new_form if new else self.old_form, centre)
+            )
+        trained = rows[rows["steps"] > 0]
+        self.horizon_ = Horizon.measured(
+            {"steps": trained["steps"]}, pd.concat(beyond), losses=trained["loss"]
+        )
         self.report_ = max(self.reports_.values(), key=lambda report: report.condition)
         return self
 
@@ -189,7 +201,10 @@ class ReplayLaw(Law):
             if interval is not None:
                 spread = self._curvatures[str(domain)].spread(np.atleast_2d(approx_fprime(theta, value)))
                 half[rows] = widest_radius(self.scores_[str(domain)], interval) * spread
-        return found if interval is None else Prediction(found, found - half, found + half, interval)
+        if interval is None:
+            return found
+        beyond = {"steps": X["steps"].clip(lower=1e-9)}  # the checkpoint itself is no distance away
+        return self.horizon_.widen(Prediction(found, found - half, found + half, interval), beyond)
 
     def _value(self, domain: str, rows: pd.DataFrame) -> Callable[[Array], Array]:
         own = self._own(rows["share"], domain)
@@ -220,7 +235,8 @@ class ReplayLaw(Law):
 
     def _fit_domain(
         self, domain: str, rows: pd.DataFrame, form: str, centre: Mapping[str, float] | None
-    ) -> None:
+    ) -> pd.DataFrame:
+        """Fit a domain; errors of its longer runs by fits to the shorter ones."""
         shape = FORMS[form]
         share, steps, losses = self._anchored(domain, rows)
         mean, sd = np.array(shape.mean(float(np.median(losses)), self._longest)), np.array(shape.sd)
@@ -240,6 +256,18 @@ class ReplayLaw(Law):
             kind: np.concatenate([_scores(found, rows) for rows in masks])
             for kind, masks in _hold_outs(share, steps).items()
         }
+        origins = rolling_origins({"steps": steps[steps > 0]}, most=_ORIGIN_FITS)
+        trained = np.flatnonzero(steps > 0)
+
+        def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
+            rows = np.zeros(len(steps), dtype=bool)
+            rows[trained[~fitted]] = True
+            errors, spread = left_out(found, rows, huber_delta=_HUBER, noise_sd=_NOISE)
+            chosen = asked[~fitted]
+            mean, spread = losses[trained[asked]] + errors[chosen], spread[chosen]
+            return Prediction(mean, mean - spread, mean + spread, ONE_SD)
+
+        return rolled(origins, predict, losses[trained])
 
     def _anchored(self, domain: str, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
         """Own shares, relative steps and losses, with the checkpoint as a point at 0 steps where it is known.
@@ -280,6 +308,7 @@ class ReplayLaw(Law):
         reports = {domain: report.to_dict() for domain, report in self.reports_.items()}
         return {
             "params": self.params_, "longest": self._longest, "reports": reports, "scores": self.scores_,
+            "horizon": self.horizon_.to_list(),
             "curvatures": {domain: each.to_dict() for domain, each in self._curvatures.items()},
         }  # fmt: skip
 
@@ -292,6 +321,7 @@ class ReplayLaw(Law):
             for domain, kinds in state["scores"].items()
         }
         self._curvatures = {key: Curvature.from_dict(values) for key, values in state["curvatures"].items()}
+        self.horizon_ = Horizon.from_list(state.get("horizon", ()))
 
 
 def _hold_outs(share: Array, steps: Array) -> dict[str, list[NDArray[np.bool_]]]:

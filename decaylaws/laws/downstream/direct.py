@@ -147,7 +147,9 @@ class AccuracyComputeLaw(DrawnLaw):
         mean = np.exp(design @ self.theta_)
         if interval is None:
             return _accuracy(mean, self.chance)
-        draws = np.exp(self.draws_ @ design.T - self._scatter((len(self.draws_), len(mean))))
+        draws = np.exp(
+            self.draws_ @ design.T - self._scatter((len(self.draws_), len(mean)), self.extrapolation_error_)
+        )
         return _accuracy(quantile_interval(mean, draws, interval), self.chance)
 
     def _solve(self, design: Array, target: Array) -> Solution:

@@ -112,7 +112,7 @@ class SigmoidLink(DrawnLaw):
                 "interval", type(self).__name__, "needs at least two runs and num_draws > 0"
             )
         values = np.array([_value(theta, row) for theta, row in zip(self.draws_, losses)])
-        return np.clip(values - self._scatter(losses.shape), 0.0, 1.0)
+        return np.clip(values - self._scatter(losses.shape, self.extrapolation_error_), 0.0, 1.0)
 
     def _interval(self, loss: Array, mean: Array, level: float) -> Prediction:
         return quantile_interval(mean, self.draws_at(np.tile(loss, (len(self.draws_), 1))), level)

@@ -208,7 +208,7 @@ class DrawnLaw(Law):
         draws_: draws of theta, ``[num_draws, p]``.
         residuals_: predicted minus observed, on the scale that the law is fitted on, ``[n]``.
         extrapolation_error_: mean absolute error on rows farther out than those of another fit; None where there
-            are too few. Intervals are at least as wide.
+            are too few.
         seed: of everything random.
     """
 
@@ -218,9 +218,9 @@ class DrawnLaw(Law):
     extrapolation_error_: float | None
     seed: int
 
-    def _scatter(self, shape: tuple[int, ...]) -> Array:
-        """What new runs may be off by, drawn anew with the law's seed, ``shape``."""
-        scatter = widened(self.residuals_, len(self.theta_), self.extrapolation_error_)
+    def _scatter(self, shape: tuple[int, ...], least: float | None = None) -> Array:
+        """What new runs may be off by, drawn anew with the law's seed, ``shape``; of mean size ``least`` or more."""
+        scatter = widened(self.residuals_, len(self.theta_), least)
         return np.random.default_rng(self.seed).choice(scatter, size=shape)
 
     def _state(self) -> dict[str, Any]:
@@ -245,11 +245,11 @@ def degrees_factor(num_rows: int, num_params: int) -> float:
     return num_rows / max(num_rows - num_params, num_rows / 4)
 
 
-def widened(residuals: Array, num_params: int, extrapolation_error: float | None) -> Array:
+def widened(residuals: Array, num_params: int, least: float | None) -> Array:
     """Residuals ``[n]`` as the scatter of new runs: inflated for the fitted parameters, or until their mean size
-    is the extrapolation error if that is more."""
+    is ``least`` if that is more."""
     inflation = float(np.sqrt(degrees_factor(len(residuals), num_params)))
     size = float(np.mean(np.abs(residuals)))
-    if extrapolation_error is not None and size > 0:
-        inflation = max(inflation, extrapolation_error / size)
+    if least is not None and size > 0:
+        inflation = max(inflation, least / size)
     return inflation * residuals

@@ -174,10 +174,21 @@ def mean_square(table: pd.DataFrame) -> float:
 
 
 def blended(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
-    """What the weighted geometric mean of members says at the same origins; without intervals."""
-    logs = sum(weight * np.log(tables[name]["predicted"].astype(float)) for name, weight in weights.items())
-    first = tables[next(iter(weights))]
-    return first.assign(predicted=np.exp(logs), lower=np.nan, upper=np.nan)
+    """What the weighted geometric mean of members says at the same origins; intervals hold what they differ by."""
+    chosen, shares = [tables[name] for name in weights], list(weights.values())
+    logs = [np.log(table["predicted"]) for table in chosen]
+    halves = [0.5 * np.log(table["upper"] / table["lower"]) for table in chosen]
+    mean, half = np.average(logs, axis=0, weights=shares), spread_of_mean(logs, halves, shares)
+    return chosen[0].assign(predicted=np.exp(mean), lower=np.exp(mean - half), upper=np.exp(mean + half))
+
+
+def spread_of_mean(
+    values: Sequence[ArrayLike], spreads: Sequence[ArrayLike], weights: Sequence[float]
+) -> Array:
+    """Spread of a mean of members: theirs, for their errors are hardly independent, and what they differ by."""
+    off = np.asarray(values) - np.average(values, axis=0, weights=weights)
+    apart = np.sqrt(np.average(off**2, axis=0, weights=weights))
+    return np.asarray(np.hypot(np.average(spreads, axis=0, weights=weights), apart), dtype=float)
 
 
 Predict = Callable[[BoolArray, BoolArray], "Array | Prediction"]
@@ -233,12 +244,14 @@ def rolled(
                 )
             )
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(ROLLED_COLUMNS))
-    return table[np.isfinite(table["observed"].astype(float))].reset_index(drop=True)
+    table = table.astype(dict.fromkeys(_NUMBERS, float))
+    return table[np.isfinite(table["observed"])].reset_index(drop=True)
 
 
 ROLLED_COLUMNS = (
     "axis", "last", "reached", "factor", "row", "target", "predicted", "lower", "upper", "observed", "note",
 )  # fmt: skip
+_NUMBERS = ("last", "reached", "factor", "predicted", "lower", "upper", "observed")
 
 
 def origin_errors(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import DrawnLaw, quantile_interval
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line, positive, target
 
@@ -36,6 +38,7 @@ _TRANSIENT = 0.5  # undecayed points before this share of the earliest decay's t
 _HELD_SHARE = 0.25  # of the rows, by compute, in the extrapolation test
 _PROGRESS_NAMES = ("log_B", "pi", "log_beta")
 _PROGRESS_LOWER, _PROGRESS_UPPER = (-12.0, -1.0, -3.0), (6.0, 1.0, 1.0)
+_ORIGIN_FITS = 2  # refits of each axis for the horizon
 _COLUMNS = ("params", "tokens_begin", "tokens_end")
 _POWER_NAMES = ("log_G", "gamma", "delta")
 
@@ -76,10 +79,12 @@ class DecayGain(DrawnLaw):
         report_: diagnosis of the annealing part's fit.
         extrapolation_error_: mean absolute log error on the quarter of the decays with the most compute,
             predicted from the others; None where those are too few.
+        horizon_: errors by distance beyond the fitted sizes and tokens, from rolling origins; intervals hold them.
     """
 
     target = "gain"
     progress_: Array
+    horizon_: Horizon
     center_: tuple[float, float]
 
     def __init__(self, *, num_draws: int = 200, seed: int = 0) -> None:
@@ -129,6 +134,7 @@ class DecayGain(DrawnLaw):
         covariance = solution.covariance()
         self.draws_ = rng.multivariate_normal(self.theta_, covariance, size=self.num_draws, method="eigh")
         self.params_ = self._public()
+        self.horizon_ = self._measured_horizon(pairs, annealing, gain)
         return self
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
@@ -136,7 +142,9 @@ class DecayGain(DrawnLaw):
         self._require_fitted()
         pairs = self._pairs(X)
         mean = self._value(self.theta_, pairs)
-        return mean if interval is None else self._interval(pairs, mean, interval)
+        if interval is None:
+            return mean
+        return self.horizon_.widen(self._interval(pairs, mean, interval), self._axes(pairs))
 
     def _pairs(self, X: pd.DataFrame) -> _Pairs:
         params, begin, end = columns(X, _COLUMNS, what="decays")
@@ -155,6 +163,27 @@ class DecayGain(DrawnLaw):
         """Spread of the annealing part's parameters and scatter of measured gains."""
         gains = np.array([self._value(theta, pairs) for theta in self.draws_]).reshape(-1, len(mean))
         return quantile_interval(mean, gains * np.exp(-self._scatter(gains.shape)), level)
+
+    def _measured_horizon(self, pairs: _Pairs, annealing: Array, gain: Array) -> Horizon:
+        """Errors on larger sizes and later decays of fits without them; progress is that of all curves."""
+        axes = self._axes(pairs)
+
+        def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
+            solution, beyond = _fit_power(pairs.take(fitted), annealing[fitted]), pairs.take(asked)
+            mean, power = self._value(solution.theta, beyond), np.exp(beyond.design @ solution.theta)
+            spread = np.einsum("np,pq,nq->n", beyond.design, solution.covariance(), beyond.design)
+            half = np.sqrt(spread.clip(min=0.0)) * power / mean
+            return Prediction(mean, mean * np.exp(-half), mean * np.exp(half), ONE_SD)
+
+        origins = rolling_origins(axes, least_rows=len(_POWER_NAMES), most=_ORIGIN_FITS, alone=True)
+        noise = float(np.sqrt(np.mean(self.residuals_**2)))
+        return Horizon.measured(axes, rolled(origins, predict, gain), noise=noise, losses=gain)
+
+    def _axes(self, pairs: _Pairs) -> dict[str, Array]:
+        return {
+            "size": np.exp(pairs.log_params) * self.center_[0],
+            "tokens": np.exp(pairs.log_tokens) * self.center_[1],
+        }
 
     def _extrapolation_error(self, pairs: _Pairs, annealing: Array, gain: Array) -> float | None:
         compute = pairs.log_params + pairs.log_tokens
@@ -196,7 +225,7 @@ class DecayGain(DrawnLaw):
         }
 
     def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "center": self.center_}
+        return {**super()._state(), "center": self.center_, "horizon": self.horizon_.to_list()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
@@ -204,6 +233,7 @@ class DecayGain(DrawnLaw):
         log_b = np.log(p["B"]) if p["B"] > 0 else -np.inf
         self.progress_ = np.array([log_b, p["pi"], np.log(p["beta"])])
         self.center_ = (float(state["center"][0]), float(state["center"][1]))
+        self.horizon_ = Horizon.from_list(state.get("horizon", ()))
 
 
 def _progress(progress: Array, pairs: _Pairs) -> Array:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import DrawnLaw, bootstrap, quantile_interval
-from decaylaws.laws.kit.horizon import Horizon
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
@@ -21,7 +21,6 @@ from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
 from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target, warn_of_units
 
-_ONE_SD = 0.683  # level of an interval of one standard deviation to each side
 _WIDEST = 1.0  # log loss
 _ORIGIN_FITS = 2  # refits of each axis for the horizon
 
@@ -42,7 +41,7 @@ class SizeTokenLaw(DrawnLaw):
             data do not determine them; the default is the bare objective, whose optimum others can reproduce.
         max_starts: limit of starting points; all that the family proposes without it.
         bootstrap: whether intervals come from refits under run-clustered weights; otherwise from the
-            curvature of the objective, which costs nothing and takes the points for independent.
+            curvature of the objective, which costs nothing, scaled for points of one run that err alike.
         num_draws: draws of the parameters behind every interval.
         seed: seed of the draws.
 
@@ -55,7 +54,7 @@ class SizeTokenLaw(DrawnLaw):
         draws_: draws of theta, ``[num_draws, p]``.
         residuals_: predicted minus observed log loss, ``[n]``.
         extrapolation_error_: mean absolute log error on the quarter of the rows with the most compute,
-            predicted from the others; None where those cannot be fitted. Intervals are at least as wide.
+            predicted from the others; None where those cannot be fitted.
         horizon_: errors by distance beyond the fitted sizes and tokens, from rolling origins inside the fitted rows.
             Beyond the fitted range intervals are at least as wide.
     """
@@ -111,7 +110,7 @@ class SizeTokenLaw(DrawnLaw):
         warn_of_units(params, tokens)
         self.center_ = (float(np.exp(np.log(params).mean())), float(np.exp(np.log(tokens).mean())))
         inputs = _inputs(params, tokens, unique, self.center_)
-        objective = Objective(self.family, inputs, np.log(loss), self.huber_delta, self.prior)
+        objective = Objective(self.family, inputs, np.log(loss), self.huber_delta, self.prior, _groups(X))
         solution = objective.settle(self.family.starts(inputs, loss)[: self.max_starts])
         self.theta_, self.report_ = solution.theta, solution.report
         logs = np.column_stack([inputs.log_params, inputs.log_tokens])
@@ -136,11 +135,11 @@ class SizeTokenLaw(DrawnLaw):
             spread = np.sqrt(np.einsum("np,pq,nq->n", slopes, part.covariance(theta), slopes).clip(min=0.0))
             # beyond that a fit knows nothing, and its error counts as it is
             spread = spread.clip(max=_WIDEST)
-            return Prediction(np.exp(mean), np.exp(mean - spread), np.exp(mean + spread), _ONE_SD)
+            return Prediction(np.exp(mean), np.exp(mean - spread), np.exp(mean + spread), ONE_SD)
 
         table = rolled(origins, predict, np.exp(objective.log_loss))
         noise = float(np.sqrt(np.mean(self.residuals_**2)))
-        return Horizon.measured(axes, table, noise=noise)
+        return Horizon.measured(axes, table, noise=noise, losses=np.exp(objective.log_loss))
 
     def _check_settings(self) -> None:
         if not self.huber_delta > 0:
@@ -184,7 +183,8 @@ class SizeTokenLaw(DrawnLaw):
     def param_intervals(self, level: float = 0.9) -> pd.DataFrame:
         """Central intervals of the published parameters: columns ``value``, ``lower``, ``upper``, by name."""
         self._require_fitted()
-        draws = pd.DataFrame([self.family.to_public(theta, self.center_) for theta in self._require_draws()])
+        within = np.clip(self._require_draws(), *self.family.bounds())
+        draws = pd.DataFrame([self.family.to_public(theta, self.center_) for theta in within])
         held = quantile_interval(pd.Series(self.params_)[draws.columns], draws, level)
         return pd.DataFrame(
             {"value": held.mean, "lower": held.lower, "upper": held.upper}, index=draws.columns
@@ -222,10 +222,9 @@ class SizeTokenLaw(DrawnLaw):
             )
         rng = np.random.default_rng(self.seed)
         covariance = objective.covariance(solution.theta)
-        draws = rng.multivariate_normal(
+        return rng.multivariate_normal(
             solution.theta, covariance, size=self.num_draws, method="eigh", check_valid="ignore"
         )
-        return np.clip(draws, *self.family.bounds())
 
     def loss_draws(self, X: pd.DataFrame) -> Array:
         """Losses of new runs that are as likely as the data make them, ``[num_draws, n]``."""
@@ -239,7 +238,12 @@ class SizeTokenLaw(DrawnLaw):
     def _draws_at(self, inputs: Inputs) -> Array:
         draws = self._require_draws()
         noise = self._scatter((len(draws), len(inputs.log_params)))
-        return np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
+        if self.bootstrap:
+            return np.exp([self.family.log_loss(theta, inputs)[0] for theta in draws] - noise)
+        # Draws of the curvature step off along straight lines. Few runs leave a curved valley, and exact values beside
+        # it would contradict the very runs that were fitted.
+        log_loss, slopes = self.family.log_loss(self.theta_, inputs)
+        return np.exp(log_loss + (draws - self.theta_) @ slopes.T - noise)
 
     def _require_draws(self) -> Array:
         if len(self.draws_) == 0:

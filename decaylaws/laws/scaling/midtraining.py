@@ -15,17 +15,27 @@ checkpoints (fit the smaller, predict the larger) choose the ridge's strength an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
 from decaylaws.errors import InvalidValueError
+from decaylaws.laws.kit.draws import degrees_factor, normal_radius
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.rolling import (
+    BoolArray,
+    Origin,
+    Predict,
+    blended,
+    mean_square,
+    rolled,
+    rolling_origins,
+)
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.tables import columns, target
 
@@ -33,6 +43,7 @@ COLUMNS = ("params", "pretrain_tokens", "decay_tokens")
 LEAST_CHECKPOINTS = 4
 """Fewest checkpoints: three to fit and one to predict."""
 _ORIGIN = 3  # checkpoints of the first fit that a rolling origin makes
+_LENGTHS = 2  # lengths of such a fit
 _STRENGTHS = (0.3, 3.0, 30.0)  # of the ridge, in squares of a log; what cross-validation may choose from
 _NOISE = 3e-3  # log loss of one decay, what the priors of ``transfer`` weigh against
 _LEAST_ERROR = 5e-4  # log loss: no member is taken for better than that
@@ -59,8 +70,8 @@ class MidtrainingLaw(Law):
     ``decay_tokens``; ``y``, or the column ``loss``, is the loss at the end in nats per token. All decays must be of one
     mixture, one shape and one learning rate relative to the checkpoint's peak: the law does not know them.
 
-    Intervals come from the errors of the rolling origins. They grow with the distance, in log compute, from the largest
-    checkpoint of the fit, and with the distance from the fitted lengths.
+    Intervals hold the scatter of the fitted decays and, beyond the largest checkpoint and the longest decay, the
+    errors of the rolling origins by distance.
 
     Attributes:
         params_: parameters by member, its weight, and the strength of the ridge.
@@ -69,9 +80,12 @@ class MidtrainingLaw(Law):
         origins_: one row per rolling origin: ``largest_flops`` and ``predicted_flops`` (pre-training compute of the
             largest fitted and of the predicted checkpoint, 6 N D), ``error`` (mean log error, predicted minus observed)
             and ``mae``.
+        horizon_: errors by distance beyond the fitted compute and decay tokens.
     """
 
     target = "loss"
+    horizon_: Horizon
+    noise_: float
     center_: tuple[float, float, float]
     origins_: pd.DataFrame
 
@@ -115,15 +129,28 @@ class MidtrainingLaw(Law):
         rows = logs - centre
 
         trends = {strength: _compute_form(strength) for strength in _STRENGTHS}
-        missed = {strength: _rolling_errors(form, rows, log_loss) for strength, form in trends.items()}
-        strength = min(_STRENGTHS, key=lambda each: _mean_square(missed[each]))
-        errors = {"compute": missed[strength], "transfer": _rolling_errors(_TRANSFER_FORM, rows, log_loss)}
-        precision = {name: 1.0 / max(_mean_square(found), _LEAST_ERROR**2) for name, found in errors.items()}
+        axes = {"compute": 6 * np.exp(compute), "tokens": np.exp(logs[:, 2])}
+        larger, longer = _origins(axes)
+
+        def errors(form: _Member, origins: list[Origin]) -> pd.DataFrame:
+            return rolled(origins, _by_form(form, rows, log_loss), np.exp(log_loss))
+
+        missed = {strength: errors(form, larger) for strength, form in trends.items()}
+        strength = min(_STRENGTHS, key=lambda each: mean_square(missed[each]))
+        members = {"compute": trends[strength], "transfer": _TRANSFER_FORM}
+        tables = {"compute": missed[strength], "transfer": errors(_TRANSFER_FORM, larger)}
+        precision = {name: 1.0 / max(mean_square(found), _LEAST_ERROR**2) for name, found in tables.items()}
         self._weights = {name: value / sum(precision.values()) for name, value in precision.items()}
         transfer = _solve_transfer(rows, log_loss)
         self._theta = {"compute": trends[strength].fit(rows, log_loss), "transfer": transfer.theta}
-        self.origins_ = _origins_table(compute, errors, self._weights)
-        self._spread = _Spread.measured(self.origins_, rows, log_loss, self._log_loss(rows), checkpoints)
+        beyond_compute = blended(tables, self._weights)
+        self.origins_ = _origins_table(beyond_compute)
+        beyond_length = blended({name: errors(form, longer) for name, form in members.items()}, self._weights)
+        residuals = self._log_loss(rows) - log_loss
+        self.noise_ = float(np.sqrt(np.mean(residuals**2) * degrees_factor(len(rows), len(_COMPUTE))))
+        self.horizon_ = Horizon.measured(
+            axes, pd.concat([beyond_compute, beyond_length]), losses=np.exp(log_loss)
+        )
         self.params_ = {
             "weights": self._weights,
             "ridge": strength,
@@ -148,8 +175,10 @@ class MidtrainingLaw(Law):
         mean = np.exp(log_loss)
         if interval is None:
             return mean
-        half = self._spread.radius(rows, interval)
-        return Prediction(mean, mean * np.exp(-half), mean * np.exp(half), interval)
+        half = normal_radius(interval) * self.noise_
+        found = Prediction(mean, mean * np.exp(-half), mean * np.exp(half), interval)
+        compute, tokens = _log_compute(rows + np.log(self.center_)), X["decay_tokens"]
+        return self.horizon_.widen(found, {"compute": 6 * np.exp(compute), "tokens": tokens})
 
     def _log_loss(self, rows: Array) -> Array:
         by_member = {
@@ -163,7 +192,8 @@ class MidtrainingLaw(Law):
             "params": self.params_,
             "center": self.center_,
             "origins": self.origins_.to_dict("list"),
-            "spread": vars(self._spread),
+            "noise": self.noise_,
+            "horizon": self.horizon_.to_list(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -172,70 +202,8 @@ class MidtrainingLaw(Law):
         self._weights = dict(self.params_["weights"])
         self._theta = {name: np.array(list(self.params_[name].values())) for name in self._weights}
         self.origins_ = pd.DataFrame(state["origins"])
-        self._spread = _Spread(**state["spread"])
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """How far predictions err, in log loss.
-
-    Attributes:
-        largest: log compute of the largest fitted checkpoint, relative to the centre.
-        gap: median distance of neighbouring checkpoints, in log compute.
-        rate: standard deviation at one unit of distance in log compute.
-        freedom: rolling origins behind it: degrees of freedom.
-        lengths: smallest and largest log d of the fit, relative to the centre.
-        length_rate: standard deviation at one unit of log d beyond the fitted lengths.
-        noise: standard deviation of the fit's own residuals.
-    """
-
-    largest: float
-    gap: float
-    rate: float
-    freedom: int
-    lengths: tuple[float, float]
-    length_rate: float
-    noise: float
-
-    @classmethod
-    def measured(
-        cls, origins: pd.DataFrame, rows: Array, log_loss: Array, fitted: Array, checkpoints: Array
-    ) -> _Spread:
-        """From rolling origins over checkpoints, and the change of slope at the longest decays."""
-        gap = float(np.median(np.diff(checkpoints)))
-        distance = np.log(origins["predicted_flops"] / origins["largest_flops"]).to_numpy()
-        # origins overlap and one says little about the next: their errors are one sample of one rate
-        rate = float(np.sqrt(np.mean(origins["mae"].to_numpy() ** 2 / (distance**2 + gap**2))))
-        residuals = log_loss - fitted
-        return cls(
-            largest=float(_log_compute(rows).max()),
-            gap=gap,
-            rate=rate,
-            freedom=len(origins),
-            lengths=(float(rows[:, 2].min()), float(rows[:, 2].max())),
-            length_rate=_length_rate(rows, log_loss),
-            noise=float(np.sqrt(np.mean(residuals**2))),
-        )
-
-    def radius(self, rows: Array, level: float) -> Array:
-        """Half-widths of intervals in log loss ``[n]``."""
-        beyond = np.maximum(_log_compute(rows) - self.largest, 0.0)
-        past = np.maximum(rows[:, 2] - self.lengths[1], self.lengths[0] - rows[:, 2]).clip(min=0.0)
-        size = self.rate * np.sqrt(beyond**2 + np.where(beyond > 0, self.gap**2, 0.0))
-        spread = np.sqrt(size**2 + (self.length_rate * past) ** 2 + self.noise**2)
-        return float(student.ppf(0.5 * (1 + level), self.freedom)) * spread
-
-
-def _length_rate(rows: Array, log_loss: Array) -> float:
-    """How far a line in log d, fitted to all but the longest decays of a checkpoint, misses these: by unit of log d."""
-    misses = []
-    for compute in np.unique(_log_compute(rows)):
-        mine = _log_compute(rows) == compute
-        length, value = rows[mine, 2], log_loss[mine]
-        if len(length) >= 3:
-            slope, start = np.polyfit(length[:-1], value[:-1], 1)
-            misses.append((start + slope * length[-1] - value[-1]) / (length[-1] - length[-2]))
-    return float(np.sqrt(np.mean(np.square(misses)))) if misses else float(np.abs(log_loss).mean())
+        self.noise_ = float(state["noise"])
+        self.horizon_ = Horizon.from_list(state["horizon"])
 
 
 def _log_compute(rows: Array) -> Array:
@@ -291,43 +259,37 @@ def _solve_transfer(rows: Array, log_loss: Array) -> Solution:
 _TRANSFER_FORM = _Member(lambda rows, log_loss: _solve_transfer(rows, log_loss).theta, _transfer)
 
 
-def _origins(compute: Array) -> list[tuple[float, float]]:
-    """Log compute of the largest fitted and of the predicted checkpoint of each rolling origin."""
-    steps = np.unique(compute).tolist()
-    lasts = range(_ORIGIN - 1, len(steps) - 1)
-    return [(steps[last], later) for last in lasts for later in steps[last + 1 :]]
+def _origins(axes: dict[str, Array]) -> tuple[list[Origin], list[Origin]]:
+    """Larger checkpoints by fits to the smaller ones, and longer decays by fits to the shorter ones."""
+    found = rolling_origins(axes, factor=1 + 1e-6)
+    larger = [
+        each
+        for each in found
+        if each.axis == "compute" and len(np.unique(axes["compute"][each.fitted])) >= _ORIGIN
+    ]
+    longer = [
+        each
+        for each in found
+        if each.axis == "tokens" and len(np.unique(axes["tokens"][each.fitted])) >= _LENGTHS
+    ]
+    return larger, longer
 
 
-def _rolling_errors(form: _Member, rows: Array, log_loss: Array) -> list[Array]:
-    """Log errors (predicted minus observed) of every larger checkpoint by a fit to the smaller, origin by origin."""
-    compute = _log_compute(rows)
-    fitted: dict[float, Array] = {}
-    found = []
-    for last, later in _origins(compute):
-        seen, here = compute <= last, compute == later
-        if last not in fitted:
-            fitted[last] = form.fit(rows[seen], log_loss[seen])
-        found.append(form.predict(fitted[last], rows[here]) - log_loss[here])
-    return found
+def _by_form(form: _Member, rows: Array, log_loss: Array) -> Predict:
+    """A form's losses beyond a fit to some of the rows, with the scatter of these rows around it."""
+
+    def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
+        theta = form.fit(rows[fitted], log_loss[fitted])
+        residuals = form.predict(theta, rows[fitted]) - log_loss[fitted]
+        spread = np.sqrt(np.mean(residuals**2) * degrees_factor(len(residuals), len(theta)))
+        found = form.predict(theta, rows[asked])
+        return Prediction(np.exp(found), np.exp(found - spread), np.exp(found + spread), ONE_SD)
+
+    return predict
 
 
-def _mean_square(errors: Sequence[Array]) -> float:
-    """Every origin counts once, however many decays its checkpoint has."""
-    return float(np.mean([np.mean(each**2) for each in errors]))
-
-
-def _origins_table(
-    compute: Array, errors: Mapping[str, Sequence[Array]], weights: Mapping[str, float]
-) -> pd.DataFrame:
-    rows = []
-    for index, (last, later) in enumerate(_origins(compute)):
-        blended = np.sum([weights[name] * found[index] for name, found in errors.items()], axis=0)
-        rows.append(
-            {
-                "largest_flops": 6 * float(np.exp(last)),
-                "predicted_flops": 6 * float(np.exp(later)),
-                "error": float(np.mean(blended)),
-                "mae": float(np.mean(np.abs(blended))),
-            }
-        )
-    return pd.DataFrame(rows)
+def _origins_table(table: pd.DataFrame) -> pd.DataFrame:
+    logs = np.log((table["predicted"] / table["observed"]).astype(float))
+    grouped = table.assign(error=logs, mae=logs.abs()).groupby(["last", "reached"], sort=False)
+    found = grouped[["error", "mae"]].mean().reset_index()
+    return found.rename(columns={"last": "largest_flops", "reached": "predicted_flops"})

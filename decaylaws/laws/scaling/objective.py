@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Objective:
         log_loss: observed log losses, ``[n]``.
         huber_delta: threshold of Huber's loss.
         prior: whether the family's prior is added.
+        runs: the run of every row, ``[n]``; rows of one run err together.
     """
 
     family: Family
@@ -44,6 +46,7 @@ class Objective:
     log_loss: Array
     huber_delta: float
     prior: bool
+    runs: NDArray[Any]
 
     def settle(self, starts: Array) -> Solution:
         """Solve; a prior is weighed against the noise of a fit that is as free as the data allow.
@@ -85,7 +88,9 @@ class Objective:
 
     def take(self, rows: NDArray[np.bool_]) -> Objective:
         """The same objective on some of the rows ``[n]``."""
-        return replace(self, inputs=self.inputs.take(rows), log_loss=self.log_loss[rows])
+        return replace(
+            self, inputs=self.inputs.take(rows), log_loss=self.log_loss[rows], runs=self.runs[rows]
+        )
 
     def residuals(self, theta: Array) -> Array:
         """Predicted minus observed log loss, ``[n]``."""
@@ -101,14 +106,16 @@ class Objective:
         return float(np.sqrt(max(variance, _LEAST_NOISE**2)))
 
     def covariance(self, theta: Array) -> Array:
-        """Covariance of the fitted parameters, ``[p, p]``: of a Huber estimate on independent, normal scatter.
+        """Covariance of the fitted parameters, ``[p, p]``: of a Huber estimate on normal scatter.
 
-        The scatter is measured robustly (median absolute residual), and the prior counts as it stands.
+        The scatter is measured robustly (median absolute residual), rows of one run count as far as they err apart, and
+        the prior counts as it stands.
         """
         value, jacobian = self.family.log_loss(theta, self.inputs)
         spread = _NORMAL_MEDIAN * float(np.median(np.abs(value - self.log_loss)))
         spread *= np.sqrt(degrees_factor(len(value), len(theta)))
         variance = max(huber_variance(spread, self.huber_delta), _LEAST_VARIANCE)
+        variance *= design_effect(np.clip(value - self.log_loss, -3 * spread, 3 * spread), self.runs)
         precision = jacobian.T @ jacobian / variance
         if self.prior:
             precision += np.diag(1 / self.family.prior()[1] ** 2)
@@ -160,6 +167,22 @@ def huber_variance(spread: float, delta: float) -> float:
     inside = 2 * norm.cdf(cut) - 1
     score = inside - 2 * cut * norm.pdf(cut) + 2 * cut**2 * norm.sf(cut)
     return float(spread**2 * score / inside**2)
+
+
+def design_effect(residuals: Array, runs: NDArray[Any]) -> float:
+    """By how much the variance of a mean grows since rows of one run err alike (Kish 1965), at least 1.
+
+    Args:
+        residuals: of every row ``[n]``.
+        runs: the run of every row ``[n]``.
+    """
+    _, index, counts = np.unique(runs, return_inverse=True, return_counts=True)
+    square = float(np.mean(residuals**2))
+    if counts.max() == 1 or square == 0:
+        return 1.0
+    pairs = float(np.sum(np.bincount(index, weights=residuals) ** 2) - np.sum(residuals**2))
+    alike = pairs / float(np.sum(counts * (counts - 1.0))) / square
+    return 1.0 + (float(np.sum(counts**2) / np.sum(counts)) - 1.0) * float(np.clip(alike, 0.0, 1.0))
 
 
 class _Latest:
