@@ -12,7 +12,7 @@ import pytest
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.continued.joint import JointLaw
-from decaylaws.laws.continued.joint_forms import FORMS, JointInputs, log_loss_of, prior_of
+from decaylaws.laws.continued.joint_forms import FORMS, JointInputs, leans, log_loss_of, prior_of
 from decaylaws.laws.continued.replay import FORMS as REPLAY_FORMS
 from decaylaws.laws.continued.replay import ReplayLaw
 from decaylaws.laws.kit.draws import coverage
@@ -63,6 +63,43 @@ def test_a_planted_law_is_recovered_at_an_unseen_size() -> None:
 def test_one_size_in_the_fit_leaves_the_stack_its_forms_without_coupling() -> None:
     one = grid((2e8,))
     assert JointLaw().fit(one, truth(one)).weights_ == {"additive": 0.5, "mixing_law": 0.5}
+
+
+def gaining(rows: pd.DataFrame) -> pd.DataFrame:
+    """Three targets of which one has much and one has little to gain, from tokens and size alike."""
+    left = 0.55 * (rows["params"] / 1e8) ** -0.33 + 0.5 * (rows["tokens"] / 8e9) ** -0.35
+    return pd.DataFrame(
+        {name: 3.0 - share + share * left for name, share in (("much", 1.6), ("some", 1.0), ("little", 0.5))}
+    )
+
+
+def test_a_target_that_gains_more_from_tokens_is_expected_to_gain_more_from_size() -> None:
+    one, larger = grid((1e8,)), grid((5e8,), seed=1)
+    together = JointLaw().fit(one, gaining(one)).predict(larger, interval=0.9)
+    for index, name in enumerate(gaining(one)):
+        observed = gaining(larger)[name]
+        alone = JointLaw().fit(one, gaining(one)[[name]]).predict(larger)[:, 0]
+        error = np.abs(together.mean[:, index] / observed - 1).mean()
+        assert error < 0.03
+        if name != "some":
+            assert error < 0.75 * np.abs(alone / observed - 1).mean()
+        held = (together.lower[:, index] <= observed) & (observed <= together.upper[:, index])
+        assert held.mean() > 0.85
+
+
+def test_targets_lead_one_another_only_where_tokens_tell() -> None:
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(np.log([0.5, 1.0, 2.0]), 8)
+    inputs = JointInputs(np.zeros(24), tokens, rng.dirichlet(np.ones(3), 24))
+    losses = np.exp(np.outer(-tokens, [0.05, 0.1, 0.2]))
+    assert leans(inputs, losses) == pytest.approx([-0.5 * np.log(2), 0.0, 0.5 * np.log(2)])
+    rising = losses.copy()
+    rising[:, 0] = np.exp(0.1 * tokens)
+    assert leans(inputs, rising)[0] == pytest.approx(
+        0.5 * np.log(0.25)
+    )  # it is not taken for gaining nothing
+    same = JointInputs(np.zeros(24), np.zeros(24), inputs.shares)
+    assert leans(same, losses).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_stack_is_weighed_by_rolling_origins_inside_the_fitted_rows() -> None:

@@ -88,6 +88,14 @@ def test_members_are_weighed_by_mean_square_and_bad_ones_left_out() -> None:
     weights = origin_weights(tables)
     assert weights == pytest.approx({"good": 9 / 13, "fair": 4 / 13})
     both = blended(tables, weights)
+    assert both["lower"].isna().all()  # members without intervals
+    spread = {
+        name: table.assign(lower=table["predicted"] * 0.99, upper=table["predicted"] / 0.99)
+        for name, table in tables.items()
+    }
+    half = 0.5 * np.log(blended(spread, weights)["upper"] / blended(spread, weights)["lower"])
+    apart = np.sqrt(9 / 13 * 4 / 13) * 0.025  # of two weighted members that differ by .025
+    np.testing.assert_allclose(half, np.hypot(-np.log(0.99), apart))
     np.testing.assert_allclose(both["predicted"], both["observed"] * np.exp((9 * 0.01 - 4 * 0.015) / 13))
     assert origin_weights({"a": pd.DataFrame(), "b": pd.DataFrame()}) == {"a": 0.5, "b": 0.5}
 
@@ -148,3 +156,52 @@ def test_intervals_take_the_error_of_the_distance() -> None:
     assert Horizon.from_list(json.loads(json.dumps(horizon.to_list()))).half_width(
         asked, 0.9
     ) == pytest.approx(half, abs=1e-3)
+
+
+def test_an_axis_without_origins_has_the_width_of_what_it_changes() -> None:
+    size, tokens = np.repeat([1.0, 2.0], 3), np.tile([1.0, 2.0, 4.0], 2)
+    losses = 3.0 * size**-0.08 * tokens**-0.05
+    none = rolled([], lambda fitted, asked: losses[asked], losses)
+    of_size, of_tokens = Horizon.measured({"size": size, "tokens": tokens}, none, losses=losses).reaches
+    assert (of_size.slope, of_tokens.slope) == (pytest.approx(0.08), pytest.approx(0.05))
+    half = of_size.half_width([2.0, 4.0, 8.0], 0.9)
+    assert half[0] == 0
+    assert half[2] == pytest.approx(2 * half[1])
+    assert half[1] / of_tokens.half_width([8.0], 0.9)[0] == pytest.approx(0.08 / 0.05)
+    assert 0.1 * 0.08 * np.log(2) < half[1] < 0.5 * 0.08 * np.log(2)
+    same = Horizon.measured({"size": np.ones(6), "tokens": tokens}, none, losses=losses).reaches[0]
+    assert same.slope > 0  # one size: the usual slope of a loss
+    assert Horizon.measured({"size": size}, none).reaches[0].half_width([8.0], 0.9)[0] == 0
+
+
+def test_few_fits_that_err_little_leave_some_width_and_many_leave_less() -> None:
+    size = 2.0 ** np.arange(8)
+    losses = size**-0.1
+
+    def half(most: int) -> float:
+        table = rolled(
+            rolling_origins({"size": size}, most=most), lambda fitted, asked: losses[asked], losses
+        )
+        return float(
+            Horizon.measured({"size": size}, table, losses=losses).reaches[0].half_width([512.0], 0.9)[0]
+        )
+
+    assert half(1) > half(3) > half(6) > 0
+
+
+def test_errors_within_the_fits_own_spread_say_nothing_against_it() -> None:
+    size = 2.0 ** np.arange(5)
+    losses = np.ones(5)
+
+    def rate(own: float) -> float:
+        def predict(fitted: np.ndarray, asked: np.ndarray) -> Prediction:
+            mean = np.full(int(asked.sum()), 1.02)
+            return Prediction(mean, mean * np.exp(-own), mean * np.exp(own), 0.68)
+
+        return (
+            Horizon.measured({"size": size}, rolled(rolling_origins({"size": size}), predict, losses))
+            .reaches[0]
+            .rate
+        )
+
+    assert rate(0.0) > rate(0.01) > rate(0.03) == 0

@@ -29,7 +29,7 @@ from decaylaws.laws.scaling import (
     optimal_allocation,
 )
 from decaylaws.laws.scaling.families import Inputs
-from decaylaws.laws.scaling.objective import huber_root
+from decaylaws.laws.scaling.objective import design_effect, huber_root
 
 LAWS: list[type[SizeTokenLaw]] = [
     Kaplan, Chinchilla, OverTraining, Skaling, Farseer, DataConstrained, OverfittingPenalty,
@@ -269,6 +269,21 @@ class TestRecovery:
             held.append(coverage(law.predict(larger, interval=0.9), truth))
         # on published records, whose law is not known, the same intervals hold 88 to 97 %
         assert np.mean(held) >= 0.85
+
+    def test_few_runs_are_not_contradicted_by_the_spread_of_their_own_law(self) -> None:
+        """Eight runs leave a curved valley of six parameters; losses at these runs are known all the same."""
+        table = grid(2, 4)
+        law = Skaling(prior=True).fit(table, simulated(TRUTH, table, 5e-4, 0))
+        inside = law.predict(table, interval=0.9)
+        assert np.median((inside.upper - inside.lower) / inside.mean) < 0.01
+
+    def test_points_of_few_runs_count_as_few(self) -> None:
+        rng = np.random.default_rng(0)
+        runs = np.repeat(np.arange(6), 20)
+        alike = rng.normal(size=6)[runs] + 0.1 * rng.normal(size=120)
+        assert 15 < design_effect(alike, runs) <= 20
+        assert design_effect(rng.normal(size=120), runs) < 2.5
+        assert design_effect(alike, np.arange(120)) == 1.0
 
     def test_priors_settle_what_two_sizes_leave_open(self) -> None:
         table = grid(8, 6)

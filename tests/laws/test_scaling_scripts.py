@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,27 @@ class TestRollingOrigins:
         assert max(row["reached"] for row in record["origins"]) > 1e9
         assert all(row["factor"] > 1 for row in record["origins"])
         assert {row["axis"] for row in record["origins"]} == {"size", "tokens"}
+
+    def test_the_table_of_coverage_says_where_intervals_do_not_hold(self) -> None:
+        def record(held: float | None, runs: int) -> dict[str, Any]:
+            origins = [{"law": "default", "num_rows": runs}, {"law": "copy_nearest", "num_rows": runs}]
+            return {"coverage_90": held, "num_origins": 1, "origins": origins}
+
+        table = import_module("rolling_origins").coverage_table(
+            {
+                "a": record(0.9, 50),
+                "b": record(0.6, 50),
+                "c": record(1.0, 50),
+                "d": record(1.0, 8),
+                "e": record(None, 0),
+            }
+        )
+        said = {
+            cells[1].strip(): cells[5].strip() for cells in (row.split("|") for row in table.splitlines()[2:])
+        }
+        assert said == {
+            "a": "as they should", "b": "too narrow", "c": "too wide", "d": "too wide, but so few runs cannot tell",
+        }  # fmt: skip
 
 
 class TestSizeTokenLaw:

@@ -256,7 +256,7 @@ class ReplayLaw(Law):
             kind: np.concatenate([_scores(found, rows) for rows in masks])
             for kind, masks in _hold_outs(share, steps).items()
         }
-        origins = rolling_origins({"steps": steps[steps > 0]}, most=_ORIGIN_FITS)
+        origins = rolling_origins({"steps": steps[steps > 0]}, least_steps=2, most=_ORIGIN_FITS)
         trained = np.flatnonzero(steps > 0)
 
         def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
+from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.rolling import origin_errors, steps_of
 
@@ -129,8 +130,9 @@ class Reach:
         unseen = (_SHARE * self.slope) ** 2 / (1 + self.fits)
         rate2 = unseen + (self.rate**2 if self.origins else 0.0)
         radius = float(student.ppf(0.5 + 0.5 * level, self.fits + _FREEDOM))
-        spread = np.sqrt(self.noise**2 + rate2 * (distance**2 + self.gap**2))
-        return np.where(distance > 0, radius * spread, 0.0)
+        noise = normal_radius(level) * self.noise  # known from many runs
+        half = np.hypot(noise, radius * np.sqrt(rate2 * (distance**2 + self.gap**2)))
+        return np.where(distance > 0, half, 0.0)
 
     def distance(self, values: ArrayLike) -> Array:
         """Log distance beyond the larger end of the fitted range, ``[n]``, 0 inside it."""

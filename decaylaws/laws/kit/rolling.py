@@ -67,6 +67,7 @@ def rolling_origins(
     axes: Mapping[str, ArrayLike],
     *,
     least_rows: int = 1,
+    least_steps: int = 1,
     factor: float = SAME_STEP,
     most: int | None = None,
     alone: bool = False,
@@ -76,6 +77,7 @@ def rolling_origins(
     Args:
         axes: positive values of every row by axis [n].
         least_rows: fewest rows of a fit.
+        least_steps: fewest steps of a fit: one says nothing of a trend.
         factor: largest ratio of values inside one step.
         most: most fits of an axis: the latest, and others evenly over the later half of its steps, since a fit to few
             steps is of another kind than the one that is asked about. None makes all.
@@ -90,7 +92,11 @@ def rolling_origins(
         if not (np.isfinite(values) & (values > 0)).all():
             raise InvalidValueError(axis, values.tolist()[:5], "must be finite and positive in every row")
         labels = steps_of(values, factor=factor)
-        lasts = [last for last in range(int(labels.max(initial=0))) if (labels <= last).sum() >= least_rows]
+        lasts = [
+            last
+            for last in range(least_steps - 1, int(labels.max(initial=0)))
+            if (labels <= last).sum() >= least_rows
+        ]
         if most is not None and len(lasts) > most:
             first = min(len(lasts) // 2, len(lasts) - most)
             lasts = [
@@ -123,11 +129,7 @@ def growth_origins(size: ArrayLike, tokens: ArrayLike, *, least_sizes: int = 2) 
     """
     sizes, lengths = np.asarray(size, dtype=float), np.asarray(tokens, dtype=float)
     labels = steps_of(sizes)
-    found = [
-        origin
-        for origin in rolling_origins({"size": sizes})
-        if labels[origin.fitted].max() >= least_sizes - 1
-    ]
+    found = rolling_origins({"size": sizes}, least_steps=least_sizes)
     steps = steps_of(lengths)
     if steps.max() >= 2:
         short = steps <= steps.max() // 2

@@ -175,7 +175,9 @@ class DecayGain(DrawnLaw):
             half = np.sqrt(spread.clip(min=0.0)) * power / mean
             return Prediction(mean, mean * np.exp(-half), mean * np.exp(half), ONE_SD)
 
-        origins = rolling_origins(axes, least_rows=len(_POWER_NAMES), most=_ORIGIN_FITS, alone=True)
+        origins = rolling_origins(
+            axes, least_rows=len(_POWER_NAMES), least_steps=2, most=_ORIGIN_FITS, alone=True
+        )
         noise = float(np.sqrt(np.mean(self.residuals_**2)))
         return Horizon.measured(axes, rolled(origins, predict, gain), noise=noise, losses=gain)
 

@@ -22,9 +22,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import t as student
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.kit.draws import degrees_factor, normal_radius
+from decaylaws.laws.kit.draws import degrees_factor
 from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.rolling import (
@@ -35,6 +36,7 @@ from decaylaws.laws.kit.rolling import (
     mean_square,
     rolled,
     rolling_origins,
+    spread_of_mean,
 )
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.tables import columns, target
@@ -43,7 +45,7 @@ COLUMNS = ("params", "pretrain_tokens", "decay_tokens")
 LEAST_CHECKPOINTS = 4
 """Fewest checkpoints: three to fit and one to predict."""
 _ORIGIN = 3  # checkpoints of the first fit that a rolling origin makes
-_LENGTHS = 2  # lengths of such a fit
+_LENGTH_FITS = 2  # fits to the shorter decays
 _STRENGTHS = (0.3, 3.0, 30.0)  # of the ridge, in squares of a log; what cross-validation may choose from
 _NOISE = 3e-3  # log loss of one decay, what the priors of ``transfer`` weigh against
 _LEAST_ERROR = 5e-4  # log loss: no member is taken for better than that
@@ -85,7 +87,6 @@ class MidtrainingLaw(Law):
 
     target = "loss"
     horizon_: Horizon
-    noise_: float
     center_: tuple[float, float, float]
     origins_: pd.DataFrame
 
@@ -146,8 +147,10 @@ class MidtrainingLaw(Law):
         beyond_compute = blended(tables, self._weights)
         self.origins_ = _origins_table(beyond_compute)
         beyond_length = blended({name: errors(form, longer) for name, form in members.items()}, self._weights)
-        residuals = self._log_loss(rows) - log_loss
-        self.noise_ = float(np.sqrt(np.mean(residuals**2) * degrees_factor(len(rows), len(_COMPUTE))))
+        self._noise = {
+            name: _scatter(form, self._theta[name], rows, log_loss) for name, form in members.items()
+        }
+        self._freedom = len(checkpoints) - 1  # decays of one checkpoint err alike
         self.horizon_ = Horizon.measured(
             axes, pd.concat([beyond_compute, beyond_length]), losses=np.exp(log_loss)
         )
@@ -171,28 +174,29 @@ class MidtrainingLaw(Law):
         """
         self._require_fitted()
         rows = np.log(np.column_stack(columns(X, COLUMNS, what="decays"))) - np.log(self.center_)
-        log_loss = self._log_loss(rows)
-        mean = np.exp(log_loss)
+        by_member, weights = self._by_member(rows), list(self._weights.values())
+        mean = np.exp(np.average(by_member, axis=0, weights=weights))
         if interval is None:
             return mean
-        half = normal_radius(interval) * self.noise_
+        noise = np.array([self._noise[name] for name in self._weights])[:, None]
+        spread = spread_of_mean(by_member, np.broadcast_to(noise, by_member.shape), weights)
+        half = float(student.ppf(0.5 + 0.5 * interval, self._freedom)) * spread
         found = Prediction(mean, mean * np.exp(-half), mean * np.exp(half), interval)
         compute, tokens = _log_compute(rows + np.log(self.center_)), X["decay_tokens"]
         return self.horizon_.widen(found, {"compute": 6 * np.exp(compute), "tokens": tokens})
 
-    def _log_loss(self, rows: Array) -> Array:
-        by_member = {
-            "compute": _compute_columns(rows) @ self._theta["compute"],
-            "transfer": _transfer(self._theta["transfer"], rows),
-        }
-        return np.sum([self._weights[name] * value for name, value in by_member.items()], axis=0)
+    def _by_member(self, rows: Array) -> Array:
+        """Log losses ``[2, n]``."""
+        forms = {"compute": _compute_form(0.0), "transfer": _TRANSFER_FORM}
+        return np.array([forms[name].predict(self._theta[name], rows) for name in self._weights])
 
     def _state(self) -> dict[str, Any]:
         return {
             "params": self.params_,
             "center": self.center_,
             "origins": self.origins_.to_dict("list"),
-            "noise": self.noise_,
+            "noise": self._noise,
+            "freedom": self._freedom,
             "horizon": self.horizon_.to_list(),
         }
 
@@ -202,7 +206,7 @@ class MidtrainingLaw(Law):
         self._weights = dict(self.params_["weights"])
         self._theta = {name: np.array(list(self.params_[name].values())) for name in self._weights}
         self.origins_ = pd.DataFrame(state["origins"])
-        self.noise_ = float(state["noise"])
+        self._noise, self._freedom = dict(state["noise"]), int(state["freedom"])
         self.horizon_ = Horizon.from_list(state["horizon"])
 
 
@@ -261,18 +265,11 @@ _TRANSFER_FORM = _Member(lambda rows, log_loss: _solve_transfer(rows, log_loss).
 
 def _origins(axes: dict[str, Array]) -> tuple[list[Origin], list[Origin]]:
     """Larger checkpoints by fits to the smaller ones, and longer decays by fits to the shorter ones."""
-    found = rolling_origins(axes, factor=1 + 1e-6)
-    larger = [
-        each
-        for each in found
-        if each.axis == "compute" and len(np.unique(axes["compute"][each.fitted])) >= _ORIGIN
-    ]
-    longer = [
-        each
-        for each in found
-        if each.axis == "tokens" and len(np.unique(axes["tokens"][each.fitted])) >= _LENGTHS
-    ]
-    return larger, longer
+    same = 1 + 1e-6
+    return (
+        rolling_origins({"compute": axes["compute"]}, least_steps=_ORIGIN, factor=same),
+        rolling_origins({"tokens": axes["tokens"]}, least_steps=2, factor=same, most=_LENGTH_FITS),
+    )
 
 
 def _by_form(form: _Member, rows: Array, log_loss: Array) -> Predict:
@@ -280,12 +277,17 @@ def _by_form(form: _Member, rows: Array, log_loss: Array) -> Predict:
 
     def predict(fitted: BoolArray, asked: BoolArray) -> Prediction:
         theta = form.fit(rows[fitted], log_loss[fitted])
-        residuals = form.predict(theta, rows[fitted]) - log_loss[fitted]
-        spread = np.sqrt(np.mean(residuals**2) * degrees_factor(len(residuals), len(theta)))
+        spread = _scatter(form, theta, rows[fitted], log_loss[fitted])
         found = form.predict(theta, rows[asked])
         return Prediction(np.exp(found), np.exp(found - spread), np.exp(found + spread), ONE_SD)
 
     return predict
+
+
+def _scatter(form: _Member, theta: Array, rows: Array, log_loss: Array) -> float:
+    """Standard deviation of the fitted decays around a form, in log loss."""
+    squares = np.square(form.predict(theta, rows) - log_loss)
+    return float(np.sqrt(np.mean(squares) * degrees_factor(len(rows), len(theta))))
 
 
 def _origins_table(table: pd.DataFrame) -> pd.DataFrame:
