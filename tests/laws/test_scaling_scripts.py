@@ -129,7 +129,7 @@ class TestDecayGain:
     def test_published_pairs(self, script: Any, shared_data: Path) -> None:
         result = script("decay_gain", shared_data / "gemstones")
         assert result["mean_relative_error"] < min(0.09, result["baseline_two_exponents"])
-        assert 0.80 <= result["coverage_90"] <= 0.97
+        assert result["coverage_90"] >= 0.85
 
     def test_pairs_alone_are_enough(self, script: Any, shared_data: Path, tmp_path: Path) -> None:
         pairs = pd.read_csv(shared_data / "gemstones" / "cooldown_pairs.csv").drop(columns="lr_only_gain")
