@@ -174,7 +174,8 @@ class JointLaw(Law):
         spreads = [self._curvatures[key].spread(slopes) for (_, key), (_, slopes) in zip(keys, found)]
         logs = [log for log, _ in found]
         weights = list(self.weights_.values())
-        return np.average(logs, axis=0, weights=weights), spread_of_mean(logs, spreads, weights)
+        spread = spread_of_mean(np.array(logs), np.array(spreads), weights)
+        return np.average(logs, axis=0, weights=weights), spread
 
     def _calibrate(
         self,
@@ -287,7 +288,9 @@ def _hold_outs(
 def _scores(forms: Sequence[Solution], rows: NDArray[np.bool_], weights: Sequence[float]) -> Array:
     """Absolute errors of the forms' mean on rows that they did not see, in standard deviations."""
     errors, spreads = zip(*(left_out(form, rows, huber_delta=HUBER, noise_sd=NOISE) for form in forms))
-    return np.abs(np.average(errors, axis=0, weights=weights)) / spread_of_mean(errors, spreads, weights)
+    return np.abs(np.average(errors, axis=0, weights=weights)) / spread_of_mean(
+        np.array(errors), np.array(spreads), weights
+    )
 
 
 def _positive(runs: pd.DataFrame, column: str) -> Array:

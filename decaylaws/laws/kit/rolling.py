@@ -178,19 +178,18 @@ def mean_square(table: pd.DataFrame) -> float:
 def blended(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
     """What the weighted geometric mean of members says at the same origins; intervals hold what they differ by."""
     chosen, shares = [tables[name] for name in weights], list(weights.values())
-    logs = [np.log(table["predicted"]) for table in chosen]
-    halves = [0.5 * np.log(table["upper"] / table["lower"]) for table in chosen]
+    logs = np.array([np.log(table["predicted"].to_numpy()) for table in chosen])
+    halves = np.array([0.5 * np.log((table["upper"] / table["lower"]).to_numpy()) for table in chosen])
     mean, half = np.average(logs, axis=0, weights=shares), spread_of_mean(logs, halves, shares)
     return chosen[0].assign(predicted=np.exp(mean), lower=np.exp(mean - half), upper=np.exp(mean + half))
 
 
-def spread_of_mean(
-    values: Sequence[ArrayLike], spreads: Sequence[ArrayLike], weights: Sequence[float]
-) -> Array:
+def spread_of_mean(values: Array, spreads: Array, weights: Sequence[float]) -> Array:
     """Spread of a mean of members: theirs, for their errors are hardly independent, and what they differ by."""
-    off = np.asarray(values) - np.average(values, axis=0, weights=weights)
+    off = values - np.average(values, axis=0, weights=weights)
     apart = np.sqrt(np.average(off**2, axis=0, weights=weights))
-    return np.asarray(np.hypot(np.average(spreads, axis=0, weights=weights), apart), dtype=float)
+    found: Array = np.hypot(np.average(spreads, axis=0, weights=weights), apart)
+    return found
 
 
 Predict = Callable[[BoolArray, BoolArray], "Array | Prediction"]
