@@ -16,8 +16,9 @@ from decaylaws.laws.decay import MEMBERS, DecayLaw
 from decaylaws.laws.decay.form import evaluate, plan_form
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs
 from decaylaws.laws.decay.parameters import Frame, ParameterLayout
-from decaylaws.laws.decay.repetition import Onset, Repetition, repeated_sources
+from decaylaws.laws.decay.repetition import Repetition, repeated_sources
 from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.repetition import Onset
 from decaylaws.report.page import asset
 from decaylaws.search.evidence import beyond_evidence
 from tests.study import browser

@@ -72,10 +72,11 @@ from scipy.special import xlogy
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
 from decaylaws.laws.decay.parameters import BY_TOKENS, OWN, SHARED, Frame, ParameterLayout
-from decaylaws.laws.decay.repetition import COMMON, Harm, Repetition
+from decaylaws.laws.decay.repetition import COMMON, Repetition
 from decaylaws.laws.decay.stages import STAGE, StagePart, Transient
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
+from decaylaws.laws.kit.repetition import Harm
 
 SHARE_FLOOR = (
     1e-9  # added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm

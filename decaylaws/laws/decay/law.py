@@ -48,20 +48,13 @@ from decaylaws.laws.decay.parameters import (
     reference_start_tokens,
     staged_start,
 )
-from decaylaws.laws.decay.repetition import (
-    FORM_SD,
-    LEAST_EVIDENCE,
-    ONSET_LEVEL,
-    Onset,
-    repeated_sources,
-    repetition_prior,
-    repetition_starts,
-)
+from decaylaws.laws.decay.repetition import repeated_sources, repetition_prior, repetition_starts
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import cluster_weights, draw_scale, normal_radius
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
+from decaylaws.laws.kit.repetition import FORM_SD, LEAST_EVIDENCE, ONSET_LEVEL, Onset
 from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture

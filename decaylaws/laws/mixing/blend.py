@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.repetition import Onset
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing.flexible import LightGBMRegression, TreeModel
+from decaylaws.laws.mixing.harm import TargetOnset, joint_onsets, passes_of
 from decaylaws.laws.mixing.parametric import FormulaDraws, FormulaModel, InverseSum
 from decaylaws.laws.mixing.posterior import PosteriorRegression
 from decaylaws.laws.mixing.process import GaussianProcess, GaussianProcessModel, ProcessDraws
@@ -233,6 +235,7 @@ class BlendedRegression(PosteriorRegression):
         process_share: weight of the Gaussian process in log loss, in [0, 1]; None lets the leave-one-out errors choose.
         num_starts: starts of the law's fit.
         seed: of starts and trees.
+        epochs: passes of one run over a source that it reads alone, as in ``InverseSum``.
     """
 
     def __init__(
@@ -241,9 +244,20 @@ class BlendedRegression(PosteriorRegression):
         process_share: float | None = None,
         num_starts: int = 1,
         seed: int = 0,
+        epochs: Mapping[str, float] | None = None,
     ) -> None:
         self.tree_share, self.process_share = tree_share, process_share
-        self.num_starts, self.seed = num_starts, seed
+        self.num_starts, self.seed, self.epochs = num_starts, seed, epochs
+
+    @property
+    def onsets_(self) -> tuple[Onset, ...]:
+        """From how many passes on repeating a source raises losses, by the law; empty where no run shows it."""
+        self._require_fitted()
+        found: dict[str, Mapping[int, TargetOnset]] = {}
+        for target, model in self.models_.items():
+            found[target] = cast(BlendModel, model).formula.target_onsets()
+        most = passes_of(self.epochs, self.sources_)
+        return () if most is None else joint_onsets(found, most * self.box_.upper, self.sources_)
 
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> BlendModel:
         for name in ("tree_share", "process_share"):
@@ -252,7 +266,9 @@ class BlendedRegression(PosteriorRegression):
                 raise InvalidValueError(name, value, "must lie in [0, 1]")
         began = time.perf_counter()
         named = pd.DataFrame(shares, columns=list(self.sources_))
-        formula = InverseSum(num_starts=self.num_starts, seed=self.seed).fit_checked(named, losses, weights)
+        formula = InverseSum(num_starts=self.num_starts, seed=self.seed, epochs=self.epochs).fit_checked(
+            named, losses, weights
+        )
         trees = LightGBMRegression(num_trees=150, learning_rate=0.05, num_leaves=15, seed=self.seed)
         trees.fit_checked(named, losses, weights)
         process = GaussianProcess(seed=self.seed, transform="sqrt", floor_share=_FLOOR_SHARE, additive=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from decaylaws.laws.kit.formulas import SHARE_FLOOR, inverse_sum, log_linear
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.mixing.harm import NO_HARM, HarmTerms
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,16 @@ class InverseSumFamily:
     returns of its own, and sources replace one another. The free k, near 0.65 in RegMix's records, lowers the
     cross-validated error for one more parameter. Parameters: log E, log k, then log C and log g by source.
     Every prior is weak; that on g is centred at 0.15, which cross-validation on 32 to 128 of RegMix's
-    training runs preferred.
+    training runs preferred. Harm of repetition is added where ``harm`` names sources.
     """
 
     floor: float = SHARE_FLOOR
+    harm: HarmTerms = NO_HARM
 
     def param_names(self, sources: Sequence[str]) -> list[str]:
-        """``log_E``, ``log_k``, ``log_C:<source>``, ``log_g:<source>``."""
+        """``log_E``, ``log_k``, ``log_C:<source>``, ``log_g:<source>``, and those of the harm."""
         scales, powers = [f"log_C:{s}" for s in sources], [f"log_g:{s}" for s in sources]
-        return ["log_E", "log_k", *scales, *powers]
+        return ["log_E", "log_k", *scales, *powers, *self.harm.names(sources)]
 
     def start(self, shares: Array, losses: Array) -> Start:
         """E at 85 % of the smallest loss; equal sources that meet the median loss at equal shares."""
@@ -83,12 +85,18 @@ class InverseSumFamily:
         lower = np.concatenate([[np.log(lowest) - 5.0, -2.0], np.full(count, -15.0), np.full(count, -7.0)])
         upper = np.concatenate([[np.log(lowest), 2.0], np.full(count, 15.0), np.full(count, 1.5)])
         prior_sd = np.concatenate([[1.5, 0.7], np.full(2 * count, 1.5)])
-        return Start(theta, lower, upper, prior_sd)
+        rows = np.column_stack([theta, prior_sd, lower, upper])
+        if self.harm.repeated:
+            rows = np.vstack([rows, self.harm.prior(shares, losses)])
+        return Start(rows[:, 0], rows[:, 2], rows[:, 3], rows[:, 1])
 
     def value(self, theta: Array, shares: Array) -> Array:
         """Loss [runs]."""
         term, _, _ = self._term(theta, shares, slopes=False)
-        return np.exp(theta[0]) + term ** np.exp(theta[1])
+        found = np.exp(theta[0]) + term ** np.exp(theta[1])
+        if self.harm.repeated:
+            found = found + self.harm.with_slopes(theta[self._own(shares.shape[1]) :], shares)[0]
+        return np.asarray(found)
 
     def with_slopes(self, theta: Array, shares: Array) -> tuple[Array, Array]:
         """Loss [runs] and its derivative [runs, 2 + 2 sources]."""
@@ -98,28 +106,35 @@ class InverseSumFamily:
         chain = (exponent * raised / term)[:, None]
         by_exponent = raised * exponent * np.log(term)
         floor = np.full(len(shares), np.exp(theta[0]))
-        return floor + raised, np.column_stack([floor, by_exponent, chain * by_scale, chain * by_power])
+        slopes = np.column_stack([floor, by_exponent, chain * by_scale, chain * by_power])
+        if not self.harm.repeated:
+            return floor + raised, slopes
+        cost, by_harm = self.harm.with_slopes(theta[self._own(shares.shape[1]) :], shares)
+        return floor + raised + cost, np.hstack([slopes, by_harm])
 
     def along(self, theta: Array, shares: Array, steps: Array) -> tuple[Array, Array]:
         """Loss [runs] and its derivative along steps [runs, 2 + 2 sources], [runs]."""
-        count, logs = shares.shape[1], np.log(shares + self.floor)
-        powers = np.exp(theta[2 + count :])
+        count, logs, own = shares.shape[1], np.log(shares + self.floor), self._own(shares.shape[1])
+        powers = np.exp(theta[2 + count : own])
         parts = np.exp(theta[2 : 2 + count] + powers * logs)
         term = 1.0 / parts.sum(axis=1)
         floor, exponent = np.exp(theta[0]), np.exp(theta[1])
         raised = term**exponent
-        logs *= powers * steps[:, 2 + count :]
+        logs *= powers * steps[:, 2 + count : own]
         logs += steps[:, 2 : 2 + count]
         by_parts = np.einsum("nm,nm->n", parts, logs)
         moved = steps[:, 0] * floor + raised * exponent * (np.log(term) * steps[:, 1] - term * by_parts)
-        return floor + raised, moved
+        if not self.harm.repeated:
+            return floor + raised, moved
+        cost, slopes = self.harm.with_slopes(theta[own:], shares)
+        return floor + raised + cost, moved + np.einsum("np,np->n", slopes, steps[:, own:])
 
     def by_shares(self, theta: Array, mixture: Array, step: Array) -> tuple[float, float, Array, Array]:
         """Loss of one mixture [sources], its derivative along a step [2 + 2 sources], both derived by the shares."""
-        count, held = len(mixture), mixture + self.floor
-        powers, logs = np.exp(theta[2 + count :]), np.log(held)
+        count, held, own = len(mixture), mixture + self.floor, self._own(len(mixture))
+        powers, logs = np.exp(theta[2 + count : own]), np.log(held)
         parts = np.exp(theta[2 : 2 + count] + powers * logs)
-        turned = step[2 : 2 + count] + powers * logs * step[2 + count :]
+        turned = step[2 : 2 + count] + powers * logs * step[2 + count : own]
         term, by_parts = 1.0 / parts.sum(), float(parts @ turned)
         floor, exponent = np.exp(theta[0]), np.exp(theta[1])
         raised = term**exponent
@@ -128,17 +143,23 @@ class InverseSumFamily:
         term_slopes = -(term**2) * part_slopes
         raised_slopes = exponent * raised / term * term_slopes
         inner_slopes = (step[1] / term - by_parts) * term_slopes
-        inner_slopes -= term * part_slopes * (turned + step[2 + count :])
-        return (
-            float(floor + raised),
-            float(step[0] * floor + raised * exponent * inner),
-            raised_slopes,
-            exponent * (inner * raised_slopes + raised * inner_slopes),
-        )
+        inner_slopes -= term * part_slopes * (turned + step[2 + count : own])
+        loss, along = float(floor + raised), float(step[0] * floor + raised * exponent * inner)
+        by_along = exponent * (inner * raised_slopes + raised * inner_slopes)
+        if not self.harm.repeated:
+            return loss, along, raised_slopes, by_along
+        cost, along_cost, by_cost, by_along_cost = self.harm.by_shares(theta[own:], mixture, step[own:])
+        return loss + cost, along + along_cost, raised_slopes + by_cost, by_along + by_along_cost
 
     def _term(self, theta: Array, shares: Array, *, slopes: bool = True) -> tuple[Array, Array, Array]:
         count, logs = shares.shape[1], np.log(shares + self.floor)
-        return inverse_sum(theta[2 : 2 + count], theta[2 + count :], logs, slopes=slopes)
+        own = self._own(count)
+        return inverse_sum(theta[2 : 2 + count], theta[2 + count : own], logs, slopes=slopes)
+
+    @staticmethod
+    def _own(count: int) -> int:
+        """Number of the parameters without those of the harm."""
+        return 2 + 2 * count
 
 
 @dataclass(frozen=True)

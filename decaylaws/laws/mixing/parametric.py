@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.repetition import LEAST_EVIDENCE, Onset, often_repeated
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
 from decaylaws.laws.mixing.diverged import NOISE_SD
 from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFamily, Start
+from decaylaws.laws.mixing.harm import HarmTerms, TargetOnset, joint_onsets, most_harmful, passes_of
 from decaylaws.laws.mixing.posterior import PosteriorRegression
 
 LEAST_FREEDOM = (
     0.05  # of one minus a run's leverage: a run that alone holds a source says little of the error
 )
 
+_WORTH_A_FIT = 6.0
+"""By how much harm must lower the squares to first order, in squares of one run's error, for a fit to try it."""
 _LOWER_NOISES = (0.5 * NOISE_SD, 0.25 * NOISE_SD)
 """What an inverse sum also takes for the noise of one run, where that is more likely."""
 _POWERS_SD = (0.5, 0.8, 1.5)
@@ -69,6 +73,7 @@ class FormulaModel:
         report: diagnosis.
         noise_sd: noise of one run in log loss that weighed the prior against the runs.
         prior_sd: standard deviations of the prior [params].
+        evidence: log of how likely the runs are under it, up to a constant; NaN in a fit that was stored.
     """
 
     family: Family
@@ -78,6 +83,7 @@ class FormulaModel:
     report: FitReport
     noise_sd: float
     prior_sd: Array
+    evidence: float = float("nan")
 
     @classmethod
     def from_fitted(cls, family: Family, found: Fitted, shares: Array, losses: Array) -> FormulaModel:
@@ -95,7 +101,10 @@ class FormulaModel:
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
         leverage = np.sum(slopes * np.linalg.solve(precision, slopes.T).T, axis=1)
         errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, LEAST_FREEDOM))
-        return cls(family, solution.theta, precision, errors, solution.report, found.noise_sd, found.prior_sd)
+        return cls(
+            family, solution.theta, precision, errors, solution.report, found.noise_sd, found.prior_sd,
+            found.evidence,
+        )  # fmt: skip
 
     def predict(self, shares: Array) -> Array:
         """Loss [runs]."""
@@ -140,7 +149,27 @@ class FormulaModel:
 
     def state(self) -> dict[str, Any]:
         """Everything but errors and report."""
-        return {name: getattr(self, name) for name in ("theta", "precision", "noise_sd", "prior_sd")}
+        values = {name: getattr(self, name) for name in ("theta", "precision", "noise_sd", "prior_sd")}
+        return values | {"family": asdict(cast(Any, self.family))}
+
+    def onset_of(self, number: int, most: float, first: int) -> TargetOnset:
+        """What the fit says of the onset of one of its repeated sources.
+
+        Args:
+            number: which of them.
+            most: the most passes of a run over it.
+            first: position of the first onset among the parameters.
+        """
+        family = cast(InverseSumFamily, self.family)
+        noise = max(self.noise_sd, float(np.sqrt(np.mean(self.errors**2))))
+        at = first + number
+        sd = noise * float(np.sqrt(np.linalg.inv(self.precision)[at, at]))
+        over = max(float(np.log(most) - self.theta[at]), 0.0)
+        count = len(family.harm.repeated)
+        harm = float(self.theta[first + count + 1 + number]) * over ** float(
+            np.exp(self.theta[first + count])
+        )
+        return TargetOnset(float(self.theta[at]), sd, harm)
 
 
 @dataclass(frozen=True)
@@ -201,7 +230,7 @@ class FormulaRegression(PosteriorRegression):
         start = model.family.start(shares, losses)
         fit = self._fits(model.family, start, shares, losses, weights)
         return FormulaModel.from_fitted(
-            model.family, fit(model.noise_sd, model.prior_sd, start.theta), shares, losses
+            model.family, fit(model.noise_sd, model.prior_sd, model.theta), shares, losses
         )
 
     def _fits(self, family: Family, start: Start, shares: Array, losses: Array, weights: Array) -> FitUnder:
@@ -253,7 +282,12 @@ class FormulaRegression(PosteriorRegression):
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> FormulaModel:
         theta, precision, prior_sd = (np.array(state[name]) for name in ("theta", "precision", "prior_sd"))
-        family = self._family(target)
+        given = state["family"]
+        if "harm" in given:
+            given = given | {
+                "harm": HarmTerms(*(tuple(given["harm"][name]) for name in ("repeated", "passes")))
+            }
+        family = replace(cast(Any, self._family(target)), **given)
         return FormulaModel(family, theta, precision, errors, report, float(state["noise_sd"]), prior_sd)
 
 
@@ -268,13 +302,86 @@ class InverseSum(FormulaRegression):
         huber_delta: Huber's threshold on log loss.
         num_starts: starts of the fit; those after the first are scattered around it.
         seed: of the scattered starts.
+        epochs: passes that one of the runs would make over a source if it read nothing else, by source (materialised
+            epochs: its tokens over the source's). Where they are known, runs repeat a source more than three times and
+            the losses ask for it, repetition raises the loss from an onset on.
     """
 
-    def __init__(self, huber_delta: float = 0.02, num_starts: int = 2, seed: int = 0) -> None:
-        self.huber_delta, self.num_starts, self.seed = huber_delta, num_starts, seed
+    def __init__(
+        self,
+        huber_delta: float = 0.02,
+        num_starts: int = 2,
+        seed: int = 0,
+        epochs: Mapping[str, float] | None = None,
+    ) -> None:
+        self.huber_delta, self.num_starts, self.seed, self.epochs = huber_delta, num_starts, seed, epochs
 
-    def _family(self, target: str) -> Family:
+    @property
+    def onsets_(self) -> tuple[Onset, ...]:
+        """From how many passes on repeating a source raises losses; empty where no run shows that it does."""
+        self._require_fitted()
+        passes = passes_of(self.epochs, self.sources_)
+        if passes is None:
+            return ()
+        found = {target: self.target_onsets(target) for target in self.targets_}
+        return joint_onsets(found, passes * self.box_.upper, self.sources_)
+
+    def target_onsets(self, target: str | None = None) -> dict[int, TargetOnset]:
+        """What the fit of one target says of onsets, by position of the source.
+
+        Args:
+            target: its name; the first one without it.
+        """
+        passes = passes_of(self.epochs, self.sources_)
+        if passes is None:
+            return {}
+        model = cast(FormulaModel, self.models_[self.targets_[0] if target is None else target])
+        most, family = passes * self.box_.upper, cast(InverseSumFamily, model.family)
+        return {
+            source: model.onset_of(number, most[source], 2 + 2 * len(self.sources_))
+            for number, source in enumerate(family.harm.repeated)
+        }
+
+    def _family(self, target: str) -> InverseSumFamily:
         return InverseSumFamily()
+
+    def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> FormulaModel:
+        model = super()._fit_target(target, shares, losses, weights)
+        passes = passes_of(self.epochs, self.sources_)
+        if passes is None:
+            return model
+        began, epochs, evidence = time.perf_counter(), shares * passes, model.evidence
+        candidates = list(often_repeated(epochs))
+        while candidates:
+            slopes, noise = model.log_slopes(shares), float(np.sqrt(np.mean(model.errors**2)))
+            residuals = np.log(losses / model.predict(shares))
+            source, gain = most_harmful(candidates, epochs, residuals, slopes, model.precision)
+            if gain < _WORTH_A_FIT * noise**2:
+                break
+            repeated = tuple(sorted({*cast(InverseSumFamily, model.family).harm.repeated, source}))
+            family = replace(
+                self._family(target), harm=HarmTerms(repeated, tuple(passes[list(repeated)].tolist()))
+            )
+            start, own = family.start(shares, losses), 2 + 2 * len(passes)
+            harms = family.harm.starts(
+                np.column_stack([start.theta, start.prior_sd, start.lower, start.upper])[own:]
+            )
+            points = np.hstack([np.tile(model.theta[:own], (len(harms), 1)), harms])
+            fit = self._fits(family, start, shares, losses, weights)
+            found = self._most_likely(fit, start, points)
+            # the same noise and prior without this harm, from where both fits ended: else it may be they that gain
+            strength = own + len(repeated) + 1 + repeated.index(source)
+            upper, ends = start.upper.copy(), np.vstack([found.solution.theta, points[0]])
+            upper[strength] = ends[:, strength] = 0.0
+            harmless = self._fits(family, replace(start, upper=upper), shares, losses, weights)
+            rival = harmless(found.noise_sd, found.prior_sd, ends)
+            if found.evidence < max(evidence, rival.evidence) + 0.5 * LEAST_EVIDENCE:
+                break
+            model, evidence = FormulaModel.from_fitted(family, found, shares, losses), found.evidence
+            candidates.remove(source)
+        return replace(
+            model, report=replace(model.report, seconds=model.report.seconds + time.perf_counter() - began)
+        )
 
     def _most_likely(self, fit: FitUnder, start: Start, points: Array) -> Fitted:
         """The fit under the most likely noise and prior, looked for from the strongest prior on.
@@ -282,26 +389,36 @@ class InverseSum(FormulaRegression):
         With as many runs as sources a weak prior lets the law bend to every run, which its own left-out errors hardly
         show. Each fit begins where the one before it ended; noise is chosen first, then how far the powers may differ.
         """
-        count = (len(start.theta) - 2) // 2
+        count = len(self.sources_)
 
         def under(noise_sd: float, scales: float, powers: float, before: Fitted | None) -> Fitted:
-            prior_sd = np.repeat([*start.prior_sd[:2], scales, powers], [1, 1, count, count])
+            prior_sd = start.prior_sd.copy()
+            prior_sd[2 : 2 + count], prior_sd[2 + count : 2 + 2 * count] = scales, powers
             own = points if before is None else np.vstack([before.solution.theta, points[1:]])
             return fit(noise_sd, prior_sd, own)
 
         firmest = under(2 * NOISE_SD, 0.5 * _SCALES_SD, _POWERS_SD[0], None)
-        best = last = under(NOISE_SD, _SCALES_SD, _POWERS_SD[0], firmest)
-        for noise_sd in _LOWER_NOISES:
-            if last.residual_sd**2 > noise_sd * last.noise_sd:
-                break  # nearer to the noise of the last fit than to this one
-            last = under(noise_sd, _SCALES_SD, _POWERS_SD[0], last)
-            best = max(best, last, key=lambda each: each.evidence)
+        best = under(NOISE_SD, _SCALES_SD, _POWERS_SD[0], firmest)
+
+        def with_lower_noise(best: Fitted, powers: float) -> Fitted:
+            last = best
+            for noise_sd in _LOWER_NOISES:
+                if noise_sd >= last.noise_sd:
+                    continue
+                if last.residual_sd**2 > noise_sd * last.noise_sd:
+                    break  # nearer to the noise of the last fit than to this one
+                last = under(noise_sd, _SCALES_SD, powers, last)
+                best = max(best, last, key=lambda each: each.evidence)
+            return best
+
+        best, powers = with_lower_noise(best, _POWERS_SD[0]), _POWERS_SD[0]
         last = best
-        for powers in _POWERS_SD[1:]:
-            last = under(best.noise_sd, _SCALES_SD, powers, last)
+        for weaker in _POWERS_SD[1:]:
+            last = under(best.noise_sd, _SCALES_SD, weaker, last)
             if last.evidence < best.evidence:
                 break
-            best = last
+            best, powers = last, weaker
+        best = with_lower_noise(best, powers)  # weaker priors may leave less to the noise
         return max(best, firmest, key=lambda each: each.evidence)
 
 
