@@ -195,11 +195,18 @@ def recommend_mixture(
     )
 
 
-def regression_with_intervals(name: str) -> MixtureRegression:
-    """A regression by name, with the folds that its intervals need where it has none by default."""
+def regression_with_intervals(name: str, epochs: Mapping[str, float] | None = None) -> MixtureRegression:
+    """A regression by name, with the folds that its intervals need where it has none by default.
+
+    Args:
+        name: of the regression.
+        epochs: passes of one run over a source that it reads alone, for the regressions that can use them.
+    """
     found = regression(name)
     if isinstance(found, LightGBMRegression):
         found.set_params(num_folds=_FOLDS)
+    if epochs and "epochs" in found.get_params():
+        found.set_params(epochs=dict(epochs))
     return found
 
 

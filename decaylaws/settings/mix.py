@@ -27,6 +27,11 @@ class SourceQuestion(Section):
     max_epochs: Positive | None = Field(
         None, description="how often the run may repeat it; needs its available_tokens and decay_tokens"
     )
+    run_epochs: Positive | None = Field(
+        None,
+        description="how often a run of the table would pass over the source if it read nothing else; its tokens over "
+        "available_tokens where the table states one length and this is not set",
+    )
     lower: Share = Field(0.0, description="smallest share")
     upper: Share = Field(1.0, description="largest share")
 

@@ -64,6 +64,7 @@ def held_out_runs(
     law: str,
     fitted: MixtureRegression,
     *,
+    epochs: Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> HeldOutRuns:
@@ -78,6 +79,7 @@ def held_out_runs(
         weights: weight of each part, summing to one.
         law: name of the regression that recommends.
         fitted: its fit to all runs, which says of many runs what a fit without each would have said.
+        epochs: passes of one run over a source that it reads alone, where they are known.
         seed: of the folds.
         progress: told of every fold.
     """
@@ -94,9 +96,9 @@ def held_out_runs(
     objective = pd.DataFrame({"objective": observed})
     own = {"objective": 1.0}
     asked: dict[str, tuple[Callable[[], MixtureRegression], pd.DataFrame, Mapping[str, float]]] = {
-        name: (_maker(name), parts, weights) for name in dict.fromkeys((law, *_RIVALS))
+        name: (_maker(name, epochs), parts, weights) for name in dict.fromkeys((law, *_RIVALS))
     }
-    asked.setdefault(_TREES, (_maker(_TREES), objective, own))
+    asked.setdefault(_TREES, (_maker(_TREES, None), objective, own))
     predictions: dict[str, Array] = {}
     notes: list[str] = []
     coverage = float("nan")
@@ -136,8 +138,8 @@ def held_out_runs(
     return HeldOutRuns(law, table, predicted, tuple(notes))
 
 
-def _maker(name: str) -> Callable[[], MixtureRegression]:
-    return lambda: regression_with_intervals(name)
+def _maker(name: str, epochs: Mapping[str, float] | None) -> Callable[[], MixtureRegression]:
+    return lambda: regression_with_intervals(name, epochs)
 
 
 def _folds(groups: Indices, seed: int) -> list[Indices]:

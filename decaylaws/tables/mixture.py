@@ -45,11 +45,12 @@ from decaylaws.tables.answers import (
     rival_table,
     share_table,
 )
-from decaylaws.tables.cells import excluded_table
+from decaylaws.tables.cells import excluded_table, first_of, numbers
 from decaylaws.tables.decay_reading import lacking
 from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
 from decaylaws.tables.run_reading import RunTable
 
+_LENGTHS = ("decay_tokens", "train_tokens", "tokens")
 _MOST_PARTS = 16
 """Targets that are regressed one by one; more of them are regressed in groups that move together."""
 _GUARD_CONFIDENCE = 0.95
@@ -95,10 +96,11 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     best = int(observed.argmin())
     known = {BEST_RUN: mixture_of(shares.iloc[best]), MEAN_RUN: mixture_of(shares.mean())}
     progress("fit", 0, 1)
-    law = regression_with_intervals(settings.law).fit(shares, parts)
+    epochs = _epochs(table, settings)
+    law = regression_with_intervals(settings.law, epochs).fit(shares, parts)
     progress("fit", 1, 1)
     held = held_out_runs(
-        shares, parts, part_weights, settings.law, law, seed=settings.seed, progress=progress
+        shares, parts, part_weights, settings.law, law, epochs=epochs, seed=settings.seed, progress=progress
     )
     terms = _terms(settings, known, space, runs, shares, law)
     found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, law, progress)
@@ -118,6 +120,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     keeps_limits = space.contains(known[BEST_RUN], settings.decay_tokens)
     notes = [
         *table.notes,
+        *_onset_notes(law, settings),
         *beyond_runs(found.mixture, shares),
         *_notes(settings, table, found, held, groups, runs[best], keeps_limits),
     ]
@@ -155,6 +158,29 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         space=space,
         predicted=pd.DataFrame({"run": runs, "predicted": held.predicted, "observed": observed}),
     )
+
+
+def _epochs(table: RunTable, settings: MixSettings) -> dict[str, float]:
+    """Passes of one run over each source that it reads alone: as stated, else its tokens over those of the source."""
+    found = {name: known.run_epochs for name, known in settings.sources.items() if known.run_epochs}
+    length = first_of(_LENGTHS, table.others)
+    if length is None or length in table.differing or table.blocks:
+        return found
+    tokens = float(np.nanmedian(numbers(table.others[length]).to_numpy(dtype=float)))
+    known = {name: each.available_tokens for name, each in settings.sources.items() if each.available_tokens}
+    return {name: tokens / available for name, available in known.items() if tokens > 0} | found
+
+
+def _onset_notes(law: MixtureRegression, settings: MixSettings) -> list[str]:
+    """From how many passes on repetition raises losses, and at which share the run to plan would make as many."""
+    said = []
+    for onset in getattr(law, "onsets_", ()):
+        said.append(onset.words("a run", "of loss"))
+        available = settings.sources[onset.source].available_tokens
+        if available and settings.decay_tokens:
+            share = onset.epochs * available / settings.decay_tokens
+            said[-1] += f" The run to plan makes as many at a share of {share:.3f}."
+    return said
 
 
 def without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Array, list[tuple[str, str]]]:

@@ -19,6 +19,8 @@ from decaylaws.settings.mix import MixSettings
 from decaylaws.tables import Mixed, RunTable, mix, read_run_table
 from decaylaws.tables.held_out import MEAN, NEAREST, HeldOutRuns
 from decaylaws.tables.mixture import _doubts
+from tests.laws.test_mixture_harm import ONSET, PASSES
+from tests.laws.test_mixture_harm import runs as repeated_runs
 from tests.tables.planted import SOURCES, best_objective, runs, truth
 
 FAST = {"law": "inverse_sum"}
@@ -307,3 +309,23 @@ def test_intervals_that_miss_left_out_runs_speak_against_a_gain(table: RunTable)
     assert doubts() == ("90 % intervals hold only 60 % of the left-out runs.",)
     assert doubts(coverage_90=[0.85]) == ()
     assert doubts(coverage_90=[float("nan")]) == ()
+
+
+def test_harm_from_repetition_is_found_and_said(tmp_path: Path) -> None:
+    """A table that states its length, and tokens by source: from six passes on books cost, and a note says so."""
+    shares, observed = repeated_runs(3, 0.25)
+    rows = pd.concat([shares.add_prefix("mix:"), observed.add_prefix("loss:")], axis=1)
+    rows.insert(0, "run", [f"run-{number}" for number in range(len(rows))])
+    rows["train_tokens"] = 10**9
+    rows.to_csv(tmp_path / "runs.csv", index=False)
+    sources = {name: {"available_tokens": round(10**9 / value)} for name, value in PASSES.items()}
+    settings = MixSettings.checked({"law": "inverse_sum", "sources": sources, "decay_tokens": 2 * 10**9})
+    found = mix(read_run_table(tmp_path / "runs.csv", settings=settings), settings)
+    (said,) = [note for note in found.notes if note.startswith("Repeating 'books' more than")]
+    (onset,) = found.choice.law.onsets_  # type: ignore[attr-defined]
+    assert onset.lower <= ONSET <= onset.upper
+    assert said.endswith(f"makes as many at a share of {onset.epochs / 50:.3f}.")
+    stated = {name: {"run_epochs": 0.1 * value} for name, value in PASSES.items()}
+    seldom = MixSettings.checked({"law": "inverse_sum", "sources": stated})
+    without = mix(read_run_table(tmp_path / "runs.csv", settings=seldom), seldom)
+    assert not any("Repeating" in note for note in without.notes)
