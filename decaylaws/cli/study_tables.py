@@ -101,7 +101,7 @@ def print_status(console: Console, study: Study, found: Status) -> None:
         counts = found.counts
         console.print(
             f"planned runs: {counts.finished} finished, {counts.running} running, {counts.waiting} waiting, "
-            f"{counts.diverged} diverged, {counts.pruned} pruned, {counts.failed} failed"
+            f"{counts.diverged} diverged, {counts.pruned} ended early, {counts.failed} failed"
         )
     if found.running:
         unit = "bits per byte" if study.settings.objective_unit == "bits_per_byte" else "nats per token"

@@ -159,6 +159,8 @@ def _question(path: Path, number: int, read: Callable[[], Question]) -> Question
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key. The keys of a question are {', '.join(Question.model_fields)}"
         raise DataError(f"{path}:{number}: {f'{field}: ' if field else ''}{message}.") from None
     except ValueError as error:
         raise DataError(

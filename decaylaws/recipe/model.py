@@ -405,7 +405,7 @@ def as_invalid_value(error: ValidationError) -> InvalidValueError:
     if isinstance(cause, InvalidValueError):
         field = path if path.endswith(cause.field) else f"{path}.{cause.field}"
         return InvalidValueError(field, cause.value, cause.constraint, f"{cause.remedy} {more}".strip())
-    value = first["input"] if isinstance(first["input"], str | int | float | bool | None) else "a mapping"
+    value = first["input"]
     if first["type"] == "extra_forbidden":
         return InvalidValueError(path, value, "is not a key of a recipe", f"Remove it or correct it. {more}")
     if first["type"] == "missing":

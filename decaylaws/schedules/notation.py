@@ -57,6 +57,8 @@ def parse_template(text: str) -> ScheduleTemplate:
     Raises:
         InvalidValueError: a stage that cannot be read; the message quotes it.
     """
+    if not isinstance(text, str):
+        raise InvalidValueError("schedule", text, "must be text", "Write Warmup(3e-4, 2B) -> Cosine(0, 1T).")
     stages = _split(text.replace(_ARROW_SIGN, _ARROW))
     if not stages:
         raise InvalidValueError("schedule", text, "is empty", "Write Warmup(3e-4, 2B) -> Cosine(0, 1T).")

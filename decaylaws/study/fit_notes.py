@@ -6,10 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.runs.noise import seed_noise
 from decaylaws.runs.table import LOSS_ERROR, values_by
+
+INTERVAL = 0.9
+"""Level of the intervals of held-out losses."""
+UNLIKELY = 0.05
+"""Chance of a share of held intervals, if each held with that level, from which on the share is called odd."""
 
 
 def unfinished_notes(unfinished: pd.DataFrame, domains: Sequence[str]) -> tuple[str, ...]:
@@ -56,12 +62,7 @@ def fit_notes(
         *(onset.sentence for onset in law.onsets_),
         *accuracy_notes(errors, float(np.mean(list(seed_noise(runs, law.domains_).values())))),
     ]
-    inside = predictions["observed"].between(predictions["lower"], predictions["upper"])
-    for kind, held in inside.groupby(predictions["held_out"], sort=False):
-        outside = "" if 0.8 <= held.mean() <= 0.97 else ", which is outside the expected 80 to 97 %"
-        notes.append(
-            f"90 % intervals hold {100 * held.mean():.0f} % of the losses on held-out {kind}{outside}."
-        )
+    notes += held_notes(predictions)
     notes += size_notes(errors, runs["non_embedding_params"].unique(), target_params)
     for kind, rows in errors.groupby("held_out", sort=False):
         best = rows.iloc[0]
@@ -89,6 +90,22 @@ def accuracy_notes(errors: pd.DataFrame, noise: float) -> list[str]:
         else "No plan was run under two seeds, so the seed noise is unknown. The intervals do not count what another "
         "order of the data changes. Replicates measure it (design.num_replicates)."
     )
+    return notes
+
+
+def held_notes(predictions: pd.DataFrame) -> list[str]:
+    """How many intervals of held-out losses hold, and whether that is more or fewer than chance explains.
+
+    Args:
+        predictions: of held-out losses: ``held_out`` (its kind), ``lower``, ``upper``, ``observed``.
+    """
+    inside, notes = predictions["observed"].between(predictions["lower"], predictions["upper"]), []
+    for kind, held in inside.groupby(predictions["held_out"], sort=False):
+        is_odd = binomtest(int(held.sum()), len(held), INTERVAL).pvalue < UNLIKELY
+        outside = f", {'fewer' if held.mean() < INTERVAL else 'more'} than chance explains" if is_odd else ""
+        notes.append(
+            f"90 % intervals hold {100 * held.mean():.0f} % of the {len(held)} losses on held-out {kind}{outside}."
+        )
     return notes
 
 

@@ -44,6 +44,10 @@ def test_the_documented_shapes_are_read(tmp_path: Path) -> None:
         ({"question": "x", "context": "y", "answer": "a"}, "either 'question' or 'context'"),
         ({"question": "x", "answer": "a", "choices": ["a", "b"], "gold": 0}, "either 'choices'"),
         ({"question": "x", "anser": "a"}, "anser"),
+        (
+            {"question": "x", "answer": "a", "grp": "law"},
+            "grp: unknown key. The keys of a question are question,",
+        ),
         ({"question": "x", "choices": ["a", "b"], "gold": "0"}, "gold"),
         ("{", "JSON"),
         ("[" * 100_000, "JSON"),

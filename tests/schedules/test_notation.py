@@ -132,6 +132,7 @@ def test_case_spacing_and_arrows_do_not_matter() -> None:
     ("text", "message"),
     [
         ("", "'schedule' is empty"),
+        (5, "'schedule' must be text; got 5"),
         (" -> ", "'schedule' is empty"),
         ("Fade(3e-4, 2B)", "cannot be read; got 'Fade"),
         ("Warmup(3e-4, 2B", "cannot be read; got 'Warmup"),

@@ -8,7 +8,7 @@ import pytest
 
 from decaylaws.laws.decay.trust import choice_notes, coverage_doubts, guard_changes
 from decaylaws.runs.noise import seed_noise
-from decaylaws.study.fit_notes import accuracy_notes, size_notes
+from decaylaws.study.fit_notes import accuracy_notes, held_notes, size_notes
 
 PLAN = {
     "start_run_id": "t", "decay_tokens": 1000, "start_lr": 1e-3, "end_lr": 0.0, "decay_shape": "linear",
@@ -104,3 +104,22 @@ def test_unknown_seed_noise_is_said_with_the_setting_that_measures_it() -> None:
     errors = pd.DataFrame({"law": ["decay:effective_gain"], "held_out": ["mixture"], "mae": [0.02]})
     assert "No plan was run under two seeds" in accuracy_notes(errors, float("nan"))[-1]
     assert "below 0.0080 nats on a new seed" in accuracy_notes(errors, 0.01)[-1]
+
+
+@pytest.mark.parametrize(
+    ("held", "count", "said"),
+    [
+        (12, 12, "hold 100 % of the 12 losses on held-out size."),
+        (46, 60, "hold 77 % of the 60 losses on held-out size, fewer than chance explains."),
+        (60, 60, "hold 100 % of the 60 losses on held-out size, more than chance explains."),
+        (54, 60, "hold 90 % of the 60 losses on held-out size."),
+    ],
+)
+def test_a_share_of_held_intervals_is_odd_only_where_chance_does_not_explain_it(
+    held: int, count: int, said: str
+) -> None:
+    observed = [0.0] * held + [2.0] * (count - held)
+    (note,) = held_notes(
+        pd.DataFrame({"held_out": "size", "lower": -1.0, "upper": 1.0, "observed": observed})
+    )
+    assert said in note
