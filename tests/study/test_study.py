@@ -242,6 +242,15 @@ def test_recipe_report_and_explorer_are_of_one_mixture(study: Study) -> None:
     )
     for domain, loss in zip(inputs.problem.law.domains_, inputs.problem.losses(shares[None])[0]):
         assert inputs.recipe.predictions[domain].mean == pytest.approx(loss, abs=1e-9)
+    confirmation = find_confirmation(study)
+    assert confirmation is not None
+    (confirming,) = [
+        entry
+        for entry in confirmation.entries
+        if (entry["candidate"], entry["scale"]) == ("recommended", "target")
+    ]  # predicted as one that was chosen, too
+    assert confirming["objective"]["mean"] == pytest.approx(found["objective"]["mean"], rel=1e-3)
+    assert found["lost_by_choice"] > 0
 
 
 @pytest.mark.slow
