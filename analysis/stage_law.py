@@ -36,8 +36,8 @@ from decaylaws.laws.decay.heldout import splits
 from decaylaws.laws.decay.inputs import final_losses
 from decaylaws.laws.decay.stages import STAGE_PRIOR
 from decaylaws.runs.columns import AVERAGED_START_LOSS, LOSS, MIX, STABLE_MIX, STABLE_TOKENS, START_LOSS
-from decaylaws.runs.table import names_with
-from decaylaws.study.fit import usable_runs
+from decaylaws.runs.table import fit_ready, names_with
+from decaylaws.study.results import decays
 
 TRUNK = {"narrative": 0.5, "reference": 0.48, "code": 0.01, "worked_maths": 0.01}
 SETTINGS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     study = open_or_create(arguments.work, SETTINGS)
     train_study(study)
-    runs = usable_runs(study)[0]
+    runs, _ = fit_ready(decays(study.runs()), list(TRUNK), data_fingerprint=study.corpus().fingerprint)
     proxy = runs[runs["non_embedding_params"] == runs["non_embedding_params"].max()].reset_index(drop=True)
     table = errors(proxy, study.recorded_runs())
     law = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(proxy)
