@@ -19,7 +19,8 @@ but ``mixing_law``: weighed by what each errs at rolling origins inside the fitt
 the largest size's longer runs from its shorter ones; see analysis/LOG.md). With a single size in the fit nothing says
 how size and tokens couple, and ``stack`` is the mean of ``additive`` and ``mixing_law``. Sizes and
 tokens are centred on the fit's geometric means, so that amplitudes are losses at a typical run and priors on them
-mean something. The priors of the exponents are Chinchilla's; with a single size in the fit they are all there is.
+mean something. The priors of the exponents are Chinchilla's, and the term in size is a fifth of the loss, more for a
+target that gains more from tokens than the others do; with a single size in the fit they are all there is.
 
 Intervals come from the curvature of each form, the noise of a run and the difference between the forms, scaled to
 errors on rows that were left out: mixtures, sizes, and the upper quarter of the tokens

@@ -16,7 +16,8 @@ starts from what the checkpoint already knows (:math:`D_0`). :math:`c` stands fo
 records do not hold. The last two know no checkpoint and diverge at its start.
 
 Intervals come from the curvature of each domain's fit, scaled to errors on replay shares and on the later half of the
-steps that were left out (``decaylaws.laws.kit.holdout``).
+steps that were left out (``decaylaws.laws.kit.holdout``), and beyond the longest run from the errors of fits to the
+shorter ones (``decaylaws.laws.kit.horizon``).
 """
 
 from __future__ import annotations
