@@ -271,12 +271,13 @@ def report(directory: StudyDir) -> dict[str, object]:
     Writes report.html, which opens from disk without a network.
     Write it again after confirm, launch and evaluate.
     """
-    from decaylaws.report import write_report
+    from decaylaws.report import ReportInputs, write_report
 
     study = open_study(console, directory)
-    path = write_report(study).resolve()
+    inputs = ReportInputs.of(study)
+    path = write_report(study, inputs).resolve()
     console.print(f"Report: {path}", highlight=False, soft_wrap=True)
-    say_next(console, study, next_verb(steps(study)))
+    say_next(console, study, next_verb(steps(study, inputs.recommended)))
     return {"report": path}
 
 

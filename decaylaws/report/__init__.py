@@ -12,16 +12,20 @@ from decaylaws.report.words import when
 from decaylaws.study import Study
 from decaylaws.study.status import report_stamp
 
-__all__ = ["write_report"]
+__all__ = ["ReportInputs", "write_report"]
 
 
-def write_report(study: Study) -> Path:
+def write_report(study: Study, inputs: ReportInputs | None = None) -> Path:
     """Write the report of a study; what has not been done yet is said, not left out.
+
+    Args:
+        study: the study.
+        inputs: what the report is made from, where it has been read already.
 
     Raises:
         StudyError: there is no recommendation yet.
     """
-    inputs = ReportInputs.of(study)
+    inputs = inputs or ReportInputs.of(study)
     created = when(inputs.recipe.provenance.created or "at an unknown time")
     page = render(
         "How to decay: mixture and schedule",

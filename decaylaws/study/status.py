@@ -104,10 +104,15 @@ def status(study: Study, *, progress: Progress = silent) -> Status:
     return Status(found, verb, None if verb is None else command_of(study, verb), counts, running)
 
 
-def steps(study: Study) -> list[Step]:
-    """The verbs of a study in their order; what answers an older question is stale, and so is all that rests on it."""
+def steps(study: Study, recommended: Recommended | None = None) -> list[Step]:
+    """The verbs of a study in their order; what answers an older question is stale, and so is all that rests on it.
+
+    Args:
+        study: the study.
+        recommended: its recipe with what it rests on, where they have just been read.
+    """
     found: list[Step] = []
-    checks, stale = _Checks(study), ""
+    checks, stale = _Checks(study, recommended), ""
     for verb, result in RESULTS.items():
         if not applies(study, verb):
             continue
@@ -125,8 +130,8 @@ class _Checks:
     Each reads what those before it have not read, and raises an error that says why the result is stale.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, recommended: Recommended | None) -> None:
+        self._study, self._read = study, recommended
 
     def step(self, verb: str) -> Step:
         """State of a verb."""
@@ -138,19 +143,19 @@ class _Checks:
 
     @cached_property
     def _planned(self) -> PlannedSweep:
-        return self._study.planned()
+        return self._read.sweep if self._read else self._study.planned()
 
     @cached_property
     def _measured(self) -> MeasuredSweep:
-        return self._study.measured(self._planned)
+        return self._read.sweep if self._read else self._study.measured(self._planned)
 
     @cached_property
     def _fit_inputs(self) -> FitInputs:
-        return read_fit_inputs(self._study, self._measured)
+        return self._read.inputs if self._read else read_fit_inputs(self._study, self._measured)
 
     @cached_property
     def _recommended(self) -> Recommended:
-        return read_recommended(self._study, self._fit_inputs)
+        return self._read or read_recommended(self._study, self._fit_inputs)
 
     def prepare(self) -> None:
         """The corpus is the one that study.yaml describes."""
