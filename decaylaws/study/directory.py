@@ -29,6 +29,7 @@ from decaylaws.study.stored import StoredArithmetic, StoredPlan
 from decaylaws.study.stored_corpus import StoredEvaluation, StoredManifest, StoredStore
 from decaylaws.study.sweep import MeasuredSweep, PlannedSweep
 from decaylaws.study.template import template_text
+from decaylaws.study.trainer import to_the_end
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ class Study(StudyPaths):
             StudyError: nothing has been run.
         """
         if not self.runs_file.is_file():
-            raise StudyError(f"{self.root} has no finished runs yet. Run 'decaylaws status {self.root}'.")
+            raise StudyError(f"{self.root} has no finished runs yet. {to_the_end(self.root, self.settings)}")
         return read_runs(self.runs_file)
 
     def runs(self) -> pd.DataFrame:
