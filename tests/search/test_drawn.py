@@ -54,6 +54,7 @@ def test_a_draw_of_the_blend_is_a_draw_of_one_member() -> None:
     mixtures = np.random.default_rng(5).dirichlet(np.ones(4), 20)
     model = law.models_["web"]
     assert isinstance(model, BlendModel)
+    model = replace(model, process_share=0.5)
     rng = np.random.default_rng(3)
     formula, process = model._formula.posterior(16, rng), model._process.posterior(16, rng)
     drawn = model.posterior(16, np.random.default_rng(3)).all(mixtures)
