@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.kit.horizon import Horizon
+from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.rolling import BoolArray, Origin, rolled
 from decaylaws.laws.mixing.data import MIN_RUNS
@@ -24,7 +24,6 @@ AXIS = "mixture"
 
 _INNER = (0.5, 0.75)  # of the runs, by their distance from the mean mixture: what the two fits see
 _FEWEST_OUTSIDE = 2  # runs of an origin: one says what it erred, and nothing of what it is usual to err
-_ONE_SD = 0.6827
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def mixture_horizon(
 
     def asked_of(fitted: BoolArray, asked: BoolArray) -> Prediction:
         mean, sd = predict(fitted, shares[asked])
-        return Prediction(mean, mean * np.exp(-sd), mean * np.exp(sd), _ONE_SD)
+        return Prediction(mean, mean * np.exp(-sd), mean * np.exp(sd), ONE_SD)
 
     table = rolled(mixture_origins(shares), asked_of, losses)
     return Horizon.measured({AXIS: np.ones(len(shares))}, table, noise=noise)
