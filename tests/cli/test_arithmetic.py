@@ -13,40 +13,39 @@ import pytest
 from decaylaws.runs.config import Arithmetic
 from decaylaws.study import arithmetic
 
-PRESENT = 1000.0
+PRESENT = 1000.0  # tokens per second
 COMPILED = Arithmetic(compiled=True)
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A study of three shapes whose proxy trains 1,000 tokens per second."""
-    monkeypatch.setattr(arithmetic, "calibrate", lambda _: SimpleNamespace(speeds={"proxy": {1: PRESENT}}))
+def planner() -> Any:
+    """The planner of a study of three shapes."""
     settings = SimpleNamespace(starts=("a", "b", "c"), proxy="proxy", backend=SimpleNamespace(device="cpu"))
-    return SimpleNamespace(settings=settings, planner=lambda: SimpleNamespace(shape=lambda name: name))
+    return SimpleNamespace(settings=settings)
 
 
-def gain(study: Any, monkeypatch: pytest.MonkeyPatch, compile_it: Any, *, tried: int = 1) -> float:
+def gain(planner: Any, monkeypatch: pytest.MonkeyPatch, compile_it: Any, *, tried: int = 1) -> float:
     def speed(*_: object) -> tuple[float, int]:
         compile_it()
         return 2 * PRESENT, tried
 
     monkeypatch.setattr(arithmetic, "_speed", speed)
-    return arithmetic._gain(study, COMPILED, 1.0)[0]
+    return arithmetic._gain(planner, COMPILED, 1.0, PRESENT)[0]
 
 
-def test_waiting_for_a_busy_machine_is_not_charged(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_busy_machine_is_not_charged(planner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # by the clock: 1 / (0.5 + 3 * 0.5) = 0.5
-    assert gain(study, monkeypatch, lambda: time.sleep(0.5)) == pytest.approx(2.0, rel=0.05)
+    assert gain(planner, monkeypatch, lambda: time.sleep(0.5)) == pytest.approx(2.0, rel=0.05)
 
 
 def test_the_work_of_a_compiler_is_charged_for_each_shape_and_one_number_of_slots(
-    study: Any, monkeypatch: pytest.MonkeyPatch
+    planner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = "import time\nwhile time.process_time() < 0.4: pass"
 
     def compile_it() -> None:
         subprocess.run([sys.executable, "-c", program], check=True)
 
-    whole = gain(study, monkeypatch, compile_it)
+    whole = gain(planner, monkeypatch, compile_it)
     assert 0.3 < whole < 1 / (0.5 + 3 * 0.38)
-    assert gain(study, monkeypatch, compile_it, tried=4) > 1.5 * whole
+    assert gain(planner, monkeypatch, compile_it, tried=4) > 1.5 * whole
