@@ -65,7 +65,12 @@ def predict_curve(
         typer.Option(help=f"shapes of the decay to try; {', '.join(DECAY_SHAPES)} by default"),
     ] = None,
     law: Annotated[str, typer.Option(help=", ".join(SCHEDULE_LAWS))] = next(iter(SCHEDULE_LAWS)),
-    model: Annotated[str | None, typer.Option(help="model to predict, where the table holds several")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="model to predict, where the table holds several; or a size that was not fitted, such as 1.4B"
+        ),
+    ] = None,
     domain: Annotated[
         str | None, typer.Option(help="domain whose losses count, where the table holds several")
     ] = None,
@@ -131,7 +136,8 @@ def _print_curve(found: CurvePrediction) -> None:
             frame_table(found.errors, title="runs that were predicted and not fitted, nats per token")
         )
     if found.best is not None:
-        say(console, _best_words(found.best, found.unit))
+        said = _best_words(found.best, found.unit)
+        say(console, [*said, *(note for note in found.best.notes if note not in found.notes)])
     if not found.held_out.empty:
         console.print(frame_table(found.held_out, title="curves left out of the fit, nats per token"))
     for run, reason in found.excluded.itertuples(index=False):
@@ -151,7 +157,7 @@ def _best_words(best: BestDecay, unit: str) -> list[str]:
         words.append(
             f"Fractions from {low:.0f} to {high:.0f} % are as good, within what two seeds of a run differ by."
         )
-    return [*words, str(best.schedule), *best.notes]
+    return [*words, str(best.schedule)]
 
 
 def _evenly(count: int) -> list[int]:

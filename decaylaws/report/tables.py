@@ -70,7 +70,7 @@ def _best_decay(found: CurvePrediction) -> Section | None:
         f"Gain over a linear decay over the last fifth: {best.gain_over_linear_20.mean:.4f} "
         f"({span(best.gain_over_linear_20.lower, best.gain_over_linear_20.upper)}).",
         f"Schedule: {best.schedule}",
-        *best.notes,
+        *(note for note in best.notes if note not in found.notes),
     ]
     drawn = Picture.of(
         plot_schedules(schedules_data({"best decay": best.schedule})), f"LR over {found.unit}."

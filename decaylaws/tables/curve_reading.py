@@ -25,6 +25,7 @@ _DIVERGED_NATS = 0.5
 
 _RUN = ("run_id", "run", "name", "run_name", "id")
 _MODEL = ("model", "model_size", "size")
+_PARAMS = ("params", "non_embedding_params", "num_params", "n_params", "parameters", "num_parameters")
 _STEP = ("step", "_step", "global_step", "trainer/global_step", "iteration", "iter")
 _LOSS = ("loss", "val_loss", "train_loss", "train/loss", "eval/loss", "lm loss", "value")
 _LR = ("lr", "learning_rate", "learning-rate", "train/learning_rate", "train/lr", "optim/learning_rate")
@@ -67,8 +68,9 @@ def read_loss_curves(
 
     Args:
         path: columns ``run`` (one run where there is none), ``tokens`` or ``step``, ``loss`` (nats per token), and
-            ``lr`` where ``schedules`` is not given; ``model`` or ``model_size`` where sizes differ. Usual other names
-            are known. Or a chart exported from Weights & Biases, whose columns are ``<run> - <metric>``.
+            ``lr`` where ``schedules`` is not given; ``model`` or ``model_size`` where sizes differ, and ``params``, the
+            non-embedding parameters, where the names of the models do not state them. Usual other names are known.
+            Or a chart exported from Weights & Biases, whose columns are ``<run> - <metric>``.
         schedules: a table with a row for each run: ``run`` and ``schedule`` in arrow notation, or the columns of
             ``decaylaws.runs.stated_schedules``. Without it the logged LR is the schedule.
         columns: our name to the table's, for columns under other names.
@@ -103,6 +105,7 @@ def read_loss_curves(
     curves: list[LossCurve] = []
     excluded: list[tuple[str, str]] = []
     several = table["model"].nunique() > 1
+    params = _sizes(table, path)
     for (model, run), points in table.groupby(["model", "run"], sort=False):
         name = f"{model}/{run}" if several else str(run)
         if plans is not None and (str(model), str(run)) not in plans and ("", str(run)) not in plans:
@@ -121,7 +124,7 @@ def read_loss_curves(
             )
             curve = LossCurve(
                 name, schedule, points["tokens"].to_numpy(), points["loss"].to_numpy(), str(model),
-                stated_params(str(model)),
+                params[str(model)],
             )  # fmt: skip
         except DecaylawsError as error:
             excluded.append((name, str(error)))
@@ -159,7 +162,15 @@ def _points(
         table = read_wandb_curves(path, domain=ONE_RUN, tokens_per_step=step_tokens, resumed="last")
         return table.rename(columns={"run_id": "run"}).drop(columns=["lr", "domain"]).assign(model="model")
     table = renamed(table, columns, path)
-    usual = {"run": _RUN, "model": _MODEL, "step": _STEP, "loss": _LOSS, "lr": _LR, "tokens": ("tokens",)}
+    usual = {
+        "run": _RUN,
+        "model": _MODEL,
+        "params": _PARAMS,
+        "step": _STEP,
+        "loss": _LOSS,
+        "lr": _LR,
+        "tokens": ("tokens",),
+    }
     found = {ours: first_of((ours, *names), table) for ours, names in usual.items()}
     table = table.rename(columns={theirs: ours for ours, theirs in found.items() if theirs})
     missing = [name for name in ("loss",) if name not in table.columns]
@@ -168,9 +179,37 @@ def _points(
     if missing:
         remedy = f"Name the column that holds it, as in --map loss=NAME. The table holds {held(table)}."
         raise SchemaError(str(path), missing=missing, remedy=remedy)
+    if "model" not in table.columns and "params" in table.columns and table["params"].nunique() > 1:
+        table["model"] = table["params"]
     for name, one in (("run", ONE_RUN), ("model", "model")):
         table[name] = table[name].map(str) if name in table.columns else one
     return table
+
+
+def _sizes(table: pd.DataFrame, path: str | Path) -> dict[str, float | None]:
+    """Parameters of every model: those that the table gives, else those that its name states; None if neither does.
+
+    Raises:
+        InvalidValueError: a size that cannot be, or several of one model.
+    """
+    sizes: dict[str, float | None] = {}
+    for model, rows in table.groupby("model", sort=False):
+        where, given = f"params of model {model} in {path}", []
+        if "params" in rows.columns:
+            given = rows["params"].dropna().unique().tolist()
+        for cell in given:
+            size = stated_params(str(cell)) or float(numbers(pd.Series([cell])).iloc[0])
+            if not 0 < size < np.inf:
+                raise InvalidValueError(where, cell, "must be a number above zero, such as 25M or 25e6")
+        if len(given) > 1:
+            raise InvalidValueError(
+                where,
+                given,
+                "must be one number",
+                "Give models of different sizes different names ('model').",
+            )
+        sizes[str(model)] = size if given else stated_params(str(model))
+    return sizes
 
 
 def _plans(

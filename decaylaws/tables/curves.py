@@ -20,11 +20,12 @@ from decaylaws.laws.annealing import (
     prediction_table,
     warmup_tokens,
 )
-from decaylaws.laws.annealing.optimum import Budget, best_decay, extrapolations
+from decaylaws.laws.annealing.optimum import Budget, best_decay, extrapolations, size_words
 from decaylaws.laws.kit.compare import compare
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.law import Prediction
 from decaylaws.progress import Progress, silent
+from decaylaws.runs.stated_schedules import stated_params
 from decaylaws.schedules import SHAPES, Schedule
 from decaylaws.search.certainty import LEVEL
 from decaylaws.search.recommendation import Estimate
@@ -88,7 +89,8 @@ class CurvePrediction:
         law: name of the law.
         parameters: its fitted parameters.
         fitted: names of the fitted runs.
-        model: the model that was predicted.
+        model: the model whose schedule or budget was asked for; None where the curves hold several and nothing was.
+        params: its non-embedding parameters, where they are known.
         unit: what schedules count, ``tokens`` or ``steps``.
         excluded: runs that were left out, with the reason.
         notes: sentences for the reader.
@@ -103,7 +105,8 @@ class CurvePrediction:
     law: str
     parameters: Mapping[str, object]
     fitted: tuple[str, ...]
-    model: str
+    model: str | None
+    params: float | None
     unit: str
     excluded: pd.DataFrame
     notes: tuple[str, ...]
@@ -135,7 +138,8 @@ def predict_curve(
         end_lr: lowest LR that its decay may reach; by default the lowest that the fitted curves reached.
         shapes: shapes of the decay to choose from.
         law: one of :data:`SCHEDULE_LAWS`.
-        model: the model to predict, where the curves hold several.
+        model: the model to predict, where the curves hold several; or a size such as ``1.4B`` that was not fitted,
+            where the sizes of the fitted models are known.
         progress: told of the stages.
 
     Raises:
@@ -161,12 +165,15 @@ def predict_curve(
     progress("fit", 0, 1)
     fitted = SCHEDULE_LAWS[law]().fit(fit)
     progress("fit", 1, 1)
-    asked_model = _model(fitted, model)
+    asked_model, asked_params = None, None
+    if schedule is not None or budget is not None or model is not None or len(fitted.models_) == 1:
+        asked_model, asked_params = _model(fitted, model)
+    other_size = None if asked_model in fitted.models_ else asked_params
     questions = list(left_out)
-    if schedule is not None:
+    if schedule is not None and asked_model is not None:
         first = max(warmup_tokens(schedule), 1)
         at = np.unique(np.linspace(first, schedule.tokens, _POINTS).round())
-        questions.insert(0, LossCurve(QUESTION, schedule, at, model=asked_model))
+        questions.insert(0, LossCurve(QUESTION, schedule, at, model=asked_model, params=asked_params))
     points = pd.DataFrame(columns=["run_id", "tokens", "observed", "predicted", "lower", "upper"])
     if questions:
         points = prediction_table(fitted, questions, interval=LEVEL)
@@ -178,10 +185,10 @@ def predict_curve(
     unknown = [shape for shape in shapes if shape not in SHAPES]
     if unknown or not shapes:
         raise InvalidValueError("shapes", unknown or list(shapes), f"must be among {list(SHAPES)}")
-    if budget is not None:
+    if budget is not None and asked_model is not None:
         progress("best decay", 0, 1)
         best = _best(
-            fitted, fit, asked_model, budget, shapes,
+            fitted, fit, asked_model, asked_params, budget, shapes,
             peak_lr=peak_lr or (schedule.peak_lr if schedule else max(each.schedule.peak_lr for each in fit)),
             warmup=_warmup(warmup, schedule, fit),
             end_lr=float(f"{fitted.evidence_.lowest_end:.3g}") if end_lr is None else end_lr,
@@ -189,7 +196,11 @@ def predict_curve(
         progress("best decay", 1, 1)
     notes = [*curves.notes, fitted.report_.status.sentence]
     if schedule is not None:
-        notes += extrapolations(fitted, schedule)
+        notes += extrapolations(fitted, schedule, other_size)
+    others = {curve.params for curve in left_out if curve.params and curve.model not in fitted.models_} - {
+        other_size
+    }
+    notes += [size_words(fitted, params) for params in sorted(others)]
     held_out = _held_out(fit, law, progress)
     notes += _held_out_notes(held_out, law)
     return CurvePrediction(
@@ -203,6 +214,7 @@ def predict_curve(
         parameters=fitted.params_,
         fitted=tuple(curve.run_id for curve in fit),
         model=asked_model,
+        params=asked_params,
         unit=curves.unit,
         excluded=curves.excluded,
         notes=tuple(notes),
@@ -212,12 +224,25 @@ def predict_curve(
 _ERRORS = ("run", "mae", "rmse", "worst_relative_error", "final_error", "coverage_90")
 
 
-def _model(law: ScheduleLaw, model: str | None) -> str:
+def _model(law: ScheduleLaw, model: str | None) -> tuple[str, float | None]:
+    """The model that is asked for, and its parameters where they are known."""
     if model is None and len(law.models_) == 1:
-        return law.models_[0]
-    if model not in law.models_:
-        raise InvalidValueError("model", model, f"must be one of the fitted models {law.models_}")
-    return model
+        model = law.models_[0]
+    if model in law.models_:
+        return model, law.sizes_.get(model)
+    params = None if model is None else stated_params(model)
+    same = [name for name, size in law.sizes_.items() if size == params]
+    if len(same) == 1:  # .1B where the curves say 100M
+        return same[0], params
+    if model is None or params is None or not law.sizes_:
+        remedy = (
+            "A size that was not fitted can be asked for too, such as 1.4B."
+            if law.sizes_
+            else "Another size can be predicted where the sizes of the fitted models are known: name them by their "
+            "size (25M), or give the table a column 'params'."
+        )
+        raise InvalidValueError("model", model, f"must be one of the fitted models {law.models_}", remedy)
+    return model, params
 
 
 def _warmup(warmup: int | None, schedule: Schedule | None, fit: Sequence[LossCurve]) -> int:
@@ -276,10 +301,10 @@ def _held_out_notes(held_out: pd.DataFrame, law: str) -> list[str]:
 
 
 def _best(
-    law: ScheduleLaw, fit: Sequence[LossCurve], model: str, tokens: int, shapes: Sequence[str], *, peak_lr: float,
-    warmup: int, end_lr: float,
+    law: ScheduleLaw, fit: Sequence[LossCurve], model: str, params: float | None, tokens: int, shapes: Sequence[str], *,
+    peak_lr: float, warmup: int, end_lr: float,
 ) -> BestDecay:  # fmt: skip
-    budget = Budget(tokens, peak_lr, warmup, end_lr, model)
+    budget = Budget(tokens, peak_lr, warmup, end_lr, model, params)
     found = best_decay(law, budget, shapes=shapes, level=LEVEL)
     last = found.schedule.segments[-1]
     return BestDecay(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from decaylaws.cli import app
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.tables import predict_curve, read_loss_curves
-from tests.laws.curves import LATE, LOW, PEAK, SCHEDULES, STEP, WARMUP, simulated
+from tests.laws.curves import LATE, LOW, PEAK, SCHEDULES, STEP, TRUTH, WARMUP, simulated
 
 
 @pytest.fixture
@@ -68,6 +68,100 @@ def test_the_best_decay_is_no_worse_than_others_by_the_same_law(planted: Path) -
     assert found.best.schedule.end_lr == pytest.approx(LOW)
     assert found.best.gain_over_cosine.mean > 0
     assert set(found.held_out["law"]) == {"reducible_multi_power", "multi_power", "momentum"}
+
+
+SIZES = {"tiny": 4e7, "small": 6e7, "base": 9e7, "large": 2e8}
+
+
+@pytest.fixture
+def planted_sizes(tmp_path: Path) -> Path:
+    """A constant and a dropped LR at four sizes whose level falls with N^-1/3, with the models' sizes."""
+    parts = []
+    for model, params in SIZES.items():
+        truth = {**TRUTH, "level": 1.9 + 0.6 * (params / 1e8) ** (-1 / 3)}
+        for name in ("constant", "hold"):
+            curve = simulated(name, SCHEDULES[name], num=25, truth=truth)
+            points = {"tokens": curve.tokens.astype(int), "loss": curve.loss, "schedule": name}
+            parts.append(pd.DataFrame({"run": name, "model": model, "params": params, **points}))
+    pd.concat(parts).to_csv(tmp_path / "curves.csv", index=False)
+    notation = {name: str(schedule) for name, schedule in SCHEDULES.items()}
+    pd.DataFrame(notation.items(), columns=["run", "schedule"]).to_csv(tmp_path / "runs.csv", index=False)
+    return tmp_path
+
+
+def test_a_size_that_was_not_fitted_is_predicted_and_told(planted_sizes: Path) -> None:
+    files = {"path": planted_sizes / "curves.csv", "schedules": planted_sizes / "runs.csv"}
+    curves = read_loss_curves(**files)  # type: ignore[arg-type]
+    large = [f"large/{name}" for name in ("constant", "hold")]
+    truth = curves.curves[curves.names.index(large[1])].observed[-1]
+    found = predict_curve(
+        curves, schedule=SCHEDULES["hold"], unfitted=large, model="200M", budget=8_000_000, shapes=["linear"]
+    )
+    assert (found.model, found.params) == ("200M", 2e8)
+    assert found.final_loss is not None
+    assert found.best is not None
+    assert found.final_loss.lower < truth < found.final_loss.upper
+    assert found.final_loss.mean == pytest.approx(truth, rel=0.02)
+    assert found.best.final_loss.mean < found.final_loss.mean
+    assert found.best.final_loss.upper - found.best.final_loss.lower > 0.02  # as uncertain as the size is
+    said = next(note for note in found.notes if "outside the fitted sizes" in note)
+    assert "200M parameters" in said
+    assert "2.22 times the largest, 90M" in said
+    assert (
+        "Fitted to the smaller sizes, the law errs by" in said
+    )  # three sizes: two to fit and one to predict
+    assert said in found.best.notes
+    between = predict_curve(curves, schedule=SCHEDULES["hold"], unfitted=large, model="70M")
+    assert between.final_loss is not None
+    assert found.final_loss.mean < between.final_loss.mean
+    assert any("between the fitted sizes, 40M to 90M" in note for note in between.notes)
+    fitted = predict_curve(curves, schedule=SCHEDULES["hold"], unfitted=large, model="90M")
+    assert fitted.model == "base"
+    assert not any("fitted sizes" in note for note in fitted.notes if "200M" not in note)
+
+
+def test_runs_of_a_size_that_was_not_fitted_are_scored_with_what_is_known_of_it(planted_sizes: Path) -> None:
+    curves = read_loss_curves(
+        planted_sizes / "curves.csv", schedules=planted_sizes / "runs.csv", where={"run": "hold"}
+    )
+    names = [f"{model}/hold" for model in ("base", "large")]
+    found = predict_curve(curves, unfitted=names, law="momentum")
+    assert found.errors["run"].tolist() == names
+    assert (found.model, found.params) == (None, None)  # of two fitted models none was asked for
+    said = [note for note in found.notes if "outside the fitted sizes" in note]
+    assert len(said) == 2
+    assert "Curves of 90M parameters would measure it." in said[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"params": "0"}, "must be a number above zero"),
+        ({"params": "many"}, "must be a number above zero"),
+        ({"model": "one"}, "must be one number"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_error(planted_sizes: Path, change: dict[str, str], words: str) -> None:
+    pd.read_csv(planted_sizes / "curves.csv").assign(**change).to_csv(
+        planted_sizes / "curves.csv", index=False
+    )
+    with pytest.raises(InvalidValueError, match=words):
+        read_loss_curves(planted_sizes / "curves.csv", schedules=planted_sizes / "runs.csv")
+
+
+def test_a_size_is_asked_for_by_its_column_or_named_by_the_models(planted_sizes: Path) -> None:
+    table = pd.read_csv(planted_sizes / "curves.csv")
+    for changed in (
+        table.drop(columns="model"),
+        table.assign(
+            model=table["model"].map({name: f"{size / 1e6:.0f}M" for name, size in SIZES.items()})
+        ).drop(columns="params"),
+        table.assign(params=table["params"].map(lambda size: f"{size / 1e6:.0f}M")),
+    ):
+        changed.to_csv(planted_sizes / "curves.csv", index=False)
+        read = read_loss_curves(planted_sizes / "curves.csv", schedules=planted_sizes / "runs.csv")
+        assert {curve.params for curve in read.curves} == set(SIZES.values())
+        assert len({curve.model for curve in read.curves}) == len(SIZES)
 
 
 def test_what_cannot_be_used_is_left_out_by_name(planted: Path) -> None:
@@ -167,7 +261,7 @@ def test_a_question_that_cannot_be_answered_is_one_error(planted: Path) -> None:
         ({"unfitted": ["lat"]}, "must be one of the runs"),
         ({"unfitted": list(curves.names)}, "must leave a curve"),
         ({"schedule": LATE, "law": "kaplan"}, "must be one of"),
-        ({"schedule": LATE, "model": "7B"}, "fitted models"),
+        ({"schedule": LATE, "model": "7B"}, "fitted models.*a column 'params'"),
         ({"budget": 10**6, "shapes": ["cliff"]}, "must be among"),
         ({"budget": WARMUP}, "must be below"),
     ):

@@ -185,7 +185,7 @@ class ScheduleLaw(Law):
     def _curve_draws(self, curve: LossCurve) -> Array:
         few = curve.select(spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
         path = lr_path(few.schedule, few.tokens, **self.units_)
-        own = self._own_parameters(curve)
+        own = self._own_parameters(curve.model, curve.params)
         _, by_shared, by_own = self._evaluate(path, self._params_of(curve), own, self._theta)
         slopes = np.concatenate([by_shared, by_own @ own.matrix, by_own @ own.spread], axis=1)
         # schedules of one model share what is not known of it
@@ -196,29 +196,40 @@ class ScheduleLaw(Law):
             [np.interp(curve.tokens, few.tokens, row) for row in deviations]
         )
 
+    @property
+    def sizes_(self) -> dict[str, float]:
+        """Parameters of every fitted model by name; empty unless all of them are known."""
+        self._require_fitted()
+        return {model: size for model, size in self._sizes.items() if size}
+
     def predict_loss(
-        self, schedule: Schedule, *, model: str | None = None, tokens: ArrayLike | None = None
+        self,
+        schedule: Schedule,
+        *,
+        model: str | None = None,
+        tokens: ArrayLike | None = None,
+        params: float | None = None,
     ) -> Array:
         """Loss under a schedule, at its end or at ``tokens`` ``[n]``; of the last fitted model by default.
 
         Args:
             schedule: LR over tokens.
-            model: one of the fitted models; the last one if ``None``.
+            model: one of the fitted models, or the name of another one; the last one if ``None``.
             tokens: positions at which to predict [n]; the end of the schedule if ``None``.
+            params: parameters of a model that was not fitted.
         """
         self._require_fitted()
-        at = schedule.tokens if tokens is None else tokens
-        question = LossCurve(
-            "question", schedule, np.asarray(at, dtype=float), model=model or self.models_[-1]
-        )
+        at = np.asarray(schedule.tokens if tokens is None else tokens, dtype=float)
+        question = LossCurve("question", schedule, at, model=model or self.models_[-1], params=params)
         return np.asarray(self.predict([question]))
 
-    def predict_path(self, path: LrPath, *, model: str | None = None) -> Array:
+    def predict_path(self, path: LrPath, *, model: str | None = None, params: float | None = None) -> Array:
         """Loss at the evaluations ``[n]`` of a path made in :attr:`units_`: the inner loop of searches."""
         name = model or self.models_[-1]
-        own = self._own_of(self.models_.index(name))
-        value, _, _ = self._evaluate(path, self._sizes[name], own, self._theta)
-        return value + self.transients_[name].value(path.progress)
+        own = self._own_parameters(name, params)
+        value, _, _ = self._evaluate(path, self._sizes.get(name, params), own, self._theta)
+        transient = self.transients_.get(name)
+        return value if transient is None else value + transient.value(path.progress)
 
     def param_intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Lower and upper end of every fitted parameter, in the coordinate in which it is fitted."""
@@ -411,9 +422,7 @@ class ScheduleLaw(Law):
         return self._family().value(path, theta[:num_shared], values, self._log_size(params))
 
     def _value(self, curve: LossCurve, path: LrPath) -> Array:
-        value, _, _ = self._evaluate(path, self._params_of(curve), self._own_parameters(curve), self._theta)
-        transient = self.transients_.get(curve.model)
-        return value if transient is None else value + transient.value(path.progress)
+        return self.predict_path(path, model=curve.model, params=curve.params)
 
     def _params_of(self, curve: LossCurve) -> float | None:
         return self._sizes.get(curve.model, curve.params)
@@ -421,19 +430,19 @@ class ScheduleLaw(Law):
     def _own_of(self, model: int) -> OwnParameters:
         return of_fitted(model, len(self.models_))
 
-    def _own_parameters(self, curve: LossCurve) -> OwnParameters:
-        if curve.model in self.models_:
-            return self._own_of(self.models_.index(curve.model))
+    def _own_parameters(self, model: str, params: float | None) -> OwnParameters:
+        if model in self.models_:
+            return self._own_of(self.models_.index(model))
         sizes = [size for size in self._sizes.values() if size]
-        if curve.params is None or not sizes:
+        if params is None or not sizes:
             raise InvalidValueError(
                 "model",
-                curve.model,
+                model,
                 f"must be one of the fitted models {self.models_}",
                 "For another size, give 'params' of this curve and of the fitted ones.",
             )
         off = (self.draws_ - self._theta)[:, self._num_shared() :]
-        return at_size(curve.params, sizes, self._theta[self._num_shared() :], off.T @ off / len(off))
+        return at_size(params, sizes, self._theta[self._num_shared() :], off.T @ off / len(off))
 
     def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
         """Progress and residuals of a model's evaluations inside the burn-in."""

@@ -18,6 +18,7 @@ from decaylaws.laws.annealing import LossCurve, LrPath, ScheduleLaw, knot_path
 from decaylaws.laws.kit.draws import quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.schedules import Schedule, cosine, from_points, multi_step, warmup, warmup_stable_decay
+from decaylaws.schedules.quantities import round_tokens
 
 FLAT_NATS = 1e-3  # what two seeds of one run differ by: schedules this near the optimum are as good
 _FRACTIONS = np.array([0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
@@ -33,7 +34,8 @@ class Budget:
         peak_lr: LR after the warm-up.
         warmup_tokens: tokens of the linear warm-up.
         floor_lr: lowest LR that a decay may reach.
-        model: fitted model to optimise for; the law's last one by default.
+        model: model to optimise for; the law's last fitted one by default.
+        params: its parameters, where it was not fitted.
     """
 
     tokens: int
@@ -41,6 +43,7 @@ class Budget:
     warmup_tokens: int = 0
     floor_lr: float = 0.0
     model: str | None = None
+    params: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_tokens < self.tokens:
@@ -172,7 +175,7 @@ def best_curve(
 
     def objective(ratios: Array) -> float:
         path = _with_warmup(budget, places.astype(float), lrs(ratios), law.units_)
-        return float(law.predict_path(path, model=budget.model)[0])
+        return float(law.predict_path(path, model=budget.model, params=budget.params)[0])
 
     candidates = [best_decay(law, budget, shapes=[shape]).schedule for shape in ("linear", "1-sqrt")]
     candidates.append(best_steps(law, budget).schedule)
@@ -210,7 +213,7 @@ def _ratios(values: Array) -> Array:
 
 
 def _loss(law: ScheduleLaw, budget: Budget, schedule: Schedule) -> float:
-    return float(law.predict_loss(schedule, model=budget.model)[0])
+    return float(law.predict_loss(schedule, model=budget.model, params=budget.params)[0])
 
 
 def _best_fraction(
@@ -244,22 +247,28 @@ def _report(
     rivals = [schedule, budget.cosine(), budget.wsd(0.2)]
     model = budget.model or law.models_[-1]
     questions = [
-        LossCurve("question", rival, np.array([float(rival.tokens)]), model=model) for rival in rivals
+        LossCurve("question", rival, np.array([float(rival.tokens)]), model=model, params=budget.params)
+        for rival in rivals
     ]
     mean, draws = law.predict(questions), law.predict_draws(questions)
     over_cosine, over_wsd = (
         quantile_interval(mean[[i]] - mean[[0]], draws[:, [i]] - draws[:, [0]], level) for i in (1, 2)
     )
     loss = law.predict(questions[:1], interval=level)
-    return ScheduleOptimum(
-        schedule, loss, over_cosine, over_wsd, near, extrapolations(law, schedule), seconds
-    )
+    notes = extrapolations(law, schedule, None if model in law.models_ else budget.params)
+    return ScheduleOptimum(schedule, loss, over_cosine, over_wsd, near, notes, seconds)
 
 
-def extrapolations(law: ScheduleLaw, schedule: Schedule) -> tuple[str, ...]:
-    """In what respects a schedule leaves the range that the law was fitted on, one sentence each."""
+def extrapolations(law: ScheduleLaw, schedule: Schedule, params: float | None = None) -> tuple[str, ...]:
+    """In what respects a schedule leaves the range that the law was fitted on, one sentence each.
+
+    Args:
+        law: fitted law.
+        schedule: the schedule that is predicted.
+        params: parameters of its model, where that was not fitted.
+    """
     seen = law.evidence_
-    notes = []
+    notes = [] if params is None else [size_words(law, params)]
     if schedule.tokens > 1.05 * seen.longest_tokens:
         ratio = schedule.tokens / seen.longest_tokens
         notes.append(f"The horizon is {ratio:.2g} times the longest one fitted.")
@@ -273,3 +282,38 @@ def extrapolations(law: ScheduleLaw, schedule: Schedule) -> tuple[str, ...]:
             f"The end LR {schedule.end_lr:.3g} lies below the lowest one fitted, {seen.lowest_end:.3g}."
         )
     return tuple(notes)
+
+
+def size_words(law: ScheduleLaw, params: float) -> str:
+    """Where a size that was not fitted lies among the fitted ones, and how far the law errs at such sizes."""
+    sizes = sorted(law.sizes_.values())
+    asked, smallest, largest = (round_tokens(round(size)) for size in (params, sizes[0], sizes[-1]))
+    if params > sizes[-1]:
+        where = f"outside the fitted sizes: it is {params / sizes[-1]:.3g} times the largest, {largest}"
+    elif params < sizes[0]:
+        where = f"outside the fitted sizes: it is {params / sizes[0]:.2g} of the smallest, {smallest}"
+    else:
+        where = f"between the fitted sizes, {smallest} to {largest}, and was not fitted itself"
+    return f"The size of {asked} parameters lies {where}. {_size_error_words(law, params)}"
+
+
+def _size_error_words(law: ScheduleLaw, params: float) -> str:
+    """How far the law errs at sizes that it was not fitted on, as far as the fitted ones can tell."""
+    reach = next(each for each in law.horizon_.reaches if each.axis == "size")
+    if not reach.origins:
+        wanted = " and ".join(round_tokens(round(size)) for size in reach.wanted)
+        why = (
+            f"two sizes to fit and one to predict are needed. Curves of {wanted} parameters would measure it"
+            if wanted
+            else "the curves of the smaller sizes identify no law by themselves"
+        )
+        return (
+            f"The law's error at other sizes was not measured: {why}. The interval rests on how the fitted sizes "
+            "differ and on published slopes."
+        )
+    said = (
+        f"Fitted to the smaller sizes, the law errs by {100 * reach.error:.1f} % of the final loss at up to "
+        f"{reach.factor:.2g} times the largest of them."
+    )
+    far = params / reach.high > reach.factor
+    return f"{said} No fitted size tests it as far out as this one." if far else said

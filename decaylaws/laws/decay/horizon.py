@@ -277,9 +277,7 @@ def _reach_words(reach: Reach) -> str:
             f"No error by distance can be given for {unit}: too few runs lie at the smaller values to fit a law. More "
             f"runs with at most {_amount(np.sqrt(reach.low * reach.high), reach.axis)} would give it."
         )
-    ratio = reach.high / reach.low if reach.steps == LEAST_STEPS - 1 else 2.0
-    further = [reach.high * ratio**power for power in range(1, LEAST_STEPS - reach.steps + 1)]
-    wanted = " and ".join(_amount(value, "") for value in further)
+    wanted = " and ".join(_amount(value, "") for value in reach.wanted)
     values = "one value" if reach.steps == 1 else f"{reach.steps} values"
     return (
         f"No error by distance can be given for {unit}: the runs have {values}, and two to fit and one to predict are "

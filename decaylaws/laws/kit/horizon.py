@@ -140,6 +140,12 @@ class Reach:
         return np.where(beyond > 1e-9, beyond, 0.0)
 
     @property
+    def wanted(self) -> list[float]:
+        """Larger values at which runs would allow a rolling origin; none where there are enough values."""
+        ratio = self.high / self.low if self.steps == LEAST_STEPS - 1 else 2.0
+        return [self.high * ratio**power for power in range(1, LEAST_STEPS - self.steps + 1)]
+
+    @property
     def trusted(self) -> float:
         """Largest value at which rolling origins tested the law: the range times the farthest factor."""
         return self.high * self.factor
