@@ -29,7 +29,8 @@ def predict_curve(
     curves: Annotated[
         Path,
         typer.Argument(
-            help="CSV or Parquet file with a row for each logged point of each run", show_default=False
+            help="CSV, JSON Lines or Parquet file: a row for each logged point of each run",
+            show_default=False,
         ),
     ],
     schedule: Annotated[

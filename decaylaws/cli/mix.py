@@ -192,7 +192,10 @@ class RecipeOptions:
 
 def mix(
     table: Annotated[
-        Path, typer.Argument(help="CSV or Parquet file with a row for each finished run", show_default=False)
+        Path,
+        typer.Argument(
+            help="CSV, JSON Lines or Parquet file: a row for each finished run", show_default=False
+        ),
     ],
     metrics: Annotated[
         Path | None,

@@ -10,9 +10,14 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.io.documents import BadRow, json_lines, json_object
 from decaylaws.io.files import check_record
 
 DAMAGED_TABLE = "Put it back from a copy, or delete it and run the verb that writes it."
+_PARQUET = (".parquet", ".pq")
+_JSON_LINES = (".jsonl", ".ndjson")
+_CSV_REMEDY = "Separate by commas, and write numbers with a decimal point."
+_ZIP = b"PK\x03\x04"
 ROUNDING = 0.02
 """Shares may sum to this far from 1: published records round them to three decimals."""
 
@@ -35,12 +40,12 @@ def read_csv(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
         names = _header(path)
         types = {name: str for name in text if name in names}
         table = pd.read_csv(path, header=0, names=names, dtype=types)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a CSV file in UTF-8. Save it again with this encoding.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for an index
-        raise DataError(
-            f"{path} is not a CSV file: its rows have more cells than its header. Separate by commas."
-        )
+        raise DataError(f"{path} is not a CSV file: its rows have more cells than its header. {_CSV_REMEDY}")
     return table
 
 
@@ -50,7 +55,7 @@ def without_index(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
-    """A table that somebody else wrote: Parquet where the name ends in ``.parquet`` or ``.pq``, else CSV.
+    """A table that somebody else wrote: Parquet or JSON Lines where the name ends so, else CSV.
 
     Args:
         path: the file.
@@ -60,14 +65,12 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
         DataError: there is no such file, or it is not a table.
         SchemaError: two columns have one name.
     """
-    if Path(path).suffix.lower() not in (".parquet", ".pq"):
+    suffix = Path(path).suffix.lower()
+    if suffix not in (*_PARQUET, *_JSON_LINES):
         return read_csv(path, text=text)
     if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from None
+    table = _read_parquet(path) if suffix in _PARQUET else _read_json_lines(Path(path))
     table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice:
@@ -75,14 +78,34 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(str, na_action="ignore") for name in text if name in table})
 
 
+def _read_parquet(path: str | Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from None
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    rows = [json_object(f"{path}:{number}", line) for number, line in json_lines(path)]
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.where} {row.reason}. {row.remedy}")
+    return pd.DataFrame(rows)
+
+
 def _header(path: str | Path) -> list[str]:
     """Names of the columns; pandas alone would call the second of two columns ``web`` ``web.1``."""
+    with Path(path).open("rb") as file:
+        if file.read(4) == _ZIP:  # what spreadsheets save
+            raise DataError(f"{path} is not a CSV file. Save the sheet with the runs as CSV (UTF-8).")
     cells = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    if str(cells[0]).lstrip().startswith(("{", "[{")):
+        raise DataError(
+            f"{path} is not a CSV file: it holds JSON. JSON Lines is read from files named {' or '.join(_JSON_LINES)}."
+        )
     for separator, what in (("\t", "tabs"), (";", "semicolons")):
         if len(cells) == 1 and separator in cells[0]:
-            raise DataError(
-                f"{path} is not a CSV file: its header is separated by {what}. Separate by commas."
-            )
+            raise DataError(f"{path} is not a CSV file: its header is separated by {what}. {_CSV_REMEDY}")
     names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(cells)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -64,7 +64,7 @@ def read_loss_curves(
     warmup: int | None = None,
     domain: str | None = None,
 ) -> LossCurves:
-    """Loss curves of a CSV or Parquet file with one row for each logged point.
+    """Loss curves of a CSV, JSON Lines or Parquet file with one row for each logged point.
 
     Args:
         path: columns ``run`` (one run where there is none), ``tokens`` or ``step``, ``loss`` (nats per token), and

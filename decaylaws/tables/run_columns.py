@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING, read_table, without_index
 from decaylaws.runs.columns import LOSS_ERROR
 from decaylaws.settings.mix import MixSettings
@@ -106,6 +106,7 @@ def found_columns(
         if not found:
             found, known = _of_kind(rest, _SCORES, _SCORE_ENDS), None
     if not found:
+        _refuse_text(table, [name for name in columns if name not in shares], settings.targets, what)
         remedy = (
             "Say what their names begin or end with (--targets TEXT), or name them (--map loss:code=COLUMN). "
         )
@@ -119,6 +120,25 @@ def found_columns(
             "Say --direction higher for scores, or --direction lower for losses.",
         )  # fmt: skip
     return shares, found, direction
+
+
+def _refuse_text(table: pd.DataFrame, names: Sequence[str], asked: str | None, what: str) -> None:
+    """Say what columns hold whose names are those of losses or scores, if none of their cells is a number.
+
+    Raises:
+        DataError: the table has no rows.
+        InvalidValueError: names a column and a cell.
+    """
+    if table.empty:
+        raise DataError(f"{what} has a header and no rows.")
+    begins, ends = ((asked,), (asked,)) if asked else ((*_LOSSES, *_SCORES), (*_LOSS_ENDS, *_SCORE_ENDS))
+    for name in _of_kind(names, begins, ends):
+        cells = table[name].dropna()
+        if len(cells):
+            raise InvalidValueError(
+                f"{what}: {name}", cells.iloc[0], "must be a number", "Write numbers with a decimal point."
+            )
+        raise InvalidValueError(f"{what}: {name}", None, "must hold a number in some row")
 
 
 def _whole_rows(table: pd.DataFrame) -> bool:

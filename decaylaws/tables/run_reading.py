@@ -88,7 +88,7 @@ class RunTable:
 def read_run_table(
     path: str | Path, metrics: str | Path | None = None, *, settings: MixSettings | None = None
 ) -> RunTable:
-    """Finished runs of a CSV or Parquet file with a row for each run, or of a pair of files with shares and metrics.
+    """Finished runs of a table with a row for each run, or of a pair of files with shares and metrics.
 
     Columns are found by their names: ``w_web``, ``mix:web``, ``train_the_pile_web`` and the like are shares;
     ``loss_code``, ``bpb:arc``, ``eval/code/loss`` and the like are losses, ``acc_arc`` and the like are scores. The
@@ -96,7 +96,7 @@ def read_run_table(
     rounded or add up to 100 are divided by their sum.
 
     Args:
-        path: the runs; of a pair, their shares.
+        path: the runs (CSV, JSON Lines or Parquet); of a pair, their shares.
         metrics: of a pair (RegMix's and olmix's files), what was measured.
         settings: how to read the table.
 
@@ -223,9 +223,10 @@ def _read_shares(
     for source in shares.columns:
         phases.setdefault(source.partition(PHASE)[2], []).append(source)
     wrong = pd.Series("", index=table.index, dtype=object)
-    for rows, words in ((text, "holds text"), (negative, "is negative")):
+    for rows, words in ((text, "is no number"), (negative, "is negative")):
         for k, source in enumerate(shares.columns):
-            _exclude(wrong, pd.Series(rows[:, k], index=table.index), f"the share of '{source}' {words}")
+            why = f"the share of '{source}' {words} (" + raw.iloc[:, k].map(str) + ")"
+            _exclude(wrong, pd.Series(rows[:, k], index=table.index), why)
     parts: list[pd.DataFrame] = []
     blocks: dict[str, tuple[tuple[str, ...], float]] = {}
     for phase, members in phases.items():
@@ -264,7 +265,10 @@ def _whole_shares(own: pd.DataFrame, wrong: pd.Series, rest: str | None, told: l
         told: sentences on how the table was read; grows here.
     """
     total = own.sum(axis=1)
-    if bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2)):
+    percent = bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2))
+    whole_is = 100 if percent else 1
+    said = total.map(lambda value: f"shares sum to {value:.4g}, not to {whole_is}")
+    if percent:
         own, total = own / 100, total / 100
         told.append("Shares were read as percentages.")
     if rest is None:
@@ -275,7 +279,7 @@ def _whole_shares(own: pd.DataFrame, wrong: pd.Series, rest: str | None, told: l
         over = total > 1 + ROUNDING
         left = 1 - total
         own = own.assign(**{rest: left.where(left > _ROUNDED_OFF, 0.0)})
-    _exclude(wrong, over, total.map(lambda value: f"shares sum to {value:.4g}"))
+    _exclude(wrong, over, said)
     whole = own.sum(axis=1).where(~over, 1.0)
     return own.div(whole.where(whole > 0, 1.0), axis=0)
 

@@ -63,9 +63,9 @@ def test_a_tracker_export_with_every_usual_fault_names_what_it_leaves_out(tmp_pa
     assert reasons["run-3"] == ["its state is 'crashed'"]
     assert reasons["run-4"] == reasons["run-5"] == ["no finite value of code"]
     assert reasons["run-6"] == ["no finite value of web"]
-    assert reasons["run-7"] == ["the share of 'web' holds text"]
-    assert "shares sum to" in reasons["run-8"][0]
-    assert reasons["run-9"] == ["the share of 'web' is negative"]
+    assert reasons["run-7"] == [f"the share of 'web' is no number ({export.loc[7, 'data.web share']})"]
+    assert reasons["run-8"][0].endswith("not to 1")
+    assert reasons["run-9"] == ["the share of 'web' is negative (-5%)"]
     assert "not positive" in reasons["run-10"][0]
     assert reasons["run-0"] == ["an exact copy of run run-0"]
     assert len(reasons["run-1"]) == 2
@@ -193,9 +193,15 @@ def test_other_sizes_rare_targets_and_unused_sources_are_named(tmp_path: Path) -
         (lambda table: table, {"columns": {"run": "nobody"}}, SchemaError, "missing nobody"),
         (lambda table: table, {"weights": {"law": 1.0}}, InvalidValueError, "not a target of the table"),
         (lambda table: table, {"rest": "code"}, InvalidValueError, "must not be a source"),
-        (lambda table: table.assign(loss_web="x", loss_code="y"), {}, SchemaError, "losses or scores"),
-        (lambda table: table.assign(w_web="x"), {}, DataError, "holds text"),
-        (lambda table: table.iloc[:0], {}, SchemaError, "losses or scores"),
+        (
+            lambda table: table.assign(loss_web="2,71", loss_code="2,5"),
+            {},
+            InvalidValueError,
+            r"loss_(web|code)' must be a number; got '2,71?'?5?'?\. Write numbers with a decimal point",
+        ),
+        (lambda table: table.assign(loss_web=np.nan, loss_code=np.nan), {}, InvalidValueError, "in some row"),
+        (lambda table: table.assign(w_web="0,5"), {}, DataError, r"'web' is no number \(0,5\)"),
+        (lambda table: table.iloc[:0], {}, DataError, "a header and no rows"),
     ],
 )
 def test_a_table_that_cannot_be_understood_is_one_error(
@@ -204,6 +210,44 @@ def test_a_table_that_cannot_be_understood_is_one_error(
     path = written(change(runs(12)), tmp_path / "runs.csv")
     with pytest.raises(error, match=words):
         read_run_table(path, settings=MixSettings.checked(settings))
+
+
+def test_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
+    table = runs(12).assign(run=[f"{k:04d}" for k in range(12)])
+    table.to_json(tmp_path / "runs.jsonl", orient="records", lines=True, double_precision=15)
+    found = read_run_table(tmp_path / "runs.jsonl")
+    expected = read_run_table(written(table, tmp_path / "runs.csv"))
+    assert found.runs == expected.runs == tuple(table["run"])
+    np.testing.assert_allclose(found.shares, expected.shares, atol=1e-12)
+    np.testing.assert_allclose(found.losses, expected.losses)
+    (tmp_path / "bad.jsonl").write_text('{"run": 1}\n{"run": \n')
+    with pytest.raises(DataError, match=r"bad.jsonl:2 is not valid JSON"):
+        read_run_table(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("runs.json", b'[{"run": 1, "w_a": 1}]', "it holds JSON. JSON Lines is read from files named .jsonl"),
+        ("runs.xlsx", b"PK\x03\x04\x14\x00\x06\x00", "Save the sheet with the runs as CSV"),
+        ("runs.csv", "run,w_wéb\n".encode("latin-1"), "not a CSV file in UTF-8. Save it again"),
+        ("runs.csv", b"run;w_a\n1;0,5\n", "by semicolons. Separate by commas, and write numbers with a decimal point"),
+    ],
+)  # fmt: skip
+def test_files_of_another_format_are_named_with_the_remedy(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_run_table(tmp_path / name)
+
+
+def test_a_row_of_fractions_amid_percentages_is_named_in_the_words_of_the_table(tmp_path: Path) -> None:
+    table = runs(12)
+    shares = [f"w_{name}" for name in SOURCES]
+    table.loc[1:, shares] *= 100
+    found = read_run_table(written(table, tmp_path / "runs.csv"))
+    assert found.excluded["reason"].tolist() == ["shares sum to 1, not to 100"]
 
 
 def test_files_that_are_no_tables_are_one_error(tmp_path: Path) -> None:
