@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters.base import Export, ExportOptions, Floats, max_abs_error
-from decaylaws.exporters.notes import mixing_note
+from decaylaws.exporters.notes import last_steps, mixing_note
 from decaylaws.recipe import Recipe, Stage
 
 
@@ -164,7 +164,7 @@ class Job:
             realised_shares=self.shares if realised_shares is None else realised_shares,
             approximations=approximations,
             assumptions=assumptions,
-            notes=(*notes, *drawn),
+            notes=(*notes, *drawn, *last_steps(self.recipe)),
             restart=restart,
             last_checkpoint=last_checkpoint,
             last_step=counts_from.steps + self.recipe.num_steps,

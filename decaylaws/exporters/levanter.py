@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from decaylaws.recipe.files import to_yaml
 
 TARGET, VERSION = "levanter", "marin-levanter 0.2.20"
 DECAY_SHAPES = ("linear", "cosine")
-DEFAULT_BLOCK = 2048
+DEFAULT_BLOCK, LARGEST_BLOCK = 2048, 32768  # levanter refuses 65,536
+_ROUNDING = 0.05  # of a share: a larger block is taken where whole sequences of a block are farther off
 
 
 def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Export:
@@ -29,7 +31,8 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
     The mixture may change between stages of a run. levanter deals sources out in blocks of whole sequences: shares
     are rounded down to whole sequences of a block, the largest takes the rest, and a change of mixture must fall on
-    the edge of a block; the shares so realised are returned.
+    the edge of a block; the shares so realised are returned. A small share makes the block larger than levanter's
+    own.
 
     With the optimiser's state its step count is taken over too, and the schedule is read at that count. The
     steps of the checkpoint then form a first cycle, which is never trained, and the decay is the second.
@@ -42,7 +45,7 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
     Raises:
         NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that levanter has, or a new
-            warm-up from taken-over state.
+            warm-up from taken-over state, or a share is smaller than a sequence of the largest block.
     """
     return export_runs(recipe, options, _export_run)
 
@@ -52,6 +55,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
     seen, known, assumed = counters_at_start(job, path, "steps")
     block = _block_size(job, seen.steps)
+    realised = _realised(job, block)
     config = _config(job, path, seen.steps, block)
     return job.export(
         {
@@ -66,6 +70,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
             f"Sources are dealt out in blocks of {block:,} sequences and start again without a word when they run "
             "out; the caps hold for the steps set here.",
             "Versions before LmDataConfig call data.components data.configs.",
+            *_rounded(job, realised),
             *known,
             *open_ends(recipe, "levanter caches"),
             *state_notes(
@@ -76,7 +81,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         "would start again from the hand-over.",
         last_checkpoint=f"{options.output}/step-{seen.steps + recipe.num_steps}",
         launch="python -m levanter.main.train_lm --config_path {folder}/midtrain_levanter.yaml",
-        realised_shares=_realised(job, block),
+        realised_shares=realised,
         approximations=lr.approximations,
         counts_from=seen,
         assumptions=assumed,
@@ -93,21 +98,48 @@ def _stage_starts(job: Job) -> list[int]:
 
 
 def _block_size(job: Job, seen_steps: int) -> int:
-    """The largest block, up to levanter's default, on whose edges every change of mixture falls."""
+    """A block on whose edges every change of mixture falls: levanter's default or the largest one below it, or a
+    larger one where a small share needs it.
+
+    Raises:
+        NotRepresentableError: a source would get no sequence of any block.
+    """
     edges = [(seen_steps + start) * job.sequences for start in _stage_starts(job)[1:]]
-    if not edges:
-        return DEFAULT_BLOCK
     common = math.gcd(*edges)
-    block = max(size for size in range(1, DEFAULT_BLOCK + 1) if common % size == 0)
+    sizes = [size for size in range(1, LARGEST_BLOCK + 1) if common % size == 0]
+    if not edges:
+        sizes = [DEFAULT_BLOCK << doubled for doubled in range((LARGEST_BLOCK // DEFAULT_BLOCK).bit_length())]
+    usual = max(size for size in sizes if size <= DEFAULT_BLOCK)
+    tried = [usual, *(size for size in sizes if size > DEFAULT_BLOCK)]
+    block = next((size for size in tried if _rounding_error(job, size) <= _ROUNDING), tried[-1])
     smallest = min(
         share for stage in job.recipe.stages for share in stage.mixture.weights.values() if share > 0
     )
     if block * smallest < 1:
+        changes = f"the mixture changes after {edges[-1]:,} sequences, so that " if edges else ""
         raise job.refuse(
-            f"the mixture changes after {edges[-1]:,} sequences, so that a block has {block} of them, too few for "
-            f"a share of {smallest:.3g}"
+            f"{changes}a block has at most {block:,} sequences, too few for a share of {smallest:.3g}"
         )
     return block
+
+
+def _rounding_error(job: Job, block: int) -> float:
+    """Largest error of a share in whole sequences of a block, as a fraction of the share."""
+    return max(
+        abs(count / block / stage.mixture.share(name) - 1)
+        for stage in job.recipe.stages
+        for name, count in block_counts(stage.mixture, block).items()
+    )
+
+
+def _rounded(job: Job, realised: Mapping[str, float]) -> tuple[str, ...]:
+    """A sentence on the shares that whole sequences of a block miss by more than a hundredth."""
+    off = [
+        f"{name} {realised[name]:.4g} in place of {share:.4g}"
+        for name, share in job.shares.items()
+        if abs(realised[name] / share - 1) > 0.01
+    ]
+    return (f"Shares in whole sequences of a block are: {', '.join(off)}.",) if off else ()
 
 
 def block_counts(mixture: Mixture, block: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping
 
 from decaylaws.exporters.base import Export, ExportOptions, Floats
@@ -16,6 +16,7 @@ from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
 
 TARGET, VERSION = "megatron", "0.16.1"
+_NOT_A_WORD = re.compile(r"[\s'\"\\*?\[$`#]")
 WSD_STYLES = {
     "linear": "linear",
     "cosine": "cosine",
@@ -48,14 +49,19 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     seen, known, assumed = counters_at_start(job, path, "samples")
     groups = ("Adam's betas and eps come from the checkpoint's groups: compare them with those here.",)
     refuse_blanks(job)
-    data = " ".join(f"{job.shares[name]!r} {shlex.quote(path)}" for name, path in job.paths.items())
+    data = " ".join(
+        f"{job.shares[name]!r} {_word(job, path, f'sources.{name}.path')}" for name, path in job.paths.items()
+    )
     common = {
-        **{name.replace("_", "-"): _written(value) for name, value in run_settings(job, path, seen).items()},
+        **{
+            name.replace("_", "-"): _word(job, value, name) if isinstance(value, str) else repr(value)
+            for name, value in run_settings(job, path, seen).items()
+        },
         "data-path": data,
         "split": "99,1,0",
     }
     # the run's own checkpoints hold its samples, its random state and the settings that override those of the start
-    restart = {"load": shlex.quote(options.output), "override-opt_param-scheduler": ""}
+    restart = {"load": options.output, "override-opt_param-scheduler": ""}
     return job.export(
         {
             "midtrain_megatron.args": _text(common | _start_flags(job)),
@@ -83,8 +89,19 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     )
 
 
-def _written(value: float | int | str) -> str:
-    return shlex.quote(value) if isinstance(value, str) else repr(value)
+def _word(job: Job, text: str, field: str) -> str:
+    """A value of a flag as ``$(cat FILE)`` gives it to Megatron: the shell divides it at blanks and expands patterns
+    in it, and takes quotes as they stand.
+
+    Raises:
+        NotRepresentableError: the value would not arrive as it is; names it.
+    """
+    if found := _NOT_A_WORD.search(text):
+        raise job.refuse(
+            f"{field}={text!r} holds {found[0]!r}, which the shell changes as it reads the file of flags; give it "
+            "another name or a link without it"
+        )
+    return text
 
 
 def _text(flags: Mapping[str, str]) -> str:
@@ -172,7 +189,7 @@ def _start_flags(job: Job) -> dict[str, str]:
     checkpoint = start_checkpoint(job.recipe)
     if checkpoint is None:
         return {}
-    flags = {"load": shlex.quote(checkpoint), "no-load-rng": ""}
+    flags = {"load": _word(job, checkpoint, "handover.checkpoint"), "no-load-rng": ""}
     # --finetune starts the counters anew and leaves the moments behind
     return flags | ({"override-opt_param-scheduler": ""} if takes_optimizer(job.recipe) else {"finetune": ""})
 

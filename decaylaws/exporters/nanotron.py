@@ -216,6 +216,8 @@ def _config(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> dict[st
 
 
 def _dataset(job: Job, mixture: Mixture) -> dict[str, Any]:
-    shares = {path: mixture.share(name) for name, path in job.paths.items()}
-    used = {path: share for path, share in shares.items() if share > 0}
-    return {"dataset_folder": list(used), "dataset_weights": list(used.values())}
+    used = [name for name in job.paths if mixture.share(name) > 0]
+    return {
+        "dataset_folder": [job.paths[name] for name in used],
+        "dataset_weights": [mixture.share(name) for name in used],
+    }

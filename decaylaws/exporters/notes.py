@@ -20,6 +20,16 @@ def mixing_note(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
+def last_steps(recipe: Recipe) -> tuple[str, ...]:
+    """That a step which a stage fills in part only is trained whole, for every such stage."""
+    return tuple(
+        f"The {stage.tokens:,} tokens of stage '{stage.name}' are no whole number of batches. The trainer fills the "
+        f"last one: {stage.num_steps:,} steps are {stage.num_steps * stage.batch_tokens:,} tokens."
+        for stage in recipe.stages
+        if stage.tokens % stage.batch_tokens
+    )
+
+
 def takes_optimizer(recipe: Recipe) -> bool:
     """Whether moments of the optimiser are taken over from a checkpoint."""
     handover = recipe.handover

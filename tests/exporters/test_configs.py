@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from decaylaws.errors import NotRepresentableError
-from decaylaws.exporters import ExportOptions, export
+from decaylaws.exporters import EXPORTERS, ExportOptions, export
 from decaylaws.io.yaml import load_yaml
 from tests.exporters.conftest import CLEAN_SOURCES
 
@@ -50,13 +52,13 @@ def _flags(text: str) -> dict[str, list[str]]:
 
 
 def test_megatron_counts_on_with_the_optimizer(make_recipe) -> None:
-    handover = {"lr": 6.1351e-5, "checkpoint": "/c/my run", "tokens": 1000 * BATCH_TOKENS}
+    handover = {"lr": 6.1351e-5, "checkpoint": "/c/my-run", "tokens": 1000 * BATCH_TOKENS}
     recipe = make_recipe("1-sqrt", 200, sources=CLEAN_SOURCES, handover=handover)
     flags = _flags(export(recipe, "megatron", ExportOptions(tolerance=0.1)).files["midtrain_megatron.args"])
     assert flags["--train-samples"] == flags["--lr-decay-samples"] == [str(1200 * SEQUENCES)]
     assert flags["--lr-wsd-decay-samples"] == [str(200 * SEQUENCES)]
     assert flags["--lr-wsd-decay-style"] == ["minus_sqrt"]
-    assert flags["--load"] == ["/c/my run"]
+    assert flags["--load"] == ["/c/my-run"]
     assert flags["--override-opt_param-scheduler"] == []
     assert flags["--data-path"] == ["0.3", "/data/math", "0.7", "/data/web"]
     fresh = make_recipe(
@@ -74,6 +76,47 @@ def test_megatron_refuses_blanks_and_new_warmups(make_recipe) -> None:
         export(make_recipe(sources=spaced), "megatron")
     with pytest.raises(NotRepresentableError, match="a new warm-up needs optimizer_state: fresh"):
         export(make_recipe("wsd", sources=CLEAN_SOURCES), "megatron", ExportOptions(tolerance=0.1))
+
+
+def test_megatron_gets_paths_as_they_are_through_the_shell(make_recipe, tmp_path: Path) -> None:
+    """``$(cat FILE)`` takes quotes as they stand: a quoted path would be another one."""
+    sources = {"web": {"path": "/data/wéb"}, "math": {"path": "/data/m,a(1)&~"}, "unused": {}}
+    flags = tmp_path / "flags"
+    flags.write_text(
+        export(make_recipe(sources=sources), "megatron").files["midtrain_megatron.args"], encoding="utf-8"
+    )
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' $(cat {flags})"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert words[words.index("--data-path") :][1:5] == ["0.3", "/data/m,a(1)&~", "0.7", "/data/wéb"]
+    handover = {"lr": 6.1351e-5, "checkpoint": "/my start", "tokens": 500 * BATCH_TOKENS}
+    with pytest.raises(NotRepresentableError, match=r"handover\.checkpoint='/my start' holds ' '"):
+        export(make_recipe(handover=handover, sources=CLEAN_SOURCES), "megatron")
+    for name in ("it's", "[v2]", "$HOME"):
+        bad = {"web": {"path": f"/data/{name}"}, "math": {"path": "/m"}, "unused": {}}
+        with pytest.raises(
+            NotRepresentableError, match=r"sources\.web\.path='?\"?/data/.*which the shell changes"
+        ):
+            export(make_recipe(sources=bad), "megatron")
+
+
+def test_two_sources_of_one_folder_keep_their_shares(make_recipe) -> None:
+    sources = {"web": {"path": "/data/all"}, "math": {"path": "/data/all"}, "unused": {}}
+    config = _yaml(export(make_recipe(sources=sources), "nanotron").files["midtrain_nanotron.yaml"])
+    dataset = config["data_stages"][0]["data"]["dataset"]
+    assert dataset == {"dataset_folder": ["/data/all", "/data/all"], "dataset_weights": [0.3, 0.7]}
+
+
+@pytest.mark.parametrize("target", sorted(EXPORTERS))
+def test_a_last_batch_that_is_filled_up_is_told(make_recipe, target: str) -> None:
+    stage = make_recipe("linear", 64, sources=CLEAN_SOURCES).to_dict()["stages"][0]
+    whole = export(make_recipe(stages=[stage], sources=CLEAN_SOURCES), target)
+    stage["lr"][0]["tokens"] -= 100
+    part = export(make_recipe(stages=[stage], sources=CLEAN_SOURCES), target)
+    told = "tokens of stage 'decay' are no whole number of batches"
+    assert told not in " ".join(whole.notes)
+    assert f"{64 * BATCH_TOKENS - 100:,} {told}" in " ".join(part.notes)
+    assert f"64 steps are {64 * BATCH_TOKENS:,} tokens" in " ".join(part.notes)
 
 
 def test_nanotron_always_says_how_the_decay_ends(make_recipe) -> None:

@@ -101,6 +101,24 @@ def test_shares_are_cut_down_to_whole_sequences() -> None:
     assert sum(counts.values()) == 2048
 
 
+@pytest.mark.parametrize(("rare", "block"), [(0.05, 2048), (0.0014, 8192), (0.0004, 32768), (4e-5, 32768)])
+def test_a_small_share_gets_its_sequences_from_a_larger_block(make_recipe, rare: float, block: int) -> None:
+    """Of 2,048 sequences a share of .0014 would get two, a third too few, and .0004 none."""
+    stage = make_recipe("linear", 64).to_dict()["stages"][0] | {"mixture": {"web": 1 - rare, "math": rare}}
+    result = export(make_recipe(stages=[stage]), "levanter")
+    assert _config(result)["data"]["mixture_block_size"] == block
+    assert result.realised_shares["math"] == pytest.approx(rare, rel=0.05 if rare > 1e-4 else 0.25)
+    assert sum(result.realised_shares.values()) == pytest.approx(1.0)
+    told = [note for note in result.notes if note.startswith("Shares in whole sequences of a block")]
+    assert bool(told) == (abs(result.realised_shares["math"] / rare - 1) > 0.01)
+
+
+def test_a_share_below_any_block_is_refused(make_recipe) -> None:
+    stage = make_recipe("linear", 64).to_dict()["stages"][0] | {"mixture": {"web": 1 - 2e-5, "math": 2e-5}}
+    with pytest.raises(NotRepresentableError, match="at most 32,768 sequences, too few for a share of 2e-05"):
+        export(make_recipe(stages=[stage]), "levanter")
+
+
 def test_a_new_warmup_needs_a_fresh_optimizer(make_recipe) -> None:
     with pytest.raises(NotRepresentableError, match="optimizer_state: fresh"):
         export(make_recipe("wsd-linear"), "levanter", ExportOptions(tolerance=0.1))
