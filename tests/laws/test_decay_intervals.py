@@ -10,7 +10,8 @@ import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.intervals import Distances, Errors, HeldOut, Misfit, estimate, radii
+from decaylaws.laws.decay.intervals import HeldOut, radii
+from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate
 from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.kit.draws import coverage, normal_radius
 from decaylaws.laws.kit.law import Law

@@ -25,10 +25,11 @@ from decaylaws.laws.decay import (
     select_member,
     splits,
 )
+from decaylaws.laws.decay.descent import FittedDecays
 from decaylaws.laws.decay.form import annealed, evaluate, plan_form
 from decaylaws.laws.decay.heldout import HeldOutFits, member_votes
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs
-from decaylaws.laws.decay.parameters import Frame, ParameterLayout, decay_prior
+from decaylaws.laws.decay.parameters import Frame, ParameterLayout
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Law
@@ -373,9 +374,9 @@ def test_the_staged_fit_alone_is_near_the_truth() -> None:
     runs = simulated(30, noise=1e-3)
     law = DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs)
     inputs, observed = law.inputs(runs), runs[[f"loss:{name}" for name in SOURCES]].to_numpy()
-    prior = decay_prior(inputs, law._frame, law.domains_, law.sources_)
-    law.noise_ = np.full(3, 2e-2)  # as a fit begins
-    staged, joint = law.loss(inputs, law._staged(inputs, observed, prior)), law.loss(inputs)
+    decays = FittedDecays(inputs, observed, law._frame, law.domains_, law.sources_)
+    prior = decays.prior()
+    staged, joint = law.loss(inputs, decays.staged_start(prior)), law.loss(inputs)
     untaught = law.loss(inputs, prior.mean)
     assert np.abs(staged - observed).mean() < 0.1 * np.abs(untaught - observed).mean()
     assert np.abs(joint - observed).mean() <= np.abs(staged - observed).mean()

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.decay import DecayLaw, descent
 from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs
 from decaylaws.laws.decay.parameters import MEMBERS, Frame
+from decaylaws.laws.kit.solver import solve
 from tests.staged_world import SOURCES, STAGES, TRUNK, planted, row, sweep
 
 SHARES = np.array(list(TRUNK.values()))
@@ -82,6 +83,26 @@ def test_the_worth_of_early_tokens_is_found(worth: float) -> None:
     gap, wanted = np.diff(predicted.mean[:, 2])[0], np.diff(truth[:, 2])[0]
     assert gap == pytest.approx(wanted, abs=0.015)
     assert abs(wanted) < 1e-9 if worth == 1.0 else wanted < -0.1
+
+
+def test_a_fit_of_harm_begins_where_the_stage_was_found_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = sweep(worth=0.5)
+    for name, scale in zip(SOURCES, (0.5, 3.0, 5.0)):
+        runs[f"epochs:{name}"] = scale * (runs[f"mix:{name}"] + runs[f"stable_mix:{name}"])
+    solved: list[tuple[np.ndarray, dict[str, float]]] = []
+
+    def recorded(residuals, starts, *, names, **options):  # type: ignore[no-untyped-def]
+        found = solve(residuals, starts, names=names, **options)
+        begun = np.atleast_2d(starts)[:, names.index("log_stable_worth")]
+        solved.append((begun, dict(zip(names, found.theta))))
+        return found
+
+    monkeypatch.setattr(descent, "solve", recorded)
+    DecayLaw(TRUNK, num_draws=0, num_folds=0).fit(runs)
+    first = next(place for place, (_, found) in enumerate(solved) if any("onset" in name for name in found))
+    plain, (begun, _) = solved[first - 1][1], solved[first]
+    assert len(begun) > 1
+    assert (begun == plain["log_stable_worth"]).all()
 
 
 def test_a_law_of_one_stage_refuses_two_and_the_other_way_round() -> None:

@@ -128,6 +128,13 @@ def evaluate(
     return losses, slope.arrow()
 
 
+def changes(theta: Array, inputs: DecayInputs, frame: Frame) -> Array:
+    """Losses less those of the trunk's mixture decayed in the same way, ``[n, d]``."""
+    on_trunk = inputs.on_mixture(frame.trunk_shares)
+    here, there = (evaluate(theta, each, frame, slopes=False)[0] for each in (inputs, on_trunk))
+    return here - there
+
+
 class _Slopes:
     """Derivatives under construction, by domain: shared ``[d, n, s]``, own ``[d, n, q]``; without rows if not wanted.
 

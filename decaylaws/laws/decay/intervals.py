@@ -1,201 +1,37 @@
-r"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
+"""What turns a fit's spread into intervals that hold: its errors on its own runs, held out by the question asked.
 
 Three kinds of hold-out stand for the survey's three questions: mixtures that no kept run has (``ratio``), decays
 longer than any kept one (``tokens``), and a model size left out with its checkpoint (``size``), or one checkpoint
 of a size that has several. Each error is measured in the spread that the fit *without* its row predicts for it, so
 that a thin design, whose every hold-out is an extrapolation, does not look worse than it is; to that spread comes
-the misfit of the law's form, which grows with the distance from the fitted runs. An interval takes the radius of
-each kind in which it lies beyond the fitted rows.
-
-The misfit is how far the form of the law itself is off, beyond what it knows of its own parameters.
-
-A rigid form that has seen many runs is sure of its parameters and still wrong where no run lies near. That error is
-taken as one of *effective tokens*: a loss :math:`L_d` is off as if the decay were longer or shorter by a factor, whose
-log has the standard deviation
-
-.. math:: h = \min_j \sqrt{(a V_j)^2 + (b \log_2 (D / D_j))^2}
-
-over the fitted runs j, at total-variation distance :math:`V_j` of the mixtures and with :math:`D_j` tokens: the nearest
-run decides. The misfit in nats is :math:`h\,|\partial L_d / \partial \log S|`: nothing for a domain that the decay
-leaves alone, much for one in the middle of being learnt. What sizes differ by is in the law's own spread already
-(exponents and offsets with variances), so sizes have no part in it.
-
-Discrepancy terms beside the spread of parameters are Kennedy and O'Hagan's (2001, J. R. Stat. Soc. B 63:425).
+the misfit of the law's form (module ``misfit``), which grows with the distance from the fitted runs. An interval takes
+the radius of each kind in which it lies beyond the fitted rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from decaylaws.laws.decay.form import evaluate
-from decaylaws.laws.decay.inputs import DecayInputs, final_losses, finished_rows
-from decaylaws.laws.decay.parameters import Frame, Prior, on_trunk
-from decaylaws.laws.kit.draws import conformal_radius, normal_radius
+from decaylaws.laws.decay.descent import DecayFit
+from decaylaws.laws.decay.form import changes, evaluate
+from decaylaws.laws.decay.inputs import DecayInputs
+from decaylaws.laws.decay.misfit import Distances, Errors, Misfit, estimate, token_slopes
+from decaylaws.laws.decay.optimism import Optimism
+from decaylaws.laws.decay.parameters import on_trunk
+from decaylaws.laws.kit.draws import conformal_radius, draw_scale, normal_radius
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
-from decaylaws.laws.kit.solver import Solution
-from decaylaws.runs.noise import seed_noise
+from decaylaws.laws.kit.repetition import FORM_SD, ONSET_LEVEL, Onset
+from decaylaws.progress import Progress, silent
 
-_FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
-_STEP = 1e-3  # of the log of the tokens, for their slope
-_GRID = (0.0, *np.geomspace(0.03, 3.0, 14))  # steps of 40 %: fine enough for a standard deviation
-_DEGREES = 4  # of Student's t, so that one run far off does not set the scale
 KINDS = ("ratio", "tokens", "size")
 _ARRAYS = ("errors", "covariance", "noise", "misfit", "changes")
 _FIRST_WEIGHT = 4.0  # held-out groups that a radius known before counts for
 _SAME_MIXTURE = 1e-3  # total-variation distance
-
-
-def covariance_of(solution: Solution, prior: Prior, kept: Array) -> ArrowCovariance:
-    """Gauss-Newton covariance of the parameters by the ``kept`` runs ``[n]`` and the prior; residuals have noise 1."""
-    slopes, held = _slopes(solution), prior.lower >= prior.upper
-    rows = np.repeat(kept.astype(bool), len(slopes.own))
-    precision = np.where(held, 1.0, prior.sd**-2.0)
-    covariance = _factor(slopes.without(held), precision, rows).inverse()
-    return covariance.holding(held[slopes.shared_columns], held[slopes.own_columns])
-
-
-def noise_of(solution: Solution, noise: Array, finished: NDArray[np.bool_]) -> Array:
-    """Relative noise of one loss by domain, ``[d]``, from the residuals of a fit in units of ``noise``.
-
-    The degrees of freedom that the fit used are those that the prior left it; a domain's own estimate is drawn half
-    way (in logs) to the median domain's, since it rests on few runs.
-
-    Args:
-        solution: the fit.
-        noise: relative noise in whose units its residuals are, ``[d]``.
-        finished: rows whose losses were measured, ``[n]``; only these show the noise.
-    """
-    slopes, precision = _slopes(solution), solution.prior_precision
-    covariance = _factor(slopes, precision).inverse()
-    by_prior = float(precision[slopes.shared_columns] @ np.diag(covariance.shared))
-    by_prior += float(np.sum(precision[slopes.own_columns] * covariance.own_variances()))
-    count = len(solution.residuals)
-    left = max(count - (len(precision) - by_prior), 0.25 * count)
-    sizes = np.abs(solution.residuals).reshape(-1, len(noise))[finished]
-    own = 1.4826 * np.maximum(np.median(sizes, axis=0), 1e-3) * np.sqrt(count / left) * noise
-    return np.clip(np.sqrt(own * np.median(own)), 2e-4, 5e-2)
-
-
-def order_noise_of(runs: pd.DataFrame, domains: Sequence[str], noise: Array) -> Array:
-    """Relative noise by domain that another order of the data adds to ``noise``, ``[d]``; zero without replicates.
-
-    A sweep trains under one seed, so that its runs share what that order of the data does to their losses. The fit
-    takes this for a part of the law, and its residuals do not show it. Runs of one plan under several seeds do. They
-    are few, so that a domain's own estimate is drawn half way (in logs) to the median domain's.
-    """
-    finished = finished_rows(runs)
-    seeds = np.array(list(seed_noise(finished, domains).values()))
-    if not np.isfinite(seeds).all():
-        return np.zeros(len(noise))
-    own = np.maximum(seeds / final_losses(finished, domains).mean(axis=0), 1e-9)
-    return np.sqrt(np.maximum(own * np.median(own) - noise**2, 0.0))
-
-
-def _slopes(solution: Solution) -> ArrowSlopes:
-    assert isinstance(solution.slopes, ArrowSlopes)  # as ``form.evaluate`` gives them
-    return solution.slopes
-
-
-def _factor(slopes: ArrowSlopes, precision: Array, rows: BoolArray | None = None) -> ArrowFactor:
-    factor = slopes.gram(precision, rows).factor()
-    assert factor is not None  # every parameter has a prior
-    return factor
-
-
-@dataclass(frozen=True)
-class Distances:
-    """How far runs lie from each of those that a fit has seen.
-
-    Attributes:
-        mixture: total-variation distance of the effective shares, ``[n, k]``.
-        doublings: log2 of the ratio of the decay tokens, ``[n, k]``.
-    """
-
-    mixture: Array
-    doublings: Array
-
-    @classmethod
-    def between(cls, inputs: DecayInputs, shares: Array, decay_tokens: Array) -> Distances:
-        """From planned or held-out decays to runs with ``shares`` ``[k, m]`` and ``decay_tokens`` ``[k]``."""
-        own = inputs.exposures(staged=shares.shape[1] > inputs.shares.shape[1])
-        mine, theirs = (each / each.sum(axis=1, keepdims=True) for each in (own, shares))
-        return cls(
-            0.5 * np.abs(mine[:, None] - theirs[None]).sum(axis=2),
-            np.log2(inputs.decay_tokens[:, None] / decay_tokens[None]),
-        )
-
-    def hiding(self, masks: Sequence[NDArray[np.bool_]]) -> Distances:
-        """Of the rows of each mask in turn, with that mask's runs out of reach; ``n`` and ``k`` are the same runs."""
-        parts = (self.mixture, self.doublings)
-        return Distances(*(np.vstack([np.where(rows, _FAR, part[rows]) for rows in masks]) for part in parts))
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """Standard deviation of the log of the effective tokens.
-
-    Attributes:
-        by_mixture: per unit of total-variation distance from the nearest fitted run (a).
-        by_length: per doubling of its tokens (b).
-    """
-
-    by_mixture: float = 0.0
-    by_length: float = 0.0
-
-    def of(self, slopes: Array, distances: Distances) -> Array:
-        """Standard deviation of losses ``[n, d]``, nats, from their slopes by log tokens ``[n, d]``."""
-        squares = (self.by_mixture * distances.mixture) ** 2 + (self.by_length * distances.doublings) ** 2
-        return np.abs(slopes) * np.sqrt(squares.min(axis=1))[:, None]
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Held-out errors and what is known about them without a misfit.
-
-    Attributes:
-        errors: predicted minus observed, nats, ``[n, d]``.
-        variance: what the misfit comes on top of, ``[n, d]``.
-        slopes: of the losses by log tokens, ``[n, d]``.
-        distances: from the rows that were kept.
-    """
-
-    errors: Array
-    variance: Array
-    slopes: Array
-    distances: Distances
-
-    def surprise(self, misfit: Misfit) -> float:
-        """Minus the log likelihood of the errors under Student's t, up to a constant."""
-        variance = self.variance + misfit.of(self.slopes, self.distances) ** 2
-        tails = np.log1p(self.errors**2 / variance / _DEGREES)
-        return float(np.sum(0.5 * np.log(variance) + 0.5 * (_DEGREES + 1) * tails))
-
-
-def token_slopes(theta: Array, inputs: DecayInputs, frame: Frame) -> Array:
-    """Slope of every loss by the log of the decay's effective tokens, ``[n, d]``, the fall of the LR unchanged."""
-    longer, shorter = (
-        evaluate(theta, replace(inputs, intrinsic=inputs.intrinsic * np.exp(step)), frame, slopes=False)[0]
-        for step in (_STEP, -_STEP)
-    )
-    return (longer - shorter) / (2 * _STEP)
-
-
-def estimate(held_out: Iterable[Errors]) -> Misfit:
-    """The misfit under which held-out errors are least surprising; weakly expected below a factor of e each."""
-    found = list(held_out)
-
-    def surprise(pair: tuple[float, float]) -> float:
-        return sum(each.surprise(Misfit(*pair)) for each in found) + 0.5 * (pair[0] ** 2 + pair[1] ** 2)
-
-    return Misfit(*(float(value) for value in min(product(_GRID, _GRID), key=surprise)))
 
 
 @dataclass(frozen=True)
@@ -222,6 +58,22 @@ class HeldOut:
         """Absolute errors of weighted losses ``[n, k]`` in standard deviations, for weights ``[d, k]``."""
         own = np.hypot(self.noise, self.misfit) if with_misfit else self.noise
         return np.abs(self.errors @ weights) / spread(self.covariance, own, weights)
+
+    def form_error(self, weights: Array) -> float:
+        """Standard deviation of what the form gets wrong of a weighted loss, nats per token, for weights ``[d]``.
+
+        Half of the variance of the fit's own noise is taken for that of the seeds, as ``draw_scale`` does.
+        """
+        own = np.mean(np.sum((self.noise * weights) ** 2, axis=1))
+        return float(np.sqrt(max(np.mean((self.errors @ weights) ** 2) - 0.5 * own, 0.0)))
+
+    def draw_scale(self, weights: Array, draw_variance: float) -> float:
+        """How many times farther from the fit than draws of this variance the truth of a weighted loss lies."""
+        return draw_scale(self.errors @ weights, np.sum((self.noise * weights) ** 2, axis=1), draw_variance)
+
+    def optimism(self, weights: Array) -> Optimism:
+        """How much of a weighted loss's predicted gain these rows do not confirm, for weights ``[d]``."""
+        return Optimism.of(self.changes @ weights, self.errors @ weights)
 
     def summary(self) -> dict[str, float]:
         """``num_runs``, ``mae``, ``bias`` and ``worst``, nats per token over runs and domains."""
@@ -264,17 +116,69 @@ class FittedRange:
         """From planned decays to the fitted rows."""
         return Distances.between(inputs, self.shares, self.decay_tokens)
 
-    def outside(self, inputs: DecayInputs) -> dict[str, NDArray[np.bool_]]:
-        """Rows ``[n]`` of planned decays to which the radius of each kind applies.
+    def outside(self, inputs: DecayInputs, distances: Distances) -> dict[str, NDArray[np.bool_]]:
+        """Rows ``[n]`` of planned decays, at these ``distances``, to which the radius of each kind applies.
 
         Another checkpoint counts as another size: its offset is as unknown, and no other hold-out tests for it.
         """
         starts = np.column_stack([inputs.params, inputs.start_tokens])
         return {
-            "ratio": self.distances(inputs).mixture.min(axis=1) > _SAME_MIXTURE,
+            "ratio": distances.mixture.min(axis=1) > _SAME_MIXTURE,
             "tokens": inputs.decay_tokens > self.decay_tokens.max(),
             "size": ~(starts[:, None] == self.checkpoints[None]).all(axis=2).any(axis=1),
         }
+
+
+def calibrated(
+    fit: DecayFit,
+    groups: Array,
+    reach: FittedRange,
+    *,
+    num_folds: int,
+    seed: int,
+    progress: Progress = silent,
+) -> tuple[Misfit, dict[str, HeldOut]]:
+    """The misfit, and by kind the held-out errors beside the spread that the fit without those rows predicts for them.
+
+    Args:
+        fit: the fit, whose rows are held out and predicted in turn.
+        groups: a number for every distinct mixture, ``[n]``.
+        reach: of the fitted rows.
+        num_folds: folds over mixtures; below 2 nothing is held out.
+        seed: of the folds.
+        progress: told of every refit.
+    """
+    if num_folds < 2:
+        return Misfit(), {}
+    inputs, observed, frame = fit.decays.inputs, fit.decays.observed, fit.decays.frame
+    folds = hold_outs(inputs, groups, frame.trunk_shares, num_folds=num_folds, seed=seed)
+    finished = inputs.is_finished
+    masks = {kind: [rows for rows in each if rows[finished].any()] for kind, each in folds.items()}
+    slopes, found = evaluate(fit.theta, inputs, frame)[1], {}
+    count, total = 0, sum(len(each) for each in masks.values())
+    for kind in (kind for kind, each in masks.items() if each):
+        errors, spreads, gained = [], [], []
+        for rows in masks[kind]:
+            kept, tested = (~rows).astype(float), rows & finished
+            theta = fit.refit(kept)
+            errors.append((evaluate(theta, inputs, frame, slopes=False)[0] - observed)[tested])
+            gained.append(changes(theta, inputs, frame)[tested])
+            spreads.append(fit.covariance(kept).of(slopes.of_runs(tested)))
+            count += 1
+            progress("intervals", count, total)
+        noise = np.vstack([(fit.decays.noise * observed)[rows & finished] for rows in masks[kind]])
+        num_groups = len(np.unique(np.concatenate([groups[rows & finished] for rows in masks[kind]])))
+        found[kind] = HeldOut(
+            np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise), np.vstack(gained),
+            num_groups if kind == "ratio" else len(masks[kind]),
+        )  # fmt: skip
+    ended = inputs.rows(finished)
+    return with_misfit(
+        found,
+        {kind: [rows[finished] for rows in each] for kind, each in masks.items()},
+        token_slopes(fit.theta, ended, frame),
+        reach.distances(ended),
+    )
 
 
 def with_misfit(
@@ -353,6 +257,28 @@ def spread(covariance: Array, noise: Array, weights: Array) -> Array:
     """
     fit = np.einsum("dk,nde,ek->nk", weights, covariance, weights)
     return np.sqrt(np.maximum(fit, 0.0) + noise**2 @ weights**2)
+
+
+def onsets_of(fit: DecayFit, held_out: Mapping[str, HeldOut]) -> tuple[Onset, ...]:
+    """Onset of every source whose repetition raises losses, with an interval as wide as held-out mixtures ask."""
+    frame, decays = fit.decays.frame, fit.decays
+    if not frame.repeated:
+        return ()
+    layout = frame.layout(len(decays.domains))
+    repetition = layout.repetition(fit.theta)
+    columns = np.searchsorted(layout.shared_columns, layout.columns("repetition").start)
+    sds = np.sqrt(np.diag(fit.covariance().shared))[columns:]
+    most = decays.inputs.epochs[:, list(frame.repeated)].max(axis=0)
+    other_mixtures = {"ratio": np.array([True])}
+    radius = radii(held_out, other_mixtures, np.eye(len(decays.domains)), ONSET_LEVEL)[0]
+    costs, found = repetition.most_costs(most), []
+    for source, log_onset, sd, top, cost in zip(frame.repeated, repetition.log_onsets, sds, most, costs):
+        half = radius * np.hypot(sd, FORM_SD)
+        ends = np.exp(np.clip([log_onset - half, log_onset, log_onset + half], 0.0, np.log(top)))
+        lower, epochs, upper = ends.tolist()
+        by_domain = dict(zip(decays.domains, cost.tolist()))
+        found.append(Onset(decays.sources[source], epochs, lower, upper, float(top), by_domain))
+    return tuple(found)
 
 
 def hold_outs(

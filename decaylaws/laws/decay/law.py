@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.decay.form import PlanForm, evaluate, plan_form
+from decaylaws.laws.decay.descent import (
+    DecayFit,
+    FittedDecays,
+    bootstrap,
+    covariance_over,
+    fit_decays,
+    order_noise_of,
+)
+from decaylaws.laws.decay.form import PlanForm, changes, evaluate, plan_form
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     decay_inputs,
@@ -24,52 +32,21 @@ from decaylaws.laws.decay.inputs import (
     reference_tokens,
     stable_tokens,
 )
-from decaylaws.laws.decay.intervals import (
-    FittedRange,
-    HeldOut,
-    Misfit,
-    covariance_of,
-    hold_outs,
-    noise_of,
-    order_noise_of,
-    radii,
-    spread,
-    token_slopes,
-    with_misfit,
-)
+from decaylaws.laws.decay.intervals import FittedRange, HeldOut, calibrated, onsets_of, radii, spread
+from decaylaws.laws.decay.misfit import Misfit, token_slopes
 from decaylaws.laws.decay.optimism import Optimism
-from decaylaws.laws.decay.parameters import (
-    MEMBERS,
-    Frame,
-    ParameterLayout,
-    Prior,
-    decay_prior,
-    hierarchical,
-    reference_start_tokens,
-    staged_start,
-)
-from decaylaws.laws.decay.repetition import repeated_sources, repetition_prior, repetition_starts
+from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_tokens
 from decaylaws.laws.decay.slices import DecaySlices
-from decaylaws.laws.kit.draws import cluster_weights, draw_scale, normal_radius
+from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
-from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowSlopes
-from decaylaws.laws.kit.repetition import FORM_SD, LEAST_EVIDENCE, ONSET_LEVEL, Onset
-from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
+from decaylaws.laws.kit.normal_matrix import ArrowCovariance
+from decaylaws.laws.kit.repetition import Onset
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
 from decaylaws.runs.table import DECAY_COLUMNS, LOSS, MIX, STABLE_TOKENS, names_with, require_decays
-
-_FIRST_NOISE = (
-    2e-2  # relative residual before the fit has measured its own: wide, so that no start gets stuck
-)
-_FIT_STAGE = "law"
-_SCALE_ROUNDS = 2  # of noise and hierarchical deviations, each from the fit before
-_FIT_STEPS = 3 + _SCALE_ROUNDS  # of many domains each takes seconds
-_ROUGH, _REFIT = 30, 15  # evaluations: from each start; of a warm refit
-_HUBER = 1.345  # of the noise: 95 % efficient where the noise is Gaussian
 
 
 class DecayLaw(DecaySlices):
@@ -111,13 +88,13 @@ class DecayLaw(DecaySlices):
     onsets_: tuple[Onset, ...]
     horizon_: Horizon
     misfit_: Misfit
-    _held_out: dict[str, HeldOut]
-    _repeated: tuple[int, ...]
-    _reference_start_tokens: float | None
-    _fitted_seed: int | None
     has_stages_: bool
+    _frame: Frame
+    _fitted_range: FittedRange
+    _fitted_seed: int | None
+    _fit: tuple[DecayFit, Array] | None
     _parameter_covariance: ArrowCovariance
-    _fitted_on: tuple[DecayInputs, Array, Prior, Solution, Array] | None
+    _held_out: dict[str, HeldOut]
 
     def __init__(
         self,
@@ -164,97 +141,19 @@ class DecayLaw(DecaySlices):
         """
         self._prepare(X)
         inputs, observed = self._inputs(X), final_losses(X, self.domains_)
-        self.noise_ = np.full(len(self.domains_), _FIRST_NOISE)
-        prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
-        progress(_FIT_STAGE, 0, _FIT_STEPS, "start")
-        starts = np.vstack([prior.starts, self._staged(inputs, observed, prior)])
-        solution, prior = self._descended(inputs, observed, starts, progress)
-        solution, prior = self._with_harm(inputs, observed, solution, prior, progress)
+        fit = fit_decays(FittedDecays(inputs, observed, self._frame, self.domains_, self.sources_), progress)
+        self._frame, self.noise_ = fit.decays.frame, fit.decays.noise
         self.order_noise_ = order_noise_of(X, self.domains_, self.noise_)
-        self._theta, self._sd, self.report_ = solution.theta, prior.sd, solution.report
-        self._parameter_covariance = covariance_of(solution, prior, np.ones(len(X)))
-        self.params_ = dict(zip(self._parameter_names, self._theta.tolist()))
-        self._bootstrap(inputs, observed, prior, _names_of(X, inputs, observed), progress)
-        self._fitted_on = (inputs, observed, prior, solution, mixture_groups(X, self.sources_))
-        self._calibrate(*self._fitted_on, progress)
-        self.onsets_ = self._onsets(inputs)
+        self._theta, self._sd, self.report_ = fit.theta, fit.prior.sd, fit.solution.report
+        self._parameter_covariance = fit.covariance()
+        self.params_ = dict(zip(fit.decays.parameter_names, self._theta.tolist()))
+        self.draws_ = bootstrap(fit, _names_of(X, inputs, observed), self.num_draws, self.seed, progress)
+        self._draw_covariance = covariance_over(self.draws_, fit.decays)
+        self._fit = fit, mixture_groups(X, self.sources_)
+        self._calibrate(progress)
+        self.onsets_ = onsets_of(fit, self._held_out)
         self.horizon_ = Horizon()
         return self
-
-    def _descended(
-        self, inputs: DecayInputs, observed: Array, starts: Array, progress: Progress
-    ) -> tuple[Solution, Prior]:
-        """The fit from the best of the starts, and the prior with the variances that it found; sets ``noise_``."""
-        first = prior = decay_prior(inputs, self._frame, self.domains_, self.sources_)
-        progress(_FIT_STAGE, 1, _FIT_STEPS, f"{len(starts)} starts")
-        rough = solution = self._solve(inputs, observed, prior, starts, max_evaluations=_ROUGH)
-        for done in range(_SCALE_ROUNDS):
-            progress(_FIT_STAGE, 2 + done, _FIT_STEPS, "noise and spread of domains")
-            self.noise_ = noise_of(solution, self.noise_, inputs.is_finished)
-            solution = self._solve(inputs, observed, prior, solution.theta)
-            covariance = covariance_of(solution, prior, np.ones(len(inputs)))
-            prior = hierarchical(first, solution.theta, covariance, self._layout)
-        progress(_FIT_STAGE, 2 + _SCALE_ROUNDS, _FIT_STEPS, "last descent")
-        solution = self._solve(inputs, observed, prior, solution.theta)
-        progress(_FIT_STAGE, _FIT_STEPS, _FIT_STEPS)
-        report = replace(
-            solution.report,
-            num_starts=rough.report.num_starts,
-            agreeing_share=rough.report.agreeing_share,
-            seconds=rough.report.seconds + solution.report.seconds,
-        )
-        return replace(solution, report=report), prior
-
-    def _with_harm(
-        self, inputs: DecayInputs, observed: Array, plain: Solution, plain_prior: Prior, progress: Progress
-    ) -> tuple[Solution, Prior]:
-        """The fit with terms for the sources whose repetition raises losses; the plain one where none does."""
-        noise, self._repeated = self.noise_, repeated_sources(inputs)
-        while self._repeated:
-            rows = repetition_prior(inputs, self._repeated)
-            harms = repetition_starts(rows, len(self._repeated))
-            starts = np.hstack([np.tile(plain.theta, (len(harms), 1)), harms])
-            self.noise_ = noise
-            solution, prior = self._descended(inputs, observed, starts, progress)
-            evidence = [
-                2.0
-                * (self._without_harm(inputs, observed, prior, solution, number) - solution.report.objective)
-                for number in range(len(self._repeated))
-            ]
-            if min(evidence) > LEAST_EVIDENCE:
-                return solution, prior
-            weakest = int(np.argmin(evidence))
-            self._repeated = tuple(np.delete(self._repeated, weakest).tolist())
-        self.noise_ = noise
-        return plain, plain_prior
-
-    def _without_harm(
-        self, inputs: DecayInputs, observed: Array, prior: Prior, solution: Solution, number: int
-    ) -> float:
-        """The objective of a fit in which one of the repeated sources does no harm."""
-        columns = np.arange(self._layout.size)[self._layout.columns("harm")][number :: len(self._repeated)]
-        upper, start = prior.upper.copy(), solution.theta.copy()
-        upper[columns] = start[columns] = 0.0
-        return self._solve(inputs, observed, replace(prior, upper=upper), start).report.objective
-
-    def _onsets(self, inputs: DecayInputs) -> tuple[Onset, ...]:
-        """Onset of every source whose repetition raises losses, with an interval as wide as held-out mixtures ask."""
-        if not self._repeated:
-            return ()
-        repetition = self._layout.repetition(self._theta)
-        columns = np.searchsorted(self._layout.shared_columns, self._layout.columns("repetition").start)
-        sds = np.sqrt(np.diag(self._parameter_covariance.shared))[columns:]
-        most = inputs.epochs[:, list(self._repeated)].max(axis=0)
-        other_mixtures = {"ratio": np.array([True])}
-        radius = radii(self._held_out, other_mixtures, np.eye(len(self.domains_)), ONSET_LEVEL)[0]
-        costs, found = repetition.most_costs(most), []
-        for source, log_onset, sd, top, cost in zip(self._repeated, repetition.log_onsets, sds, most, costs):
-            half = radius * np.hypot(sd, FORM_SD)
-            ends = np.exp(np.clip([log_onset - half, log_onset, log_onset + half], 0.0, np.log(top)))
-            lower, epochs, upper = ends.tolist()
-            by_domain = dict(zip(self.domains_, cost.tolist()))
-            found.append(Onset(self.sources_[source], epochs, lower, upper, float(top), by_domain))
-        return tuple(found)
 
     @one_blas_thread()
     def with_intervals(self, num_folds: int) -> Self:
@@ -264,16 +163,25 @@ class DecayLaw(DecaySlices):
             InvalidValueError: the law comes out of a file, which does not hold the rows that it was fitted on.
         """
         self._require_fitted()
-        if self._fitted_on is None:
+        if self._fit is None:
             raise InvalidValueError("law", "read from a file", "must have been fitted here", "Fit it again.")
         law = copy(self).set_params(num_folds=num_folds)
-        law._calibrate(*self._fitted_on)
+        law._calibrate()
         return law
+
+    def _calibrate(self, progress: Progress = silent) -> None:
+        assert self._fit is not None
+        fit, mixtures = self._fit
+        self.misfit_, self._held_out = calibrated(
+            fit, mixtures, self._fitted_range, num_folds=self.num_folds, seed=self.seed, progress=progress
+        )
 
     def predict(self, X: pd.DataFrame, interval: float | None = None) -> Any:
         """Losses after planned decays, nats per token, ``[n, d]``; with ``interval`` a ``Prediction`` of that shape."""
-        self._require_fitted()
-        return self._combine(X, np.eye(len(self.domains_)), interval)
+        inputs, every = self.inputs(X), np.eye(len(self.domains_))
+        if interval is None:
+            return self.loss(inputs)
+        return self._interval(inputs, self._is_new_order(X), every, interval)
 
     def predict_objective(
         self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float | None = None
@@ -285,10 +193,10 @@ class DecayLaw(DecaySlices):
             weights: weight of every domain, not negative; normalised to sum to one.
             interval: probability that the interval is to hold, such as 0.9.
         """
-        self._require_fitted()
-        found = self._combine(runs, self.weight_vector(weights)[:, None], interval)
+        inputs, vector = self.inputs(runs), self.weight_vector(weights)
         if interval is None:
-            return found[:, 0]
+            return self.loss(inputs) @ vector
+        found = self._interval(inputs, self._is_new_order(runs), vector[:, None], interval)
         return Prediction(found.mean[:, 0], found.lower[:, 0], found.upper[:, 0], interval)
 
     def predict_chosen(self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float) -> Prediction:
@@ -303,17 +211,16 @@ class DecayLaw(DecaySlices):
             weights: of the objective that they were chosen for.
             interval: probability that the interval is to hold.
         """
-        found = self.predict_objective(runs, weights, interval)
-        if "ratio" not in self._held_out:
-            return found
-        inputs, vector, radius = self._inputs(runs), self.weight_vector(weights), normal_radius(interval)
-        optimism, changes = self.optimism(weights), self.changes(inputs) @ vector
-        drawn = np.array([self.loss(inputs, theta) @ vector for theta in self.draws_])
-        apart = np.std(drawn, axis=0, ddof=1) if len(drawn) > 1 else np.zeros(len(runs))
-        apart = np.hypot(self.draw_scale(weights) * apart, self.form_error(weights))
-        half = np.maximum(found.upper - found.mean, radius * apart)
-        half = np.hypot(half, radius * optimism.lost_sd(changes))
-        mean = found.mean + optimism.lost(changes)
+        inputs, vector, radius = self.inputs(runs), self.weight_vector(weights), normal_radius(interval)
+        found = self._interval(inputs, self._is_new_order(runs), vector[:, None], interval)
+        mean, half = found.mean[:, 0], (found.upper - found.mean)[:, 0]
+        if "ratio" in self._held_out:
+            optimism, gained = self.optimism(weights), self.changes(inputs) @ vector
+            drawn = np.array([self.loss(inputs, theta) @ vector for theta in self.draws_])
+            apart = np.std(drawn, axis=0, ddof=1) if len(drawn) > 1 else np.zeros(len(runs))
+            apart = np.hypot(self.draw_scale(weights) * apart, self.form_error(weights))
+            half = np.hypot(np.maximum(half, radius * apart), radius * optimism.lost_sd(gained))
+            mean = mean + optimism.lost(gained)
         return Prediction(mean, mean - half, mean + half, interval)
 
     def weight_vector(self, weights: Mapping[str, float]) -> Array:
@@ -332,8 +239,7 @@ class DecayLaw(DecaySlices):
 
     def changes(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
         """Losses less those of the trunk's mixture decayed in the same way, ``[n, d]``."""
-        on_trunk = inputs.on_mixture(self._frame.trunk_shares)
-        return self.loss(inputs, theta) - self.loss(on_trunk, theta)
+        return changes(self._theta if theta is None else theta, inputs, self._frame)
 
     def inputs(self, runs: pd.DataFrame) -> DecayInputs:
         """Inputs of planned decays, for repeated calls of :meth:`loss`."""
@@ -378,8 +284,8 @@ class DecayLaw(DecaySlices):
         self.is_measured_ = has_measured_gains(runs, self.domains_)
         self.has_stages_ = bool(stable_tokens(runs).any())
         inputs = self._inputs(runs)
-        self._fitted_range, self._repeated = FittedRange.by(inputs), ()
-        self._reference_start_tokens = reference_start_tokens(inputs)
+        self._fitted_range = FittedRange.by(inputs)
+        self._frame = self._framed((), reference_start_tokens(inputs))
         seeds = runs["seed"].dropna().mode() if "seed" in runs else pd.Series()
         self._fitted_seed = None if seeds.empty else int(seeds.iloc[0])
         if self.has_stages_ and MEMBERS[self.member].relaxing != "shares":
@@ -392,22 +298,13 @@ class DecayLaw(DecaySlices):
         self.evidence_ = evidence_of(runs, self.sources_)
         self.doubts_ = doubts_of(runs, self.sources_, self._frame.trunk_shares)
 
-    @property
-    def _frame(self) -> Frame:
+    def _framed(self, repeated: tuple[int, ...], start_tokens: float | None) -> Frame:
+        """The constants that the law is evaluated in, with harm by the ``repeated`` sources."""
         shares = np.array([self.trunk_mixture.get(name, 0.0) for name in self.sources_])
         return Frame(
             MEMBERS[self.member], shares / shares.sum(), self._reference["params"], self._reference["tokens"],
-            self._fitted_range.checkpoints, self._repeated, self._reference_start_tokens, self.has_stages_,
+            self._fitted_range.checkpoints, repeated, start_tokens, self.has_stages_,
         )  # fmt: skip
-
-    @property
-    def _layout(self) -> ParameterLayout:
-        return self._frame.layout(len(self.domains_))
-
-    @property
-    def _parameter_names(self) -> list[str]:
-        repeated = [self.sources_[place] for place in self._repeated]
-        return self._layout.names(self.domains_, self.sources_, repeated)
 
     def _inputs(self, runs: pd.DataFrame) -> DecayInputs:
         if stable_tokens(runs).any() and not self.has_stages_:
@@ -417,101 +314,6 @@ class DecayLaw(DecaySlices):
             runs, sources=self.sources_, domains=self.domains_, reference_lr=self._reference["lr"],
             reference_batch_tokens=int(self._reference["batch_tokens"]), measured=self.is_measured_,
         )  # fmt: skip
-
-    def _solve(
-        self, inputs: DecayInputs, observed: Array, prior: Prior, starts: Array,
-        weights: Array | None = None, max_evaluations: int = 80,
-    ) -> Solution:  # fmt: skip
-        frame, d = self._frame, observed.shape[1]
-        unit = np.hypot(observed * self.noise_, inputs.loss_error)
-
-        def looked(theta: Array) -> tuple[Array, ArrowSlopes]:
-            losses, slopes = evaluate(theta, inputs, frame)
-            return ((losses - observed) / unit).ravel(), slopes.rows_scaled(1 / unit.ravel())
-
-        residuals, jacobian = evaluated_together(looked)
-        return solve(
-            residuals, starts, jacobian=jacobian, lower=prior.lower, upper=prior.upper, huber_delta=_HUBER,
-            weights=None if weights is None else np.repeat(weights, d),
-            names=self._parameter_names, prior_mean=prior.mean, prior_sd=prior.sd,
-            max_evaluations=max_evaluations, polish=False, normal_equations=True,
-        )  # fmt: skip
-
-    def _bootstrap(
-        self, inputs: DecayInputs, observed: Array, prior: Prior, names: Sequence[str], progress: Progress
-    ) -> None:
-        """Refits under run weights and a prior mean drawn from the prior.
-
-        Without the second, what the runs do not determine (size, with one size in the fit) would look certain.
-        """
-        rng = np.random.default_rng(self.seed)
-        draws = []
-        for weights in cluster_weights(names, self.num_draws, seed=self.seed):
-            mean = np.clip(rng.normal(prior.mean, prior.sd), prior.lower, prior.upper)
-            refit = self._solve(
-                inputs, observed, replace(prior, mean=mean), self._theta, weights, max_evaluations=_REFIT
-            )
-            draws.append(refit.theta)
-            progress("bootstrap", len(draws), self.num_draws)
-        self.draws_ = np.array(draws).reshape(self.num_draws, len(self._theta))
-        self._draw_covariance = self._over_draws(inputs)
-
-    def _over_draws(self, inputs: DecayInputs) -> Array:
-        """Covariance of the domains' predictions over ``draws_``, the mean of the rows, ``[d, d]``."""
-        if len(self.draws_) < 2:
-            return np.zeros((len(self.domains_), len(self.domains_)))
-        drawn = np.array([self.loss(inputs, theta) for theta in self.draws_])
-        drawn = drawn - drawn.mean(axis=0)
-        return np.einsum("bnd,bne->de", drawn, drawn) / ((len(drawn) - 1) * len(inputs))
-
-    def _staged(self, inputs: DecayInputs, observed: Array, prior: Prior) -> Array:
-        def solve_stage(held: Prior, start: Array, weights: Array) -> Array:
-            return self._solve(inputs, observed, held, start, weights, max_evaluations=_REFIT).theta
-
-        return staged_start(inputs, self._frame, self._layout, prior, solve_stage)
-
-    def _calibrate(
-        self,
-        inputs: DecayInputs,
-        observed: Array,
-        prior: Prior,
-        solution: Solution,
-        groups: Array,
-        progress: Progress = silent,
-    ) -> None:
-        """Held-out errors beside the spread that the fit without those rows predicts for them, and the misfit."""
-        self._held_out, self.misfit_ = {}, Misfit()
-        if self.num_folds < 2:
-            return
-        folds = hold_outs(inputs, groups, self._frame.trunk_shares, num_folds=self.num_folds, seed=self.seed)
-        finished = inputs.is_finished
-        masks = {kind: [rows for rows in each if rows[finished].any()] for kind, each in folds.items()}
-        slopes, found = evaluate(self._theta, inputs, self._frame)[1], {}
-        count, total = 0, sum(len(each) for each in masks.values())
-        for kind in (kind for kind, each in masks.items() if each):
-            errors, spreads, changes = [], [], []
-            for rows in masks[kind]:
-                kept = (~rows).astype(float)
-                theta = self._solve(inputs, observed, prior, self._theta, kept, max_evaluations=_REFIT).theta
-                tested = rows & finished
-                errors.append((self.loss(inputs, theta) - observed)[tested])
-                changes.append(self.changes(inputs, theta)[tested])
-                count += 1
-                progress("intervals", count, total)
-                spreads.append(covariance_of(solution, prior, kept).of(slopes.of_runs(tested)))
-            noise = np.vstack([(self.noise_ * observed)[rows & finished] for rows in masks[kind]])
-            num_groups = len(np.unique(np.concatenate([groups[rows & finished] for rows in masks[kind]])))
-            found[kind] = HeldOut(
-                np.vstack(errors), np.concatenate(spreads), noise, np.zeros_like(noise), np.vstack(changes),
-                num_groups if kind == "ratio" else len(masks[kind]),
-            )  # fmt: skip
-        ended = inputs.rows(finished)
-        self.misfit_, self._held_out = with_misfit(
-            found,
-            {kind: [rows[finished] for rows in each] for kind, each in masks.items()},
-            token_slopes(self._theta, ended, self._frame),
-            self._fitted_range.distances(ended),
-        )
 
     @property
     def slice_scores_(self) -> dict[str, dict[str, float]]:
@@ -523,78 +325,62 @@ class DecayLaw(DecaySlices):
         self._require_fitted()
         return {f"predict_{kind}": held_out.summary() for kind, held_out in self._held_out.items()}
 
-    def _combine(self, runs: pd.DataFrame, weights: Array, interval: float | None) -> Any:
-        """Weighted losses ``[n, k]`` for weights ``[d, k]``, with an interval calibrated on the same weighting."""
-        inputs = self._inputs(runs)
-        losses = self.loss(inputs)
-        mean = losses @ weights
-        if interval is None:
-            return mean
-        if self.num_folds < 2:
-            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
-        misfit = self.misfit_.of(
-            token_slopes(self._theta, inputs, self._frame), self._fitted_range.distances(inputs)
-        )
-        own = np.hypot(self.noise_ * losses, misfit)
-        radius = radii(self._held_out, self._fitted_range.outside(inputs), weights, interval)
-        half = radius[:, None] * spread(self._covariance(inputs), own, weights)
-        # the radius is that of held-out runs of the fitted order; a new order comes on top, and with it the fitted one,
-        # whose effect the fit has taken for the law's
-        if "seed" not in runs:
-            is_new = np.ones(len(runs), dtype=bool)
-        else:
-            is_new = runs["seed"].to_numpy() != self._fitted_seed
-        order = np.sqrt(2 * (self.order_noise_ * losses) ** 2 @ weights**2) * is_new[:, None]
-        half = np.hypot(half, normal_radius(interval) * order)
-        found = Prediction(mean, mean - half, mean + half, interval)
-        return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
-
     def held_out_scores(self, weights: Mapping[str, float]) -> Array:
         """Errors of a weighted loss on held-out mixtures, in standard deviations of fit and noise, ``[n]``."""
-        self._require_fitted()
-        return self._held_out_mixtures().scores(self.weight_vector(weights)[:, None], with_misfit=False)[:, 0]
+        held_out = self._held_out_mixtures()
+        return held_out.scores(self.weight_vector(weights)[:, None], with_misfit=False)[:, 0]
 
     def form_error(self, weights: Mapping[str, float]) -> float:
-        """Standard deviation of what the form gets wrong of a weighted loss on held-out mixtures, nats per token.
-
-        Half of the variance of the fit's own noise is taken for that of the seeds, as ``draw_scale`` does.
-        """
-        self._require_fitted()
-        vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
-        own = np.mean(np.sum((held_out.noise * vector) ** 2, axis=1))
-        return float(np.sqrt(max(np.mean((held_out.errors @ vector) ** 2) - 0.5 * own, 0.0)))
+        """Standard deviation of what the form gets wrong of a weighted loss on held-out mixtures, nats per token."""
+        return self._held_out_mixtures().form_error(self.weight_vector(weights))
 
     def optimism(self, weights: Mapping[str, float]) -> Optimism:
         """How much of a weighted loss's predicted gain held-out mixtures do not confirm; none if none was held out."""
         self._require_fitted()
         if "ratio" not in self._held_out:
             return Optimism()
-        vector, held_out = self.weight_vector(weights), self._held_out["ratio"]
-        return Optimism.of(held_out.changes @ vector, held_out.errors @ vector)
+        return self._held_out["ratio"].optimism(self.weight_vector(weights))
 
     def draw_scale(self, weights: Mapping[str, float]) -> float:
         """How many times farther from the fit than ``draws_`` the truth of a weighted loss is to be sought."""
-        self._require_fitted()
-        vector, held_out = self.weight_vector(weights), self._held_out_mixtures()
-        return draw_scale(
-            held_out.errors @ vector,
-            np.sum((held_out.noise * vector) ** 2, axis=1),
-            float(vector @ self._draw_covariance @ vector),
-        )
+        held_out, vector = self._held_out_mixtures(), self.weight_vector(weights)
+        return held_out.draw_scale(vector, float(vector @ self._draw_covariance @ vector))
 
     def _held_out_mixtures(self) -> HeldOut:
+        self._require_fitted()
         if "ratio" not in self._held_out:
             raise InvalidValueError(
                 "num_folds", self.num_folds, "must be at least 2, with two mixtures beside the trunk's"
             )
         return self._held_out["ratio"]
 
-    def _covariance(self, inputs: DecayInputs) -> Array:
-        """Covariance of the domains' predictions ``[n, d, d]``, with the offset of an unseen checkpoint."""
-        slopes = evaluate(self._theta, inputs, self._frame)[1]
-        unknown = self._frame.checkpoint_of(inputs).sum(axis=1) == 0
-        offset_sd = self._sd[self._layout.columns("offsets")][: len(self.domains_)]
-        return self._parameter_covariance.of(slopes) + unknown[:, None, None] * np.diag(offset_sd**2)[None]
+    def _interval(
+        self, inputs: DecayInputs, is_new_order: NDArray[np.bool_], weights: Array, level: float
+    ) -> Prediction:
+        """Weighted losses ``[n, k]`` for weights ``[d, k]``, with an interval calibrated on the same weighting."""
+        if self.num_folds < 2:
+            raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
+        losses, slopes = evaluate(self._theta, inputs, self._frame)
+        distances = self._fitted_range.distances(inputs)
+        misfit = self.misfit_.of(token_slopes(self._theta, inputs, self._frame), distances)
+        is_unknown = self._frame.checkpoint_of(inputs).sum(axis=1) == 0
+        layout = self._frame.layout(len(self.domains_))
+        offset_sd = self._sd[layout.columns("offsets")][: len(self.domains_)]
+        covariance = self._parameter_covariance.of(slopes) + is_unknown[:, None, None] * np.diag(offset_sd**2)
+        radius = radii(self._held_out, self._fitted_range.outside(inputs, distances), weights, level)
+        half = radius[:, None] * spread(covariance, np.hypot(self.noise_ * losses, misfit), weights)
+        # the radius is that of held-out runs of the fitted order; a new order comes on top, and with it the fitted one,
+        # whose effect the fit has taken for the law's
+        order = np.sqrt(2 * (self.order_noise_ * losses) ** 2 @ weights**2) * is_new_order[:, None]
+        half, mean = np.hypot(half, normal_radius(level) * order), losses @ weights
+        found = Prediction(mean, mean - half, mean + half, level)
+        return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
+
+    def _is_new_order(self, runs: pd.DataFrame) -> NDArray[np.bool_]:
+        """Whether each row's data come in another order than those of the fit ``[n]``; so where no seed is given."""
+        if "seed" not in runs:
+            return np.ones(len(runs), dtype=bool)
+        return runs["seed"].to_numpy() != self._fitted_seed
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -604,8 +390,8 @@ class DecayLaw(DecaySlices):
             "misfit": vars(self.misfit_), "horizon": self.horizon_.to_list(),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
-            "repeated": self._repeated,
-            "reference_start_tokens": self._reference_start_tokens,
+            "repeated": self._frame.repeated,
+            "reference_start_tokens": self._frame.reference_start_tokens,
             **({"has_stages": True} if self.has_stages_ else {}),
             "onsets": [vars(each) for each in self.onsets_],
             "covariance": self._parameter_covariance.to_dict(), "sd": self._sd,
@@ -614,7 +400,7 @@ class DecayLaw(DecaySlices):
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self._fitted_on = None
+        self._fit = None
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])
         self._reference, self.evidence_ = dict(state["reference"]), dict(state["evidence"])
@@ -624,9 +410,9 @@ class DecayLaw(DecaySlices):
         self.misfit_ = Misfit(**state["misfit"])
         self.horizon_ = Horizon.from_list(state.get("horizon", ()))
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
-        self._repeated = tuple(int(place) for place in state.get("repeated", ()))
-        self._reference_start_tokens = state.get("reference_start_tokens")
         self.has_stages_ = bool(state.get("has_stages", False))
+        repeated = tuple(int(place) for place in state.get("repeated", ()))
+        self._frame = self._framed(repeated, state.get("reference_start_tokens"))
         self.onsets_ = tuple(Onset(**each) for each in state.get("onsets", ()))
         self._theta = np.array(list(self.params_.values()))
         self._sd = np.array(state["sd"])
