@@ -66,7 +66,8 @@ def print_plan(console: Console, study: Study, planned: Plan, hardware: Hardware
         console.print(planned.near_copies, highlight=False, markup=False, soft_wrap=True)
     if study.settings.trainer == "built-in":
         console.print(
-            f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} workers on this machine, as measured "
+            f"About {per_hour * planned.hours:.2g} {clock} with {planned.workers} "
+            f"worker{'s' if planned.workers != 1 else ''} on this machine, as measured "
             f"now ({study.calibration_file.name}).",
             highlight=False,
         )

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.settings.external import BY_DIMENSIONS, BY_PARAMETERS, DeclaredCheckpoint, shape_type
-from decaylaws.settings.numbers import Positive, Share, Tokens, TokensOrNone, check_mixture
+from decaylaws.settings.numbers import LearningRate, Share, Tokens, TokensOrNone, check_mixture
 from decaylaws.settings.section import Section
 
 
@@ -28,7 +28,7 @@ class CheckpointSettings(Section):
         description="Hugging Face folder of a causal LM, relative to study.yaml; no code of it is run"
     )
     tokens: Tokens = Field(description="tokens that the checkpoint has seen")
-    lr: Positive | None = Field(
+    lr: LearningRate | None = Field(
         None,
         description="LR of its last step, from which decays take over; None reads it from the trainer state beside it",
     )

@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from decaylaws.settings.numbers import NUMBER, Count, NotNegative, Positive, Share, Tokens, TokensOrNone
+from decaylaws.settings.numbers import (
+    NUMBER,
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Share,
+    Tokens,
+    TokensOrNone,
+)
 from decaylaws.settings.section import Section
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "constant"]
@@ -21,7 +30,7 @@ class DesignSettings(Section):
     decay_tokens: Annotated[list[Tokens], Field(min_length=1)] = Field(
         description="lengths of the decays in tokens"
     )
-    start_lr_factors: Annotated[list[Positive], Field(min_length=1)] = Field(
+    start_lr_factors: Annotated[list[LearningRate], Field(min_length=1)] = Field(
         [1.0], description="start learning rates of the decays, as factors of the LR at the hand-over"
     )
     shapes: Annotated[list[DecayShape], Field(min_length=1)] = Field(

@@ -16,7 +16,7 @@ from pydantic import Field
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.declared import DeclaredModel
 from decaylaws.runs.start import CheckpointStart
-from decaylaws.settings.numbers import Positive, Tokens
+from decaylaws.settings.numbers import LearningRate, Positive, Tokens
 from decaylaws.settings.section import Section
 
 Trainer = Literal["built-in", "external"]
@@ -75,7 +75,7 @@ class DeclaredCheckpoint(DeclaredShape):
         description="where the trainer finds the checkpoint, in its own format"
     )
     tokens: Tokens = Field(description="tokens that the checkpoint has seen")
-    lr: Positive = Field(description="LR of its last step, from which decays take over")
+    lr: LearningRate = Field(description="LR of its last step, from which decays take over")
     fingerprint: str | None = Field(
         None, description="version of its weights; part of the identity of the runs that start from it"
     )

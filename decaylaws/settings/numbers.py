@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
+from decaylaws.schedules.checks import LARGEST_LR, SMALLEST_LR, whole_tokens
 from decaylaws.schedules.quantities import parse_tokens
 
 
@@ -30,11 +32,25 @@ def _number(value: Any) -> Any:
 def _tokens(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)  # 1e9
-    if not isinstance(value, str):
-        return _number(value)
+    return _checked(parse_tokens, value) if isinstance(value, str) else _number(value)
+
+
+def _not_too_many(value: int) -> int:
+    _checked(partial(whole_tokens, "tokens", minimum=0), value)
+    return value
+
+
+def _learning_rate(value: float) -> float:
+    if not SMALLEST_LR <= value <= LARGEST_LR:
+        raise ValueError(f"it must lie between {SMALLEST_LR:g} and {LARGEST_LR:g}. Check its exponent.")
+    return value
+
+
+def _checked(check: Callable[[Any], Any], value: Any) -> Any:
+    """Let a schedule's own check judge; which field it is about is pydantic's to say."""
     try:
-        return parse_tokens(value)
-    except InvalidValueError as error:  # which field it is about is pydantic's to say
+        return check(value)
+    except InvalidValueError as error:
         raise ValueError(f"{error.constraint}. {error.remedy}".strip()) from None
 
 
@@ -43,9 +59,10 @@ NUMBER = BeforeValidator(_number)
 Positive = Annotated[float, NUMBER, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, NUMBER, Field(gt=0)]
 NotNegative = Annotated[int, NUMBER, Field(ge=0)]
-Tokens = Annotated[int, BeforeValidator(_tokens), Field(gt=0)]
+LearningRate = Annotated[float, NUMBER, Field(gt=0), AfterValidator(_learning_rate)]
+Tokens = Annotated[int, BeforeValidator(_tokens), AfterValidator(_not_too_many), Field(gt=0)]
 """A count of tokens: ``4096``, ``500M``, ``50B``, ``4T`` or ``1e9``."""
-TokensOrNone = Annotated[int, BeforeValidator(_tokens), Field(ge=0)]
+TokensOrNone = Annotated[int, BeforeValidator(_tokens), AfterValidator(_not_too_many), Field(ge=0)]
 """As ``Tokens``, or 0."""
 Share = Annotated[float, NUMBER, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, NUMBER, Field(ge=0, allow_inf_nan=False)]

@@ -140,20 +140,32 @@ class StudySettings(Section):
         self._check_shapes()
         check_trainer(self)
         check_stages(self)
-        for key, sizes in (
-            ("batch_tokens", [self.batch_tokens]),
-            ("design.batch_tokens", self.design.batch_tokens),
-        ):
-            for size in sizes:
-                if size % self.seq_len:
-                    raise InvalidValueError(key, size, f"must be a multiple of seq_len={self.seq_len}")
-        if min(self.design.decay_tokens) > self.target.max_decay_tokens:
-            raise InvalidValueError(
-                "target.max_decay_tokens",
-                self.target.max_decay_tokens,
-                f"must reach the shortest of design.decay_tokens, {min(self.design.decay_tokens)}",
-            )
+        self._check_lengths()
         return self
+
+    def _check_lengths(self) -> None:
+        """Runs are whole sequences, at least one step long, and one of the lengths fits the budget."""
+        batches = [("batch_tokens", self.batch_tokens)]
+        batches += [("design.batch_tokens", size) for size in self.design.batch_tokens]
+        runs = [("design.decay_tokens", tokens) for tokens in self.design.decay_tokens]
+        runs += [("trunk.tokens", self.trunk.tokens)] if self.trunk else []
+        for key, tokens in [*batches, *(runs if self.trainer == "built-in" else [])]:
+            if tokens % self.seq_len:
+                below = tokens // self.seq_len * self.seq_len
+                nearest = [each for each in (below, below + self.seq_len) if each]
+                remedy = f"Write {' or '.join(f'{each:_}' for each in nearest)}."
+                raise InvalidValueError(key, tokens, f"must be a multiple of seq_len={self.seq_len}", remedy)
+        shortest = min(self.design.decay_tokens)
+        for key, size in batches[1:] or batches:
+            if size > shortest:
+                constraint = f"must not exceed the shortest of design.decay_tokens, {shortest}"
+                raise InvalidValueError(key, size, constraint, "A decay has at least one whole step.")
+        if self.trunk and self.batch_tokens > self.trunk.tokens:
+            constraint = f"must not exceed trunk.tokens, {self.trunk.tokens}"
+            raise InvalidValueError("batch_tokens", self.batch_tokens, constraint)
+        if shortest > self.target.max_decay_tokens:
+            constraint = f"must reach the shortest of design.decay_tokens, {shortest}"
+            raise InvalidValueError("target.max_decay_tokens", self.target.max_decay_tokens, constraint)
 
     def _check_starts(self) -> None:
         """Trunks need shapes and shapes a trunk; checkpoints need neither."""

@@ -8,7 +8,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from decaylaws.runs.config import ModelShape
 from decaylaws.settings.external import BY_DIMENSIONS, BY_PARAMETERS, DeclaredShape, shape_type
-from decaylaws.settings.numbers import Count, NotNegative, Positive, Share, Tokens, check_mixture
+from decaylaws.settings.numbers import (
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Share,
+    Tokens,
+    check_mixture,
+)
 from decaylaws.settings.section import Section
 
 
@@ -51,7 +59,7 @@ class TrunkSettings(Section):
 
     tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
     warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
-    peak_lr: Positive = Field(description="learning rate of the constant phase, and so of the hand-over")
+    peak_lr: LearningRate = Field(description="learning rate of the constant phase, and so of the hand-over")
     scale_lr: Literal["none", "width", "mup"] | dict[str, Positive] = Field(
         "none",
         description="LR by shape: none gives all shapes peak_lr; width gives a shape peak_lr times the proxy's d_model "

@@ -51,6 +51,14 @@ def changed(settings: Settings, path: str, value: object) -> Settings:
     [
         ("trunk.peak_lr", -1e-3, ["trunk.peak_lr", "-0.001", "greater than 0"]),
         ("trunk.peak_lr", float("nan"), ["trunk.peak_lr"]),
+        ("trunk.peak_lr", 6e30, ["trunk.peak_lr", "between 1e-100 and 1e+06", "6e+30"]),
+        ("design.start_lr_factors", [1.0, 1e30], ["design.start_lr_factors.1", "1e+30"]),
+        ("trunk.tokens", 10**30, ["trunk.tokens", "at most 1e+18"]),
+        ("trunk.tokens", 10**6, ["trunk.tokens", "multiple of seq_len=128", "999_936 or 1_000_064"]),
+        ("design.decay_tokens", [131_072, "50K"], ["design.decay_tokens", "50000", "49_920 or 50_048"]),
+        ("design.decay_tokens", [512, 131_072], ["batch_tokens", "the shortest of design.decay_tokens, 512"]),
+        ("design.batch_tokens", [1024, 131_072], ["design.batch_tokens", "131072", "65536"]),
+        ("batch_tokens", 2**30, ["batch_tokens", "1073741824"]),
         ("optimizer", {"weight_decay": float("inf")}, ["optimizer.weight_decay"]),
         ("trunk.mixture", {"narrative": 0.4, "reference": 0.5}, ["trunk.mixture", "sum to one", "0.9"]),
         ("trunk.mixture", {"narative": 1.0}, ["trunk.mixture", "narative", "sources"]),
@@ -106,7 +114,10 @@ def test_a_wrong_setting_is_named(settings: Settings, path: str, value: object, 
     [
         ({"seq_len": "-1"}, r"'seq_len' .*; got '?-1'?\."),
         ({"sed": "1"}, r"'sed' is not a known key; got 1\. Check its spelling and its indent\."),
-        ({"batch_tokens": "1000"}, r"'batch_tokens' must be a multiple of seq_len=128; got 1000\."),
+        (
+            {"batch_tokens": "1000"},
+            r"'batch_tokens' must be a multiple of seq_len=128; got 1000\. Write 896 or 1_024\.",
+        ),
     ],
 )
 def test_the_file_is_named_besides_the_field(tmp_path: Path, change: dict[str, str], says: str) -> None:
@@ -181,10 +192,10 @@ def test_token_counts_take_units(settings: Settings) -> None:
     large = changed(
         changed(settings, "target.max_decay_tokens", "50B"), "evaluation", {"tokens_per_domain": "4K"}
     )
-    checked = parse_settings(changed(large, "design.decay_tokens", ["1M", 2_000_000, "4e6", 8e6]))
+    checked = parse_settings(changed(large, "design.decay_tokens", ["1.024M", 2_000_000, "4e6", 8e6]))
     assert checked.target.max_decay_tokens == 50_000_000_000
     assert checked.evaluation.tokens_per_domain == 4000
-    assert checked.design.decay_tokens == [1_000_000, 2_000_000, 4_000_000, 8_000_000]
+    assert checked.design.decay_tokens == [1_024_000, 2_000_000, 4_000_000, 8_000_000]
 
 
 def test_names_that_yaml_1_1_takes_for_values(tmp_path: Path) -> None:

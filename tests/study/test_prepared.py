@@ -153,8 +153,15 @@ def test_a_short_held_out_part_is_said_by_prepare_and_stops_a_plan_if_it_fills_n
     assert "evaluation.tokens_per_domain = 1,000,000: web, maths, code" in said
     with_settings(root)
     assert "have fewer held-out tokens" not in decaylaws("prepare", str(root))
-    design = {**TINY_SETTINGS["design"], "batch_tokens": []}
-    study = with_settings(root, seq_len=1_000_000, batch_tokens=1_000_000, design=design)
+    window = 1_000_000
+    study = with_settings(
+        root,
+        seq_len=window,
+        batch_tokens=window,
+        trunk={**TINY_SETTINGS["trunk"], "tokens": window},
+        design={**TINY_SETTINGS["design"], "batch_tokens": [], "decay_tokens": [window]},
+        target={"shape": "target", "max_decay_tokens": window},
+    )
     for refuse in (plan_runs, lambda study: decaylaws("prepare", str(study.root))):
         with pytest.raises(DataError, match=r"held-out part of 'sources\.web'.*seq_len \+ 1 = 1000001"):
             refuse(study)
