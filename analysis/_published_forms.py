@@ -243,5 +243,5 @@ class PublishedForm:
 
 
 def published_forms(trunk_mixture: Mapping[str, float]) -> dict[str, Callable[[], PublishedForm]]:
-    """Every form, unfitted, ready for ``held_out_report``."""
+    """Every form, unfitted, ready for ``held_out_fits``."""
     return {name: functools.partial(PublishedForm, name, trunk_mixture) for name in FORMS}

@@ -20,7 +20,6 @@ from decaylaws.laws.decay import (
     chosen_member,
     decay_predictors,
     held_out_fits,
-    held_out_report,
     held_out_table,
     select_member,
     splits,
@@ -190,7 +189,8 @@ def test_intervals_hold_what_they_promise(fitted: DecayLaw) -> None:
 
 
 def test_the_law_beats_every_baseline_on_unseen_mixtures() -> None:
-    report = held_out_report(decay_predictors(TRUNK), simulated(), num_folds=4)
+    runs = simulated()
+    report = held_out_table(held_out_fits(decay_predictors(TRUNK), runs, num_folds=4), runs)
     unseen = report[report["held_out"] == "mixture"].set_index("law")["mae"]
     law = unseen[[name for name in unseen.index if name.startswith("decay:")]].min()
     assert law < 0.6 * unseen.drop([name for name in unseen.index if name.startswith("decay:")]).min()
@@ -207,7 +207,7 @@ def test_selection_names_a_member_and_shows_why() -> None:
 def test_too_few_runs_to_hold_any_out_are_named() -> None:
     one = simulated(6).head(4).assign(decay_tokens=100_000, non_embedding_params=100_000, role="control")
     with pytest.raises(InvalidValueError, match="must leave at least 4 runs"):
-        held_out_report(decay_predictors(TRUNK), one)
+        held_out_fits(decay_predictors(TRUNK), one)
 
 
 def test_splits_keep_one_mixture_together_and_leave_enough_to_fit() -> None:

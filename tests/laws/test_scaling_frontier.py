@@ -1,4 +1,4 @@
-"""Compute-optimal allocation: the two approaches find a known frontier, with intervals that hold it."""
+"""Compute-optimal allocation: the minimum of a law is the known frontier, with intervals that hold it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decaylaws.errors import InvalidValueError, NotFittedError, SchemaError
-from decaylaws.laws.kit.law import Estimator
+from decaylaws.errors import InvalidValueError, NotFittedError
 from decaylaws.laws.scaling import (
     PUBLISHED,
     Chinchilla,
     DataConstrained,
-    IsoFlopFrontier,
     optimal_allocation,
 )
 
@@ -74,47 +72,3 @@ class TestOptimalAllocation:
     def test_given_parameters_have_no_intervals(self) -> None:
         with pytest.raises(InvalidValueError, match="draws"):
             optimal_allocation(TRUTH, 1e20, interval=0.9)
-
-
-class TestIsoFlop:
-    def test_exponent_is_unbiased_and_its_interval_holds(self) -> None:
-        fits = [IsoFlopFrontier(seed=seed).fit(isoflop_runs(seed)) for seed in range(40)]
-        ends = np.array([fit.exponent_interval(0.9) for fit in fits])
-        assert np.mean([fit.params_["a"] for fit in fits]) == pytest.approx(EXPONENT, abs=0.003)
-        assert 0.8 <= np.mean((ends[:, 0] <= EXPONENT) & (ends[:, 1] >= EXPONENT)) <= 1.0
-
-    def test_predicts_a_larger_budget(self) -> None:
-        law = IsoFlopFrontier().fit(isoflop_runs(1))
-        row = law.predict(pd.DataFrame({"flops": [1e23]}), interval=0.95).iloc[0]
-        assert row["params_lower"] < best_size(1e23) < row["params_upper"]
-        assert 6 * row["params"] * row["tokens"] == pytest.approx(1e23, rel=1e-6)
-
-    def test_optima_at_the_edge_are_not_used(self) -> None:
-        runs = isoflop_runs(2, noise=0.0)
-        kept = runs[
-            (runs["flops"] < 1e20) | (runs["params"] < 0.8 * np.array([best_size(c) for c in runs["flops"]]))
-        ]
-        assert len(IsoFlopFrontier().fit(kept).optima_) == (np.unique(kept["flops"]) < 1e20).sum()
-
-    def test_no_budget_with_an_inner_optimum(self) -> None:
-        runs = isoflop_runs(3)
-        small = runs[runs["params"] < 0.5 * np.array([best_size(c) for c in runs["flops"]])]
-        with pytest.raises(InvalidValueError, match="budgets"):
-            IsoFlopFrontier().fit(small)
-
-    def test_bad_input_is_named(self) -> None:
-        table = isoflop_runs(0)
-        with pytest.raises(InvalidValueError, match="one loss for each of the 54 rows"):
-            IsoFlopFrontier().fit(table, [2.0])
-        law = IsoFlopFrontier(num_draws=0).fit(table)
-        with pytest.raises(SchemaError, match="missing flops"):
-            law.predict(table[["params"]])
-        with pytest.raises(InvalidValueError, match="num_draws"):
-            law.predict(table, interval=0.9)
-
-    def test_json_round_trip(self) -> None:
-        law, budgets = IsoFlopFrontier(num_draws=20).fit(isoflop_runs(0)), pd.DataFrame({"flops": [1e22]})
-        again = Estimator.from_dict(law.to_dict())
-        pd.testing.assert_frame_equal(
-            again.predict(budgets, interval=0.9), law.predict(budgets, interval=0.9)
-        )

@@ -6,7 +6,8 @@
     law.predict_table(plans, interval=0.9)                # run, domain, mean, lower, upper
     law.predict_size(...), law.predict_ratio(...), law.predict_tokens(...)   # and law.slice_scores_
     law.forgetting(plans, ["web"]), law.critical_mixture_ratio(plan, "code", {"web": 1}, tolerance=0.05)
-    held_out_report(decay_predictors(trunk_mixture), runs)  # beside RegMix, inverse sum and simple baselines
+    fits = held_out_fits(decay_predictors(trunk_mixture), runs)  # beside RegMix, inverse sum and simple baselines
+    held_out_table(fits, runs)
 """
 
 from decaylaws.laws.decay.baselines import (
@@ -21,7 +22,6 @@ from decaylaws.laws.decay.heldout import (
     chosen_member,
     decay_predictors,
     held_out_fits,
-    held_out_report,
     held_out_table,
     select_member,
     splits,
@@ -43,7 +43,6 @@ __all__ = [
     "chosen_member",
     "decay_predictors",
     "held_out_fits",
-    "held_out_report",
     "held_out_table",
     "select_member",
     "splits",

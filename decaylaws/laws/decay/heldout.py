@@ -159,24 +159,6 @@ def held_out_table(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFr
     return table.sort_values(["_order", "mae"], kind="stable").drop(columns="_order").reset_index(drop=True)
 
 
-def held_out_report(
-    predictors: Mapping[str, Callable[[], DecayPredictor]],
-    runs: pd.DataFrame,
-    *,
-    num_folds: int = 5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Fit every predictor without the held-out rows (:func:`held_out_fits`) and score it (:func:`held_out_table`).
-
-    Args:
-        predictors: what makes each predictor, by name.
-        runs: a runs table.
-        num_folds: folds over mixtures.
-        seed: seed of the folds.
-    """
-    return held_out_table(held_out_fits(predictors, runs, num_folds=num_folds, seed=seed), runs)
-
-
 def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
     for kind in dict.fromkeys(split.name for split in found):
         yield kind, [split.test for split in found if split.name == kind]
@@ -277,7 +259,7 @@ def decay_predictors(
     *,
     reference_batch_tokens: int | None = None,
 ) -> dict[str, Callable[[], DecayPredictor]]:
-    """Decay-law members beside the regressions and baselines, ready for ``held_out_report``.
+    """Decay-law members beside the regressions and baselines, ready for :func:`held_out_fits`.
 
     ``regmix`` is LightGBM on mixture, size, tokens and LR; ``inverse_sum`` the mixture law alone, which knows
     neither tokens nor LR; ``nearest_run``, ``control`` and ``constant`` need no law.

@@ -1,7 +1,7 @@
 """Loss from size and tokens, and what follows from it: compute-optimal runs, best LR and batch, a decay's gain."""
 
 from decaylaws.laws.scaling.decay_gain import DecayGain
-from decaylaws.laws.scaling.frontier import IsoFlopFrontier, optimal_allocation
+from decaylaws.laws.scaling.frontier import optimal_allocation
 from decaylaws.laws.scaling.law import SizeTokenLaw
 from decaylaws.laws.scaling.laws import (
     PUBLISHED,
@@ -20,7 +20,6 @@ __all__ = [
     "Chinchilla",
     "DataConstrained",
     "DecayGain",
-    "IsoFlopFrontier",
     "MidtrainingLaw",
     "OverTraining",
     "OverfittingPenalty",
