@@ -24,6 +24,7 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.io.tables import read_table, require_filled, with_numbers, with_unit_shares, without_index
 from decaylaws.runs.columns import FINISHED
 from decaylaws.runs.table import (
+    AVERAGED_START_LOSS,
     BPB,
     EPOCHS,
     LOSS,
@@ -161,7 +162,8 @@ def _with_checked_numbers(table: pd.DataFrame, what: object) -> pd.DataFrame:
 
     table = with_numbers(table, held(*_COUNTS), what, positive=True, empty=True, whole=True)
     table = with_numbers(table, held("start_tokens"), what, empty=True, whole=True)
-    table = with_numbers(table, held(*_POSITIVE), what, positive=True, empty=True)
+    starts = _columns_with(table, START_LOSS, AVERAGED_START_LOSS)
+    table = with_numbers(table, [*held(*_POSITIVE), *starts], what, positive=True, empty=True)
     return with_numbers(table, held("end_lr"), what, empty=True)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decaylaws.errors import DataError, SchemaError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError
+from decaylaws.schedules.quantities import parse_tokens
 
 EXCLUDED_COLUMNS = ("run", "reason")
 
@@ -84,6 +85,15 @@ def numbers(column: pd.Series) -> pd.Series:
     return column.map(_number).astype(float)
 
 
+def counts(column: pd.Series) -> pd.Series:
+    """Counts of tokens or parameters as numbers, with the units and groups of digits of ``parse_tokens`` (``2B``,
+    ``40,000``); NaN where a cell is empty or holds something else.
+    """
+    found = numbers(column)
+    unread = found.isna() & column.notna()
+    return found.where(~unread, column[unread].map(_count).astype(float).reindex(column.index))
+
+
 def has_percent(column: pd.Series) -> bool:
     """Whether some cell is written with a percent sign."""
     if pd.api.types.is_numeric_dtype(column):
@@ -101,6 +111,13 @@ def _number(cell: Any) -> float:
     try:
         return scale * float(cell)
     except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _count(cell: Any) -> float:
+    try:
+        return float(parse_tokens(str(cell)))
+    except InvalidValueError:
         return math.nan
 
 

@@ -26,7 +26,7 @@ from decaylaws.schedules import SHAPES
 from decaylaws.schedules.quantities import parse_tokens
 from decaylaws.search import Choices, Target
 from decaylaws.settings.mix import MixSettings
-from decaylaws.tables.cells import first_of, numbers
+from decaylaws.tables.cells import counts, first_of, numbers
 from decaylaws.tables.run_reading import RunTable
 
 TRUNK = "trunk"
@@ -78,7 +78,10 @@ def lacking(table: RunTable, settings: MixSettings) -> tuple[str, ...]:
         if name not in frame:
             found.append(name)
         elif count := int(frame[name].isna().sum()):
-            found.append(f"{name} in {count} of {len(frame)} runs")
+            held = first_of((name,), table.others)
+            text = table.others.loc[frame[name].isna(), held].dropna() if held else ()
+            cell = f" (a cell holds '{text.iloc[0]}')" if len(text) else ""
+            found.append(f"{name} in {count} of {len(frame)} runs{cell}")
     if not settings.trunk and _control(table) is None:
         found.append(f"{TRUNK} (the mixture before the decays)")
     elif not found:
@@ -122,6 +125,7 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
     if len(unknown):
         run, shape = unknown[["run_id", "decay_shape"]].iloc[0]
         raise InvalidValueError(f"decay_shape of run '{run}'", shape, f"must be one of {', '.join(SHAPES)}")
+    _refuse_plans(runs)
     shares = values_by(runs, MIX, table.sources)
     on_trunk = np.abs(shares - trunk.array(table.sources)).max(axis=1) < _SAME_MIXTURE
     starts = _starts(runs, table.targets)
@@ -133,6 +137,24 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
     return DecayTable(runs, trunk, target, choices, (*told, *more))
 
 
+def _refuse_plans(runs: pd.DataFrame) -> None:
+    """Refuse decays that no trainer makes: tokens in another unit than the batch, an LR that rises.
+
+    Raises:
+        InvalidValueError: names the run and the value.
+    """
+    plan = runs[["decay_tokens", "batch_tokens", "start_lr", "end_lr"]].astype(float)
+    for run, tokens, batch, start, end in zip(runs["run_id"], *(plan[name] for name in plan)):
+        if tokens < batch:
+            raise InvalidValueError(
+                f"decay_tokens of run '{run}'", f"{tokens:.15g}",
+                f"must be at least the {batch:,.0f} tokens of a batch",
+                "Count single tokens in all columns, or write units (50B).",
+            )  # fmt: skip
+        if end > start:
+            raise InvalidValueError(f"end_lr of run '{run}'", end, f"must be at most its start_lr, {start:g}")
+
+
 def _columns(table: RunTable) -> pd.DataFrame:
     """The columns of the table that a decay law reads, under its names."""
     others = table.others
@@ -140,7 +162,8 @@ def _columns(table: RunTable) -> pd.DataFrame:
     for name in (*DECAY_COLUMNS, HANDOVER_LR, WARMUP_TOKENS):
         column = first_of((name,), others)
         if column is not None:
-            found[name] = others[column] if name == "decay_shape" else numbers(others[column])
+            read = numbers if name in _LRS else counts
+            found[name] = others[column] if name == "decay_shape" else read(others[column])
     for ours, beginnings in ((START_LOSS, _START), (AVERAGED_START_LOSS, _AVERAGED)):
         for target in table.targets:
             column = first_of([beginning + target for beginning in beginnings], others)
@@ -196,7 +219,8 @@ def _trunk(table: RunTable, settings: MixSettings) -> Mixture:
     try:
         return Mixture(settings.trunk)
     except InvalidValueError as error:
-        raise InvalidValueError(TRUNK, dict(settings.trunk), error.constraint, error.remedy) from None
+        remedy = "Give the share of every source before the decays, as parts of one."
+        raise InvalidValueError(TRUNK, dict(settings.trunk), error.constraint, remedy) from None
 
 
 def _starts(runs: pd.DataFrame, targets: Sequence[str]) -> pd.Series:

@@ -45,7 +45,7 @@ from decaylaws.tables.answers import (
     rival_table,
     share_table,
 )
-from decaylaws.tables.cells import excluded_table, first_of, numbers
+from decaylaws.tables.cells import counts, excluded_table, first_of
 from decaylaws.tables.decay_reading import lacking
 from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
 from decaylaws.tables.run_reading import RunTable
@@ -166,7 +166,7 @@ def _epochs(table: RunTable, settings: MixSettings) -> dict[str, float]:
     length = first_of(_LENGTHS, table.others)
     if length is None or length in table.differing or table.blocks:
         return found
-    tokens = float(np.nanmedian(numbers(table.others[length]).to_numpy(dtype=float)))
+    tokens = float(np.nanmedian(counts(table.others[length]).to_numpy(dtype=float)))
     known = {name: each.available_tokens for name, each in settings.sources.items() if each.available_tokens}
     return {name: tokens / available for name, available in known.items() if tokens > 0} | found
 

@@ -14,7 +14,15 @@ from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING
 from decaylaws.runs.columns import LOSS_ERROR, STABLE_TOKENS
 from decaylaws.settings.mix import MixSettings
-from decaylaws.tables.cells import chosen_rows, excluded_table, first_of, has_percent, numbers, renamed
+from decaylaws.tables.cells import (
+    chosen_rows,
+    counts,
+    excluded_table,
+    first_of,
+    has_percent,
+    numbers,
+    renamed,
+)
 from decaylaws.tables.run_columns import RUN, Direction, found_columns, one_table
 
 PHASE = "@"
@@ -318,7 +326,7 @@ def _differing(others: pd.DataFrame) -> tuple[str, ...]:
     """Columns of a plan in which runs differ."""
     found = []
     for name in filter(None, (first_of((each,), others) for each in _PLANS)):
-        values = numbers(others[name])
+        values = counts(others[name])
         if values.notna().all():
             differs = float(values.max() - values.min()) > _SAME_PLAN * float(values.abs().max())
         else:

@@ -195,6 +195,38 @@ def test_too_few_mixtures_or_an_unknown_shape_are_said_by_name(tmp_path: Path) -
         read_decays(table, MixSettings())
 
 
+def test_counts_are_read_with_units_as_everywhere_else(tmp_path: Path) -> None:
+    plain = decays()
+    units = plain.assign(
+        decay_tokens=(plain["decay_tokens"] // 1000).map("{}K".format), start_tokens="1M",
+        non_embedding_params="100K", batch_tokens="1,000",
+    )  # fmt: skip
+    read = read_decays(read_run_table(saved(units, tmp_path)), MixSettings())
+    expected = read_decays(read_run_table(saved(plain, tmp_path)), MixSettings())
+    pd.testing.assert_frame_equal(read.runs, expected.runs)
+    assert read.target == expected.target
+    assert read.choices == expected.choices
+    named = read_run_table(saved(plain.assign(start_tokens="1 M x"), tmp_path))
+    assert lacking(named, MixSettings()) == (
+        f"start_tokens in {len(plain)} of {len(plain)} runs (a cell holds '1 M x')",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.assign(decay_tokens=table["decay_tokens"] // 1000),
+         r"decay_tokens of run 'decay-0'' must be at least the 1,000 tokens of a batch; got '50'. Count single"),
+        (lambda table: table.assign(end_lr=2e-3), r"end_lr of run 'decay-0'' must be at most its start_lr, 0.001"),
+        (lambda table: table.assign(**{"start_loss:web": -1.0}), r"start_loss:web of row 1' must be .* positive"),
+    ],
+)  # fmt: skip
+def test_plans_that_no_trainer_makes_are_refused(tmp_path: Path, change, words: str) -> None:
+    table = read_run_table(saved(change(decays()), tmp_path))
+    with pytest.raises(InvalidValueError, match=words):
+        read_decays(table, MixSettings())
+
+
 def test_few_or_broken_runs_are_one_error_or_left_out_by_name(tmp_path: Path) -> None:
     broken = decays()
     broken.loc[2, "loss:web"] = np.nan
