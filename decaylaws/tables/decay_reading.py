@@ -79,8 +79,8 @@ def lacking(table: RunTable, settings: MixSettings) -> tuple[str, ...]:
             found.append(name)
         elif count := int(frame[name].isna().sum()):
             held = first_of((name,), table.others)
-            text = table.others.loc[frame[name].isna(), held].dropna() if held else ()
-            cell = f" (a cell holds '{text.iloc[0]}')" if len(text) else ""
+            text = [] if held is None else table.others.loc[frame[name].isna(), held].dropna().tolist()
+            cell = f" (a cell holds '{text[0]}')" if text else ""
             found.append(f"{name} in {count} of {len(frame)} runs{cell}")
     if not settings.trunk and _control(table) is None:
         found.append(f"{TRUNK} (the mixture before the decays)")
