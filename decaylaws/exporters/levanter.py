@@ -45,7 +45,7 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
     Raises:
         NotRepresentableError: the path is no warm-up from zero, hold, decay of a shape that levanter has, or a new
-            warm-up from taken-over state, or a share is smaller than a sequence of the largest block.
+            warm-up from taken-over state.
     """
     return export_runs(recipe, options, _export_run)
 
@@ -70,7 +70,6 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
             f"Sources are dealt out in blocks of {block:,} sequences and start again without a word when they run "
             "out; the caps hold for the steps set here.",
             "Versions before LmDataConfig call data.components data.configs.",
-            *_rounded(job, realised),
             *known,
             *open_ends(recipe, "levanter caches"),
             *state_notes(
@@ -82,7 +81,7 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         last_checkpoint=f"{options.output}/step-{seen.steps + recipe.num_steps}",
         launch="python -m levanter.main.train_lm --config_path {folder}/midtrain_levanter.yaml",
         realised_shares=realised,
-        approximations=lr.approximations,
+        approximations=(*lr.approximations, *_rounded(job, realised)),
         counts_from=seen,
         assumptions=assumed,
     )
@@ -102,7 +101,7 @@ def _block_size(job: Job, seen_steps: int) -> int:
     larger one where a small share needs it.
 
     Raises:
-        NotRepresentableError: a source would get no sequence of any block.
+        NotRepresentableError: a source would get no sequence of a block between two changes of the mixture.
     """
     edges = [(seen_steps + start) * job.sequences for start in _stage_starts(job)[1:]]
     common = math.gcd(*edges)
@@ -115,10 +114,10 @@ def _block_size(job: Job, seen_steps: int) -> int:
     smallest = min(
         share for stage in job.recipe.stages for share in stage.mixture.weights.values() if share > 0
     )
-    if block * smallest < 1:
-        changes = f"the mixture changes after {edges[-1]:,} sequences, so that " if edges else ""
+    if edges and block * smallest < 1:  # in runs of their own the stages have larger blocks
         raise job.refuse(
-            f"{changes}a block has at most {block:,} sequences, too few for a share of {smallest:.3g}"
+            f"the mixture changes after {edges[-1]:,} sequences, so that a block has {block} of them, too few for "
+            f"a share of {smallest:.3g}"
         )
     return block
 
@@ -133,13 +132,13 @@ def _rounding_error(job: Job, block: int) -> float:
 
 
 def _rounded(job: Job, realised: Mapping[str, float]) -> tuple[str, ...]:
-    """A sentence on the shares that whole sequences of a block miss by more than a hundredth."""
+    """A sentence on the shares that whole sequences of a block miss by more than ``_ROUNDING``."""
     off = [
-        f"{name} {realised[name]:.4g} in place of {share:.4g}"
+        f"{name} {realised.get(name, 0.0):.3g} in place of {share:.3g}"
         for name, share in job.shares.items()
-        if abs(realised[name] / share - 1) > 0.01
+        if abs(realised.get(name, 0.0) / share - 1) > _ROUNDING
     ]
-    return (f"Shares in whole sequences of a block are: {', '.join(off)}.",) if off else ()
+    return (f"Shares are rounded to whole sequences of the largest block: {', '.join(off)}.",) if off else ()
 
 
 def block_counts(mixture: Mixture, block: int) -> dict[str, int]:
