@@ -48,40 +48,30 @@ gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the p
 with :math:`B_d` near 1 and :math:`s_B` near 0. What the one measured loss jumped by then drops out of every decay that
 takes the LR to zero, and other sizes and checkpoints need no extrapolation of the gain.
 
-At one plan, with size, checkpoint, tokens and LR given, only the mixture may still change, and the family becomes
-
-.. math::
-
-    L_d(p) = a_d + w_d [m_d(q_d) - m_{0,d}] - g_d (m_d(q_d) / m_{0,d})^\phi, \qquad
-    q_d = t + r_d (p^c - t),
-
-which :class:`PlanForm` holds: small enough to travel in a file and to be evaluated anywhere.
+What it is at one plan, as a function of the mixture alone, holds module ``plan_form``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
-from decaylaws.laws.decay.parameters import BY_TOKENS, OWN, SHARED, Frame, ParameterLayout
-from decaylaws.laws.decay.repetition import COMMON, Repetition
-from decaylaws.laws.decay.stages import STAGE, StagePart, Transient
+from decaylaws.laws.decay.parameters import Frame
+from decaylaws.laws.decay.plan_form import RATIO_FLOOR, PlanForm
+from decaylaws.laws.decay.slopes import FormSlopes
+from decaylaws.laws.decay.stages import StagePart, Transient
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowSlopes
-from decaylaws.laws.kit.repetition import Harm
 
 SHARE_FLOOR = (
     1e-9  # added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm
 )
-_RATIO_FLOOR = 1e-12
 
 
 def evaluate(
@@ -92,7 +82,7 @@ def evaluate(
     shared, own, coefficients = layout.split(theta)
     size, log_start = inputs.params / frame.reference_params, frame.log_start(inputs)
     inputs = at_reference_batch(inputs, shared["batch"])
-    slope = _Slopes(layout, inputs.log_batch, slopes)
+    slope = FormSlopes(layout, inputs.log_batch, slopes)
     repetition = layout.repetition(theta) if frame.repeated else None
     if repetition is not None:
         inputs, by_worth = repetition.weighted(inputs)
@@ -135,86 +125,8 @@ def changes(theta: Array, inputs: DecayInputs, frame: Frame) -> Array:
     return here - there
 
 
-class _Slopes:
-    """Derivatives under construction, by domain: shared ``[d, n, s]``, own ``[d, n, q]``; without rows if not wanted.
-
-    A domain's own parameters stand by kind, then the mixture coefficients, the offsets and the harm of repetition.
-    """
-
-    def __init__(self, layout: ParameterLayout, log_batch: Array, wanted: bool) -> None:
-        self.layout, self.log_batch, self.wanted = layout, log_batch, wanted
-        self._first_offset = len(OWN) + layout.num_sources
-        self._first_harm = self._first_offset + layout.num_checkpoints
-        rows, width = (len(log_batch), self._first_harm + layout.num_repeated) if wanted else (0, 0)
-        self._shared: Array = np.zeros((layout.num_domains, rows, layout.num_shared))
-        self._own: Array = np.zeros((layout.num_domains, rows, width))
-
-    def shared(self, name: str, slope: Array) -> None:
-        """Add the slope ``[n, d]`` by a shared parameter."""
-        if self.wanted:
-            self._shared[:, :, SHARED.index(name)] += slope.T
-
-    def tokens(self, name: str, slope: Array) -> None:
-        """Add the slope ``[n, d]`` by an exponent of the pre-training tokens, where the law has them."""
-        if self.wanted and self.layout.by_tokens:
-            last = self._shared.shape[2] - (len(STAGE) if self.layout.by_stage else 0)
-            self._shared[:, :, last + BY_TOKENS.index(name) - len(BY_TOKENS)] += slope.T
-
-    def stage(self, name: str, slope: Array) -> None:
-        """Add the slope ``[n, d]`` by a parameter of the stable stage."""
-        if self.wanted:
-            self._shared[:, :, STAGE.index(name) - len(STAGE)] += slope.T
-
-    def path(self, slope: Array) -> None:
-        """Add what follows from the slope ``[n, d]`` by the log of a factor on the whole LR path: the batch's."""
-        self.shared("batch", -self.log_batch[:, None] * slope)
-
-    def own(self, kind: str, slope: Array) -> None:
-        """Add the slope ``[n, d]`` by each domain's own parameter."""
-        if self.wanted:
-            self._own[:, :, OWN.index(kind)] += slope.T
-
-    def scaled(self, scale: Array, *, by_exponent: Array) -> None:
-        """Scale all slopes so far by ``[n, d]``, then add the slope ``[n, d]`` by the exponent of that scale."""
-        if self.wanted:
-            self._shared *= scale.T[:, :, None]
-            self._own[:, :, : len(OWN)] *= scale.T[:, :, None]
-            self.own("size", by_exponent)
-
-    def transient(self, by_reached: Array, transient: Transient) -> None:
-        """Add what follows from the slope ``[n, d]`` by how far the trunk's mixture is forgotten."""
-        self.path(by_reached * transient.by_path)
-        self.shared("log_kappa", by_reached * transient.by_kappa)
-        self.own("kappa", by_reached * transient.by_kappa)
-        self.shared("log_b", by_reached * transient.by_b)
-        if self.layout.by_stage:
-            self.stage("log_stable_worth", by_reached * transient.by_worth)
-
-    def coefficients(self) -> Array:
-        """The slopes by each domain's own mixture coefficients ``[d, n, m]``, to be written to."""
-        return self._own[:, :, len(OWN) : self._first_offset]
-
-    def offsets(self, from_checkpoint: NDArray[np.bool_]) -> None:
-        """Set the slopes by the offsets of the checkpoints ``[n, c]``."""
-        if self.wanted and self.layout.num_checkpoints:
-            self._own[:, :, self._first_offset : self._first_harm] = from_checkpoint
-
-    def repetition(self, harm: Harm, by_worth: Array) -> None:
-        """Set the slopes by all of repetition; ``by_worth`` ``[n, d]`` is that by the log of its scale."""
-        common = {"size_repetition": harm.by_size, "log_power": harm.by_power, "log_repeat_scale": by_worth}
-        first = len(SHARED) + self.layout.num_repeated
-        self._shared[:, :, len(SHARED) : first] = harm.by_onset
-        for number, name in enumerate(COMMON):
-            self._shared[:, :, first + number] = common[name].T
-        self._own[:, :, self._first_harm :] = harm.by_strength
-
-    def arrow(self) -> ArrowSlopes:
-        """The finished derivatives."""
-        return ArrowSlopes(self._shared, self._own, self.layout.shared_columns, self.layout.own_columns)
-
-
 def _progress(
-    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, size: Array, slope: _Slopes
+    shared: dict[str, float], own: dict[str, Array], inputs: DecayInputs, size: Array, slope: FormSlopes
 ) -> Array:
     """Change of the loss by further tokens of the trunk's mixture, ``[n, d]``."""
     both = inputs.intrinsic + inputs.stable_intrinsic
@@ -288,7 +200,7 @@ class _Mixed:
     @cached_property
     def log_ratio(self) -> Array:
         """``log(there / here)``, which the annealing gain may follow ``[n, d]``."""
-        return np.log(np.maximum(self.there, _RATIO_FLOOR) / np.maximum(self.here, _RATIO_FLOOR))
+        return np.log(np.maximum(self.there, RATIO_FLOOR) / np.maximum(self.here, RATIO_FLOOR))
 
 
 def _mixed(
@@ -324,7 +236,7 @@ def _mixed(
     )
 
 
-def _add_mixture(slope: _Slopes, mixed: _Mixed, weight: Array, follows: Array) -> Array:
+def _add_mixture(slope: FormSlopes, mixed: _Mixed, weight: Array, follows: Array) -> Array:
     """Add the slopes of ``weight * (there - here) - gain`` by all that the mixture law consists of.
 
     Args:
@@ -381,7 +293,7 @@ def _anneal(
     own: dict[str, Array],
     inputs: DecayInputs,
     size: Array,
-    slope: _Slopes,
+    slope: FormSlopes,
     log_ratio: Array,
     follows: float | None,
     log_start: Array,
@@ -407,62 +319,6 @@ def _anneal(
     return gain
 
 
-@dataclass(frozen=True)
-class PlanForm:
-    """The law at one plan; arrays by domain ``[d]``, by law source ``[m]``, or both ``[d, m]``.
-
-    Attributes:
-        concavity: the exponent c of every share.
-        trunk: t, the trunk's shares to the power c.
-        reach: r, how far the shares have moved from the trunk's to the new ones.
-        coefficients: weights of the shares in the mixture law.
-        exponents: gamma of the mixture law.
-        floor: added to every share.
-        here: m at the trunk's shares.
-        base: a, loss without any change of the mixture and without annealing, nats per token.
-        weight: w, size scaling of the mixture term.
-        gain: g, annealing gain at the trunk's mixture, nats per token.
-        follows: the exponent phi; 0 where the gain does not follow the mixture.
-        onsets: passes over a source from which on they raise losses; 1 where they never do.
-        harm: what e times the onset costs, nats per token; 0 where it costs nothing.
-        power: to which the harm rises with the log of the passes over their onset.
-        repeat_scale: repeats after which most of a token's worth is gone, by which shares become effective.
-    """
-
-    concavity: float
-    trunk: Array
-    reach: Array
-    coefficients: Array
-    exponents: Array
-    floor: float
-    here: Array
-    base: Array
-    weight: Array
-    gain: Array
-    follows: float
-    onsets: Array
-    harm: Array
-    power: float
-    repeat_scale: float
-
-    def losses(self, shares: Array, epochs: Array) -> Array:
-        """Losses ``[k, d]`` at effective shares ``[k, m]`` and passes over the sources ``[k, m]``, nats per token."""
-        step = np.asarray(shares) ** self.concavity - self.trunk
-        q = self.trunk + self.reach[:, None] * step[:, None, :]
-        value = np.sum(self.coefficients * (q + self.floor), axis=2) ** -self.exponents
-        ratio = np.maximum(value, _RATIO_FLOOR) / np.maximum(self.here, _RATIO_FLOOR)
-        change = self.weight * (value - self.here)
-        cost = Repetition(np.log(self.onsets), self.harm, log_power=np.log(self.power)).cost(epochs)
-        return self.base + change - self.gain * np.exp(self.follows * np.log(ratio)) + cost
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in asdict(self).items()
-        }
-
-
 def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     """The law with parameters ``theta`` at the plan of the first row of ``inputs``, whatever its mixture.
 
@@ -477,7 +333,7 @@ def plan_form(theta: Array, inputs: DecayInputs, frame: Frame) -> PlanForm:
     shared, own, coefficients = layout.split(theta)
     inputs = at_reference_batch(inputs, shared["batch"])
     size, log_start = inputs.params / frame.reference_params, frame.log_start(inputs)
-    slope = _Slopes(layout, inputs.log_batch, wanted=False)
+    slope = FormSlopes(layout, inputs.log_batch, wanted=False)
     start = inputs.start_loss[0] + frame.checkpoint_of(inputs)[0] @ layout.offsets(theta)
     all_terms = size[0] ** own["size"]
     concavity = float(np.exp(shared["log_concavity"]))

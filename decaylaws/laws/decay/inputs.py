@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,6 @@ from decaylaws.runs.table import (
     LOSS,
     LOSS_ERROR,
     MIX,
-    NUMERICS,
     STABLE_MIX,
     STABLE_TOKENS,
     START_LOSS,
@@ -35,11 +33,6 @@ from decaylaws.runs.table import (
 from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
-
-_SAME = 1e-3  # difference of a share
-_LEAST_TOKENS_PER_PARAM = 0.05  # no trunk has seen fewer; a count in thousands has
-_LEAST_DECAY = 1e-3  # of the trunk's tokens
-_HISTORY_DECAYS = 10.0  # longest decays that stand for a history which is far longer
 
 
 @dataclass(frozen=True)
@@ -163,7 +156,7 @@ def decay_inputs(
         _path(*plan, int(steps), float(lr)) for plan, steps, lr in zip(_plans(runs), trunk_batch, own_lr)
     ]
     start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
-    start_tokens, epochs = _positive(runs, "start_tokens"), _epochs(runs, sources)
+    start_tokens, epochs = _positive(runs, "start_tokens"), epochs_of(runs, sources)
     gain, steps = np.ones_like(start_loss), np.full(len(runs), np.inf)
     if measured:
         gain = start_loss - _averaged_losses(runs, domains)
@@ -270,51 +263,7 @@ def mixture_groups(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     return np.unique(shares, axis=0, return_inverse=True)[1].ravel().astype(float)
 
 
-def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
-    """Ranges that the fitted rows span."""
-    columns = (
-        "non_embedding_params",
-        "start_tokens",
-        "decay_tokens",
-        "start_lr",
-        "end_lr",
-        "batch_tokens",
-    )
-    ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
-    values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
-    epochs = _epochs(runs, sources).max(axis=0)
-    falling = runs[runs["decay_shape"].astype(str) != "constant"]
-    ends = (falling["end_lr"] / falling["start_lr"]).tolist() or [1.0]
-    factors = runs["start_lr"] / runs[HANDOVER_LR] if HANDOVER_LR in runs else None
-    return {
-        "num_runs": len(runs),
-        **({} if factors is None else {"start_lr_factor": [float(factors.min()), float(factors.max())]}),
-        "end_lr_factor": [float(min(ends)), float(max(ends))],
-        "shapes": sorted(set(runs["decay_shape"].astype(str))),
-        "shares": {name: [min(seen), max(seen)] for name, seen in values.items()},
-        "share_values": values,
-        "most_epochs": dict(zip(sources, epochs.tolist())),
-        **ranges,
-    }
-
-
-def reference_tokens(runs: pd.DataFrame) -> float:
-    """Tokens by which the law measures how fast a mixture is forgotten: those that the checkpoints had seen, in mean.
-
-    Where the longest decay is under a thousandth of them, they no longer say how fast: decays so short change nothing
-    on that scale, and yet they do. Ten times the longest decay takes their place, about what trunks of a study have.
-    """
-    seen = float(runs["start_tokens"].to_numpy(dtype=float).mean())
-    longest = float(runs["decay_tokens"].max())
-    return seen if _longest_share(runs) >= _LEAST_DECAY else _HISTORY_DECAYS * longest
-
-
-def _longest_share(runs: pd.DataFrame) -> float:
-    """Tokens of the longest decay over those of its start."""
-    return float((runs["decay_tokens"] / runs["start_tokens"]).max())
-
-
-def _epochs(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
+def epochs_of(runs: pd.DataFrame, sources: Sequence[str]) -> Array:
     """Passes over every source ``[n, m]``; 0 where the table does not say them."""
     columns = [
         runs[EPOCHS + name].to_numpy(dtype=float) if EPOCHS + name in runs else np.zeros(len(runs))
@@ -423,51 +372,3 @@ def _finite(values: Array, prefix: str, names: Sequence[str]) -> Array:
             "Select the rows with decaylaws.runs.table.fit_ready first.",
         )  # fmt: skip
     return values
-
-
-def doubts_of(runs: pd.DataFrame, sources: Sequence[str], trunk_shares: Array) -> tuple[str, ...]:
-    """Sentences on runs that are too few, on a missing control, and on counts that are not in one unit.
-
-    Args:
-        runs: finished decays that a law is fitted on.
-        sources: order of the shares.
-        trunk_shares: the trunk's mixture ``[m]``.
-
-    Raises:
-        InvalidValueError: a decay shorter than one step of its batch, which only another unit can explain.
-    """
-    tokens = {
-        name: runs[name].to_numpy(dtype=float) for name in ("decay_tokens", "batch_tokens", "start_tokens")
-    }
-    short = np.flatnonzero(tokens["decay_tokens"] < tokens["batch_tokens"])
-    if len(short):
-        row = int(short[0])
-        raise InvalidValueError(
-            f"decay_tokens of row {runs.index[row]}",
-            int(tokens["decay_tokens"][row]),
-            f"must be at least the {int(tokens['batch_tokens'][row]):,} tokens of one step (batch_tokens)",
-            "Give all counts in tokens, none in thousands.",
-        )
-    shares = plain_shares(runs, sources)
-    held = int((shares > 0).any(axis=0).sum())
-    found = []
-    if len(runs) < held + 2:
-        found.append(f"The law was fitted on {len(runs)} runs; {held} sources need at least {held + 2}.")
-    if not (np.abs(shares - trunk_shares).max(axis=1) < _SAME).any():
-        found.append(
-            "No run decays on the trunk's own mixture, so that what a mixture changes cannot be told from what every "
-            "decay brings."
-        )
-    per_param = float(np.median(tokens["start_tokens"] / runs["non_embedding_params"].to_numpy(dtype=float)))
-    if per_param < _LEAST_TOKENS_PER_PARAM:
-        found.append(
-            f"The checkpoints have seen {per_param:.2g} tokens per parameter, fewer than any trunk: start_tokens may "
-            "be in thousands."
-        )
-    longest = _longest_share(runs)
-    # the trainer of a study counts its own tokens; what others call so may be thousands
-    if longest < _LEAST_DECAY and NUMERICS not in runs:
-        found.append(
-            f"The longest decay has {longest:.2g} times the tokens of its trunk: decay_tokens may be in thousands."
-        )
-    return tuple(found)

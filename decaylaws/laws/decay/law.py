@@ -19,23 +19,22 @@ from decaylaws.laws.decay.descent import (
     fit_decays,
     order_noise_of,
 )
-from decaylaws.laws.decay.form import PlanForm, changes, evaluate, plan_form
+from decaylaws.laws.decay.evidence import doubts_of, evidence_of, reference_tokens
+from decaylaws.laws.decay.form import changes, evaluate, plan_form
 from decaylaws.laws.decay.inputs import (
     DecayInputs,
     decay_inputs,
-    doubts_of,
-    evidence_of,
     final_losses,
     finished_rows,
     has_measured_gains,
     mixture_groups,
-    reference_tokens,
     stable_tokens,
 )
 from decaylaws.laws.decay.intervals import FittedRange, HeldOut, calibrated, onsets_of, radii, spread
 from decaylaws.laws.decay.misfit import Misfit, token_slopes
 from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_tokens
+from decaylaws.laws.decay.plan_form import PlanForm
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.horizon import Horizon
