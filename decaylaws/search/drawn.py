@@ -50,7 +50,13 @@ class ObjectiveDraws:
 
     @classmethod
     def of(
-        cls, fitted: WeightedObjective, shares: pd.DataFrame, losses: pd.DataFrame, number: int, seed: int
+        cls,
+        fitted: WeightedObjective,
+        shares: pd.DataFrame,
+        losses: pd.DataFrame,
+        number: int,
+        seed: int,
+        loss_error: pd.DataFrame | None = None,
     ) -> ObjectiveDraws:
         """Draws from the posterior, or bootstrap refits where there is none.
 
@@ -60,13 +66,14 @@ class ObjectiveDraws:
             losses: of the same.
             number: how many draws.
             seed: of everything random.
+            loss_error: standard errors of the losses that were expected from curves.
         """
         size = left_out_size(fitted.law.left_out_errors(fitted.weights))
         by_run = shares[list(fitted.law.sources_)].to_numpy(dtype=float)
         errors = FormErrors.of(size, list(by_run.T), number, seed + 1)
         if isinstance(fitted.law, PosteriorRegression):
             return cls(fitted, number, errors, fitted.law.draws(number, seed))
-        refits = fitted.law.resampled(shares, losses, num_draws=number, seed=seed)
+        refits = fitted.law.resampled(shares, losses, num_draws=number, seed=seed, loss_error=loss_error)
         return cls(fitted, number, errors, {}, tuple(replace(fitted, law=refit) for refit in refits))
 
     def values(self, points: Array) -> Array:

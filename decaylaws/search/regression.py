@@ -106,6 +106,7 @@ def recommend_mixture(
     space: MixtureSpace,
     weights: Mapping[str, float],
     *,
+    loss_error: pd.DataFrame | None = None,
     law: str | MixtureRegression = DEFAULT_REGRESSION,
     fitted: MixtureRegression | None = None,
     rivals: Mapping[str, Mixture] | None = None,
@@ -127,6 +128,8 @@ def recommend_mixture(
         losses: one row per run, a column per target; NaN where one was not measured.
         space: sources with their caps and bounds.
         weights: weight of each target in the objective; normalised to sum to one.
+        loss_error: standard errors of losses that were expected from the curves of unfinished runs, like ``losses``; 0
+            where a loss was measured.
         law: name of a regression, or an unfitted one that holds runs out for its intervals (``num_folds``).
         fitted: the fit of ``law`` to these very runs, where there is one already.
         rivals: further mixtures to measure it against; the token-proportional mixture and that of the best observed run
@@ -147,12 +150,15 @@ def recommend_mixture(
         InfeasibleError: no mixture meets the limits.
     """
     if fitted is None:
-        fitted = (regression_with_intervals(law) if isinstance(law, str) else law).fit(shares, losses)
+        fitted = (regression_with_intervals(law) if isinstance(law, str) else law).fit(
+            shares, losses, loss_error=loss_error
+        )
     space = _within_runs(shares, space)
     weighted = WeightedObjective(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
-    draws = ObjectiveDraws.of(weighted, shares, losses, num_draws, seed)
-    best_run = _best_run(shares, losses, weighted)
+    draws = ObjectiveDraws.of(weighted, shares, losses, num_draws, seed, loss_error)
+    measured_losses = losses if loss_error is None else losses.where(~(loss_error > 0))
+    best_run = _best_run(shares, measured_losses, weighted)
     chosen = _optimum(weighted, how, best_run, decay_tokens, trials, seed)
     chosen, fallback = _supported(draws, chosen, best_run, decay_tokens)
     if parts is not None:

@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.laws.decay.form import evaluate
-from decaylaws.laws.decay.inputs import DecayInputs, final_losses, finished_rows
+from decaylaws.laws.decay.inputs import DecayInputs, final_losses
 from decaylaws.laws.decay.parameters import Frame, Prior, decay_prior, hierarchical, staged_start
 from decaylaws.laws.decay.repetition import repeated_sources, repetition_prior, repetition_starts
 from decaylaws.laws.kit.draws import cluster_weights
+from decaylaws.laws.kit.expected import finished_rows, row_sd
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
 from decaylaws.laws.kit.repetition import LEAST_EVIDENCE
@@ -69,7 +70,7 @@ class FittedDecays:
             weights: of the rows ``[n]``.
             max_evaluations: of each descent.
         """
-        unit = np.hypot(self.observed * self.noise, self.inputs.loss_error)
+        unit = row_sd(self.observed * self.noise, self.inputs.loss_error)
 
         def looked(theta: Array) -> tuple[Array, ArrowSlopes]:
             losses, slopes = evaluate(theta, self.inputs, self.frame)

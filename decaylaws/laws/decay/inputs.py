@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.kit.expected import loss_errors
 from decaylaws.laws.kit.formulas import REPEAT_SCALE, effective_epochs
 from decaylaws.laws.kit.law import Array
 from decaylaws.runs.table import (
@@ -20,7 +21,6 @@ from decaylaws.runs.table import (
     EPOCHS,
     HANDOVER_LR,
     LOSS,
-    LOSS_ERROR,
     MIX,
     STABLE_MIX,
     STABLE_TOKENS,
@@ -178,7 +178,7 @@ def decay_inputs(
         measured_gain=gain,
         averaged_steps=steps,
         log_batch=np.log(batch / trunk_batch),
-        loss_error=_loss_errors(runs, domains),
+        loss_error=loss_errors(runs, domains),
         stable_intrinsic=stable_tokens(runs),
         stable_shares=stable_shares(runs, sources) * worth_of(epochs),
     )
@@ -196,22 +196,6 @@ def has_measured_gains(runs: pd.DataFrame, domains: Sequence[str]) -> bool:
 def final_losses(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
     """Observed losses after the decay, nats per token, ``[n, d]``."""
     return _finite(values_by(runs, LOSS, domains), LOSS, domains)
-
-
-def finished_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose final losses were measured, and not expected from an unfinished curve."""
-    return runs[~(_loss_errors(runs, names_with(runs, LOSS_ERROR)) > 0).any(axis=1)]
-
-
-def _loss_errors(runs: pd.DataFrame, domains: Sequence[str]) -> Array:
-    """Standard errors of the final losses ``[n, d]``; 0 where the table does not say that a loss was only expected."""
-    found = np.zeros((len(runs), len(domains)))
-    for column, name in enumerate(domains):
-        if LOSS_ERROR + name in runs:
-            found[:, column] = np.nan_to_num(runs[LOSS_ERROR + name].to_numpy(dtype=float), nan=0.0)
-    if (found < 0).any() or not np.isfinite(found).all():
-        raise InvalidValueError(f"{LOSS_ERROR}*", float(found.min()), "must be standard errors, 0 or larger")
-    return found
 
 
 def plain_shares(runs: pd.DataFrame, sources: Sequence[str]) -> Array:

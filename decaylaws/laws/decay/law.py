@@ -25,7 +25,6 @@ from decaylaws.laws.decay.inputs import (
     DecayInputs,
     decay_inputs,
     final_losses,
-    finished_rows,
     has_measured_gains,
     mixture_groups,
     stable_tokens,
@@ -37,6 +36,7 @@ from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_toke
 from decaylaws.laws.decay.plan_form import PlanForm
 from decaylaws.laws.decay.slices import DecaySlices
 from decaylaws.laws.kit.draws import normal_radius
+from decaylaws.laws.kit.expected import finished_rows
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
 from decaylaws.laws.kit.normal_matrix import ArrowCovariance

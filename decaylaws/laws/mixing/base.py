@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import cluster_weights, conformal_radius
+from decaylaws.laws.kit.expected import row_weights
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.report import FitReport, FitStatus
@@ -22,11 +23,12 @@ from decaylaws.laws.mixing.data import (
     grouped_folds,
     losses_in,
     mixture_groups,
+    read_errors,
     read_losses,
     read_shares,
     read_weights,
 )
-from decaylaws.laws.mixing.diverged import diverged
+from decaylaws.laws.mixing.diverged import NOISE_SD, diverged
 from decaylaws.laws.mixing.reach import Box, mixture_horizon
 
 DIVERGED = "its loss lies far above what the other runs say of its mixture: it diverged or was mis-measured"
@@ -82,6 +84,11 @@ class MixtureRegression(Law):
     [runs], [runs, targets] or a DataFrame (column = target); NaN marks a loss that was not measured.
     ``predict`` answers in the shape of the losses. Intervals come from held-out errors of the fit's own runs.
 
+    Losses of unfinished runs, expected from their curves, enter with their standard errors. A first fit to the measured
+    losses chooses what is to be chosen (prior, kernel, weights of members) and gives the noise of one run, held-out
+    errors and all that intervals rest on. The fit that predicts keeps these and weighs expected losses by the inverse
+    of their variance.
+
     Attributes:
         sources_: names of the sources, in the order of arrays.
         targets_: names of the targets.
@@ -103,20 +110,22 @@ class MixtureRegression(Law):
     box_: Box
     horizons_: dict[str, Horizon]
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, loss_error: Any = None) -> Self:
         """Fit every target, without the runs that diverged and the copies of others, which ``excluded_`` names.
 
         Args:
             X: shares [runs, sources]; every row on the simplex. Or a runs table with ``mix:<source>``.
             y: losses [runs] or [runs, targets], positive, nats per token; the table's ``loss:<domain>`` without it.
             sample_weight: weight of each run [runs], such as a bootstrap's multiplicities.
+            loss_error: standard errors of losses that were expected from the curves of unfinished runs, in the shape of
+                the losses, 0 or NaN where a loss was measured; the table's ``loss_error:<domain>`` without y.
 
         Raises:
-            InvalidValueError: a row is not on the simplex, a loss is not positive, a weight negative, or too few
-                runs.
+            InvalidValueError: a row is not on the simplex, a loss is not positive, a weight or an error negative, or
+                too few runs whose loss was measured.
             SchemaError: two columns have one name.
         """
-        return self._fit(X, y, sample_weight, check=True)
+        return self._fit(X, y, sample_weight, loss_error, check=True)
 
     def fit_checked(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit every target on runs that another regression has checked: all of them count.
@@ -126,31 +135,41 @@ class MixtureRegression(Law):
             y: losses [runs] or [runs, targets].
             sample_weight: weight of each run [runs].
         """
-        return self._fit(X, y, sample_weight, check=False)
+        return self._fit(X, y, sample_weight, None, check=False)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, check: bool) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, loss_error: Any, *, check: bool) -> Self:
         shares, self.sources_ = read_shares(X)
         losses, self.targets_, self._single = read_losses(losses_in(X) if y is None else y, len(shares))
+        sd = read_errors(loss_error, X, y, losses.shape, self.targets_)
         weights = read_weights(sample_weight, len(shares))
         copies = _copies(shares, losses) if check else np.zeros(len(shares), dtype=bool)
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
         self.models_, self.horizons_, excluded = {}, {}, []
-        self.box_ = Box.of(shares)
+        # what was expected does not widen the range, beyond which nothing was measured
+        self.box_ = Box.of(shares[(sd == 0).any(axis=1)] if (sd == 0).any() else shares)
         self._errors, self._spreads = np.full(losses.shape, np.nan), np.full(losses.shape, np.nan)
         for column, target in enumerate(self.targets_):
-            measured = np.isfinite(losses[:, column])
-            excluded += _exclusions(target, ~measured, "no loss was measured")
-            excluded += _exclusions(target, measured & copies, "an exact copy of another run")
-            measured &= ~copies
-            _require_runs(target, int(measured.sum()))
+            known = np.isfinite(losses[:, column])
+            excluded += _exclusions(target, ~known, "no loss was measured")
+            excluded += _exclusions(target, known & copies, "an exact copy of another run")
+            known &= ~copies
+            finished = sd[:, column] == 0
+            _require_runs(target, int((known & finished).sum()))
             if check:
-                left_out = np.zeros(len(measured), dtype=bool)
-                left_out[measured] = diverged(shares[measured], losses[measured, column])
+                left_out = np.zeros(len(known), dtype=bool)
+                left_out[known] = diverged(shares[known], losses[known, column])
                 excluded += _exclusions(target, left_out, DIVERGED)
-                measured &= ~left_out
-                _require_runs(target, int(measured.sum()))
+                known &= ~left_out
+                _require_runs(target, int((known & finished).sum()))
+            measured = known & finished
             model = self._fit_target(target, shares[measured], losses[measured, column], weights[measured])
             self.models_[target] = model
+            if not finished[known].all():
+                noise = _noise_of(model)
+                counts = weights * row_weights(noise, sd[:, column] / losses[:, column])
+                self.models_[target] = self._with_expected(
+                    target, model, shares[known], losses[known, column], counts[known]
+                )
             if len(model.errors):
                 spread = model.left_out_spread(shares[measured])
                 self._errors[measured, column] = losses[measured, column] * np.expm1(model.errors * spread)
@@ -160,7 +179,7 @@ class MixtureRegression(Law):
                         target, model, shares[measured], losses[measured, column]
                     )
         self.excluded_ = tuple(excluded)
-        self.doubts_ = self._doubts(losses)
+        self.doubts_ = self._doubts(np.where(sd == 0, losses, np.nan))
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
         self.report_ = joint_report({target: model.report for target, model in self.models_.items()})
         return self
@@ -242,7 +261,9 @@ class MixtureRegression(Law):
             raise SchemaError("weights", unexpected=unknown, remedy=f"Targets: {', '.join(self.targets_)}.")
         return np.array([weights.get(target, 0.0) for target in self.targets_])
 
-    def resampled(self, X: Any, y: Any, *, num_draws: int, seed: int) -> Iterator[Self]:
+    def resampled(
+        self, X: Any, y: Any, *, num_draws: int, seed: int, loss_error: Any = None
+    ) -> Iterator[Self]:
         """Copies of this regression fitted under bootstrap weights over mixtures.
 
         Their optima show how far the evidence determines the best mixture.
@@ -252,16 +273,18 @@ class MixtureRegression(Law):
             y: losses [runs] or [runs, targets].
             num_draws: number of refits.
             seed: seed of the weights.
+            loss_error: standard errors of expected losses, as in :meth:`fit`.
         """
         groups = mixture_groups(read_shares(X)[0])
         for weights in cluster_weights(groups, num_draws, seed=seed):
-            yield type(self)(**self.get_params()).fit(X, y, sample_weight=weights)
+            yield type(self)(**self.get_params()).fit(X, y, sample_weight=weights, loss_error=loss_error)
 
     def _doubts(self, losses: Array) -> dict[str, tuple[str, ...]]:
         """By target: too few runs, or held-out errors as large as without a regression."""
         need, found = len(self.sources_) - len(self.unseen_) + 2, {}
         for column, target in enumerate(self.targets_):
-            used = len(losses) - sum(len(each.rows) for each in self.excluded_ if each.target == target)
+            out = {row for each in self.excluded_ if each.target == target for row in each.rows}
+            used = len(set(np.flatnonzero(np.isfinite(losses[:, column])).tolist()) - out)
             few = (
                 [f"{used} runs were fitted; {need - 2} sources need at least {need}."] if used < need else []
             )
@@ -298,6 +321,25 @@ class MixtureRegression(Law):
     ) -> TargetModel:
         """A fit of one target to some of its runs that keeps what the fit to all chose; by default a fit anew."""
         return self._fit_target(target, shares, losses, weights)
+
+    def with_expected(self, shares: Array, losses: Array, weights: Array) -> Self:
+        """This regression of one target, moved by expected losses: what the fit chose stays, and so do its errors.
+
+        Args:
+            shares: of the measured runs and the others [runs, sources].
+            losses: losses [runs].
+            weights: weight of each run [runs].
+        """
+        ((target, model),) = self.models_.items()
+        found = copy(self)
+        found.models_ = {target: self._with_expected(target, model, shares, losses, weights)}
+        return found
+
+    def _with_expected(
+        self, target: str, model: Any, shares: Array, losses: Array, weights: Array
+    ) -> TargetModel:
+        found: Any = self._refit_target(target, model, shares, losses, weights)
+        return cast(TargetModel, replace(found, errors=model.errors))
 
     def _horizon(self, target: str, model: TargetModel, shares: Array, losses: Array) -> Horizon:
         size = float(np.sqrt(np.mean(np.square(model.errors))))
@@ -447,6 +489,11 @@ def _copies(shares: Array, losses: Array) -> NDArray[np.bool_]:
     """Rows ``[n]`` that repeat an earlier one exactly: seeds differ in some digit, so a repeat is no replicate."""
     rows = pd.DataFrame(np.hstack([shares, losses]))
     return rows.duplicated().to_numpy() & np.isfinite(losses).any(axis=1)
+
+
+def _noise_of(model: TargetModel) -> float:
+    """Standard deviation of one run's log loss around a fit, by its held-out errors; usual noise where it has none."""
+    return max(float(np.sqrt(np.mean(np.square(model.errors)))), 1e-9) if len(model.errors) else NOISE_SD
 
 
 def _not_empty(errors: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

@@ -289,6 +289,16 @@ class BlendedRegression(PosteriorRegression):
         process = model.process.refitted(shares, losses, weights)
         return replace(model, formula=formula, process=process, tree_share=0.0)
 
+    def _with_expected(
+        self, target: str, model: BlendModel, shares: Array, losses: Array, weights: Array
+    ) -> BlendModel:
+        return replace(
+            model,
+            formula=model.formula.with_expected(shares, losses, weights),
+            trees=model.trees.with_expected(shares, losses, weights),
+            process=model.process.with_expected(shares, losses, weights),
+        )
+
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
     ) -> BlendModel:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
+from decaylaws.laws.kit.expected import checked_errors, loss_errors
 from decaylaws.laws.kit.law import Array, floats
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.table import LOSS, MIX, names_with
@@ -115,6 +116,33 @@ def losses_in(table: Any) -> pd.DataFrame:
     if not domains:
         raise SchemaError("runs table", missing=[f"{LOSS}<domain>"], remedy="Or give the losses as y.")
     return table[[LOSS + name for name in domains]].set_axis(domains, axis=1)
+
+
+def read_errors(loss_error: Any, X: Any, y: Any, shape: tuple[int, ...], targets: Sequence[str]) -> Array:
+    """Standard errors of losses that were expected from curves [runs, targets], 0 where they were measured.
+
+    Args:
+        loss_error: [runs], [runs, targets] or a DataFrame with columns of some targets; NaN is 0.
+        X: the table that holds them (``loss_error:<domain>``) where it also holds the losses.
+        y: the losses where they are not in the table.
+        shape: of the losses.
+        targets: their names.
+
+    Raises:
+        SchemaError: a column is of no target.
+        InvalidValueError: a wrong length, or an error that is negative or infinite.
+    """
+    if loss_error is None:
+        return np.zeros(shape) if y is not None else loss_errors(X, targets)
+    if isinstance(loss_error, pd.DataFrame):
+        unknown = sorted(set(map(str, loss_error.columns)) - set(targets))
+        if unknown:
+            raise SchemaError("loss_error", unexpected=unknown, remedy=f"Targets: {', '.join(targets)}.")
+        loss_error = loss_error.reindex(columns=list(targets))
+    found = floats("loss_error", loss_error)
+    if found.size != np.prod(shape) or len(found) != shape[0]:
+        raise InvalidValueError("loss_error", found.shape, f"must have one error for each loss, {shape}")
+    return checked_errors(np.where(np.isnan(found), 0.0, found).reshape(shape))
 
 
 def read_weights(sample_weight: Any, num_runs: int) -> Array:

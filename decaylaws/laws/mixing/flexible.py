@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.base import MixtureRegression, held_out_errors, plain_report
+from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, held_out_errors, plain_report
 from decaylaws.laws.mixing.parametric import LEAST_FREEDOM, left_out_spread
 
 if TYPE_CHECKING:
     import lightgbm
 
 FloatArray = NDArray[np.floating[Any]]
+
+_LEAST_WEIGHT = 0.1  # of a run, to enter a tree at all: leaves count rows, whatever these weigh
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,13 @@ class LightGBMRegression(MixtureRegression):
     def _refit_target(
         self, target: str, model: TreeModel, shares: Array, losses: Array, weights: Array
     ) -> TreeModel:
-        return replace(self._fit_one(shares, losses, weights), errors=model.errors)
+        return replace(self._fit_one(shares, losses, weights), errors=model.errors, report=model.report)
+
+    def _with_expected(
+        self, target: str, model: TreeModel, shares: Array, losses: Array, weights: Array
+    ) -> TargetModel:
+        counted = weights >= _LEAST_WEIGHT
+        return super()._with_expected(target, model, shares[counted], losses[counted], weights[counted])
 
     def _fit_one(self, shares: Array, losses: Array, weights: Array) -> TreeModel:
         import lightgbm

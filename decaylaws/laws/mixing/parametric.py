@@ -86,7 +86,9 @@ class FormulaModel:
     evidence: float = float("nan")
 
     @classmethod
-    def from_fitted(cls, family: Family, found: Fitted, shares: Array, losses: Array) -> FormulaModel:
+    def from_fitted(
+        cls, family: Family, found: Fitted, shares: Array, losses: Array, weights: Array
+    ) -> FormulaModel:
         """Attach leave-one-out errors to a fit without refitting, by the leverage of each run.
 
         Args:
@@ -94,10 +96,11 @@ class FormulaModel:
             found: its fitted parameters.
             shares: shares of the fitted runs [runs, sources].
             losses: their losses [runs].
+            weights: weight of each run [runs].
         """
         solution = found.solution
         value, by_loss = family.with_slopes(solution.theta, shares)
-        slopes = by_loss / value[:, None]
+        slopes = by_loss / value[:, None] * np.sqrt(weights)[:, None]
         precision = slopes.T @ slopes + np.diag(solution.prior_precision + 1e-12)
         leverage = np.sum(slopes * np.linalg.solve(precision, slopes.T).T, axis=1)
         errors = (np.log(value) - np.log(losses)) / np.sqrt(np.maximum(1.0 - leverage, LEAST_FREEDOM))
@@ -222,7 +225,7 @@ class FormulaRegression(PosteriorRegression):
         found = self._most_likely(fit, start, _scattered(start, self.num_starts, self.seed))
         report = replace(found.solution.report, seconds=time.perf_counter() - began)
         found = replace(found, solution=replace(found.solution, report=report))
-        return FormulaModel.from_fitted(family, found, shares, losses)
+        return FormulaModel.from_fitted(family, found, shares, losses, weights)
 
     def _refit_target(
         self, target: str, model: FormulaModel, shares: Array, losses: Array, weights: Array
@@ -230,7 +233,7 @@ class FormulaRegression(PosteriorRegression):
         start = model.family.start(shares, losses)
         fit = self._fits(model.family, start, shares, losses, weights)
         return FormulaModel.from_fitted(
-            model.family, fit(model.noise_sd, model.prior_sd, model.theta), shares, losses
+            model.family, fit(model.noise_sd, model.prior_sd, model.theta), shares, losses, weights
         )
 
     def _fits(self, family: Family, start: Start, shares: Array, losses: Array, weights: Array) -> FitUnder:
@@ -377,7 +380,7 @@ class InverseSum(FormulaRegression):
             rival = harmless(found.noise_sd, found.prior_sd, ends)
             if found.evidence < max(evidence, rival.evidence) + 0.5 * LEAST_EVIDENCE:
                 break
-            model, evidence = FormulaModel.from_fitted(family, found, shares, losses), found.evidence
+            model, evidence = FormulaModel.from_fitted(family, found, shares, losses, weights), found.evidence
             candidates.remove(source)
         return replace(
             model, report=replace(model.report, seconds=model.report.seconds + time.perf_counter() - began)

@@ -27,6 +27,7 @@ TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
 """Shares as a Gaussian process sees them: on which scale two mixtures are near each other."""
 
 _SHARE_STEP = 1e-7  # over which a transform is derived: a square root has no slope at a share of 0
+_LEAST_WEIGHT = 1e-6  # of a run: its noise is finite, so that the kernel matrix has an inverse
 _FEATURES = 256  # of a draw's prior; their error is below the posterior's own
 
 
@@ -43,6 +44,7 @@ class GaussianProcessModel:
         alone: the kernel of each share alone; None without one.
         transform: of the shares, a key of ``TRANSFORMS``.
         floor: what the loss is taken to keep, nats per token; 0 for the log of the loss itself.
+        row_noise: noise variance of each run of the fit, larger where it counts less [runs].
         errors: leave-one-out log errors of the loss over their standard deviation, scaled to the posterior's spread.
         report: diagnosis.
     """
@@ -55,6 +57,7 @@ class GaussianProcessModel:
     alone: Alone | None
     transform: str
     floor: float
+    row_noise: FloatArray
     errors: FloatArray
     report: FitReport
 
@@ -97,11 +100,11 @@ class GaussianProcessModel:
             num_draws: number of draws.
             rng: source of random numbers.
         """
-        signal, noise, length = self.scales
+        signal, _, length = self.scales
         frequencies = rng.standard_normal((_FEATURES, self.inputs.shape[1])) / length
         phases = rng.uniform(0.0, 2.0 * np.pi, _FEATURES)
         weights = rng.standard_normal((num_draws, _FEATURES)) * np.sqrt(2.0 * signal / _FEATURES)
-        jitter = rng.standard_normal((num_draws, len(self.inputs))) * np.sqrt(noise)
+        jitter = rng.standard_normal((num_draws, len(self.inputs))) * np.sqrt(self.row_noise)
         prior = weights @ np.cos(self.inputs @ frequencies.T + phases).T
         if self.alone is None:
             moved = self.dual - (prior + jitter) @ self.inverse
@@ -137,6 +140,7 @@ class GaussianProcessModel:
             "alone": None if self.alone is None else vars(self.alone),
             "transform": self.transform,
             "floor": self.floor,
+            "row_noise": self.row_noise,
         }
 
     @classmethod
@@ -156,6 +160,7 @@ class GaussianProcessModel:
             else Alone(**own | {key: np.array(own[key]) for key in ("centre", "lengths")}),
             str(state["transform"]),
             float(state["floor"]),
+            np.array(state.get("row_noise", np.full(len(inputs), noise)), dtype=float),
             errors,
             report,
         )
@@ -279,7 +284,9 @@ class GaussianProcess(MixtureRegression):
         self, target: str, model: GaussianProcessModel, shares: Array, losses: Array, weights: Array
     ) -> GaussianProcessModel:
         kernel = KernelFit(model.scales, model.alone, ())
-        return self._conditioned(kernel, model.floor, shares, losses, weights, time.perf_counter())
+        # losses that were expected may lie below all that were measured
+        floor = min(model.floor, self.floor_share * float(losses.min()))
+        return self._conditioned(kernel, floor, shares, losses, weights, time.perf_counter())
 
     def _conditioned(
         self, kernel: KernelFit, floor: float, shares: Array, losses: Array, weights: Array, began: float
@@ -289,7 +296,7 @@ class GaussianProcess(MixtureRegression):
         logs = np.log(losses - floor)
         centre = float(np.average(logs, weights=weights))
         signal, noise, length = kernel.scales
-        noise_by_run = noise / np.maximum(weights, 1e-3)
+        noise_by_run = noise / np.maximum(weights, _LEAST_WEIGHT)
         covariance = signal * correlation(inputs, inputs, length) + np.diag(noise_by_run)
         if kernel.alone is not None:
             covariance = covariance + kernel.alone.kernel(inputs, inputs)
@@ -303,8 +310,9 @@ class GaussianProcess(MixtureRegression):
         count = 5 if self.additive else 3
         report = plain_report(losses, fitted, count, time.perf_counter() - began, kernel.at_bounds)
         return GaussianProcessModel(
-            inputs, dual, inverse, centre, kernel.scales, kernel.alone, self.transform, floor, errors, report
-        )
+            inputs, dual, inverse, centre, kernel.scales, kernel.alone, self.transform, floor, noise_by_run, errors,
+            report,
+        )  # fmt: skip
 
     def _restore_target(
         self, target: str, state: dict[str, Any], errors: Array, report: FitReport
