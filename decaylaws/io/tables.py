@@ -99,18 +99,31 @@ def _header(path: str | Path) -> list[str]:
         if file.read(4) == _ZIP:  # what spreadsheets save
             raise DataError(f"{path} is not a CSV file. Save the sheet with the runs as CSV (UTF-8).")
     cells = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
-    if str(cells[0]).lstrip().startswith(("{", "[{")):
+    require_csv_header(cells.tolist(), path)
+    names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(cells)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")
+    return names
+
+
+def require_csv_header(cells: Sequence[str], path: str | Path) -> None:
+    """Refuse a first line that is JSON, or whose cells something else than commas separates.
+
+    Args:
+        cells: of the first line, as commas separate it.
+        path: the file, for the message.
+
+    Raises:
+        DataError: names what the line is.
+    """
+    if cells and cells[0].lstrip().startswith(("{", "[{")):
         raise DataError(
             f"{path} is not a CSV file: it holds JSON. JSON Lines is read from files named {' or '.join(_JSON_LINES)}."
         )
     for separator, what in (("\t", "tabs"), (";", "semicolons")):
         if len(cells) == 1 and separator in cells[0]:
             raise DataError(f"{path} is not a CSV file: its header is separated by {what}. {_CSV_REMEDY}")
-    names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(cells)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")
-    return names
 
 
 def with_numbers(

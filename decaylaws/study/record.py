@@ -106,14 +106,19 @@ def record(
     names = Names.of(settings.domains, sources=settings.sources, columns=columns, pattern=loss)
     paths = [Path(file) for file in files]
     logs: list[Log] = []
+    nothing = []
     for done, path in enumerate(paths, start=1):
-        logs += read_logs(path, names, kind=kind)
+        found_logs = read_logs(path, names, kind=kind)
+        logs += found_logs
+        if not found_logs:
+            nothing.append({"run_id": "", "file": str(path), "reason": "it holds no rows"})
         progress("files read", done, len(paths))
     if unused := sorted(set(names.columns) - names.used):
         raise SchemaError(
             "the files", missing=[names.columns[each] for each in unused], remedy="Correct --column."
         )
     by_run, excluded = _by_run(logs, known, run_id)
+    excluded += nothing
     whole: set[str] = set()
     if unfinished and study.runs_file.is_file():  # what is logged of a part of a whole run corrects nothing
         recorded = read_runs(study.runs_file)
@@ -143,7 +148,7 @@ def record(
             [(run.config.run_id, run.role) for run in missing], columns=["run_id", "role"], dtype=object
         ),
         runs,
-        _notes(counted),
+        (*_notes(counted), *_units(names)),
     )
 
 
@@ -291,6 +296,17 @@ def _notes(found: Sequence[Compared]) -> tuple[str, ...]:
                 f"{silent_runs} of {len(found)} runs did not log their {what}, so it was not compared with the plan."
             )
     return tuple(notes)
+
+
+def _units(names: Names) -> tuple[str, ...]:
+    """That losses are in bits per byte, where they are."""
+    bits = sorted(domain for domain, is_bits in names.in_bits.items() if is_bits)
+    if not bits:
+        return ()
+    return (
+        f"The losses of {', '.join(bits)} are bits per byte. Every run of the study, trunks included, needs them in "
+        "this unit, and what other verbs call nats per token is then bits per byte.",
+    )
 
 
 def _measured(row: Mapping[str, Any]) -> tuple[Any, Any]:

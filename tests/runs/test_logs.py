@@ -117,7 +117,7 @@ def test_results_of_lm_eval(tmp_path: Path) -> None:
         "model_name": f"outputs/simplex-{RUN}/checkpoint-64",
     }
     path.write_text(json.dumps(content))
-    log = only(path)
+    log = only(path, Names.of(["web"]))
     assert RUN in log.name
     assert log.points == ({"loss:web": 0.75, "step": 64},)
 

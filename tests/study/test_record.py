@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from decaylaws import study as verbs
 from decaylaws.cli import app
 from decaylaws.designs.design import PlannedRun
-from decaylaws.errors import InvalidValueError, SchemaError, StudyError
+from decaylaws.errors import DataError, InvalidValueError, SchemaError, StudyError
 from decaylaws.runs.table import LOSS, START_LOSS
 from decaylaws.study import Study
 from decaylaws.study.record import Recorded
@@ -304,6 +304,34 @@ def test_the_command_lists_what_it_excluded_and_what_is_missing(
         verbs.fit(study)
     with pytest.raises(InvalidValueError, match="'lr_tolerance' must be a fraction from 0 to 1; got -1"):
         verbs.record(study, [path], lr_tolerance=-1)
+
+
+def test_losses_in_bits_per_byte_are_told_and_not_mixed_with_others(
+    study: Study, decay: PlannedRun, tmp_path: Path
+) -> None:
+    results = {f"{domain}": {"bits_per_byte,none": 0.8} for domain in study.settings.domains}
+    folder = tmp_path / decay.config.run_id / f"checkpoint-{decay.config.num_steps}"
+    folder.mkdir(parents=True)
+    path = folder / "results_1.json"
+    path.write_text(json.dumps({"results": results, "config": {}}), encoding="utf-8")
+    recorded = verbs.record(study, [path])
+    assert len(recorded.outcomes) == 1
+    assert "code, maths, web are bits per byte. Every run of the study, trunks included" in " ".join(
+        recorded.notes
+    )
+    log = write_rows(tmp_path / "metrics.jsonl", log_rows(decay))
+    with pytest.raises(InvalidValueError, match=r"in another unit.*--loss '\{domain\}/bits_per_byte,none'"):
+        verbs.record(study, [log, path])
+    assert not verbs.record(study, [log], loss="loss:{domain}").excluded.shape[0]
+
+
+def test_tables_of_another_format_and_empty_ones_are_named(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "semi.csv").write_text("run_id;step;loss:web\n1;2;3,5\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"separated by semicolons\. Separate by commas"):
+        verbs.record(study, [tmp_path / "semi.csv"])
+    (tmp_path / "empty.csv").write_text("run_id,step\n", encoding="utf-8")
+    excluded = verbs.record(study, [tmp_path / "empty.csv"]).excluded
+    assert excluded["reason"].tolist() == ["it holds no rows"]
 
 
 def test_only_a_planned_study_of_another_trainer_records(study: Study, tmp_path: Path) -> None:

@@ -25,13 +25,15 @@ _KNOWN = {
 }  # fmt: skip
 _ONE_OF_SEVERAL_LRS = re.compile(r"optim/LR \(group 0\)|lr/[^/]+(/0)?")
 """The LR of the first group of parameters, as OLMo-core and torchtitan log it."""
+BITS_PER_BYTE = "{domain}/bits_per_byte,none"
+"""lm-eval's loss, the one that is not in nats per token."""
 PATTERNS = (
     "loss:{domain}",
     "eval_{domain}_loss",
     "eval/{domain}_loss",
     "eval/lm/{domain}/CE loss",
     "lm loss validation-{domain}",
-    "{domain}/bits_per_byte,none",
+    BITS_PER_BYTE,
 )
 """Names of held-out losses: ours, Hugging Face's in a file and in a tracker, OLMo-core's, Megatron's, lm-eval's."""
 _SUFFIX = r"(?:[-_ ]validation)?"  # OLMo-core calls its labels so
@@ -54,6 +56,8 @@ class Names:
     pattern: str | None = None
     used: set[str] = field(default_factory=set, compare=False)
     """Names of ``columns`` that a file did hold, so that a misspelt one is found."""
+    in_bits: dict[str, bool] = field(default_factory=dict, compare=False)
+    """Whether the files state the loss of a domain in bits per byte, of the domains whose losses were found."""
 
     @classmethod
     def of(
@@ -117,5 +121,13 @@ class Names:
             before, after = map(re.escape, pattern.split("{domain}"))
             for domain in self.domains:
                 if re.fullmatch(f"{before}{re.escape(domain)}{_SUFFIX}{after}", theirs, re.IGNORECASE):
+                    if self.in_bits.setdefault(domain, pattern == BITS_PER_BYTE) != (
+                        pattern == BITS_PER_BYTE
+                    ):
+                        raise InvalidValueError(
+                            "loss", theirs, f"states the loss of '{domain}' in another unit than another file does",
+                            "Say which of them counts: --loss 'eval_{domain}_loss', or "
+                            f"--loss '{BITS_PER_BYTE}' for bits per byte.",
+                        )  # fmt: skip
                     return domain
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError, SchemaError
+from decaylaws.io.tables import require_csv_header
 from decaylaws.runs.curve_importers import read_wandb_curves
 from decaylaws.runs.logs.log import Log, Point
 from decaylaws.runs.logs.names import RUN_NAMES, Names
@@ -80,6 +81,7 @@ def _csv(path: Path, handle: Any) -> Iterator[Mapping[str, Any]]:
     try:
         reader = csv.reader(handle, strict=True)
         header = [cell.strip() for cell in next(reader, [])]
+        require_csv_header(header, path)
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
             raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")
