@@ -29,10 +29,10 @@ from decaylaws.laws.decay.form import annealed, evaluate, plan_form
 from decaylaws.laws.decay.heldout import HeldOutFits, member_votes
 from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch, decay_inputs
 from decaylaws.laws.decay.parameters import Frame, ParameterLayout
+from decaylaws.laws.kit.arrow_matrix import ArrowMatrix, ArrowSlopes
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Law
-from decaylaws.laws.kit.normal_matrix import ArrowMatrix, ArrowSlopes
 
 SOURCES = ("web", "code", "maths")
 TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
@@ -485,7 +485,7 @@ def test_a_fit_never_builds_what_all_domains_would_share(monkeypatch: pytest.Mon
         raise AssertionError("a dense matrix over all domains")
 
     monkeypatch.setattr(ArrowSlopes, "dense", refused)
-    monkeypatch.setattr("decaylaws.laws.kit.normal_matrix._DENSE_EIGENVALUES", 0)
+    monkeypatch.setattr("decaylaws.laws.kit.arrow_matrix._DENSE_EIGENVALUES", 0)
     monkeypatch.setattr(ArrowMatrix, "dense", refused)
     runs = simulated(24, noise=0.002, seed=3)
     law = DecayLaw(TRUNK, num_draws=2, num_folds=2).fit(runs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from decaylaws.laws.kit.normal_matrix import ArrowMatrix, ArrowSlopes, DenseSlopes
+from decaylaws.laws.kit.arrow_matrix import ArrowMatrix, ArrowSlopes
+from decaylaws.laws.kit.normal_matrix import DenseSlopes
 from decaylaws.laws.kit.solver import solve
 
 

@@ -13,10 +13,11 @@ from decaylaws.laws.decay.form import evaluate
 from decaylaws.laws.decay.inputs import DecayInputs, final_losses
 from decaylaws.laws.decay.parameters import Frame, Prior, decay_prior, hierarchical, staged_start
 from decaylaws.laws.decay.repetition import repeated_sources, repetition_prior, repetition_starts
+from decaylaws.laws.kit.arrow_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes
 from decaylaws.laws.kit.draws import cluster_weights
 from decaylaws.laws.kit.expected import finished_rows, row_sd
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.normal_matrix import ArrowCovariance, ArrowFactor, ArrowSlopes, BoolArray
+from decaylaws.laws.kit.normal_matrix import BoolArray
 from decaylaws.laws.kit.repetition import LEAST_EVIDENCE
 from decaylaws.laws.kit.solver import Solution, evaluated_together, solve
 from decaylaws.progress import Progress

@@ -66,8 +66,8 @@ from decaylaws.laws.decay.parameters import Frame
 from decaylaws.laws.decay.plan_form import RATIO_FLOOR, PlanForm
 from decaylaws.laws.decay.slopes import FormSlopes
 from decaylaws.laws.decay.stages import StagePart, Transient
+from decaylaws.laws.kit.arrow_matrix import ArrowSlopes
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 
 SHARE_FLOOR = (
     1e-9  # added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm

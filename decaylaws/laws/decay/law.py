@@ -35,11 +35,11 @@ from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_tokens
 from decaylaws.laws.decay.plan_form import PlanForm
 from decaylaws.laws.decay.slices import DecaySlices
+from decaylaws.laws.kit.arrow_matrix import ArrowCovariance
 from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.expected import finished_rows
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.kit.law import Array, Prediction
-from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 from decaylaws.laws.kit.repetition import Onset
 from decaylaws.laws.kit.threads import one_blas_thread
 from decaylaws.mixtures import Mixture

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from decaylaws.laws.decay.inputs import DecayInputs
 from decaylaws.laws.decay.repetition import COMMON, Repetition, repetition_prior
 from decaylaws.laws.decay.stages import STAGE, STAGE_PRIOR
+from decaylaws.laws.kit.arrow_matrix import ArrowCovariance
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.normal_matrix import ArrowCovariance
 
 Relaxing = Literal["shares", "loss"]
 

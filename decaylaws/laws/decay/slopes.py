@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from decaylaws.laws.decay.parameters import BY_TOKENS, OWN, SHARED, ParameterLayout
 from decaylaws.laws.decay.repetition import COMMON
 from decaylaws.laws.decay.stages import STAGE, Transient
+from decaylaws.laws.kit.arrow_matrix import ArrowSlopes
 from decaylaws.laws.kit.law import Array
-from decaylaws.laws.kit.normal_matrix import ArrowSlopes
 from decaylaws.laws.kit.repetition import Harm
 
 

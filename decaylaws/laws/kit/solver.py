@@ -1,11 +1,7 @@
 """The one solver behind every law: bounded, multi-start, robust least squares, run to convergence.
 
-The objective is ``F(theta) = sum_i w_i rho(r_i(theta)) + noise_sd^2 / 2 sum_j ((theta_j - mean_j) / sd_j)^2``
-with Huber's ``rho(r) = r^2 / 2`` inside ``|r| <= delta`` and ``delta (|r| - delta / 2)`` outside. It is a
-*sum*: an average lets optimisers stop early, which is how the published Chinchilla parameters went wrong
-(Besiroglu et al. 2024, arXiv 2404.10102). scipy's trust-region least squares does the search; a few
-safeguarded Newton steps then take the best start to machine precision, which robust least squares alone does
-not reach.
+The objective is that of module ``problem``. scipy's trust-region least squares does the search; a few safeguarded
+Newton steps then take the best start to machine precision, which robust least squares alone does not reach.
 """
 
 from __future__ import annotations
@@ -18,17 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import approx_fprime, least_squares
+from scipy.optimize import least_squares
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.gauss_newton import Point, descend
-from decaylaws.laws.kit.normal_matrix import DenseSlopes, Slopes
+from decaylaws.laws.kit.normal_matrix import Slopes
+from decaylaws.laws.kit.problem import Problem, SlopesFunction, VectorFunction, make_problem
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.threads import one_blas_thread
 
 Array = NDArray[np.float64]
-VectorFunction = Callable[[Array], Array]
-SlopesFunction = Callable[[Array], Array] | Callable[[Array], Slopes]
 
 _AGREEMENT = 1e-3  # relative: starts whose objective is this near the best count as agreeing
 _ILL_CONDITIONED = 1e8
@@ -92,7 +87,7 @@ def solve(
     polish: bool = True,
     normal_equations: bool = False,
 ) -> Solution:
-    """Minimise the objective of this module from several starts.
+    """Minimise the objective of module ``problem`` from several starts.
 
     Args:
         residuals: maps parameters ``[p]`` to residuals ``[n]`` (for most laws: predicted minus observed log
@@ -119,10 +114,13 @@ def solve(
         InvalidValueError: fewer residuals than parameters without a prior, or no start with finite residuals.
     """
     began = time.perf_counter()
-    problem = _problem(residuals, jacobian, starts, lower, upper, huber_delta, weights)
-    problem = _with_prior(problem, prior_mean, prior_sd, noise_sd)
-    points = np.clip(np.atleast_2d(np.asarray(starts, dtype=float)), problem.lower, problem.upper)
-    _require_enough(problem, points)
+    points = np.atleast_2d(np.asarray(starts, dtype=float))
+    problem = make_problem(
+        residuals, jacobian, points.shape[1], lower=lower, upper=upper, huber_delta=huber_delta,
+        weights=weights, prior_mean=prior_mean, prior_sd=prior_sd, noise_sd=noise_sd,
+    )  # fmt: skip
+    points = np.clip(points, problem.lower, problem.upper)
+    problem.require_enough(points[0])
     descent = _damped if normal_equations else _trust_region
     ends = [_descend(problem, point, max_evaluations, descent) for point in points]
     objectives = np.array([objective for _, objective, _ in ends])
@@ -166,140 +164,11 @@ def evaluated_together(
     return residuals, jacobian
 
 
-@dataclass(frozen=True)
-class _Problem:
-    residuals: VectorFunction
-    jacobian: SlopesFunction
-    lower: Array
-    upper: Array
-    huber_delta: float | None
-    root_weights: Array | None
-    prior_mean: Array
-    prior_precision: Array
-
-    def values(self, theta: Array) -> Array:
-        """Weighted residuals, the prior's below the data's."""
-        data = self.residuals(theta)
-        if self.root_weights is not None:
-            data = data * self.root_weights
-        return np.concatenate([data, np.sqrt(self.prior_precision) * (theta - self.prior_mean)])
-
-    def data_slopes(self, theta: Array) -> Slopes:
-        """Derivatives of the data's rows of :meth:`values`."""
-        found = self.jacobian(theta)
-        slopes = found if isinstance(found, Slopes) else DenseSlopes(found)
-        return slopes if self.root_weights is None else slopes.rows_scaled(self.root_weights)
-
-    def slopes(self, theta: Array) -> Array:
-        """Derivatives of :meth:`values`."""
-        return np.vstack([self.data_slopes(theta).dense(), np.diag(np.sqrt(self.prior_precision))])
-
-    def deltas(self, num_values: int) -> Array:
-        """Huber's threshold of every row: scaled with the weights, infinite for the prior's rows."""
-        deltas = np.full(num_values, np.inf)
-        if self.huber_delta is not None:
-            num_data = num_values - len(self.prior_mean)
-            root = 1.0 if self.root_weights is None else self.root_weights
-            deltas[:num_data] = self.huber_delta * root
-        return deltas
-
-    def objective(self, theta: Array) -> float:
-        return self.objective_of(self.values(theta))
-
-    def objective_of(self, values: Array) -> float:
-        """The objective where :meth:`values` are these."""
-        size, deltas = np.abs(values), self.deltas(len(values))
-        inside = size <= deltas
-        bounded = np.where(np.isfinite(deltas), deltas, 0.0)
-        return float(np.sum(np.where(inside, 0.5 * values**2, bounded * (size - 0.5 * bounded))))
-
-    def gradient(self, theta: Array) -> Array:
-        """Derivatives of the objective ``[p]``."""
-        values = self.values(theta)[: -len(theta)]
-        deltas = self.deltas(len(values) + len(theta))[: len(values)]
-        prior = self.prior_precision * (theta - self.prior_mean)
-        return self.data_slopes(theta).projected(np.clip(values, -deltas, deltas)) + prior
-
-    def point(self, theta: Array, free: NDArray[np.bool_]) -> Point:
-        """Objective, gradient and Gauss-Newton Hessian by the ``free`` parameters."""
-        values = self.values(theta)
-        if not np.isfinite(values).all():
-            return Point(theta[free], np.inf, np.zeros(0), None)
-        data, deltas = values[: -len(theta)], self.deltas(len(values))[: -len(theta)]
-        slopes, precision = self.data_slopes(theta).columns(free), self.prior_precision[free]
-        gradient = (
-            slopes.projected(np.clip(data, -deltas, deltas)) + precision * (theta - self.prior_mean)[free]
-        )
-        return Point(
-            theta[free], self.objective_of(values), gradient, slopes.gram(precision, np.abs(data) <= deltas)
-        )
-
-
-def _problem(
-    residuals: VectorFunction,
-    jacobian: SlopesFunction | None,
-    starts: ArrayLike,
-    lower: ArrayLike | None,
-    upper: ArrayLike | None,
-    huber_delta: float | None,
-    weights: ArrayLike | None,
-) -> _Problem:
-    num_params = np.atleast_2d(np.asarray(starts)).shape[1]
-    low = np.full(num_params, -np.inf) if lower is None else np.asarray(lower, dtype=float)
-    high = np.full(num_params, np.inf) if upper is None else np.asarray(upper, dtype=float)
-    if not (low <= high).all():
-        raise InvalidValueError(
-            "lower", low.tolist(), "must not exceed the upper bounds", f"Upper: {high.tolist()}."
-        )
-    if huber_delta is not None and not huber_delta > 0:
-        raise InvalidValueError("huber_delta", huber_delta, "must be positive")
-    slopes = jacobian if jacobian is not None else _numeric_jacobian(residuals)
-    root = None if weights is None else np.sqrt(np.asarray(weights, dtype=float))
-    none = np.zeros(num_params)
-    return _Problem(residuals, slopes, low, high, huber_delta, root, none, none)
-
-
-def _numeric_jacobian(residuals: VectorFunction) -> VectorFunction:
-    def slopes(theta: Array) -> Array:
-        return np.atleast_2d(approx_fprime(theta, residuals, 1.5e-8 * np.maximum(np.abs(theta), 1e-2)))
-
-    return slopes
-
-
-def _with_prior(
-    problem: _Problem, prior_mean: ArrayLike | None, prior_sd: ArrayLike | None, noise_sd: float
-) -> _Problem:
-    if (prior_mean is None) != (prior_sd is None):
-        raise InvalidValueError("prior_sd", prior_sd, "must be given together with 'prior_mean'")
-    if prior_mean is None:
-        return problem
-    mean, sd = np.asarray(prior_mean, dtype=float), np.asarray(prior_sd, dtype=float)
-    if not (sd[~np.isnan(sd)] > 0).all():
-        raise InvalidValueError("prior_sd", sd.tolist(), "must be positive", "Use infinity for no prior.")
-    held = np.isfinite(mean) & np.isfinite(sd)
-    precision = np.where(held, (noise_sd / np.where(held, sd, 1.0)) ** 2, 0.0)
-    return replace(problem, prior_mean=np.where(held, mean, 0.0), prior_precision=precision)
-
-
-def _require_enough(problem: _Problem, points: Array) -> None:
-    num_data = len(problem.residuals(points[0]))
-    held = int(np.count_nonzero(problem.prior_precision)) + int(
-        np.count_nonzero(problem.lower == problem.upper)
-    )
-    if num_data + held < points.shape[1]:
-        raise InvalidValueError(
-            "observations",
-            num_data,
-            f"must be at least the {points.shape[1]} parameters",
-            "Add runs, fix parameters or give them a prior.",
-        )
-
-
-Descent = Callable[[_Problem, Array, NDArray[np.bool_], int], tuple[Array, float, bool]]
+Descent = Callable[[Problem, Array, NDArray[np.bool_], int], tuple[Array, float, bool]]
 
 
 def _descend(
-    problem: _Problem, start: Array, max_evaluations: int, descent: Descent
+    problem: Problem, start: Array, max_evaluations: int, descent: Descent
 ) -> tuple[Array, float, bool]:
     """One descent; infinite objective where the start cannot be evaluated."""
     free = problem.lower < problem.upper
@@ -311,7 +180,7 @@ def _descend(
 
 
 def _trust_region(
-    problem: _Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
+    problem: Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
 ) -> tuple[Array, float, bool]:
     low, high = problem.lower[free], problem.upper[free]
     inside = np.clip(start[free], *_interior(low, high))
@@ -336,7 +205,7 @@ def _trust_region(
 
 
 def _damped(
-    problem: _Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
+    problem: Problem, start: Array, free: NDArray[np.bool_], max_evaluations: int
 ) -> tuple[Array, float, bool]:
     def look(part: Array) -> Point:
         return problem.point(_filled(start, free, part), free)
@@ -359,7 +228,7 @@ def _interior(low: Array, high: Array) -> tuple[Array, Array]:
     return low + margin, high - margin
 
 
-def _robust_loss(problem: _Problem, num_values: int) -> str | Callable[[Array], Array]:
+def _robust_loss(problem: Problem, num_values: int) -> str | Callable[[Array], Array]:
     """Huber's loss for the data rows and the plain square for the prior's, in scipy's form."""
     if problem.huber_delta is None:
         return "linear"
@@ -376,7 +245,7 @@ def _robust_loss(problem: _Problem, num_values: int) -> str | Callable[[Array], 
     return loss
 
 
-def _newton(problem: _Problem, theta: Array, converged: bool) -> tuple[Array, float, bool]:
+def _newton(problem: Problem, theta: Array, converged: bool) -> tuple[Array, float, bool]:
     """Safeguarded Newton steps on the free parameters, to machine precision."""
     objective = problem.objective(theta)
     for _ in range(_NEWTON_STEPS):
@@ -397,13 +266,13 @@ def _newton(problem: _Problem, theta: Array, converged: bool) -> tuple[Array, fl
     return theta, objective, converged or decrease <= 1e-9 * max(abs(objective), 1e-300)
 
 
-def _free(problem: _Problem, theta: Array, gradient: Array) -> NDArray[np.bool_]:
+def _free(problem: Problem, theta: Array, gradient: Array) -> NDArray[np.bool_]:
     held_low = (theta <= problem.lower) & (gradient > 0)
     held_high = (theta >= problem.upper) & (gradient < 0)
     return ~(held_low | held_high | (problem.lower == problem.upper))
 
 
-def _newton_step(problem: _Problem, theta: Array, gradient: Array, free: NDArray[np.bool_]) -> Array:
+def _newton_step(problem: Problem, theta: Array, gradient: Array, free: NDArray[np.bool_]) -> Array:
     """Step along the Hessian's eigenvectors, with negative curvature turned round."""
     indices = np.flatnonzero(free)
     hessian = np.empty((len(indices), len(indices)))
@@ -419,7 +288,7 @@ def _newton_step(problem: _Problem, theta: Array, gradient: Array, free: NDArray
     return -scale * (vectors @ ((vectors.T @ (scale * gradient[free])) / steep))
 
 
-def _backtrack(problem: _Problem, theta: Array, objective: float, step: Array) -> tuple[Array, float]:
+def _backtrack(problem: Problem, theta: Array, objective: float, step: Array) -> tuple[Array, float]:
     for halvings in range(25):
         moved = np.clip(theta + 0.5**halvings * step, problem.lower, problem.upper)
         reached = problem.objective(moved)
@@ -429,7 +298,7 @@ def _backtrack(problem: _Problem, theta: Array, objective: float, step: Array) -
 
 
 def _solution(
-    problem: _Problem,
+    problem: Problem,
     theta: Array,
     objective: float,
     converged: bool,
