@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import pairwise
 
+import numpy as np
+import pytest
+
+from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.mixing import BlendedRegression, InverseSum, MixtureRegression
-from decaylaws.laws.mixing.reach import Box, mixture_origins
+from decaylaws.laws.mixing.reach import Box, inner_fit, mixture_horizon
 
 HOLDS_AT_LEAST = 0.7
 """90 % intervals of a form that cannot be right, far from every run (.8 is measured, .46 without the horizon)."""
@@ -31,17 +35,66 @@ def inside(law: MixtureRegression, shares: np.ndarray, losses: np.ndarray) -> fl
     return float(np.mean((found.lower <= losses) & (losses <= found.upper)))
 
 
-def test_origins_ask_inner_fits_about_what_lies_outside_their_range() -> None:
+def test_an_inner_fit_is_asked_about_what_lies_outside_its_range() -> None:
     shares, _, _ = runs(0)
-    origins = mixture_origins(shares)
-    assert len(origins) == 4
-    for origin in origins:
-        box = Box.of(shares[origin.fitted])
-        assert not (origin.fitted & origin.asked).any()
-        assert (box.outside(shares[origin.asked]) > 0).all()
-        assert (box.outside(shares[origin.fitted]) == 0).all()
-    assert origins[1].reached > origins[0].reached
-    assert mixture_origins(shares[:9]) == []
+    fitted, parts = inner_fit(shares)
+    assert fitted.sum() == 45
+    box = Box.of(shares[fitted])
+    outside = [box.outside(shares[part]) for part in parts]
+    assert len(parts) == 4
+    assert outside[0].min() > 0
+    assert all(near.max() <= far.min() for near, far in pairwise(outside))
+    asked = np.concatenate(parts)
+    assert len(np.unique(asked)) == len(asked)
+    assert not fitted[asked].any()
+
+
+def test_few_runs_are_asked_about_the_outermost_of_them() -> None:
+    """A fit needs eight runs, and a single one beyond them says nothing of what it is usual to err."""
+    shares, _, _ = runs(0)
+    for count, fewest in ((16, 8), (12, 8), (9, 8), (8, 8)):
+        fitted, parts = inner_fit(shares[:count])
+        assert fitted.sum() == fewest
+        assert sum(len(part) for part in parts) <= count - fewest
+        assert len(parts) <= (count - fewest) // 2
+    assert inner_fit(np.tile(shares[:1], (12, 1)))[1] == []
+
+
+def test_the_width_is_as_many_times_the_stated_spread_as_inner_fit_err() -> None:
+    """Errors three times as large as the spread that is stated for them, whatever that is by mixture."""
+    shares, losses, _ = runs(3)
+    rng = np.random.default_rng(0)
+    stated = rng.uniform(0.01, 0.05, len(shares))
+    errors = 3.0 * stated * rng.standard_normal(len(shares))
+    (reach,) = mixture_horizon(shares, losses, lambda fitted: (losses * np.exp(errors), stated)).reaches
+    assert reach.rate == pytest.approx(3.0, rel=0.25)
+    assert reach.fits == 4
+    half = reach.half_width(np.exp([0.0, 0.02, 0.04]), 0.9)
+    assert half[0] == 0.0
+    assert half[2] == pytest.approx(2.0 * half[1])
+    assert half[1] > 1.645 * reach.rate * 0.02
+
+
+def test_inner_fit_see_nothing_of_the_runs_beyond_them() -> None:
+    """A kernel that was chosen with the outer runs in sight would already know how the losses go on there."""
+    shares, losses, _ = runs(4)
+    fitted, _ = inner_fit(shares)
+    other = np.where(fitted, losses, losses * np.exp(4.0 * (shares**2).sum(axis=1)))
+    predicted = []
+    for seen in (losses, other):
+        law = BlendedRegression().fit(shares, seen)
+        inner = law._fit_inner("loss", law.models_["loss"], shares[fitted], seen[fitted])
+        predicted.append(inner.predict(shares))
+    np.testing.assert_array_equal(predicted[0], predicted[1])
+
+
+def test_an_inner_fit_that_is_refused_is_passed_over() -> None:
+    shares, losses, _ = runs(0)
+
+    def refused(fitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise InvalidValueError("losses", "all equal", "must differ between runs")
+
+    assert mixture_horizon(shares, losses, refused) == Horizon()
 
 
 def test_intervals_outside_the_range_are_as_wide_as_errors_there() -> None:

@@ -201,14 +201,14 @@ class MixtureRegression(Law):
         mean = np.column_stack([model.predict(shares) for model in models])
         if interval is None:
             return self._shape(mean)
-        places, ends = self.box_.values(shares), []
+        ends = []
         for (target, model), loss in zip(self.models_.items(), mean.T):
             radius = conformal_radius(_not_empty(model.errors), interval) * model.spread(shares)
-            with np.errstate(
-                over="ignore"
-            ):  # without a prior nothing bounds what an unseen source does: infinity
+            # without a prior nothing bounds what an unseen source does: infinity
+            with np.errstate(over="ignore"):
                 own = Prediction(loss, loss / np.exp(radius), loss * np.exp(radius), interval)
-            ends.append(self.horizons_.get(target, Horizon()).widen(own, places))
+                places = self.box_.values(shares, log_spread(model, shares))
+                ends.append(self.horizons_.get(target, Horizon()).widen(own, places))
         lower, upper = (np.column_stack([getattr(each, end) for each in ends]) for end in ("lower", "upper"))
         return Prediction(self._shape(mean), self._shape(lower), self._shape(upper), interval)
 
@@ -234,12 +234,12 @@ class MixtureRegression(Law):
         errors = self.left_out_errors(weights) / (self._spreads[:, used] @ np.abs(vector[used]))
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval) * spread
         # outside the range of the runs a mixture's errors go together over the targets
-        places, names = self.box_.values(shares), [self.targets_[k] for k in np.flatnonzero(used)]
-        beyond = [
-            loss * np.expm1(self.horizons_.get(name, Horizon()).half_width(places, interval))
-            for name, loss in zip(names, losses)
-        ]
-        radius = np.maximum(radius, sum(abs(w) * each for w, each in zip(vector[used], beyond)))
+        beyond, names = np.zeros(len(shares)), [self.targets_[k] for k in np.flatnonzero(used)]
+        for weight, name, model, loss in zip(vector[used], names, counted, losses):
+            places = self.box_.values(shares, log_spread(model, shares))
+            half = self.horizons_.get(name, Horizon()).half_width(places, interval)
+            beyond += abs(weight) * loss * np.expm1(half)
+        radius = np.maximum(radius, beyond)
         return Prediction(mean, mean - radius, mean + radius, interval)
 
     def left_out_errors(self, weights: Mapping[str, float]) -> Array:
@@ -303,23 +303,21 @@ class MixtureRegression(Law):
     def _fit_target(self, target: str, shares: Array, losses: Array, weights: Array) -> TargetModel:
         """Fit one target on runs whose loss exists."""
 
-    def refitted(self, shares: Array, losses: Array, weights: Array) -> Self:
-        """This regression of one target on some of its runs, with what the fit to all chose: prior, kernel, weights.
+    def _fit_inner(self, target: str, model: Any, shares: Array, losses: Array) -> TargetModel:
+        """A fit of one target to some of its runs, as if there were no others.
 
         Args:
-            shares: shares [runs, sources].
-            losses: losses [runs].
-            weights: weight of each run [runs].
+            target: its name.
+            model: the fit to all runs.
+            shares: of these runs [runs, sources].
+            losses: of these runs [runs].
         """
-        ((target, model),) = self.models_.items()
-        found = copy(self)
-        found.models_ = {target: self._refit_target(target, model, shares, losses, weights)}
-        return found
+        return self._fit_target(target, shares, losses, np.ones(len(shares)))
 
     def _refit_target(
         self, target: str, model: Any, shares: Array, losses: Array, weights: Array
     ) -> TargetModel:
-        """A fit of one target to some of its runs that keeps what the fit to all chose; by default a fit anew."""
+        """A fit of one target to other runs that keeps what ``model`` chose: prior, kernel. By default a fit anew."""
         return self._fit_target(target, shares, losses, weights)
 
     def with_expected(self, shares: Array, losses: Array, weights: Array) -> Self:
@@ -342,16 +340,11 @@ class MixtureRegression(Law):
         return cast(TargetModel, replace(found, errors=model.errors))
 
     def _horizon(self, target: str, model: TargetModel, shares: Array, losses: Array) -> Horizon:
-        size = float(np.sqrt(np.mean(np.square(model.errors))))
+        def predict(fitted: NDArray[np.bool_]) -> tuple[Array, Array]:
+            inner = self._fit_inner(target, model, shares[fitted], losses[fitted])
+            return inner.predict(shares), log_spread(inner, shares)
 
-        def predict(fitted: NDArray[np.bool_], asked: Array) -> tuple[Array, Array]:
-            inner = self._refit_target(
-                target, model, shares[fitted], losses[fitted], np.ones(int(fitted.sum()))
-            )
-            # of the fit alone: the spread holds one run's noise as well
-            return inner.predict(asked), size * np.sqrt(np.maximum(inner.spread(asked) ** 2 - 1.0, 0.0))
-
-        return mixture_horizon(shares, losses, predict, size)
+        return mixture_horizon(shares, losses, predict)
 
     @abstractmethod
     def _restore_target(
@@ -411,6 +404,11 @@ class MixtureRegression(Law):
             for target, entry in zip(self.targets_, state["models"])
         }
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
+
+
+def log_spread(model: TargetModel, shares: Array) -> Array:
+    """Standard deviation of the log loss of mixtures [runs], as the fit states it; a run's noise is in it."""
+    return np.asarray(np.sqrt(np.mean(np.square(model.errors))) * model.spread(shares))
 
 
 def held_out_errors(fit_one: FitOne, shares: Array, losses: Array, num_folds: int, seed: int) -> Array:

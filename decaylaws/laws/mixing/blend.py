@@ -265,29 +265,35 @@ class BlendedRegression(PosteriorRegression):
             if value is not None and not 0.0 <= value <= 1.0:
                 raise InvalidValueError(name, value, "must lie in [0, 1]")
         began = time.perf_counter()
-        named = pd.DataFrame(shares, columns=list(self.sources_))
+        trees = LightGBMRegression(num_trees=150, learning_rate=0.05, num_leaves=15, seed=self.seed)
+        trees.fit_checked(self._named(shares), losses, weights)
+        model = self._fit_beside(trees, self.tree_share, shares, losses, weights)
+        report = replace(model.report, seconds=time.perf_counter() - began)
+        return replace(model, report=report)
+
+    def _fit_inner(self, target: str, model: BlendModel, shares: Array, losses: Array) -> BlendModel:
+        # without trees, which cost the most and hardly matter away from the runs
+        return self._fit_beside(model.trees, 0.0, shares, losses, np.ones(len(shares)))
+
+    def _fit_beside(
+        self, trees: LightGBMRegression, tree_share: float, shares: Array, losses: Array, weights: Array
+    ) -> BlendModel:
+        """Formula and process fitted beside trees that are given, and weighed."""
+        named = self._named(shares)
         formula = InverseSum(num_starts=self.num_starts, seed=self.seed, epochs=self.epochs).fit_checked(
             named, losses, weights
         )
-        trees = LightGBMRegression(num_trees=150, learning_rate=0.05, num_leaves=15, seed=self.seed)
-        trees.fit_checked(named, losses, weights)
         process = GaussianProcess(seed=self.seed, transform="sqrt", floor_share=_FLOOR_SHARE, additive=True)
         process.fit_checked(named, losses, weights)
-        model = BlendModel(formula, trees, process, self.tree_share, 0.0, np.empty(0), formula.report_)
+        model = BlendModel(formula, trees, process, tree_share, 0.0, np.empty(0), formula.report_)
         share = self.process_share
         if share is None:
             share = best_share(*model._left_out(shares), weights)
-        report = replace(formula.report_, seconds=time.perf_counter() - began)
-        model = replace(model, process_share=share, report=report)
+        model = replace(model, process_share=share)
         return replace(model, errors=model.left_out_errors(shares) / model.left_out_spread(shares))
 
-    def _refit_target(
-        self, target: str, model: BlendModel, shares: Array, losses: Array, weights: Array
-    ) -> BlendModel:
-        # without trees, which cost the most and hardly matter away from the runs
-        formula = model.formula.refitted(shares, losses, weights)
-        process = model.process.refitted(shares, losses, weights)
-        return replace(model, formula=formula, process=process, tree_share=0.0)
+    def _named(self, shares: Array) -> pd.DataFrame:
+        return pd.DataFrame(shares, columns=list(self.sources_))
 
     def _with_expected(
         self, target: str, model: BlendModel, shares: Array, losses: Array, weights: Array

@@ -1,7 +1,10 @@
 """How a mixture regression errs outside the range of the shares that it was fitted to.
 
-Rolling origins along the mixture: the runs nearest to the mean of all are fitted, and those farther out predicted where
-they leave the range of the fitted ones. The kit (:mod:`decaylaws.laws.kit.horizon`) makes a width by distance of it, as
+A rolling origin along the mixture: the half of the runs that is nearest to the mean of all is fitted, and those farther
+out are predicted where they leave the range of the fitted ones. How far out a mixture is, is measured by what the
+regression itself says: by the spread of its prediction there. Shares alone cannot tell, since a source that one
+domain's loss hangs on means nothing to another. What the regression says is too little, for it takes its form to be
+right; by how much is what these predictions show. The kit (:mod:`decaylaws.laws.kit.horizon`) makes a width of it, as
 it does for sizes and lengths.
 """
 
@@ -14,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decaylaws.laws.kit.horizon import ONE_SD, Horizon
-from decaylaws.laws.kit.law import Array, Prediction
-from decaylaws.laws.kit.rolling import BoolArray, Origin, rolled
+from decaylaws.errors import DecaylawsError
+from decaylaws.laws.kit.horizon import Horizon, Reach
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.rolling import BoolArray
 from decaylaws.laws.mixing.data import MIN_RUNS
 
-AXIS = "mixture"
-"""Name of the axis; its values are the exponential of the share outside the range, since the kit takes logs."""
+AXIS = "spread"
+"""Name of the axis; its values are the exponential of a prediction's spread in log loss, since the kit takes logs."""
 
-_INNER = (0.5, 0.75)  # of the runs, by their distance from the mean mixture: what the two fits see
-_FEWEST_OUTSIDE = 2  # runs of an origin: one says what it erred, and nothing of what it is usual to err
+_MOST_PARTS, _LEAST_IN_PART = 4, 2  # of the runs that an inner fit is asked about, by how far out they lie
 
 
 @dataclass(frozen=True)
@@ -55,54 +58,57 @@ class Box:
         found = np.maximum(beyond.sum(axis=1), farther)
         return np.where(found > 1e-9, found, 0.0)
 
-    def values(self, shares: Array) -> dict[str, Array]:
-        """Values of the kit's axis at mixtures [n, sources]; 1 inside the range."""
-        return {AXIS: np.exp(self.outside(shares))}
+    def values(self, shares: Array, spread: Array) -> dict[str, Array]:
+        """Values of the kit's axis at mixtures; 1 inside the range.
+
+        Args:
+            shares: mixtures [n, sources].
+            spread: standard deviation of the log loss there, as the regression states it [n].
+        """
+        return {AXIS: np.exp(np.where(self.outside(shares) > 0, spread, 0.0))}
 
 
 def _apart(shares: Array, centre: NDArray[np.floating[Any]]) -> Array:
     return np.asarray(0.5 * np.abs(shares - centre).sum(axis=1))
 
 
-def mixture_origins(shares: Array) -> list[Origin]:
-    """Fits to the inner runs, asked about those that leave their range: the nearer half of them, and the farther.
+def inner_fit(shares: Array) -> tuple[BoolArray, list[NDArray[np.intp]]]:
+    """Which runs an inner fit sees [n], and about which it is asked: those that leave its range, in parts by distance.
+
+    Runs lie out in many directions, and a fit errs there to both sides: each part counts for itself.
 
     Args:
         shares: mixtures of the runs [n, sources].
     """
     distance = _apart(shares, shares.mean(axis=0))
-    found = []
-    for part in _INNER:
-        fitted = distance <= np.quantile(distance, part)
-        if fitted.sum() < MIN_RUNS:
-            continue
-        outside = np.where(fitted, 0.0, Box.of(shares[fitted]).outside(shares))
-        beyond = outside > 0
-        if not beyond.any():
-            continue
-        far = beyond & (outside > np.median(outside[beyond]))
-        for asked in (beyond & ~far, far):
-            if asked.sum() >= _FEWEST_OUTSIDE:
-                reached = float(np.exp(np.median(outside[asked])))
-                found.append(Origin(AXIS, fitted, asked, 1.0, reached))
-    return found
+    count = min(max((len(shares) + 1) // 2, MIN_RUNS), len(shares))
+    fitted = distance <= np.sort(distance)[count - 1]
+    outside = np.where(fitted, 0.0, Box.of(shares[fitted]).outside(shares))
+    order = np.argsort(outside, kind="stable")[int((outside == 0).sum()) :]
+    parts = min(len(order) // _LEAST_IN_PART, _MOST_PARTS)
+    return fitted, np.array_split(order, parts) if parts else []
 
 
 def mixture_horizon(
-    shares: Array, losses: Array, predict: Callable[[BoolArray, Array], tuple[Array, Array]], noise: float
+    shares: Array, losses: Array, predict: Callable[[BoolArray], tuple[Array, Array]]
 ) -> Horizon:
-    """How much wider than by its own spread a regression errs outside the range of its runs.
+    """How many times the spread that a regression states outside the range of its runs it errs there.
 
     Args:
         shares: mixtures of the runs [n, sources].
         losses: their losses [n].
-        predict: losses and standard deviations of the log loss of mixtures [k, sources] by a fit to the masked runs.
-        noise: standard deviation of one run's log loss around the regression.
+        predict: losses of all runs [n] and the standard deviations of their logs, noise of a run included, by a fit
+            that has seen nothing but the masked ones: a kernel or a prior that was chosen with the others in sight
+            already knows how the losses go on. It may raise a :class:`~decaylaws.errors.DecaylawsError` where it
+            cannot.
     """
-
-    def asked_of(fitted: BoolArray, asked: BoolArray) -> Prediction:
-        mean, sd = predict(fitted, shares[asked])
-        return Prediction(mean, mean * np.exp(-sd), mean * np.exp(sd), ONE_SD)
-
-    table = rolled(mixture_origins(shares), asked_of, losses)
-    return Horizon.measured({AXIS: np.ones(len(shares))}, table, noise=noise)
+    fitted, parts = inner_fit(shares)
+    if not parts:
+        return Horizon()
+    try:
+        mean, spread = predict(fitted)
+    except DecaylawsError:
+        return Horizon()
+    squares = np.square(np.log(mean / losses) / spread)
+    rate = float(np.sqrt(np.mean([squares[part].mean() for part in parts])))
+    return Horizon((Reach(AXIS, 1.0, 1.0, 1, origins=len(parts), rate=rate, fits=len(parts)),))
