@@ -158,6 +158,24 @@ def test_importing_the_library_is_light() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "needless"),
+    [
+        ("schedule library", {"pandas", "sklearn", "optuna", "matplotlib", "torch"}),
+        ("status missing", {"sklearn", "lightgbm", "matplotlib", "torch", "scipy.stats"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(command: str, needless: set[str]) -> None:
+    loaded_by_command = (
+        "import atexit, sys; atexit.register(lambda: print('loaded:', *sys.modules));"
+        f"sys.argv[1:] = {command.split()}; from decaylaws.cli import main; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", loaded_by_command], capture_output=True, text=True)
+    loaded = set(ran.stdout.rpartition("loaded:")[2].split())
+    assert "decaylaws.cli" in loaded
+    assert loaded & needless == set()
+
+
 @pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.machine"])
 def test_what_does_not_train_does_not_load_torch(module: str) -> None:
     assert "torch" not in loaded_by(module)

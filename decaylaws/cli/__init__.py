@@ -9,11 +9,8 @@ import typer
 from rich.console import Console
 
 from decaylaws import __version__
-from decaylaws.cli import context, evaluation, export, external, launch, recipe, schedule, study
 from decaylaws.cli.answers import EXIT_CODES, EXIT_ERROR, VerbApp
-from decaylaws.cli.curves import predict_curve
-from decaylaws.cli.decontaminate import decontaminate_verb, deduplicate_verb
-from decaylaws.cli.mix import mix
+from decaylaws.cli.loading import GroupLoadedByNeed
 from decaylaws.errors import DecaylawsError
 from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from decaylaws.laws.kit.threads import one_blas_thread
@@ -23,6 +20,7 @@ STOPPED = {EXIT_INTERRUPTED: "Interrupted"} | {128 + each: f"Stopped by {each.na
 
 app = VerbApp(
     name="decaylaws",
+    cls=GroupLoadedByNeed,
     help="Plan the decay of a language model: microanneals, decay laws, mixture search, confirmed recipes.\n\n"
     "Start with 'decaylaws demo', or with 'decaylaws init my-study --template quick' for your own text.\n\n"
     "With --json a command prints its result as one JSON object on standard output.",
@@ -31,39 +29,6 @@ app = VerbApp(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-PANELS = {
-    "A study, verb by verb": (
-        study.init,
-        study.prepare,
-        study.plan,
-        study.run,
-        external.export_runs,
-        external.record,
-        study.fit,
-        study.recommend,
-        study.confirm,
-        export.export,
-        launch.launch,
-        study.report,
-        study.status,
-        study.demo,
-    ),
-    "Checkpoints": (
-        recipe.doctor,
-        evaluation.evaluate,
-        evaluation.compare_evals,
-        evaluation.to_hf,
-        evaluation.benchmarks,
-    ),
-    "Tables": (mix, predict_curve),
-    "Text": (decontaminate_verb, deduplicate_verb),
-}
-NAMES = {decontaminate_verb: "decontaminate", deduplicate_verb: "deduplicate"}
-for panel, verbs in PANELS.items():
-    for verb in verbs:
-        app.command(NAMES.get(verb), rich_help_panel=panel)(verb)
-for name, group in (("schedule", schedule.app), ("recipe", recipe.app), ("context", context.app)):
-    app.add_typer(group, name=name, rich_help_panel="Schedules and recipes")
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,7 +18,6 @@ import typer
 
 from decaylaws.io.json import to_json
 from decaylaws.io.signals import EXIT_INTERRUPTED, STOP_SIGNALS
-from decaylaws.io.values import json_value
 
 EXIT_NO = 1
 EXIT_ERROR = 2
@@ -94,6 +93,8 @@ def answering(verb: Callable[..., object]) -> Callable[..., None]:
             answer = verb(**options)
         result = answer.result if isinstance(answer, No) else answer
         if as_json:
+            from decaylaws.io.values import json_value  # it knows tables, hence imports pandas
+
             values = json_value(result)
             if not isinstance(values, dict):
                 raise TypeError(f"'{verb.__name__}' must return a result that is an object in JSON")

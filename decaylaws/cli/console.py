@@ -6,10 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -17,8 +16,8 @@ from rich.progress import Progress as RichProgress
 from rich.rule import Rule
 from rich.table import Table
 
-from decaylaws.study import Study
-from decaylaws.study.status import command_of
+if TYPE_CHECKING:
+    import pandas as pd
 
 LINE_EVERY_SECONDS = 10.0
 LOG_WIDTH = 160
@@ -40,21 +39,6 @@ def make_console() -> Console:
 def heading(console: Console, title: str) -> None:
     """A line across the terminal, and not much longer than its title in a log."""
     console.print(Rule(title, align="left"), width=min(console.width, RULE_WIDTH))
-
-
-def open_study(console: Console, directory: Path) -> Study:
-    """The study of a verb that does not itself take a changed study.yaml over; says what a person has changed in it."""
-    study = Study.open(directory)
-    for sentence in study.edited():
-        console.print(sentence, highlight=False, soft_wrap=True)
-    return study
-
-
-def say_next(console: Console, study: Study, verb: str | None) -> None:
-    """The command that goes on with a study, the last line of each of its verbs; None after all of them."""
-    done = f"All is done. Read {study.report_file}"
-    line = done if verb is None else f"Next: {command_of(study, verb)}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(console: Console, sentences: Iterable[str]) -> None:
@@ -156,7 +140,7 @@ def plain_table(*columns: str, title: str, left: Iterable[str] = ()) -> Table:
 
 def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
     """A DataFrame as a table, numbers to four digits."""
-    words = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    words = [str(name) for name in frame.select_dtypes(exclude=["number", "bool"])]
     table = plain_table(*map(str, frame.columns), title=title, left=words)
     shown = frame if len(frame) <= LONG_TABLE else frame.head(SHOWN_ROWS)
     for row in shown.itertuples(index=False):

@@ -10,7 +10,8 @@ import typer
 
 from decaylaws import study as verbs
 from decaylaws.cli.answers import No
-from decaylaws.cli.console import frame_table, make_console, open_study, say, say_next
+from decaylaws.cli.console import frame_table, make_console, say
+from decaylaws.cli.steps import open_study, say_next
 from decaylaws.errors import InvalidValueError
 from decaylaws.exporters import (
     EXPORTERS,

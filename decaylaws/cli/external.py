@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from decaylaws import study as verbs
-from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say, say_next
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, say
 from decaylaws.cli.export import LrRule
 from decaylaws.cli.options import StudyDir, pairs
+from decaylaws.cli.steps import open_study, say_next
 from decaylaws.exporters import EXPORTERS, ExportOptions
 from decaylaws.runs.logs import FORMATS
 from decaylaws.study.export_runs import ExportedRuns, runs_table

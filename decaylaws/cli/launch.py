@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from decaylaws import study
-from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, open_study, say, say_next
+from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, say
+from decaylaws.cli.steps import open_study, say_next
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.yaml import load_yaml
 from decaylaws.study.launch import launch_settings

@@ -10,20 +10,12 @@ import pandas as pd
 import typer
 
 from decaylaws import study as verbs
-from decaylaws.cli.console import (
-    ConsoleProgress,
-    frame_table,
-    heading,
-    make_console,
-    open_study,
-    plain_table,
-    say,
-    say_next,
-)
+from decaylaws.cli.console import ConsoleProgress, frame_table, heading, make_console, plain_table, say
 from decaylaws.cli.export import export
 from decaylaws.cli.launch import launch
 from decaylaws.cli.live import SweepDisplay
 from decaylaws.cli.options import StudyDir
+from decaylaws.cli.steps import open_study, say_next
 from decaylaws.cli.study_tables import print_plan, print_preparation, print_status
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.files import write_text
