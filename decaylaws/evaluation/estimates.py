@@ -101,11 +101,11 @@ def _standard_error(influence: Array) -> float:
 
 def spread(influence: Array, level: float) -> tuple[float, float]:
     """Standard error of a sum of clusters' influences ``[C]``, and the half width of its interval."""
-    from scipy.stats import t as student  # a worker that trains needs the standard error only, and no scipy
+    from scipy.special import stdtrit  # a worker that trains needs the standard error only, and no scipy
 
     error = _standard_error(influence)
     count = len(influence)
-    return error, error * float(student.ppf(0.5 + level / 2, count - 1)) if count > 1 else float("nan")
+    return error, error * float(stdtrit(count - 1, 0.5 + level / 2)) if count > 1 else float("nan")
 
 
 def cluster_sums(values: Array, clusters: ArrayLike | None) -> Array:

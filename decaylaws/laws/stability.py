@@ -15,7 +15,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.law import Array
@@ -215,6 +214,8 @@ def _num_mixtures(plans: Sequence[_Plan]) -> int:
 
 def _figures(plans: Sequence[_Plan], noise_sd: float) -> Array:
     """Spearman, Kendall, decision accuracy, argmin drift, regret, from comparisons inside plans alone."""
+    from scipy.stats import rankdata  # slow to import, and only a comparison of scales needs it
+
     gaps, ranks, drifts, regrets = [], [], [], []
     for plan in plans:
         a, b = plan.small, plan.large

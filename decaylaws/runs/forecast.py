@@ -48,9 +48,9 @@ class Forecast:
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Lower and upper end of the interval that holds the final loss with probability ``level``."""
-        from scipy.stats import t  # workers load this module, and few of them ask for an interval
+        from scipy.special import stdtrit  # workers load this module, and few of them ask for an interval
 
-        half = float(t.ppf(0.5 + level / 2, self.degrees)) * self.sd
+        half = float(stdtrit(self.degrees, 0.5 + level / 2)) * self.sd
         return self.mean - half, self.mean + half
 
     @property

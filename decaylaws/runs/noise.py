@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import f, nct, t
+from scipy.special import fdtrc, stdtrit
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.runs.objective import objective_values
@@ -119,7 +119,7 @@ class Noise:
                 raise InvalidValueError(name, value, "must lie between 0 and 1")
         if min(runs_a, runs_b) < 1:
             raise InvalidValueError("runs", min(runs_a, runs_b), "must be at least 1 for each recipe")
-        threshold = float(t.ppf(1 - level / 2, self.degrees))
+        threshold = float(stdtrit(self.degrees, 1 - level / 2))
         low, high = 0.0, 1.0
         while _power(high, threshold, self.degrees) < power:
             high *= 2.0
@@ -226,7 +226,7 @@ def signals(runs: pd.DataFrame, values: Array) -> list[Signal] | None:
         Signal(
             math.sqrt(noise), math.sqrt(total), max(0.0, 1.0 - 1.0 / ratio) if ratio > 0 else 0.0, float(p)
         )
-        for noise, total, ratio, p in zip(seed, mixture, ratios, f.sf(ratios, degrees, seed_degrees))
+        for noise, total, ratio, p in zip(seed, mixture, ratios, fdtrc(degrees, seed_degrees, ratios))
     ]
 
 
@@ -255,4 +255,6 @@ def matched_control(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def _power(shift: float, threshold: float, degrees: int) -> float:
     """Chance that a t statistic with true ``shift`` passes the threshold, in units of its standard error."""
+    from scipy.stats import nct  # a second of imports, and few ask for a power
+
     return float(nct.sf(threshold, degrees, shift))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.runs.noise import seed_noise
@@ -99,6 +98,8 @@ def held_notes(predictions: pd.DataFrame) -> list[str]:
     Args:
         predictions: of held-out losses: ``held_out`` (its kind), ``lower``, ``upper``, ``observed``.
     """
+    from scipy.stats import binomtest  # slow to import, and only a fit needs it
+
     inside, notes = predictions["observed"].between(predictions["lower"], predictions["upper"]), []
     for kind, held in inside.groupby(predictions["held_out"], sort=False):
         is_odd = binomtest(int(held.sum()), len(held), INTERVAL).pvalue < UNLIKELY

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.laws.kit.law import Array
@@ -195,6 +194,8 @@ def _without_regression(shares: Array, observed: Array, folds: list[Indices]) ->
 
 
 def _scores(name: str, predicted: Array, observed: Array, inside: float = float("nan")) -> dict[str, object]:
+    from scipy.stats import spearmanr  # slow to import, and only a held-out table needs it
+
     errors, better = predicted - observed, observed <= np.median(observed)
     # the mean of the fitted runs ranks nothing: what differs between folds is no ranking
     ranks = name != MEAN and np.ptp(predicted) > 0 and np.ptp(observed) > 0

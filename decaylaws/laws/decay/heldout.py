@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from decaylaws.errors import DecaylawsError, InvalidValueError
 from decaylaws.laws.decay.baselines import (
@@ -208,6 +207,8 @@ def _score(fits: HeldOutFits, runs: pd.DataFrame) -> dict[str, object]:
 
 
 def _rank_agreement(predicted: Array, observed: Array) -> float:
+    from scipy.stats import spearmanr  # slow to import, and only a fit needs it
+
     if len(predicted) < 4:
         return float("nan")
     varies = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array, Law, Prediction
@@ -158,7 +158,7 @@ def conformal_radius(scores: ArrayLike, level: float) -> float:
 
 def normal_radius(level: float) -> float:
     """Half width, in standard deviations, of an interval of the normal distribution."""
-    return float(norm.ppf(0.5 + 0.5 * _checked(level)))
+    return float(ndtri(0.5 + 0.5 * _checked(level)))
 
 
 def widest_radius(scores: Mapping[str, ArrayLike], level: float) -> float:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.law import Array, Prediction
@@ -129,7 +129,7 @@ class Reach:
             return np.zeros_like(distance)
         unseen = (_SHARE * self.slope) ** 2 / (1 + self.fits)
         rate2 = unseen + (self.rate**2 if self.origins else 0.0)
-        radius = float(student.ppf(0.5 + 0.5 * level, self.fits + _FREEDOM))
+        radius = float(stdtrit(self.fits + _FREEDOM, 0.5 + 0.5 * level))
         noise = normal_radius(level) * self.noise  # known from many runs
         half = np.hypot(noise, radius * np.sqrt(rate2 * (distance**2 + self.gap**2)))
         return np.where(distance > 0, half, 0.0)

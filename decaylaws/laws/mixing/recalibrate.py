@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array, Prediction
@@ -68,9 +69,7 @@ class Recalibration:
 
     def interval(self, prediction: Prediction) -> Prediction:
         """The proxy's interval at the target scale, widened by the residuals of the recalibration itself."""
-        from scipy.stats import t
-
-        factor = float(t.ppf(0.5 + prediction.level / 2, max(self.num_runs - 2, 1)))
+        factor = float(stdtrit(max(self.num_runs - 2, 1), 0.5 + prediction.level / 2))
         mean = self.apply(prediction.mean)
         own = (factor * self.residual_sd * np.sqrt(1 + 1 / self.num_runs)).reshape(-1)
         low = np.log(mean / self.apply(prediction.lower)).reshape(len(mean), -1)

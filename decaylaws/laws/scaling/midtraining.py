@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import degrees_factor
@@ -180,7 +180,7 @@ class MidtrainingLaw(Law):
             return mean
         noise = np.array([self._noise[name] for name in self._weights])[:, None]
         spread = spread_of_mean(by_member, np.broadcast_to(noise, by_member.shape), weights)
-        half = float(student.ppf(0.5 + 0.5 * interval, self._freedom)) * spread
+        half = float(stdtrit(self._freedom, 0.5 + 0.5 * interval)) * spread
         found = Prediction(mean, mean * np.exp(-half), mean * np.exp(half), interval)
         compute, tokens = _log_compute(rows + np.log(self.center_)), X["decay_tokens"]
         return self.horizon_.widen(found, {"compute": 6 * np.exp(compute), "tokens": tokens})

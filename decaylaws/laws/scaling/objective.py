@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from decaylaws.errors import DecaylawsError
 from decaylaws.laws.kit.draws import degrees_factor
@@ -164,8 +164,9 @@ def huber_root(residuals: Array, delta: float) -> tuple[Array, Array]:
 def huber_variance(spread: float, delta: float) -> float:
     """Asymptotic variance of a Huber location estimate, per observation, on normal scatter (Huber 1964)."""
     cut = delta / max(spread, 1e-12)
-    inside = 2 * norm.cdf(cut) - 1
-    score = inside - 2 * cut * norm.pdf(cut) + 2 * cut**2 * norm.sf(cut)
+    inside = 2 * ndtr(cut) - 1
+    density = np.exp(-(cut**2) / 2) / np.sqrt(2 * np.pi)
+    score = inside - 2 * cut * density + 2 * cut**2 * ndtr(-cut)
     return float(spread**2 * score / inside**2)
 
 
