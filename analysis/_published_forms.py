@@ -224,8 +224,9 @@ class PublishedForm:
     def _features(self, runs: pd.DataFrame, domain: str) -> Features:
         reference = self._reference
         inputs = decay_inputs(
-            runs, sources=self.sources_, domains=self.domains_, reference_lr=reference["lr"]
-        )
+            runs, sources=self.sources_, domains=self.domains_, reference_lr=reference["lr"],
+            lr_memory=0.0,  # as published: the memory counts steps
+        )  # fmt: skip
         unit, shares = reference["tokens"], plain_shares(runs, self.sources_)
         known = domain in self.sources_
         return Features(

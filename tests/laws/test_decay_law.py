@@ -162,6 +162,31 @@ def test_derivatives_are_those_of_the_value(member: str, measured: bool) -> None
     np.testing.assert_allclose(found, np.stack(numeric, axis=-1), atol=2e-8)
 
 
+@pytest.mark.parametrize("memory_steps", [2.0, 20.0, 400.0])
+def test_a_linear_decay_over_the_averaged_steps_gains_what_was_measured(memory_steps: float) -> None:
+    inputs = inputs_of(with_averages(simulated(1), 0.05), measured=True)  # a mean over 100 steps
+    fall = annealed(inputs.rows(inputs.decay_tokens == 100_000), memory_steps)[0][0]
+    assert fall == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_shape_that_is_low_for_long_before_it_ends_brings_less() -> None:
+    """On published and own proxies a cosine ends above a linear decay, and 1-sqrt a little below it."""
+    shapes = ("1-sqrt", "linear", "cosine")
+    trunk = np.array(list(TRUNK.values()))
+    inputs = inputs_of(pd.DataFrame([planned(trunk, decay_shape=shape) for shape in shapes]))
+    falls = annealed(inputs, 10.0)[0]
+    assert falls[0] > falls[1] > falls[2]
+    whole = inputs_of(pd.DataFrame([planned(trunk, decay_shape="constant", start_lr=2.5e-4, end_lr=2.5e-4)]))
+    assert whole.ages[0, 0] == pytest.approx(50.0)  # of 100 steps, each counted by the root of a quarter
+
+
+def test_a_law_of_an_earlier_version_is_not_read_with_another_memory(fitted: DecayLaw) -> None:
+    stored = json.loads(json.dumps(fitted.to_dict()))
+    del stored["state"]["lr_memory"]
+    with pytest.raises(InvalidValueError, match="An earlier version wrote this law. Fit it again"):
+        DecayLaw.from_dict(stored)
+
+
 def test_no_decay_leaves_the_checkpoint_as_it_is() -> None:
     runs = simulated(4).assign(decay_tokens=1, batch_tokens=1000)
     inputs = decay_inputs(runs, sources=SOURCES, domains=SOURCES, reference_lr=1e-3)

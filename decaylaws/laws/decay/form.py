@@ -15,8 +15,9 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 
 - *progress*: what more tokens of the trunk's own mixture bring at constant LR;
 - *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
-  relative LR, :math:`k_j` steps before the end (Tissue et al. 2024, arXiv 2408.11029, with exponential
-  memory in steps); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
+  relative LR (Tissue et al. 2024, arXiv 2408.11029), :math:`k_j` steps before the end. There a step counts one; here it
+  counts the square root of the relative LR (``inputs.LR_MEMORY``), since noise is forgotten more slowly at a lower LR
+  (Luo et al. 2025, arXiv 2503.12811); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
 - *mixture*: :math:`m_d(q) = [\sum_j C_{dj} q_j]^{-\gamma}` of shares :math:`q_j = p_j^c`, a power law in the weighted
   shares (BiMix, Ge et al. 2024, arXiv 2405.14908, with transfer between sources). The model forgets the trunk's
   mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S / S_{ref})^{-b}` (Wang et al. 2025): either its *shares*
@@ -43,7 +44,7 @@ gain of each is *measured*: :math:`G_{d,c} = L_{d,c} - \bar L_{d,c}` takes the p
 
 .. math::
 
-    B_d n^{s_B} G_{d,c} \rho_d^a R_\tau / [1 - \tau / w (1 - e^{-w / \tau})],
+    B_d n^{s_B} G_{d,c} \rho_d^a R_\tau / R_\tau(\text{linear}, w),
 
 with :math:`B_d` near 1 and :math:`s_B` near 0. What the one measured loss jumped by then drops out of every decay that
 takes the LR to zero, and other sizes and checkpoints need no extrapolation of the gain.
@@ -58,10 +59,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.special import gamma, gammainc, xlogy
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.decay.inputs import DecayInputs, at_reference_batch
+from decaylaws.laws.decay.inputs import LR_MEMORY, DecayInputs, at_reference_batch
 from decaylaws.laws.decay.parameters import Frame
 from decaylaws.laws.decay.plan_form import RATIO_FLOOR, PlanForm
 from decaylaws.laws.decay.slopes import FormSlopes
@@ -282,8 +283,11 @@ def annealed(inputs: DecayInputs, tau: float) -> tuple[Array, Array, Array]:
     memory = np.exp(-inputs.ages / tau)
     fall = np.sum(inputs.drops * (1.0 - memory), axis=1)
     fall_tau = -np.sum(inputs.drops * memory * inputs.ages / tau, axis=1)
-    part, left = tau / inputs.averaged_steps, np.exp(-inputs.averaged_steps / tau)
-    whole, whole_tau = 1.0 - part * (1.0 - left), left - part * (1.0 - left)
+    # of that linear decay: the mean over its falls, y of whose w steps are left, of exp(-w y^p / (p tau))
+    power = 1.0 + LR_MEMORY
+    scale = inputs.averaged_steps / (power * tau)
+    last, part = np.exp(-scale), gamma(1 + 1 / power) * gammainc(1 / power, scale) * scale ** (-1 / power)
+    whole, whole_tau = 1.0 - part, (last - part) / power
     fall_path = fall - (1.0 - memory[:, 0]) - fall_tau
     return fall / whole, (fall_tau - fall * whole_tau / whole) / whole, fall_path / whole
 

@@ -33,7 +33,14 @@ from decaylaws.runs.table import (
 from decaylaws.schedules import decay
 
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
+LR_MEMORY = 0.5
+"""Power of the LR by which a step counts for the memory of a fall: 0 counts steps, 1 the LR integral.
 
+A model forgets its noise the slower the lower its LR is. Decays of unlike shapes on published records, each shape
+predicted from the others, ask for a power in the middle (``analysis/LOG.md``).
+"""
+
+_FINER = 8  # parts of each piece, by which a memory that slows with the LR is integrated; an even number
 
 @dataclass(frozen=True)
 class DecayInputs:
@@ -45,7 +52,8 @@ class DecayInputs:
         decay_tokens: tokens of the decay, ``[n]``.
         intrinsic: LR integral of the decay over the reference LR, in tokens, ``[n]``.
         drops: falls of the LR along the path over the reference LR, hand-over first, ``[n, 1 + PATH_NODES]``.
-        ages: steps of the reference batch between each fall and the end, ``[n, 1 + PATH_NODES]``.
+        ages: steps of the reference batch between each fall and the end, each counted by the relative LR to the power
+            ``LR_MEMORY``, ``[n, 1 + PATH_NODES]``.
         shares: effective shares of the sources; below the plain share where a source repeats, ``[n, m]``.
         epochs: passes over every source, 0 where they are not known, ``[n, m]``; those of a stable stage count too.
         stable_intrinsic: tokens of the stable stage before the decay, 0 where there is none, ``[n]``.
@@ -123,6 +131,7 @@ def decay_inputs(
     reference_lr: float,
     reference_batch_tokens: int | None = None,
     measured: bool = False,
+    lr_memory: float = LR_MEMORY,
 ) -> DecayInputs:
     """Read the inputs of a decay law out of a runs table (or a table of plans with the same columns).
 
@@ -135,6 +144,7 @@ def decay_inputs(
             has ``handover_lr``, that of each row counts.
         reference_batch_tokens: tokens of a step of the trunk; without it every decay counts as at the trunk's.
         measured: whether to take the annealing gain of every checkpoint from ``averaged_start_loss:<domain>``.
+        lr_memory: power of the relative LR by which a step counts for ``ages``.
 
     Raises:
         SchemaError: a column is missing.
@@ -153,7 +163,8 @@ def decay_inputs(
     trunk_batch = batch if reference_batch_tokens is None else np.full(len(runs), reference_batch_tokens)
     own_lr = _positive(runs, HANDOVER_LR) if HANDOVER_LR in runs else np.full(len(runs), reference_lr)
     paths = [
-        _path(*plan, int(steps), float(lr)) for plan, steps, lr in zip(_plans(runs), trunk_batch, own_lr)
+        _path(*plan, int(steps), float(lr), lr_memory)
+        for plan, steps, lr in zip(_plans(runs), trunk_batch, own_lr)
     ]
     start_loss = _finite(values_by(runs, START_LOSS, domains), START_LOSS, domains)
     start_tokens, epochs = _positive(runs, "start_tokens"), epochs_of(runs, sources)
@@ -307,6 +318,7 @@ def _path(
     warmup_tokens: int,
     batch_tokens: int,
     reference_lr: float,
+    lr_memory: float,
 ) -> tuple[float, Array, Array]:
     """Intrinsic tokens, relative LR drops and their ages in steps of ``batch_tokens``; a sweep repeats few paths.
 
@@ -317,8 +329,11 @@ def _path(
     rates = np.asarray(schedule.lr(np.minimum(edges, np.nextafter(tokens, 0))), dtype=float)
     rates[0], rates[-1] = schedule.start_lr, end_lr
     drops = np.concatenate([[reference_lr - rates[0]], -np.diff(rates)]) / reference_lr
-    middles = 0.5 * (edges[1:] + edges[:-1])
-    ages = (tokens - np.concatenate([[0.0], middles])) / batch_tokens
+    finer = np.linspace(0.0, tokens, PATH_NODES * _FINER + 1)
+    relative = np.asarray(schedule.lr(0.5 * (finer[1:] + finer[:-1])), dtype=float) / reference_lr
+    passed = np.concatenate([[0.0], np.cumsum(relative**lr_memory * np.diff(finer))])
+    fallen = np.concatenate([[0.0], passed[_FINER // 2 :: _FINER]])  # a piece's fall stands in its middle
+    ages = (passed[-1] - fallen) / batch_tokens
     return float(schedule.integral()) / reference_lr, drops, ages
 
 

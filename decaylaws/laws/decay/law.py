@@ -22,6 +22,7 @@ from decaylaws.laws.decay.descent import (
 from decaylaws.laws.decay.evidence import doubts_of, evidence_of, reference_tokens
 from decaylaws.laws.decay.form import changes, evaluate, plan_form
 from decaylaws.laws.decay.inputs import (
+    LR_MEMORY,
     DecayInputs,
     decay_inputs,
     final_losses,
@@ -389,6 +390,7 @@ class DecayLaw(DecaySlices):
             "misfit": vars(self.misfit_), "horizon": self.horizon_.to_list(),
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
+            "lr_memory": LR_MEMORY,
             "repeated": self._frame.repeated,
             "reference_start_tokens": self._frame.reference_start_tokens,
             **({"has_stages": True} if self.has_stages_ else {}),
@@ -399,6 +401,9 @@ class DecayLaw(DecaySlices):
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("lr_memory", 0.0) != LR_MEMORY:  # its memory is no number of today's formula
+            remedy = "An earlier version wrote this law. Fit it again."
+            raise InvalidValueError("lr_memory", state.get("lr_memory", 0.0), f"must be {LR_MEMORY}", remedy)
         self._fit = None
         self.params_ = dict(state["params"])
         self.domains_, self.sources_ = list(state["domains"]), list(state["sources"])

@@ -51,7 +51,7 @@ _SHARED_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "log_concavity": (0.0, 0.3, -1.5, 0.2),
     "batch": (0.5, 0.25, 0.0, 1.5),
 }
-_MEMORY_SD = 1.0
+_MEMORY, _MEMORY_SD = 0.1, 1.0  # of the longest age: a linear decay so long is followed to four fifths
 _OWN_PRIOR = {  # mean, standard deviation, lower bound, upper bound
     "log_progress": (np.log(0.5), 1.0, np.log(1e-4), np.log(20.0)),
     "log_anneal": (np.log(0.1), 1.0, np.log(1e-4), np.log(20.0)),
@@ -292,7 +292,7 @@ def decay_prior(inputs: DecayInputs, frame: Frame, domains: Sequence[str], sourc
     """The prior for a runs table's inputs; parameters of absent terms are fixed at their means."""
     relative_sd = _MEASURED_OFFSET_SD if inputs.is_measured else _OFFSET_SD
     offset_sd = np.tile(relative_sd * inputs.start_loss.mean(axis=0), len(frame.checkpoints))
-    memory = np.log(max(float(inputs.ages.max()) / 5.0, 1.0))
+    memory = np.log(max(_MEMORY * float(inputs.ages.max()), 1.0))
     shared = {**_SHARED_PRIOR, "log_tau": (memory, _MEMORY_SD, memory - 4.0, memory + 3.0)}
     own_prior = dict(_OWN_PRIOR)
     if inputs.is_measured:
