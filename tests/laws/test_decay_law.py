@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -37,10 +38,23 @@ from decaylaws.laws.kit.law import Law
 SOURCES = ("web", "code", "maths")
 TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
 NOISE = 0.003
+MEMORY = 15.0  # full-LR steps in which the planted model forgets
+
+
+@functools.cache
+def followed(shape: str, steps: float, lr: float = 1.0) -> float:
+    """Share of the fall of the LR that the planted model has answered: it forgets with the LR integral."""
+    if shape == "constant":
+        return 1 - float(np.exp(-steps * lr / MEMORY))
+    edges = np.linspace(0.0, 1.0, 401)
+    path = 1 - (np.sqrt(edges) if shape == "1-sqrt" else edges)
+    middles = 0.5 * (path[1:] + path[:-1])
+    left = steps * lr * (np.cumsum(middles[::-1])[::-1] - 0.5 * middles) / 400
+    return float(np.sum(-np.diff(path) * (1 - np.exp(-left / MEMORY))))
 
 
 def planted_loss(row: dict, domain: str, full_gain: float = 0.12) -> float:
-    """A truth of another form than the family's: own-token power law, transient forgetting, memory of 60 steps."""
+    """A truth of another form than the family's: own-token power law, transient forgetting, another memory."""
     own = {"web": 0, "code": 1, "maths": 2}[domain]
     shares = np.array([row[f"mix:{name}"] for name in SOURCES])
     mean_lr = {"linear": 0.5, "1-sqrt": 1 / 3, "constant": 1.0}[row["decay_shape"]] * row["start_lr"] / 1e-3
@@ -51,12 +65,7 @@ def planted_loss(row: dict, domain: str, full_gain: float = 0.12) -> float:
     size = (row["non_embedding_params"] / 1e5) ** -0.05
     mixture = 0.5 * size * (reached**-0.4 - before**-0.4)
     progress = 0.6 * ((1 + intrinsic) ** -0.4 - 1)
-    steps = row["decay_tokens"] / row["batch_tokens"]
-    held = (
-        1 - np.exp(-steps / 60)
-        if row["decay_shape"] == "constant"
-        else 1 - 60 / steps * (1 - np.exp(-steps / 60))
-    )
+    held = followed(row["decay_shape"], row["decay_tokens"] / row["batch_tokens"], row["start_lr"] / 1e-3)
     gain = full_gain * (1e-3 - row["end_lr"]) / 1e-3 * held
     return float(row[f"start_loss:{domain}"] + mixture + progress - gain)
 
@@ -132,7 +141,7 @@ def jumping(sizes: tuple[int, ...], *, seed: int) -> pd.DataFrame:
     runs = simulated(24, seed=seed, sizes=sizes, gain=gain)
     runs = runs[runs["non_embedding_params"].isin(sizes)].reset_index(drop=True)
     at = runs["non_embedding_params"]
-    held = 1 - 0.6 * (1 - np.exp(-100 / 60))  # of a decay as long as the mean
+    held = followed("linear", 100)  # of a decay as long as the mean
     return with_averages(runs, at.map(gain) * held).assign(
         **{f"start_loss:{name}": runs[f"start_loss:{name}"] + at.map(jump) for name in SOURCES}
     )

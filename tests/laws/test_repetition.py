@@ -52,7 +52,7 @@ def problem(worlds: Any, law: DecayLaw) -> Any:
 def test_the_onset_is_found_within_its_interval_and_the_search_respects_it(
     worlds: Any, harm: str, truth: str
 ) -> None:
-    found = worlds.simulate(truth, harm, 3)
+    found = worlds.simulate(truth, harm, 2)
     assert found.lower <= worlds.ONSET <= found.upper
     assert found.upper < 4 * found.lower
     assert found.others == 0
