@@ -192,7 +192,7 @@ def test_a_shape_that_is_low_for_long_before_it_ends_brings_less() -> None:
 def test_a_law_of_an_earlier_version_is_not_read_with_another_memory(fitted: DecayLaw) -> None:
     stored = json.loads(json.dumps(fitted.to_dict()))
     del stored["state"]["lr_memory"]
-    with pytest.raises(InvalidValueError, match="An earlier version wrote this law. Fit it again"):
+    with pytest.raises(InvalidValueError, match=r"An earlier version wrote this law\. Fit it again"):
         DecayLaw.from_dict(stored)
 
 

@@ -17,7 +17,8 @@ with the checkpoint's measured loss :math:`L_{d,c}`, relative size :math:`n = N 
 - *annealing*: :math:`R_\tau = \sum_j \delta_j (1 - e^{-k_j / \tau})` over the falls :math:`\delta_j` of the
   relative LR (Tissue et al. 2024, arXiv 2408.11029), :math:`k_j` steps before the end. There a step counts one; here it
   counts the square root of the relative LR (``inputs.LR_MEMORY``), since noise is forgotten more slowly at a lower LR
-  (Luo et al. 2025, arXiv 2503.12811); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves reducible;
+  (Luo et al. 2025, arXiv 2503.12811); :math:`\rho_d = m_d / m_{0,d}` lets the gain follow what the mixture leaves
+  reducible;
 - *mixture*: :math:`m_d(q) = [\sum_j C_{dj} q_j]^{-\gamma}` of shares :math:`q_j = p_j^c`, a power law in the weighted
   shares (BiMix, Ge et al. 2024, arXiv 2405.14908, with transfer between sources). The model forgets the trunk's
   mixture :math:`p_0` gradually, :math:`g = 1 - (1 + \kappa S / S_{ref})^{-b}` (Wang et al. 2025): either its *shares*

@@ -42,6 +42,7 @@ predicted from the others, ask for a power in the middle (``analysis/LOG.md``).
 
 _FINER = 8  # parts of each piece, by which a memory that slows with the LR is integrated; an even number
 
+
 @dataclass(frozen=True)
 class DecayInputs:
     """One row per planned or finished decay.
