@@ -7,21 +7,22 @@ scarce source, the rest is another one), ``code_bpb`` (bits per byte) and ``use`
 halves of a run, so that a run is a mixture of four sources: each source in each phase. The library's regressions are
 fitted to the fit rows and choose among the predict rows; each is scored by the error there, by the rank correlation of
 the best third and by the regret of its choice. ``order`` holds how much of the fit rows' variation, at a given sum of
-both shares, the split over the phases explains. ``ceiling`` says how high the rank correlation can be where seeds move
-runs as far as they do here: a smooth truth (a process fitted to all rows) is planted with that noise, and the truth
-itself and the default, fitted to the fit rows, rank the predict rows.
+both shares, the split over the phases explains. ``noise_permits`` says how high the rank correlation can be where
+seeds move runs as far as they do here: a smooth truth (a process fitted to all rows) is planted with that noise, and
+the truth itself and the default, fitted to the fit rows, rank the predict rows.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from _common import parse_args, read_table, run, write_json
-from scipy.stats import spearmanr
+from _noise_permits import lowest, noise_on_curve, permitted, rank_correlation
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError
 from decaylaws.laws.kit.draws import coverage
@@ -29,7 +30,8 @@ from decaylaws.laws.mixing import DEFAULT_REGRESSION, REGRESSIONS, GaussianProce
 
 COLUMNS = ["share_phase_0", "share_phase_1", "code_bpb", "use"]
 LEVEL = 0.9
-PLANTED = 40  # draws of the noise behind ``ceiling``
+DRAWS = 2000  # of the noise, against the planted truth itself
+PLANTED = 40  # of the noise, with a fit of the default to each
 LAWS: Mapping[str, Callable[[], MixtureRegression]] = {
     **REGRESSIONS,
     "gaussian_process_sqrt": lambda: GaussianProcess(transform="sqrt", floor_share=0.8),
@@ -39,28 +41,57 @@ LAWS: Mapping[str, Callable[[], MixtureRegression]] = {
 def main() -> None:
     """Fit, predict, choose, score."""
     arguments = parse_args("Shares of a scarce source in two phases")
-    inside = sorted(
-        path.parent for path in arguments.data.glob("*/runs.csv") if "two_phase" in path.parent.name
-    )
-    alone = len(inside) == 1 and not (arguments.data / "runs.csv").is_file()
-    table = read_table(inside[0] if alone else arguments.data, "runs.csv", COLUMNS, ["use"])
-    shares = table[["share_phase_0", "share_phase_1"]]
-    if ((shares < 0) | (shares > 1)).any(axis=None):
-        raise InvalidValueError("share_phase_0, share_phase_1", "outside [0, 1]", "must be shares")
+    table = read_runs(arguments.data)
     fit, predict = table[table["use"] == "fit"], table[table["use"] == "predict"]
     if fit.empty or predict.empty:
         raise DataError(f"{arguments.data} needs rows with use = fit and with use = predict.")
-    write_json(
-        arguments.json,
-        {
-            "default": DEFAULT_REGRESSION,
-            "laws": {name: score(make(), fit, predict) for name, make in LAWS.items()},
-            "order": order(fit),
-            "ceiling": ceiling(fit, predict),
-            "num_fitted": len(fit),
-            "num_scored": len(predict),
-        },
+    values = {
+        "default": DEFAULT_REGRESSION,
+        "laws": {name: score(make(), fit, predict) for name, make in LAWS.items()},
+        "order": order(fit),
+        "noise_permits": noise_permits(fit, predict),
+        "num_fitted": len(fit),
+        "num_scored": len(predict),
+    }
+    write_json(arguments.json, values)
+    show(values)
+
+
+def show(values: dict[str, Any]) -> None:
+    """A line for each law, and what the noise permits."""
+    for name, entry in values["laws"].items():
+        if "refused" in entry:
+            print(f"{name:22s} refused: {entry['refused']}")
+            continue
+        held = "-" if entry["coverage_90"] is None else f"{100 * entry['coverage_90']:.0f} %"
+        print(
+            f"{name:22s} RMSE {entry['rmse']:.4f}  rank of the lower third {entry['spearman_lower_third']:.3f}  regret "
+            f"{entry['regret']:.5f}  90 % intervals hold {held}"
+        )
+    permits = values["noise_permits"]
+    on_line = permits["noise_sd_on_line"]
+    print(
+        f"What the noise permits: runs scatter by {permits['noise_sd']:.4f} bits per byte"
+        + ("" if on_line is None else f" ({on_line:.4f} along the runs without the source in the first half)")
     )
+    for name, who in (("truth", "the planted truth itself"), ("default", "the default, fitted there,")):
+        found = permits[name]
+        print(
+            f"  {who} ranks the lower third by {found['median']:.3f} (90 % of draws: {found['low']:.3f} to "
+            f"{found['high']:.3f}), by .9 and more in {100 * found['at_least_0.9']:.0f} % of draws"
+        )
+    print(f"  a process that has seen the published rows ranks them by {permits['observed']:.3f}")
+
+
+def read_runs(data: Path) -> pd.DataFrame:
+    """The runs of a folder, or of the one folder in it that holds such runs."""
+    inside = sorted(path.parent for path in data.glob("*/runs.csv") if "two_phase" in path.parent.name)
+    alone = len(inside) == 1 and not (data / "runs.csv").is_file()
+    table = read_table(inside[0] if alone else data, "runs.csv", COLUMNS, ["use"])
+    shares = table[["share_phase_0", "share_phase_1"]]
+    if ((shares < 0) | (shares > 1)).any(axis=None):
+        raise InvalidValueError("share_phase_0, share_phase_1", "outside [0, 1]", "must be shares")
+    return table
 
 
 def as_mixture(table: pd.DataFrame) -> pd.DataFrame:
@@ -96,54 +127,42 @@ def score(law: MixtureRegression, fit: pd.DataFrame, predict: pd.DataFrame) -> d
     return found
 
 
-def lowest(observed: np.ndarray) -> np.ndarray:
-    """Rows of the lower third."""
-    return np.argsort(observed, kind="stable")[: max(len(observed) // 3, 2)]
+def noise_permits(fit: pd.DataFrame, predict: pd.DataFrame) -> dict[str, Any]:
+    """Rank correlations of the lower third of the predict rows where a smooth truth is known and noise is drawn anew.
 
-
-def ceiling(fit: pd.DataFrame, predict: pd.DataFrame) -> dict[str, Any]:
-    """Rank correlations of the lower third in planted worlds like this one.
-
-    The noise is that of a process with both kinds of rows in its fit, at the median loss of the lower third.
+    The truth and the noise are those of a process with both kinds of rows in its fit: a diagnosis, and no law that
+    could be scored.
 
     Returns:
-        ``noise_sd`` (bits per byte), and for the planted ``truth`` and the ``default`` the ``mean`` correlation and how
-        often it reaches .9; ``observed`` is the correlation of the process that has seen the predict rows themselves.
+        ``noise_sd`` (bits per byte, median over the lower third) and ``noise_sd_on_line``, the same without any form,
+        from the runs that have nothing of the scarce source in the first half (those below the median loss; None of
+        few). Of the planted ``truth`` and of the ``default``, fitted to fit rows of the same noise, what
+        ``_noise_permits.permitted`` returns. ``observed`` is the correlation, on the rows as they are, of the process
+        that has seen them.
     """
     every = pd.concat([fit, predict], ignore_index=True)
-    process = GaussianProcess(transform="sqrt", floor_share=0.8).fit(
-        as_mixture(every), every["code_bpb"].to_numpy()
-    )
+    mixtures, losses = as_mixture(every), every["code_bpb"].to_numpy()
+    process = GaussianProcess(transform="sqrt", floor_share=0.8).fit(mixtures, losses)
     (model,) = process.models_.values()
-    smooth = np.asarray(process.predict(as_mixture(every)))
-    observed = predict["code_bpb"].to_numpy()
+    smooth, known = np.asarray(process.predict(mixtures)), model.params(process.sources_)
     # noise of the log of what a loss has above the floor, as noise of the loss
-    known = model.params(process.sources_)
     noise = known["noise_sd"] * (smooth - known["floor"])
-    rng, found = np.random.default_rng(0), {"truth": [], "default": []}
-    for _ in range(PLANTED):
-        losses = smooth + noise * rng.standard_normal(len(every))
-        here, true = losses[len(fit) :], smooth[len(fit) :]
-        law = LAWS[DEFAULT_REGRESSION]().fit(as_mixture(fit), losses[: len(fit)])
-        third = lowest(here)
-        found["truth"].append(rank_correlation(true[third], here[third]))
-        found["default"].append(
-            rank_correlation(np.asarray(law.predict(as_mixture(predict)))[third], here[third])
-        )
-    third = lowest(observed)
+    seen, asked = slice(len(fit)), slice(len(fit), None)
+
+    def default(rng: np.random.Generator) -> np.ndarray:
+        noisy = smooth[seen] + noise[seen] * rng.standard_normal(len(fit))
+        law = LAWS[DEFAULT_REGRESSION]().fit(as_mixture(fit), noisy)
+        return np.asarray(law.predict(as_mixture(predict)))
+
+    line = every[(every["share_phase_0"] == 0) & (losses <= np.median(losses))]
+    third = lowest(losses[asked])
     return {
-        "noise_sd": float(np.median(noise[len(fit) :][third])),
-        "observed": rank_correlation(smooth[len(fit) :][third], observed[third]),
-        **{
-            name: {"mean": float(np.mean(values)), "at_least_0.9": float(np.mean(np.array(values) >= 0.9))}
-            for name, values in found.items()
-        },
+        "noise_sd": float(np.median(noise[asked][third])),
+        "noise_sd_on_line": noise_on_curve(line["share_phase_1"].to_numpy(), line["code_bpb"].to_numpy()),
+        "observed": rank_correlation(smooth[asked][third], losses[asked][third]),
+        "truth": permitted(smooth[asked], noise[asked], DRAWS),
+        "default": permitted(smooth[asked], noise[asked], PLANTED, predict=default),
     }
-
-
-def rank_correlation(predicted: np.ndarray, observed: np.ndarray) -> float:
-    """Spearman's; NaN where a law predicts one value for all."""
-    return float("nan") if np.ptp(predicted) == 0 else float(spearmanr(predicted, observed).statistic)
 
 
 def order(fit: pd.DataFrame) -> dict[str, float]:
