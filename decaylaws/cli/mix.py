@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from decaylaws.cli.console import ConsoleProgress, make_console, say
+from decaylaws.cli.launch import RECIPE_SUFFIXES
 from decaylaws.cli.mixed import print_mixed
 from decaylaws.cli.options import Maps, ReportFile, Where, number, pairs
 from decaylaws.errors import InvalidValueError
@@ -146,16 +147,18 @@ class RecipeOptions:
     start_tokens: Annotated[str | None, typer.Option(help="tokens that the checkpoint has seen")] = None
 
     def check(self, decays: bool) -> None:
-        """Refuse, before anything is fitted, a recipe that lacks an option or has one that the decay law decides.
+        """Refuse, before anything is fitted, a recipe that lacks an option or has one that cannot be.
 
         Args:
-            decays: whether the decay law answers.
+            decays: whether the decay law answers, which decides some of them.
 
         Raises:
             InvalidValueError: names the options.
         """
         if self.path is None:
             return
+        if self.path.suffix.lower() not in RECIPE_SUFFIXES:
+            raise InvalidValueError("recipe", str(self.path), f"must end in {' or '.join(RECIPE_SUFFIXES)}")
         stated = {
             "--schedule": self.schedule, "--batch-tokens": self.batch_tokens, "--start-tokens": self.start_tokens,
         }  # fmt: skip
@@ -173,6 +176,16 @@ class RecipeOptions:
             raise InvalidValueError(
                 "recipe", str(self.path), f"needs {', '.join(missing)}", "The table does not state them."
             )
+        if decays:
+            return
+        parse_schedule(str(self.schedule))
+        batch_tokens = parse_tokens(str(self.batch_tokens), "batch-tokens")
+        if batch_tokens % int(self.seq_len or 1):
+            raise InvalidValueError(
+                "batch-tokens", self.batch_tokens, f"must be a multiple of --seq-len {self.seq_len}"
+            )
+        if self.start_tokens is not None:
+            parse_tokens(self.start_tokens, "start-tokens")
 
     def recipe_of(self, found: Mixed | DecayMixed, asked: MixSettings) -> Recipe:
         """The recipe of an answer, once :meth:`check` has let the options pass."""

@@ -35,8 +35,10 @@ def atomic_write(path: Path, *, recorded: bool = False) -> Iterator[IO[bytes]]:
         recorded: whether its SHA-256 is written beside it, for :func:`check_record`.
 
     Raises:
-        DataError: the disk is full or the folder cannot be written; ``path`` is as it was.
+        DataError: the disk is full, the folder cannot be written, or ``path`` is a folder; ``path`` is as it was.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder. Give the name of a file.")
     # two machines that share the folder may have processes of one number
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

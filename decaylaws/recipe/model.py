@@ -77,12 +77,15 @@ class Stage(Value):
     @model_validator(mode="after")
     def _whole_sequences(self) -> Self:
         if self.batch_tokens % self.seq_len:
-            raise ValueError(f"batch_tokens={self.batch_tokens} must be a multiple of seq_len={self.seq_len}")
-        if self.rope is not None and self.seq_len > self.rope.max_seq_len:
-            raise ValueError(
-                f"seq_len={self.seq_len} is longer than the {self.rope.max_seq_len:g} tokens that rope allows "
-                f"({self.rope.describe()}); raise rope.factor"
+            raise InvalidValueError(
+                "batch_tokens", self.batch_tokens, f"must be a multiple of seq_len={self.seq_len}"
             )
+        if self.rope is not None and self.seq_len > self.rope.max_seq_len:
+            raise InvalidValueError(
+                "seq_len", self.seq_len,
+                f"is longer than the {self.rope.max_seq_len:g} tokens that rope allows ({self.rope.describe()})",
+                "Raise rope.factor.",
+            )  # fmt: skip
         return self
 
 
@@ -316,12 +319,12 @@ class Recipe(Value):
         for index, stage in enumerate(self.stages):
             unknown = [name for name in stage.mixture.names if name not in self.sources]
             if unknown:
-                raise ValueError(
-                    f"stages.{index}.mixture gives a share to {unknown[0]!r}, which sources does not list"
+                raise InvalidValueError(
+                    f"stages.{index}.mixture", unknown[0], "gives a share to what sources does not list"
                 )
         unknown = [domain for domain in self.guards if domain not in self.predictions]
         if unknown:
-            raise ValueError(f"guards.{unknown[0]} guards a domain that predictions does not list")
+            raise InvalidValueError("guards", unknown[0], "guards a domain that predictions does not list")
 
     def _check_handover(self) -> None:
         first = self.stages[0].lr.start_lr
@@ -329,26 +332,30 @@ class Recipe(Value):
             return
         jump = abs(first - self.handover.lr) > HANDOVER_TOLERANCE * max(first, self.handover.lr)
         if jump and not self.handover.lr_jump:
-            raise ValueError(
-                f"stages.0.lr starts at {first!r}, but handover.lr={self.handover.lr!r}; "
-                "start at the checkpoint's LR, or set handover.lr_jump: true if the jump is intended"
-            )
+            raise InvalidValueError(
+                "stages.0.lr", first, f"must start at handover.lr={self.handover.lr!r}",
+                "Start at the checkpoint's LR, or set handover.lr_jump: true if the jump is intended.",
+            )  # fmt: skip
 
     def _with_epochs(self, name: str, source: Source) -> Source:
         if source.available_tokens is None:
             if source.epochs is not None:
-                raise ValueError(f"sources.{name}.epochs needs sources.{name}.available_tokens")
+                raise InvalidValueError(
+                    f"sources.{name}.epochs", source.epochs, f"needs sources.{name}.available_tokens"
+                )
             return source
         epochs = self.source_tokens()[name] / source.available_tokens
         if source.epochs is not None and abs(source.epochs - epochs) > EPOCHS_TOLERANCE * max(1.0, epochs):
-            raise ValueError(
-                f"sources.{name}.epochs={source.epochs!r}, but the stages make {epochs:.6g}; leave it out"
-            )
+            raise InvalidValueError(
+                f"sources.{name}.epochs", source.epochs, f"must be the {epochs:.6g} that the stages make",
+                "Leave it out.",
+            )  # fmt: skip
         if source.max_epochs is not None and epochs > source.max_epochs * (1 + EPOCHS_TOLERANCE):
-            raise ValueError(
-                f"sources.{name}.max_epochs={source.max_epochs!r}, but the stages make {epochs:.4g} passes "
-                f"over its {source.available_tokens:,} tokens; lower its share, the tokens, or raise the cap"
-            )
+            raise InvalidValueError(
+                f"sources.{name}.max_epochs", source.max_epochs,
+                f"is less than the {epochs:.4g} passes that the stages make over its {source.available_tokens:,} "
+                "tokens", "Lower its share or the tokens, or raise the cap.",
+            )  # fmt: skip
         return source.model_copy(update={"epochs": epochs})
 
     @classmethod
@@ -398,14 +405,14 @@ def as_invalid_value(error: ValidationError) -> InvalidValueError:
     problems = error.errors(include_url=False)
     # a misspelt key is also a missing one: the misspelling is the cause
     first = min(problems, key=lambda each: each["type"] != "extra_forbidden")
-    path = ".".join(str(part) for part in first["loc"]) or "recipe"
+    path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     more = f"({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InvalidValueError):
-        field = path if path.endswith(cause.field) else f"{path}.{cause.field}"
+        field = path if path.endswith(cause.field) else f"{path}.{cause.field}".lstrip(".")
         return InvalidValueError(field, cause.value, cause.constraint, f"{cause.remedy} {more}".strip())
-    value = first["input"]
+    path, value = path or "recipe", first["input"]
     if first["type"] == "extra_forbidden":
         return InvalidValueError(path, value, "is not a key of a recipe", f"Remove it or correct it. {more}")
     if first["type"] == "missing":

@@ -57,7 +57,9 @@ def test_what_cannot_be_extended_is_refused() -> None:
         extend_tail(recipe(), tokens=20 * BATCH - 1, seq_len=4 * SEQ_LEN, rope=YARN)
     with pytest.raises(InfeasibleError, match="last stage 'decay' lasts 819,200 tokens"):
         extend_tail(recipe(), tokens=101 * BATCH, seq_len=4 * SEQ_LEN, rope=YARN)
-    with pytest.raises(InvalidValueError, match=r"stages\.1.*seq_len=2048 is longer than the 1024 tokens"):
+    with pytest.raises(
+        InvalidValueError, match=r"'stages\.1\.seq_len' is longer than the 1024 tokens.*; got 2048"
+    ):
         extend_tail(recipe(), tokens=20 * BATCH, seq_len=8 * SEQ_LEN, rope=YARN)
 
 

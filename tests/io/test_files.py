@@ -24,6 +24,13 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["plan.json"]
 
 
+def test_a_folder_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, Path()):
+        with pytest.raises(DataError, match=r"is a folder\. Give the name of a file"):
+            write_text(path, "text")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     write_text(path, "old")

@@ -84,7 +84,9 @@ def test_epochs_are_filled_in_and_checked(recipe_values: dict[str, Any]) -> None
     assert recipe.sources["math"].epochs == pytest.approx(3.0)
     assert recipe.sources["code"].epochs is None
     recipe_values["sources"]["math"]["epochs"] = 2.0
-    with pytest.raises(InvalidValueError, match=r"sources.math.epochs=2.0, but the stages make 3"):
+    with pytest.raises(
+        InvalidValueError, match=r"'sources\.math\.epochs' must be the 3 that the stages make; got 2\.0"
+    ):
         Recipe.from_dict(recipe_values)
 
 
@@ -103,21 +105,36 @@ def _set(path: str, value: object):
     [
         (_set("schema", "decaylaws.recipe/9"), "'schema' must be one of"),
         (_set("stages.0.batch_tokens", -1), "'stages.0.batch_tokens'"),
-        (_set("stages.0.batch_tokens", 8193), "multiple of seq_len=8192"),
+        (
+            _set("stages.0.batch_tokens", 8193),
+            r"^'stages\.0\.batch_tokens' must be a multiple of seq_len=8192; got 8193\.",
+        ),
         (_set("stages.0.mixture", {"web": 0.5, "math": 0.4}), "'stages.0.mixture'.*sum"),
-        (_set("stages.0.mixture", {"web": 0.5, "other": 0.5}), "'other', which sources does not list"),
+        (
+            _set("stages.0.mixture", {"web": 0.5, "other": 0.5}),
+            r"^'stages\.0\.mixture' gives a share to what sources does not list; got 'other'\.$",
+        ),
         (_set("stages.0.lr", []), "'stages.0.lr"),
         (_set("stages.0.lr.0.start_lr", -1e-3), "'stages.0.lr.start_lr'"),
         (_set("stages.0.lr.0.shape", "wavy"), "'stages.0.lr.shape'.*wavy"),
         (_set("stages", []), "'stages'"),
-        (_set("handover.lr", 3e-4), "handover.lr=0.0003"),
+        (
+            _set("handover.lr", 3e-4),
+            r"^'stages\.0\.lr' must start at handover\.lr=0\.0003; got 6\.1351e-05\. Start at",
+        ),
         (_set("handover.lr", float("nan")), "'handover.lr'"),
         (_set("handover.optimizer_state", "keep"), "'handover.optimizer_state'"),
-        (_set("sources.math.max_epochs", 2.5), "sources.math.max_epochs=2.5"),
+        (
+            _set("sources.math.max_epochs", 2.5),
+            r"^'sources\.math\.max_epochs' is less than the 3 passes .*; got 2\.5\.",
+        ),
         (_set("optimizer.beta2", 1.0), "'optimizer.beta2'"),
         (_set("optimizer.betas", [0.9, 0.95]), "'optimizer.betas' is not a key"),
         (_set("predictions.web.lower", 9.0), "lower <= mean <= upper"),
-        (_set("guards.poetry", {"limit": 0.1, "predicted": 0.0, "holds": True}), "guards.poetry"),
+        (
+            _set("guards.poetry", {"limit": 0.1, "predicted": 0.0, "holds": True}),
+            r"^'guards' guards .*; got 'poetry'\.$",
+        ),
         (_set("typo", 1), "'typo' is not a key of a recipe"),
         (
             lambda values: values["stages"][0].update(batch_token=values["stages"][0].pop("batch_tokens")),

@@ -248,10 +248,16 @@ def test_the_command_prints_json_a_page_and_a_recipe_that_exports(planted: Path,
     assert (tmp_path / "out" / "megatron").is_dir()
 
 
+_RECIPE = ["--recipe", "recipe.yaml", "--seq-len", "4096", "--batch-tokens", "4096"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--recipe", "recipe.yaml"], "needs --schedule, --batch-tokens, --seq-len"),
+        (["--recipe", "recipe.txt"], "must end in .yaml or .yml or .json"),
+        ([*_RECIPE, "--schedule", "Lin(0, 1B)"], "a stage that cannot be read"),
+        ([*_RECIPE[:-1], "5000", "--schedule", "Linear(0, 1B, start=3e-4)"], "multiple of --seq-len 4096"),
         (["--upper", "code"], "must read NAME=VALUE"),
         (["--upper", "code=half"], "must be a number"),
         (["--direction", "up"], "direction"),
@@ -259,7 +265,10 @@ def test_the_command_prints_json_a_page_and_a_recipe_that_exports(planted: Path,
         (["--weight", "code=1", "--weight", "code=2"], "each name once"),
     ],
 )
-def test_options_that_cannot_be_are_one_error(planted: Path, options: list[str], words: str) -> None:
+def test_options_that_cannot_be_are_one_error_before_any_fit(
+    planted: Path, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decaylaws.tables.mixture.regression_with_intervals", None)
     result = CliRunner().invoke(app, ["mix", str(planted), *options])
     assert isinstance(result.exception, InvalidValueError)
     assert words in str(result.exception)
