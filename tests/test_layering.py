@@ -144,8 +144,11 @@ def test_the_trainer_knows_values_and_tables_only() -> None:
     assert above == []
 
 
+PREPARE = "proxy_runs.corpus.evaluation, proxy_runs.corpus.prepare"
+
+
 def loaded_by(module: str) -> set[str]:
-    """Top-level names in ``sys.modules`` after importing ``module`` in a fresh interpreter."""
+    """Top-level names in ``sys.modules`` after importing ``module``, or several, in a fresh interpreter."""
     code = f"import {module}, sys; print(*{{name.split('.')[0] for name in sys.modules}})"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return set(output.split())
@@ -176,9 +179,9 @@ def test_a_command_imports_what_it_needs(command: str, needless: set[str]) -> No
     assert loaded & needless == set()
 
 
-@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.machine"])
+@pytest.mark.parametrize("module", ["decaylaws.cli", "proxy_runs.sweep.pool", "proxy_runs.machine", PREPARE])
 def test_what_does_not_train_does_not_load_torch(module: str) -> None:
-    assert "torch" not in loaded_by(module)
+    assert loaded_by(module) & {"torch", "transformers"} == set()
 
 
 def test_workers_do_not_load_what_only_tables_need() -> None:

@@ -2,6 +2,8 @@
 
 The space before an answer is the context's own. Where a token holds both, it counts with its probability among the
 tokens that begin with the context's share of it (``proxy_runs.evaluation.text``).
+
+Whoever changes what a score is raises ``SCORING_VERSION`` of ``proxy_runs.answers.prepared``.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ from torch import Tensor
 
 from decaylaws.errors import DataError
 
-SCORING_VERSION = 1
-"""Goes up whenever the same model and questions would get other scores."""
 _LOGIT_ROWS = 256  # positions normalised at once
 
 Seams = Sequence[tuple[Tensor, Tensor]]

@@ -24,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from decaylaws.errors import DataError
 from decaylaws.io.files import write_text
 from decaylaws.io.json import read_json
-from proxy_runs.answers.formula import SCORING_VERSION
 from proxy_runs.answers.pieces import Piece
 from proxy_runs.data.manifest import FileEntry
 from proxy_runs.data.shards import HeldOut, TokenStore
 
 EVALUATION_NAME = "evaluation.json"
+SCORING_VERSION = 1
+"""Goes up whenever the same model and questions would get other scores. Here, since ``prepare`` loads no torch."""
 _REMEDY = "Run 'decaylaws prepare' again."
 
 

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import pandas as pd
 
 from decaylaws.evaluation.records import Metric
 from decaylaws.progress import Progress
-from proxy_runs.evaluation.checkpoint import Checkpoint
+
+if TYPE_CHECKING:  # 'prepare' needs the names of tasks only, and no transformers
+    from proxy_runs.evaluation.checkpoint import Checkpoint
 
 Kind = Literal["domain", "questions", "retrieval", "benchmark"]
 NUMERICS_VERSION = 2  # raise it when the same checkpoint and text would get other scores
