@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from html import unescape
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,7 @@ from decaylaws.study.verdict import (
 )  # _intervals, outside_words
 from tests.study.browser import evaluate, open_page
 from tests.study.outline import Outline, contrast
-from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
+from tests.study.tiny import TINY_SETTINGS, VERBS, copy_planned, decaylaws, make_tiny_study
 
 NUM_KILLS = int(os.environ.get("DECAYLAWS_TEST_KILLS", "4"))
 
@@ -54,8 +56,11 @@ CHAIN = """
 import sys
 from decaylaws.cli import app
 for verb in sys.argv[2:]:
+    print(f"begun: {verb}", flush=True)
     app([verb, sys.argv[1]], standalone_mode=False)
 """
+KILLED_IN = {"prepare": 1.0, "run": 4.0, "fit": 4.0, "confirm": 3.0}
+"""Verbs that are killed, with the seconds after their beginning within which they are."""
 
 
 @pytest.mark.slow
@@ -416,24 +421,25 @@ def test_the_report_opens_from_disk_alone(study: Study, tmp_path: Path) -> None:
 # kill -9 at random moments, then the same verbs again --------------------------------------------------
 
 
-def start(root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHAIN, str(root), *VERBS]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(root: Path, verbs: Sequence[str] = VERBS) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHAIN, str(root), *verbs]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run_with_kills(root: Path, num_kills: int) -> None:
-    """Kill the chain of verbs ``num_kills`` times, each later than the last could get, then let it end."""
+    """Kill the chain of verbs ``num_kills`` times, each time inside another verb, then let it end."""
     rng = random.Random(0)
-    for _ in range(num_kills):
+    for verb, seconds in islice(cycle(KILLED_IN.items()), num_kills):
         process = start(root)
-        try:
-            process.wait(timeout=rng.uniform(4.0, 16.0))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
+        assert process.stdout is not None
+        assert any(line == f"begun: {verb}\n" for line in process.stdout), verb
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(0.0, seconds))
+        process.kill()
         process.communicate()
     process = start(root)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
 
 
 @pytest.mark.slow
@@ -451,12 +457,12 @@ def test_a_study_that_is_killed_again_and_again_ends_the_same(study: Study, tmp_
 
 
 @pytest.mark.slow
-def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
+def test_no_worker_outlives_its_parent(study: Study, tmp_path: Path) -> None:
     root = tmp_path / "orphans"
-    make_tiny_study(root)
-    process = start(root)
+    copy_planned(study.root, root)
+    process = start(root, ["run"])
     while not (workers := _workers(root)):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()  # returns only when every process that holds our pipes is gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,11 @@ def make_tiny_study(root: Path) -> None:
             lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
             (data / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     (root / "study.yaml").write_text(yaml.safe_dump(TINY_SETTINGS, sort_keys=False), encoding="utf-8")
+
+
+def copy_planned(root: Path, to: Path) -> None:
+    """A copy of a study as ``plan`` left it: nothing is trained, and nothing has to be measured again."""
+    for folder in ("data", "corpus"):
+        shutil.copytree(root / folder, to / folder)
+    for file in ("study.yaml", "plan.json", "calibration.json", "arithmetic.json"):
+        shutil.copy(root / file, to)
