@@ -159,7 +159,9 @@ def test_any_other_structure_is_read_or_refused_in_one_sentence(
     root: Path, file: Path, name: str, count: int
 ) -> None:
     rng, text = random.Random(name), file.read_bytes().decode()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of this process so far, with what other tests loaded
+    most = resource.getrusage(
+        resource.RUSAGE_SELF
+    ).ru_maxrss  # of this process so far, with what other tests loaded
     record_of(file).unlink(missing_ok=True)  # a study of an older version, or a user who accepts the change
     for _ in range(count):
         file.write_bytes(MUTATORS[file.suffix](text, rng))
