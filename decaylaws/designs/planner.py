@@ -9,6 +9,7 @@ Every decay stands in the design for a reason, its ``role``:
 ``replicate``     one design point under several seeds: the noise floor
 ``drop_and_hold`` the LR drops at once and stays: the one curve that separates the kernel's memory
                   from the tokens that pass meanwhile (LAWS: fast decays alone do not identify it)
+``shape``         the control at a shape of decay that no mixture got, without which the search could not choose it
 ``repetition``    one mixture with ever less text of a scarce source, which it repeats the more often: from how
                   many passes on that raises losses
 ``size``          a part of the simplex design at another shape or checkpoint
@@ -70,6 +71,7 @@ class Planner(Forks):
             *self._controls(),
             *self._replicates(),
             self._drop_and_hold(),
+            *self._other_shapes(),
             *self._repetitions(),
             *self._orders(),
             *self._simplex(),
@@ -139,6 +141,24 @@ class Planner(Forks):
         return self.microanneal(
             "drop_and_hold", self.settings.proxy, schedule, self.control_mixture, seed=design.seed
         )
+
+    def _other_shapes(self) -> list[PlannedRun]:
+        """The control at every falling shape that chance gave to no mixture, as it can where mixtures are few."""
+        settings, design = self.settings, self.settings.design
+        tokens, factor = max(design.decay_tokens), design.start_lr_factors[0]
+        levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
+        seen = {
+            "constant",
+            design.shapes[0],
+            *(shape for _, _, shape, *_ in levels),
+        }  # the controls have the first
+        return [
+            self.microanneal(
+                "shape", settings.proxy, self.decay_schedule(settings.proxy, tokens, factor, shape),
+                self.control_mixture, seed=design.seed,
+            )
+            for shape in dict.fromkeys(design.shapes) if shape not in seen
+        ]  # fmt: skip
 
     def _repetitions(self) -> list[PlannedRun]:
         """Decays that differ only in how much text of a scarce source they may read, hence in how often they repeat it.

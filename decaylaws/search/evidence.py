@@ -107,7 +107,10 @@ def beyond_evidence(problem: DecayProblem, shares: Array) -> list[str]:
             f"the LR ends at {factor:.3g} of its start; the runs span {ends[0]:.3g} to {ends[1]:.3g}"
         )
     if plan.shape not in law.evidence_["shapes"]:
-        found.append(f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}")
+        found.append(
+            f"shape {plan.shape} was not run; the runs have {', '.join(law.evidence_['shapes'])}, and intervals allow "
+            f"{100 * law.shape_error_:.1f} % of the annealing gain for that"
+        )
     return found
 
 

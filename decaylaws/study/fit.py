@@ -199,7 +199,7 @@ def _fit(inputs: FitInputs, progress: Progress) -> tuple[Fit, DecayLaw]:
     trust = measured_trust(
         every[f"decay:{member}"], runs, held_out, noise=float(np.mean(law.noise_)), progress=progress
     )
-    law.horizon_ = trust.horizon
+    law.horizon_, law.shape_error_ = trust.horizon, trust.shapes.share
     same_size = runs["non_embedding_params"].nunique() == 1 and told.target_params is not None
     notes = (
         f"Member '{member}' of the decay family has the smallest held-out error."

@@ -329,7 +329,9 @@ def _provenance(
         evidence=Evidence(
             run_ids=tuple(sorted(runs["run_id"])),
             notes=fit.notes,
-            beyond_horizon=tuple(fit.trust.beyond(asked, mixture_distance(found.mixture.weights, runs))),
+            beyond_horizon=tuple(
+                fit.trust.beyond(asked, mixture_distance(found.mixture.weights, runs), found.plan.shape)
+            ),
         ),
     )
 

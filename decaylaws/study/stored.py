@@ -169,6 +169,26 @@ class StoredMixtureReach(TypedDict):
 
 
 @more_allowed
+class StoredHeldOutShape(TypedDict):
+    """Errors on the decays of one shape, predicted from the others."""
+
+    shape: str
+    num_runs: Count
+    mae: float
+    bias: float
+    share: float
+    share_sd: float
+
+
+@more_allowed
+class StoredShapeReach(TypedDict):
+    """What is known of shapes that no run has."""
+
+    seen: list[str]
+    held_out: list[StoredHeldOutShape]
+
+
+@more_allowed
 class OriginRow(TypedDict):
     """Error of the decay law or of copying the nearest run at one rolling origin."""
 
@@ -188,6 +208,7 @@ class StoredTrust(TypedDict):
 
     reaches: list[StoredReach]
     mixture: StoredMixtureReach
+    shapes: StoredShapeReach
     errors: list[OriginRow]
 
 

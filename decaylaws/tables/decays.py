@@ -283,7 +283,7 @@ def _fit(
         noise=float(np.mean(law.noise_)),
         progress=progress,
     )
-    law.horizon_ = trust.horizon
+    law.horizon_, law.shape_error_ = trust.horizon, trust.shapes.share
     notes += trust.sentences(without=("size",) if runs["non_embedding_params"].nunique() == 1 else ())
     for kind, rows in errors.groupby("held_out", sort=False):
         if not str(rows["law"].iloc[0]).startswith(DECAY):

@@ -64,6 +64,23 @@ def test_every_decay_forks_from_a_planned_trunk(design: Design) -> None:
             assert run.config.start_tokens == trunks[run.config.start_run_id].tokens
 
 
+def test_every_shape_that_may_be_chosen_is_run(design: Design, settings: StudySettings) -> None:
+    """The search chooses among the shapes of the runs: one that chance gave to no mixture could not be chosen."""
+    assert not [run for run in design if run.role == "shape"]  # the demo's mixtures have both of its shapes
+    added = 0
+    for seed in range(3):
+        few = {"shapes": ["linear", "1-sqrt", "cosine"], "num_mixtures": 4, "seed": seed}
+        changed = settings.model_copy(update={"design": settings.design.model_copy(update=few)})
+        runs = list(Planner(changed, CorpusFacts("fingerprint", 4096, AVAILABLE)).sweep())
+        assert {run.config.schedule.segments[-1].shape for run in runs if run.config.kind == "decay"} >= set(
+            few["shapes"]
+        )
+        alone = [run for run in runs if run.role == "shape"]
+        assert all(run.config.tokens == max(settings.design.decay_tokens) for run in alone)
+        added += len(alone)
+    assert added > 0
+
+
 def test_the_target_runs_no_microanneal(design: Design, planner: Planner, settings: StudySettings) -> None:
     target = planner.shape(settings.target.shape)
     assert all(run.role == "trunk" for run in design if run.config.shape == target)

@@ -45,15 +45,15 @@ def test_three_lengths_give_an_error_by_distance_and_two_sizes_say_what_is_missi
 
 def test_only_what_lies_beyond_is_named(trust: Trust) -> None:
     inside = {"size": 2e5, "tokens": 4e5, "compute": 4.8e11}
-    assert trust.beyond(inside, 0.0) == []
+    assert trust.beyond(inside, 0.0, "linear") == []
     assert trust.sentences_at(inside) == [line for line in trust.sentences() if "fewer decay tokens" in line]
-    (longer,) = trust.beyond({**inside, "tokens": 8e5}, 0.0)
+    (longer,) = trust.beyond({**inside, "tokens": 8e5}, 0.0, "linear")
     assert longer == (
         "800,000 decay tokens is 4.0 times the largest fitted value; rolling origins tested the law up to 2.0 times."
     )
-    (larger,) = trust.beyond({**inside, "size": 4e5}, 0.0)
+    (larger,) = trust.beyond({**inside, "size": 4e5}, 0.0, "linear")
     assert "no rolling origin could test" in larger
-    (other,) = trust.beyond(inside, 0.99)
+    (other,) = trust.beyond(inside, 0.99, "linear")
     assert other.startswith("Its mixture lies 0.99")
 
 
@@ -69,7 +69,7 @@ def test_it_survives_its_json(trust: Trust) -> None:
     assert again.sentences() == trust.sentences()
     assert again.to_dict() == trust.to_dict()
     assert Trust().sentences() == []
-    assert Trust.from_dict(Trust().to_dict()).beyond({"size": 1.0}, 1.0) == []
+    assert Trust.from_dict(Trust().to_dict()).beyond({"size": 1.0}, 1.0, "linear") == []
 
 
 def test_a_law_that_a_simple_copy_beats_says_so(trust: Trust) -> None:

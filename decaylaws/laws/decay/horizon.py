@@ -1,7 +1,8 @@
-"""How far a study's decay law is to be believed: errors by distance in size, length, compute and mixture.
+"""How far a study's decay law is to be believed: errors by distance in size, length, compute and mixture, and by shape.
 
 Sizes, lengths and compute are asked by rolling origins (:mod:`decaylaws.laws.kit.rolling`), mixtures by the runs that
-were held out with all of their mixture. Copying the nearest run is asked the same, as the least that a law has to beat.
+were held out with all of their mixture, shapes by holding out all decays of one (module ``shapes``). Copying the
+nearest run is asked the same, as the least that a law has to beat.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ import pandas as pd
 
 from decaylaws.laws.decay.baselines import DecayPredictor, NearestRun
 from decaylaws.laws.decay.inputs import final_losses, mixture_groups, plain_shares
+from decaylaws.laws.decay.shapes import (
+    HeldOutShape,
+    ShapeReach,
+    falling_shapes,
+    held_out_masks,
+    held_out_shape,
+)
 from decaylaws.laws.kit.horizon import LEAST_STEPS, Horizon, Reach
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.nearest import NEAREST
@@ -59,11 +67,13 @@ class Trust:
         mixture: away from the fitted mixtures.
         errors: one row per law (the decay law, and copying the nearest run) and origin: ``axis``, ``last``,
             ``reached``, ``factor``, ``num_runs``, ``mae`` and ``bias`` (nats per token over runs and domains).
+        shapes: at shapes of the decay that no run has.
     """
 
     horizon: Horizon = field(default_factory=Horizon)
     mixture: MixtureReach = field(default_factory=MixtureReach)
     errors: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_ERRORS))
+    shapes: ShapeReach = field(default_factory=ShapeReach)
 
     def sentences(self, *, without: Collection[str] = ()) -> list[str]:
         """What is known of the error by distance, and which runs would tell what is not.
@@ -79,6 +89,7 @@ class Trust:
                 f"other one. The nearer half of the held-out runs is predicted with an error of "
                 f"{self.mixture.near:.4f} nats, the farther half with {self.mixture.far:.4f} nats."
             )
+        found += self.shapes.sentences()
         means = (
             self.errors.groupby(["axis", "law"])["mae"].mean().unstack()
             if len(self.errors)
@@ -105,12 +116,13 @@ class Trust:
             if each.axis != "compute" and values.get(each.axis, 0.0) > each.high * (1 + 1e-9)
         ]
 
-    def beyond(self, values: Mapping[str, float], distance: float) -> list[str]:
+    def beyond(self, values: Mapping[str, float], distance: float, shape: str) -> list[str]:
         """Where one planned decay lies farther out than anything that tested the law.
 
         Args:
             values: its size, tokens and compute, by axis.
             distance: total variation to the nearest fitted mixture.
+            shape: of the decay.
         """
         # compute follows from the other two: it is named only where neither of them is
         lies = self.horizon.beyond(values)
@@ -131,13 +143,18 @@ class Trust:
                 f"Its mixture lies {distance:.2f} (total variation) from the nearest fitted one, farther than any that "
                 f"was held out ({self.mixture.farthest:.2f})."
             )
-        return found
+        return [*found, *self.shapes.beyond(shape)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is not known is None."""
         mixture = {name: None if value != value else value for name, value in asdict(self.mixture).items()}
         errors = self.errors.astype(object).where(self.errors.notna(), None)
-        return {"reaches": self.horizon.to_list(), "mixture": mixture, "errors": errors.to_dict("records")}
+        return {
+            "reaches": self.horizon.to_list(),
+            "mixture": mixture,
+            "shapes": self.shapes.to_dict(),
+            "errors": errors.to_dict("records"),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -148,7 +165,8 @@ class Trust:
             for each in fields(MixtureReach)
         }
         errors = pd.DataFrame(values["errors"], columns=_ERRORS)
-        return cls(Horizon.from_list(values["reaches"]), MixtureReach(**mixture), errors)
+        shapes = ShapeReach.from_dict(values["shapes"])
+        return cls(Horizon.from_list(values["reaches"]), MixtureReach(**mixture), errors, shapes)
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, Array]:
@@ -166,7 +184,7 @@ def measured_trust(
     noise: float = 0.0,
     progress: Progress = silent,
 ) -> Trust:
-    """Fit the smaller and shorter runs and predict the others.
+    """Fit the smaller and shorter runs and predict the others, and so the decays of all shapes but one.
 
     Args:
         make: makes the unfitted law.
@@ -188,7 +206,8 @@ def measured_trust(
     domains = names_with(runs, LOSS)
     observed = final_losses(runs, domains)
     makers: dict[str, Callable[[], DecayPredictor]] = {"decay": make, NEAREST: NearestRun}
-    total, count = len({origin.fitted.tobytes() for origin in origins}), 0
+    masks = held_out_masks(runs, _LEAST_RUNS)
+    total, count = len({origin.fitted.tobytes() for origin in origins}) + len(masks), 0
     tables = {}
     for name, maker in makers.items():
 
@@ -205,9 +224,17 @@ def measured_trust(
             return maker().fit(runs[fitted]).predict(runs[beyond])
 
         tables[name] = rolled(origins, predict, observed, names=domains)
+    held_shapes: list[HeldOutShape] = []
+    for shape, mask in masks.items():
+        progress(HORIZON_STAGE, count + len(held_shapes), total)
+        held_shapes.append(held_out_shape(make, runs, shape, mask))
     progress(HORIZON_STAGE, total, total)
-    horizon = Horizon.measured(axes, tables["decay"], noise=noise)
-    return Trust(horizon, _mixture_reach(runs, held_out), _errors(tables))
+    return Trust(
+        Horizon.measured(axes, tables["decay"], noise=noise),
+        _mixture_reach(runs, held_out),
+        _errors(tables),
+        ShapeReach(falling_shapes(runs), tuple(held_shapes)),
+    )
 
 
 def mixture_distance(mixture: Mapping[str, float], runs: pd.DataFrame) -> float:

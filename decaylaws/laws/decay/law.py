@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +32,7 @@ from decaylaws.laws.decay.inputs import (
     stable_tokens,
 )
 from decaylaws.laws.decay.intervals import FittedRange, HeldOut, calibrated, onsets_of, radii, spread
-from decaylaws.laws.decay.misfit import Misfit, token_slopes
+from decaylaws.laws.decay.misfit import CONSTANT, USUAL_SHAPE_ERROR, Misfit, token_slopes
 from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_tokens
 from decaylaws.laws.decay.plan_form import PlanForm
@@ -76,6 +77,8 @@ class DecayLaw(DecaySlices):
         onsets_: from how many passes on repeating a source raises losses; empty where no run shows that it does.
         horizon_: errors by distance beyond the fitted sizes and lengths; who makes rolling origins sets it
             (``decaylaws.laws.decay.horizon``), and intervals there are at least as wide.
+        shape_error_: standard deviation of the error at a shape of the decay that no run has, as a share of the
+            annealing gain; who holds shapes out sets it (``decaylaws.laws.decay.shapes``).
         has_stages_: whether decays of the fit start after a stable stage of another mixture (``stable_tokens``).
         is_measured_: whether every checkpoint of the fit has a measured annealing gain; predictions then need it too.
     """
@@ -88,6 +91,7 @@ class DecayLaw(DecaySlices):
     onsets_: tuple[Onset, ...]
     horizon_: Horizon
     misfit_: Misfit
+    shape_error_: float
     has_stages_: bool
     _frame: Frame
     _fitted_range: FittedRange
@@ -152,7 +156,7 @@ class DecayLaw(DecaySlices):
         self._fit = fit, mixture_groups(X, self.sources_)
         self._calibrate(progress)
         self.onsets_ = onsets_of(fit, self._held_out)
-        self.horizon_ = Horizon()
+        self.horizon_, self.shape_error_ = Horizon(), USUAL_SHAPE_ERROR
         return self
 
     @one_blas_thread()
@@ -181,7 +185,7 @@ class DecayLaw(DecaySlices):
         inputs, every = self.inputs(X), np.eye(len(self.domains_))
         if interval is None:
             return self.loss(inputs)
-        return self._interval(inputs, self._is_new_order(X), every, interval)
+        return self._interval(inputs, self._unseen(X), every, interval)
 
     def predict_objective(
         self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float | None = None
@@ -196,7 +200,7 @@ class DecayLaw(DecaySlices):
         inputs, vector = self.inputs(runs), self.weight_vector(weights)
         if interval is None:
             return self.loss(inputs) @ vector
-        found = self._interval(inputs, self._is_new_order(runs), vector[:, None], interval)
+        found = self._interval(inputs, self._unseen(runs), vector[:, None], interval)
         return Prediction(found.mean[:, 0], found.lower[:, 0], found.upper[:, 0], interval)
 
     def predict_chosen(self, runs: pd.DataFrame, weights: Mapping[str, float], interval: float) -> Prediction:
@@ -212,7 +216,7 @@ class DecayLaw(DecaySlices):
             interval: probability that the interval is to hold.
         """
         inputs, vector, radius = self.inputs(runs), self.weight_vector(weights), normal_radius(interval)
-        found = self._interval(inputs, self._is_new_order(runs), vector[:, None], interval)
+        found = self._interval(inputs, self._unseen(runs), vector[:, None], interval)
         mean, half = found.mean[:, 0], (found.upper - found.mean)[:, 0]
         if "ratio" in self._held_out:
             optimism, gained = self.optimism(weights), self.changes(inputs) @ vector
@@ -240,6 +244,11 @@ class DecayLaw(DecaySlices):
     def changes(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
         """Losses less those of the trunk's mixture decayed in the same way, ``[n, d]``."""
         return changes(self._theta if theta is None else theta, inputs, self._frame)
+
+    def annealing_gain(self, inputs: DecayInputs) -> Array:
+        """What the fall of the LR lowers every loss by, ``[n, d]``."""
+        no_time_to_answer = replace(inputs, ages=np.zeros_like(inputs.ages))
+        return self.loss(no_time_to_answer) - self.loss(inputs)
 
     def inputs(self, runs: pd.DataFrame) -> DecayInputs:
         """Inputs of planned decays, for repeated calls of :meth:`loss`."""
@@ -354,9 +363,7 @@ class DecayLaw(DecaySlices):
             )
         return self._held_out["ratio"]
 
-    def _interval(
-        self, inputs: DecayInputs, is_new_order: NDArray[np.bool_], weights: Array, level: float
-    ) -> Prediction:
+    def _interval(self, inputs: DecayInputs, unseen: _Unseen, weights: Array, level: float) -> Prediction:
         """Weighted losses ``[n, k]`` for weights ``[d, k]``, with an interval calibrated on the same weighting."""
         if self.num_folds < 2:
             raise InvalidValueError("num_folds", self.num_folds, "must be at least 2 for intervals")
@@ -371,16 +378,22 @@ class DecayLaw(DecaySlices):
         half = radius[:, None] * spread(covariance, np.hypot(self.noise_ * losses, misfit), weights)
         # the radius is that of held-out runs of the fitted order; a new order comes on top, and with it the fitted one,
         # whose effect the fit has taken for the law's
-        order = np.sqrt(2 * (self.order_noise_ * losses) ** 2 @ weights**2) * is_new_order[:, None]
-        half, mean = np.hypot(half, normal_radius(level) * order), losses @ weights
+        more = 2 * (self.order_noise_ * losses) ** 2 @ weights**2 * unseen.order[:, None]
+        if unseen.shape.any():  # what the law gets wrong of a shape all domains share
+            gain = self.annealing_gain(inputs) @ weights
+            more = more + (self.shape_error_ * gain) ** 2 * unseen.shape[:, None]
+        half, mean = np.hypot(half, normal_radius(level) * np.sqrt(more)), losses @ weights
         found = Prediction(mean, mean - half, mean + half, level)
         return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
 
-    def _is_new_order(self, runs: pd.DataFrame) -> NDArray[np.bool_]:
-        """Whether each row's data come in another order than those of the fit ``[n]``; so where no seed is given."""
-        if "seed" not in runs:
-            return np.ones(len(runs), dtype=bool)
-        return runs["seed"].to_numpy() != self._fitted_seed
+    def _unseen(self, runs: pd.DataFrame) -> _Unseen:
+        """In what each row differs from all fitted ones; without a seed it has another order of the data."""
+        new_order = np.ones(len(runs), dtype=bool)
+        if "seed" in runs:
+            new_order = runs["seed"].to_numpy() != self._fitted_seed
+        return _Unseen(
+            new_order, ~runs["decay_shape"].astype(str).isin([*self.evidence_["shapes"], CONSTANT]).to_numpy()
+        )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -388,6 +401,7 @@ class DecayLaw(DecaySlices):
             "noise": self.noise_, "order_noise": self.order_noise_, "fitted_seed": self._fitted_seed,
             "draws": self.draws_, "evidence": self.evidence_, "seen": vars(self._fitted_range),
             "misfit": vars(self.misfit_), "horizon": self.horizon_.to_list(),
+            "shape_error": self.shape_error_,
             "is_measured": self.is_measured_,
             "doubts": self.doubts_,
             "lr_memory": LR_MEMORY,
@@ -413,6 +427,7 @@ class DecayLaw(DecaySlices):
         )
         self.misfit_ = Misfit(**state["misfit"])
         self.horizon_ = Horizon.from_list(state.get("horizon", ()))
+        self.shape_error_ = float(state.get("shape_error", USUAL_SHAPE_ERROR))
         self.is_measured_, self.doubts_ = bool(state["is_measured"]), tuple(state["doubts"])
         self.has_stages_ = bool(state.get("has_stages", False))
         repeated = tuple(int(place) for place in state.get("repeated", ()))
@@ -427,6 +442,14 @@ class DecayLaw(DecaySlices):
         self._draw_covariance = np.array(state["draw_covariance"], dtype=float)
         self.draws_ = np.array(state["draws"], dtype=float).reshape(-1, len(self._theta))
         self._held_out = {kind: HeldOut.from_dict(values) for kind, values in state["held_out"].items()}
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """Which of the asked rows ``[n]`` have an order of the data, or a shape of the decay, that no fitted row has."""
+
+    order: NDArray[np.bool_]
+    shape: NDArray[np.bool_]
 
 
 def _names_of(runs: pd.DataFrame, inputs: DecayInputs, observed: Array) -> list[str]:
