@@ -51,6 +51,7 @@ from decaylaws.tables.held_out import HeldOutRuns, held_out_runs
 from decaylaws.tables.run_reading import RunTable
 
 _LENGTHS = ("decay_tokens", "train_tokens", "tokens")
+_LEAST_TOKENS = 10_000  # of a run: fewer are thousands, millions or billions
 _MOST_PARTS = 16
 """Targets that are regressed one by one; more of them are regressed in groups that move together."""
 _GUARD_CONFIDENCE = 0.95
@@ -168,6 +169,11 @@ def _epochs(table: RunTable, settings: MixSettings) -> dict[str, float]:
         return found
     tokens = float(np.nanmedian(counts(table.others[length]).to_numpy(dtype=float)))
     known = {name: each.available_tokens for name, each in settings.sources.items() if each.available_tokens}
+    if known and 0 < tokens < _LEAST_TOKENS:
+        raise InvalidValueError(
+            f"{length} of the table", tokens, "must count single tokens where available_tokens are given",
+            "Write units in its cells (20B), or give the column another name.",
+        )  # fmt: skip
     return {name: tokens / available for name, available in known.items() if tokens > 0} | found
 
 

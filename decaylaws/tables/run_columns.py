@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,11 @@ _SCORE_ENDS = (
 )
 
 
+_SPREAD = re.compile(r"[_ /.:-]?(std|stdev|stddev|stderr|sem|error)$", re.IGNORECASE)
+_NOT_FINAL = ("start_loss", "averaged_start_loss", "train_loss", "train/loss")
+"""Beginnings of losses that do not say how a run ended on held-out text."""
+
+
 def one_table(
     path: str | Path, metrics: str | Path | None, settings: MixSettings, excluded: list[tuple[str, str]]
 ) -> tuple[pd.DataFrame, tuple[str, str] | None]:
@@ -83,15 +89,17 @@ def one_table(
 
 def found_columns(
     table: pd.DataFrame, settings: MixSettings, prefixes: tuple[str, str] | None, what: str
-) -> tuple[dict[str, str], dict[str, str], Direction]:
-    """Share columns to sources, target columns to targets, and which way is better in them."""
+) -> tuple[dict[str, str], dict[str, str], Direction, list[str]]:
+    """Share columns to sources, target columns to targets, which way is better in them, and sentences on the choice."""
     columns = [str(column) for column in table.columns]
     numeric = [name for name in columns if numbers(table[name]).notna().any()]
     share_prefixes = (settings.shares,) if settings.shares else (prefixes[0],) if prefixes else _SHARES
     families = [
-        {name: name.removeprefix(prefix) for name in columns if name.startswith(prefix) and name != prefix}
+        {name: name[len(prefix) :].strip() for name in columns if name.lower().startswith(prefix.lower())}
         for prefix in share_prefixes
     ]
+    # nothing is left of a name that is only a beginning
+    families = [{name: source for name, source in each.items() if source} for each in families]
     shares = max(families, key=lambda each: (_whole_rows(table[list(each)]), len(each)))
     if not shares:
         remedy = "Say what their names begin with (--shares PREFIX), or name them (--map mix:web=COLUMN). "
@@ -113,13 +121,41 @@ def found_columns(
         raise SchemaError(
             what, missing=["columns of losses or scores"], remedy=f"{remedy}It holds {held(table)}."
         )
+    told, found = _without_side_columns(found)
+    if not settings.targets and not prefixes:
+        others = [name for name in rest if name not in found and _of_kind([name], _LOSSES, _LOSS_ENDS)]
+        others = [name for name in others if not _SPREAD.search(name) and not name.startswith(_NOT_FINAL)]
+        if others and known == "lower":
+            told.append(
+                f"{_first(others)} may hold losses too. The targets are {_first(list(found))}. Others are chosen by "
+                "what their names begin or end with (--targets TEXT)."
+            )
     direction = settings.direction or known
     if direction is None:
         raise InvalidValueError(
             "direction", None, f"must be stated for {', '.join(list(found)[:3])}",
             "Say --direction higher for scores, or --direction lower for losses.",
         )  # fmt: skip
-    return shares, found, direction
+    return shares, found, direction, told
+
+
+def _without_side_columns(found: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Sentences on columns beside the targets, and the columns without them: errors of other targets, and the loss on
+    the training text, which is another text in every mixture.
+    """
+    targets = {*found.values()}
+    spreads = [name for name, target in found.items() if _SPREAD.sub("", target) in targets - {target}]
+    training = [name for name, target in found.items() if target.lower() == "train" and len(targets) > 1]
+    told = []
+    if spreads:
+        told.append(f"{_first(spreads)} state how uncertain targets are, and are none themselves.")
+    if training:
+        told.append(f"{_first(training)} is no target: it was measured on another text in every mixture.")
+    return told, {name: target for name, target in found.items() if name not in (*spreads, *training)}
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _refuse_text(table: pd.DataFrame, names: Sequence[str], asked: str | None, what: str) -> None:
@@ -152,7 +188,7 @@ def _of_kind(names: Sequence[str], begins: Sequence[str], ends: Sequence[str]) -
     """Columns that begin or end so, to the names of their targets; all of one kind of beginning or ending."""
     for begin in begins:
         found = {
-            name: name[len(begin) :]
+            name: name[len(begin) :].strip()
             for name in names
             if name.lower().startswith(begin.lower()) and name != begin
         }

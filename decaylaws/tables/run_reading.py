@@ -24,6 +24,7 @@ from decaylaws.tables.cells import (
     renamed,
 )
 from decaylaws.tables.run_columns import RUN, Direction, found_columns, one_table
+from decaylaws.tables.run_names import STEPS, exclude, exclude_repeats, names_by_seed, row_names, told_apart
 
 PHASE = "@"
 """Between a source and its phase, where a run changes its mixture on the way: ``code@phase_0``."""
@@ -121,35 +122,37 @@ def read_run_table(
     table = chosen_rows(table, settings.where, what).reset_index(drop=True)
     table = renamed(table, settings.columns, what)
     run = first_of(("run_id", "run") if "run" in settings.columns else RUN, table)
-    names = [f"row {k + 1}" for k in range(len(table))] if run is None else _names(table[run])
-    share_columns, target_columns, direction = found_columns(table, settings, prefixes, what)
+    names = [f"row {k + 1}" for k in range(len(table))] if run is None else row_names(table[run])
+    names, own_step = names_by_seed(names, table), first_of(STEPS, table)
+    share_columns, target_columns, direction, told = found_columns(table, settings, prefixes, what)
+    notes += told
     shares, blocks, wrong_shares, told = _read_shares(table, share_columns, settings, what)
     notes += told
     values = table[list(target_columns)].apply(numbers).set_axis(list(target_columns.values()), axis=1)
     if any(has_percent(table[column]) for column in target_columns):
         notes.append("Cells with a percent sign were read as hundredths.")
     reasons = pd.Series("", index=table.index, dtype=object)
-    _exclude(reasons, *_not_finished(table))
+    exclude(reasons, *_not_finished(table))
     errors = table[[name for name in table if str(name).startswith(LOSS_ERROR)]].apply(numbers)
-    _exclude(
+    exclude(
         reasons,
         (errors > 0).any(axis=1),
         f"its losses are expected from a curve that had not ended ({LOSS_ERROR}TARGET is above 0)",
     )
     if STABLE_TOKENS in table:
         after_stage = numbers(table[STABLE_TOKENS]) > 0
-        _exclude(
+        exclude(
             reasons,
             after_stage,
             f"a decay after a stable stage ({STABLE_TOKENS}), which a table does not know",
         )
-    _exclude(reasons, wrong_shares != "", wrong_shares)
+    exclude(reasons, wrong_shares != "", wrong_shares)
     reasons = _one_size(table, reasons, settings)
     values, dropped = _measured_targets(values, reasons == "", settings)
     notes += dropped
     missing = ~np.isfinite(values.to_numpy(dtype=float))
     lacking = pd.Series([", ".join(values.columns[row][:3]) for row in missing], index=table.index)
-    _exclude(reasons, pd.Series(missing.any(axis=1), index=table.index), "no finite value of " + lacking)
+    exclude(reasons, pd.Series(missing.any(axis=1), index=table.index), "no finite value of " + lacking)
     best = _best(values[reasons == ""], direction, settings)
     losses = values if best is None else best - values
     wrong = (losses.to_numpy(dtype=float) <= 0) & ~missing
@@ -158,14 +161,16 @@ def read_run_table(
         if best is None
         else f"a score of the best possible value {best:g} or above"
     )
-    _exclude(reasons, pd.Series(wrong.any(axis=1), index=table.index), what_is_wrong)
-    _exclude_repeats(reasons, pd.Series(names, index=table.index), shares, values)
+    exclude(reasons, pd.Series(wrong.any(axis=1), index=table.index), what_is_wrong)
+    steps = None if own_step is None else table[own_step]
+    exclude_repeats(reasons, pd.Series(names, index=table.index), shares, values, steps)
     kept = (reasons == "").to_numpy()
-    names, told = _told_apart(names, kept)
+    names, told = told_apart(names, kept)
     notes += told
     excluded += [(name, reason) for name, reason in zip(names, reasons) if reason]
     if not kept.any():
-        said = "; ".join(f"{name}: {reason}" for name, reason in excluded[:3])
+        first = {reason: name for name, reason in reversed(excluded)}  # of each reason
+        said = "; ".join(f"{name}: {reason}" for reason, name in list(first.items())[::-1][:3])
         raise DataError(f"{what} holds no run that can be used. {said}")
     if best is not None:
         notes.append(f"Higher is better: the regressions see how far each score lies below {best:g}.")
@@ -183,26 +188,6 @@ def read_run_table(
         excluded=excluded_table(excluded),
         notes=tuple(notes),
     )
-
-
-def _exclude(reasons: pd.Series, rows: pd.Series, why: pd.Series | str) -> None:
-    """Give rows a reason to be left out, unless they have one."""
-    new = rows & (reasons == "")
-    reasons[new] = why[new] if isinstance(why, pd.Series) else why
-
-
-def _names(column: pd.Series) -> list[str]:
-    return [f"row {k + 1}" if pd.isna(cell) else str(cell).strip() for k, cell in enumerate(column)]
-
-
-def _told_apart(names: list[str], kept: np.ndarray) -> tuple[list[str], list[str]]:
-    """Names of the rows, with the row beside those that several kept rows of other mixtures bear."""
-    counts = pd.Series([name for name, keep in zip(names, kept) if keep]).value_counts()
-    doubled = set(counts[counts > 1].index)
-    if not doubled:
-        return names, []
-    told = f"{len(doubled)} names stand in rows of different mixtures, such as {min(doubled)}: rows tell them apart."
-    return [f"{name} (row {k + 1})" if name in doubled else name for k, name in enumerate(names)], [told]
 
 
 def _read_shares(
@@ -234,7 +219,7 @@ def _read_shares(
     for rows, words in ((text, "is no number"), (negative, "is negative")):
         for k, source in enumerate(shares.columns):
             why = f"the share of '{source}' {words} (" + raw.iloc[:, k].map(str) + ")"
-            _exclude(wrong, pd.Series(rows[:, k], index=table.index), why)
+            exclude(wrong, pd.Series(rows[:, k], index=table.index), why)
     parts: list[pd.DataFrame] = []
     blocks: dict[str, tuple[tuple[str, ...], float]] = {}
     for phase, members in phases.items():
@@ -287,7 +272,7 @@ def _whole_shares(own: pd.DataFrame, wrong: pd.Series, rest: str | None, told: l
         over = total > 1 + ROUNDING
         left = 1 - total
         own = own.assign(**{rest: left.where(left > _ROUNDED_OFF, 0.0)})
-    _exclude(wrong, over, said)
+    exclude(wrong, over, said)
     whole = own.sum(axis=1).where(~over, 1.0)
     return own.div(whole.where(whole > 0, 1.0), axis=0)
 
@@ -318,7 +303,7 @@ def _one_size(table: pd.DataFrame, reasons: pd.Series, settings: MixSettings) ->
     common = words[reasons == ""].mode()
     if len(common):
         others = words.ne(common.iloc[0])
-        _exclude(reasons, others, f"its {size} is " + words + f", and most runs have {common.iloc[0]}")
+        exclude(reasons, others, f"its {size} is " + words + f", and most runs have {common.iloc[0]}")
     return reasons
 
 
@@ -385,28 +370,3 @@ def _best(values: pd.DataFrame, direction: Direction, settings: MixSettings) -> 
     raise InvalidValueError(
         "best", None, f"must be stated for scores from {low:.4g} to {high:.4g}", "Say --best VALUE."
     )
-
-
-def _exclude_repeats(
-    reasons: pd.Series, names: pd.Series, shares: pd.DataFrame, values: pd.DataFrame
-) -> None:
-    """Leave out exact copies, and runs of one name and mixture whose values differ: which counts is unknown."""
-    usable = reasons == ""
-    copies, first = _repeated(pd.concat([shares, values], axis=1, ignore_index=True)[usable], names)
-    _exclude(reasons, copies.reindex(reasons.index, fill_value=False), "an exact copy of run " + first)
-    usable = reasons == ""
-    mixtures = pd.concat([names, shares.round(9)], axis=1, ignore_index=True)[usable]
-    doubled = mixtures.duplicated(keep=False).reindex(reasons.index, fill_value=False)
-    _exclude(
-        reasons,
-        doubled,
-        "its name and mixture stand in the table more than once, with different values: map run to a column that "
-        "tells them apart",
-    )
-
-
-def _repeated(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Which rows repeat an earlier one, and the name of the first of their kind."""
-    groups = rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup()
-    first = names[rows.index].groupby(groups).transform("first")
-    return groups.duplicated(), first.reindex(names.index, fill_value="")

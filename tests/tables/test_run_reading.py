@@ -242,6 +242,38 @@ def test_files_of_another_format_are_named_with_the_remedy(
         read_run_table(tmp_path / name)
 
 
+def test_seeds_tell_replicates_apart_and_logged_steps_are_named(tmp_path: Path) -> None:
+    table = runs(12)
+    seeds = pd.concat([table.assign(seed=0), table.assign(seed=1, loss_web=table["loss_web"] + 0.01)])
+    found = read_run_table(written(seeds, tmp_path / "seeds.csv"))
+    assert len(found.runs) == 24
+    assert {"run-0, seed 0", "run-0, seed 1"} <= set(found.runs)
+    steps = pd.concat([table.assign(step=10, loss_web=table["loss_web"] + 1), table.assign(step=20)])
+    with pytest.raises(DataError, match=r"run-0: .* more than once.*\(--where step=20\)$"):
+        read_run_table(written(steps, tmp_path / "steps.csv"))
+    last = MixSettings.checked({"where": {"step": "20"}})
+    assert len(read_run_table(tmp_path / "steps.csv", settings=last).runs) == 12
+
+
+def test_columns_beside_the_targets_are_told(tmp_path: Path) -> None:
+    table = runs(12).assign(loss_web_std=0.01, loss_train=2.0, start_loss_web=3.0)
+    found = read_run_table(written(table.assign(**{"eval/books/loss": 2.5}), tmp_path / "runs.csv"))
+    assert found.targets == TARGETS
+    told = " ".join(found.notes)
+    assert "loss_web_std state how uncertain" in told
+    assert "loss_train is no target" in told
+    assert "eval/books/loss may hold losses too. The targets are loss_web, loss_code." in told
+    assert "start_loss" not in told
+
+
+def test_names_of_columns_are_read_whatever_their_case_and_blanks(tmp_path: Path) -> None:
+    table = runs(12)
+    found = read_run_table(
+        written(table.rename(columns={"w_web": "W_ web", "w_code": "W_code"}), tmp_path / "runs.csv")
+    )
+    assert found.sources == SOURCES
+
+
 def test_a_row_of_fractions_amid_percentages_is_named_in_the_words_of_the_table(tmp_path: Path) -> None:
     table = runs(12)
     shares = [f"w_{name}" for name in SOURCES]
