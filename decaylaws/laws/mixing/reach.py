@@ -109,6 +109,9 @@ def mixture_horizon(
         mean, spread = predict(fitted)
     except DecaylawsError:
         return Horizon()
-    squares = np.square(np.log(mean / losses) / spread)
+    asked = np.concatenate(parts)
+    # half of the width goes with the spread, half with what it usually is: a small one is believed no more than that
+    gap = float(np.sqrt(np.mean(spread[asked] ** 2)))
+    squares = np.log(mean / losses) ** 2 / (spread**2 + gap**2)
     rate = float(np.sqrt(np.mean([squares[part].mean() for part in parts])))
-    return Horizon((Reach(AXIS, 1.0, 1.0, 1, origins=len(parts), rate=rate, fits=len(parts)),))
+    return Horizon((Reach(AXIS, 1.0, 1.0, 1, origins=len(parts), rate=rate, gap=gap, fits=len(parts)),))
