@@ -1,6 +1,6 @@
 """How well mixture regressions rank and predict held-out mixtures, at the proxies' scale and above.
 
-    python analysis/mixture_regression.py --data DIR --json OUT [--figure PNG]
+    python analysis/mixture_regression.py --data DIR --json OUT [--figure PNG] [--only NAME ...] [--runs N ...]
 
 ``DIR/runs.csv`` in the format of the RegMix records: ``model_size``, ``use`` (fit or predict), shares
 ``w_<source>`` and losses ``loss_<domain>``; or in that of olmix's swarms, with ``bpb_<task>`` for losses and
@@ -12,10 +12,14 @@ and that of the rows whose shares lie outside the range of the fit rows. The lea
 the targets and of Pile-CC, fit the first 32, 64, ... rows. Where the fit rows
 hold several sizes, the one with most runs is fitted. Targets that too few fit rows hold, and regressions that
 cannot be fitted, are left out with the reason; rows that copy another and losses that are missing are counted.
+
+OUT is written after every regression. With ``--only`` just these are run, and what OUT holds of the others on the same
+rows stays: an hour's work can be done in parts. ``--runs`` gives other numbers of rows for the learning curves.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 import time
@@ -25,12 +29,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import parse_args, read_table, run, without_copies, write_json
+from _common import read_table, run, without_copies, write_json
 from _mariner import Mariner
 from _mixture_rivals import RIVALS
 from scipy.stats import pearsonr, spearmanr
 
-from decaylaws.errors import DataError, DecaylawsError, SchemaError
+from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, SchemaError
+from decaylaws.io.json import load_json
 from decaylaws.io.tables import require_filled, with_numbers, with_unit_shares
 from decaylaws.laws.mixing import (
     DEFAULT_REGRESSION,
@@ -56,6 +61,7 @@ CURVE_REGRESSIONS = (
     "blend", "inverse_sum", "lightgbm_regmix", "lightgbm", "log_linear", "linear", "gaussian_process",
     "gaussian_process_sqrt", "mariner",
 )  # fmt: skip
+CURVES = ("learning_curve", "learning_curve_pile_cc", "learning_curve_mean_of_targets")
 RECALIBRATION_RUNS, RECALIBRATION_DRAWS = 8, 20
 PILE_CC = "loss_pile_cc"
 
@@ -64,7 +70,17 @@ Curve = dict[str, dict[str, dict[str, float]]]
 
 
 def main() -> None:
-    arguments = parse_args(__doc__ or "")
+    parser = argparse.ArgumentParser(description="Mixture regressions on held-out mixtures")
+    parser.add_argument("--data", type=Path, required=True, help="folder of records")
+    parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser.add_argument("--figure", type=Path, help="where a figure goes (PNG, PDF or SVG)")
+    parser.add_argument(
+        "--only", nargs="*", choices=sorted(REGRESSIONS), help="regressions to run; all without it"
+    )
+    parser.add_argument(
+        "--runs", type=int, nargs="*", default=CURVE_RUNS, help="rows in the fits of the curves"
+    )
+    arguments = parser.parse_args()
     table, copies = without_copies(load(arguments.data))
     table, rare = without_rare_sources(table)
     fit_rows, predict_rows = table[table["use"] == "fit"], table[table["use"] == "predict"]
@@ -80,15 +96,51 @@ def main() -> None:
         "rows_without_loss": rows_without_loss(pd.concat([fit_rows, predict_rows])),
         "unseen_sources": unseen_sources(fit_rows),
         "excluded_sources": rare,
+        "excluded": excluded,
+        "regressions": {},
+        **{key: {} for key in CURVES},
     }
-    values["regressions"], failed = evaluate_all(fit_rows, predict_rows)
-    values["excluded"] = excluded | failed
-    whole = {name: entry["sizes"] for name, entry in values["regressions"].items()}
-    values |= learning_curves(fit_rows, predict_rows, whole)
-    write_json(arguments.json, values)
+    if arguments.only and arguments.json.is_file():
+        values |= results_before(arguments.json, values)
+    for name in arguments.only or REGRESSIONS:
+        entry, reason = evaluated(name, fit_rows, predict_rows)
+        if entry is None:
+            values["excluded"] |= {name: reason}
+            continue
+        values["excluded"].pop(name, None)
+        values["regressions"][name] = entry
+        if name in CURVE_REGRESSIONS:
+            found = learning_curve(name, fit_rows, predict_rows, entry["sizes"], arguments.runs)
+            for key in CURVES:
+                values[key] |= {name: values[key].get(name, {}) | found[key]} if found[key] else {}
+        write_json(arguments.json, values)
+    if not values["regressions"]:
+        name, reason = next(
+            (name, reason) for name, reason in values["excluded"].items() if name in REGRESSIONS
+        )
+        raise DataError(f"No regression could be fitted. {name}: {reason}")
     show(values)
     if arguments.figure:
         draw(values["learning_curve"], arguments.figure)
+
+
+def results_before(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call of the script found on the same rows.
+
+    Raises:
+        InvalidValueError: it was given other rows.
+    """
+    before = load_json(path.read_bytes(), path)
+    for key in ("fit_size", "num_fit_runs", "rows_without_loss", "excluded_sources"):
+        if before.get(key) != values[key]:
+            raise InvalidValueError(
+                f"{path}: {key}",
+                before.get(key),
+                f"must be {values[key]} to be added to",
+                "Give another --json.",
+            )
+    kept = ("excluded", "regressions", *CURVES)
+    return {key: before[key] for key in kept if key in before}
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -161,23 +213,16 @@ def with_enough_losses(fit_rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, 
     return fit_rows.drop(columns=list(few)), few
 
 
-def evaluate_all(
-    fit_rows: pd.DataFrame, predict_rows: pd.DataFrame
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Scores of every regression that could be fitted, and why the others could not."""
-    scores, failed = {}, {}
-    for name, make in REGRESSIONS.items():
-        if name == "stack" and len(loss_columns(fit_rows)) > MANY_TARGETS:
-            failed[name] = f"not fitted to more than {MANY_TARGETS} targets, which would take it many minutes"
-            continue
-        try:
-            scores[name] = evaluate(make, fit_rows, predict_rows)
-        except DecaylawsError as error:
-            failed[name] = str(error)
-    if not scores:
-        name, reason = next(iter(failed.items()))
-        raise DataError(f"No regression could be fitted. {name}: {reason}")
-    return scores, failed
+def evaluated(
+    name: str, fit_rows: pd.DataFrame, predict_rows: pd.DataFrame
+) -> tuple[dict[str, Any] | None, str]:
+    """Scores of a regression, or why it could not be fitted."""
+    if name == "stack" and len(loss_columns(fit_rows)) > MANY_TARGETS:
+        return None, f"not fitted to more than {MANY_TARGETS} targets, which would take it many minutes"
+    try:
+        return evaluate(REGRESSIONS[name], fit_rows, predict_rows), ""
+    except DecaylawsError as error:
+        return None, str(error)
 
 
 def evaluate(
@@ -325,42 +370,33 @@ def interval_coverage(law: MixtureRegression, rows: pd.DataFrame) -> float | Non
     )
 
 
-def learning_curves(
-    fit_rows: pd.DataFrame, rows: pd.DataFrame, whole: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Scores at each size after a fit on the first runs, by regression and number of runs.
+def learning_curve(
+    name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame, whole: dict[str, Any], counts: Iterable[int]
+) -> dict[str, dict[str, Any]]:
+    """Scores at each size after a fit on the first runs, by number of runs; those that cannot be fitted are left out.
 
     ``learning_curve`` holds the mean Spearman over the targets, ``learning_curve_pile_cc`` that of Pile-CC (empty where
-    the records hold none), ``learning_curve_mean_of_targets`` how well the mean over the targets is predicted. Counts
-    that cannot be fitted are left out.
+    the records hold none), ``learning_curve_mean_of_targets`` how well the mean over the targets is predicted.
 
     Args:
+        name: of the regression.
         fit_rows: rows to fit.
         rows: rows to predict.
-        whole: scores at each size of the fits on all rows, by regression.
+        whole: scores at each size of the fit on all rows.
+        counts: numbers of rows; all of them are added.
     """
-    counts = sorted({*(count for count in CURVE_RUNS if count <= len(fit_rows)), len(fit_rows)})
-    mean: Curve = {}
-    pile_cc: Curve = {}
-    of_targets: dict[str, dict[str, Any]] = {}
-    for name in CURVE_REGRESSIONS:
-        for count in counts:
-            with contextlib.suppress(DecaylawsError):
-                known = whole.get(name) if count == len(fit_rows) else None
-                scores = known or curve_scores(name, fit_rows.iloc[:count], rows)
-                points = {size: entry["mean_spearman"] for size, entry in scores.items()}
-                mean.setdefault(name, {})[str(count)] = points
-                of_targets.setdefault(name, {})[str(count)] = {
-                    size: entry["mean_of_targets"] for size, entry in scores.items()
+    found: dict[str, dict[str, Any]] = {key: {} for key in CURVES}
+    for count in sorted({*(count for count in counts if count <= len(fit_rows)), len(fit_rows)}):
+        with contextlib.suppress(DecaylawsError):
+            scores = whole if count == len(fit_rows) else curve_scores(name, fit_rows.iloc[:count], rows)
+            spearman, pile_cc, of_targets = (found[key] for key in CURVES)
+            spearman[str(count)] = {size: entry["mean_spearman"] for size, entry in scores.items()}
+            of_targets[str(count)] = {size: entry["mean_of_targets"] for size, entry in scores.items()}
+            if all(PILE_CC in entry["targets"] for entry in scores.values()):
+                pile_cc[str(count)] = {
+                    size: entry["targets"][PILE_CC]["spearman"] for size, entry in scores.items()
                 }
-                if all(PILE_CC in entry["targets"] for entry in scores.values()):
-                    points = {size: entry["targets"][PILE_CC]["spearman"] for size, entry in scores.items()}
-                    pile_cc.setdefault(name, {})[str(count)] = points
-    return {
-        "learning_curve": mean,
-        "learning_curve_pile_cc": pile_cc,
-        "learning_curve_mean_of_targets": of_targets,
-    }
+    return found
 
 
 def curve_scores(name: str, fit_rows: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[str, Any]]:

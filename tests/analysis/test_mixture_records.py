@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,33 @@ def test_mixture_records_that_are_less_than_whole_are_scored_and_say_so(analyse:
     }
     for scores in values["regressions"].values():
         assert set(scores["sizes"]) == {"1M", "1B"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_regressions_can_be_run_one_by_one(
+    analyse: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = analyse("regmix", lambda table: table)
+    script, out = importlib.import_module("mixture_regression"), tmp_path / "parts.json"
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(
+            sys, "argv", ["mixture_regression", "--data", str(tmp_path), "--json", str(out), *words]
+        )
+        script.run(script.main)
+
+    run("--only", "linear", "--runs", "8")
+    run("--only", "inverse_sum")
+    parts = json.loads(out.read_text(encoding="utf-8"))
+    assert set(parts["regressions"]) == {"linear", "inverse_sum"}
+    assert set(parts["learning_curve"]["linear"]) == {"8", "12"}
+    for name, entry in parts["regressions"].items():
+        assert entry["sizes"] == whole["regressions"][name]["sizes"]
+    table = pd.read_csv(tmp_path / "runs.csv")
+    table[table["mixture_id"] > 0].to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(SystemExit):
+        run("--only", "linear")
+    assert "num_fit_runs" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick")
