@@ -109,6 +109,8 @@ def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:
     assert observed_verdict(0.5, told_apart=0.0) == "beaten at the target's scale"
     assert observed_verdict(-0.5, told_apart=0.0) == "did better at the target's scale"
     assert observed_verdict(-0.01, told_apart=0.02) == "not told apart"
+    broke = observed_verdict(0.5, told_apart=0.0, kept=False)
+    assert broke == "kept the guards at the target's scale, and the recommendation did not"
     assert least_gap(float("nan")) == 0.0
 
 

@@ -158,14 +158,23 @@ def _rival_verdict(
     if np.isfinite(observed["target"]):
         if not inputs.confirmed_row(key, "target")["guards_hold"]:
             return "rejected: broke a guard at the target's scale"
-        return observed_verdict(observed["target"], least_gap(inputs.noise_sd("target")))
+        kept = bool(inputs.confirmed_row("recommended", "target")["guards_hold"])
+        return observed_verdict(observed["target"], least_gap(inputs.noise_sd("target")), kept=kept)
     if rival is None:
         return "neither predicted nor run"
     return "predicted to be worse" if rival["beaten"] else "not enough evidence"
 
 
-def observed_verdict(gain: float, told_apart: float) -> str:
-    """What an observed gain over a rival says, where two single runs must differ by ``told_apart`` nats."""
+def observed_verdict(gain: float, told_apart: float, *, kept: bool = True) -> str:
+    """What an observed gain over a rival that kept its guards says.
+
+    Args:
+        gain: observed objective of the rival minus that of the recommendation, nats.
+        told_apart: by how many nats two single runs must differ.
+        kept: whether the recommendation kept its guards; one that broke them beats nobody.
+    """
+    if not kept:
+        return "kept the guards at the target's scale, and the recommendation did not"
     if abs(gain) <= told_apart:
         return "not told apart"
     return "beaten at the target's scale" if gain > 0 else "did better at the target's scale"
