@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -152,7 +153,9 @@ def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "-" if value != value else f"{value:.4f}"
+        return (
+            f"{value:.4f}" if math.isfinite(value) else "-"
+        )  # infinite: the error of a law that could not be fitted
     return str(value)
 
 

@@ -297,6 +297,8 @@ def load_settings(path: Path) -> StudySettings:
         DataError: the file is missing or is no YAML mapping.
         InvalidValueError: a key is unknown or a value is not what it must be; names the field and the file.
     """
+    if path.parent.is_file():
+        raise DataError(f"{path.parent} is a file. Give the study's folder, {path.parent.parent}.")
     if not path.is_file():
         raise DataError(f"There is no study.yaml at {path}. Run 'decaylaws init DIR' first.")
     try:

@@ -131,7 +131,8 @@ def signal_table(settings: StudySettings, runs: pd.DataFrame, own: Objective) ->
     }
     for name, weights in weighed.items():
         found_of_it = signals(runs, _values(settings, runs, weights)[:, None]) or ()
-        rows += [(name, name.split(":")[0], signal, True) for signal in found_of_it]
+        counts = any(own.stated.get(member, 0.0) > 0 for member in weights)
+        rows += [(name, name.split(":")[0], signal, counts) for signal in found_of_it]
     return pd.DataFrame(
         [
             (name, kind, each.seed_sd, each.mixture_sd, each.share, each.p_value, counts)

@@ -55,6 +55,13 @@ def test_a_title_longer_than_its_table_stays_whole() -> None:
     assert out.getvalue().splitlines()[0].rstrip() == title
 
 
+def test_an_error_that_could_not_be_measured_is_a_dash() -> None:
+    out = StringIO()
+    errors = pd.DataFrame({"law": ["inverse_sum"], "mae": [float("inf")], "bias": [float("nan")]})
+    Console(file=out, width=160).print(frame_table(errors, title="errors"))
+    assert out.getvalue().splitlines()[-1].split() == ["inverse_sum", "-", "-"]
+
+
 def test_the_version_is_told() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"decaylaws {__version__}\n"
 

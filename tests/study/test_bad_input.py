@@ -24,6 +24,7 @@ from decaylaws.cli import main
 from decaylaws.errors import DataError, InfeasibleError, InvalidValueError
 from decaylaws.mixtures import Mixture
 from decaylaws.settings.study import load_settings, parse_settings
+from decaylaws.study import Study
 from decaylaws.study.template import template_text
 from tests.study.tiny import TINY_SETTINGS
 
@@ -186,6 +187,12 @@ def test_numbers_are_read_as_they_stand_there(tmp_path: Path) -> None:
         path.write_text(study_text(seq_len=wrong), encoding="utf-8")
         with pytest.raises(InvalidValueError, match=f"'seq_len' is not valid.*{shown}"):
             load_settings(path)
+
+
+def test_a_file_in_place_of_the_study_folder_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"is a file. Give the study's folder, {tmp_path}\."):
+        Study.open(tmp_path / "study.yaml")
 
 
 def test_token_counts_take_units(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_the_launch_gives_the_confirmed_losses_and_keeps_what_belongs_to_the_mod
 
 def test_the_report_speaks_of_checkpoints(pair: Study) -> None:
     page = pair.report_file.read_text(encoding="utf-8")
+    assert re.search(r"<td[^>]*>[^<]*models/large, LR of study\.yaml</td>", page)
     assert "decays forked from 2 checkpoints." in page
     assert "LR over the tokens of the recommended decay from the checkpoint." in page
 

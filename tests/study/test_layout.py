@@ -15,7 +15,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.report.page import PageTable, Section, Standing, json_block, render
 from decaylaws.report.sections.answer import lost, won
 from decaylaws.report.sections.certainty import observed_verdict
-from decaylaws.report.sections.decision import length_words
+from decaylaws.report.sections.decision import length_words, less_certain_words
 from decaylaws.report.words import leading, plain, shown_of, when
 from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
@@ -148,7 +148,9 @@ def test_why_a_length_was_chosen_compares_the_best_plan_of_each() -> None:
     )
     assert "determine" not in words
     assert "the evidence does not determine the length" in length_words(plans, 200, noise=0.1)
+    assert less_certain_words(plans[plans["feasible"]]) == ""
     less = plans.assign(objective=plans["objective"].replace(2.238, 1.9))
+    assert "is predicted, the gain on the control is less certain" in less_certain_words(less)
     rival = "The law predicts a loss lower by 0.1000 nats for 100 tokens, but that gain is less certain"
     assert rival in length_words(less, 200, 0.0)
 

@@ -13,18 +13,18 @@ from decaylaws.errors import StudyError
 from decaylaws.runs.noise import signals
 from decaylaws.runs.objective import objective_value, objective_values
 from decaylaws.settings.study import StudySettings, parse_settings
-from decaylaws.study.objective import objective
+from decaylaws.study.objective import objective, signal_table
 from tests.study.tiny import TINY_SETTINGS
 
 FACTORS = {"web": 0.3, "maths": 0.5, "code": 0.4, "sums": 0.8, "facts": 0.6}
 """Bits per byte of one nat per token."""
 
 
-def settings_with(unit: str | None = None, **objective: Any) -> StudySettings:
+def settings_with(unit: str | None = None, *, facts: str = "mathematics", **objective: Any) -> StudySettings:
     settings = copy.deepcopy(TINY_SETTINGS)
     settings["evaluation"]["questions"] = {
         "sums": {"path": "sums.jsonl", "capability": "mathematics"},
-        "facts": {"path": "facts.jsonl", "capability": "mathematics"},
+        "facts": {"path": "facts.jsonl", "capability": facts},
     }
     settings["objective"] = {"unit": unit, **objective}
     return parse_settings(settings)
@@ -86,6 +86,17 @@ def test_an_ability_counts_without_what_seeds_explain_by_name_and_with_the_figur
     assert insisting.left_out == ()
     assert insisting.stated == {"sums": 0.5, "facts": 0.5}
     assert "'facts' counts in the objective, although seeds explain" in " ".join(insisting.notes)
+
+
+def test_an_ability_of_which_nothing_is_left_does_not_count() -> None:
+    runs = decays_of({"facts": 0.2})
+    settings = settings_with(capabilities={"mathematics": 1, "reasoning": 1}, facts="reasoning")
+    own = objective(settings, runs)
+    counts = signal_table(settings, runs, own).set_index("name")["counts"]
+    assert own.stated == {"sums": 1.0}
+    assert counts[["facts", "ability: mathematics", "ability: reasoning", "objective"]].tolist() == [
+        False, True, False, True,
+    ]  # fmt: skip
 
 
 def test_a_domain_that_is_weighed_by_name_is_never_left_out() -> None:

@@ -175,7 +175,7 @@ def schedule(inputs: ReportInputs) -> Section:
             PageTable.of(
                 _plan_table(plans),
                 f"All {len(plans)} combinations of length, shape, end LR and batch size, each optimised over mixture "
-                "and start LR, nats per token. The recommended one is in bold.",
+                f"and start LR, nats per token. The recommended one is in bold.{less_certain_words(plans)}",
                 mark="chosen",
             )
         ],
@@ -214,6 +214,21 @@ def length_words(plans: pd.DataFrame, chosen: int, noise: float) -> str:
     if chosen == max(best.index):
         words += " It is the longest length that was considered. A longer one may be better still."
     return words
+
+
+def less_certain_words(plans: pd.DataFrame) -> str:
+    """Why plans with a lower predicted objective were not chosen; empty where there are none.
+
+    Args:
+        plans: every combination with its best objective, the recommended one first.
+    """
+    lower = plans["feasible"] & (plans["objective"] < plans["objective"].iloc[0])
+    if not lower.any():
+        return ""
+    return (
+        " Where a lower objective is predicted, the gain on the control is less certain or the mixture is farther from "
+        "the prior."
+    )
 
 
 def _plan_table(plans: pd.DataFrame) -> pd.DataFrame:

@@ -133,7 +133,7 @@ def _guard_table(inputs: ReportInputs, observed: dict[str, float]) -> pd.DataFra
             {
                 "domain": name(domain),
                 "against the control": nats(guard.predicted),
-                "limit": f"{guard.limit:g}",
+                "limit": f"{guard.limit:.4g}",
                 "margin": f"{guard_margin(guard):.3f}",
                 "by the law": guard.verdict.lower(),
                 "observed": nats(observed.get(domain, np.nan)),

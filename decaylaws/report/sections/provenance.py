@@ -24,7 +24,7 @@ def provenance(inputs: ReportInputs) -> Section:
         **{package: version(package) for package in PACKAGES},
         "corpus fingerprint": where.data_fingerprint,
         "laws": ", ".join(law.name for law in where.laws),
-        "start": f"{recipe.handover.run_id}, {recipe.handover.lr_source}",
+        "start": f"{recipe.handover.checkpoint or recipe.handover.run_id}, LR of {recipe.handover.lr_source}",
         "runs in the tables": len(runs),
         "finished": int(runs[LOSS + inputs.settings.domains[0]].notna().sum()),
         "training FLOPs": f"{float(runs['train_flops'].sum()):.3g}",
