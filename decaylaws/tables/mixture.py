@@ -118,12 +118,12 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     ordered = sorted(
         rivals, key=lambda rival: list(known).index(rival.name) if rival.name in known else len(known)
     )
-    keeps_limits = space.contains(known[BEST_RUN], settings.decay_tokens)
+    broken = _broken(known[BEST_RUN], space, terms, law, settings.decay_tokens)
     notes = [
         *table.notes,
         *_onset_notes(law, settings),
         *beyond_runs(found.mixture, shares),
-        *_notes(settings, table, found, held, groups, runs[best], keeps_limits),
+        *_notes(settings, table, found, held, groups, runs[best], broken),
     ]
     if terms.margins and not kept_margins:
         notes.append(
@@ -135,7 +135,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         objective=_covering(found.objective, held, observed),
         rivals=rival_table(ordered, runs[best], float(observed[best])),
         supported=gain.beaten,
-        verdict=_verdict(found, gain, runs[best], keeps_limits),
+        verdict=_verdict(found, gain, runs[best], broken),
         shares=share_table(
             found.mixture,
             {name: found.share_intervals[name] for name in space.names},
@@ -344,7 +344,24 @@ def _widened(rival: Rival, error: float, doubts: tuple[str, ...]) -> Rival:
     return replace(rival, name=name, gain=gain, doubts=doubts)
 
 
-def _verdict(found: MixtureChoice, gain: Rival, run: str, keeps_limits: bool) -> str:
+def _broken(
+    run: Mixture, space: MixtureSpace, terms: MixtureTerms, law: MixtureRegression, decay_tokens: float | None
+) -> str:
+    """What the mixture of a run does not keep, in words: the limits, or guards by its prediction; else empty."""
+    if not space.contains(run, decay_tokens):
+        return "the limits"
+    if terms.control is None or not terms.guards:
+        return ""
+    frame = pd.DataFrame(
+        [each.array(law.sources_) for each in (run, terms.control)], columns=list(law.sources_)
+    )
+    predicted = np.asarray(law.predict(frame), dtype=float)
+    change = dict(zip(law.targets_, predicted[0] - predicted[1]))
+    names = [name for name, limit in terms.guards.items() if change[name] > limit]
+    return f"the guard of {' and '.join(names)}" if names else ""
+
+
+def _verdict(found: MixtureChoice, gain: Rival, run: str, broken: str) -> str:
     """Whether to act on the mixture, in words."""
     fallback = f"{found.fallback} " if found.fallback else ""
     span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
@@ -353,10 +370,8 @@ def _verdict(found: MixtureChoice, gain: Rival, run: str, keeps_limits: bool) ->
         return f"{first} {fallback}Train it once beside that run's mixture before the real run."
     doubts = " ".join(gain.doubts)
     first = f"The evidence does not support a gain over the best observed run, '{run}': predicted {span}."
-    # a run that breaks the limits is no way out
-    advice = (
-        f"Train both mixtures, or take that of '{run}'." if keeps_limits else "Train it before the real run."
-    )
+    # a run that breaks the limits or a guard is no way out
+    advice = "Train it before the real run." if broken else f"Train both mixtures, or take that of '{run}'."
     words = f"{first} {fallback}{doubts} {advice}"
     return words.replace("  ", " ")
 
@@ -393,7 +408,7 @@ def _notes(
     held: HeldOutRuns,
     groups: Mapping[str, list[str]],
     run: str,
-    keeps_limits: bool,
+    broken: str,
 ) -> list[str]:
     """What else a reader should know before acting."""
     said = list(held.notes)
@@ -420,8 +435,8 @@ def _notes(
             "Nothing is known of how many tokens the sources hold, so no share is capped for repetition. "
             "Give available_tokens, max_epochs and decay_tokens for that."
         )
-    if not keeps_limits:
-        said.append(f"The mixture of the best observed run, '{run}', does not keep the limits.")
+    if broken:
+        said.append(f"The mixture of the best observed run, '{run}', does not keep {broken}.")
     said.append(
         "The regret bound covers what the runs leave open, what the members of the regression disagree by and its "
         "errors on left-out runs. Confirm the mixture with a run all the same."

@@ -248,6 +248,20 @@ def test_the_command_prints_json_a_page_and_a_recipe_that_exports(planted: Path,
     assert (tmp_path / "out" / "megatron").is_dir()
 
 
+def test_a_best_run_that_breaks_a_guard_is_no_way_out(table: RunTable) -> None:
+    asked = MixSettings.checked({"law": "log_linear", "weights": {"code": 1.0}, "guards": {"web": 0.001}})
+    found = mix(table, asked)
+    best = found.shares.set_index("source")["best_run"][list(SOURCES)].to_numpy()
+    mean = found.shares.set_index("source")["mean_of_runs"][list(SOURCES)].to_numpy()
+    change = truth(best[None])[0, 0] - truth(mean[None])[0, 0]
+    assert (
+        change > 0.01
+    )  # the run that is best for code is worse for web than the mean, by more than its guard allows
+    assert not found.supported
+    assert found.verdict.endswith("Train it before the real run.")
+    assert any(note.endswith("does not keep the guard of web.") for note in found.notes)
+
+
 _RECIPE = ["--recipe", "recipe.yaml", "--seq-len", "4096", "--batch-tokens", "4096"]
 
 
