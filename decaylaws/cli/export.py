@@ -22,6 +22,7 @@ from decaylaws.exporters import (
     export_table,
 )
 from decaylaws.recipe import Recipe
+from decaylaws.study.export import with_counters
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.status import verb_after
 
@@ -104,6 +105,8 @@ def export(
     if study is not None and out is None:
         outcomes = verbs.export(study, target, options)
     else:
+        if study is not None:
+            options = with_counters(study, recipe, options)
         outcomes = export_all(recipe, directory, target, options)
     table, remarks = export_table(outcomes), export_remarks(recipe, outcomes)
     if not table.empty:

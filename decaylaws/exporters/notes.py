@@ -14,6 +14,8 @@ def mixing_note(recipe: Recipe) -> tuple[str, ...]:
     # a run may be shorter than one sequence; its last one is filled up
     sequences = sum(-(-stage.tokens // stage.seq_len) for stage in recipe.stages)
     widest = max(math.sqrt(share * (1 - share) / sequences) for share in recipe.shares().values())
+    if widest == 0:  # of a single source
+        return ()
     return (
         f"Sources are drawn at random, sequence by sequence: over the whole run a share strays by up to "
         f"{100 * widest:.2g} percentage points (standard deviation).",

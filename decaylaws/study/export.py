@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from decaylaws.errors import NotRepresentableError
 from decaylaws.exporters import Export, ExportOptions, export_all
+from decaylaws.recipe import Recipe
 from decaylaws.study.directory import Study
+from decaylaws.study.export_runs import read_exported_runs
 from decaylaws.study.files import read_json, write_json
 from decaylaws.study.recommend import load_recipe
 
@@ -29,10 +32,28 @@ def export(
         NotRepresentableError: a target that was asked for by name cannot express the recipe.
     """
     recipe = load_recipe(study)
-    outcomes = export_all(recipe, study.export_dir, targets, options)
+    outcomes = export_all(recipe, study.export_dir, targets, with_counters(study, recipe, options))
     written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
     write_json(study.export_dir / EXPORTED, {**read_exported(study.export_dir), **written})
     return outcomes
+
+
+def with_counters(study: Study, recipe: Recipe, options: ExportOptions | None) -> ExportOptions:
+    """The options with the counters at which the trunk ends from which the recipe starts.
+
+    They are known where ``export-runs`` wrote that trunk for a trainer, and are not the trunk's tokens over the batch:
+    a trainer fills the last batch.
+
+    Args:
+        study: the study.
+        recipe: its recipe.
+        options: as the user gave them; what they say of counters stays.
+    """
+    options = options or ExportOptions()
+    written = read_exported_runs(study.exported_runs_file).get(str(recipe.handover.run_id))
+    if written is None or options.seen_steps is not None or options.seen_samples is not None:
+        return options
+    return replace(options, seen_steps=written["last_step"], seen_samples=written["last_sample"])
 
 
 def read_exported(directory: Path) -> dict[str, str]:

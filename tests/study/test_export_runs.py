@@ -20,6 +20,7 @@ from decaylaws.exporters.base import max_error_off_path
 from decaylaws.recipe import Recipe
 from decaylaws.settings.study import parse_settings
 from decaylaws.study import Study
+from decaylaws.study.export import with_counters
 from tests.study.external import CHECKPOINT_SETTINGS, DECLARED_SETTINGS, declared_study
 from tests.study.simulated import make_sources, prepare
 from tests.study.tiny import TINY_SETTINGS
@@ -34,6 +35,21 @@ def with_sources(**changes: Any) -> dict[str, Any]:
     sources = {name: {**source} for name, source in DECLARED_SETTINGS["sources"].items()}
     sources["web"] |= changes
     return {"sources": sources}
+
+
+def test_a_recipe_goes_on_where_the_exported_trunk_ends(study: Study, tmp_path: Path) -> None:
+    """A trainer fills the last batch of a trunk: its counters are not the tokens over the batch."""
+    written = {run.config.run_id: run for run in verbs.export_runs(study, "megatron", tmp_path / "runs").runs}
+    recipe = next(run.recipe for run in written.values() if run.recipe.handover.run_id)
+    trunk = written[str(recipe.handover.run_id)].export
+    options = with_counters(study, recipe, None)
+    assert (options.seen_steps, options.seen_samples) == (trunk.last_step, trunk.last_sample)
+    asked = ExportOptions(seen_samples=7)
+    assert with_counters(study, recipe, asked) == asked
+    elsewhere = recipe.model_copy(
+        update={"handover": recipe.handover.model_copy(update={"run_id": "0" * 16})}
+    )
+    assert with_counters(study, elsewhere, None) == ExportOptions()
 
 
 @pytest.mark.parametrize("target", sorted(EXPORTERS))
