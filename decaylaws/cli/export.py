@@ -22,7 +22,6 @@ from decaylaws.exporters import (
     export_table,
 )
 from decaylaws.recipe import Recipe
-from decaylaws.study.export import with_counters
 from decaylaws.study.recommend import load_recipe
 from decaylaws.study.status import verb_after
 
@@ -102,12 +101,10 @@ def export(
         seen_samples=seen_samples,
     )
     directory = out or (source.parent / "exports" if study is None else study.export_dir)
-    if study is not None and out is None:
-        outcomes = verbs.export(study, target, options)
-    else:
-        if study is not None:
-            options = with_counters(study, recipe, options)
+    if study is None:
         outcomes = export_all(recipe, directory, target, options)
+    else:
+        outcomes = verbs.export(study, target, options, directory=out, recipe=recipe)
     table, remarks = export_table(outcomes), export_remarks(recipe, outcomes)
     if not table.empty:
         console.print(frame_table(table, title=f"written, a folder each with NOTES.md, in {directory}"))

@@ -155,7 +155,7 @@ def run(
     words = [f"{ended.get(status, 0)} {status}" for status in (FINISHED, DIVERGED)]
     words += [f"{ended[PRUNED]} {PRUNED}"] if PRUNED in ended else []
     console.print(f"{len(sweep.runs)} runs recorded in {study.runs_file}: {', '.join(words)}.")
-    say_left_out(study.measured().left_out)
+    say_left_out(sweep.left_out)
     if not sweep.read_out_errors.empty:
         title = "merged read-outs minus the real decays, nats per token"
         console.print(frame_table(sweep.read_out_errors, title=title))
@@ -237,7 +237,7 @@ def confirm(directory: StudyDir, workers: Workers = None) -> Confirmed:
         display = partial(SweepDisplay, console, progress)
         confirmed = verbs.confirm(study, workers=workers, progress=progress, display=display)
     print_confirmation(confirmed)
-    say_left_out(study.measured().left_out)
+    say_left_out(confirmed.left_out)
     say_next(console, study, verb_after("confirm"))
     return confirmed
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from decaylaws.errors import StudyError
+from decaylaws.io.values import AS_JSON
 from decaylaws.progress import Progress, silent
 from decaylaws.study.directory import Study
 from decaylaws.study.predictions import Confirmation, predict
+from decaylaws.study.recommend import read_recommended
 from decaylaws.study.run import PoolDisplay, train
 from decaylaws.study.trainer import how_to_go_on
-from decaylaws.study.verdict import read_outcome
+from decaylaws.study.verdict import Outcome
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Confirmed:
         predictions: what was stored before the runs started.
         table: predicted beside observed, one row per candidate and scale (``Outcome.candidates``).
         verdict: who won, in sentences.
+        left_out: recorded runs that do not belong to the present question (``MeasuredSweep.left_out``).
     """
 
     predictions: Confirmation
     table: pd.DataFrame
     verdict: tuple[str, ...]
+    left_out: pd.DataFrame = field(repr=False, metadata={AS_JSON: None})
 
 
 def confirm(
@@ -49,7 +53,8 @@ def confirm(
         StudyError: nothing has been recommended, something changed since, or runs failed for good. Or an external
             trainer does the runs and some have no result yet; the predictions are stored then.
     """
-    stored, is_new = predict(study)
+    recommended = read_recommended(study)
+    stored, is_new = predict(study, recommended)
     when = (
         f"{'stored' if is_new else 'were stored'} at {stored.created}, before the runs: {study.confirm_file}"
     )
@@ -59,15 +64,16 @@ def confirm(
     else:
         train(
             study,
-            study.planner(),
+            recommended.sweep.planner,
             stored.runs(),
             workers=workers,
             serves=stored.serves,
             progress=progress,
             display=display,
         )
-    outcome = read_outcome(study)
-    return Confirmed(stored, outcome.candidates, outcome.verdict)
+    sweep = recommended.sweep.after(study.recorded_runs())
+    outcome = Outcome.of(stored, sweep, recommended.objective)
+    return Confirmed(stored, outcome.candidates, outcome.verdict, sweep.left_out)
 
 
 def _check_recorded(study: Study, stored: Confirmation) -> None:

@@ -18,7 +18,12 @@ EXPORTED = "exported.json"
 
 
 def export(
-    study: Study, targets: Sequence[str] | None = None, options: ExportOptions | None = None
+    study: Study,
+    targets: Sequence[str] | None = None,
+    options: ExportOptions | None = None,
+    *,
+    directory: Path | None = None,
+    recipe: Recipe | None = None,
 ) -> dict[str, Export | NotRepresentableError]:
     """Write the study's recipe for other trainers, see :func:`decaylaws.exporters.export_all`.
 
@@ -26,19 +31,24 @@ def export(
         study: the study.
         targets: names of trainers; all that can express the recipe if ``None``.
         options: ranks, LR rule and the like; defaults if ``None``.
+        directory: folder of the targets' folders; that of the study if ``None``.
+        recipe: the study's recipe, where it has been read already.
 
     Raises:
         StudyError: nothing has been recommended, or something changed since.
         NotRepresentableError: a target that was asked for by name cannot express the recipe.
     """
-    recipe = load_recipe(study)
-    outcomes = export_all(recipe, study.export_dir, targets, with_counters(study, recipe, options))
-    written = {target: recipe.sha256 for target, outcome in outcomes.items() if isinstance(outcome, Export)}
-    write_json(study.export_dir / EXPORTED, {**read_exported(study.export_dir), **written})
+    recipe = recipe or load_recipe(study)
+    outcomes = export_all(
+        recipe, directory or study.export_dir, targets, _with_counters(study, recipe, options)
+    )
+    if directory is None:
+        written = {name: recipe.sha256 for name, outcome in outcomes.items() if isinstance(outcome, Export)}
+        write_json(study.export_dir / EXPORTED, {**read_exported(study.export_dir), **written})
     return outcomes
 
 
-def with_counters(study: Study, recipe: Recipe, options: ExportOptions | None) -> ExportOptions:
+def _with_counters(study: Study, recipe: Recipe, options: ExportOptions | None) -> ExportOptions:
     """The options with the counters at which the trunk ends from which the recipe starts.
 
     They are known where ``export-runs`` wrote that trunk for a trainer, and are not the trunk's tokens over the batch:

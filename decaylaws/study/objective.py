@@ -38,6 +38,7 @@ class Objective:
         guard_limits: largest rise of each guarded domain, nats per token.
         left_out: domains of a weighted ability that do not count, since seeds explain their differences.
         notes: sentences about it.
+        signals: by domain, how much of what mixtures differ by is signal; None where no plan finished under two seeds.
     """
 
     weights: Mapping[str, float]
@@ -47,6 +48,7 @@ class Objective:
     guard_limits: Mapping[str, float]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    signals: Mapping[str, Signal] | None
 
 
 def objective(settings: StudySettings, runs: pd.DataFrame) -> Objective:
@@ -61,7 +63,7 @@ def objective(settings: StudySettings, runs: pd.DataFrame) -> Objective:
             counts.
     """
     asked, unit = settings.objective, settings.objective_unit
-    found = _signals(settings, runs, settings.domains)
+    found = _signals(settings, runs)
     members = _members(settings)
     insisted = set(asked.insist)
     left_out = tuple(
@@ -90,7 +92,7 @@ def objective(settings: StudySettings, runs: pd.DataFrame) -> Objective:
         limits = {name: asked.guard_bits_per_byte / factors[name] for name in limits}
     stated = normalised(weights, "objective.weights")
     if unit == "nats_per_token":
-        return Objective(weights, stated, unit, 1.0, limits, left_out, tuple(notes))
+        return Objective(weights, stated, unit, 1.0, limits, left_out, tuple(notes), found)
     _require(factors, [name for name, weight in stated.items() if weight > 0], "objective.unit")
     scaled = {name: weight * factors.get(name, 0.0) for name, weight in stated.items()}
     per_nat = sum(scaled.values())
@@ -98,7 +100,7 @@ def objective(settings: StudySettings, runs: pd.DataFrame) -> Objective:
         f"The objective weighs bits per byte. Its losses are shown in nats per token of the weighted domains, of which "
         f"one is {per_nat:.4g} bits per byte."
     )
-    return Objective(normalised(scaled), stated, unit, per_nat, limits, left_out, tuple(notes))
+    return Objective(normalised(scaled), stated, unit, per_nat, limits, left_out, tuple(notes), found)
 
 
 def signal_table(settings: StudySettings, runs: pd.DataFrame, own: Objective) -> pd.DataFrame:
@@ -114,7 +116,7 @@ def signal_table(settings: StudySettings, runs: pd.DataFrame, own: Objective) ->
         runs: the decays that a fit may use.
         own: the objective that they allow.
     """
-    found = _signals(settings, runs, settings.domains)
+    found = own.signals
     if found is None:
         return pd.DataFrame(columns=list(SIGNAL_COLUMNS))
     rows = [
@@ -236,9 +238,9 @@ def _values(settings: StudySettings, runs: pd.DataFrame, weights: Mapping[str, f
     return np.asarray(columns @ np.array(list(shares.values())))
 
 
-def _signals(settings: StudySettings, runs: pd.DataFrame, names: Sequence[str]) -> dict[str, Signal] | None:
+def _signals(settings: StudySettings, runs: pd.DataFrame) -> dict[str, Signal] | None:
     """Signal of every domain, in the objective's unit where the runs say it."""
-    prefix = COLUMN_OF[settings.objective_unit]
+    prefix, names = COLUMN_OF[settings.objective_unit], settings.domains
     columns = [prefix + name if prefix + name in runs else LOSS + name for name in names]
     found = signals(runs, runs[columns].to_numpy(dtype=float))
     return None if found is None else dict(zip(names, found))

@@ -72,11 +72,15 @@ class Confirmation:
         return [*((STAGE_ROLE, config) for config in stages.values()), *decays]
 
 
-def predict(study: Study) -> tuple[Confirmation, bool]:
+def predict(study: Study, recommended: Recommended | None = None) -> tuple[Confirmation, bool]:
     """Store what the law expects of the confirming runs before they start, unless it is stored already.
 
     A confirmation belongs to the law, the objective and the runs that it is about. Those that were stored before stay
     in the file as they were.
+
+    Args:
+        study: the study.
+        recommended: its recipe with what it rests on, where that has been read already.
 
     Returns:
         The confirmation, and whether its predictions are new.
@@ -84,13 +88,13 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
     Raises:
         StudyError: nothing has been recommended, or something changed since.
     """
-    recommended = read_recommended(study)
-    law = load_law(study.law_file, recommended.inputs)
-    stored = stored_confirmation(study.confirm_file, recommended)
+    recommended = recommended or read_recommended(study)
+    law, labelled = load_law(study.law_file, recommended.inputs), _configs(recommended)
+    confirmations, key = _confirmations(study.confirm_file), _key(recommended, labelled)
+    stored = _find(confirmations, key, study.confirm_file, recommended.sweep.settings)
     if stored is not None:
         return stored, False
     runs, planner = recommended.sweep.runs, recommended.sweep.planner
-    labelled = _configs(recommended)
     configs = [config for _, _, config in labelled]
     rows = planned_rows(configs, runs, planner.corpus.available_tokens)
     chosen = [candidate == "recommended" for candidate, _, _ in labelled]
@@ -108,9 +112,8 @@ def predict(study: Study) -> tuple[Confirmation, bool]:
         for (candidate, scale, config), (objective, by_domain) in zip(labelled, predicted)
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    new = {"key": _key(recommended, labelled), "created": created, "entries": entries}
-    confirmations = [*_confirmations(study.confirm_file), new]
-    write_json(study.confirm_file, {"format": CONFIRM_FORMAT, "confirmations": confirmations})
+    new = {"key": key, "created": created, "entries": entries}
+    write_json(study.confirm_file, {"format": CONFIRM_FORMAT, "confirmations": [*confirmations, new]})
     return Confirmation(created, tuple(entries)), True
 
 
@@ -300,11 +303,17 @@ def stored_confirmation(path: Path, recommended: Recommended) -> Confirmation | 
     if not confirmations:
         return None
     key = _key(recommended, _configs(recommended))
+    return _find(confirmations, key, path, recommended.sweep.settings)
+
+
+def _find(
+    confirmations: Sequence[Mapping[str, Any]], key: str, path: Path, settings: StudySettings
+) -> Confirmation | None:
+    """The last of the stored confirmations that has this key, checked; None where none has."""
     found = [each for each in confirmations if each.get("key") == key]
     if not found:
         return None
     confirmation = Confirmation(found[-1]["created"], tuple(found[-1]["entries"]))
-    settings = recommended.sweep.settings
     with rebuilding(path, REMEDY):
         pairs = [(entry["candidate"], entry["scale"]) for entry in confirmation.entries]
         if sorted(pairs) != sorted(

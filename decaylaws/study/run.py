@@ -9,7 +9,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import pandas as pd
 
 from decaylaws.designs.planner import Planner
 from decaylaws.errors import StudyError
+from decaylaws.io.values import AS_JSON
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.config import RunConfig
 from decaylaws.settings.study import StudySettings
@@ -48,6 +49,7 @@ class Sweep:
     Attributes:
         runs: the runs table, with the rows of earlier plans.
         read_out_errors: merged read-outs minus the real decays, nats per token; empty without read-outs.
+        left_out: recorded runs that do not belong to the present question (``MeasuredSweep.left_out``).
         sampler: kind of the sampler that proposed runs after the design; empty where none did.
         proposed: how many runs it has proposed.
         best: the best of them so far; None where there is no sampler.
@@ -55,6 +57,7 @@ class Sweep:
 
     runs: pd.DataFrame
     read_out_errors: pd.DataFrame
+    left_out: pd.DataFrame = field(repr=False, metadata={AS_JSON: None})
     sampler: str = ""
     proposed: int = 0
     best: pd.DataFrame | None = None
@@ -99,12 +102,12 @@ def run(
         progress=progress,
         display=display,
     )
-    errors = pd.DataFrame()
+    errors, measured = pd.DataFrame(), study.measured()
     if study.read_outs_file.is_file():
-        errors = read_out_errors(study.read_outs_file, design, study.measured())
+        errors = read_out_errors(study.read_outs_file, design, measured)
     if proposals is None:
-        return Sweep(table, errors)
-    return Sweep(table, errors, proposals.sampler.kind, proposals.asked, proposals.best())
+        return Sweep(table, errors, measured.left_out)
+    return Sweep(table, errors, measured.left_out, proposals.sampler.kind, proposals.asked, proposals.best())
 
 
 def train(

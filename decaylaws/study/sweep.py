@@ -5,7 +5,7 @@ A verb reads one of these once (``Study.planned``, ``Study.measured``) and hands
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -49,6 +49,15 @@ class MeasuredSweep(PlannedSweep):
 
     runs: pd.DataFrame
     left_out: pd.DataFrame
+
+    def after(self, recorded: pd.DataFrame) -> MeasuredSweep:
+        """The same sweep with the rows of a runs table that has grown since.
+
+        Args:
+            recorded: the whole table (``Study.recorded_runs``).
+        """
+        runs, left_out = self.question.split(recorded)
+        return replace(self, runs=runs, left_out=left_out)
 
     def own(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Those rows of another table of runs, such as the curves, that belong to the question.
