@@ -40,7 +40,7 @@ def export(
     """
     recipe = recipe or load_recipe(study)
     outcomes = export_all(
-        recipe, directory or study.export_dir, targets, _with_counters(study, recipe, options)
+        recipe, directory or study.export_dir, targets, with_counters(study, recipe, options)
     )
     if directory is None:
         written = {name: recipe.sha256 for name, outcome in outcomes.items() if isinstance(outcome, Export)}
@@ -48,7 +48,7 @@ def export(
     return outcomes
 
 
-def _with_counters(study: Study, recipe: Recipe, options: ExportOptions | None) -> ExportOptions:
+def with_counters(study: Study, recipe: Recipe, options: ExportOptions | None) -> ExportOptions:
     """The options with the counters at which the trunk ends from which the recipe starts.
 
     They are known where ``export-runs`` wrote that trunk for a trainer, and are not the trunk's tokens over the batch:
