@@ -20,10 +20,11 @@ from decaylaws.tables.cells import chosen_rows, excluded_table, first_of, held, 
 ONE_RUN = "curve"
 """Name of the run of a table that names none."""
 
+_LEAST_TOKENS = 10_000  # that a logged run reaches
 _DIVERGED_NATS = 0.5
 """A curve that ends so far above its beginning says nothing of annealing."""
 
-_RUN = ("run_id", "run", "name", "run_name", "id")
+_RUN = ("run_id", "run", "name", "run_name", "run name", "id")
 _MODEL = ("model", "model_size", "size")
 _PARAMS = ("params", "non_embedding_params", "num_params", "n_params", "parameters", "num_parameters")
 _STEP = ("step", "_step", "global_step", "trainer/global_step", "iteration", "iter")
@@ -100,8 +101,9 @@ def read_loss_curves(
     in_tokens = tokens_per_step is not None or "tokens" in table.columns
     if "tokens" not in table.columns:
         table = table.assign(tokens=numbers(table["step"]) * step_tokens)
+    _require_numbers(table, path)
     table = table.assign(tokens=numbers(table["tokens"]), loss=numbers(table["loss"]))
-    _require_whole(table["tokens"].to_numpy(dtype=float))
+    _require_single(table["tokens"].to_numpy(dtype=float), in_tokens)
     curves: list[LossCurve] = []
     excluded: list[tuple[str, str]] = []
     several = table["model"].nunique() > 1
@@ -179,11 +181,48 @@ def _points(
     if missing:
         remedy = f"Name the column that holds it, as in --map loss=NAME. The table holds {held(table)}."
         raise SchemaError(str(path), missing=missing, remedy=remedy)
+    if "run" not in table.columns:
+        _require_one_run(table, path)
     if "model" not in table.columns and "params" in table.columns and table["params"].nunique() > 1:
         table["model"] = table["params"]
     for name, one in (("run", ONE_RUN), ("model", "model")):
         table[name] = table[name].map(str) if name in table.columns else one
     return table
+
+
+def _require_one_run(table: pd.DataFrame, path: str | Path) -> None:
+    """Refuse a table that names no run and has a column of a few texts, each of which may be a curve of its own.
+
+    Raises:
+        SchemaError: names these columns.
+    """
+    telling = []
+    for name in table.columns:
+        words = table[name].dropna()
+        is_text = len(words) > 0 and not numbers(words).notna().any()
+        if is_text and name not in ("model", "domain") and 1 < words.nunique() <= len(words) / 2:
+            telling.append(str(name))
+    if telling:
+        raise SchemaError(
+            str(path),
+            missing=["run"],
+            remedy=f"Several curves may stand in it, told apart by {', '.join(telling)}. Say which column names the "
+            f"run (--map 'run={telling[0]}'), or choose the rows of one curve (--where '{telling[0]}=VALUE').",
+        )
+
+
+def _require_numbers(table: pd.DataFrame, path: str | Path) -> None:
+    """Refuse a column of tokens or losses in which no cell is a number.
+
+    Raises:
+        InvalidValueError: names the column and a cell.
+    """
+    for name in ("tokens", "loss"):
+        cells = table[name].dropna()
+        if len(cells) and not numbers(cells).notna().any():
+            raise InvalidValueError(
+                f"{path}: {name}", cells.iloc[0], "must be a number", "Write numbers with a decimal point."
+            )
 
 
 def _sizes(table: pd.DataFrame, path: str | Path) -> dict[str, float | None]:
@@ -278,15 +317,19 @@ def _cleaned(points: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     return points, told
 
 
-def _require_whole(tokens: np.ndarray) -> None:
-    """Refuse a count in billions, whose points would fall together when they are rounded to tokens."""
+def _require_single(tokens: np.ndarray, in_tokens: bool) -> None:
+    """Refuse a count in billions: a law would take a run of 100 billion tokens for one of 100.
+
+    Raises:
+        InvalidValueError: names a value.
+    """
     finite = tokens[np.isfinite(tokens)]
     fractions = finite[np.abs(finite - np.round(finite)) > 1e-6]
+    remedy = "If the column counts billions, read it as steps of that many: --map step=COLUMN --tokens-per-step 1B."
     if len(fractions) and finite.max() < 1e6:
-        raise InvalidValueError(
-            "tokens", float(fractions[0]), "must be whole numbers",
-            "If the column counts billions, read it as steps of that many: --map step=COLUMN --tokens-per-step 1B.",
-        )  # fmt: skip
+        raise InvalidValueError("tokens", float(fractions[0]), "must be whole numbers", remedy)
+    if in_tokens and len(finite) and finite.max() < _LEAST_TOKENS:
+        raise InvalidValueError("tokens", float(finite.max()), "must count single tokens", remedy)
 
 
 def _logged_schedule(points: pd.DataFrame, name: str, warmup: int | None) -> Schedule:

@@ -187,10 +187,16 @@ def predict_curve(
         raise InvalidValueError("shapes", unknown or list(shapes), f"must be among {list(SHAPES)}")
     if budget is not None and asked_model is not None:
         progress("best decay", 0, 1)
+        rise = _warmup(warmup, schedule, fit)
+        if budget <= rise:
+            raise InvalidValueError(
+                "budget", budget, f"must be longer than the warm-up, {rise:,} {curves.unit}",
+                "Give a longer budget, or a shorter warm-up (--warmup).",
+            )  # fmt: skip
         best = _best(
             fitted, fit, asked_model, asked_params, budget, shapes,
             peak_lr=peak_lr or (schedule.peak_lr if schedule else max(each.schedule.peak_lr for each in fit)),
-            warmup=_warmup(warmup, schedule, fit),
+            warmup=rise,
             end_lr=float(f"{fitted.evidence_.lowest_end:.3g}") if end_lr is None else end_lr,
         )  # fmt: skip
         progress("best decay", 1, 1)

@@ -212,6 +212,35 @@ def test_tokens_in_billions_and_steps_under_schedules_of_tokens_are_told(planted
         read_loss_curves(planted / "curves.csv", schedules=planted / "runs.csv")
 
 
+def test_whole_billions_and_decimal_commas_are_refused(tmp_path: Path) -> None:
+    points = pd.DataFrame({"tokens": range(1, 101), "loss": np.linspace(3, 2, 100), "lr": 1e-3})
+    points.to_csv(tmp_path / "curves.csv", index=False)
+    with pytest.raises(
+        InvalidValueError, match=r"must count single tokens; got 100\.0.*--tokens-per-step 1B"
+    ):
+        read_loss_curves(tmp_path / "curves.csv")
+    points.assign(loss=points["loss"].map(lambda loss: f"{loss:.2f}".replace(".", ","))).to_csv(
+        tmp_path / "curves.csv", index=False
+    )
+    with pytest.raises(
+        InvalidValueError, match=r"curves.csv: loss' must be a number; got '3,00'.*decimal point"
+    ):
+        read_loss_curves(tmp_path / "curves.csv")
+
+
+def test_curves_under_an_unknown_name_are_not_taken_for_one(planted: Path) -> None:
+    table = pd.read_csv(planted / "curves.csv").assign(Experiment=lambda table: table.pop("run"))
+    table.to_csv(planted / "named.csv", index=False)
+    with pytest.raises(
+        SchemaError, match=r"missing run. Several curves .* by Experiment.*--map 'run=Experiment'"
+    ):
+        read_loss_curves(planted / "named.csv")
+    read = read_loss_curves(planted / "named.csv", columns={"run": "Experiment"})
+    assert read.names == (*SCHEDULES, "late")
+    table.rename(columns={"Experiment": "Run Name"}).to_csv(planted / "named.csv", index=False)
+    assert read_loss_curves(planted / "named.csv").names == read.names
+
+
 def test_other_names_rows_and_charts_are_read(planted: Path, tmp_path: Path) -> None:
     table = pd.read_csv(planted / "curves.csv").rename(columns={"loss": "eval/nll", "step": "_step"})
     table.assign(size="25M", use="fit").to_parquet(tmp_path / "other.parquet")
@@ -263,7 +292,7 @@ def test_a_question_that_cannot_be_answered_is_one_error(planted: Path) -> None:
         ({"schedule": LATE, "law": "kaplan"}, "must be one of"),
         ({"schedule": LATE, "model": "7B"}, "fitted models.*a column 'params'"),
         ({"budget": 10**6, "shapes": ["cliff"]}, "must be among"),
-        ({"budget": WARMUP}, "must be below"),
+        ({"budget": WARMUP}, r"must be longer than the warm-up, .* tokens; got .*--warmup"),
     ):
         with pytest.raises(InvalidValueError, match=words):
             predict_curve(curves, **options)  # type: ignore[arg-type]
