@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
+from typing import SupportsFloat
 
 from decaylaws.designs.design import PlannedRun
 from decaylaws.errors import InvalidValueError
@@ -67,8 +69,8 @@ def ask(
 def tell(
     study: Study,
     run_id: str,
-    losses: Mapping[str, float] | None,
-    curve: Mapping[int, Mapping[str, float]] | None = None,
+    losses: Mapping[str, SupportsFloat] | None,
+    curve: Mapping[int, Mapping[str, SupportsFloat]] | None = None,
     *,
     progress: Progress = silent,
 ) -> str:
@@ -97,32 +99,40 @@ def tell(
             "run_id", run_id, "is no run that the study asks for", "Take it from ask, or from plan.json."
         )
     run, domains = known[run_id], study.settings.domains
-    if losses is not None:
-        _check(losses, domains, "losses")
-        if missing := [domain for domain in domains if domain not in losses]:
-            raise InvalidValueError(
-                "losses", sorted(losses), f"must hold the loss of every domain; {missing[0]!r} is missing"
-            )
+    final = {} if losses is None else _numbers(losses, domains, "losses")
+    if losses is not None and (missing := [domain for domain in domains if domain not in final]):
+        raise InvalidValueError(
+            "losses", sorted(final), f"must hold the loss of every domain; {missing[0]!r} is missing"
+        )
+    if curve is not None and not isinstance(curve, Mapping):
+        raise InvalidValueError("curve", curve, "must map steps to losses by domain")
+    points = {}
     for step, on_the_way in (curve or {}).items():
-        if not 0 <= step <= run.config.num_steps:
+        if not isinstance(step, Integral) or not 0 <= step <= run.config.num_steps:
             raise InvalidValueError("curve", step, f"must hold steps of the run, 0 to {run.config.num_steps}")
-        _check(on_the_way, domains, f"curve.{step}")
-    points = {step: dict(on_the_way) for step, on_the_way in (curve or {}).items()}
+        points[int(step)] = _numbers(on_the_way, domains, f"curve.{step}")
     if losses is not None:
-        points[run.config.num_steps if run.config.is_trained else 0] = dict(losses)
-    found = Compared(run.config, {} if losses is None else dict(losses), points)
+        points[run.config.num_steps if run.config.is_trained else 0] = final
+    found = Compared(run.config, final, points)
     outcomes, _ = store(study, sweep, [(run, result_of(sweep, found))], {}, progress)
     return str(outcomes.at[0, "outcome"])
 
 
-def _check(losses: Mapping[str, float], domains: tuple[str, ...], field: str) -> None:
+def _numbers(losses: Mapping[str, SupportsFloat], domains: tuple[str, ...], field: str) -> dict[str, float]:
+    """The losses as plain numbers; those of numpy and torch are numbers too."""
+    if not isinstance(losses, Mapping):
+        raise InvalidValueError(field, losses, "must map domains to losses")
+    found = {}
     for domain, loss in losses.items():
         if domain not in domains:
             raise InvalidValueError(f"{field}.{domain}", loss, f"is no domain; they are {', '.join(domains)}")
-        if isinstance(loss, bool) or not (math.isfinite(loss) and loss > 0):
+        is_number = isinstance(loss, SupportsFloat) and not isinstance(loss, bool)
+        found[domain] = float(loss) if is_number else math.nan
+        if not (math.isfinite(found[domain]) and found[domain] > 0):
             raise InvalidValueError(
                 f"{field}.{domain}",
                 loss,
                 "must be a finite number above 0",
                 "Tell a run that diverged with losses=None.",
             )
+    return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from decaylaws import study as verbs
@@ -94,10 +96,14 @@ def test_a_run_that_diverged_is_told_without_losses(tmp_path: Path) -> None:
         ({"web": -3.0, "maths": 2.0, "code": 1.0}, None, r"losses.web.*above 0; got -3\.0"),
         ({"web": 1.0, "maths": 2.0, "code": 1.0, "law": 1.0}, None, "losses.law.*is no domain"),
         ({"web": 1.0, "maths": 2.0, "code": 1.0}, {65: {"web": 1.0}}, "'curve' must hold steps of the run, 0 to 64"),
+        ({"web": 1.0, "maths": 2.0, "code": 1.0}, {"9": {"web": 1.0}}, "'curve' must hold steps of the run, 0 to 64"),
+        ({"web": 1.0, "maths": 2.0, "code": 1.0}, {9: 1.0}, r"'curve\.9' must map domains to losses; got 1\.0"),
+        ({"web": "1.0", "maths": 2.0, "code": 1.0}, None, r"losses\.web.*above 0; got '1\.0'"),
+        (1.5, None, r"'losses' must map domains to losses; got 1\.5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_result_is_refused_by_name(
-    tmp_path: Path, losses: dict, curve: dict | None, message: str
+    tmp_path: Path, losses: Any, curve: dict | None, message: str
 ) -> None:
     study = declared_study(tmp_path)
     run = verbs.ask(study)[0]
@@ -107,6 +113,15 @@ def test_what_cannot_be_a_result_is_refused_by_name(
         verbs.tell(study, "0123456789abcdef", losses)
     with pytest.raises(InvalidValueError, match="'count' must be a whole number of at least 1"):
         verbs.ask(study, 0)
+
+
+def test_losses_of_numpy_are_numbers(tmp_path: Path) -> None:
+    study = declared_study(tmp_path)
+    run = verbs.ask(study)[0].config
+    losses = {"web": 1.5, "maths": 2.0, "code": 1.25}
+    told = {domain: np.float32(loss) for domain, loss in losses.items()}
+    assert verbs.tell(study, run.run_id, told, {np.int64(1): {"web": np.array(3.0)}}) == "new"
+    assert verbs.tell(study, run.run_id, losses, {1: {"web": 3.0}}) == "unchanged"
 
 
 def test_checkpoints_are_measured_before_decays_start_from_them(tmp_path: Path) -> None:
