@@ -141,10 +141,10 @@ def check_evaluation(settings: Any) -> None:
     for name in evaluation.sets:
         field = f"evaluation.{'domains' if name in evaluation.domains else 'questions'}.{name}"
         if name in settings.sources:
-            raise InvalidValueError(field, "...", "has the name of a source", "Give it another name.")
+            raise InvalidValueError(field, name, "has the name of a source", "Give it another name.")
         if settings.is_declared:
             raise InvalidValueError(
-                field, "...", "cannot be measured where all sources are declared",
+                field, name, "cannot be measured where all sources are declared",
                 "The trainer that reads them would have to score it, and decaylaws could not tell how.",
             )  # fmt: skip
     if settings.sampler is None or settings.sampler.prune is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 
@@ -34,6 +35,7 @@ from decaylaws.laws.kit.arrow_matrix import ArrowMatrix, ArrowSlopes
 from decaylaws.laws.kit.draws import coverage
 from decaylaws.laws.kit.formulas import effective_epochs
 from decaylaws.laws.kit.law import Law
+from decaylaws.laws.kit.repetition import Onset
 
 SOURCES = ("web", "code", "maths")
 TRUNK = {"web": 0.9, "code": 0.1, "maths": 0.0}
@@ -253,9 +255,9 @@ def test_splits_keep_one_mixture_together_and_leave_enough_to_fit() -> None:
 
 
 def test_a_law_survives_its_json(fitted: DecayLaw) -> None:
-    copy = Law.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    back = Law.from_dict(json.loads(json.dumps(fitted.to_dict())))
     plans = simulated(5, seed=2)
-    before, after = fitted.predict(plans, interval=0.9), copy.predict(plans, interval=0.9)
+    before, after = fitted.predict(plans, interval=0.9), back.predict(plans, interval=0.9)
     np.testing.assert_array_equal(before.mean, after.mean)
     np.testing.assert_array_equal(before.upper, after.upper)
 
@@ -270,6 +272,22 @@ def test_the_three_slices_vary_one_thing(fitted: DecayLaw) -> None:
     sizes = fitted.predict_size(plan, {100_000: start, 400_000: start})
     assert len(sizes) == 6
     assert (sizes["lower"] < sizes["upper"]).all()
+    for wrong in ({"web": 2.0}, {**start, "wbe": 2.0}):
+        with pytest.raises(InvalidValueError, match=r"start_losses\.400000.*must hold the loss of each of"):
+            fitted.predict_size(plan, {100_000: start, 400_000: wrong})
+
+
+def test_a_share_of_a_source_that_the_plan_lacks_is_refused_where_its_repetition_counts(
+    fitted: DecayLaw,
+) -> None:
+    plan = pd.Series(planned(np.array([0.5, 0.5, 0.0])))
+    law = copy.copy(fitted)
+    law.onsets_ = (Onset("maths", 4.0, 3.0, 6.0, 16.0, {}),)
+    assert len(law.predict_ratio(plan, "code", [0.1, 0.9])) == 6
+    with pytest.raises(
+        InvalidValueError, match=r"'mix:maths' must be above 0.*Plan a decay that has a share of maths"
+    ):
+        law.predict_ratio(plan, "maths", [0.1])
 
 
 def test_the_critical_share_is_where_the_general_loss_crosses(fitted: DecayLaw) -> None:
@@ -396,6 +414,24 @@ def test_a_law_with_measured_gains_asks_for_them() -> None:
         law.predict(simulated(4))
     with pytest.raises(InvalidValueError, match="averaged_start_loss:web"):
         law.predict(runs.assign(**{"averaged_start_loss:web": np.nan}))
+
+
+def test_another_size_gains_what_its_own_checkpoint_shows() -> None:
+    runs = jumping((100_000, 200_000), seed=1)
+    law = DecayLaw(TRUNK, num_draws=0, num_folds=2).fit(runs)
+    plan, other = runs.iloc[0], runs[runs["non_embedding_params"] == 200_000].iloc[:1]
+    assert plan["non_embedding_params"] == 100_000
+    start, averaged = (
+        {name: float(other[f"{prefix}:{name}"].iloc[0]) for name in SOURCES}
+        for prefix in ("start_loss", "averaged_start_loss")
+    )
+    found = law.predict_size(plan, {200_000: start}, averaged_losses={200_000: averaged})
+    columns = [each for each in runs if each.startswith(("start_loss:", "averaged_start_loss:"))]
+    there = plan.to_frame().T.infer_objects().assign(non_embedding_params=200_000)
+    there[columns] = other[columns].to_numpy()
+    np.testing.assert_allclose(found["mean"], law.predict(there)[0])
+    with pytest.raises(InvalidValueError, match=r"averaged_losses\.200000"):
+        law.predict_size(plan, {200_000: start})
 
 
 def test_gains_are_measured_only_where_every_average_is_below_its_start() -> None:

@@ -16,7 +16,8 @@ from scipy.optimize import brentq
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.law import Array, Law, Prediction
-from decaylaws.runs.table import EPOCHS, MIX, START_LOSS, values_by
+from decaylaws.laws.kit.repetition import Onset
+from decaylaws.runs.table import AVERAGED_START_LOSS, EPOCHS, MIX, START_LOSS, values_by
 
 _GRID = np.linspace(0.0, 1.0, 65)
 
@@ -43,6 +44,8 @@ class DecaySlices(Law):
 
     domains_: list[str]
     sources_: list[str]
+    is_measured_: bool
+    onsets_: tuple[Onset, ...]
 
     @abstractmethod
     def predict_objective(
@@ -75,25 +78,44 @@ class DecaySlices(Law):
         return rise[rise["domain"].isin(list(domains))].reset_index(drop=True)
 
     def predict_size(
-        self, plan: pd.Series, start_losses: Mapping[int, Mapping[str, float]], *, interval: float = 0.9
+        self,
+        plan: pd.Series,
+        start_losses: Mapping[int, Mapping[str, float]],
+        *,
+        averaged_losses: Mapping[int, Mapping[str, float]] | None = None,
+        interval: float = 0.9,
     ) -> pd.DataFrame:
-        """Losses at other sizes; checkpoint, ratio and tokens are given.
+        """Losses at other sizes; ratio and tokens are given.
 
         Args:
             plan: the decay.
-            start_losses: by non-embedding parameters, measured losses of that size's checkpoint, nats per token.
+            start_losses: by non-embedding parameters, losses of that size's checkpoint by domain, nats per token.
+            averaged_losses: the same of the mean of its last weights. A law whose annealing gain was measured
+                (``is_measured_``) needs them, since another checkpoint gains something else.
             interval: probability that the intervals are to hold.
 
         Returns:
             One row per size and domain: ``non_embedding_params``, ``domain``, ``mean``, ``lower``, ``upper``.
+
+        Raises:
+            InvalidValueError: a size lacks the loss of a domain, or has one of a domain that the law does not know.
         """
+        given = {"start_losses": (START_LOSS, start_losses)}
+        if self.is_measured_:
+            given["averaged_losses"] = (AVERAGED_START_LOSS, averaged_losses or {})
+        for field, (_, losses) in given.items():
+            for size in start_losses:
+                if set(losses.get(size, {})) != set(self.domains_):
+                    constraint = f"must hold the loss of each of {', '.join(self.domains_)}"
+                    raise InvalidValueError(f"{field}.{size}", dict(losses.get(size, {})), constraint)
         rows = [
-            {
-                **plan,
-                "non_embedding_params": size,
-                **{START_LOSS + name: loss for name, loss in losses.items()},
+            {**plan, "non_embedding_params": size}
+            | {
+                prefix + name: losses[size][name]
+                for prefix, losses in given.values()
+                for name in self.domains_
             }
-            for size, losses in start_losses.items()
+            for size in start_losses
         ]
         return self._labelled(pd.DataFrame(rows), "non_embedding_params", list(start_losses), interval)
 
@@ -184,6 +206,14 @@ class DecaySlices(Law):
         row: dict[str, object] = dict(plan)
         for name, value in after.items():
             row[MIX + name] = value
+            if value > 0 and before[name] == 0 and any(name == onset.source for onset in self.onsets_):
+                remedy = f"Plan a decay that has a share of {name}."
+                raise InvalidValueError(
+                    f"mix:{name}",
+                    before[name],
+                    "must be above 0 for a law that counts its repetition: the plan does not say how large it is",
+                    remedy,
+                )
             if EPOCHS + name in plan and before[name] > 0:
                 row[EPOCHS + name] = plan[EPOCHS + name] * value / before[name]
         return row
