@@ -71,7 +71,8 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
     if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
     table = _read_parquet(path) if suffix in _PARQUET else _read_json_lines(Path(path))
-    table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
+    # pandas keeps an index of its own in a file, such as the names of the runs
+    table = table.reset_index(drop=table.index.names == [None]).rename(columns=lambda name: str(name).strip())
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice:
         raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")

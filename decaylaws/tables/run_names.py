@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decaylaws.tables.cells import first_of
+from decaylaws.tables.cells import counts, first_of
 
 STEPS = ("step", "_step", "global_step", "trainer/global_step", "iteration", "tokens", "checkpoint")
 _SEED = ("seed", "data_seed", "train_seed")
@@ -27,10 +27,11 @@ def names_by_seed(names: list[str], table: pd.DataFrame) -> list[str]:
     seed = first_of(_SEED, table)
     if seed is None:
         return names
-    seeds = table[seed].groupby(names).nunique()
+    words = table[seed].map(str, na_action="ignore")  # a cell of a Parquet file may be a list
+    seeds = words.groupby(names).nunique()
     return [
-        f"{name}, seed {cell}" if seeds[name] > 1 and pd.notna(cell) else name
-        for name, cell in zip(names, table[seed])
+        f"{name}, seed {word}" if seeds[name] > 1 and pd.notna(word) else name
+        for name, word in zip(names, words)
     ]
 
 
@@ -59,8 +60,9 @@ def exclude_repeats(
     mixtures = pd.concat([names, shares.round(9)], axis=1, ignore_index=True)[usable]
     doubled = mixtures.duplicated(keep=False).reindex(reasons.index, fill_value=False)
     remedy = "map run to a column that tells them apart"
-    if steps is not None and doubled.any() and steps[doubled].nunique() > 1:
-        last = f"--where {steps.name}={steps[doubled].max()}"
+    reached = None if steps is None else counts(steps[doubled])
+    if steps is not None and reached is not None and reached.nunique() > 1:
+        last = f"--where {steps.name}={steps[reached.idxmax()]}"
         remedy = f"take one row of each run, such as that of the last step ({last})"
     exclude(
         reasons,

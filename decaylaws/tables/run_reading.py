@@ -315,7 +315,7 @@ def _differing(others: pd.DataFrame) -> tuple[str, ...]:
         if values.notna().all():
             differs = float(values.max() - values.min()) > _SAME_PLAN * float(values.abs().max())
         else:
-            differs = others[name].nunique() > 1
+            differs = others[name].map(str).nunique() > 1
         found += [name] if differs else []
     return tuple(found)
 

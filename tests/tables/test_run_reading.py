@@ -255,6 +255,17 @@ def test_seeds_tell_replicates_apart_and_logged_steps_are_named(tmp_path: Path) 
     assert len(read_run_table(tmp_path / "steps.csv", settings=last).runs) == 12
 
 
+def test_lists_in_cells_and_an_index_of_names_are_read(tmp_path: Path) -> None:
+    table = runs(12)
+    odd = table.assign(seed=[["a", "b"]] * 12, lr=[[1e-3]] * 12, config=[{"lr": 1e-3}] * 12)
+    odd.to_parquet(tmp_path / "lists.parquet", index=False)
+    assert read_run_table(tmp_path / "lists.parquet").runs == tuple(table["run"])
+    table.set_index("run").to_parquet(tmp_path / "index.parquet")
+    assert read_run_table(tmp_path / "index.parquet").runs == tuple(table["run"])
+    table[table["w_web"] > 0.1].to_parquet(tmp_path / "plain.parquet")  # an index without a name is none
+    assert "index" not in read_run_table(tmp_path / "plain.parquet").others
+
+
 def test_columns_beside_the_targets_are_told(tmp_path: Path) -> None:
     table = runs(12).assign(loss_web_std=0.01, loss_train=2.0, start_loss_web=3.0)
     found = read_run_table(written(table.assign(**{"eval/books/loss": 2.5}), tmp_path / "runs.csv"))
