@@ -70,7 +70,7 @@ class MixtureChoice:
         expected_regret: what it gives away on average over the draws, in the losses' units.
         regret_upper: 90 % quantile of that.
         share_intervals: by source, 5 % and 95 % quantile of its share in the draws' optima.
-        support: by source, runs that hold at least half of its recommended share.
+        support: by source, finished runs that hold at least half of its recommended share.
         binding: sources and groups whose limit the mixture touches.
         method: how the optimum was found.
         law: the fitted regression.
@@ -157,8 +157,10 @@ def recommend_mixture(
     weighted = WeightedObjective(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
     draws = ObjectiveDraws.of(weighted, shares, losses, num_draws, seed, loss_error)
-    measured_losses = losses if loss_error is None else losses.where(~(loss_error > 0))
-    best_run = _best_run(shares, measured_losses, weighted)
+    ended = np.ones(len(losses), dtype=bool)
+    if loss_error is not None:
+        ended = ~(loss_error.to_numpy(dtype=float) > 0).any(axis=1)
+    best_run = _best_run(shares[ended], losses[ended], weighted)
     chosen = _optimum(weighted, how, best_run, decay_tokens, trials, seed)
     chosen, fallback = _supported(draws, chosen, best_run, decay_tokens)
     if parts is not None:
@@ -189,7 +191,7 @@ def recommend_mixture(
         expected_regret=float(drawn.regrets.mean()),
         regret_upper=float(np.quantile(drawn.regrets, LEVEL)),
         share_intervals={name: (float(low[k]), float(high[k])) for k, name in enumerate(space.names)},
-        support=_support(shares, mixture),
+        support=_support(shares[ended], mixture),
         binding=tuple(space.binding(mixture, decay_tokens)),
         method=how,
         law=fitted,

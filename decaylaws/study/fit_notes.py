@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.laws.decay import DecayLaw
+from decaylaws.laws.kit.expected import expected_notes, loss_errors
 from decaylaws.runs.noise import seed_noise
-from decaylaws.runs.table import LOSS_ERROR, values_by
 
 INTERVAL = 0.9
 """Level of the intervals of held-out losses."""
@@ -24,14 +24,7 @@ def unfinished_notes(unfinished: pd.DataFrame, domains: Sequence[str]) -> tuple[
         unfinished: their rows, with the standard errors of their expected losses.
         domains: domains of the law.
     """
-    if unfinished.empty:
-        return ()
-    error = float(values_by(unfinished, LOSS_ERROR, domains).mean())
-    counted = "1 run was" if len(unfinished) == 1 else f"{len(unfinished)} runs were"
-    return (
-        f"{counted} ended early. In the law such a run has the final losses that its curve leads to expect. It counts "
-        f"the less the larger their standard error is ({error:.4f} nats on average).",
-    )
+    return expected_notes(loss_errors(unfinished, domains))
 
 
 def fit_notes(

@@ -32,8 +32,8 @@ class TableAnswer:
         supported: whether the evidence supports a gain over the first of the rivals.
         verdict: what follows, in words.
         shares: a row for each source: recommended ``share``, ``low`` and ``high`` over what the runs leave open, the
-            shares of the best observed run, of the mean of the runs and of the trunk where there is one, ``runs`` with
-            at least half of the recommended share, and the ``limit`` that it touches.
+            shares of the best observed run, of the mean of the runs and of the trunk where there is one, finished
+            ``runs`` with at least half of the recommended share, and the ``limit`` that it touches.
         targets: a row for each target or group of targets: ``weight`` and predicted value at the recommendation and at
             what it is compared with.
         guards: a row for each guard: ``limit``, predicted ``change`` against the control, ``margin`` and whether it

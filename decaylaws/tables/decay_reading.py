@@ -17,6 +17,7 @@ from decaylaws.runs.table import (
     DECAY_COLUMNS,
     HANDOVER_LR,
     LOSS,
+    LOSS_ERROR,
     MIX,
     START_LOSS,
     WARMUP_TOKENS,
@@ -45,7 +46,8 @@ class DecayTable:
     """Finished decays of a table.
 
     Attributes:
-        runs: the runs table that the decay law is fitted on, in the order of the table.
+        runs: the runs table that the decay law is fitted on, in the order of the table. Losses that were expected from
+            curves have standard errors (``loss_error:<domain>``).
         trunk: mixture before the decays.
         target: the checkpoint from which the decay is planned.
         choices: lengths, LRs, shapes and batch sizes that the runs hold.
@@ -111,6 +113,8 @@ def read_decays(table: RunTable, settings: MixSettings) -> DecayTable:
     frame = _columns(table)
     frame.insert(0, "run_id", list(table.runs))
     frame = pd.concat([frame, table.shares.add_prefix(MIX), table.losses.add_prefix(LOSS)], axis=1)
+    if not table.finished.all():
+        frame = pd.concat([frame, table.errors.add_prefix(LOSS_ERROR)], axis=1)
     tokens = {name: known.available_tokens for name, known in settings.sources.items()}
     known = {name: int(count) for name, count in tokens.items() if count is not None}
     runs = tidy_runs(

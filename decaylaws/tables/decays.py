@@ -27,6 +27,7 @@ from decaylaws.laws.decay.trust import (
     held_out_predictions,
     margin_near,
 )
+from decaylaws.laws.kit.expected import expected_notes, finished_rows, loss_errors
 from decaylaws.mixtures import Mixture, MixtureSpace
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.objective import normalised
@@ -165,7 +166,7 @@ def mix_decay(
     keep, left_out = without_diverged(table, weights)
     read = read_decays(table, settings)
     read = replace(read, runs=read.runs[keep].reset_index(drop=True))
-    runs = read.runs
+    runs = finished_rows(read.runs).reset_index(drop=True)
     space = _space(settings, table, read)
     law, held_out, predictions, notes = _fit(read, settings, progress)
     observed = values_by(runs, LOSS, law.domains_) @ law.weight_vector(weights)
@@ -250,7 +251,7 @@ def _fit(
     read: DecayTable, settings: MixSettings, progress: Progress
 ) -> tuple[DecayLaw, pd.DataFrame, pd.DataFrame, list[str]]:
     """The member that does best on held-out runs; errors beside baselines, held-out predictions and sentences."""
-    trunk, runs = read.trunk.to_dict(), read.runs
+    trunk, runs = read.trunk.to_dict(), finished_rows(read.runs).reset_index(drop=True)
     batch = read.target.batch_tokens
     every = decay_predictors(trunk, tuple(MEMBERS), reference_batch_tokens=batch)
     fits = held_out_fits(every, runs, seed=settings.seed, progress=progress)
@@ -258,7 +259,7 @@ def _fit(
     votes = member_votes(fits, runs, seed=settings.seed)
     member = chosen_member(errors, votes)
     law = DecayLaw(trunk, member, reference_batch_tokens=batch, seed=settings.seed).fit(
-        runs, progress=progress
+        read.runs, progress=progress
     )
     own = [each for each in fits if each.law == f"{DECAY}:{member}"]
     parts, notes = [pd.DataFrame(columns=_PREDICTION_COLUMNS)], list(choice_notes(member, votes))
@@ -272,6 +273,8 @@ def _fit(
     notes += [
         f"The intervals were not checked on held-out {kind}: too few mixtures are left." for kind in unchecked
     ]
+    on_their_way = read.runs[~read.runs["run_id"].isin(runs["run_id"])]
+    notes += expected_notes(loss_errors(on_their_way, law.domains_))
     notes += [onset.sentence for onset in law.onsets_]
     others = {f"{DECAY}:{name}" for name in MEMBERS if name != member}
     errors = errors[~errors["law"].isin(others)].reset_index(drop=True)

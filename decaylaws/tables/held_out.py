@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.laws.kit.law import Array
@@ -63,6 +64,7 @@ def held_out_runs(
     law: str,
     fitted: MixtureRegression,
     *,
+    errors: pd.DataFrame | None = None,
     epochs: Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -78,6 +80,8 @@ def held_out_runs(
         weights: weight of each part, summing to one.
         law: name of the regression that recommends.
         fitted: its fit to all runs, which says of many runs what a fit without each would have said.
+        errors: standard errors of losses that were expected from curves, 0 where they were measured ``[runs, parts]``.
+            Runs with such losses enter the fits and are not scored.
         epochs: passes of one run over a source that it reads alone, where they are known.
         seed: of the folds.
         progress: told of every fold.
@@ -86,7 +90,10 @@ def held_out_runs(
     vector = np.array([weights[name] for name in parts.columns])
     observed = values @ vector
     groups = mixture_groups(shares.to_numpy(dtype=float))
-    folds = _folds(groups, seed)
+    if errors is None:
+        errors = pd.DataFrame(0.0, index=parts.index, columns=parts.columns)
+    finished = (errors.to_numpy(dtype=float) == 0).all(axis=1)
+    folds = _folds(groups, finished, seed)
     if not folds:
         nothing = pd.DataFrame(columns=list(HELD_OUT_COLUMNS))
         return HeldOutRuns(
@@ -94,25 +101,28 @@ def held_out_runs(
         )
     objective = pd.DataFrame({"objective": observed})
     own = {"objective": 1.0}
-    asked: dict[str, tuple[Callable[[], MixtureRegression], pd.DataFrame, Mapping[str, float]]] = {
-        name: (_maker(name, epochs), parts, weights) for name in dict.fromkeys((law, *_RIVALS))
-    }
-    asked.setdefault(_TREES, (_maker(_TREES, None), objective, own))
+    # errors of one run have one sign over its targets
+    of_objective = pd.DataFrame({"objective": errors.to_numpy(dtype=float) @ np.abs(vector)})
+    asked: dict[
+        str, tuple[Callable[[], MixtureRegression], pd.DataFrame, pd.DataFrame, Mapping[str, float]]
+    ] = {name: (_maker(name, epochs), parts, errors, weights) for name in dict.fromkeys((law, *_RIVALS))}
+    asked.setdefault(_TREES, (_maker(_TREES, None), objective, of_objective, own))
     predictions: dict[str, Array] = {}
     notes: list[str] = []
     coverage = float("nan")
     predicted = np.full(len(observed), np.nan)
     many = values.size > _MOST_REFITTED and len(np.unique(groups)) == len(groups)
-    for done, (name, (make, losses, by_part)) in enumerate(asked.items()):
+    for done, (name, (make, losses, sd, by_part)) in enumerate(asked.items()):
         inside = float("nan")
         try:
             if many and name != _TREES:
-                law_of_all = fitted if name == law else make().fit(shares, losses)
+                law_of_all = fitted if name == law else make().fit(shares, losses, loss_error=sd)
                 found = observed + law_of_all.left_out_errors(by_part)
             else:
                 found, inside = _predictions(
-                    make, shares, losses, by_part, folds, observed, intervals=name == law
+                    make, shares, losses, sd, by_part, folds, observed, finished, intervals=name == law
                 )
+            found = np.where(finished, found, np.nan)
             if not np.isfinite(found).any():
                 raise DataError("it has no errors on left-out runs")
         except DecaylawsError as error:
@@ -122,15 +132,17 @@ def held_out_runs(
         if name == law:
             predicted, coverage = found, inside
         progress("left-out runs", done + 1, len(asked))
-    predictions |= _without_regression(shares.to_numpy(dtype=float), observed, folds)
+    predictions |= _without_regression(shares.to_numpy(dtype=float), observed, finished, folds)
     # a run that a part's fit left out as diverged has no error there: all are scored on the runs that all predict
-    counted = np.isfinite(np.column_stack(list(predictions.values()))).all(axis=1)
+    counted = finished & np.isfinite(np.column_stack(list(predictions.values()))).all(axis=1)
     rows = [
         _scores(name, found[counted], observed[counted], coverage if name == law else float("nan"))
         for name, found in predictions.items()
     ]
-    if not counted.all():
-        notes.append(f"{int((~counted).sum())} runs lie far off in some target and are not scored.")
+    if not counted[finished].all():
+        notes.append(
+            f"{int((finished & ~counted).sum())} runs lie far off in some target and are not scored."
+        )
     table = pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS)).sort_values(
         "rmse", kind="stable", ignore_index=True
     )
@@ -141,14 +153,14 @@ def _maker(name: str, epochs: Mapping[str, float] | None) -> Callable[[], Mixtur
     return lambda: regression_with_intervals(name, epochs)
 
 
-def _folds(groups: Indices, seed: int) -> list[Indices]:
-    """Folds over mixtures, as many as leave enough runs to fit; none where too few are left."""
+def _folds(groups: Indices, finished: NDArray[np.bool_], seed: int) -> list[Indices]:
+    """Folds over mixtures, as many as leave enough finished runs to fit; none where too few are left."""
     count = len(np.unique(groups))
     for number in (FOLDS, count):
         if not 2 <= number <= count:
             continue
         folds = grouped_folds(groups, number, seed)
-        if len(groups) - max(map(len, folds)) >= MIN_RUNS:
+        if finished.sum() - max(int(finished[held].sum()) for held in folds) >= MIN_RUNS:
             return folds
     return []
 
@@ -157,17 +169,19 @@ def _predictions(
     make: Callable[[], MixtureRegression],
     shares: pd.DataFrame,
     losses: pd.DataFrame,
+    errors: pd.DataFrame,
     weights: Mapping[str, float],
     folds: list[Indices],
     observed: Array,
+    finished: NDArray[np.bool_],
     *,
     intervals: bool,
 ) -> tuple[Array, float]:
-    """Objective of every run by a fit without its fold ``[runs]``, and the share of runs inside the 90 % intervals."""
+    """Objective of every run by a fit without its fold ``[runs]``; share of finished ones inside the 90 % intervals."""
     found, inside = np.empty(len(observed)), np.zeros(len(observed), dtype=bool)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(observed)), held)
-        law = make().fit(shares.iloc[kept], losses.iloc[kept])
+        law = make().fit(shares.iloc[kept], losses.iloc[kept], loss_error=errors.iloc[kept])
         # of a source that only held-out runs hold the fit knows nothing: it predicts as if the others took its place
         seen = shares.iloc[held].assign(**dict.fromkeys(law.unseen_, 0.0))
         totals = seen.sum(axis=1)
@@ -179,14 +193,16 @@ def _predictions(
             inside[held] = (answer.lower <= observed[held]) & (observed[held] <= answer.upper)
         else:
             found[held] = law.predict_objective(seen, weights)
-    return found, float(inside.mean()) if intervals else float("nan")
+    return found, float(inside[finished].mean()) if intervals else float("nan")
 
 
-def _without_regression(shares: Array, observed: Array, folds: list[Indices]) -> dict[str, Array]:
-    """Objective of every run as the mean of the fitted ones, and as that of the nearest mixture (total variation)."""
+def _without_regression(
+    shares: Array, observed: Array, finished: NDArray[np.bool_], folds: list[Indices]
+) -> dict[str, Array]:
+    """Objective of every run as the mean of the finished ones, and as that of the nearest mixture (total variation)."""
     mean, nearest = np.empty(len(observed)), np.empty(len(observed))
     for held in folds:
-        kept = np.setdiff1d(np.arange(len(observed)), held)
+        kept = np.setdiff1d(np.flatnonzero(finished), held)
         mean[held] = observed[kept].mean()
         apart = np.abs(shares[held][:, None] - shares[kept][None]).sum(axis=2)
         nearest[held] = observed[kept][apart.argmin(axis=1)]

@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.values import AS_JSON
 from decaylaws.laws.decay.trust import LEAST_COVERAGE
+from decaylaws.laws.kit.expected import expected_notes
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.mixing import REGRESSIONS, MixtureRegression
 from decaylaws.laws.mixing.base import DIVERGED
@@ -89,24 +90,33 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         raise InvalidValueError("law", settings.law, f"must be one of {list(REGRESSIONS)}")
     weights = normalised(settings.weights or dict.fromkeys(table.targets, 1.0))
     keep, left_out = without_diverged(table, weights)
-    shares, losses = table.shares[keep].reset_index(drop=True), table.losses[keep].reset_index(drop=True)
+    shares, losses, errors = (
+        each[keep].reset_index(drop=True) for each in (table.shares, table.losses, table.errors)
+    )
+    finished = table.finished[keep]
     runs = [run for run, kept in zip(table.runs, keep) if kept]
-    parts, part_weights, groups = _parts(losses, weights, tuple(settings.guards))
+    parts, part_errors, part_weights, groups = _parts(losses, errors, weights, tuple(settings.guards))
     observed = parts.to_numpy(dtype=float) @ np.array([part_weights[name] for name in parts])
     space = settings.space(shares.mean().to_dict(), table.blocks)
-    best = int(observed.argmin())
+    best = int(np.where(finished, observed, np.inf).argmin())
     known = {BEST_RUN: mixture_of(shares.iloc[best]), MEAN_RUN: mixture_of(shares.mean())}
     progress("fit", 0, 1)
     epochs = _epochs(table, settings)
-    law = regression_with_intervals(settings.law, epochs).fit(shares, parts)
+    law = regression_with_intervals(settings.law, epochs).fit(shares, parts, loss_error=part_errors)
     progress("fit", 1, 1)
     held = held_out_runs(
-        shares, parts, part_weights, settings.law, law, epochs=epochs, seed=settings.seed, progress=progress
-    )
+        shares, parts, part_weights, settings.law, law, errors=part_errors, epochs=epochs, seed=settings.seed,
+        progress=progress,
+    )  # fmt: skip
     terms = _terms(settings, known, space, runs, shares, law)
-    found, kept_margins = _search(settings, shares, parts, space, part_weights, known, terms, law, progress)
-    error = held.error(settings.law)
-    doubts = (*_differences(table, settings), *_doubts(law, held, len(runs), float(np.std(observed))))
+    found, kept_margins = _search(
+        settings, shares, parts, part_errors, space, part_weights, known, terms, law, progress
+    )
+    error, num_finished = held.error(settings.law), int(finished.sum())
+    doubts = (
+        *_differences(table, settings),
+        *_doubts(law, held, num_finished, float(np.std(observed[finished]))),
+    )
     # without tokens by source, the mixture in proportion to them is the mean of the runs
     shown = [
         rival
@@ -121,6 +131,7 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     broken = _broken(known[BEST_RUN], space, terms, law, settings.decay_tokens)
     notes = [
         *table.notes,
+        *expected_notes(errors[~finished].to_numpy(dtype=float)),
         *_onset_notes(law, settings),
         *beyond_runs(found.mixture, shares),
         *_notes(settings, table, found, held, groups, runs[best], broken),
@@ -150,14 +161,14 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
         regret_upper=found.regret_upper,
         held_out=held.table,
         law=settings.law,
-        num_runs=len(runs),
+        num_runs=num_finished,
         divergence=found.divergence,
         phases=tuple(table.blocks),
         excluded=excluded_table([*table.excluded.itertuples(index=False, name=None), *left_out]),
         notes=tuple(dict.fromkeys(notes)),
         choice=found,
         space=space,
-        predicted=pd.DataFrame({"run": runs, "predicted": held.predicted, "observed": observed}),
+        predicted=pd.DataFrame({"run": runs, "predicted": held.predicted, "observed": observed})[finished],
     )
 
 
@@ -200,21 +211,22 @@ def without_diverged(table: RunTable, weights: Mapping[str, float]) -> tuple[Arr
         shares = table.shares.to_numpy(dtype=float)
         objective = table.losses[list(weights)].to_numpy(dtype=float) @ np.array(list(weights.values()))
         keep &= ~diverged(shares, objective)
-    if keep.sum() < MIN_RUNS:
+    if (keep & table.finished).sum() < MIN_RUNS:
         raise InvalidValueError(
-            "runs", int(keep.sum()), f"must be at least {MIN_RUNS} that can be used",
+            "runs", int((keep & table.finished).sum()), f"must be at least {MIN_RUNS} that have ended and can be used",
             "; ".join(f"{run}: {reason}" for run, reason in table.excluded.head(3).itertuples(index=False)),
         )  # fmt: skip
     return keep, [(run, DIVERGED) for run, kept in zip(table.runs, keep) if not kept]
 
 
 def _parts(
-    losses: pd.DataFrame, weights: Mapping[str, float], guards: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, float], dict[str, list[str]]]:
-    """What is regressed: each target, or groups of targets that move together; weights and members of each.
+    losses: pd.DataFrame, errors: pd.DataFrame, weights: Mapping[str, float], guards: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float], dict[str, list[str]]]:
+    """What is regressed: each target, or groups of targets that move together; errors, weights and members of each.
 
     A group is the weighted mean of its members. Sixteen of them predict the mean of a hundred targets as well as a
-    hundred regressions do, at a sixth of the price. Guarded targets stay apart.
+    hundred regressions do, at a sixth of the price. Guarded targets stay apart. The errors of a run's expected losses
+    have one sign over its targets: what its curve still promises.
     """
     weighted = [name for name in losses if weights.get(name, 0.0) > 0]
     alone = [name for name in weighted if name in guards or len(weighted) <= _MOST_PARTS]
@@ -231,13 +243,14 @@ def _parts(
             own = [name for name, each in zip(others, labels) if each == label]
             name = own[0] if len(own) == 1 else f"{own[0]} and {len(own) - 1} more"
             members[name] = own
-    found, by_part = {}, {}
+    found, found_errors, by_part = {}, {}, {}
     for name, own in members.items():
         total = sum(weights.get(each, 0.0) for each in own)
         by_part[name] = total
         shares = [weights[each] / total for each in own] if total > 0 else [1.0]
         found[name] = losses[own].to_numpy(dtype=float) @ np.array(shares)
-    return pd.DataFrame(found), by_part, members
+        found_errors[name] = errors[own].to_numpy(dtype=float) @ np.array(shares)
+    return pd.DataFrame(found), pd.DataFrame(found_errors), by_part, members
 
 
 def _terms(
@@ -272,6 +285,7 @@ def _search(
     settings: MixSettings,
     shares: pd.DataFrame,
     parts: pd.DataFrame,
+    errors: pd.DataFrame,
     space: MixtureSpace,
     weights: Mapping[str, float],
     known: Mapping[str, Mixture],
@@ -284,7 +298,7 @@ def _search(
     for number, each in enumerate(attempts):
         progress("search", number, len(attempts))
         found = recommend_mixture(
-            shares, parts, space, weights, law=settings.law, fitted=law, rivals=known,
+            shares, parts, space, weights, loss_error=errors, law=settings.law, fitted=law, rivals=known,
             decay_tokens=settings.decay_tokens, terms=each, parts=SHARE_PARTS, seed=settings.seed,
         )  # fmt: skip
         kept = all(slack >= each.margins.get(name, 0.0) - 1e-6 for name, slack in found.guards.items())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
 from decaylaws.io.tables import ROUNDING
@@ -58,6 +59,8 @@ class RunTable:
         shares: share of every source, ``[runs, sources]``; every phase sums to one phase's part of the whole.
         values: measured targets as the table states them, ``[runs, targets]``.
         losses: the same as losses, positive and better where lower: a score becomes its distance from the best one.
+        errors: standard errors of values that were expected from the curves of runs that had not ended (columns
+            ``loss_error:<target>``), 0 where a value was measured, ``[runs, targets]``.
         direction: which way is better in ``values``.
         best: the best score, where higher is better.
         blocks: sources of every phase with the part of the whole that it takes; empty without phases.
@@ -71,6 +74,7 @@ class RunTable:
     shares: pd.DataFrame = field(repr=False)
     values: pd.DataFrame = field(repr=False)
     losses: pd.DataFrame = field(repr=False)
+    errors: pd.DataFrame = field(repr=False)
     direction: Direction
     best: float | None
     blocks: Mapping[str, tuple[tuple[str, ...], float]]
@@ -88,6 +92,11 @@ class RunTable:
     def targets(self) -> tuple[str, ...]:
         """Names of the measured targets."""
         return tuple(map(str, self.values.columns))
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """Runs all of whose targets were measured ``[runs]``."""
+        return (self.errors.to_numpy(dtype=float) == 0).all(axis=1)
 
     def stated(self, loss: float) -> float:
         """A value of ``losses`` as the table would state it."""
@@ -132,12 +141,13 @@ def read_run_table(
     if any(has_percent(table[column]) for column in target_columns):
         notes.append("Cells with a percent sign were read as hundredths.")
     reasons = pd.Series("", index=table.index, dtype=object)
-    exclude(reasons, *_not_finished(table))
-    errors = table[[name for name in table if str(name).startswith(LOSS_ERROR)]].apply(numbers)
+    errors = _errors(table, list(values.columns))
+    stopped, why = _not_finished(table)
+    exclude(reasons, stopped & ~(errors > 0).all(axis=1), why)  # else all its values are expected ones
     exclude(
         reasons,
-        (errors > 0).any(axis=1),
-        f"its losses are expected from a curve that had not ended ({LOSS_ERROR}TARGET is above 0)",
+        ~((errors >= 0) & (errors < np.inf)).all(axis=1),
+        f"a standard error ({LOSS_ERROR}TARGET) below 0 or without end",
     )
     if STABLE_TOKENS in table:
         after_stage = numbers(table[STABLE_TOKENS]) > 0
@@ -180,6 +190,7 @@ def read_run_table(
         shares=shares[kept].reset_index(drop=True),
         values=values[kept].reset_index(drop=True),
         losses=losses[kept].reset_index(drop=True),
+        errors=errors.loc[kept, list(values.columns)].reset_index(drop=True),
         direction=direction,
         best=best,
         blocks=blocks,
@@ -188,6 +199,15 @@ def read_run_table(
         excluded=excluded_table(excluded),
         notes=tuple(notes),
     )
+
+
+def _errors(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """Standard errors of the targets, 0 where the table has none."""
+    found = pd.DataFrame(0.0, index=table.index, columns=list(targets))
+    for name in targets:
+        if LOSS_ERROR + name in table:
+            found[name] = numbers(table[LOSS_ERROR + name]).fillna(0.0)
+    return found
 
 
 def _read_shares(

@@ -98,6 +98,20 @@ def test_the_law_stands_beside_baselines_on_runs_that_it_did_not_see(found: Deca
     assert np.abs(left_out["predicted"] - left_out["observed"]).max() < 0.05
 
 
+def test_decays_on_their_way_enter_the_law_and_are_not_scored(tmp_path: Path) -> None:
+    table = decays(16)
+    late = np.isin(np.arange(len(table)), [1, 4, 7, 10])
+    errors = {f"loss_error:{name}": np.where(late, 0.03, 0.0) for name in SOURCES}
+    read = answer(saved(table.assign(**errors, reached_target=~late), tmp_path))
+    assert isinstance(read, DecayMixed)
+    assert read.excluded.empty
+    assert read.num_runs == len(read.predicted) == len(table) - 4
+    assert len(read.table.runs) == len(table)
+    assert read.fitted.noise_.shape == (len(SOURCES),)
+    assert any("4 runs ended early or had not ended yet" in note for note in read.notes)
+    assert read.held_out["num_runs"].max() <= len(table) - 4
+
+
 def test_budget_limits_guards_and_control_are_kept(path: Path) -> None:
     kept = answer(
         path, decay_tokens=120_000, guards={"web": 0.05}, control="mean", weights={"code": 1, "web": 1},

@@ -113,6 +113,31 @@ def test_a_diverged_run_is_left_out_by_name_and_changes_little(table: RunTable) 
     assert answer.mixture.distance(clean.mixture) < 0.01
 
 
+def test_runs_on_their_way_count_by_the_error_of_their_forecast() -> None:
+    """Twenty runs have ended; of twenty more only the curves are known, one of them far too good to be true."""
+    on_the_way = runs(40).assign(state="finished")
+    late = on_the_way.index >= 20
+    noise = np.random.default_rng(1).normal(size=(20, 1)) * 0.15
+    noise[0] = -0.6
+    on_the_way.loc[late, ["loss_web", "loss_code"]] += noise
+    errors = {"loss_error:web": np.where(late, 0.15, 0.0), "loss_error:code": np.where(late, 0.15, 0.0)}
+    on_the_way = on_the_way.assign(state=np.where(late, "running", "finished"), **errors)
+    settings = MixSettings.checked(FAST)
+    weighed = mix(_table(on_the_way), settings)
+    dropped = mix(_table(on_the_way[~late].drop(columns=list(errors))), settings)
+    assert weighed.num_runs == len(weighed.predicted) == 20
+    assert weighed.excluded.empty
+    assert any("20 runs ended early or had not ended yet" in note for note in weighed.notes)
+    assert weighed.rivals["rival"].iloc[0] == dropped.rivals["rival"].iloc[0]
+    assert at(weighed) - best_objective() < 0.02
+    held = [each.held_out.set_index("regression")["rmse"] for each in (weighed, dropped)]
+    assert held[0]["inverse_sum"] < 1.1 * held[1]["inverse_sum"]
+    assert held[0][NEAREST] > 0  # of finished runs alone
+    few = on_the_way[on_the_way.index >= 13]
+    with pytest.raises(InvalidValueError, match="at least 8 that have ended"):
+        mix(_table(few), settings)
+
+
 def test_limits_groups_guards_and_a_prior_are_kept(table: RunTable) -> None:
     free = mix(table, MixSettings.checked({**FAST, "weights": {"code": 1.0}}))
     assert free.mixture.share("code") > 0.5

@@ -76,15 +76,22 @@ def test_a_tracker_export_with_every_usual_fault_names_what_it_leaves_out(tmp_pa
     np.testing.assert_allclose(found.shares.iloc[0, 0], table["w_web"].iloc[0], atol=1e-4)
 
 
-def test_forecast_losses_are_no_measurements(tmp_path: Path) -> None:
-    table = runs(12).assign(**{"loss_error:web": 0.0, "loss_error:code": np.nan})
-    table.loc[3, "loss_error:web"] = 0.05
+def test_expected_losses_come_with_their_errors(tmp_path: Path) -> None:
+    table = runs(12).assign(**{"loss_error:web": 0.0, "loss_error:code": np.nan, "state": "finished"})
+    table.loc[3, ["loss_error:web", "loss_error:code", "state"]] = [0.05, 0.02, "running"]
+    table.loc[4, ["loss_error:web", "state"]] = [
+        0.05,
+        "running",
+    ]  # of code it holds what was logged on the way
+    table.loc[5, "loss_error:web"] = -0.05
     found = read_run_table(written(table, tmp_path / "runs.csv"))
     assert found.targets == TARGETS
-    assert len(found.runs) == 11
-    (left_out,) = found.excluded.to_dict("records")
-    assert left_out["run"] == str(table["run"][3])
-    assert "expected from a curve that had not ended" in left_out["reason"]
+    assert found.runs == tuple(table["run"].drop(index=[4, 5]))
+    assert found.errors.loc[3, ["web", "code"]].tolist() == [0.05, 0.02]
+    assert found.finished.tolist() == [k != 3 for k in range(10)]
+    reasons = dict(found.excluded.itertuples(index=False))
+    assert reasons[table["run"][4]] == "its state is 'running'"
+    assert "below 0" in reasons[table["run"][5]]
 
 
 def test_pairs_of_files_are_joined_by_run(tmp_path: Path) -> None:

@@ -53,6 +53,21 @@ def checked_errors(errors: Array) -> Array:
     return errors
 
 
+def expected_notes(errors: Array) -> tuple[str, ...]:
+    """What the runs that had not ended count for, in sentences; empty where all ended.
+
+    Args:
+        errors: standard errors of their losses, nats per token ``[n, d]``.
+    """
+    if not len(errors):
+        return ()
+    counted = "1 run" if len(errors) == 1 else f"{len(errors)} runs"
+    return (
+        f"{counted} ended early or had not ended yet. In the law such a run has the final losses that its curve leads "
+        f"to expect. It counts the less the larger their standard error is ({errors.mean():.4f} nats on average).",
+    )
+
+
 def row_sd(noise: ArrayLike, errors: ArrayLike) -> Array:
     """Standard deviation of losses around a law, in the unit of both.
 
