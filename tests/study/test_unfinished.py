@@ -144,7 +144,7 @@ def test_interrupted_runs_of_another_trainer_enter_the_law_and_leave_it_when_the
     assert not runs.loc[short, "reached_target"].any()
     found, _ = verbs.fit(study)
     assert not set(short) & set(found.excluded["run_id"])
-    assert any(note.startswith("3 runs were ended early.") for note in found.notes)
+    assert any(note.startswith("3 runs have not reached their end.") for note in found.notes)
     expected = read_fit_inputs(study).unfinished.set_index("run_id")
     for run in mixtures(study)[:3]:
         for name, loss in losses_of(run.config).items():
@@ -176,7 +176,7 @@ def test_a_partial_fit_counts_the_runs_that_have_begun(study: Study) -> None:
         queue.note(claim, int(done * begun.tokens), losses)
     found, new = verbs.fit(study, partial=True)
     assert new
-    assert any(note.startswith("1 run was ended early.") for note in found.notes)
+    assert any(note.startswith("1 run has not reached its end.") for note in found.notes)
     (row,) = read_fit_inputs(study).unfinished.to_dict("records")
     assert RunConfig.from_dict(queue.open_curves()[0]["config"]).run_id == row["run_id"] == begun.run_id
     assert all(abs(row[f"loss:{name}"] - loss) < 0.05 for name, loss in losses_of(begun).items())

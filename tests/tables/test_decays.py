@@ -108,7 +108,7 @@ def test_decays_on_their_way_enter_the_law_and_are_not_scored(tmp_path: Path) ->
     assert read.num_runs == len(read.predicted) == len(table) - 4
     assert len(read.table.runs) == len(table)
     assert read.fitted.noise_.shape == (len(SOURCES),)
-    assert any("4 runs ended early or had not ended yet" in note for note in read.notes)
+    assert any("4 runs have not reached their end" in note for note in read.notes)
     assert read.held_out["num_runs"].max() <= len(table) - 4
 
 

@@ -127,7 +127,7 @@ def test_runs_on_their_way_count_by_the_error_of_their_forecast() -> None:
     dropped = mix(_table(on_the_way[~late].drop(columns=list(errors))), settings)
     assert weighed.num_runs == len(weighed.predicted) == 20
     assert weighed.excluded.empty
-    assert any("20 runs ended early or had not ended yet" in note for note in weighed.notes)
+    assert any("20 runs have not reached their end" in note for note in weighed.notes)
     assert weighed.rivals["rival"].iloc[0] == dropped.rivals["rival"].iloc[0]
     assert at(weighed) - best_objective() < 0.02
     held = [each.held_out.set_index("regression")["rmse"] for each in (weighed, dropped)]
