@@ -61,7 +61,11 @@ def expected_notes(errors: Array) -> tuple[str, ...]:
     """
     if not len(errors):
         return ()
-    counted = "1 run has not reached its end" if len(errors) == 1 else f"{len(errors)} runs have not reached their end"
+    counted = (
+        "1 run has not reached its end"
+        if len(errors) == 1
+        else f"{len(errors)} runs have not reached their end"
+    )
     return (
         f"{counted}. In the law such a run has the final losses that its curve leads to expect. It counts the less the "
         f"larger their standard error is ({errors.mean():.4f} nats on average).",
