@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.horizon import Horizon
 from decaylaws.laws.mixing import BlendedRegression, InverseSum, MixtureRegression
-from decaylaws.laws.mixing.reach import Box, inner_fit, mixture_horizon
+from decaylaws.laws.mixing.reach import Box, inner_fit, mixture_horizon, outer_errors
 
 HOLDS_AT_LEAST = 0.7
 """90 % intervals of a form that cannot be right, far from every run (.8 is measured, .46 without the horizon)."""
@@ -37,46 +35,39 @@ def inside(law: MixtureRegression, shares: np.ndarray, losses: np.ndarray) -> fl
 
 def test_an_inner_fit_is_asked_about_what_lies_outside_its_range() -> None:
     shares, _, _ = runs(0)
-    fitted, parts = inner_fit(shares)
+    fitted, asked = inner_fit(shares)
     assert fitted.sum() == 45
-    box = Box.of(shares[fitted])
-    outside = [box.outside(shares[part]) for part in parts]
-    assert len(parts) == 4
-    assert outside[0].min() > 0
-    assert all(near.max() <= far.min() for near, far in pairwise(outside))
-    asked = np.concatenate(parts)
-    assert len(np.unique(asked)) == len(asked)
-    assert not fitted[asked].any()
-
-
-def test_few_runs_are_asked_about_the_outermost_of_them() -> None:
-    """A fit needs eight runs, and a single one beyond them says nothing of what it is usual to err."""
-    shares, _, _ = runs(0)
-    for count, fewest in ((16, 8), (12, 8), (9, 8), (8, 8)):
-        fitted, parts = inner_fit(shares[:count])
-        assert fitted.sum() == fewest
-        assert sum(len(part) for part in parts) <= count - fewest
-        assert len(parts) <= (count - fewest) // 2
-    assert inner_fit(np.tile(shares[:1], (12, 1)))[1] == []
+    assert not (fitted & asked).any()
+    np.testing.assert_array_equal(Box.of(shares[fitted]).outside(shares) > 0, asked)
+    assert asked.sum() > 30
+    for count in (16, 12, 9, 8):
+        fitted, asked = inner_fit(shares[:count])
+        assert fitted.sum() == 8  # a fit needs eight runs
+        assert asked.sum() <= count - 8
+    assert not inner_fit(np.tile(shares[:1], (12, 1)))[1].any()
 
 
 def test_the_width_grows_with_the_spread_as_far_as_inner_fits_err_more_than_they_say() -> None:
     """Errors three times as large as the spread that is stated for them, whatever that is by mixture."""
-    shares, losses, _ = runs(3)
     rng = np.random.default_rng(0)
-    stated = rng.uniform(0.02, 0.03, len(shares))
-    errors = 3.0 * stated * rng.standard_normal(len(shares))
-    (reach,) = mixture_horizon(shares, losses, lambda fitted: (losses * np.exp(errors), stated)).reaches
+    stated = rng.uniform(0.02, 0.03, 60)
+    errors = np.where(np.arange(60) < 40, 3.0 * stated * rng.standard_normal(60), np.nan)
+    (reach,) = mixture_horizon(errors, stated).reaches
     assert reach.fits == 4
     assert reach.gap == pytest.approx(0.025, rel=0.05)
     half = reach.half_width(np.exp([0.0, 0.01, reach.gap, 0.1]), 0.9)
     assert half[0] == 0.0
-    assert half[2] == pytest.approx(1.94 * 3.0 * reach.gap, rel=0.2)  # Student's t, six degrees of freedom
+    assert half[2] == pytest.approx(1.94 * 3.0 * reach.gap, rel=0.25)  # Student's t, six degrees of freedom
     assert half[1] < half[2] < half[3]
     assert half[1] > 0.7 * half[2]  # a spread that is stated to be small is not believed to the end
+    (few,) = mixture_horizon(errors[:4], stated[:4]).reaches
+    assert few.fits == 2
+    assert (
+        mixture_horizon(errors[39:], stated[39:]) == Horizon()
+    )  # a single one says nothing of what is usual
 
 
-def test_inner_fit_see_nothing_of_the_runs_beyond_them() -> None:
+def test_inner_fits_see_nothing_of_the_runs_beyond_them() -> None:
     """A kernel that was chosen with the outer runs in sight would already know how the losses go on there."""
     shares, losses, _ = runs(4)
     fitted, _ = inner_fit(shares)
@@ -95,7 +86,9 @@ def test_an_inner_fit_that_is_refused_is_passed_over() -> None:
     def refused(fitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise InvalidValueError("losses", "all equal", "must differ between runs")
 
-    assert mixture_horizon(shares, losses, refused) == Horizon()
+    errors, spreads = outer_errors(shares, losses, refused)
+    assert np.isnan(errors).all()
+    assert mixture_horizon(errors, spreads) == Horizon()
 
 
 def test_intervals_outside_the_range_are_as_wide_as_errors_there() -> None:
@@ -116,17 +109,28 @@ def test_intervals_outside_the_range_are_as_wide_as_errors_there() -> None:
 
 def test_the_interval_of_an_objective_is_widened_too_and_survives_json() -> None:
     shares, losses, inner = runs(1)
-    both = np.column_stack([losses, losses[::-1]])[inner]
+    both = np.column_stack([losses, losses + 0.5])[inner]
     law = BlendedRegression().fit(shares[inner], both)
     weights = {"0": 0.5, "1": 0.5}
     found = law.predict_objective(shares, weights, interval=0.9)
     again = MixtureRegression.from_dict(law.to_dict()).predict_objective(shares, weights, interval=0.9)
     np.testing.assert_allclose(again.upper, found.upper)
-    law.horizons_ = {}
+    law._outer_errors[:] = np.nan
     plain = law.predict_objective(shares, weights, interval=0.9)
     outside = law.box_.outside(shares) > 0
     assert (found.upper - plain.upper)[outside].max() > 0.01
     np.testing.assert_array_equal(found.upper[~outside], plain.upper[~outside])
+
+
+def test_an_objective_keeps_what_its_targets_err_to_both_sides() -> None:
+    """Two targets whose errors of form cancel in the sum: its interval need not hold what either of them errs."""
+    shares, losses, inner = runs(5)
+    opposite = np.column_stack([losses, 4.0 - losses])
+    law = InverseSum(num_starts=1).fit(shares[inner], opposite[inner])
+    one = law.predict_objective(shares, {"0": 1.0}, interval=0.9)
+    both = law.predict_objective(shares, {"0": 0.5, "1": 0.5}, interval=0.9)
+    outside = law.box_.outside(shares) > 0
+    assert (both.upper - both.lower)[outside].mean() < 0.7 * (one.upper - one.lower)[outside].mean()
 
 
 def test_refits_of_a_bootstrap_measure_no_horizon() -> None:

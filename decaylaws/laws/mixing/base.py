@@ -29,7 +29,7 @@ from decaylaws.laws.mixing.data import (
     read_weights,
 )
 from decaylaws.laws.mixing.diverged import NOISE_SD, diverged
-from decaylaws.laws.mixing.reach import Box, mixture_horizon
+from decaylaws.laws.mixing.reach import Box, mixture_horizon, outer_errors
 
 DIVERGED = "its loss lies far above what the other runs say of its mixture: it diverged or was mis-measured"
 
@@ -148,6 +148,7 @@ class MixtureRegression(Law):
         # what was expected does not widen the range, beyond which nothing was measured
         self.box_ = Box.of(shares[(sd == 0).any(axis=1)] if (sd == 0).any() else shares)
         self._errors, self._spreads = np.full(losses.shape, np.nan), np.full(losses.shape, np.nan)
+        self._outer_errors, self._outer_spreads = self._errors.copy(), self._errors.copy()
         for column, target in enumerate(self.targets_):
             known = np.isfinite(losses[:, column])
             excluded += _exclusions(target, ~known, "no loss was measured")
@@ -175,9 +176,12 @@ class MixtureRegression(Law):
                 self._errors[measured, column] = losses[measured, column] * np.expm1(model.errors * spread)
                 self._spreads[measured, column] = losses[measured, column] * spread
                 if check and sample_weight is None:
-                    self.horizons_[target] = self._horizon(
+                    errors, spreads = self._inner_errors(
                         target, model, shares[measured], losses[measured, column]
                     )
+                    self.horizons_[target] = mixture_horizon(errors, spreads)
+                    self._outer_errors[measured, column] = losses[measured, column] * np.expm1(errors)
+                    self._outer_spreads[measured, column] = losses[measured, column] * spreads
         self.excluded_ = tuple(excluded)
         self.doubts_ = self._doubts(np.where(sd == 0, losses, np.nan))
         self.params_ = {target: model.params(self.sources_) for target, model in self.models_.items()}
@@ -233,12 +237,15 @@ class MixtureRegression(Law):
         spread = sum(abs(w) * loss * each for w, loss, each in zip(vector[used], losses, spreads))
         errors = self.left_out_errors(weights) / (self._spreads[:, used] @ np.abs(vector[used]))
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval) * spread
-        # outside the range of the runs a mixture's errors go together over the targets
-        beyond, names = np.zeros(len(shares)), [self.targets_[k] for k in np.flatnonzero(used)]
-        for weight, name, model, loss in zip(vector[used], names, counted, losses):
-            places = self.box_.values(shares, log_spread(model, shares))
-            half = self.horizons_.get(name, Horizon()).half_width(places, interval)
-            beyond += abs(weight) * loss * np.expm1(half)
+        # outside the range of the runs as an inner fit erred in the sum, where one was asked about all its targets
+        sizes = np.abs(vector[used])
+        outer = mixture_horizon(
+            self._outer_errors[:, used] @ vector[used], self._outer_spreads[:, used] @ sizes
+        )
+        stated = np.array(
+            [size * loss * log_spread(model, shares) for size, loss, model in zip(sizes, losses, counted)]
+        )
+        beyond = outer.half_width(self.box_.values(shares, stated.sum(axis=0)), interval)
         radius = np.maximum(radius, beyond)
         return Prediction(mean, mean - radius, mean + radius, interval)
 
@@ -339,12 +346,16 @@ class MixtureRegression(Law):
         found: Any = self._refit_target(target, model, shares, losses, weights)
         return cast(TargetModel, replace(found, errors=model.errors))
 
-    def _horizon(self, target: str, model: TargetModel, shares: Array, losses: Array) -> Horizon:
+    def _inner_errors(
+        self, target: str, model: TargetModel, shares: Array, losses: Array
+    ) -> tuple[Array, Array]:
+        """Log errors [runs] of a fit to the inner runs on the outer ones, and what it states for them [runs]."""
+
         def predict(fitted: NDArray[np.bool_]) -> tuple[Array, Array]:
             inner = self._fit_inner(target, model, shares[fitted], losses[fitted])
             return inner.predict(shares), log_spread(inner, shares)
 
-        return mixture_horizon(shares, losses, predict)
+        return outer_errors(shares, losses, predict)
 
     @abstractmethod
     def _restore_target(
@@ -379,6 +390,8 @@ class MixtureRegression(Law):
             "doubts": self.doubts_,
             "errors": _without_nan(self._errors),
             "spreads": _without_nan(self._spreads),
+            "outer_errors": _without_nan(self._outer_errors),
+            "outer_spreads": _without_nan(self._outer_spreads),
             "box": vars(self.box_),
             "horizons": {target: each.to_list() for target, each in self.horizons_.items()},
             "models": models,
@@ -391,6 +404,8 @@ class MixtureRegression(Law):
         self.doubts_ = {target: tuple(said) for target, said in state["doubts"].items()}
         self._errors = np.array(state["errors"], dtype=float)
         self._spreads = np.array(state["spreads"], dtype=float)
+        self._outer_errors = np.array(state["outer_errors"], dtype=float)
+        self._outer_spreads = np.array(state["outer_spreads"], dtype=float)
         ends = {name: np.array(state["box"][name], dtype=float) for name in ("lower", "upper", "centre")}
         self.box_ = Box(**ends, radius=float(state["box"]["radius"]))
         self.horizons_ = {target: Horizon.from_list(found) for target, found in state["horizons"].items()}

@@ -24,9 +24,10 @@ from decaylaws.laws.kit.rolling import BoolArray
 from decaylaws.laws.mixing.data import MIN_RUNS
 
 AXIS = "spread"
-"""Name of the axis; its values are the exponential of a prediction's spread in log loss, since the kit takes logs."""
+"""Name of the axis; its values are the exponential of a prediction's spread, since the kit takes logs."""
 
-_MOST_PARTS, _LEAST_IN_PART = 4, 2  # of the runs that an inner fit is asked about, by how far out they lie
+_MOST_SAMPLES, _RUNS_OF_SAMPLE = 4, 2
+"""For how many independent errors those of one inner fit count, and how many runs make one of them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Box:
 
         Args:
             shares: mixtures [n, sources].
-            spread: standard deviation of the log loss there, as the regression states it [n].
+            spread: standard deviation there, as the regression states it [n].
         """
         return {AXIS: np.exp(np.where(self.outside(shares) > 0, spread, 0.0))}
 
@@ -72,10 +73,8 @@ def _apart(shares: Array, centre: NDArray[np.floating[Any]]) -> Array:
     return np.asarray(0.5 * np.abs(shares - centre).sum(axis=1))
 
 
-def inner_fit(shares: Array) -> tuple[BoolArray, list[NDArray[np.intp]]]:
-    """Which runs an inner fit sees [n], and about which it is asked: those that leave its range, in parts by distance.
-
-    Runs lie out in many directions, and a fit errs there to both sides: each part counts for itself.
+def inner_fit(shares: Array) -> tuple[BoolArray, BoolArray]:
+    """Which runs an inner fit sees [n], and about which it is asked [n]: those that leave the range of the former.
 
     Args:
         shares: mixtures of the runs [n, sources].
@@ -83,16 +82,13 @@ def inner_fit(shares: Array) -> tuple[BoolArray, list[NDArray[np.intp]]]:
     distance = _apart(shares, shares.mean(axis=0))
     count = min(max((len(shares) + 1) // 2, MIN_RUNS), len(shares))
     fitted = distance <= np.sort(distance)[count - 1]
-    outside = np.where(fitted, 0.0, Box.of(shares[fitted]).outside(shares))
-    order = np.argsort(outside, kind="stable")[int((outside == 0).sum()) :]
-    parts = min(len(order) // _LEAST_IN_PART, _MOST_PARTS)
-    return fitted, np.array_split(order, parts) if parts else []
+    return fitted, ~fitted & (Box.of(shares[fitted]).outside(shares) > 0)
 
 
-def mixture_horizon(
+def outer_errors(
     shares: Array, losses: Array, predict: Callable[[BoolArray], tuple[Array, Array]]
-) -> Horizon:
-    """How many times the spread that a regression states outside the range of its runs it errs there.
+) -> tuple[Array, Array]:
+    """Log errors of an inner fit and the spreads that it states for them [n]; NaN where it is not asked.
 
     Args:
         shares: mixtures of the runs [n, sources].
@@ -102,16 +98,32 @@ def mixture_horizon(
             already knows how the losses go on. It may raise a :class:`~decaylaws.errors.DecaylawsError` where it
             cannot.
     """
-    fitted, parts = inner_fit(shares)
-    if not parts:
-        return Horizon()
+    nothing = np.full(len(shares), np.nan)
+    fitted, asked = inner_fit(shares)
+    if not asked.any():
+        return nothing, nothing
     try:
         mean, spread = predict(fitted)
     except DecaylawsError:
+        return nothing, nothing
+    return np.where(asked, np.log(mean / losses), np.nan), np.where(asked, spread, np.nan)
+
+
+def mixture_horizon(errors: Array, spreads: Array) -> Horizon:
+    """How many times the spread that a regression states outside the range of its runs it errs there.
+
+    Runs lie out in many directions, and a fit errs there to both sides, so that its errors are more than one sample;
+    but neighbours err together.
+
+    Args:
+        errors: of an inner fit [n], in log loss or in nats; NaN where it was not asked.
+        spreads: what it states for them [n], in the same unit.
+    """
+    known = np.isfinite(errors) & (spreads > 0)
+    count = min(int(known.sum()) // _RUNS_OF_SAMPLE, _MOST_SAMPLES)
+    if count == 0:
         return Horizon()
-    asked = np.concatenate(parts)
     # half of the width goes with the spread, half with what it usually is: a small one is believed no more than that
-    gap = float(np.sqrt(np.mean(spread[asked] ** 2)))
-    squares = np.log(mean / losses) ** 2 / (spread**2 + gap**2)
-    rate = float(np.sqrt(np.mean([squares[part].mean() for part in parts])))
-    return Horizon((Reach(AXIS, 1.0, 1.0, 1, origins=len(parts), rate=rate, gap=gap, fits=len(parts)),))
+    gap = float(np.sqrt(np.mean(spreads[known] ** 2)))
+    rate = float(np.sqrt(np.mean(errors[known] ** 2 / (spreads[known] ** 2 + gap**2))))
+    return Horizon((Reach(AXIS, 1.0, 1.0, 1, origins=count, rate=rate, gap=gap, fits=count),))
