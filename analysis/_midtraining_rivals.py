@@ -17,10 +17,11 @@ import pandas as pd
 from decaylaws.laws.kit.draws import normal_radius
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.nearest import NEAREST, CopyNearest
+from decaylaws.laws.kit.numbers import target
 from decaylaws.laws.kit.report import FitReport, FitStatus, NotIdentifiedWarning
 from decaylaws.laws.scaling import Chinchilla
 from decaylaws.laws.scaling.midtraining import COLUMNS
-from decaylaws.laws.scaling.tables import columns, target
+from decaylaws.laws.scaling.tables import columns
 
 
 class _Rival(Law):

@@ -37,6 +37,7 @@ from _size_token_rivals import Farseer, Kaplan
 from decaylaws.errors import DataError, DecaylawsError
 from decaylaws.io.tables import read_csv, without_text
 from decaylaws.laws.kit.draws import coverage
+from decaylaws.laws.kit.numbers import positive
 from decaylaws.laws.kit.report import NotIdentifiedWarning
 from decaylaws.laws.scaling import (
     PUBLISHED_STEP_LAW,
@@ -50,7 +51,6 @@ from decaylaws.laws.scaling import (
     optimal_allocation,
     published_optimum,
 )
-from decaylaws.laws.scaling.tables import positive
 
 LAWS: dict[str, type[SizeTokenLaw]] = {
     "chinchilla": Chinchilla,

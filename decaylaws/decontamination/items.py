@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decaylaws.errors import DataError
-from decaylaws.io.documents import (
-    BadRow,
-    document_text,
-    format_of,
-    json_lines,
-    json_object,
-    parquet_batches,
-    parquet_values,
-)
+from decaylaws.io.documents import document_text, objects
 
 
 @dataclass(frozen=True)
@@ -65,18 +57,10 @@ class EvaluationSet:
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         if not self.path.is_file():
             raise DataError(f"Evaluation set '{self.name}' finds no file at {self.path}. Correct the path.")
-        if format_of(self.path) == "parquet":
-            for batch in parquet_batches(self.path):
-                yield from parquet_values(self.path, batch)
-            return
-        for number, line in json_lines(self.path):
-            row = json_object(f"{self.path}:{number}", line)
-            if isinstance(row, BadRow):
-                raise DataError(
-                    f"Evaluation set '{self.name}': {row.where} {row.reason}. "
-                    "Give it a JSON object per line, or Parquet."
-                )
-            yield row
+        try:
+            yield from (row for _, row in objects(self.path))
+        except DataError as error:
+            raise DataError(f"Evaluation set '{self.name}': {error}") from None
 
     def _text(self, row: Mapping[str, Any], number: int) -> str:
         parts: list[str] = []

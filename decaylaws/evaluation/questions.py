@@ -22,8 +22,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from decaylaws.errors import DataError
-from decaylaws.evaluation.rows import Layout, question_rows
-from decaylaws.io.documents import format_of, json_lines
+from decaylaws.evaluation.rows import Layout
+from decaylaws.io.documents import format_of, json_lines, objects
 
 _FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 _Text = Annotated[str, Field(min_length=1)]
@@ -128,7 +128,7 @@ def read_questions(path: Path, layout: Layout | None = None) -> list[Question]:
         reads = ((number, partial(Question.model_validate_json, line)) for number, line in json_lines(path))
     else:
         parts = layout.question if layout else _filled
-        reads = ((number, partial(_laid_out, parts, row)) for number, row in question_rows(path))
+        reads = ((number, partial(_laid_out, parts, row)) for number, row in objects(path))
     questions = [_question(path, number, read) for number, read in reads]
     if not questions:
         raise DataError(f"The question set {path} is empty. Write one question per line.")

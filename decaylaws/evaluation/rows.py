@@ -5,22 +5,13 @@ A layout says where a row holds each part of a question; ``docs/howto/questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from decaylaws.errors import DataError, shortened
-from decaylaws.io.documents import (
-    BadRow,
-    document_text,
-    format_of,
-    json_lines,
-    json_object,
-    parquet_batches,
-    parquet_values,
-)
+from decaylaws.errors import shortened
+from decaylaws.io.documents import document_text
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -97,26 +88,6 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     }
 )  # fmt: skip
 """Rows of GSM8K, MMLU, ARC and HellaSwag as their Hugging Face datasets lay them out."""
-
-
-def question_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number and content of every row of JSON Lines, of a JSON array or of Parquet, from 1.
-
-    Raises:
-        DataError: the file is unreadable, or a row is not an object.
-    """
-    if format_of(path) == "parquet":
-        number = 0
-        for batch in parquet_batches(path):
-            for values in parquet_values(path, batch):
-                number += 1
-                yield number, values
-        return
-    for number, line in json_lines(path):
-        row = json_object(f"{path}:{number}", line)
-        if isinstance(row, BadRow):
-            raise DataError(f"{row.where} {row.reason}. {row.remedy}")
-        yield number, row
 
 
 def _at(value: Any, key: str) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats
+from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.counters import counters_at_start
 from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
-from decaylaws.exporters.rules import start_of_step_factors
+from decaylaws.exporters.rules import start_of_step_lrs
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.mixtures import Mixture
 from decaylaws.recipe import Recipe
@@ -52,7 +52,7 @@ def export_levanter(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
-    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
+    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, start_of_step_lrs))
     seen, known, assumed = counters_at_start(job, path, "steps")
     block = _block_size(job, seen.steps)
     realised = _realised(job, block)
@@ -85,10 +85,6 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         counts_from=seen,
         assumptions=assumed,
     )
-
-
-def _replay(path: WarmupHoldDecay) -> Floats:
-    return path.peak_lr * start_of_step_factors(path)
 
 
 def _stage_starts(job: Job) -> list[int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats
+from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.chain import export_runs
 from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
-from decaylaws.exporters.rules import start_of_step_factors
+from decaylaws.exporters.rules import start_of_step_lrs
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.recipe import Recipe
 from decaylaws.recipe.files import to_yaml
@@ -35,7 +35,7 @@ def export_llm_foundry(recipe: Recipe, options: ExportOptions | None = None) -> 
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION)
-    path, lr = choose_native(job, NativeScheduler(("linear", "cosine"), _replay, _has_scheduler))
+    path, lr = choose_native(job, NativeScheduler(("linear", "cosine"), start_of_step_lrs, _has_scheduler))
     groups = (
         "Composer takes the settings of the optimiser's groups from the checkpoint: betas, eps, weight decay, and the "
         "LR of the first step. Compare them with those here before launching. From the second step on the LR is "
@@ -60,10 +60,6 @@ def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
         "{folder}/midtrain_llm_foundry.yaml",
         approximations=lr.approximations,
     )
-
-
-def _replay(path: WarmupHoldDecay) -> Floats:
-    return path.peak_lr * start_of_step_factors(path)
 
 
 def _has_scheduler(path: WarmupHoldDecay) -> bool:

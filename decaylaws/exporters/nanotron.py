@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-from decaylaws.exporters.base import Export, ExportOptions, Floats
+from decaylaws.exporters.base import Export, ExportOptions
 from decaylaws.exporters.chain import RECIPE_FILE, export_runs, part_recipe
 from decaylaws.exporters.job import Job
 from decaylaws.exporters.native import NativeScheduler, choose_native
 from decaylaws.exporters.notes import open_ends, start_checkpoint, state_notes, takes_optimizer
-from decaylaws.exporters.rules import start_of_step_factors
+from decaylaws.exporters.rules import start_of_step_lrs
 from decaylaws.exporters.templates import render
 from decaylaws.exporters.wsd import WarmupHoldDecay
 from decaylaws.mixtures import Mixture
@@ -44,7 +44,7 @@ def export_nanotron(recipe: Recipe, options: ExportOptions | None = None) -> Exp
 
 def _export_run(recipe: Recipe, options: ExportOptions) -> Export:
     job = Job.of(recipe, options, TARGET, VERSION, mixture_stages=True)
-    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, _replay))
+    path, lr = choose_native(job, NativeScheduler(DECAY_SHAPES, start_of_step_lrs))
     groups = [tuple(group) for _, group in groupby(recipe.stages, key=lambda stage: stage.mixture)]
     stages = _data_stages(groups)
     files = {}
@@ -151,10 +151,6 @@ def _data_stages(groups: list[tuple[Stage, ...]]) -> list[DataStage]:
 
 def _own_checkpoint(folder: str) -> dict[str, Any]:
     return {"resume_checkpoint_path": folder, "load_lr_scheduler": True, "load_optimizer": True}
-
-
-def _replay(path: WarmupHoldDecay) -> Floats:
-    return path.peak_lr * start_of_step_factors(path)
 
 
 def _config(job: Job, path: WarmupHoldDecay, stages: list[DataStage]) -> dict[str, Any]:

@@ -123,3 +123,8 @@ def start_of_step_factors(path: WarmupHoldDecay, *, warmup_start: float = 0.0) -
         decay=decaying,
         floor=path.end_lr / path.peak_lr,
     )
+
+
+def start_of_step_lrs(path: WarmupHoldDecay) -> Floats:
+    """The LRs of such a trainer, [num_steps], where its warm-up begins at 0."""
+    return path.peak_lr * start_of_step_factors(path)

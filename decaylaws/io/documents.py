@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -255,6 +256,23 @@ def json_object(where: str, line: str) -> Mapping[str, Any] | BadRow:
     if not isinstance(row, dict):
         return BadRow(where, f"holds {_kind(row)}, not an object", "Give it one JSON object per line.")
     return row
+
+
+def objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number and content of every row of JSON Lines, of a JSON array or of Parquet, from 1.
+
+    Raises:
+        DataError: the file is unreadable, or a row is not an object.
+    """
+    if format_of(path) == "parquet":
+        batches = (parquet_values(path, batch) for batch in parquet_batches(path))
+        yield from enumerate(chain.from_iterable(batches), start=1)
+        return
+    for number, line in json_lines(path):
+        row = json_object(f"{path}:{number}", line)
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.where} {row.reason}. {row.remedy}")
+        yield number, row
 
 
 def _json_row(where: str, line: str, text_field: str) -> Row | BadRow:

@@ -36,7 +36,8 @@ from decaylaws.laws.kit.draws import widest_radius
 from decaylaws.laws.kit.formulas import OWN_SHARE_FLOOR, bimix, d_cpt
 from decaylaws.laws.kit.holdout import Curvature, curvature, left_out, testable
 from decaylaws.laws.kit.horizon import ONE_SD, Horizon
-from decaylaws.laws.kit.law import Array, Law, Prediction, floats
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.numbers import target
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution, solve
@@ -156,13 +157,7 @@ class ReplayLaw(Law):
             if name not in FORMS:
                 raise InvalidValueError("form", name, f"must be one of {', '.join(FORMS)}")
         _check(X)
-        if y is None and "loss" not in X:
-            raise SchemaError(
-                "rows", missing=["loss"], remedy="Give the losses as y or as the column 'loss'."
-            )
-        losses = floats("loss", X["loss"] if y is None else y)
-        if losses.shape != (len(X),) or not (np.isfinite(losses) & (losses > 0)).all():
-            raise InvalidValueError("loss", losses.shape, f"must be {len(X)} finite positive losses")
+        losses = target(X, y)
         self._longest = float(X["steps"].max())
         self.params_, self.reports_, self.scores_, self._curvatures = {}, {}, {}, {}
         beyond: list[pd.DataFrame] = []

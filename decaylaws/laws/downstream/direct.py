@@ -12,10 +12,10 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.downstream.tables import accuracies, column
 from decaylaws.laws.kit.draws import DrawnLaw, quantile_interval
 from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.numbers import positive
 from decaylaws.laws.kit.solver import Solution, solve
 from decaylaws.laws.scaling.families import Family, PowerSum
 from decaylaws.laws.scaling.law import SizeTokenLaw
-from decaylaws.laws.scaling.tables import positive
 
 _FAMILY = PowerSum(fixed={"E": 0.0, "log_k": 0.0}, priors={"log_alpha": (0.35, 0.5), "log_beta": (0.35, 0.5)})
 _HELD_SHARE = 0.25  # of the runs, by compute, in the extrapolation test

@@ -7,7 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.law import Array, floats
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.numbers import floats, given
 
 
 def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:
@@ -17,13 +18,7 @@ def accuracies(X: pd.DataFrame, y: ArrayLike | None) -> Array:
         SchemaError: there is none.
         InvalidValueError: one is no accuracy, or their number is wrong.
     """
-    if y is None and "accuracy" not in X:
-        raise SchemaError(
-            "runs", missing=["accuracy"], remedy="Give accuracies as y or as the column 'accuracy'."
-        )
-    values = floats("accuracy", X["accuracy"] if y is None else y)
-    if values.shape != (len(X),):
-        raise InvalidValueError("y", values.shape, f"must have one accuracy for each of the {len(X)} rows")
+    values = given(X, y, "accuracy")
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

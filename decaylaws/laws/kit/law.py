@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from decaylaws.errors import DataError, DecaylawsError, InvalidValueError, NotFittedError, SchemaError
 from decaylaws.io.files import write_text
@@ -191,18 +191,6 @@ class Law(Estimator):
     @abstractmethod
     def predict(self, X: Any, interval: float | None = None) -> Any:
         """Predict; with ``interval`` (such as 0.9) return a :class:`Prediction` instead of an array."""
-
-
-def floats(field: str, values: ArrayLike) -> Array:
-    """``values`` as floating-point numbers.
-
-    Raises:
-        InvalidValueError: one of them is no number.
-    """
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(field, type(values).__name__, f"must hold numbers only ({error})") from None
 
 
 def _plain(value: Any) -> Any:

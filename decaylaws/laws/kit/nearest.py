@@ -10,7 +10,8 @@ import pandas as pd
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import conformal_radius
-from decaylaws.laws.kit.law import Array, Law, Prediction, floats
+from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.numbers import floats
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.runs.table import LOSS, names_with
 

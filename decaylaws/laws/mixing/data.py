@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.expected import checked_errors, loss_errors
-from decaylaws.laws.kit.law import Array, floats
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.numbers import floats
 from decaylaws.mixtures.mixture import SUM_TOLERANCE
 from decaylaws.runs.table import LOSS, MIX, names_with
 

@@ -25,9 +25,10 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import DrawnLaw, quantile_interval
 from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.numbers import positive, target
 from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution, solve
-from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line, positive, target
+from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line
 
 _GAIN_HUBER = 0.03  # of log gains: the difference of two noisy evaluations scatters by some per cent
 _LOSS_HUBER = 2e-3  # of the undecayed losses, nats

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import quantile_interval
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.numbers import positive
 from decaylaws.laws.scaling.law import SizeTokenLaw
-from decaylaws.laws.scaling.tables import positive
 
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward and backward pass of a dense transformer, attention left out
 _PARAM_RANGE = (1e4, 1e15)

@@ -14,12 +14,13 @@ from decaylaws.errors import InvalidValueError, SchemaError
 from decaylaws.laws.kit.draws import DrawnLaw, bootstrap, quantile_interval
 from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.numbers import target
 from decaylaws.laws.kit.report import FitReport, FitStatus
 from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins
 from decaylaws.laws.kit.solver import Solution
 from decaylaws.laws.scaling.families import Family, Inputs
 from decaylaws.laws.scaling.objective import Objective
-from decaylaws.laws.scaling.tables import require_spread, size_token_columns, target, warn_of_units
+from decaylaws.laws.scaling.tables import require_spread, size_token_columns, warn_of_units
 
 _WIDEST = 1.0  # log loss
 _ORIGIN_FITS = 2  # refits of each axis for the horizon

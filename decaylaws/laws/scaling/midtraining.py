@@ -28,6 +28,7 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import degrees_factor
 from decaylaws.laws.kit.horizon import ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
+from decaylaws.laws.kit.numbers import target
 from decaylaws.laws.kit.rolling import (
     BoolArray,
     Origin,
@@ -39,7 +40,7 @@ from decaylaws.laws.kit.rolling import (
     spread_of_mean,
 )
 from decaylaws.laws.kit.solver import Solution, solve
-from decaylaws.laws.scaling.tables import columns, target
+from decaylaws.laws.scaling.tables import columns
 
 COLUMNS = ("params", "pretrain_tokens", "decay_tokens")
 LEAST_CHECKPOINTS = 4

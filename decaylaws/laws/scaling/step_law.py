@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.draws import quantile_interval
 from decaylaws.laws.kit.law import Array, Estimator
+from decaylaws.laws.kit.numbers import target
 from decaylaws.laws.kit.solver import solve
-from decaylaws.laws.scaling.tables import columns, require_spread, target
+from decaylaws.laws.scaling.tables import columns, require_spread
 
 NAMES = ("log_c", "a", "b", "log_d", "e", "log_h_u", "log_h_v", "atanh_r")
 # arXiv 2503.04715; 95 % intervals: a -.774 to -.655, b .271 to .345, e .534 to .606.

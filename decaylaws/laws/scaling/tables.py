@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from decaylaws.errors import InvalidValueError, SchemaError
-from decaylaws.laws.kit.law import Array, floats
+from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.numbers import positive
 from decaylaws.laws.kit.report import ImplausibleUnitsWarning
 
 _LEAST_TOKENS_PER_PARAM = 0.05  # published runs have .2 and more
@@ -56,43 +56,6 @@ def columns(
     if missing:
         raise SchemaError(what, missing=missing, remedy=remedy or f"Columns: {', '.join(names)}.")
     return [positive(name, table[name]) for name in names]
-
-
-def target(table: pd.DataFrame, y: ArrayLike | None, name: str = "loss") -> Array:
-    """What is fitted, ``[n]``: ``y``, or the column ``name`` without it; finite and positive, one for every row.
-
-    Args:
-        table: the runs.
-        y: the values; the column ``name`` if ``None``.
-        name: what is fitted, such as ``loss``.
-
-    Raises:
-        SchemaError: there is neither.
-        InvalidValueError: a value is not finite and positive, or their number is wrong.
-    """
-    if y is None and name not in table:
-        raise SchemaError("runs", missing=[name], remedy=f"Give it as y or as the column '{name}'.")
-    values = positive(name, table[name] if y is None else y)
-    if values.shape != (len(table),):
-        raise InvalidValueError(
-            "y", values.shape, f"must have one {name} for each of the {len(table)} rows, and no more"
-        )
-    return values
-
-
-def positive(field: str, values: ArrayLike) -> Array:
-    """The values as numbers, which must be finite and positive."""
-    array = floats(field, values)
-    wrong = ~(np.isfinite(array) & (array > 0))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InvalidValueError(
-            f"{field}[{row}]",
-            float(array.flat[row]),
-            "must be finite and positive",
-            "Drop or repair the row.",
-        )
-    return array
 
 
 def warn_of_units(params: Array, tokens: Array) -> None:
