@@ -106,3 +106,21 @@ def test_decay_grid_on_the_published_rows(run_script, tmp_path, shared_data):
     assert result["mae"] < 6e-3
     assert result["regret"] <= 2e-3
     assert 0 <= result["coverage_90"] <= 1
+
+
+def test_decay_shapes_predicts_each_shape_from_the_others(run_script, tmp_path):
+    result = run_script("decay_shapes", _schedule_folder(tmp_path / "data"))
+    found = {each["shape"]: each for each in result["questions"]}
+    assert set(found) == {"linear", "exponential", "constant"}
+    assert all((each["fitted_runs"], each["num_runs"]) == (8, 4) for each in found.values())
+    assert found["linear"]["mae"] < 0.01
+    falling = [found[shape]["share"] for shape in ("linear", "exponential")]
+    assert result["usual_share"] == pytest.approx(np.sqrt(np.mean(np.square(falling))))
+
+
+def test_decay_shapes_refuses_records_without_decays(run_script, tmp_path):
+    folder = _schedule_folder(tmp_path / "data")
+    runs = pd.read_csv(folder / "runs.csv")
+    runs[~runs["run"].str.startswith("wsd")].to_csv(folder / "runs.csv", index=False)
+    with pytest.raises(SystemExit):
+        run_script("decay_shapes", folder)

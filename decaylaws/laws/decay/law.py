@@ -32,7 +32,7 @@ from decaylaws.laws.decay.inputs import (
     stable_tokens,
 )
 from decaylaws.laws.decay.intervals import FittedRange, HeldOut, calibrated, onsets_of, radii, spread
-from decaylaws.laws.decay.misfit import CONSTANT, USUAL_SHAPE_ERROR, Misfit, token_slopes
+from decaylaws.laws.decay.misfit import USUAL_SHAPE_ERROR, Misfit, token_slopes
 from decaylaws.laws.decay.optimism import Optimism
 from decaylaws.laws.decay.parameters import MEMBERS, Frame, reference_start_tokens
 from decaylaws.laws.decay.plan_form import PlanForm
@@ -391,9 +391,7 @@ class DecayLaw(DecaySlices):
         new_order = np.ones(len(runs), dtype=bool)
         if "seed" in runs:
             new_order = runs["seed"].to_numpy() != self._fitted_seed
-        return _Unseen(
-            new_order, ~runs["decay_shape"].astype(str).isin([*self.evidence_["shapes"], CONSTANT]).to_numpy()
-        )
+        return _Unseen(new_order, ~runs["decay_shape"].astype(str).isin(self.evidence_["shapes"]).to_numpy())
 
     def _state(self) -> dict[str, Any]:
         return {
