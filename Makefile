@@ -34,9 +34,9 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/decaylaws demo demo-study
 
-# one thread a process: two processes of tests share the cores
+# one thread a process: two processes of tests share the cores, a file at a time, in the order of tests/conftest.py
 test: $(TEST_STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # all of it pinned and without a resolver: the trainers' own pins contradict each other
 $(TARGETS_STAMP): tests/exporters/targets.txt constraints.txt

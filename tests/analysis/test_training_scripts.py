@@ -27,6 +27,8 @@ from decaylaws.errors import DataError, StudyError
 from decaylaws.runs.config import ModelShape
 from proxy_runs.testing import make_tiny_store
 
+pytestmark = pytest.mark.slow
+
 ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 
 

@@ -14,6 +14,8 @@ from decaylaws.laws.mixing import LightGBMRegression
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import MixtureTerms, recommend_mixture
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("web", "code", "maths", "books")
 SPACE = MixtureSpace(tuple(SourceLimits(name, 10**9) for name in SOURCES))
 WEIGHTS = {"web": 1.0, "code": 1.0}

@@ -10,11 +10,10 @@ import pytest
 from filelock import FileLock
 
 from decaylaws.study import Study
-from tests.study.in_process import work_in_this_process
 from tests.study.tiny import VERBS, decaylaws, make_tiny_study
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study taken from its settings to the report, undisturbed; processes of pytest-xdist make it once together."""
     root = tmp_path_factory.mktemp("study")
@@ -34,6 +33,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def _take_through_every_verb(root: Path) -> None:
+    from tests.study.in_process import work_in_this_process  # it loads torch and transformers
+
     make_tiny_study(root)
     with pytest.MonkeyPatch.context() as patch:
         work_in_this_process(patch)

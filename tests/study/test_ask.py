@@ -20,6 +20,8 @@ from tests.study.external import (
     write_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def tell_all(study: Study, count: int = 100) -> list[str]:
     """Ask and tell until nothing is left; the roles in the order of asking."""

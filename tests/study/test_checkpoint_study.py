@@ -21,6 +21,8 @@ from tests.study.held import make_held_study
 from tests.study.in_process import work_in_this_process
 from tests.study.tiny import TINY_SETTINGS, decaylaws
 
+pytestmark = pytest.mark.slow
+
 DOMAINS = ("web", "maths")
 TWO_SOURCES: dict[str, Any] = {
     "sources": {name: TINY_SETTINGS["sources"][name] for name in DOMAINS},
@@ -35,10 +37,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Two sizes of a Llama taken from ``init`` to the report; no microanneal starts from the larger one."""
     root = tmp_path_factory.mktemp("pair")
     make_held_study(root, {"small": SMALL, "large": LARGE}, target="large", **TWO_SOURCES)
-    for verb in ("prepare", "plan", "run", "fit", "recommend", "confirm", "export"):
-        decaylaws(verb, str(root))
-    decaylaws("launch", str(root), "--processes", "1")
-    decaylaws("report", str(root))
+    with pytest.MonkeyPatch.context() as patch:
+        work_in_this_process(patch)
+        for verb in ("prepare", "plan", "run", "fit", "recommend", "confirm", "export"):
+            decaylaws(verb, str(root))
+        decaylaws("launch", str(root), "--processes", "1")
+        decaylaws("report", str(root))
     return Study.open(root)
 
 

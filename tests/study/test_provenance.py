@@ -25,6 +25,8 @@ from tests.study.simulated import (
     simulate,
 )
 
+pytestmark = pytest.mark.slow
+
 CHANGES: Mapping[str, Any] = {
     # what decides the text
     "sources.web.path": "data/more.txt",

@@ -14,6 +14,7 @@ from decaylaws.study import Study
 from decaylaws.study.fit_inputs import read_fit_inputs
 from decaylaws.study.objective import objective, signal_table
 from decaylaws.study.verdict import read_outcome
+from tests.study.in_process import work_in_this_process
 from tests.study.tiny import TINY_SETTINGS, WORDS, decaylaws
 
 SYLLABLES = [
@@ -103,7 +104,10 @@ def make_study(root: Path) -> Study:
 
 
 @pytest.mark.slow
-def test_the_recommendation_wins_on_the_questions_and_says_what_it_costs(tmp_path: Path) -> None:
+def test_the_recommendation_wins_on_the_questions_and_says_what_it_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in_this_process(monkeypatch)
     study = make_study(tmp_path)
     printed = {
         verb: decaylaws(verb, str(tmp_path))

@@ -29,6 +29,8 @@ from proxy_runs.weights.checkpoint_files import final_checkpoint
 from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_checkpoint
 from tests.proxy_runs.fsdp_runs import dies_after, losses, orders, settings_for, train
 
+pytestmark = pytest.mark.slow
+
 SEQ_LEN = 32
 SHAPE = ModelShape(
     d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=SEQ_LEN

@@ -51,6 +51,8 @@ from proxy_runs.weights.checkpoints import MemberState, load_checkpoint, save_ch
 from proxy_runs.weights.hf import save_hf
 from tests.proxy_runs.fsdp_runs import train
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelShape(d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=257, seq_len=32)
 STEPS = 60
 

@@ -33,6 +33,8 @@ from proxy_runs.sweep.workspace import WorkerEvent, Workspace, open_queue
 from proxy_runs.testing import make_tiny_store
 from tests.proxy_runs.held import held_folder, held_fork, held_run, moved
 
+pytestmark = pytest.mark.slow
+
 STEPS = 50
 OFTEN = EvaluationSettings.model_validate(
     {
