@@ -83,7 +83,7 @@ class Design:
                 "batch_tokens": run.config.batch_tokens,
                 "shape": run.config.schedule.segments[-1].shape,
                 "seed": run.config.seed,
-                "train_flops": run.config.train_flops,
+                "train_flops": float(run.config.train_flops),  # sums of whole numbers end at 9.2e18
                 **{f"mix:{name}": share for name, share in run.config.mixture.weights.items()},
             }
             for run in self.runs

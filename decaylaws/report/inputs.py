@@ -114,7 +114,8 @@ class ReportInputs:
     def runs(self) -> pd.DataFrame:
         """The runs that belong to the present question, without those that confirmed another recipe."""
         predictions = None if self.outcome is None else self.outcome.predictions
-        return without_other_confirmations(self.recommended.sweep.runs, predictions)
+        runs = without_other_confirmations(self.recommended.sweep.runs, predictions)
+        return runs.astype({"train_flops": float})  # sums of whole numbers end at 9.2e18
 
     @cached_property
     def weights(self) -> dict[str, float]:

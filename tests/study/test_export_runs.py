@@ -37,6 +37,23 @@ def with_sources(**changes: Any) -> dict[str, Any]:
     return {"sources": sources}
 
 
+def test_a_sweep_of_large_models_costs_what_its_runs_cost(tmp_path: Path) -> None:
+    """Together the runs of one role cost more FLOPs than a 64-bit integer holds, and each of them less."""
+    models = CHECKPOINT_SETTINGS["checkpoints"]["models"]
+    large = {name: {**model, "non_embedding_params": "300M"} for name, model in models.items()}
+    checkpoints = CHECKPOINT_SETTINGS["checkpoints"] | {"models": large}
+    sources = {name: {**each, "tokens": "4T"} for name, each in CHECKPOINT_SETTINGS["sources"].items()}
+    design = CHECKPOINT_SETTINGS["design"] | {"decay_tokens": ["2B"], "num_mixtures": 8}
+    target = CHECKPOINT_SETTINGS["target"] | {"max_decay_tokens": "2B"}
+    changes = {"checkpoints": checkpoints, "sources": sources, "design": design, "target": target}
+    planned = verbs.plan(declared_study(tmp_path / "study", CHECKPOINT_SETTINGS | changes))
+    largest = planned.cost["train_flops"].max()
+    assert largest > 2**63 > max(run.config.train_flops for run in planned.design)
+    assert planned.cost["train_flops"].min() >= 0
+    assert planned.cost["train_flops"].sum() == pytest.approx(planned.design.train_flops)
+    assert planned.hours == pytest.approx(planned.design.train_flops / 1e9 / 3600)
+
+
 def test_a_recipe_goes_on_where_the_exported_trunk_ends(study: Study, tmp_path: Path) -> None:
     """A trainer fills the last batch of a trunk: its counters are not the tokens over the batch."""
     written = {run.config.run_id: run for run in verbs.export_runs(study, "megatron", tmp_path / "runs").runs}
