@@ -121,9 +121,12 @@ LAWS = {
     ),
     "regmix": (
         "boosted trees (RegMix)",
-        "LightGBM predicts from mixture, size, tokens and LR, without a law.",
+        "LightGBM predicts from mixture, passes over sources, size, tokens and LR, without a law.",
     ),
-    "inverse_sum": ("mixture law alone", "An inverse sum over shares, without size, tokens and LR."),
+    "inverse_sum": (
+        "mixture law alone",
+        "An inverse sum over shares and passes over sources, without size, tokens and LR.",
+    ),
     "nearest_run": ("nearest run", "The loss changes as in the most similar fitted run."),
     "control": ("control", "The loss changes as in the matched control, whatever the mixture."),
     "constant": ("constant", "The loss changes as in the average fitted run."),

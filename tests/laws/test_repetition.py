@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from decaylaws.laws.decay import MEMBERS, DecayLaw
+from decaylaws.laws.decay.baselines import BoostedTrees, MixtureAlone
 from decaylaws.laws.decay.form import evaluate, plan_form
-from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs
+from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, final_losses
 from decaylaws.laws.decay.parameters import Frame, ParameterLayout
 from decaylaws.laws.decay.repetition import Repetition, repeated_sources
 from decaylaws.laws.kit.law import Law
@@ -155,3 +156,48 @@ def test_passes_that_no_run_has_made_are_named(worlds: Any, harmed: DecayLaw) ->
     known.inputs = lambda shares: SimpleNamespace(epochs=2.0 * question.inputs(shares).epochs)
     (line,) = [line for line in beyond_evidence(known, shorter) if "passed over" in line]
     assert line == "maths is passed over 6.7 times; no run passes over it more than 2.5"
+
+
+def of_one_length(worlds: Any, harm: str) -> pd.DataFrame:
+    """Forty random mixtures, all decays as long as one another: what a mixture costs is then its passes alone."""
+    world, rng = worlds.World("relaxing_power", harm, 1), np.random.default_rng(5)
+    shares, tokens = rng.dirichlet(np.ones(len(worlds.SOURCES)), 40), np.full(40, max(worlds.LENGTHS))
+    pools = np.tile([float(worlds.POOLS[name]) for name in worlds.SOURCES], (40, 1))
+    pools[:, worlds.SOURCES.index("code")] /= 2.5  # up to 29 passes
+    losses = world.losses(shares, tokens, pools) + rng.normal(0, worlds.NOISE_SD, shares.shape)
+    epochs = shares * tokens[:, None] / pools
+    return worlds.runs_table(shares, tokens, losses, ["simplex"] * 40, epochs)
+
+
+def test_regressions_beside_the_law_know_of_the_passes(worlds: Any) -> None:
+    runs = of_one_length(worlds, "square")
+    blind = runs.drop(columns=[name for name in runs if name.startswith("epochs:")])
+    fitted, asked = runs[:28], runs[28:]
+    observed = final_losses(asked, worlds.SOURCES)
+    knowing, unknowing = MixtureAlone().fit(fitted), MixtureAlone().fit(blind[:28])
+    (onset,) = knowing._law.onsets_
+    assert onset.source == "code"
+    assert onset.lower <= worlds.ONSET <= onset.upper
+    errors = [np.abs(each.predict(asked) - observed).mean() for each in (knowing, unknowing)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_trees_tell_runs_apart_that_differ_in_their_passes_alone(worlds: Any) -> None:
+    runs = sweep(worlds, "square")
+    ladder = runs[runs["role"] == "repetition"].sort_values("epochs:code")
+    code = list(worlds.SOURCES).index("code")
+    trees = BoostedTrees().fit(runs)
+    assert "code" in [trees.sources_[k] for k in trees._repeated]
+    predicted = trees.predict(ladder)[:, code]
+    observed = ladder["loss:code"].to_numpy()
+    assert np.sign(predicted[-1] - predicted[0]) == np.sign(observed[-1] - observed[0])
+    blind = runs.drop(columns=[name for name in runs if name.startswith("epochs:")])
+    assert np.ptp(BoostedTrees().fit(blind).predict(blind.loc[ladder.index])[:, code]) == 0
+
+
+def test_without_repetition_the_regressions_are_those_without_passes(worlds: Any) -> None:
+    runs = of_one_length(worlds, "none")
+    few = runs.assign(**{name: runs[name].clip(upper=2.9) for name in runs if name.startswith("epochs:")})
+    blind = runs.drop(columns=[name for name in runs if name.startswith("epochs:")])
+    for kind in (MixtureAlone, BoostedTrees):
+        np.testing.assert_array_equal(kind().fit(few).predict(few), kind().fit(blind).predict(blind))

@@ -16,6 +16,7 @@ import pandas as pd
 from decaylaws.errors import NotFittedError
 from decaylaws.laws.decay.inputs import DecayInputs, decay_inputs, final_losses, plain_shares
 from decaylaws.laws.kit.law import Array
+from decaylaws.laws.kit.repetition import often_repeated
 from decaylaws.laws.mixing.parametric import InverseSum
 from decaylaws.runs.table import LOSS, MIX, START_LOSS, names_with, values_by
 
@@ -121,29 +122,54 @@ class ControlChange(NearestRun):
 
 
 class BoostedTrees(_Baseline):
-    """RegMix's LightGBM on the mixture, with size, tokens and LR as further features; one model per domain."""
+    """RegMix's LightGBM on the mixture, with size, tokens and LR as further features; one model per domain.
+
+    Where runs repeat sources often enough to show harm, the passes over these sources are features too.
+    """
 
     def _learn(self) -> None:
         from lightgbm import LGBMRegressor
 
-        features = self._features(self._runs)
+        self._repeated = list(often_repeated(self._inputs(self._runs).epochs))
+        features = self._with_passes(self._runs)
         self._models = [LGBMRegressor(**_BOOSTING).fit(features, column) for column in self._changes.T]
 
+    def _with_passes(self, runs: pd.DataFrame) -> Array:
+        """The features, and logs of the passes over the repeated sources; up to one pass all text is fresh."""
+        passes = np.maximum(self._inputs(runs).epochs[:, self._repeated], 1.0)
+        return np.hstack([self._features(runs), np.log(passes)])
+
     def _change(self, runs: pd.DataFrame) -> Array:
-        features = self._features(runs)
+        features = self._with_passes(runs)
         return np.column_stack([model.booster_.predict(features) for model in self._models])
 
 
 class MixtureAlone(_Baseline):
     """The inverse-sum mixture law on the loss relative to the checkpoint's: it knows neither size, tokens nor LR.
 
-    Eight runs are the fewest that it is fitted on.
+    Its passes over a source are those of the runs at that share, the median over their lengths. Eight runs are the
+    fewest that it is fitted on.
     """
 
     def _learn(self) -> None:
         relative = 1.0 + self._changes / values_by(self._runs, START_LOSS, self.domains_)
-        self._law = InverseSum(num_starts=1).fit_checked(plain_shares(self._runs, self.sources_), relative)
+        self._law = InverseSum(num_starts=1, epochs=self._passes_alone()).fit_checked(
+            self._shares(self._runs), relative
+        )
+
+    def _passes_alone(self) -> dict[str, float]:
+        """Passes of one run over each source that it would read alone, where the table says them."""
+        shares, epochs = self._shares(self._runs), self._inputs(self._runs).epochs
+        found = {}
+        for source, share, passes in zip(self.sources_, shares.to_numpy(dtype=float).T, epochs.T):
+            held = (share > 0) & (passes > 0)
+            if held.any():
+                found[source] = float(np.median(passes[held] / share[held]))
+        return found
+
+    def _shares(self, runs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame(plain_shares(runs, self.sources_), columns=list(self.sources_))
 
     def _change(self, runs: pd.DataFrame) -> Array:
-        relative = self._law.predict(plain_shares(runs, self.sources_), allow_unseen=True)
+        relative = self._law.predict(self._shares(runs), allow_unseen=True)
         return (relative - 1.0) * values_by(runs, START_LOSS, self.domains_)
