@@ -4,46 +4,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.annealing.curves import LossCurve, LrPath, lr_path, reference_units, warmup_tokens
+from decaylaws.laws.annealing.curves import LossCurve, LrPath, reference_units, warmup_tokens
+from decaylaws.laws.annealing.descent import NOISE, Cut, FittedCurves, Models
 from decaylaws.laws.annealing.evidence import Evidence, check_curves, evidence_of, spread_out
-from decaylaws.laws.annealing.family import PER_MODEL, WORTH, Family, fixed
-from decaylaws.laws.annealing.sizes import OwnParameters, at_size, of_fitted
+from decaylaws.laws.annealing.family import PER_MODEL, Family
+from decaylaws.laws.annealing.sizes import OwnParameters, at_size
 from decaylaws.laws.annealing.transient import Transient, fit_transient
 from decaylaws.laws.kit.draws import one_step_draws, quantile_interval
 from decaylaws.laws.kit.horizon import LEAST_STEPS, ONE_SD, Horizon
 from decaylaws.laws.kit.law import Array, Law, Prediction
 from decaylaws.laws.kit.rolling import SAME_STEP, BoolArray, rolled, rolling_origins, steps_of
-from decaylaws.laws.kit.solver import Solution, solve
+from decaylaws.laws.kit.solver import Solution
 from decaylaws.schedules import Schedule
 
-# Residuals of a smoothed training curve are about 1e-3 of the loss; also Huber's threshold of the literature.
-_NOISE = 1e-3
-_TIME_STARTS = (-1.5, 0.0, 1.5)  # shifts of the kernel's log time
 _STRETCHES = 8
-_LATER_HALF = 0.5
-_SEVERAL_PEAKS = 3.0  # ratio of peak LRs from which runs tell what a token at a higher LR is worth
 _MAX_DRAW_POINTS = 64
 _OTHER_SIZE = 1.1  # ratio of sizes
-_NUM_OWN = len(PER_MODEL)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One fitted curve: its path, log losses, and where its model's parameters stand."""
-
-    path: LrPath
-    log_loss: Array
-    model: int
-    params: float | None
-    own: OwnParameters
 
 
 class ScheduleLaw(Law):
@@ -128,18 +111,20 @@ class ScheduleLaw(Law):
         self.evidence_ = evidence_of(curves)
         sizes = {curve.model: curve.params for curve in curves}
         self._sizes = sizes if all(sizes.values()) else dict.fromkeys(sizes)
-        groups, cuts = self._groups(curves)
-        solution = self._solve(groups, curves)
+        cut = Cut.of(self._models, curves, self.burn_in, self.max_points)
+        fitted = FittedCurves.of(cut, curves)
+        solution = fitted.solve()
         self._take(solution.theta)
         self.report_ = solution.report
-        self.draws_ = self._draws(solution, groups)
+        self.draws_ = self._draws(solution, fitted)
         self.transients_ = {
-            model: fit_transient(
-                *self._early(curves, model, cuts[model]), scale=cuts[model] / 4 if cuts[model] > 0 else 1.0
-            )
-            for model in self.models_
+            model: fit_transient(*self._early(curves, cut, model), scale=end / 4 if end > 0 else 1.0)
+            for model, end in cut.progress.items()
         }
-        self.run_sd_ = self._run_spread(solution, groups)
+        # relative offset of a whole run from the law, at least what seeds and data order do
+        edges = np.cumsum([len(each.log_loss) for each in fitted.curves])[:-1]
+        offsets = np.array([np.median(part) for part in np.split(solution.residuals, edges)])
+        self.run_sd_ = float(max(np.sqrt(np.mean(offsets**2)), self.run_sd))
         self.horizon_ = self._measured_horizon(curves)
         return self
 
@@ -158,12 +143,14 @@ class ScheduleLaw(Law):
             interval: level of the interval, such as 0.9.
         """
         self._require_fitted()
-        paths = self._paths(X)
-        mean = np.concatenate([self._value(curve, path) for path, curve in paths])
+        paths = [self._models.path(curve) for curve in X]
+        mean = np.concatenate(
+            [self.predict_path(path, model=curve.model, params=curve.params) for path, curve in zip(paths, X)]
+        )
         if interval is None:
             return mean
         rng = np.random.default_rng(self.seed)
-        offsets = [rng.normal(size=(len(self.draws_), 1)).repeat(len(path.progress), 1) for path, _ in paths]
+        offsets = [rng.normal(size=(len(self.draws_), 1)).repeat(len(path.progress), 1) for path in paths]
         noise = 1 + self.run_sd_ * np.concatenate(offsets, axis=1)
         found = quantile_interval(mean, self.predict_draws(X) * noise, interval)
         asked = {"tokens": np.concatenate([np.asarray(curve.tokens, dtype=float) for curve in X])}
@@ -184,9 +171,10 @@ class ScheduleLaw(Law):
 
     def _curve_draws(self, curve: LossCurve) -> Array:
         few = curve.select(spread_out(len(curve.tokens), _MAX_DRAW_POINTS))
-        path = lr_path(few.schedule, few.tokens, **self.units_)
         own = self._own_parameters(curve.model, curve.params)
-        _, by_shared, by_own = self._evaluate(path, self._params_of(curve), own, self._theta)
+        _, by_shared, by_own = self._models.evaluate(
+            self._models.path(few), self._params_of(curve), own, self._theta
+        )
         slopes = np.concatenate([by_shared, by_own @ own.matrix, by_own @ own.spread], axis=1)
         # schedules of one model share what is not known of it
         rng = np.random.default_rng([self.seed, int(self._params_of(curve) or 0)])
@@ -227,7 +215,7 @@ class ScheduleLaw(Law):
         """Loss at the evaluations ``[n]`` of a path made in :attr:`units_`: the inner loop of searches."""
         name = model or self.models_[-1]
         own = self._own_parameters(name, params)
-        value, _, _ = self._evaluate(path, self._sizes.get(name, params), own, self._theta)
+        value, _, _ = self._models.evaluate(path, self._sizes.get(name, params), own, self._theta)
         transient = self.transients_.get(name)
         return value if transient is None else value + transient.value(path.progress)
 
@@ -236,116 +224,7 @@ class ScheduleLaw(Law):
         self._require_fitted()
         found = quantile_interval(self._theta, self.draws_, level)
         ends = zip(found.lower.tolist(), found.upper.tolist())
-        return dict(zip(self._names(), ends))
-
-    # Fitting ---------------------------------------------------------------------------------------------
-
-    def _groups(self, curves: Sequence[LossCurve]) -> tuple[list[_Group], dict[str, float]]:
-        """What is fitted of every curve, and the progress at which the burn-in of every model ends."""
-        paths = [lr_path(curve.schedule, curve.tokens, **self.units_) for curve in curves]
-        cuts = {
-            model: self.burn_in
-            * max(path.progress[-1] for path, curve in zip(paths, curves) if curve.model == model)
-            for model in self.models_
-        }
-        groups = []
-        for curve in curves:
-            kept = self._kept(curve, cuts[curve.model])
-            if kept is not None:
-                path = lr_path(kept.schedule, kept.tokens, **self.units_)
-                index = self.models_.index(curve.model)
-                params = self._sizes[curve.model]
-                groups.append(_Group(path, np.log(kept.observed), index, params, self._own_of(index)))
-        return groups, cuts
-
-    def _kept(self, curve: LossCurve, cut: float) -> LossCurve | None:
-        """The curve beyond the burn-in, thinned; its last evaluation always stays."""
-        path = lr_path(curve.schedule, curve.tokens, **self.units_)
-        beyond = np.flatnonzero(path.progress >= self._fitted_from(curve, path, cut))
-        if len(beyond) == 0:
-            return None
-        return curve.select(beyond[spread_out(len(beyond), self.max_points)])
-
-    def _fitted_from(self, curve: LossCurve, path: LrPath, cut: float) -> float:
-        """Progress from which a curve is fitted.
-
-        A run at a far lower LR never gets beyond the burn-in of the others, however long it is. It has left its
-        initialisation behind all the same: its later half counts.
-        """
-        if path.progress[-1] >= cut:
-            return cut
-        # at the highest LR it would be beyond the cut
-        is_long = curve.tokens[-1] / self.units_["token_unit"] >= cut
-        return _LATER_HALF * float(path.progress[-1]) if is_long else np.inf
-
-    def _solve(self, groups: Sequence[_Group], curves: Sequence[LossCurve]) -> Solution:
-        family = self._family()
-        plateaus = {round(group.path.plateau_lr, 3) for group in groups}
-        one_peak = max(plateaus) < _SEVERAL_PEAKS * min(plateaus)
-        parameters = [
-            fixed(WORTH, 1.0) if one_peak and each.name == WORTH else each for each in family.shared
-        ]
-        for model in self.models_:
-            parameters += family.own(min(float(c.observed.min()) for c in curves if c.model == model))
-        self._parameters = parameters
-        start = np.array([parameter.start for parameter in parameters])
-        starts = []
-        for shift in _TIME_STARTS:
-            point = start.copy()
-            point[0] += shift
-            starts.append(self._linear_start(point, groups))
-        return solve(
-            lambda theta: self._residuals(theta, groups),
-            starts,
-            jacobian=lambda theta: self._jacobian(theta, groups),
-            lower=[parameter.lower for parameter in parameters],
-            upper=[parameter.upper for parameter in parameters],
-            names=self._names(),
-            huber_delta=_NOISE,
-            prior_mean=start,
-            prior_sd=[parameter.prior_sd for parameter in parameters],
-            noise_sd=_NOISE,
-        )
-
-    def _linear_start(self, theta: Array, groups: Sequence[_Group]) -> Array:
-        """Level, amplitude and gain are linear given the rest: start from their least squares."""
-        family, num_shared = self._family(), self._num_shared()
-        out, gains = theta.copy(), []
-        for index in range(len(self.models_)):
-            own = slice(num_shared + _NUM_OWN * index, num_shared + _NUM_OWN * (index + 1))
-            unit = np.array([0.0, 0.0, theta[own][2], 0.0])
-            shared = np.append(theta[: num_shared - 1], 0.0)
-            mine = [group for group in groups if group.model == index]
-            columns = []
-            for group in mine:
-                _, _, by_own = family.value(group.path, shared, unit, 0.0)
-                columns.append(np.column_stack([by_own[:, 0], by_own[:, 1], by_own[:, 3]]))
-            loss = np.exp(np.concatenate([group.log_loss for group in mine]))
-            (level, amplitude, gain), _ = nnls(np.concatenate(columns), loss)
-            out[own.start], out[own.start + 1] = level, np.log(max(amplitude, 1e-3))
-            gains.append(gain)
-        out[num_shared - 1] = np.log(max(float(np.mean(gains)), 1e-2))
-        return out
-
-    def _residuals(self, theta: Array, groups: Sequence[_Group]) -> Array:
-        parts = []
-        for group in groups:
-            value, _, _ = self._evaluate(group.path, group.params, group.own, theta)
-            parts.append(np.log(np.maximum(value, 1e-3)) - group.log_loss)
-        return np.concatenate(parts)
-
-    def _jacobian(self, theta: Array, groups: Sequence[_Group]) -> Array:
-        num_shared, blocks = self._num_shared(), []
-        for group in groups:
-            value, by_shared, by_own = self._evaluate(group.path, group.params, group.own, theta)
-            block = np.zeros((len(value), len(theta)))
-            first = num_shared + _NUM_OWN * group.model
-            block[:, :num_shared] = by_shared
-            block[:, first : first + _NUM_OWN] = by_own
-            blocks.append(block / np.maximum(value, 1e-3)[:, None])
-        return np.concatenate(blocks)
-
-    # Uncertainty -----------------------------------------------------------------------------------------
+        return dict(zip(self._models.parameter_names, ends))
 
     def _measured_horizon(self, curves: Sequence[LossCurve]) -> Horizon:
         """Errors on the final losses of longer curves, and of larger models, by fits without them."""
@@ -375,64 +254,35 @@ class ScheduleLaw(Law):
 
         return Horizon.measured(axes, rolled(origins, predict, observed), losses=observed)
 
-    def _draws(self, solution: Solution, groups: Sequence[_Group]) -> Array:
-        clusters = np.concatenate([np.full(len(group.log_loss), index) for index, group in enumerate(groups)])
-        if len(groups) == 1:  # stretches of the one curve stand for runs: its evaluations are not independent
+    def _draws(self, solution: Solution, fitted: FittedCurves) -> Array:
+        lengths = [len(curve.log_loss) for curve in fitted.curves]
+        clusters = np.repeat(np.arange(len(lengths)), lengths)
+        if (
+            len(lengths) == 1
+        ):  # stretches of the one curve stand for runs: its evaluations are not independent
             clusters = np.arange(len(clusters)) * _STRETCHES // len(clusters)
         return one_step_draws(
             solution,
             clusters,
             num_draws=self.num_draws,
             seed=self.seed,
-            lower=np.array([parameter.lower for parameter in self._parameters]),
-            upper=np.array([parameter.upper for parameter in self._parameters]),
-            huber_delta=_NOISE,
-            noise_sd=_NOISE,
+            lower=np.array([parameter.lower for parameter in fitted.parameters]),
+            upper=np.array([parameter.upper for parameter in fitted.parameters]),
+            huber_delta=NOISE,
+            noise_sd=NOISE,
             group_sd=self.run_sd,
         )
 
-    def _run_spread(self, solution: Solution, groups: Sequence[_Group]) -> float:
-        """Relative offset of a whole run from the law, at least what seeds and data order do."""
-        edges = np.cumsum([len(group.log_loss) for group in groups])[:-1]
-        offsets = np.array([np.median(part) for part in np.split(solution.residuals, edges)])
-        return float(max(np.sqrt(np.mean(offsets**2)), self.run_sd))
-
-    # State -----------------------------------------------------------------------------------------------
-
-    def _paths(self, X: Sequence[LossCurve]) -> list[tuple[LrPath, LossCurve]]:
-        return [(lr_path(curve.schedule, curve.tokens, **self.units_), curve) for curve in X]
-
-    def _num_shared(self) -> int:
-        return len(self._family().shared)
-
-    def _names(self) -> list[str]:
-        names = [parameter.name for parameter in self._family().shared]
-        return names + [f"{model}.{name}" for model in self.models_ for name in PER_MODEL]
-
-    def _log_size(self, params: float | None) -> float:
-        known = [value for value in self._sizes.values() if value]
-        return 0.0 if not params or not known else float(np.log(params) - np.mean(np.log(known)))
-
-    def _evaluate(
-        self, path: LrPath, params: float | None, own: OwnParameters, theta: Array
-    ) -> tuple[Array, Array, Array]:
-        """Loss and derivatives of a model."""
-        num_shared = self._num_shared()
-        values = own.value(theta[num_shared:])
-        return self._family().value(path, theta[:num_shared], values, self._log_size(params))
-
-    def _value(self, curve: LossCurve, path: LrPath) -> Array:
-        return self.predict_path(path, model=curve.model, params=curve.params)
+    @property
+    def _models(self) -> Models:
+        return Models(self._family(), self.models_, self._sizes, self.units_)
 
     def _params_of(self, curve: LossCurve) -> float | None:
         return self._sizes.get(curve.model, curve.params)
 
-    def _own_of(self, model: int) -> OwnParameters:
-        return of_fitted(model, len(self.models_))
-
     def _own_parameters(self, model: str, params: float | None) -> OwnParameters:
         if model in self.models_:
-            return self._own_of(self.models_.index(model))
+            return self._models.own(model)
         sizes = [size for size in self._sizes.values() if size]
         if params is None or not sizes:
             raise InvalidValueError(
@@ -441,28 +291,26 @@ class ScheduleLaw(Law):
                 f"must be one of the fitted models {self.models_}",
                 "For another size, give 'params' of this curve and of the fitted ones.",
             )
-        off = (self.draws_ - self._theta)[:, self._num_shared() :]
-        return at_size(params, sizes, self._theta[self._num_shared() :], off.T @ off / len(off))
+        first = self._models.num_shared
+        off = (self.draws_ - self._theta)[:, first:]
+        return at_size(params, sizes, self._theta[first:], off.T @ off / len(off))
 
-    def _early(self, curves: Sequence[LossCurve], model: str, cut: float) -> tuple[Array, Array]:
+    def _early(self, curves: Sequence[LossCurve], cut: Cut, model: str) -> tuple[Array, Array]:
         """Progress and residuals of a model's evaluations inside the burn-in."""
         progress, residuals = [np.empty(0)], [np.empty(0)]
         for curve in curves:
             if curve.model != model:
                 continue
-            path = lr_path(curve.schedule, curve.tokens, **self.units_)
-            own = self._own_of(self.models_.index(model))
-            value, _, _ = self._evaluate(path, self._sizes[model], own, self._theta)
-            early = (path.progress < self._fitted_from(curve, path, cut)) & (
-                curve.tokens >= warmup_tokens(curve.schedule)
-            )
+            path = cut.models.path(curve)
+            value, _, _ = cut.models.evaluate(path, self._sizes[model], cut.models.own(model), self._theta)
+            early = (path.progress < cut.start(curve, path)) & (curve.tokens >= warmup_tokens(curve.schedule))
             progress.append(path.progress[early])
             residuals.append((curve.observed - value)[early])
         return np.concatenate(progress), np.concatenate(residuals)
 
     def _take(self, theta: Array) -> None:
         self._theta = theta
-        values = dict(zip(self._names(), theta.tolist()))
+        values = dict(zip(self._models.parameter_names, theta.tolist()))
         shared = {name: value for name, value in values.items() if "." not in name}
         models = {model: {name: values[f"{model}.{name}"] for name in PER_MODEL} for model in self.models_}
         self.params_ = {**shared, "models": models}
