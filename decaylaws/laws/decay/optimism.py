@@ -9,8 +9,9 @@ mixture,
 .. math:: e_i = a + b\,(c_i - \bar c), \qquad 0 \le b \le 1,
 
 and a mixture that lies :math:`\bar c - c` below the mean of the runs loses :math:`b\,(\bar c - c)` of that. This is
-Copas' shrinkage of predictions (1983, J. R. Stat. Soc. B 45:311) for a law instead of a linear regression. No held-out
-run was chosen for its error as the optimum was, so there the slope is taken one standard error above its estimate.
+Copas' shrinkage of predictions (1983, J. R. Stat. Soc. B 45:311) for a law instead of a linear regression. A search
+goes further than any held-out run, and no run was chosen for its error as the optimum was. So from the best prediction
+of a held-out run on, the slope is taken two standard errors above its estimate.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from decaylaws.laws.kit.law import Array
 
+_FURTHER = 2.0  # standard errors by which the line is steeper beyond the held-out runs
 _LEAST_RUNS = 6  # with fewer a line says nothing
 _HUBER = 1.345  # of the spread: one run far off is no slope
 _ROUNDS = 20
@@ -36,11 +38,13 @@ class Optimism:
         centre: mean predicted change of the held-out runs against the trunk's mixture, nats per token.
         slope: share of the distance below it that held-out runs do not confirm, from 0 to 1.
         slope_sd: its standard error.
+        lowest: smallest predicted change of a held-out run, nats per token.
     """
 
     centre: float = 0.0
     slope: float = 0.0
     slope_sd: float = 0.0
+    lowest: float = 0.0
 
     @classmethod
     def of(cls, changes: Array, errors: Array) -> Self:
@@ -58,7 +62,12 @@ class Optimism:
             weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(left), _SMALLEST))
         # errors grow away from the runs, so that one variance for all would be too small
         by_run = np.sum((weights * away * left) ** 2) * len(changes) / (len(changes) - 2)
-        return cls(float(centre), float(np.clip(slope, 0.0, 1.0)), float(np.sqrt(by_run) / spread))
+        return cls(
+            float(centre),
+            float(np.clip(slope, 0.0, 1.0)),
+            float(np.sqrt(by_run) / spread),
+            float(np.min(changes)),
+        )
 
     def lost(self, changes: Array, *, chosen: bool = True) -> Array:
         """Nats by which mixtures of predicted changes ``[n]`` are expected to be worse than that, ``[n]``.
@@ -67,8 +76,10 @@ class Optimism:
             changes: predicted, against the trunk's mixture under the same plan, nats per token.
             chosen: whether the mixtures were chosen for it.
         """
-        slope = min(self.slope + self.slope_sd, 1.0) if chosen else self.slope
-        return np.asarray(slope * self._below(changes))
+        below, lost = self._below(changes), self.slope * self._below(changes)
+        if chosen:
+            lost = lost + _FURTHER * self.slope_sd * np.maximum(self.lowest - changes, 0.0)
+        return np.asarray(np.minimum(lost, below))
 
     def lost_sd(self, changes: Array) -> Array:
         """Standard error of the same ``[n]``."""
