@@ -80,6 +80,24 @@ def test_inner_fits_see_nothing_of_the_runs_beyond_them() -> None:
     np.testing.assert_array_equal(predicted[0], predicted[1])
 
 
+def test_intervals_grow_from_the_edge_of_the_range_on() -> None:
+    shares, losses, inner = runs(5)
+    law = InverseSum(num_starts=1).fit(shares[inner], losses[inner])
+    box = law.box_
+    assert box.near > 0
+    centre, corner = box.centre, np.array([1.0, 0.0, 0.0, 0.0])
+    along = np.array([(1 - part) * centre + part * corner for part in np.linspace(0, 1, 400)])
+    found = law.predict(along, interval=0.9)
+    half = np.log(found.upper / found.mean)
+    outside = box.outside(along)
+    assert outside.max() > box.near
+    assert np.abs(np.diff(half)).max() < 0.05 * half.max()  # no jump where the range ends
+    law.horizons_ = {}
+    own = law.predict(along, interval=0.9)
+    np.testing.assert_allclose(found.upper[outside == 0], own.upper[outside == 0])
+    assert (half > np.log(own.upper / own.mean) * 1.2)[outside > box.near].all()
+
+
 def test_an_inner_fit_that_is_refused_is_passed_over() -> None:
     shares, losses, _ = runs(0)
 

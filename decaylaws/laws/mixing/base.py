@@ -29,7 +29,7 @@ from decaylaws.laws.mixing.data import (
     read_weights,
 )
 from decaylaws.laws.mixing.diverged import NOISE_SD, diverged
-from decaylaws.laws.mixing.reach import Box, mixture_horizon, outer_errors
+from decaylaws.laws.mixing.reach import Box, mixture_horizon, outer_errors, tested_box
 
 DIVERGED = "its loss lies far above what the other runs say of its mixture: it diverged or was mis-measured"
 
@@ -146,7 +146,7 @@ class MixtureRegression(Law):
         self.unseen_ = tuple(n for n, total in zip(self.sources_, shares.sum(axis=0)) if total == 0.0)
         self.models_, self.horizons_, excluded = {}, {}, []
         # what was expected does not widen the range, beyond which nothing was measured
-        self.box_ = Box.of(shares[(sd == 0).any(axis=1)] if (sd == 0).any() else shares)
+        self.box_ = tested_box(shares[(sd == 0).any(axis=1)] if (sd == 0).any() else shares)
         self._errors, self._spreads = np.full(losses.shape, np.nan), np.full(losses.shape, np.nan)
         self._outer_errors, self._outer_spreads = self._errors.copy(), self._errors.copy()
         for column, target in enumerate(self.targets_):
@@ -208,12 +208,11 @@ class MixtureRegression(Law):
         ends = []
         for (target, model), loss in zip(self.models_.items(), mean.T):
             radius = conformal_radius(_not_empty(model.errors), interval) * model.spread(shares)
-            # without a prior nothing bounds what an unseen source does: infinity
-            with np.errstate(over="ignore"):
-                own = Prediction(loss, loss / np.exp(radius), loss * np.exp(radius), interval)
-                places = self.box_.values(shares, log_spread(model, shares))
-                ends.append(self.horizons_.get(target, Horizon()).widen(own, places))
-        lower, upper = (np.column_stack([getattr(each, end) for each in ends]) for end in ("lower", "upper"))
+            horizon = self.horizons_.get(target, Horizon())
+            half = self.box_.widened(shares, radius, horizon, log_spread(model, shares), interval)
+            with np.errstate(over="ignore"):  # infinity where nothing bounds what an unseen source does
+                ends.append((loss / np.exp(half), loss * np.exp(half)))
+        lower, upper = (np.column_stack(columns) for columns in zip(*ends))
         return Prediction(self._shape(mean), self._shape(lower), self._shape(upper), interval)
 
     def predict_objective(self, X: Any, weights: Mapping[str, float], interval: float | None = None) -> Any:
@@ -245,8 +244,7 @@ class MixtureRegression(Law):
         stated = np.array(
             [size * loss * log_spread(model, shares) for size, loss, model in zip(sizes, losses, counted)]
         )
-        beyond = outer.half_width(self.box_.values(shares, stated.sum(axis=0)), interval)
-        radius = np.maximum(radius, beyond)
+        radius = self.box_.widened(shares, radius, outer, stated.sum(axis=0), interval)
         return Prediction(mean, mean - radius, mean + radius, interval)
 
     def left_out_errors(self, weights: Mapping[str, float]) -> Array:
@@ -407,7 +405,7 @@ class MixtureRegression(Law):
         self._outer_errors = np.array(state["outer_errors"], dtype=float)
         self._outer_spreads = np.array(state["outer_spreads"], dtype=float)
         ends = {name: np.array(state["box"][name], dtype=float) for name in ("lower", "upper", "centre")}
-        self.box_ = Box(**ends, radius=float(state["box"]["radius"]))
+        self.box_ = Box(**ends, radius=float(state["box"]["radius"]), near=float(state["box"]["near"]))
         self.horizons_ = {target: Horizon.from_list(found) for target, found in state["horizons"].items()}
         self.models_ = {
             target: self._restore_target(

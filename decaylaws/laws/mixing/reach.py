@@ -11,7 +11,7 @@ it does for sizes and lengths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,15 @@ class Box:
         upper: largest share [sources].
         centre: mean mixture [sources].
         radius: largest total-variation distance of a run from it.
+        near: how far outside the range of its runs the nearer quarter of what an inner fit is asked about lies; 0 where
+            none is asked.
     """
 
     lower: NDArray[np.floating[Any]]
     upper: NDArray[np.floating[Any]]
     centre: NDArray[np.floating[Any]]
     radius: float
+    near: float = 0.0
 
     @classmethod
     def of(cls, shares: Array) -> Box:
@@ -59,14 +62,25 @@ class Box:
         found = np.maximum(beyond.sum(axis=1), farther)
         return np.where(found > 1e-9, found, 0.0)
 
-    def values(self, shares: Array, spread: Array) -> dict[str, Array]:
-        """Values of the kit's axis at mixtures; 1 inside the range.
+    def widened(self, shares: Array, own: Array, horizon: Horizon, spread: Array, level: float) -> Array:
+        """Half widths of intervals [n].
+
+        Inside the range they are those given. They grow from its edge on and are the horizon's, where these are larger,
+        from the distance on at which inner fits were tested.
 
         Args:
             shares: mixtures [n, sources].
-            spread: standard deviation there, as the regression states it [n].
+            own: half widths by runs that were left out [n].
+            horizon: what :func:`mixture_horizon` found, in the same unit.
+            spread: standard deviation at each mixture, as the regression states it, in the same unit [n].
+            level: of the intervals.
         """
-        return {AXIS: np.exp(np.where(self.outside(shares) > 0, spread, 0.0))}
+        outside = self.outside(shares)
+        depth = np.minimum(outside / self.near, 1.0) if self.near > 0 else (outside > 0).astype(float)
+        # without a prior nothing bounds what an unseen source does: infinity
+        with np.errstate(over="ignore", invalid="ignore"):
+            beyond = horizon.half_width({AXIS: np.exp(spread)}, level)
+            return np.where((depth > 0) & (beyond > own), own + depth * (beyond - own), own)
 
 
 def _apart(shares: Array, centre: NDArray[np.floating[Any]]) -> Array:
@@ -83,6 +97,17 @@ def inner_fit(shares: Array) -> tuple[BoolArray, BoolArray]:
     count = min(max((len(shares) + 1) // 2, MIN_RUNS), len(shares))
     fitted = distance <= np.sort(distance)[count - 1]
     return fitted, ~fitted & (Box.of(shares[fitted]).outside(shares) > 0)
+
+
+def tested_box(shares: Array) -> Box:
+    """The range of all runs, with the distance at which an inner fit tests what lies outside one.
+
+    Args:
+        shares: mixtures of the runs [n, sources].
+    """
+    fitted, asked = inner_fit(shares)
+    near = float(np.quantile(Box.of(shares[fitted]).outside(shares[asked]), 0.25)) if asked.any() else 0.0
+    return replace(Box.of(shares), near=near)
 
 
 def outer_errors(
