@@ -96,9 +96,9 @@ def held_out_runs(
     folds = _folds(groups, finished, seed)
     if not folds:
         nothing = pd.DataFrame(columns=list(HELD_OUT_COLUMNS))
-        return HeldOutRuns(
-            law, nothing, np.full(len(observed), np.nan), ("There are too few runs to hold some out.",)
-        )
+        count, mixtures = len(observed), len(np.unique(groups))
+        told = f"There are too few runs to hold some out: {count} on {mixtures} different mixtures."
+        return HeldOutRuns(law, nothing, np.full(len(observed), np.nan), (told,))
     objective = pd.DataFrame({"objective": observed})
     own = {"objective": 1.0}
     # errors of one run have one sign over its targets

@@ -379,6 +379,8 @@ def _verdict(found: MixtureChoice, gain: Rival, run: str, broken: str) -> str:
     """Whether to act on the mixture, in words."""
     fallback = f"{found.fallback} " if found.fallback else ""
     span = f"{gain.gain.mean:.4f} (90 % interval {gain.gain.lower:.4f} to {gain.gain.upper:.4f})"
+    if not np.isfinite(gain.gain.upper):
+        span = f"{gain.gain.mean:.4f}, with an error that no left-out run could show"
     if gain.beaten:
         first = f"The mixture is predicted to be better than the best observed run, '{run}', by {span}."
         return f"{first} {fallback}Train it once beside that run's mixture before the real run."

@@ -207,7 +207,8 @@ def test_few_runs_are_refused_or_doubted() -> None:
     eight = mix(_table(runs(8)), MixSettings.checked(FAST))
     assert eight.held_out.empty
     assert not eight.supported
-    assert "too few runs to hold some out" in " ".join(eight.notes)
+    assert "too few runs to hold some out: 8 on 8 different mixtures." in " ".join(eight.notes)
+    assert "with an error that no left-out run could show" in eight.verdict
 
 
 def test_many_targets_are_regressed_in_groups_and_many_runs_left_out_without_refits() -> None:
