@@ -14,7 +14,6 @@ from decaylaws.plots import (
 )
 from decaylaws.report.page import Fact, PageTable, Picture, Section, Standing, render
 from decaylaws.report.words import span
-from decaylaws.search.recommendation import Estimate
 from decaylaws.tables import CurvePrediction, DecayMixed, Mixed
 
 MAX_PANELS = 4
@@ -108,7 +107,10 @@ def write_mix_report(found: Mixed | DecayMixed, path: str | Path) -> Path:
 def _answer(found: Mixed | DecayMixed) -> Section:
     gain = found.rivals.iloc[0]
     facts = [
-        Fact(f"{found.objective.mean:.4f}", f"predicted objective, 90 % interval {_span(found.objective)}"),
+        Fact(
+            f"{found.objective.mean:.4f}",
+            f"predicted objective, 90 % interval {span(found.objective.lower, found.objective.upper)}",
+        ),
         Fact(
             f"{gain['gain']:+.4f}",
             f"gain over the {gain['rival']}, 90 % interval {gain['lower']:.4f} to {gain['upper']:.4f}",
@@ -170,7 +172,3 @@ def _left_out(found: Mixed | DecayMixed) -> Section:
     return Section(
         "Left out", f"{len(found.excluded)} rows could not be used.", tables=[PageTable.of(found.excluded)]
     )
-
-
-def _span(estimate: Estimate) -> str:
-    return span(estimate.lower, estimate.upper)

@@ -111,7 +111,9 @@ class Proposals:
     def ask(self) -> list[PlannedRun]:
         """Runs of all open proposals, after new ones were asked for until a batch is open."""
         for _ in range(min(self.sampler.batch - len(self._open()), self.sampler.trials - self.asked)):
-            self.study.sampler = _sampler(self.sampler.kind, self._seed(), self.sampler.batch)
+            # a sampler that is made anew must not draw the same again
+            seed = self.planner.settings.design.seed * 1_000_003 + len(self._trials())
+            self.study.sampler = _sampler(self.sampler.kind, seed, self.sampler.batch)
             # at its level of warnings, Optuna tells how fast it finds a proposal
             with quiet_optuna(optuna.logging.ERROR), warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
@@ -122,10 +124,6 @@ class Proposals:
     def asked(self) -> int:
         """Proposals made so far, ended ones included; runs of the design do not count."""
         return sum(1 for trial in self._trials() if self._is_whole(trial) and _RUN_ID not in trial.user_attrs)
-
-    def _seed(self) -> int:
-        """A new seed for every trial: a sampler that is made anew must not draw the same again."""
-        return self.planner.settings.design.seed * 1_000_003 + len(self._trials())
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -305,14 +303,11 @@ class Proposals:
             {
                 **dict(zip(names, trial.values)),
                 **{k: v for k, v in trial.params.items() if not k.startswith("log_ratio")},
-                **self._shares(trial),
+                **self._run(trial).config.mixture.weights,
             }
             for trial in self.study.best_trials
         ]
         return pd.DataFrame(rows).sort_values(names[0], ignore_index=True)
-
-    def _shares(self, trial: FrozenTrial) -> dict[str, float]:
-        return dict(self._run(trial).config.mixture.weights)
 
 
 def _frozen_key(space: MixtureSpace) -> str:

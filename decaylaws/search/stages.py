@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from decaylaws.errors import InfeasibleError
 from decaylaws.io.values import json_value
 from decaylaws.laws.decay import DecayLaw
@@ -21,7 +19,7 @@ from decaylaws.progress import Progress, silent
 from decaylaws.search.certainty import LEVEL, difference
 from decaylaws.search.found import SHARE_PARTS, Found, searched, within
 from decaylaws.search.optimise import minimise_mixture, rounded_optimum
-from decaylaws.search.problem import Choices, DecayProblem, Goal, StableStage, Target
+from decaylaws.search.problem import Choices, Goal, StableStage, Target
 from decaylaws.search.recommend import described
 from decaylaws.search.recommendation import Estimate, Recommendation
 from decaylaws.settings.stages import ONE_MIXTURE
@@ -189,16 +187,12 @@ def _option(name: str, found: Found, best: Found) -> StageOption:
         stable=_stage_of(found),
         decay=Mixture.from_array(found.problem.space.names, found.optimum.shares),
         decay_tokens=found.problem.plan.decay_tokens,
-        objective=_objective(found.problem, found.optimum.shares),
+        objective=float(found.problem.objective(found.optimum.shares[None])[0]),
         behind=Estimate(float(behind.mean[0]), float(behind.lower[0]), float(behind.upper[0]))
         if found is not best
         else Estimate(0.0, 0.0, 0.0),
         feasible=found.assured,
     )
-
-
-def _objective(problem: DecayProblem, shares: np.ndarray) -> float:
-    return float(problem.objective(shares[None])[0])
 
 
 def _verdict(gain: Estimate | None, doubts: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,15 +121,17 @@ def held_out_fits(
     """
     if not predictors:
         raise InvalidValueError("predictors", 0, "must hold at least one law or baseline")
-    by_kind = list(_by_kind(splits(runs, num_folds=num_folds, seed=seed)))
+    by_kind: dict[str, list[BoolArray]] = {}
+    for split in splits(runs, num_folds=num_folds, seed=seed):
+        by_kind.setdefault(split.name, []).append(split.test)
     if not by_kind:
         raise InvalidValueError(
             "runs", len(runs), "must leave at least 4 runs when mixtures, lengths or a size are held out",
             "Run more microanneals.",
         )  # fmt: skip
-    count, total, found = 0, len(predictors) * sum(len(tests) for _, tests in by_kind), []
+    count, total, found = 0, len(predictors) * sum(len(tests) for tests in by_kind.values()), []
     for name, make in predictors.items():
-        for kind, tests in by_kind:
+        for kind, tests in by_kind.items():
 
             def done(
                 number: int, of: int, before: int = count, words: str = f"{name} without {kind}"
@@ -156,11 +158,6 @@ def held_out_table(fits: Sequence[HeldOutFits], runs: pd.DataFrame) -> pd.DataFr
     order = {kind: index for index, kind in enumerate(("mixture", "tokens", "size", "corner"))}
     table["_order"] = table["held_out"].map(order)
     return table.sort_values(["_order", "mae"], kind="stable").drop(columns="_order").reset_index(drop=True)
-
-
-def _by_kind(found: list[Split]) -> Iterator[tuple[str, list[BoolArray]]]:
-    for kind in dict.fromkeys(split.name for split in found):
-        yield kind, [split.test for split in found if split.name == kind]
 
 
 def _without(

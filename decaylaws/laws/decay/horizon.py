@@ -26,7 +26,7 @@ from decaylaws.laws.decay.shapes import (
 from decaylaws.laws.kit.horizon import LEAST_STEPS, Horizon, Reach
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.nearest import NEAREST
-from decaylaws.laws.kit.rolling import BoolArray, Origin, rolled, rolling_origins, steps_of
+from decaylaws.laws.kit.rolling import BoolArray, rolled, rolling_origins, steps_of
 from decaylaws.progress import Progress, silent
 from decaylaws.runs.table import LOSS, MIX, names_with
 
@@ -201,7 +201,7 @@ def measured_trust(
     origins = [
         origin
         for origin in rolling_origins(asked, least_rows=_LEAST_RUNS, most=_FITS)
-        if _num_steps(origin, axes) >= LEAST_STEPS - 1
+        if steps_of(axes[origin.axis][origin.fitted]).max() + 1 >= LEAST_STEPS - 1
     ]
     domains = names_with(runs, LOSS)
     observed = final_losses(runs, domains)
@@ -242,10 +242,6 @@ def mixture_distance(mixture: Mapping[str, float], runs: pd.DataFrame) -> float:
     sources = list(dict.fromkeys([*names_with(runs, MIX), *mixture]))
     asked = np.array([float(mixture.get(name, 0.0)) for name in sources])
     return float(0.5 * np.abs(plain_shares(runs, sources) - asked).sum(axis=1).min())
-
-
-def _num_steps(origin: Origin, axes: Mapping[str, Array]) -> int:
-    return int(steps_of(axes[origin.axis][origin.fitted]).max()) + 1
 
 
 def _mixture_reach(runs: pd.DataFrame, held_out: pd.DataFrame) -> MixtureReach:

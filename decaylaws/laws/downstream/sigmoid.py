@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.downstream.tables import accuracies, column, runs_of
 from decaylaws.laws.kit.draws import DrawnLaw, one_step_draws, quantile_interval
-from decaylaws.laws.kit.law import Array, Prediction
+from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.solver import Solution, solve
 
 _NAMES = ("floor", "ceiling", "log_slope", "midpoint")
@@ -99,7 +99,9 @@ class SigmoidLink(DrawnLaw):
         self._require_fitted()
         loss = column(X, "loss")
         mean = _value(self.theta_, loss)
-        return mean if interval is None else self._interval(loss, mean, interval)
+        if interval is None:
+            return mean
+        return quantile_interval(mean, self.draws_at(np.tile(loss, (len(self.draws_), 1))), interval)
 
     def draws_at(self, losses: Array) -> Array:
         """Measured accuracies that are as likely as the data make them.
@@ -113,9 +115,6 @@ class SigmoidLink(DrawnLaw):
             )
         values = np.array([_value(theta, row) for theta, row in zip(self.draws_, losses)])
         return np.clip(values - self._scatter(losses.shape, self.extrapolation_error_), 0.0, 1.0)
-
-    def _interval(self, loss: Array, mean: Array, level: float) -> Prediction:
-        return quantile_interval(mean, self.draws_at(np.tile(loss, (len(self.draws_), 1))), level)
 
     def _bounds(self, highest: float) -> tuple[Array, Array]:
         """Free parameters between bounds, given ones between equal ones."""

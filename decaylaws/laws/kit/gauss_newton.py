@@ -78,11 +78,14 @@ def descend(
     radius = float(np.linalg.norm(start / _unit(weight, room, sign))) or 1.0
     for _ in range(max_evaluations - 1):
         room, sign = _room(here, lower, upper)
-        model = _model(here, _unit(weight, room, sign), sign / weight)
+        unit = _unit(weight, room, sign)
+        curvature = _curvature(here).scaled(unit, here.gradient * (sign / weight))
+        model = _Model(unit, unit * here.gradient, curvature)
         keep = max(0.995, 1.0 - float(np.abs(here.gradient * room).max()))
         scaled = _step(model, radius, lower - here.theta, upper - here.theta, keep)
         promised, length = -model.change(scaled), float(np.linalg.norm(scaled))
-        there = look(_inside(here.theta + model.unit * scaled, lower, upper))
+        inside = np.nextafter(lower, upper), np.nextafter(upper, lower)
+        there = look(np.clip(here.theta + model.unit * scaled, *inside))
         gain = here.objective - there.objective
         ratio = gain / promised if promised > 0 else 0.0
         moved = np.linalg.norm(model.unit * scaled)
@@ -112,17 +115,9 @@ def _unit(weight: Array, room: Array, sign: Array) -> Array:
     return np.asarray(np.sqrt(np.where(sign != 0, room / weight, weight**-2)))
 
 
-def _model(here: Point, unit: Array, pull: Array) -> _Model:
-    return _Model(unit, unit * here.gradient, _curvature(here).scaled(unit, here.gradient * pull))
-
-
 def _curvature(here: Point) -> NormalMatrix:
     assert here.curvature is not None  # the descent stands where residuals are finite
     return here.curvature
-
-
-def _inside(theta: Array, lower: Array, upper: Array) -> Array:
-    return np.clip(theta, np.nextafter(lower, upper), np.nextafter(upper, lower))
 
 
 def _step(model: _Model, radius: float, below: Array, above: Array, keep: float) -> Array:
