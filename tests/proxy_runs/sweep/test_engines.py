@@ -39,7 +39,7 @@ STEPS = 50
 OFTEN = EvaluationSettings.model_validate(
     {
         "tokens_per_domain": 64,
-        "points": 25,
+        "points": 10,
         "domains": {"own": {"path": "own.jsonl"}},
         "questions": {"quiz": {"path": "quiz.jsonl"}},
     }
@@ -124,7 +124,7 @@ def test_both_trainers_give_the_same_losses_over_fifty_steps(
         assert one["row"] == pytest.approx(other["row"], abs=TOLERANCE)
         assert {"loss:quiz", "bpb_error:quiz", "accuracy:quiz", "bpb_error:own"} <= one["row"].keys()
         # four domains of text at every point, the questions at both ends
-        points = 4 * (1 + 25 * run.is_trained) + 1 + run.is_trained
+        points = 4 * (1 + 10 * run.is_trained) + 1 + run.is_trained
         assert len(one["curve"]) == len(other["curve"]) == points
         for mine, theirs in zip(one["curve"], other["curve"]):
             assert mine == pytest.approx(theirs, abs=TOLERANCE)
