@@ -367,9 +367,9 @@ def _copies(runs: pd.DataFrame) -> dict[Hashable, str]:
     """Index of every row that repeats an earlier one in all but its name, and the name of that one."""
     told = runs.drop(columns=[name for name in _LABELS if name in runs])
     told = told[[name for name in told if told[name].notna().any()]]
-    first = (
-        told.groupby(list(told), dropna=False, sort=False).ngroup() if len(told) else told.index.to_series()
-    )
+    if not told.duplicated().any():  # the usual case, at a tenth of what groups cost
+        return {}
+    first = told.groupby(list(told), dropna=False, sort=False).ngroup()
     names = runs["run_id"].groupby(first).transform("first")
     return {index: str(names[index]) for index in runs.index[first.duplicated()]}
 
