@@ -62,12 +62,15 @@ def _evidence(found: Mapping[str, Any]) -> Table:
 
 def _stages(choice: Mapping[str, Any]) -> Table:
     title = f"mixtures of the stable stage ({choice['tokens']:,} tokens), each with its best decay"
-    table = plain_table("stage", "its mixture", "decay", "objective", "behind the best", title=title)
+    table = plain_table(
+        "stage", "its mixture", "decay", "objective", "behind the best", "guards", title=title
+    )
     for option in choice["options"]:
         behind = option["behind"]
         table.add_row(
             option["name"], _named(option["stable"]), _named(option["decay"]), f"{option['objective']:.4f}",
             f"{behind['mean']:+.4f} ({behind['lower']:+.4f} to {behind['upper']:+.4f})",
+            "hold" if option["feasible"] else "not sure",
         )  # fmt: skip
     return table
 

@@ -152,7 +152,7 @@ def recommend_stages(
     )
     choice = StageChoice(
         name=chosen, tokens=stable_tokens, mixture=_stage_of(best), one_mixture=one, gain=gain, options=options,
-        left_out=left_out, verdict=_verdict(gain, law.doubts_),
+        left_out=left_out, verdict=_verdict(gain, law.doubts_) + guarded_words(options),
     )  # fmt: skip
     return recommendation, choice
 
@@ -195,10 +195,22 @@ def _option(name: str, found: Found, best: Found) -> StageOption:
     )
 
 
+def guarded_words(options: tuple[StageOption, ...]) -> str:
+    """Which mixtures of the stage only the guards kept from being chosen; empty where there are none."""
+    better = [each for each in options if options[0].feasible and not each.feasible and each.behind.mean < 0]
+    if not better:
+        return ""
+    listed = ", ".join(f"'{each.name}' ({-each.behind.mean:.4f} nats)" for each in better)
+    return f" A lower objective is predicted after {listed}, but no decay after it keeps the guards with their margins."
+
+
 def _verdict(gain: Estimate | None, doubts: tuple[str, ...]) -> str:
     """Whether two mixtures are better than one."""
     if gain is None:
-        return "Both stages have the same mixture. No two mixtures are predicted to be better than the best single one."
+        return (
+            "Both stages have the same mixture. No two mixtures that keep the guards are predicted to be better than "
+            "the best single one."
+        )
     figures = f"{gain.mean:+.4f} nats per token, 90 % interval {gain.lower:+.4f} to {gain.upper:+.4f}"
     if gain.lower > 0 and not doubts:
         return f"Two mixtures, one for each stage, are better than the best single one with 90 % confidence: {figures}."

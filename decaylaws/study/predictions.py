@@ -97,7 +97,9 @@ def predict(study: Study, recommended: Recommended | None = None) -> tuple[Confi
     runs, planner = recommended.sweep.runs, recommended.sweep.planner
     configs = [config for _, _, config in labelled]
     rows = planned_rows(configs, runs, planner.corpus.available_tokens)
-    chosen = [candidate == "recommended" for candidate, _, _ in labelled]
+    recommended_runs = {config.run_id for candidate, _, config in labelled if candidate == "recommended"}
+    # a rival of the same mixture is the same run, of which the law expects one thing
+    chosen = [config.run_id in recommended_runs for _, _, config in labelled]
     predicted = _predictions(law, recommended.objective.weights, rows, chosen)
     entries = [
         {

@@ -37,7 +37,9 @@ def sweep(*, turned: bool = False, moved: float = 0.1) -> pd.DataFrame:
 
 
 def domains(inside: int, of: int = 10) -> pd.DataFrame:
-    return pd.DataFrame({"inside": [k < inside for k in range(of)]})
+    return pd.DataFrame(
+        {"run_id": "r", "domain": range(of), "inside": [number < inside for number in range(of)]}
+    )
 
 
 class Planted(SimpleNamespace):

@@ -12,7 +12,8 @@ from decaylaws.errors import InfeasibleError
 from decaylaws.laws.decay import DecayLaw
 from decaylaws.mixtures import Mixture, MixtureSpace, SourceLimits
 from decaylaws.search import Choices, Goal, StageChoice, Target, recommend_stages
-from decaylaws.search.recommendation import Recommendation
+from decaylaws.search.recommendation import Estimate, Recommendation
+from decaylaws.search.stages import StageOption, guarded_words
 from tests.staged_world import SOURCES, STABLE_TOKENS, STAGES, START, TRUNK, planted, sweep
 
 TARGET = Target(non_embedding_params=100_000, start_tokens=1_000_000, batch_tokens=1000, start_loss=START)
@@ -90,6 +91,18 @@ def test_where_order_makes_no_difference_it_says_so() -> None:
     assert "no gain beyond noise" in choice.verdict or "same mixture" in choice.verdict
     one = truth(choice.one_mixture, choice.one_mixture, 1.0)
     assert truth(choice.mixture, found.mixture, 1.0) == pytest.approx(one, abs=0.02)
+
+
+def test_a_stage_that_only_the_guards_forbid_is_named() -> None:
+    even = Mixture(dict.fromkeys(SOURCES, 1 / 3))
+    best, forbidden, worse = (
+        StageOption(name, even, even, 100, 2.0, Estimate(behind, behind - 0.1, behind + 0.1), feasible)
+        for name, behind, feasible in (("one", 0.0, True), ("spread", -0.3479, False), ("late", 0.2, False))
+    )
+    assert guarded_words((best, worse)) == ""
+    said = guarded_words((best, forbidden, worse))
+    assert "A lower objective is predicted after 'spread' (0.3479 nats), but no decay after it keeps" in said
+    assert guarded_words((forbidden, worse)) == ""  # nothing keeps the guards
 
 
 def test_stages_that_break_a_cap_are_left_out_by_name() -> None:

@@ -20,7 +20,7 @@ from decaylaws.report.words import leading, plain, shown_of, when
 from decaylaws.runs.noise import Noise, least_gap
 from decaylaws.study import Study
 from decaylaws.study.template import TEMPLATES
-from decaylaws.study.verdict import seeds_explain
+from decaylaws.study.verdict import scale_words, seeds_explain, share_held
 from tests.study.tiny import decaylaws
 
 
@@ -103,6 +103,22 @@ def test_whether_seeds_explain_a_margin_is_said_with_the_runs_that_measured_them
     assert "does not explain" in seeds_explain(0.04, noise)
     assert "0.0100, measured at 50,000 parameters with 1 degree of freedom" in seeds_explain(0.04, noise)
     assert "no plan was run with two seeds" in seeds_explain(0.04, None)
+
+
+def test_two_candidates_of_one_mixture_are_one_run() -> None:
+    domains = pd.DataFrame(
+        [("a", "web", True), ("a", "code", False), ("b", "web", True), ("b", "code", True), ("a", "web", True),
+         ("a", "code", False)],
+        columns=["run_id", "domain", "inside"],
+    )  # fmt: skip
+    assert share_held(domains) == (0.75, 4)
+    rows = pd.DataFrame(
+        [("recommended", "a", 2.0, True), ("one_mixture", "a", 2.0, True), ("control", "b", 2.5, True)],
+        columns=["candidate", "run_id", "observed", "guards_hold"],
+    ).assign(gain_observed=0.5, gain_predicted=0.4)
+    (won_by, gains) = scale_words("target", rows, Noise(0.01, 2, (50_000,)))
+    assert "It is 0.5000 ahead of 'control'" in won_by
+    assert "one_mixture" not in won_by + gains
 
 
 def test_a_beaten_rival_did_not_do_better_for_want_of_replicates() -> None:

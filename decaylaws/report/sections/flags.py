@@ -10,6 +10,7 @@ from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
 from decaylaws.runs.table import LOSS, START_LOSS
 from decaylaws.study.results import decays
+from decaylaws.study.verdict import share_held
 
 SIMPLE = ("nearest_run", "control", "constant")
 """Predictors that need no law."""
@@ -38,10 +39,11 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
         yield "A guard broke at the target's scale."
     gap = least_gap(inputs.noise_sd("target"))
     rivals = [key for key in inputs.candidates if key != "recommended"]
-    close = [name(key) for key in rivals if abs(inputs.observed_gain_over(key, "target")) <= gap]
+    # a rival of the same mixture is the same run: its gain is 0
+    close = [name(key) for key in rivals if 0 < abs(inputs.observed_gain_over(key, "target")) <= gap]
     if close:
         yield f"At the target's scale it is not told apart from {listed(close)}: seed noise explains the difference."
-    held = float(inputs.observed_domains["inside"].mean())
+    held, _ = share_held(inputs.observed_domains)
     if held < 0.85:
         yield (
             f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow, and "

@@ -8,6 +8,7 @@ from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
 from decaylaws.report.words import law_name, listed, name, percent
 from decaylaws.runs.noise import least_gap
+from decaylaws.study.verdict import share_held
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
 _FEW = 3  # runs that hold at least half of a share
@@ -41,7 +42,7 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
         return
     if not inputs.confirmed_row("recommended", "target")["won"]:
         yield "At the target's scale the recommendation did not win."
-    held = float(inputs.observed_domains["inside"].mean())
+    held, _ = share_held(inputs.observed_domains)
     if held < 0.85:
         yield f"The law's 90 % intervals held {percent(held)} of the confirming losses. They are too narrow."
     table = inputs.confirmation
@@ -58,7 +59,7 @@ def _close_rivals(inputs: ReportInputs) -> Iterator[str]:
         name(key)
         for key in inputs.candidates
         if key != "recommended"
-        and abs(inputs.observed_gain_over(key, "target")) <= least_gap(inputs.noise_sd("target"))
+        and 0 < abs(inputs.observed_gain_over(key, "target")) <= least_gap(inputs.noise_sd("target"))
     ]
     if close:
         yield f"At the target's scale it is not told apart from {listed(close)}."
