@@ -81,6 +81,14 @@ def one_table(
     right = right.rename(columns={runs[1]: runs[0]})
     run = str(runs[0])
     left[run], right[run] = left[run].map(str), right[run].map(str)
+    for table, file in ((left, path), (right, metrics)):
+        if table.empty:
+            raise DataError(f"{file} has a header and no rows.")
+    if not left[run].isin(right[run]).any():
+        raise DataError(
+            f"{path} and {metrics} have no run in common. The first names '{left[run].iloc[0]}', the second "
+            f"'{right[run].iloc[0]}'."
+        )
     for table, other, file in ((left, right, path), (right, left, metrics)):
         alone = table.loc[~table[run].isin(other[run]), run]
         excluded += [(str(name), f"it is only in {file}") for name in alone]

@@ -45,6 +45,7 @@ _PLANS = (
     "decay_tokens", "train_tokens", "tokens", "train_flops", "start_lr", "peak_lr", "lr", "learning_rate", "end_lr",
     "batch_tokens", "batch_size", "decay_shape",
 )  # fmt: skip
+_PERCENT = 50  # what percentages sum to, nearly, and no shares
 _ROUNDED_OFF = 1e-9  # what sums of floating-point shares leave over is no share of the rest
 _SAME_PLAN = 0.05  # runs whose tokens or LRs differ by less are one plan
 _LEAST_MEASURED = 0.5  # of the runs: a target that fewer hold would cost more runs than it is worth
@@ -278,7 +279,7 @@ def _whole_shares(own: pd.DataFrame, wrong: pd.Series, rest: str | None, told: l
         told: sentences on how the table was read; grows here.
     """
     total = own.sum(axis=1)
-    percent = bool((total[wrong == ""].median() > 2) if rest is None else (own.max(axis=None) > 2))
+    percent = bool((total[wrong == ""].median() > _PERCENT) if rest is None else (own.max(axis=None) > 2))
     whole_is = 100 if percent else 1
     said = total.map(lambda value: f"shares sum to {value:.4g}, not to {whole_is}")
     if percent:

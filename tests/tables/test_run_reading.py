@@ -273,6 +273,20 @@ def test_lists_in_cells_and_an_index_of_names_are_read(tmp_path: Path) -> None:
     assert "index" not in read_run_table(tmp_path / "plain.parquet").others
 
 
+def test_pairs_without_a_common_run_and_files_in_the_wrong_order_are_said(tmp_path: Path) -> None:
+    table = runs(12)
+    shares = table[["run", *(f"w_{name}" for name in SOURCES)]].rename(
+        columns=lambda name: name.removeprefix("w_")
+    )
+    metrics = table[["run", "loss_web", "loss_code"]]
+    first, second = written(shares, tmp_path / "shares.csv"), written(metrics, tmp_path / "metrics.csv")
+    other = written(metrics.assign(run="x" + metrics["run"]), tmp_path / "other.csv")
+    with pytest.raises(DataError, match=r"no run in common. The first names 'run-0', the second 'xrun-0'"):
+        read_run_table(first, other)
+    with pytest.raises(DataError, match=r"shares sum to [0-9.]+, not to 1(;|$)"):
+        read_run_table(second, first, settings=MixSettings.checked({"direction": "lower"}))
+
+
 def test_columns_beside_the_targets_are_told(tmp_path: Path) -> None:
     table = runs(12).assign(loss_web_std=0.01, loss_train=2.0, start_loss_web=3.0)
     found = read_run_table(written(table.assign(**{"eval/books/loss": 2.5}), tmp_path / "runs.csv"))
