@@ -403,14 +403,19 @@ class Recipe(Value):
 def as_invalid_value(error: ValidationError) -> InvalidValueError:
     """The first problem of a recipe that was made in Python or read, by the path of its field."""
     problems = error.errors(include_url=False)
+    # a list that lost its only item to a problem inside is not too short
+    inside = {each["loc"][:depth] for each in problems for depth in range(len(each["loc"]))}
+    problems = [each for each in problems if each["loc"] not in inside] or problems
     # a misspelt key is also a missing one: the misspelling is the cause
     first = min(problems, key=lambda each: each["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    more = f"({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
+    others = len(problems) - 1
+    more = f"({others} more problem{'s' if others > 1 else ''}.)" if others else ""
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InvalidValueError):
-        field = path if path.endswith(cause.field) else f"{path}.{cause.field}".lstrip(".")
+        own = cause.field.removeprefix(path.rpartition(".")[2] + ".")  # both may begin with the part's name
+        field = path if path.endswith(cause.field) else f"{path}.{own}".lstrip(".")
         return InvalidValueError(field, cause.value, cause.constraint, f"{cause.remedy} {more}".strip())
     path, value = path or "recipe", first["input"]
     if first["type"] == "extra_forbidden":

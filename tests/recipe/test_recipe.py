@@ -107,13 +107,18 @@ def _set(path: str, value: object):
         (_set("stages.0.batch_tokens", -1), "'stages.0.batch_tokens'"),
         (
             _set("stages.0.batch_tokens", 8193),
-            r"^'stages\.0\.batch_tokens' must be a multiple of seq_len=8192; got 8193\.",
+            r"^'stages\.0\.batch_tokens' must be a multiple of seq_len=8192; got 8193\.$",
         ),
         (_set("stages.0.mixture", {"web": 0.5, "math": 0.4}), "'stages.0.mixture'.*sum"),
         (
             _set("stages.0.mixture", {"web": 0.5, "other": 0.5}),
             r"^'stages\.0\.mixture' gives a share to what sources does not list; got 'other'\.$",
         ),
+        (
+            _set("stages.0.mixture", {"web": "half"}),
+            r"^'stages\.0\.mixture\.web' must be a number; got 'half'\.$",
+        ),
+        (_set("stages.0.seq_len", "8K"), r"^'stages\.0\.seq_len' is not valid: .*; got '8K'\.$"),
         (_set("stages.0.lr", []), "'stages.0.lr"),
         (_set("stages.0.lr.0.start_lr", -1e-3), "'stages.0.lr.start_lr'"),
         (_set("stages.0.lr.0.shape", "wavy"), "'stages.0.lr.shape'.*wavy"),
