@@ -113,6 +113,19 @@ def named_control(
     return mixture_of(shares.iloc[row]), f"mixture of run '{settings.control}'"
 
 
+def named_prior(settings: MixSettings, known: Mapping[str, Mixture], space: MixtureSpace) -> Mixture | None:
+    """The mixture that ``settings.prior`` names, near which the answer is to stay; None without a price for leaving it.
+
+    Args:
+        settings: the question.
+        known: holds the mean of the runs.
+        space: the mixtures that may be recommended.
+    """
+    if settings.kl_strength == 0:
+        return None
+    return known[MEAN_RUN] if settings.prior == "mean" else space.token_proportional()
+
+
 def rival_table(rivals: Iterable[Rival], run: str, observed: float, control: str = "control") -> pd.DataFrame:
     """``TableAnswer.rivals``.
 

@@ -146,22 +146,16 @@ def predict_curve(
         InvalidValueError: an unknown law, run, model or shape, nothing to predict, or curves that cannot tell progress
             from annealing.
     """
-    if law not in SCHEDULE_LAWS:
-        raise InvalidValueError("law", law, f"must be one of {list(SCHEDULE_LAWS)}")
-    unknown = [name for name in unfitted if name not in curves.names]
-    if unknown:
-        raise InvalidValueError("unfitted", unknown[0], f"must be one of the runs {', '.join(curves.names)}")
-    if schedule is None and budget is None and not unfitted:
-        raise InvalidValueError(
-            "schedule",
-            None,
-            "must be given",
-            "Or give a budget, or the name of a run to leave out of the fit.",
-        )
+    _check(curves, schedule, unfitted, budget, shapes, law)
     fit = [curve for curve in curves.curves if curve.run_id not in unfitted]
     left_out = [curve for curve in curves.curves if curve.run_id in unfitted]
-    if not fit:
-        raise InvalidValueError("unfitted", list(unfitted), "must leave a curve to fit")
+    if warmup is None:
+        warmup = max(map(warmup_tokens, [schedule] if schedule else [each.schedule for each in fit]))
+    if budget is not None and budget <= warmup:
+        raise InvalidValueError(
+            "budget", budget, f"must be longer than the warm-up, {warmup:,} {curves.unit}",
+            "Give a longer budget, or a shorter warm-up (--warmup).",
+        )  # fmt: skip
     progress("fit", 0, 1)
     fitted = SCHEDULE_LAWS[law]().fit(fit)
     progress("fit", 1, 1)
@@ -182,23 +176,12 @@ def predict_curve(
         end = points[points["run_id"] == QUESTION].iloc[-1]
         final = Estimate(*(float(end[name]) for name in ("predicted", "lower", "upper")))
     best = None
-    unknown = [shape for shape in shapes if shape not in SHAPES]
-    if unknown or not shapes:
-        raise InvalidValueError("shapes", unknown or list(shapes), f"must be among {list(SHAPES)}")
     if budget is not None and asked_model is not None:
         progress("best decay", 0, 1)
-        rise = _warmup(warmup, schedule, fit)
-        if budget <= rise:
-            raise InvalidValueError(
-                "budget", budget, f"must be longer than the warm-up, {rise:,} {curves.unit}",
-                "Give a longer budget, or a shorter warm-up (--warmup).",
-            )  # fmt: skip
-        best = _best(
-            fitted, fit, asked_model, asked_params, budget, shapes,
-            peak_lr=peak_lr or (schedule.peak_lr if schedule else max(each.schedule.peak_lr for each in fit)),
-            warmup=rise,
-            end_lr=float(f"{fitted.evidence_.lowest_end:.3g}") if end_lr is None else end_lr,
-        )  # fmt: skip
+        highest = schedule.peak_lr if schedule else max(each.schedule.peak_lr for each in fit)
+        lowest = float(f"{fitted.evidence_.lowest_end:.3g}") if end_lr is None else end_lr
+        asked = Budget(budget, peak_lr or highest, warmup, lowest, asked_model, asked_params)
+        best = _best(fitted, asked, shapes)
         progress("best decay", 1, 1)
     notes = [*curves.notes, fitted.report_.status.sentence]
     if schedule is not None:
@@ -230,6 +213,34 @@ def predict_curve(
 _ERRORS = ("run", "mae", "rmse", "worst_relative_error", "final_error", "coverage_90")
 
 
+def _check(
+    curves: LossCurves,
+    schedule: Schedule | None,
+    unfitted: Sequence[str],
+    budget: int | None,
+    shapes: Sequence[str],
+    law: str,
+) -> None:
+    """Refuse a question that no fit would answer."""
+    if law not in SCHEDULE_LAWS:
+        raise InvalidValueError("law", law, f"must be one of {list(SCHEDULE_LAWS)}")
+    unknown = [name for name in unfitted if name not in curves.names]
+    if unknown:
+        raise InvalidValueError("unfitted", unknown[0], f"must be one of the runs {', '.join(curves.names)}")
+    if schedule is None and budget is None and not unfitted:
+        raise InvalidValueError(
+            "schedule",
+            None,
+            "must be given",
+            "Or give a budget, or the name of a run to leave out of the fit.",
+        )
+    if all(curve.run_id in unfitted for curve in curves.curves):
+        raise InvalidValueError("unfitted", list(unfitted), "must leave a curve to fit")
+    unknown = [shape for shape in shapes if shape not in SHAPES]
+    if unknown or not shapes:
+        raise InvalidValueError("shapes", unknown or list(shapes), f"must be among {list(SHAPES)}")
+
+
 def _model(law: ScheduleLaw, model: str | None) -> tuple[str, float | None]:
     """The model that is asked for, and its parameters where they are known."""
     if model is None and len(law.models_) == 1:
@@ -249,12 +260,6 @@ def _model(law: ScheduleLaw, model: str | None) -> tuple[str, float | None]:
         )
         raise InvalidValueError("model", model, f"must be one of the fitted models {law.models_}", remedy)
     return model, params
-
-
-def _warmup(warmup: int | None, schedule: Schedule | None, fit: Sequence[LossCurve]) -> int:
-    if warmup is not None:
-        return warmup
-    return warmup_tokens(schedule) if schedule else max(warmup_tokens(each.schedule) for each in fit)
 
 
 def _errors(law: ScheduleLaw, curve: LossCurve) -> dict[str, object]:
@@ -306,18 +311,14 @@ def _held_out_notes(held_out: pd.DataFrame, law: str) -> list[str]:
     return said
 
 
-def _best(
-    law: ScheduleLaw, fit: Sequence[LossCurve], model: str, params: float | None, tokens: int, shapes: Sequence[str], *,
-    peak_lr: float, warmup: int, end_lr: float,
-) -> BestDecay:  # fmt: skip
-    budget = Budget(tokens, peak_lr, warmup, end_lr, model, params)
+def _best(law: ScheduleLaw, budget: Budget, shapes: Sequence[str]) -> BestDecay:
     found = best_decay(law, budget, shapes=shapes, level=LEVEL)
     last = found.schedule.segments[-1]
     return BestDecay(
         schedule=found.schedule,
         shape=last.shape,
         decay_tokens=last.tokens,
-        decay_fraction=last.tokens / (tokens - warmup),
+        decay_fraction=last.tokens / (budget.tokens - budget.warmup_tokens),
         near_optimal=found.near_optimal,
         final_loss=_estimate(found.loss),
         gain_over_cosine=_estimate(found.gain_over_cosine),

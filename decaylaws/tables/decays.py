@@ -44,6 +44,7 @@ from decaylaws.tables.answers import (
     guard_table,
     mixture_of,
     named_control,
+    named_prior,
     require_tokens,
     rival_table,
     share_table,
@@ -192,9 +193,7 @@ def mix_decay(
             guard_domains=tuple(settings.guards),
             guard_limits=dict(settings.guards),
             guard_margins=margins,
-            prior=known[AVAILABLE if settings.prior == "available" else MEAN_RUN]
-            if settings.kl_strength > 0
-            else None,
+            prior=named_prior(settings, known, space),
             kl_strength=settings.kl_strength,
         ),
         choices=read.choices,

@@ -42,6 +42,7 @@ from decaylaws.tables.answers import (
     guard_table,
     mixture_of,
     named_control,
+    named_prior,
     require_tokens,
     rival_table,
     share_table,
@@ -271,12 +272,11 @@ def _terms(
         if len(known_errors):
             rank = min(math.ceil(_GUARD_CONFIDENCE * (len(known_errors) + 1)), len(known_errors))
             margins[name] = max(float(known_errors[rank - 1]), 0.0)
-    priors = {"mean": known[MEAN_RUN], "available": space.token_proportional()}
     return MixtureTerms(
         guards=settings.guards,
         margins=margins,
         control=control,
-        prior=priors[settings.prior] if settings.kl_strength > 0 else None,
+        prior=named_prior(settings, known, space),
         kl_strength=settings.kl_strength,
     )
 
