@@ -219,6 +219,7 @@ class MixtureRegression(Law):
         """Weighted sum of the targets' losses [runs]; its interval keeps the correlation of their errors.
 
         The interval is as many times wider than for the runs of the fit, each left out, as the targets' own are.
+        Outside the range of the runs it comes from what an inner fit erred in the sum.
 
         Args:
             X: shares [runs, sources].
@@ -236,7 +237,7 @@ class MixtureRegression(Law):
         spread = sum(abs(w) * loss * each for w, loss, each in zip(vector[used], losses, spreads))
         errors = self.left_out_errors(weights) / (self._spreads[:, used] @ np.abs(vector[used]))
         radius = conformal_radius(_not_empty(errors[np.isfinite(errors)]), interval) * spread
-        # outside the range of the runs as an inner fit erred in the sum, where one was asked about all its targets
+        # of runs at which an inner fit was asked about all of these targets
         sizes = np.abs(vector[used])
         outer = mixture_horizon(
             self._outer_errors[:, used] @ vector[used], self._outer_spreads[:, used] @ sizes
