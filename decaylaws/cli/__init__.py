@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +19,9 @@ from decaylaws.laws.kit.threads import one_blas_thread
 
 STOPPED = {EXIT_INTERRUPTED: "Interrupted"} | {128 + each: f"Stopped by {each.name}" for each in STOP_SIGNALS}
 """Exit codes of a command that was told to stop, and in what words it says so."""
+
+OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What writing to standard output ends with where it goes into a file that cannot grow."""
 
 app = VerbApp(
     name="decaylaws",
@@ -62,6 +67,12 @@ def main() -> None:
             )
         raise
     except OSError as error:
+        if error.errno in OUTPUT_FULL and error.filename is None:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # what is buffered would fail again at exit
+            _complain(f"The output cannot be written: {error.strerror}. Free space, then repeat.")
+            sys.exit(EXIT_ERROR)
         if error.filename is None:
             raise
         _complain(f"{error.strerror}: {error.filename}")

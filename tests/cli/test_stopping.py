@@ -50,6 +50,22 @@ def test_a_signal_ends_a_verb_as_ctrl_c_does(number: signal.Signals, words: str)
     assert process.returncode == 128 + number
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize(
+    "words", [["schedule", "library"], ["schedule", "show", "Constant(1, 1B)", "--json"]]
+)
+def test_output_that_fills_the_disk_is_one_error(words: list[str]) -> None:
+    command = f"import sys; sys.argv[1:] = {words}; from decaylaws.entry import main; main()"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    told = "decaylaws: The output cannot be written: No space left on device. Free space, then repeat.\n"
+    assert ended.stderr.endswith(told)
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2
+
+
 def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path) -> None:
     reached = tmp_path / "reached"
     # a module that the command line imports, and that takes its time
