@@ -37,6 +37,7 @@ CONSTANT = "constant"
 _FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
 _STEP = 1e-3  # of the log of the tokens, for their slope
 _GRID = (0.0, *np.geomspace(0.03, 3.0, 14))  # steps of 40 %: fine enough for a standard deviation
+_HARDLY = 2.0  # nats of log likelihood: about two standard deviations of a parameter
 _DEGREES = 4  # of Student's t, so that one run far off does not set the scale
 
 
@@ -119,10 +120,18 @@ def token_slopes(theta: Array, inputs: DecayInputs, frame: Frame) -> Array:
 
 
 def estimate(held_out: Iterable[Errors]) -> Misfit:
-    """The misfit under which held-out errors are least surprising; weakly expected below a factor of e each."""
+    """The misfit under which held-out errors are least surprising; weakly expected below a factor of e each.
+
+    Lengths are held out as one group, whose errors share what the law gets wrong of them: there the largest value is
+    taken that is hardly more surprising.
+    """
     found = list(held_out)
 
-    def surprise(pair: tuple[float, float]) -> float:
-        return sum(each.surprise(Misfit(*pair)) for each in found) + 0.5 * (pair[0] ** 2 + pair[1] ** 2)
+    def surprise(by_mixture: float, by_length: float) -> float:
+        both = Misfit(by_mixture, by_length)
+        return sum(each.surprise(both) for each in found) + 0.5 * (by_mixture**2 + by_length**2)
 
-    return Misfit(*(float(value) for value in min(product(_GRID, _GRID), key=surprise)))
+    by_mixture, least = min(product(_GRID, _GRID), key=lambda pair: surprise(*pair))
+    limit = surprise(by_mixture, least) + _HARDLY
+    by_length = max(value for value in _GRID if value >= least and surprise(by_mixture, value) <= limit)
+    return Misfit(float(by_mixture), float(by_length))
