@@ -106,9 +106,20 @@ class Polytope:
         return project_box_simplex(v, self.lower, self.upper)
 
     def pull(self, v: Array, centre: Array) -> Array:
-        """Feasible point nearest to ``v`` on the segment from the feasible ``centre`` to ``v``."""
-        direction = v - centre
-        return centre + min(1.0, max_step(self, centre, direction)) * direction
+        """Feasible points nearest to each ``v`` [n, dims] on the segment from the feasible ``centre`` [dims] to it."""
+        directions = v - centre
+        room = [(self.upper - centre, directions), (centre - self.lower, -directions)]
+        for slab in self.slabs:
+            level, slopes = float(slab.normal @ centre), directions @ slab.normal
+            gaps = np.array([slab.high - level, level - slab.low])
+            room.append((gaps, np.column_stack([slopes, -slopes])))
+        steps = np.ones(len(v))
+        for gap, rate in room:
+            reached = np.divide(
+                np.maximum(gap, 0.0), rate, out=np.full_like(rate, np.inf), where=rate > 1e-15
+            )
+            steps = np.minimum(steps, reached.min(axis=1))
+        return np.asarray(centre + steps[:, None] * directions)
 
 
 def max_step(polytope: Polytope, start: Array, direction: Array) -> float:

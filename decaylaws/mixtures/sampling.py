@@ -60,6 +60,9 @@ def dirichlet(
     """
     flat = prior**settings.temperature * (prior > 0)
     flat = flat / flat.sum()
+    usable = np.where(polytope.upper > 0, flat, 0.0)
+    if usable.any():  # a share that must be 0 would refuse nearly every draw
+        flat = usable
     if settings.max_upsampling is not None:
         upper = np.minimum(polytope.upper, settings.max_upsampling * prior)
         polytope = Polytope(polytope.lower, np.maximum(upper, polytope.lower), polytope.slabs)
@@ -72,8 +75,7 @@ def dirichlet(
         refused = draws[~feasible]
         if len(kept) == count:
             return kept
-    pulled = [polytope.pull(draw, centre) for draw in refused[: count - len(kept)]]
-    return np.vstack([kept, *pulled])
+    return np.vstack([kept, polytope.pull(refused[: count - len(kept)], centre)])
 
 
 def _dirichlet_draws(flat: Array, count: int, settings: DirichletSettings, rng: np.random.Generator) -> Array:
@@ -84,7 +86,7 @@ def _dirichlet_draws(flat: Array, count: int, settings: DirichletSettings, rng: 
     empty = (
         gammas.sum(axis=1) == 0
     )  # every gamma underflowed: the limit of a Dirichlet at strength 0, a vertex
-    gammas[empty, rng.choice(len(flat), size=int(empty.sum()), p=flat)] = 1.0
+    gammas[empty, rng.choice(len(flat), size=int(empty.sum()), p=flat / flat.sum())] = 1.0
     shares = gammas / gammas.sum(axis=1, keepdims=True)
     shares[shares < settings.min_share] = 0.0
     return shares / shares.sum(axis=1, keepdims=True)

@@ -156,6 +156,8 @@ def recommend_mixture(
     space = _within_runs(shares, space)
     weighted = WeightedObjective(fitted, space, normalised(weights), terms or MixtureTerms())
     how = _method(fitted, method)
+    # refused at once where limits force a source that no run held
+    weighted.aim(space.project(space.token_proportional(), decay_tokens).array(space.names)[None])
     draws = ObjectiveDraws.of(weighted, shares, losses, num_draws, seed, loss_error)
     ended = np.ones(len(losses), dtype=bool)
     if loss_error is not None:

@@ -94,7 +94,7 @@ def test_fsdp_throughput(tmp_path: Path) -> None:
 
 def test_throughput_measures_turns_and_whole_jobs(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    command = [sys.executable, str(ANALYSIS / "throughput.py"), "--quick", "--json", str(out)]
+    command = [sys.executable, str(ANALYSIS / "throughput.py"), "--quick", "--no-bf16", "--json", str(out)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     found = json.loads(out.read_text())
     assert found["gpu"] == "not run"

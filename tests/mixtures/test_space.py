@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ from scipy.optimize import minimize
 from scipy.stats import kstest
 
 from decaylaws.errors import InfeasibleError, InvalidValueError
-from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits
-from decaylaws.mixtures.geometry import box_simplex_vertices, hit_and_run, project_box_simplex, stick_breaking
+from decaylaws.mixtures import Mixture, MixtureSpace, SourceGroup, SourceLimits, sampling
+from decaylaws.mixtures.geometry import (
+    Polytope,
+    Slab,
+    box_simplex_vertices,
+    hit_and_run,
+    max_step,
+    project_box_simplex,
+    stick_breaking,
+)
 from decaylaws.mixtures.sampling import DirichletSettings
 
 DECAY_TOKENS = 50e9
@@ -137,6 +146,35 @@ def test_samples_are_feasible_and_reproducible(seed: int, decay_tokens: float) -
     assert all(space.contains(mixture, decay_tokens) for mixture in (*draws, *spread))
     assert draws == space.sample(5, seed=seed, decay_tokens=decay_tokens)
     assert spread == space.space_filling(5, seed=seed, decay_tokens=decay_tokens)
+
+
+def test_a_source_that_may_not_be_used_refuses_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        rounds.append(1)
+        return draws(*arguments)
+
+    draws = sampling._dirichlet_draws
+    monkeypatch.setattr(sampling, "_dirichlet_draws", counted)
+    three = MixtureSpace(tuple(SourceLimits(name, 1000) for name in ("a", "b", "c")))
+    shut = MixtureSpace((*three.sources, SourceLimits("d", 1000, upper=0.0)))
+    shares = shut.sample_shares(4000, seed=0)
+    assert len(rounds) == 1
+    assert (shares[:, 3] == 0).all()
+    np.testing.assert_allclose(shares[:, :3].mean(axis=0), 1 / 3, atol=0.02)
+
+
+def test_draws_are_pulled_as_far_as_each_can_go() -> None:
+    slab = Slab(np.array([1.0, 1.0, 0.0]), 0.2, 0.7)
+    polytope = Polytope(np.zeros(3), np.array([0.5, 0.6, 0.8]), (slab,))
+    centre = np.array([0.3, 0.3, 0.4])
+    draws = np.vstack([np.random.default_rng(0).dirichlet(np.full(3, 0.3), 200), np.eye(3), centre])
+    pulled = polytope.pull(draws, centre)
+    assert polytope.contains(pulled).all()
+    steps = [min(1.0, max_step(polytope, centre, draw - centre)) for draw in draws]
+    np.testing.assert_allclose(pulled, centre + np.array(steps)[:, None] * (draws - centre), atol=1e-12)
+    assert min(steps) < 0.6 < max(steps) == 1.0
 
 
 def test_dirichlet_draws_centre_on_the_flattened_prior(space: MixtureSpace) -> None:
