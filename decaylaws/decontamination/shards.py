@@ -17,8 +17,9 @@ from typing import IO, Any, Protocol
 
 from decaylaws.errors import DataError, InvalidValueError
 from decaylaws.io import documents
-from decaylaws.io.documents import BadRow, document_text, format_of, parquet_errors, readable_suffixes
+from decaylaws.io.documents import BadRow, document_text, format_of, readable_suffixes
 from decaylaws.io.files import atomic_write
+from decaylaws.io.parquet import parquet_batches, parquet_errors, parquet_values
 from decaylaws.io.text import compressed_writer, find_files
 
 _BATCH_CHARS = 1 << 20
@@ -205,8 +206,8 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[Rows]:
 
 def _parquet_rows(path: Path, text_field: str) -> Iterator[Rows]:
     first = 0
-    for batch in documents.parquet_batches(path, text_field):
-        values = documents.parquet_values(path, batch.select([text_field]))
+    for batch in parquet_batches(path, text_field):
+        values = parquet_values(path, batch.select([text_field]))
         texts = [document_text(row[text_field])[0] if row[text_field] else "" for row in values]
         yield Rows(first, texts, batch)
         first += len(texts)

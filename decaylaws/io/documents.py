@@ -11,19 +11,16 @@ them, UTF-8 cannot).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from decaylaws.errors import DataError
+from decaylaws.io.parquet import parquet_batches, parquet_values
 from decaylaws.io.text import COMPRESSED, find_files, plain_suffix, read_lines, with_line_feeds
 from decaylaws.io.token_files import STORE_SUFFIXES, find_store_files
-
-if TYPE_CHECKING:
-    import pyarrow
 
 READING_VERSION = 2
 """Goes up whenever the same file would give other documents."""
@@ -49,7 +46,6 @@ SUFFIXES: Mapping[Format, tuple[str, ...]] = {
 READABLE = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 MAX_BLOCK_CHARS = 32_768
 MAX_LINES_CHARS = 1 << 20
-PARQUET_ROWS = 256
 MAX_BAD_ROWS = 100
 """Unusable rows after which reading stops: more say nothing new."""
 
@@ -336,82 +332,3 @@ def text_blocks(lines: Iterator[str]) -> Iterator[str]:
         size += len(line) - line.endswith("\r\n")  # cut where the same text with line feeds would be
     if size:
         yield "".join(block)
-
-
-def parquet_batches(
-    path: Path, text_field: str | None = None, columns: Sequence[str] | None = None
-) -> Iterator[pyarrow.RecordBatch]:
-    """A Parquet file in batches of rows.
-
-    Args:
-        path: the file.
-        text_field: column that must hold text.
-        columns: those to read; all without it.
-
-    Raises:
-        DataError: the file is damaged, or the column is missing or holds something else.
-    """
-    import pyarrow.parquet
-
-    with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
-        if text_field is not None:
-            require_text_column(path, file.schema_arrow, text_field)
-        yield from file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
-
-
-def parquet_values(path: Path, batch: pyarrow.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch of ``path``.
-
-    Raises:
-        DataError: text of the file is not UTF-8.
-    """
-    with parquet_errors(path):
-        return batch.to_pylist()
-
-
-def require_text_column(path: Path, schema: pyarrow.Schema, column: str) -> None:
-    """Refuse a table without this column of text; one that is null throughout passes.
-
-    Args:
-        path: file, for the error.
-        schema: the file's Arrow schema.
-        column: name of the column.
-
-    Raises:
-        DataError: as said.
-    """
-    import pyarrow
-
-    if column not in schema.names:
-        raise DataError(
-            f"{path} has no column {column!r} (it has: {', '.join(schema.names)}). "
-            "Name the column that holds the text."
-        )
-    kind = schema.field(column).type
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    if str(kind) not in ("string", "large_string", "string_view", "null"):
-        remedy = (
-            "Write it as text (its bytes decoded as UTF-8)."
-            if "binary" in str(kind)
-            else "Name the column that holds the text."
-        )
-        raise DataError(f"{path} holds {kind} in column {column!r}, not text. {remedy}")
-
-
-@contextmanager
-def parquet_errors(path: Path, kind: str = "Parquet file") -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file or folder of this kind into one message.
-
-    Raises:
-        DataError: as said.
-    """
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path} is not a readable {kind} ({reason}). If the download was interrupted, repeat it."
-        ) from None

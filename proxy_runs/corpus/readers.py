@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from decaylaws.errors import DataError, MissingExtraError
 from decaylaws.io import documents
-from decaylaws.io.documents import (
-    BadRow,
-    Row,
-    document_text,
-    find_documents,
-    parquet_errors,
-    require_text_column,
-)
+from decaylaws.io.documents import BadRow, Row, document_text, find_documents
+from decaylaws.io.parquet import parquet_batches, parquet_errors, parquet_values, require_text_column
 from decaylaws.io.token_files import STORE_SUFFIXES
 from decaylaws.settings.sources import SourceSettings
 from proxy_runs.data.documents import Document
@@ -135,8 +129,8 @@ def _parquet(name: str, source: SourceSettings, path: Path) -> Iterator[Row | Ba
         schema = pyarrow.parquet.read_schema(path)
     _require_columns(name, source, path, schema)
     number = 0
-    for batch in documents.parquet_batches(path, columns=_columns(source)):
-        for values in documents.parquet_values(path, batch):
+    for batch in parquet_batches(path, columns=_columns(source)):
+        for values in parquet_values(path, batch):
             yield _column_row(source, f"{path}:{number}", values)
             number += 1
 

@@ -18,7 +18,8 @@ from decaylaws.recipe import Recipe
 from decaylaws.settings.mix import MixSettings
 from decaylaws.tables import Mixed, RunTable, mix, read_run_table
 from decaylaws.tables.held_out import MEAN, NEAREST, HeldOutRuns
-from decaylaws.tables.mixture import _doubts, _parts
+from decaylaws.tables.mixture import _parts
+from decaylaws.tables.mixture_words import doubts_of
 from tests.laws.test_mixture_harm import ONSET, PASSES
 from tests.laws.test_mixture_harm import runs as repeated_runs
 from tests.tables.planted import SOURCES, best_objective, runs, truth
@@ -365,7 +366,7 @@ def test_intervals_that_miss_left_out_runs_speak_against_a_gain(table: RunTable)
 
     def doubts(**changes: list[float]) -> tuple[str, ...]:
         held = HeldOutRuns("inverse_sum", pd.DataFrame(scores | changes), np.zeros(3), ())
-        return _doubts(law, held, len(table.runs), 0.1)
+        return doubts_of(law, held, len(table.runs), 0.1)
 
     assert doubts() == ("90 % intervals hold only 60 % of the left-out runs.",)
     assert doubts(coverage_90=[0.85]) == ()

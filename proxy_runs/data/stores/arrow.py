@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from decaylaws.errors import DataError
-from decaylaws.io.documents import parquet_errors
+from decaylaws.io.parquet import parquet_errors
 from proxy_runs.data.stores.files import REPEAT, TYPES, Places, TokenFile, Tokens, file_size
 
 if TYPE_CHECKING:
