@@ -29,6 +29,7 @@ SHARE_PARTS = 1000  # a recipe states shares in these: the law cannot tell finer
 
 _STARTS_PER_KIND = 1
 _MOVES = (0.05, 0.01, 0.002)  # shares that move between two sources at the optimum of the best plan
+_SAME_AIM = 1e-4  # nats: as far as rounded shares move the aim
 _BROKEN = 100.0  # nats that a guard costs that is broken by one
 
 
@@ -63,9 +64,13 @@ def searched(
         return Found.best(explorer, table)
 
     found = search(goal)
-    if found.optimum.feasible or not any(goal.guard_margins.values()):
+    own = found.problem.on_one_mixture
+    control = float(own.aim(own.control_shares[None])[0])
+    gains = float(found.problem.aim(found.optimum.shares[None])[0]) <= control + _SAME_AIM
+    if (found.optimum.feasible and gains) or not any(goal.guard_margins.values()):
         return found
-    # The mixture that breaks its margins least is close to the control and gains nothing.
+    # The mixture that breaks its margins least is close to the control and gains nothing. Margins above their limits
+    # leave only mixtures that lower the guarded losses, whatever that costs; the control would keep every guard.
     again = search(replace(goal, guard_margins={}))
     return replace(again, assured=False, margins=goal.guard_margins)
 

@@ -162,10 +162,12 @@ def _front(problem: DecayProblem, mixture: Mixture) -> pd.DataFrame:
 def _rival(problem: DecayProblem, chosen: Array, name: str, rival: Mixture) -> Rival:
     shares, own = rival.array(problem.space.names), problem.on_one_mixture
     gain = difference(problem, chosen, shares, LEVEL, beside=None if own is problem else own)
+    # guards limit the change against the control: its own is 0, without an error that a margin is for
+    keeps = np.array_equal(shares, own.control_shares) or (own.robust_slack(shares[None]) >= 0).all()
     return Rival(
         name, rival, float(own.objective(shares[None])[0]),
         Estimate(float(gain.mean[0]), float(gain.lower[0]), float(gain.upper[0])),
-        guards_hold=bool((own.robust_slack(shares[None]) >= 0).all()), doubts=problem.law.doubts_,
+        guards_hold=bool(keeps), doubts=problem.law.doubts_,
     )  # fmt: skip
 
 

@@ -104,6 +104,24 @@ def test_margins_that_leave_no_room_are_given_up_and_said_so(law, control) -> No
     assert "It is better than control" in unsure.verdict
 
 
+def test_margins_above_their_limit_do_not_recommend_what_is_worse_than_the_control(law) -> None:
+    """They leave only mixtures that lower the guarded loss, and the control keeps every guard."""
+    control = Mixture({"web": 0.34, "code": 0.33, "maths": 0.33})
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.02)
+    choices = replace(CHOICES, decay_tokens=(200_000,))
+    sure, unsure = (
+        recommend(law, space(), target=TARGET, goal=replace(wanted, guard_margins=margins), choices=choices,
+                  trials=10, seed=1)
+        for margins in ({}, {"web": 0.05})
+    )  # fmt: skip
+    assert unsure.mixture == sure.mixture
+    assert unsure.rivals[0].gain.mean >= -1e-4
+    assert unsure.rivals[0].guards_hold
+    assert not unsure.feasible
+    assert "by the prediction alone" in unsure.verdict
+    assert "control is predicted to be better" not in unsure.verdict
+
+
 def test_a_better_rival_that_may_break_a_guard_is_named(law, control) -> None:
     free = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=1)
     wanted = goal(control, guard_domains=["web"], guard_nats=0.02)
