@@ -116,7 +116,7 @@ def held_out_runs(
         inside = float("nan")
         try:
             if many and name != _TREES:
-                law_of_all = fitted if name == law else make().fit(shares, losses, loss_error=sd)
+                law_of_all = fitted if name == law else make().fit_means(shares, losses, sd)
                 found = observed + law_of_all.left_out_errors(by_part)
             else:
                 found, inside = _predictions(
@@ -181,7 +181,9 @@ def _predictions(
     found, inside = np.empty(len(observed)), np.zeros(len(observed), dtype=bool)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(observed)), held)
-        law = make().fit(shares.iloc[kept], losses.iloc[kept], loss_error=errors.iloc[kept])
+        law = make()
+        fit = law.fit if intervals else law.fit_means
+        fit(shares.iloc[kept], losses.iloc[kept], loss_error=errors.iloc[kept])
         # of a source that only held-out runs hold the fit knows nothing: it predicts as if the others took its place
         seen = shares.iloc[held].assign(**dict.fromkeys(law.unseen_, 0.0))
         totals = seen.sum(axis=1)

@@ -155,3 +155,15 @@ def test_refits_of_a_bootstrap_measure_no_horizon() -> None:
     shares, losses, _ = runs(2)
     (draw,) = InverseSum(num_starts=1).resampled(shares, losses, num_draws=1, seed=0)
     assert draw.horizons_ == {}
+
+
+def test_a_fit_for_means_alone_predicts_the_same_and_makes_no_inner_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares, losses, _ = runs(1)
+    whole = InverseSum(num_starts=1).fit(shares[:24], losses[:24])
+    monkeypatch.setattr(InverseSum, "_inner_errors", None)  # calling it would fail
+    means = InverseSum(num_starts=1).fit_means(shares[:24], losses[:24])
+    np.testing.assert_array_equal(means.predict(shares), whole.predict(shares))
+    assert list(whole.horizons_) == list(whole.targets_)
+    assert means.horizons_ == {}

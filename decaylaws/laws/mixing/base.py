@@ -125,7 +125,17 @@ class MixtureRegression(Law):
                 too few runs whose loss was measured.
             SchemaError: two columns have one name.
         """
-        return self._fit(X, y, sample_weight, loss_error, check=True)
+        return self._fit(X, y, sample_weight, loss_error, check=True, reach=sample_weight is None)
+
+    def fit_means(self, X: Any, y: Any, loss_error: Any = None) -> Self:
+        """As :meth:`fit`, for predictions without intervals: no inner fits say how wide these are outside the runs.
+
+        Args:
+            X: shares [runs, sources].
+            y: losses [runs] or [runs, targets].
+            loss_error: standard errors of expected losses, in the shape of the losses.
+        """
+        return self._fit(X, y, None, loss_error, check=True, reach=False)
 
     def fit_checked(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit every target on runs that another regression has checked: all of them count.
@@ -135,9 +145,9 @@ class MixtureRegression(Law):
             y: losses [runs] or [runs, targets].
             sample_weight: weight of each run [runs].
         """
-        return self._fit(X, y, sample_weight, None, check=False)
+        return self._fit(X, y, sample_weight, None, check=False, reach=False)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, loss_error: Any, *, check: bool) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, loss_error: Any, *, check: bool, reach: bool) -> Self:
         shares, self.sources_ = read_shares(X)
         losses, self.targets_, self._single = read_losses(losses_in(X) if y is None else y, len(shares))
         sd = read_errors(loss_error, X, y, losses.shape, self.targets_)
@@ -175,7 +185,7 @@ class MixtureRegression(Law):
                 spread = model.left_out_spread(shares[measured])
                 self._errors[measured, column] = losses[measured, column] * np.expm1(model.errors * spread)
                 self._spreads[measured, column] = losses[measured, column] * spread
-                if check and sample_weight is None:
+                if reach:
                     errors, spreads = self._inner_errors(
                         target, model, shares[measured], losses[measured, column]
                     )
