@@ -28,7 +28,7 @@ class DesignSettings(Section):
         24, description="candidate mixtures that the proxy runs"
     )
     decay_tokens: Annotated[list[Tokens], Field(min_length=1)] = Field(
-        description="lengths of the decays in tokens"
+        description="lengths of the decays in tokens; multiples of seq_len with the built-in trainer"
     )
     start_lr_factors: Annotated[list[LearningRate], Field(min_length=1)] = Field(
         [1.0], description="start learning rates of the decays, as factors of the LR at the hand-over"
@@ -41,7 +41,8 @@ class DesignSettings(Section):
         description="LRs at the end of the decays, as factors of the LR from which each starts; 0.1 ends at a tenth",
     )
     batch_tokens: list[Tokens] = Field(
-        default_factory=list, description="batch sizes of the decays to choose from; empty keeps the trunk's"
+        default_factory=list,
+        description="batch sizes of the decays to choose from, at most the shortest decay; empty keeps the trunk's",
     )
     num_replicates: Annotated[int, NUMBER, Field(ge=2)] = Field(
         3, description="runs of one plan that differ only in their seed"

@@ -57,7 +57,9 @@ AnyShape = Annotated[
 class TrunkSettings(Section):
     """The stable phase of each model shape: warm-up, then constant LR on the general mixture."""
 
-    tokens: Tokens = Field(description="length of the stable phase in tokens, warm-up included")
+    tokens: Tokens = Field(
+        description="length of the stable phase in tokens, warm-up included; a multiple of seq_len"
+    )
     warmup_tokens: Tokens = Field(description="tokens over which the learning rate rises from 0")
     peak_lr: LearningRate = Field(description="learning rate of the constant phase, and so of the hand-over")
     scale_lr: Literal["none", "width", "mup"] | dict[str, Positive] = Field(
