@@ -299,13 +299,13 @@ def size_words(law: ScheduleLaw, params: float) -> str:
 
 def _size_error_words(law: ScheduleLaw, params: float) -> str:
     """How far the law errs at sizes that it was not fitted on, as far as the fitted ones can tell."""
-    reach = next(each for each in law.horizon_.reaches if each.axis == "size")
-    if not reach.origins:
-        wanted = " and ".join(round_tokens(round(size)) for size in reach.wanted)
+    reach = next((each for each in law.horizon_.reaches if each.axis == "size"), None)
+    if reach is None or not reach.origins:
+        wanted = " and ".join(round_tokens(round(size)) for size in reach.wanted) if reach else ""
         why = (
             f"two sizes to fit and one to predict are needed. Curves of {wanted} parameters would measure it"
             if wanted
-            else "the curves of the smaller sizes identify no law by themselves"
+            else "no fit to the smaller sizes alone was made"
         )
         return (
             f"The law's error at other sizes was not measured: {why}. The interval rests on how the fitted sizes "
