@@ -130,6 +130,22 @@ def test_an_end_lr_outside_the_runs_is_refused_or_told(law: DecayLaw) -> None:
     assert told == ["the LR ends at 0.8 of its start; the runs span 0 to 0.5"]
 
 
+def test_a_shape_outside_the_runs_is_told_with_the_error_that_intervals_allow(law: DecayLaw) -> None:
+    """The interval of the objective at the recommendation is wider there, too."""
+    shares, halves = np.array([0.4, 0.3, 0.3]), []
+    for shape in ("linear", "cosine"):
+        problem = DecayProblem(
+            law, SPACE, TARGET, GOAL, Plan(decay_tokens=100_000, start_lr=1e-3, shape=shape)
+        )
+        row = problem.row(Mixture.from_array(SPACE.names, shares))
+        found = law.predict_chosen(row, GOAL.weights, 0.9)
+        halves.append(float((found.upper - found.mean)[0]))
+        (told,) = beyond_evidence(problem, shares) or [""]
+    assert told.startswith("shape cosine was not run; the runs have ")
+    assert told.endswith("and intervals allow 5.0 % of the annealing gain for that")
+    assert halves[1] > halves[0]
+
+
 def test_a_sampler_proposes_end_lrs_and_learns_from_the_design() -> None:
     sampler = {"kind": "tpe", "trials": 8, "batch": 8}
     made = Planner(

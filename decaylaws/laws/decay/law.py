@@ -216,13 +216,15 @@ class DecayLaw(DecaySlices):
             interval: probability that the interval is to hold.
         """
         inputs, vector, radius = self.inputs(runs), self.weight_vector(weights), normal_radius(interval)
-        found = self._interval(inputs, self._unseen(runs), vector[:, None], interval)
+        unseen, columns = self._unseen(runs), vector[:, None]
+        found = self._interval(inputs, unseen, columns, interval)
         mean, half = found.mean[:, 0], (found.upper - found.mean)[:, 0]
         if "ratio" in self._held_out:
             optimism, gained = self.optimism(weights), self.changes(inputs) @ vector
             drawn = np.array([self.loss(inputs, theta) @ vector for theta in self.draws_])
             apart = np.std(drawn, axis=0, ddof=1) if len(drawn) > 1 else np.zeros(len(runs))
             apart = np.hypot(self.draw_scale(weights) * apart, self.form_error(weights))
+            apart = np.hypot(apart, self._shape_sd(inputs, unseen, columns)[:, 0])
             half = np.hypot(np.maximum(half, radius * apart), radius * optimism.lost_sd(gained))
             mean = mean + optimism.lost(gained)
         return Prediction(mean, mean - half, mean + half, interval)
@@ -378,13 +380,17 @@ class DecayLaw(DecaySlices):
         half = radius[:, None] * spread(covariance, np.hypot(self.noise_ * losses, misfit), weights)
         # the radius is that of held-out runs of the fitted order; a new order comes on top, and with it the fitted one,
         # whose effect the fit has taken for the law's
-        more = 2 * (self.order_noise_ * losses) ** 2 @ weights**2 * unseen.order[:, None]
-        if unseen.shape.any():  # what the law gets wrong of a shape all domains share
-            gain = self.annealing_gain(inputs) @ weights
-            more = more + (self.shape_error_ * gain) ** 2 * unseen.shape[:, None]
+        order = 2 * (self.order_noise_ * losses) ** 2 @ weights**2 * unseen.order[:, None]
+        more = order + self._shape_sd(inputs, unseen, weights) ** 2
         half, mean = np.hypot(half, normal_radius(level) * np.sqrt(more)), losses @ weights
         found = Prediction(mean, mean - half, mean + half, level)
         return self.horizon_.widen(found, {"size": inputs.params, "tokens": inputs.decay_tokens})
+
+    def _shape_sd(self, inputs: DecayInputs, unseen: _Unseen, weights: Array) -> Array:
+        """What an unseen shape adds to the spread of weighted losses ``[n, k]``: all domains share its error."""
+        if not unseen.shape.any():
+            return np.zeros((len(inputs), weights.shape[1]))
+        return self.shape_error_ * np.abs(self.annealing_gain(inputs) @ weights) * unseen.shape[:, None]
 
     def _unseen(self, runs: pd.DataFrame) -> _Unseen:
         """In what each row differs from all fitted ones; without a seed it has another order of the data."""
