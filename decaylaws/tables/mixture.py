@@ -52,6 +52,7 @@ from decaylaws.tables.mixture_words import differences, doubts_of, notes_on, ons
 from decaylaws.tables.run_reading import RunTable
 
 _LENGTHS = ("decay_tokens", "train_tokens", "tokens")
+_SAME_LOSS = 1e-4  # as far as rounded shares move a prediction
 _LEAST_TOKENS = 10_000  # of a run: fewer are thousands, millions or billions
 _MOST_PARTS = 16
 """Targets that are regressed one by one; more of them are regressed in groups that move together."""
@@ -138,8 +139,8 @@ def mix(table: RunTable, settings: MixSettings | None = None, *, progress: Progr
     ]
     if terms.margins and not kept_margins:
         notes.append(
-            "No mixture keeps the guards with the margin that left-out runs ask for. This one keeps them by its "
-            "prediction alone."
+            "No mixture keeps the guards with the margin that left-out runs ask for and is better than the control. "
+            "This one keeps them by its prediction alone."
         )
     return Mixed(
         mixture=found.mixture,
@@ -280,7 +281,12 @@ def _search(
     law: MixtureRegression,
     progress: Progress,
 ) -> tuple[MixtureChoice, bool]:
-    """The best mixture, and whether it keeps its guards with their margins; without them where none does."""
+    """The best mixture, and whether it keeps its guards with their margins; without them where none does, or none
+    that is better than the control.
+
+    Margins above their limits leave only mixtures that lower the guarded losses, whatever that costs; the control
+    keeps every guard.
+    """
     attempts = [terms, replace(terms, margins={})] if any(terms.margins.values()) else [terms]
     for number, each in enumerate(attempts):
         progress("search", number, len(attempts))
@@ -289,10 +295,18 @@ def _search(
             decay_tokens=settings.decay_tokens, terms=each, parts=SHARE_PARTS, seed=settings.seed,
         )  # fmt: skip
         kept = all(slack >= each.margins.get(name, 0.0) - 1e-6 for name, slack in found.guards.items())
-        if kept:
+        if kept and (settings.kl_strength > 0 or not _is_worse(found, terms.control, weights)):
             break
     progress("search", 1, 1)
     return found, kept and each is terms
+
+
+def _is_worse(found: MixtureChoice, control: Mixture | None, weights: Mapping[str, float]) -> bool:
+    """Whether the control is predicted to be better than the mixture that was found."""
+    if control is None:
+        return False
+    frame = pd.DataFrame([control.array(found.law.sources_)], columns=list(found.law.sources_))
+    return float(found.law.predict_objective(frame, weights)[0]) < found.objective.mean - _SAME_LOSS
 
 
 def _covering(objective: Estimate, held: HeldOutRuns, observed: Array) -> Estimate:

@@ -291,6 +291,25 @@ def test_a_best_run_that_breaks_a_guard_is_no_way_out(table: RunTable) -> None:
     assert any(note.endswith("does not keep the guard of web.") for note in found.notes)
 
 
+def test_margins_above_their_limit_do_not_recommend_what_is_worse_than_the_control() -> None:
+    """They leave only mixtures that lower the guarded loss; the control is the best mixture and keeps every guard."""
+    grid = np.random.default_rng(0).dirichlet(np.ones(4), 20_000)
+    best = grid[truth(grid).mean(axis=1).argmin()]
+    row = dict(zip([f"w_{name}" for name in SOURCES], best)) | dict(
+        zip(("loss_web", "loss_code"), truth(best[None])[0])
+    )
+    table = _table(pd.concat([runs(), pd.DataFrame([{"run": "best", **row}])], ignore_index=True))
+    found = mix(table, MixSettings.checked({"law": "log_linear", "guards": {"web": 0.0}, "control": "best"}))
+    control = found.choice.law.predict_objective(
+        pd.DataFrame([best], columns=list(SOURCES)), {"web": 0.5, "code": 0.5}
+    )
+    assert found.guards["margin"].iloc[0] > 0
+    assert found.choice.objective.mean <= control[0] + 1e-4
+    assert any(
+        "better than the control. This one keeps them by its prediction" in note for note in found.notes
+    )
+
+
 _RECIPE = ["--recipe", "recipe.yaml", "--seq-len", "4096", "--batch-tokens", "4096"]
 
 
