@@ -12,7 +12,7 @@ TEST_STAMP := $(VENV)/.installed-tests
 TARGETS := .venv-targets
 TARGETS_STAMP := $(TARGETS)/.installed
 
-.PHONY: install demo test test-targets lint format reference docs notebooks clean
+.PHONY: install demo test pytest test-targets lint format reference docs notebooks clean
 
 # torch first and pinned: without the pin pip may choose another build of several gigabytes
 $(STAMP): pyproject.toml constraints.txt
@@ -35,7 +35,10 @@ demo: $(STAMP)
 	$(BIN)/decaylaws demo demo-study
 
 # one thread a process: two processes of tests share the cores, a file at a time, in the order of tests/conftest.py
-test: $(TEST_STAMP) lint
+# lint first; with 'make -j2 test', as CI runs it, beside the tests, for mypy has one process and would leave a core idle
+test: lint pytest
+
+pytest: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # all of it pinned and without a resolver: the trainers' own pins contradict each other
