@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,6 +257,12 @@ def _failure(log: Path, start: int, code: int) -> str:
     if code < 0:
         memory = " (short of memory?)" if code == -signal.SIGKILL else ""
         return f"torchrun was ended by signal {-code}{memory}. Launch again to go on. The whole log is {log}."
+    if not lines:  # as on a full disk, where its own message finds no place either
+        free = shutil.disk_usage(log.parent).free
+        return (
+            f"The launched run ended with exit code {code} and wrote nothing to {log}, as on a full disk; {free:,} "
+            "bytes are free there now. Free space if that is too little, then launch again to go on."
+        )
     tail = "\n".join(lines[-LOG_TAIL_LINES:])
     return f"The launched run ended with exit code {code}. The whole log is {log}; its last lines:\n{tail}"
 

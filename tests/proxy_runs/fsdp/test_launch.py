@@ -214,6 +214,9 @@ def test_what_died_of_something_else_tells_its_reason(
     log.write_text("nothing that can be understood\n")
     assert _failure(log, 0, 7).startswith("The launched run ended with exit code 7.")
     assert "ended by signal 9 (short of memory?). Launch again" in _failure(log, 0, -9)
+    log.write_text("", encoding="utf-8")
+    assert "wrote nothing to" in _failure(log, 0, 1)
+    assert "as on a full disk" in _failure(log, 0, 1)
 
 
 def test_an_error_of_the_users_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
