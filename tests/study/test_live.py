@@ -97,12 +97,20 @@ def speed_of(study: Study, workers: int | None = None) -> Calibration:
     return calibrate(study.planner(), study.calibration_file, study.held_folders(), workers=workers)
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study with its corpus, to be copied."""
+    root = tmp_path_factory.mktemp("prepared")
+    make_tiny_study(root)
+    decaylaws("prepare", str(root))
+    return root
+
+
 def test_a_plan_has_a_price_in_hours_that_is_measured_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_tiny_study(tmp_path)
-    decaylaws("prepare", str(tmp_path))
-    assert "workers on this machine, as measured now" in decaylaws("plan", str(tmp_path))
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    assert "1 worker on this machine, as measured now" in decaylaws("plan", str(tmp_path))
     study = Study.open(tmp_path)
     speed = speed_of(study, 2)
     assert study.calibration_file.is_file()
@@ -205,9 +213,8 @@ def test_a_worker_sees_its_own_gpu_only(tmp_path: Path, monkeypatch: pytest.Monk
         assert seen == wanted
 
 
-def test_only_the_slots_that_study_yaml_gives_are_measured(tmp_path: Path) -> None:
-    make_tiny_study(tmp_path)
-    decaylaws("prepare", str(tmp_path))
+def test_only_the_slots_that_study_yaml_gives_are_measured(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     study = Study.open(tmp_path)
     proxy = study.planner().shape("small")
     assert set(speed_of(study).speeds[proxy]) == {2}
@@ -218,10 +225,9 @@ def test_only_the_slots_that_study_yaml_gives_are_measured(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def long_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def long_study(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose sweep counts as long on a machine with instructions for bfloat16."""
-    make_tiny_study(tmp_path)
-    decaylaws("prepare", str(tmp_path))
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(calibrating, "_measure", lambda *_: {"1": 1e9})
     for name in ("WORTH_TRYING_SECONDS", "EAGER_WORTH_TRYING_SECONDS"):
         monkeypatch.setattr(arithmetic, name, 0.0)

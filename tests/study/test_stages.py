@@ -18,7 +18,10 @@ from decaylaws.study.verdict import read_outcome
 from decaylaws.tables import read_run_table
 from proxy_runs.data.shards import TokenStore
 from proxy_runs.engine.run import Run
+from tests.study.in_process import work_in_this_process
 from tests.study.tiny import TINY_SETTINGS, VERBS, decaylaws, make_tiny_study
+
+pytestmark = pytest.mark.slow
 
 STAGES = {
     "spread": {"web": 0.6, "maths": 0.2, "code": 0.2},
@@ -43,8 +46,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     settings = copy.deepcopy(TINY_SETTINGS) | {"design": DESIGN, "search_trials": 20}
     settings["target"]["max_decay_tokens"] = 6144
     (root / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    for verb in VERBS:
-        decaylaws(verb, str(root))
+    with pytest.MonkeyPatch.context() as patch:
+        work_in_this_process(patch)
+        for verb in VERBS:
+            decaylaws(verb, str(root))
     return Study.open(root)
 
 
