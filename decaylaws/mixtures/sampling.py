@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.mixtures.geometry import Array, Polytope, hit_and_run, stick_breaking
+from decaylaws.mixtures.geometry import TOLERANCE, Array, Polytope, hit_and_run, stick_breaking
 
 REJECTION_ROUNDS = 100
 """Candidates drawn per point wanted before rejection gives up (RegMix's multiplier)."""
@@ -68,7 +68,8 @@ def dirichlet(
         polytope = Polytope(polytope.lower, np.maximum(upper, polytope.lower), polytope.slabs)
     centre = polytope.project(prior)
     kept, refused = np.empty((0, len(prior))), np.empty((0, len(prior)))
-    for _ in range(REJECTION_ROUNDS):
+    is_fixed = (polytope.upper > 0) & (polytope.upper - polytope.lower <= TOLERANCE)
+    for _ in range(1 if is_fixed.any() else REJECTION_ROUNDS):  # no draw meets a fixed share
         draws = _dirichlet_draws(flat, count, settings, rng)
         feasible = polytope.contains(draws)
         kept = np.vstack([kept, draws[feasible]])[:count]

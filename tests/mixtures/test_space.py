@@ -148,7 +148,7 @@ def test_samples_are_feasible_and_reproducible(seed: int, decay_tokens: float) -
     assert spread == space.space_filling(5, seed=seed, decay_tokens=decay_tokens)
 
 
-def test_a_source_that_may_not_be_used_refuses_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_that_may_not_vary_costs_one_round_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[int] = []
 
     def counted(*arguments: Any) -> Any:
@@ -163,6 +163,9 @@ def test_a_source_that_may_not_be_used_refuses_no_draws(monkeypatch: pytest.Monk
     assert len(rounds) == 1
     assert (shares[:, 3] == 0).all()
     np.testing.assert_allclose(shares[:, :3].mean(axis=0), 1 / 3, atol=0.02)
+    fixed = MixtureSpace((*three.sources, SourceLimits("d", 1000, lower=0.2, upper=0.2)))
+    np.testing.assert_allclose(fixed.sample_shares(100, seed=0)[:, 3], 0.2)
+    assert len(rounds) == 2
 
 
 def test_draws_are_pulled_as_far_as_each_can_go() -> None:
