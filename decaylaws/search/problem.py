@@ -211,27 +211,27 @@ class DecayProblem:
 
     def aim(self, shares: Array, theta: Array | None = None) -> Array:
         """What is minimised at one set of parameters ``[k]``: the objective and the price of the divergence."""
-        value = self.objective(shares, theta)
-        return (
-            value if self.goal.kl_strength == 0 else value + self.goal.kl_strength * self.divergence(shares)
-        )
+        return self.objective(shares, theta) + self._price(shares)
 
     def drawn_aim(self, shares: Array, theta: Array) -> Array:
         """The aim at one draw of the law ``[k]``, moved as far from the fit as held-out runs say it errs.
 
         Draws alone hold the true regret too rarely where the truth lies outside the family (``draw_scale``).
         """
-        point = self.objective(shares)
-        return point + self._draw_scale * (self.objective(shares, theta) - point) + self._price(shares)
+        inputs = self.inputs(shares)
+        point = self.law.loss(inputs) @ self._weights
+        drawn = self.law.loss(inputs, theta) @ self._weights
+        return point + self._draw_scale * (drawn - point) + self._price(shares)
 
     def robust_aim(self, shares: Array) -> Array:
         """The aim plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
-        value = self.aim(shares)
-        draws = self.law.draws_[: self.num_risk_draws]
+        inputs, draws = self.inputs(shares), self.law.draws_[: self.num_risk_draws]
+        value = self.law.loss(inputs) @ self._weights + self._price(shares)
         if self.goal.risk == 0 or len(draws) < 2:
             return value
         gains = [
-            self.objective(shares, theta) - control for theta, control in zip(draws, self._control_draws)
+            self.law.loss(inputs, theta) @ self._weights - control
+            for theta, control in zip(draws, self._control_draws)
         ]
         return value + self.goal.risk * np.std(gains, axis=0)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -148,6 +149,26 @@ class ParameterLayout:
         """The onset of every repeated source, and what repetition has in common (``repetition.COMMON``)."""
         return self.num_repeated + len(COMMON) if self.num_repeated else 0
 
+    @cached_property
+    def _slices(self) -> dict[str, slice]:
+        """Columns of every kind."""
+        d = self.num_domains
+        stage = self.size - self._num_by_stage
+        tokens = stage - self._num_by_tokens
+        harm = tokens - d * self.num_repeated
+        repetition = harm - self.num_shared_by_repetition
+        offsets = repetition - d * self.num_checkpoints
+        first = {kind: len(SHARED) + number * d for number, kind in enumerate(OWN)}
+        return {
+            **{kind: slice(start, start + d) for kind, start in first.items()},
+            "mixture": slice(len(SHARED) + len(OWN) * d, offsets),
+            "offsets": slice(offsets, repetition),
+            "repetition": slice(repetition, harm),
+            "harm": slice(harm, tokens),
+            "tokens": slice(tokens, stage),
+            "stage": slice(stage, self.size),
+        }
+
     def columns(self, kind: str) -> slice:
         """Columns of one kind of a domain's own parameters, or of a kind that stands behind them.
 
@@ -155,28 +176,9 @@ class ParameterLayout:
         what sources share too), the ``harm`` of it, the exponents of the pre-training ``tokens``, and what belongs to
         the stable ``stage``.
         """
-        d = self.num_domains
-        stage = self.size - self._num_by_stage
-        tokens = stage - self._num_by_tokens
-        harm = tokens - d * self.num_repeated
-        repetition = harm - self.num_shared_by_repetition
-        offsets = repetition - d * self.num_checkpoints
-        if kind == "stage":
-            return slice(stage, self.size)
-        if kind == "tokens":
-            return slice(tokens, stage)
-        if kind == "harm":
-            return slice(harm, tokens)
-        if kind == "repetition":
-            return slice(repetition, harm)
-        if kind == "offsets":
-            return slice(offsets, repetition)
-        if kind == "mixture":
-            return slice(len(SHARED) + len(OWN) * d, offsets)
-        first = len(SHARED) + OWN.index(kind) * d
-        return slice(first, first + d)
+        return self._slices[kind]
 
-    @property
+    @cached_property
     def shared_columns(self) -> NDArray[np.intp]:
         """Columns of the parameters that domains share ``[s]``.
 
@@ -186,7 +188,7 @@ class ParameterLayout:
         behind = (every[self.columns(kind)] for kind in ("repetition", "tokens", "stage"))
         return np.concatenate([every[: len(SHARED)], *behind])
 
-    @property
+    @cached_property
     def own_columns(self) -> NDArray[np.intp]:
         """Columns of every domain's own parameters ``[d, q]``: by kind, then mixture coefficients, offsets and harm."""
         domains = np.arange(self.num_domains)
@@ -232,6 +234,10 @@ class ParameterLayout:
         return [*SHARED, *own, *pairs, *offsets, *onsets, *harm, *last]
 
 
+_layout = lru_cache(maxsize=64)(ParameterLayout)
+"""A layout counts its columns once, and a search evaluates one layout many thousand times."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """The constants that a family is evaluated in.
@@ -265,7 +271,7 @@ class Frame:
 
     def layout(self, num_domains: int) -> ParameterLayout:
         """Where the parameters of a law of so many domains stand."""
-        return ParameterLayout(
+        return _layout(
             num_domains, len(self.trunk_shares), len(self.checkpoints), len(self.repeated),
             self.reference_start_tokens is not None, self.by_stage,
         )  # fmt: skip
