@@ -63,7 +63,7 @@ def main() -> None:
     except SystemExit as ending:  # typer turns Ctrl-C into an exit of its own, the entry point other signals
         if ending.code in STOPPED:
             _complain(
-                f"{STOPPED[ending.code]}. Nothing finished is lost. The same command continues where it stopped."
+                f"{STOPPED[ending.code]}. Nothing finished is lost. The same command does what is still missing."
             )
         raise
     except OSError as error:

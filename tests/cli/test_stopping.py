@@ -45,7 +45,7 @@ def test_a_signal_ends_a_verb_as_ctrl_c_does(number: signal.Signals, words: str)
     assert out == "workers saved\n"
     assert (
         error
-        == f"decaylaws: {words}. Nothing finished is lost. The same command continues where it stopped.\n"
+        == f"decaylaws: {words}. Nothing finished is lost. The same command does what is still missing.\n"
     )
     assert process.returncode == 128 + number
 
