@@ -85,7 +85,7 @@ def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, boo
         if settings.optimizer.recipe == "as_checkpoint"
         else OptimizerSettings.of(planner.optimizer(settings.target.shape).to_dict()),
         # an order of the data that no run of the sweep has seen: what confirms the recipe was never fitted
-        seed=settings.design.seed + settings.design.num_replicates,
+        seed=max(settings.design.seed + settings.design.num_replicates, int(inputs.usable["seed"].max()) + 1),
         provenance=_provenance(inputs, corpus, fit, law, found),
         guard_limits=own.guard_limits,
         stage=stage,
