@@ -26,7 +26,7 @@ from decaylaws.study.sweep import MeasuredSweep
 from decaylaws.study.trainer import to_the_end
 from decaylaws.study.unfinished import unfinished_rows
 
-FIT_FORMAT = 19  # of laws/fit.json; an older file is fitted anew
+FIT_FORMAT = 20  # of laws/fit.json; an older file is fitted anew
 
 
 @dataclass(frozen=True)
