@@ -259,8 +259,14 @@ def test_models_share_the_kernel_and_a_size_without_decays_borrows_it():
     assert low <= law.params_["models"]["small"]["level"] <= high
     unseen = LossCurve("unseen", LATE, [TOTAL], model="other", params=2e8)
     assert 2.5 < law.predict([unseen])[0] < 3.2
+    assert law.predict_loss(LATE, model="other", params=2e8) == pytest.approx(law.predict([unseen]))
     with pytest.raises(InvalidValueError, match="fitted models"):
         law.predict([LossCurve("nameless", LATE, [TOTAL], model="other")])
+    assert law.predict_loss(LATE, params=4e8) == law.predict_loss(LATE, model="big")  # the last model
+    with pytest.raises(
+        InvalidValueError, match=r"'params' must be the 400000000 parameters of the fitted model 'big'"
+    ):
+        law.predict_loss(LATE, params=2e8)
 
 
 def of_size(params, *, slope, noise=0.0, seed=0, schedule=None):

@@ -282,6 +282,10 @@ class ScheduleLaw(Law):
 
     def _own_parameters(self, model: str, params: float | None) -> OwnParameters:
         if model in self.models_:
+            size = self._sizes[model]
+            if size is not None and params is not None and params != size:
+                constraint = f"must be the {size:.10g} parameters of the fitted model '{model}'"
+                raise InvalidValueError("params", params, constraint, "Name another model for another size.")
             return self._models.own(model)
         sizes = [size for size in self._sizes.values() if size]
         if params is None or not sizes:
