@@ -13,7 +13,7 @@ from decaylaws.laws.decay import DecayLaw
 from decaylaws.laws.decay.horizon import Trust, measured_trust
 from decaylaws.laws.decay.misfit import USUAL_SHAPE_ERROR
 from decaylaws.laws.decay.shapes import HeldOutShape, ShapeReach, held_out_masks
-from tests.laws.test_decay_law import NOISE, SOURCES, TRUNK, simulated
+from tests.laws.test_decay_law import NOISE, SOURCES, TRUNK, simulated, with_averages
 
 unfitted = functools.partial(DecayLaw, TRUNK, num_draws=0, num_folds=0)
 
@@ -122,9 +122,19 @@ def test_a_shape_is_held_out_only_where_enough_runs_are_left(runs: pd.DataFrame)
     assert held_out_masks(runs, len(runs)) == {}
     words = ShapeReach(("1-sqrt", "linear")).sentences()
     assert words == [
-        "No shape of the decay could be held out (1-sqrt, linear): too few runs are left without it. A decay of the "
-        "control with the shape linear at the longest length would tell."
+        "No shape of the decay could be held out (1-sqrt, linear): the runs of other shapes are too few, or a law that "
+        "is fitted to them cannot predict it. A decay of the control with the shape linear at the longest length would "
+        "tell."
     ]
+
+
+def test_a_shape_that_the_law_of_the_others_refuses_is_not_held_out(runs: pd.DataFrame) -> None:
+    """Averages of the checkpoint's weights beside decays of one shape alone: a law of these asks for them."""
+    table = with_averages(runs, 0.1)
+    averages = [f"averaged_start_loss:{name}" for name in SOURCES]
+    table.loc[table["decay_shape"] == "1-sqrt", averages] = np.nan
+    assert not unfitted().fit(table).is_measured_
+    assert [each.shape for each in trust_of(table).shapes.held_out] == ["linear"]
 
 
 def test_a_noisy_held_out_shape_moves_the_usual_error_little() -> None:

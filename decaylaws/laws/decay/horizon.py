@@ -8,12 +8,14 @@ nearest run is asked the same, as the least that a law has to beat.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from decaylaws.errors import DecaylawsError
 from decaylaws.laws.decay.baselines import DecayPredictor, NearestRun
 from decaylaws.laws.decay.inputs import final_losses, mixture_groups, plain_shares
 from decaylaws.laws.decay.shapes import (
@@ -225,9 +227,11 @@ def measured_trust(
 
         tables[name] = rolled(origins, predict, observed, names=domains)
     held_shapes: list[HeldOutShape] = []
-    for shape, mask in masks.items():
-        progress(HORIZON_STAGE, count + len(held_shapes), total)
-        held_shapes.append(held_out_shape(make, runs, shape, mask))
+    for number, (shape, mask) in enumerate(masks.items()):
+        progress(HORIZON_STAGE, count + number, total)
+        # decays of one shape may have what the others lack, such as a stable stage, which their law refuses
+        with suppress(DecaylawsError):
+            held_shapes.append(held_out_shape(make, runs, shape, mask))
     progress(HORIZON_STAGE, total, total)
     return Trust(
         Horizon.measured(axes, tables["decay"], noise=noise),

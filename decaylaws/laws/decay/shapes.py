@@ -92,8 +92,8 @@ class ShapeReach:
                 f"All decays have the shape {self.seen[0]}, so nothing in these runs tells how far the law errs at "
                 "another shape."
                 if len(self.seen) == 1
-                else f"No shape of the decay could be held out ({', '.join(self.seen)}): too few runs are left without "
-                "it."
+                else f"No shape of the decay could be held out ({', '.join(self.seen)}): the runs of other shapes are "
+                "too few, or a law that is fitted to them cannot predict it."
             )
             other = next(name for name in ("1-sqrt", "linear", "cosine") if name not in self.seen[:1])
             return [
