@@ -148,7 +148,14 @@ def read_run_table(
     exclude(
         reasons,
         ~((errors >= 0) & (errors < np.inf)).all(axis=1),
-        f"a standard error ({LOSS_ERROR}TARGET) below 0 or without end",
+        f"a standard error ({LOSS_ERROR}TARGET) that is not a finite number of 0 or more",
+    )
+    others = [name for name in map(str, table) if name.startswith(LOSS_ERROR)]
+    others = [name for name in others if name.removeprefix(LOSS_ERROR) not in values]
+    exclude(
+        reasons,
+        (table[others].apply(numbers) > 0).any(axis=1) & ~(errors > 0).any(axis=1),
+        f"its losses are expected from a curve, and no target has the name in {', '.join(others)}",
     )
     if STABLE_TOKENS in table:
         after_stage = numbers(table[STABLE_TOKENS]) > 0
@@ -203,11 +210,12 @@ def read_run_table(
 
 
 def _errors(table: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
-    """Standard errors of the targets, 0 where the table has none."""
+    """Standard errors of the targets; 0 where the table has none, NaN where a cell holds no number."""
     found = pd.DataFrame(0.0, index=table.index, columns=list(targets))
     for name in targets:
         if LOSS_ERROR + name in table:
-            found[name] = numbers(table[LOSS_ERROR + name]).fillna(0.0)
+            cells = table[LOSS_ERROR + name]
+            found[name] = numbers(cells).where(cells.notna(), 0.0)
     return found
 
 

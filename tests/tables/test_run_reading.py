@@ -91,7 +91,19 @@ def test_expected_losses_come_with_their_errors(tmp_path: Path) -> None:
     assert found.finished.tolist() == [k != 3 for k in range(10)]
     reasons = dict(found.excluded.itertuples(index=False))
     assert reasons[table["run"][4]] == "its state is 'running'"
-    assert "below 0" in reasons[table["run"][5]]
+    assert "not a finite number of 0 or more" in reasons[table["run"][5]]
+
+
+def test_an_error_that_is_no_number_or_of_no_target_does_not_pass_for_a_measured_loss(tmp_path: Path) -> None:
+    table = runs(12).assign(**{"loss_error:web": "0.0", "loss_error:codes": 0.0})
+    table.loc[3, "loss_error:web"] = "0,05"
+    table.loc[4, "loss_error:codes"] = 0.05
+    table.loc[5, ["loss_error:web", "loss_error:codes"]] = ["0.05", 0.05]
+    found = read_run_table(written(table, tmp_path / "runs.csv"))
+    assert found.runs == tuple(table["run"].drop(index=[3, 4]))
+    reasons = dict(found.excluded.itertuples(index=False))
+    assert "not a finite number of 0 or more" in reasons[table["run"][3]]
+    assert reasons[table["run"][4]].endswith("no target has the name in loss_error:codes")
 
 
 def test_pairs_of_files_are_joined_by_run(tmp_path: Path) -> None:
