@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import DataError, InvalidValueError, SchemaError
-from decaylaws.io.documents import BadRow, json_lines, json_object
+from decaylaws.io.documents import objects
 from decaylaws.io.files import check_record
 
 DAMAGED_TABLE = "Put it back from a copy, or delete it and run the verb that writes it."
@@ -70,7 +70,10 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
         return read_csv(path, text=text)
     if not Path(path).is_file():
         raise DataError(f"There is no file {path}.")
-    table = _read_parquet(path) if suffix in _PARQUET else _read_json_lines(Path(path))
+    if suffix in _PARQUET:
+        table = _read_parquet(path)
+    else:
+        table = pd.DataFrame([row for _, row in objects(Path(path))])
     # pandas keeps an index of its own in a file, such as the names of the runs
     table = table.reset_index(drop=table.index.names == [None]).rename(columns=lambda name: str(name).strip())
     twice = table.columns[table.columns.duplicated()].tolist()
@@ -84,14 +87,6 @@ def _read_parquet(path: str | Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a Parquet file: {' '.join(str(error).split())}") from None
-
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    rows = [json_object(f"{path}:{number}", line) for number, line in json_lines(path)]
-    for row in rows:
-        if isinstance(row, BadRow):
-            raise DataError(f"{row.where} {row.reason}. {row.remedy}")
-    return pd.DataFrame(rows)
 
 
 def _header(path: str | Path) -> list[str]:
