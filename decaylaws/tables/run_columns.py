@@ -70,7 +70,7 @@ def one_table(
             raise SchemaError(str(file), unexpected=doubled[:5], remedy="Each run must be in each file once.")
     own = set(runs) | {"run", "name", "index"}
     prefixes = None
-    if not any(str(column).startswith(_SHARES) for column in left):
+    if not any(str(column).lower().startswith(_SHARES) for column in left):
         # olmix's files: the columns bear the names of sources and metrics, and nothing else
         left = left.rename(columns={name: f"mix:{name}" for name in left if name not in own})
         metric_names = [str(name) for name in right if name not in own]

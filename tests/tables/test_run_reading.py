@@ -316,6 +316,10 @@ def test_names_of_columns_are_read_whatever_their_case_and_blanks(tmp_path: Path
         written(table.rename(columns={"w_web": "W_ web", "w_code": "W_code"}), tmp_path / "runs.csv")
     )
     assert found.sources == SOURCES
+    shares = table[["run", *(f"w_{name}" for name in SOURCES)]].rename(columns=lambda name: name.capitalize())
+    losses = written(table[["run", "loss_web", "loss_code"]], tmp_path / "losses.csv")
+    pair = read_run_table(written(shares, tmp_path / "shares.csv"), losses)
+    assert (pair.sources, pair.targets) == (SOURCES, TARGETS)
 
 
 def test_a_row_of_fractions_amid_percentages_is_named_in_the_words_of_the_table(tmp_path: Path) -> None:
