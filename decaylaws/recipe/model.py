@@ -320,11 +320,14 @@ class Recipe(Value):
             unknown = [name for name in stage.mixture.names if name not in self.sources]
             if unknown:
                 raise InvalidValueError(
-                    f"stages.{index}.mixture", unknown[0], "gives a share to what sources does not list"
-                )
+                    f"stages.{index}.mixture", unknown[0], "must give shares to sources that 'sources' lists only",
+                    "Add the source there, or take its share away.",
+                )  # fmt: skip
         unknown = [domain for domain in self.guards if domain not in self.predictions]
         if unknown:
-            raise InvalidValueError("guards", unknown[0], "guards a domain that predictions does not list")
+            raise InvalidValueError(
+                "guards", unknown[0], "must guard domains that 'predictions' lists only", "Remove the guard."
+            )
 
     def _check_handover(self) -> None:
         first = self.stages[0].lr.start_lr

@@ -112,7 +112,7 @@ def _set(path: str, value: object):
         (_set("stages.0.mixture", {"web": 0.5, "math": 0.4}), "'stages.0.mixture'.*sum"),
         (
             _set("stages.0.mixture", {"web": 0.5, "other": 0.5}),
-            r"^'stages\.0\.mixture' gives a share to what sources does not list; got 'other'\.$",
+            r"^'stages\.0\.mixture' must give shares to .* 'sources' lists only; got 'other'\. Add the source",
         ),
         (
             _set("stages.0.mixture", {"web": "half"}),
@@ -138,7 +138,7 @@ def _set(path: str, value: object):
         (_set("predictions.web.lower", 9.0), "lower <= mean <= upper"),
         (
             _set("guards.poetry", {"limit": 0.1, "predicted": 0.0, "holds": True}),
-            r"^'guards' guards .*; got 'poetry'\.$",
+            r"^'guards' must guard .*; got 'poetry'\. Remove",
         ),
         (_set("typo", 1), "'typo' is not a key of a recipe"),
         (
