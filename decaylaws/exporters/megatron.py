@@ -94,12 +94,12 @@ def _word(job: Job, text: str, field: str) -> str:
     in it, and takes quotes as they stand.
 
     Raises:
-        NotRepresentableError: the value would not arrive as it is; names it.
+        NotRepresentableError: the value might not arrive as it is; names it.
     """
     if found := _NOT_A_WORD.search(text):
         raise job.refuse(
-            f"{field}={text!r} holds {found[0]!r}, which the shell changes as it reads the file of flags; give it "
-            "another name or a link without it"
+            f"{field}={text!r} holds {found[0]!r}, which a shell may change on the way from the file of flags to "
+            "Megatron; give it another name or a link without it"
         )
     return text
 
