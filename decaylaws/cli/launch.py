@@ -12,10 +12,10 @@ from decaylaws.cli.console import ConsoleProgress, frame_table, make_console, sa
 from decaylaws.cli.steps import open_study, say_next
 from decaylaws.errors import InvalidValueError
 from decaylaws.io.yaml import load_yaml
+from decaylaws.recipe.files import SUFFIXES
 from decaylaws.study.launch import launch_settings
 from decaylaws.study.status import verb_after
 
-RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 SETTING_NAMES = (
     "dtype, micro_batch_sequences, replicas, activation_checkpointing, compile, z_loss, router_aux_loss_coef, "
     "checkpoint_interval, checkpoint_seconds, save_model, keep_last, async_checkpoints, eval_points, "
@@ -71,7 +71,7 @@ def launch(
     given = {"start": start, "corpus": corpus, "output": output}
     wanted: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     wanted |= dict(_setting(text) for text in changes or [])
-    is_recipe = target.suffix in RECIPE_SUFFIXES and not target.is_dir()
+    is_recipe = target.suffix.lower() in SUFFIXES and not target.is_dir()
     source = target if is_recipe else open_study(console, target)
     if slurm_nodes is not None:
         from proxy_runs.fsdp.launch import write_slurm_job

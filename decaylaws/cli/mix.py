@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from decaylaws.cli.console import ConsoleProgress, make_console, say
-from decaylaws.cli.launch import RECIPE_SUFFIXES
 from decaylaws.cli.mixed import print_mixed
 from decaylaws.cli.options import Maps, ReportFile, Where, number, pairs
 from decaylaws.errors import InvalidValueError
 from decaylaws.laws.mixing import REGRESSIONS
 from decaylaws.recipe import Recipe
+from decaylaws.recipe.files import SUFFIXES
 from decaylaws.report.tables import write_mix_report
 from decaylaws.schedules import parse_schedule
 from decaylaws.schedules.quantities import parse_tokens
@@ -157,8 +157,8 @@ class RecipeOptions:
         """
         if self.path is None:
             return
-        if self.path.suffix.lower() not in RECIPE_SUFFIXES:
-            raise InvalidValueError("recipe", str(self.path), f"must end in {' or '.join(RECIPE_SUFFIXES)}")
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise InvalidValueError("recipe", str(self.path), f"must end in {' or '.join(SUFFIXES)}")
         stated = {
             "--schedule": self.schedule, "--batch-tokens": self.batch_tokens, "--start-tokens": self.start_tokens,
         }  # fmt: skip

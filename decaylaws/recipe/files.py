@@ -17,6 +17,8 @@ from decaylaws.io.yaml import load_yaml, to_yaml
 __all__ = ["read_mapping", "read_text", "to_json", "to_yaml"]
 
 MAX_BYTES = 16 * 1024 * 1024
+SUFFIXES = (".yaml", ".yml", ".json")
+"""What a recipe's file name ends in."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
