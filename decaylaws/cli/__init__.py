@@ -68,9 +68,8 @@ def main() -> None:
         raise
     except OSError as error:
         if error.errno in OUTPUT_FULL and error.filename is None:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # what is buffered would fail again at exit
+            # what is buffered would fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _complain(f"The output cannot be written: {error.strerror}. Free space, then repeat.")
             sys.exit(EXIT_ERROR)
         if error.filename is None:

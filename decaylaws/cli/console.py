@@ -153,9 +153,8 @@ def frame_table(frame: pd.DataFrame, *, title: str) -> Table:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return (
-            f"{value:.4f}" if math.isfinite(value) else "-"
-        )  # infinite: the error of a law that could not be fitted
+        # the error of a law that could not be fitted is infinite
+        return f"{value:.4f}" if math.isfinite(value) else "-"
     return str(value)
 
 
