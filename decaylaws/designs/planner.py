@@ -147,13 +147,13 @@ class Planner(Forks):
         settings, design = self.settings, self.settings.design
         tokens, factor = max(design.decay_tokens), design.start_lr_factors[0]
         levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
-        run = {design.shapes[0], *(shape for _, _, shape, *_ in levels)}  # all controls have the first
+        planned = {design.shapes[0], *(shape for _, _, shape, *_ in levels)}  # all controls have the first
         return [
             self.microanneal(
                 "shape", settings.proxy, self.decay_schedule(settings.proxy, tokens, factor, shape),
                 self.control_mixture, seed=design.seed,
             )
-            for shape in dict.fromkeys(design.shapes) if shape not in run and shape != "constant"
+            for shape in dict.fromkeys(design.shapes) if shape not in planned and shape != "constant"
         ]  # fmt: skip
 
     def _repetitions(self) -> list[PlannedRun]:

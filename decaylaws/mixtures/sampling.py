@@ -84,9 +84,8 @@ def _dirichlet_draws(flat: Array, count: int, settings: DirichletSettings, rng: 
     used = flat > 0
     gammas = np.zeros((count, len(flat)))
     gammas[:, used] = rng.standard_gamma(strengths[:, None] * flat[used])
-    empty = (
-        gammas.sum(axis=1) == 0
-    )  # every gamma underflowed: the limit of a Dirichlet at strength 0, a vertex
+    # where every gamma underflowed: the limit of a Dirichlet at strength 0, a vertex
+    empty = gammas.sum(axis=1) == 0
     gammas[empty, rng.choice(len(flat), size=int(empty.sum()), p=flat / flat.sum())] = 1.0
     shares = gammas / gammas.sum(axis=1, keepdims=True)
     shares[shares < settings.min_share] = 0.0

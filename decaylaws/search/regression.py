@@ -46,9 +46,8 @@ Method = Literal["auto", "exact", "descent", "optuna", "regmix"]
 _SCALES = (0.03, 0.1, 0.25, 0.5, 0.8, 1.0)  # how far from the chosen mixture others are tried
 BEST_OBSERVED = "best_observed"
 _FOLDS = 5
-_EXCEEDED = (
-    1 / 3
-)  # quantile of the gains: a mean would follow a few draws in which a member fails far from the runs
+# quantile of the gains: a mean would follow a few draws in which a member fails far from the runs
+_EXCEEDED = 1 / 3
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from the best observed run to the optimum of the fit
 _ENDS = 300  # mixtures towards which they are tried
 _STARTS, _VALLEYS = 6, 3  # simulated mixtures from which a search descends, and ends that it polishes

@@ -197,9 +197,8 @@ def test_what_held_out_runs_do_not_confirm_of_a_predicted_gain_is_found(slope: f
     np.testing.assert_allclose(found.lost(far, chosen=False), [found.slope * (found.centre + 0.3), 0.0])
     further = found.lost(far) - found.lost(far, chosen=False)
     np.testing.assert_allclose(further, [2 * found.slope_sd * (changes.min() + 0.3), 0.0])
-    near = np.array(
-        [changes.min() + 0.01]
-    )  # held-out runs were predicted as well as that: no search went further
+    # held-out runs were predicted as well as that: no search went further
+    near = np.array([changes.min() + 0.01])
     np.testing.assert_array_equal(found.lost(near), found.lost(near, chosen=False))
 
 

@@ -62,9 +62,8 @@ def test_the_width_grows_with_the_spread_as_far_as_inner_fits_err_more_than_they
     assert half[1] > 0.7 * half[2]  # a spread that is stated to be small is not believed to the end
     (few,) = mixture_horizon(errors[:4], stated[:4]).reaches
     assert few.fits == 2
-    assert (
-        mixture_horizon(errors[39:], stated[39:]) == Horizon()
-    )  # a single one says nothing of what is usual
+    # a single one says nothing of what is usual
+    assert mixture_horizon(errors[39:], stated[39:]) == Horizon()
 
 
 def test_inner_fits_see_nothing_of_the_runs_beyond_them() -> None:

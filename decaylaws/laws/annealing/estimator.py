@@ -257,9 +257,8 @@ class ScheduleLaw(Law):
     def _draws(self, solution: Solution, fitted: FittedCurves) -> Array:
         lengths = [len(curve.log_loss) for curve in fitted.curves]
         clusters = np.repeat(np.arange(len(lengths)), lengths)
-        if (
-            len(lengths) == 1
-        ):  # stretches of the one curve stand for runs: its evaluations are not independent
+        if len(lengths) == 1:
+            # stretches of the one curve stand for runs: its evaluations are not independent
             clusters = np.arange(len(clusters)) * _STRETCHES // len(clusters)
         return one_step_draws(
             solution,

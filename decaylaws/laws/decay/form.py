@@ -71,9 +71,8 @@ from decaylaws.laws.decay.stages import StagePart, Transient
 from decaylaws.laws.kit.arrow_matrix import ArrowSlopes
 from decaylaws.laws.kit.law import Array
 
-SHARE_FLOOR = (
-    1e-9  # added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm
-)
+SHARE_FLOOR = 1e-9
+"""Added to every share: what the trunk transfers keeps the sum away from 0, this only its logarithm."""
 
 
 def evaluate(

@@ -419,7 +419,7 @@ class DecayLaw(DecaySlices):
         }  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state.get("lr_memory", 0.0) != LR_MEMORY:  # its memory is no number of today's formula
+        if state.get("lr_memory", 0.0) != LR_MEMORY:  # the fitted memory counts steps in another way
             remedy = "An earlier version wrote this law. Fit it again."
             raise InvalidValueError("lr_memory", state.get("lr_memory", 0.0), f"must be {LR_MEMORY}", remedy)
         self._fit = None

@@ -70,9 +70,8 @@ _OFFSET_SD = 3e-3  # of a checkpoint's measured loss, relative
 _MEASURED_LOG_ANNEAL = (0.0, 0.25, -2.0, 2.0)
 _MEASURED_SIZE_ANNEAL = (0.0, 0.05, -0.5, 0.5)
 _MEASURED_OFFSET_SD = 1e-3
-_LEAST_GROWTH = (
-    1.1  # of the pre-training tokens between two checkpoints of a size, for their part to be asked for
-)
+# of the pre-training tokens between two checkpoints of a size, for their part to be asked for
+_LEAST_GROWTH = 1.1
 _HIERARCHY_WEIGHT = 4.0  # parameters that the first guess of a hierarchical deviation counts for
 _COEFFICIENT_SD = 1.5
 _STAGES = {

@@ -22,9 +22,8 @@ from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.rolling import BoolArray
 
 _LEAST_SHARE = 0.4  # of the runs that must be left: most runs hold the shape that a fit cannot do without
-_FROM_MAD = (
-    1.4826 * 1.2533
-)  # of the median absolute deviation to the standard deviation of a median, times sqrt(n)
+# from the median absolute deviation of n values to sqrt(n) times the standard deviation of their median
+_FROM_MAD = 1.4826 * 1.2533
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ class ShapeReach:
         """Standard deviation of the error at an unseen shape as a share of the annealing gain."""
         squares, total = USUAL_SHAPE_ERROR**2, 1.0
         for each in self.held_out:
-            known = USUAL_SHAPE_ERROR**2 / (
-                USUAL_SHAPE_ERROR**2 + each.share_sd**2
-            )  # noise says nothing either way
+            # noise says nothing either way
+            known = USUAL_SHAPE_ERROR**2 / (USUAL_SHAPE_ERROR**2 + each.share_sd**2)
             squares += known * max(each.share**2 - each.share_sd**2, 0.0)
             total += known
         return float(np.sqrt(squares / total))

@@ -145,9 +145,8 @@ def _origin(axis: str, fitted: BoolArray, asked: BoolArray, values: Array) -> Or
     return Origin(axis, fitted, asked, float(values[fitted].max()), float(np.median(values[asked])))
 
 
-_WORSE = (
-    2.0  # times the smallest error: a member that errs more says nothing that the others do not know better
-)
+# times the smallest error: a member that errs more says nothing that the others do not know better
+_WORSE = 2.0
 
 
 def origin_weights(tables: Mapping[str, pd.DataFrame], *, least: float = 5e-4) -> dict[str, float]:

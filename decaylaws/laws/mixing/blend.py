@@ -21,9 +21,8 @@ from decaylaws.laws.mixing.parametric import FormulaDraws, FormulaModel, Inverse
 from decaylaws.laws.mixing.posterior import PosteriorRegression
 from decaylaws.laws.mixing.process import GaussianProcess, GaussianProcessModel, ProcessDraws
 
-_FLOOR_SHARE = (
-    0.8  # of the smallest loss: what the process takes no mixture to remove, as the log-linear law's start
-)
+# of the smallest loss: what the process takes no mixture to remove, as the log-linear law's start
+_FLOOR_SHARE = 0.8
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)  # its multiples, without their whole part, fill [0, 1] evenly
 _LEAST_DRAWN = 0.25  # of the draws, and of what spreads two predictions: weight of either member
 _LARGEST_ERROR = 4.0  # in median absolute errors: one run that both members miss does not decide between them

@@ -21,9 +21,8 @@ from decaylaws.laws.mixing.families import Family, InverseSumFamily, LogLinearFa
 from decaylaws.laws.mixing.harm import HarmTerms, TargetOnset, joint_onsets, most_harmful, passes_of
 from decaylaws.laws.mixing.posterior import PosteriorRegression
 
-LEAST_FREEDOM = (
-    0.05  # of one minus a run's leverage: a run that alone holds a source says little of the error
-)
+LEAST_FREEDOM = 0.05
+"""Of one minus a run's leverage: a run that alone holds a source says little of the error."""
 
 _WORTH_A_FIT = 6.0
 """By how much harm must lower the squares to first order, in squares of one run's error, for a fit to try it."""

@@ -32,9 +32,8 @@ from decaylaws.laws.scaling.tables import LEAST_OFF_LINE, columns, off_line
 
 _GAIN_HUBER = 0.03  # of log gains: the difference of two noisy evaluations scatters by some per cent
 _LOSS_HUBER = 2e-3  # of the undecayed losses, nats
-_EXPONENT_SD = (
-    0.2  # of size and tokens around 0: sizes that hardly differ do not say how a gain grows with size
-)
+# of size and tokens around 0: sizes that hardly differ do not say how a gain grows with size
+_EXPONENT_SD = 0.2
 _TRANSIENT = 0.5  # undecayed points before this share of the earliest decay's tokens still feel the warm-up
 _HELD_SHARE = 0.25  # of the rows, by compute, in the extrapolation test
 _PROGRESS_NAMES = ("log_B", "pi", "log_beta")

@@ -121,9 +121,8 @@ class Names:
             before, after = map(re.escape, pattern.split("{domain}"))
             for domain in self.domains:
                 if re.fullmatch(f"{before}{re.escape(domain)}{_SUFFIX}{after}", theirs, re.IGNORECASE):
-                    if self.in_bits.setdefault(domain, pattern == BITS_PER_BYTE) != (
-                        pattern == BITS_PER_BYTE
-                    ):
+                    in_bits = pattern == BITS_PER_BYTE
+                    if self.in_bits.setdefault(domain, in_bits) != in_bits:
                         raise InvalidValueError(
                             "loss", theirs, f"states the loss of '{domain}' in another unit than another file does",
                             "Say which of them counts: --loss 'eval_{domain}_loss', or "
