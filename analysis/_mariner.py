@@ -21,8 +21,9 @@ from scipy.optimize import nnls
 
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.base import MixtureRegression, plain_report
+from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
+from decaylaws.laws.mixing.target_model import plain_report
 
 RATES, POWERS, ONSETS, RIDGES = (0.1, 0.3, 1.0, 3.0), (0.5, 1.0), (0.7, 1.5, 2.5), (1e-3, 1e-2, 1e-1, 1.0)
 NUM_FOLDS = 3

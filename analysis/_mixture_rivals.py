@@ -16,10 +16,11 @@ from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
 from decaylaws.laws.mixing import GaussianProcess, InverseSum, LightGBMRegression, LogLinear
-from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, plain_report
+from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.data import grouped_folds, mixture_groups
 from decaylaws.laws.mixing.families import Start
 from decaylaws.laws.mixing.parametric import FormulaRegression
+from decaylaws.laws.mixing.target_model import TargetModel, plain_report
 
 MEMBERS: dict[str, Callable[[], MixtureRegression]] = {
     "inverse_sum": partial(InverseSum, num_starts=1),

@@ -8,8 +8,9 @@ All of them take shares [runs, sources] and losses [runs] or [runs, targets], an
 ``Recalibration`` carries a fit on small proxies to the scale of a few larger runs.
 """
 
-from decaylaws.laws.mixing.base import Exclusion, MixtureRegression, shares_frame
+from decaylaws.laws.mixing.base import Exclusion, MixtureRegression
 from decaylaws.laws.mixing.blend import BlendedRegression
+from decaylaws.laws.mixing.data import shares_frame
 from decaylaws.laws.mixing.flexible import LightGBMRegression, LinearRegression
 from decaylaws.laws.mixing.optimum import simulated_optimum
 from decaylaws.laws.mixing.parametric import InverseSum, LogLinear

@@ -119,6 +119,14 @@ def losses_in(table: Any) -> pd.DataFrame:
     return table[[LOSS + name for name in domains]].set_axis(domains, axis=1)
 
 
+def shares_frame(runs: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Columns of a table that start with ``prefix``, without it, as the regressions read them."""
+    columns = [column for column in runs.columns if str(column).startswith(prefix)]
+    if not columns:
+        raise SchemaError("runs table", missing=[f"{prefix}<source>"])
+    return runs[columns].set_axis([str(column).removeprefix(prefix) for column in columns], axis=1)
+
+
 def read_errors(loss_error: Any, X: Any, y: Any, shape: tuple[int, ...], targets: Sequence[str]) -> Array:
     """Standard errors of losses that were expected from curves [runs, targets], 0 where they were measured.
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.base import MixtureRegression, TargetModel, held_out_errors, plain_report
+from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.parametric import LEAST_FREEDOM, left_out_spread
+from decaylaws.laws.mixing.target_model import TargetModel, held_out_errors, plain_report
 
 if TYPE_CHECKING:
     import lightgbm

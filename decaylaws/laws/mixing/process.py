@@ -15,8 +15,9 @@ from decaylaws.errors import InvalidValueError
 from decaylaws.laws.kit.formulas import SHARE_FLOOR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.report import FitReport
-from decaylaws.laws.mixing.base import MixtureRegression, plain_report
+from decaylaws.laws.mixing.base import MixtureRegression
 from decaylaws.laws.mixing.kernels import Alone, KernelFit, correlation, fit_additive, fit_kernel
+from decaylaws.laws.mixing.target_model import plain_report
 
 FloatArray = NDArray[np.floating[Any]]
 
