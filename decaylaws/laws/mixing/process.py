@@ -161,7 +161,7 @@ class GaussianProcessModel:
             else Alone(**own | {key: np.array(own[key]) for key in ("centre", "lengths")}),
             str(state["transform"]),
             float(state["floor"]),
-            np.array(state.get("row_noise", np.full(len(inputs), noise)), dtype=float),
+            np.array(state["row_noise"], dtype=float),
             errors,
             report,
         )
