@@ -112,6 +112,18 @@ def test_a_planted_misfit_is_estimated_and_none_is_found_where_there_is_none() -
     assert max(none.by_mixture, none.by_length) <= 0.03
 
 
+def test_one_held_out_length_does_not_rule_out_a_misfit_that_many_do() -> None:
+    def exact(count: int) -> Errors:
+        none, doublings = np.zeros((count, 1)), np.ones((count, 1))
+        return Errors(none, np.full((count, 1), 1e-4), np.ones((count, 1)), Distances(none, doublings))
+
+    assert estimate([exact(200)]) == Misfit()
+    one = estimate([exact(1)])
+    assert one.by_mixture == 0.0
+    # the largest of the grid whose surprise is at most two nats more: log(1 + b^2 / 1e-4) / 2 and the weak prior
+    assert 0.05 < one.by_length < 0.073
+
+
 def test_the_nearest_run_decides_and_held_out_runs_are_out_of_reach() -> None:
     distances = Distances(
         np.array([[0.0, 0.4], [0.4, 0.0]]),
