@@ -21,8 +21,7 @@ from _common import parse_args, read_table, run, write_json
 
 from decaylaws.errors import DataError
 from decaylaws.laws.decay import DecayLaw
-from decaylaws.laws.decay.inputs import final_losses
-from decaylaws.laws.decay.misfit import CONSTANT
+from decaylaws.laws.decay.inputs import CONSTANT, final_losses
 from decaylaws.laws.decay.shapes import HeldOutShape
 
 DOMAIN, LEVEL = "text", 0.9

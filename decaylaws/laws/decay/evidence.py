@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.errors import InvalidValueError
-from decaylaws.laws.decay.inputs import epochs_of, plain_shares
+from decaylaws.laws.decay.inputs import CONSTANT, epochs_of, plain_shares
 from decaylaws.laws.kit.law import Array
 from decaylaws.runs.table import HANDOVER_LR, MIX, NUMERICS
 
@@ -32,7 +32,7 @@ def evidence_of(runs: pd.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     ranges = {name: [float(runs[name].min()), float(runs[name].max())] for name in columns}
     values = {name: runs[MIX + name].tolist() if MIX + name in runs else [0.0] for name in sources}
     epochs = epochs_of(runs, sources).max(axis=0)
-    falling = runs[runs["decay_shape"].astype(str) != "constant"]
+    falling = runs[runs["decay_shape"].astype(str) != CONSTANT]
     ends = (falling["end_lr"] / falling["start_lr"]).tolist() or [1.0]
     factors = runs["start_lr"] / runs[HANDOVER_LR] if HANDOVER_LR in runs else None
     return {

@@ -32,6 +32,9 @@ from decaylaws.runs.table import (
 )
 from decaylaws.schedules import decay
 
+CONSTANT = "constant"
+"""The shape of decays whose LR does not fall on the way: it may drop at the hand-over, of which no fall tells."""
+
 PATH_NODES = 32  # pieces into which a decay is cut for the annealing kernel
 LR_MEMORY = 0.5
 """Power of the LR by which a step counts for the memory of a fall: 0 counts steps, 1 the LR integral.

@@ -31,9 +31,6 @@ from decaylaws.laws.kit.law import Array
 USUAL_SHAPE_ERROR = 0.05
 """Standard deviation of the error at a shape that no run has, as a share of the annealing gain, where no run tells."""
 
-CONSTANT = "constant"
-"""The shape of decays whose LR does not fall on the way, in which a law has nothing of a fall to get wrong."""
-
 _FAR = 1e3  # a distance that no run is at; finite, since nothing times infinity is no number
 _STEP = 1e-3  # of the log of the tokens, for their slope
 _GRID = (0.0, *np.geomspace(0.03, 3.0, 14))  # steps of 40 %: fine enough for a standard deviation

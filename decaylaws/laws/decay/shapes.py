@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from decaylaws.laws.decay.baselines import DecayPredictor
-from decaylaws.laws.decay.inputs import final_losses
+from decaylaws.laws.decay.inputs import CONSTANT, final_losses
 from decaylaws.laws.decay.law import DecayLaw
-from decaylaws.laws.decay.misfit import CONSTANT, USUAL_SHAPE_ERROR
+from decaylaws.laws.decay.misfit import USUAL_SHAPE_ERROR
 from decaylaws.laws.kit.law import Array
 from decaylaws.laws.kit.rolling import BoolArray
 
