@@ -53,6 +53,7 @@ def problem(worlds: Any, law: DecayLaw) -> Any:
 def test_the_onset_is_found_within_its_interval_and_the_search_respects_it(
     worlds: Any, harm: str, truth: str
 ) -> None:
+    # seed 3 is the one of six whose interval ends below the onset, at 5.98 of 6 (interfering, linear; analysis/LOG.md)
     found = worlds.simulate(truth, harm, 2)
     assert found.lower <= worlds.ONSET <= found.upper
     assert found.upper < 4 * found.lower

@@ -326,7 +326,8 @@ def _path(
 ) -> tuple[float, Array, Array]:
     """Intrinsic tokens, relative LR drops and their ages in steps of ``batch_tokens``; a sweep repeats few paths.
 
-    A re-warm-up falls to 0 at once and rises again, which is a fall below zero.
+    A step counts for the ages by the relative LR to the power ``lr_memory``. A re-warm-up falls to 0 at once and rises
+    again, which is a fall below zero.
     """
     schedule = decay(tokens, start_lr, end_lr, shape, warmup_tokens=warmup_tokens)
     edges = np.linspace(0.0, tokens, PATH_NODES + 1)
