@@ -31,17 +31,21 @@ def red_flags(inputs: ReportInputs) -> list[str]:
     ]
 
 
+def close_rivals(inputs: ReportInputs) -> list[str]:
+    """Names of the rivals that no observed difference at the target's scale tells from the recommendation."""
+    gap = least_gap(inputs.noise_sd("target"))
+    rivals = [key for key in inputs.candidates if key != "recommended"]
+    # a rival of the same mixture is the same run: its gain is 0
+    return [name(key) for key in rivals if 0 < abs(inputs.observed_gain_over(key, "target")) <= gap]
+
+
 def _confirmation(inputs: ReportInputs) -> Iterator[str]:
     if not inputs.confirmed:
         yield "It was not confirmed. Until then it is only a prediction."
         return
     if not inputs.confirmed_row("recommended", "target")["guards_hold"]:
         yield "A guard broke at the target's scale."
-    gap = least_gap(inputs.noise_sd("target"))
-    rivals = [key for key in inputs.candidates if key != "recommended"]
-    # a rival of the same mixture is the same run: its gain is 0
-    close = [name(key) for key in rivals if 0 < abs(inputs.observed_gain_over(key, "target")) <= gap]
-    if close:
+    if close := close_rivals(inputs):
         yield f"At the target's scale it is not told apart from {listed(close)}: seed noise explains the difference."
     held, _ = share_held(inputs.observed_domains)
     if held < 0.85:

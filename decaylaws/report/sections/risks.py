@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from decaylaws.report.inputs import ReportInputs
 from decaylaws.report.page import Section
+from decaylaws.report.sections.flags import close_rivals
 from decaylaws.report.words import law_name, listed, name, percent
-from decaylaws.runs.noise import least_gap
 from decaylaws.study.verdict import share_held
 
 _WIDE = 0.2  # a near-optimal range of this width leaves a share undetermined
@@ -51,17 +51,7 @@ def _confirmation(inputs: ReportInputs) -> Iterator[str]:
         if abs(mean) > 2 * inputs.noise_sd(str(scale)):
             kind = "optimistic" if mean > 0 else "pessimistic"
             yield f"Predictions at the {scale}'s scale were {kind} by {abs(mean):.3f} nats on average."
-    yield from _close_rivals(inputs)
-
-
-def _close_rivals(inputs: ReportInputs) -> Iterator[str]:
-    close = [
-        name(key)
-        for key in inputs.candidates
-        if key != "recommended"
-        and 0 < abs(inputs.observed_gain_over(key, "target")) <= least_gap(inputs.noise_sd("target"))
-    ]
-    if close:
+    if close := close_rivals(inputs):
         yield f"At the target's scale it is not told apart from {listed(close)}."
 
 
