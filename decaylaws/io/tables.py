@@ -74,8 +74,13 @@ def read_table(path: str | Path, *, text: Iterable[str] = ()) -> pd.DataFrame:
         table = _read_parquet(path)
     else:
         table = pd.DataFrame([row for _, row in objects(Path(path))])
-    # pandas keeps an index of its own in a file, such as the names of the runs
-    table = table.reset_index(drop=table.index.names == [None]).rename(columns=lambda name: str(name).strip())
+        if table.empty:
+            raise DataError(f"{path} holds no rows. Write one JSON object per line.")
+    # pandas keeps an index of its own in a file, such as the names of the runs; one without a name says nothing
+    needless = [k for k, name in enumerate(table.index.names) if name is None or name in table]
+    if len(needless) < table.index.nlevels:
+        table = table.reset_index(level=needless, drop=True).reset_index()
+    table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice:
         raise SchemaError(str(path), unexpected=twice, remedy="Each column must have a name of its own.")

@@ -242,6 +242,9 @@ def test_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"run": 1}\n{"run": \n')
     with pytest.raises(DataError, match=r"bad.jsonl:2 is not valid JSON"):
         read_run_table(tmp_path / "bad.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty.jsonl holds no rows. Write one JSON object per line."):
+        read_run_table(tmp_path / "empty.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -281,6 +284,10 @@ def test_lists_in_cells_and_an_index_of_names_are_read(tmp_path: Path) -> None:
     assert read_run_table(tmp_path / "lists.parquet").runs == tuple(table["run"])
     table.set_index("run").to_parquet(tmp_path / "index.parquet")
     assert read_run_table(tmp_path / "index.parquet").runs == tuple(table["run"])
+    table.set_index("run", drop=False).to_parquet(tmp_path / "twice.parquet")
+    assert read_run_table(tmp_path / "twice.parquet").runs == tuple(table["run"])
+    table.set_index(["run", "w_web"]).to_parquet(tmp_path / "two.parquet")
+    assert read_run_table(tmp_path / "two.parquet").sources == SOURCES
     table[table["w_web"] > 0.1].to_parquet(tmp_path / "plain.parquet")  # an index without a name is none
     assert "index" not in read_run_table(tmp_path / "plain.parquet").others
 
