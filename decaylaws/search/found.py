@@ -63,15 +63,19 @@ def searched(
         table = explorer.run(trials, seed, sampler=sampler, storage=storage, known=known, progress=progress)
         return Found.best(explorer, table)
 
+    def gains(found: Found) -> bool:
+        own = found.problem.on_one_mixture
+        control = float(own.aim(own.control_shares[None])[0])
+        return float(found.problem.aim(found.optimum.shares[None])[0]) <= control + _SAME_AIM
+
     found = search(goal)
-    own = found.problem.on_one_mixture
-    control = float(own.aim(own.control_shares[None])[0])
-    gains = float(found.problem.aim(found.optimum.shares[None])[0]) <= control + _SAME_AIM
-    if (found.optimum.feasible and gains) or not any(goal.guard_margins.values()):
+    if (found.optimum.feasible and gains(found)) or not any(goal.guard_margins.values()):
         return found
     # The mixture that breaks its margins least is close to the control and gains nothing. Margins above their limits
     # leave only mixtures that lower the guarded losses, whatever that costs; the control would keep every guard.
     again = search(replace(goal, guard_margins={}))
+    if found.optimum.feasible and not gains(again):
+        return found  # caps forbid what is as good as the control: to give up the margins brings nothing
     return replace(again, assured=False, margins=goal.guard_margins)
 
 

@@ -49,7 +49,7 @@ from decaylaws.study.sweep import MeasuredSweep
 
 STAGE = "stage"
 """Key of the choice of a stable stage in laws/recommendation.json."""
-RECOMMENDATION_FORMAT = 10  # of laws/recommendation.json; an older file is searched anew
+RECOMMENDATION_FORMAT = 11  # of laws/recommendation.json; an older file is searched anew
 
 
 def recommend(study: Study, *, progress: Progress = silent) -> tuple[Recipe, bool]:

@@ -122,6 +122,20 @@ def test_margins_above_their_limit_do_not_recommend_what_is_worse_than_the_contr
     assert "control is predicted to be better" not in unsure.verdict
 
 
+def test_margins_are_kept_where_caps_forbid_all_that_is_as_good_as_the_control(law) -> None:
+    """A recommendation without margins would be no better than the control either, and less sure of its guards."""
+    control = Mixture({"web": 0.34, "code": 0.33, "maths": 0.33})
+    wanted = goal(control, guard_domains=["web"], guard_nats=0.5, guard_margins={"web": 0.01})
+    choices = replace(CHOICES, decay_tokens=(200_000,))
+    found = recommend(
+        law, space(maths_tokens=5_000), target=TARGET, goal=wanted, choices=choices, trials=10, seed=1
+    )
+    assert found.rivals[0].gain.mean < -0.01
+    assert found.guards["web"] > 0.01
+    assert found.feasible
+    assert "by the prediction alone" not in found.verdict
+
+
 def test_a_better_rival_that_may_break_a_guard_is_named(law, control) -> None:
     free = recommend(law, space(), target=TARGET, goal=goal(control), choices=CHOICES, trials=20, seed=1)
     wanted = goal(control, guard_domains=["web"], guard_nats=0.02)
