@@ -127,7 +127,15 @@ def _numbers(losses: Mapping[str, SupportsFloat], domains: tuple[str, ...], fiel
         if domain not in domains:
             raise InvalidValueError(f"{field}.{domain}", loss, f"is no domain; they are {', '.join(domains)}")
         is_number = isinstance(loss, SupportsFloat) and not isinstance(loss, bool)
-        found[domain] = float(loss) if is_number else math.nan
+        try:
+            found[domain] = float(loss) if is_number else math.nan
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+            RuntimeError,
+        ):  # of an array of several, or beyond all floats
+            found[domain] = math.nan
         if not (math.isfinite(found[domain]) and found[domain] > 0):
             raise InvalidValueError(
                 f"{field}.{domain}",

@@ -101,6 +101,8 @@ def test_a_run_that_diverged_is_told_without_losses(tmp_path: Path) -> None:
         ({"web": 1.0, "maths": 2.0, "code": 1.0}, {"9": {"web": 1.0}}, "'curve' must hold steps of the run, 0 to 64"),
         ({"web": 1.0, "maths": 2.0, "code": 1.0}, {9: 1.0}, r"'curve\.9' must map domains to losses; got 1\.0"),
         ({"web": "1.0", "maths": 2.0, "code": 1.0}, None, r"losses\.web.*above 0; got '1\.0'"),
+        ({"web": np.array([1.0, 2.0]), "maths": 2.0, "code": 1.0}, None, r"losses\.web.*above 0; got array"),
+        ({"web": 10**400, "maths": 2.0, "code": 1.0}, None, r"losses\.web.*above 0; got 1000"),
         (1.5, None, r"'losses' must map domains to losses; got 1\.5"),
     ],
 )  # fmt: skip
