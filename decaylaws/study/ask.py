@@ -129,13 +129,8 @@ def _numbers(losses: Mapping[str, SupportsFloat], domains: tuple[str, ...], fiel
         is_number = isinstance(loss, SupportsFloat) and not isinstance(loss, bool)
         try:
             found[domain] = float(loss) if is_number else math.nan
-        except (
-            TypeError,
-            ValueError,
-            OverflowError,
-            RuntimeError,
-        ):  # of an array of several, or beyond all floats
-            found[domain] = math.nan
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            found[domain] = math.nan  # an array of several losses, or a number beyond all floats
         if not (math.isfinite(found[domain]) and found[domain] > 0):
             raise InvalidValueError(
                 f"{field}.{domain}",
