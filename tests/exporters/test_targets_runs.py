@@ -8,6 +8,7 @@ Needs torchtitan, ai2-olmo-core, megatron-core, marin-levanter, llm-foundry with
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import shlex
@@ -598,6 +599,25 @@ def test_levanter(name: str, tmp_path: Path) -> None:
         assert restart.optimizer == config.optimizer
         assert restart.trainer.checkpointer == trainer.checkpointer
         assert restart.trainer.num_train_steps == trainer.num_train_steps
+
+
+@pytest.mark.parametrize("rare", [0.0014, 0.0004, 4e-5])
+def test_levanter_deals_out_small_shares_as_the_export_says(make_recipe, rare: float) -> None:
+    mixture = import_trainer("levanter.data.mixture")
+    dataset = import_trainer("levanter.data.dataset")
+    stage = make_recipe("linear", 64).to_dict()["stages"][0] | {"mixture": {"web": 1 - rare, "math": rare}}
+    result = export(make_recipe(stages=[stage]), "levanter")
+    data = yaml.safe_load(result.files["midtrain_levanter.yaml"])["data"]
+    block = data["mixture_block_size"]
+    dealt = mixture.MixtureDataset(
+        {name: dataset.ListAsyncDataset([name] * block) for name in ("web", "math")},
+        data["train_weights"],
+        block,
+        key=0,
+    )
+    read = asyncio.run(dealt.get_batch(range(block)))
+    assert read.count("math") / block == pytest.approx(result.realised_shares["math"])
+    assert read.count("math") > 0
 
 
 # Hugging Face ----------------------------------------------------------------------------------------------
