@@ -268,8 +268,10 @@ def _differences(own: Fitted, other: Fitted, question: LossCurve) -> list[float]
     for mine in own.law.models_:
         theirs = next((name for name in other.law.models_ if name.split("/")[1] == mine.split("/")[1]), None)
         if theirs is not None:
-            here = own.law.predict([replace(question, model=mine)])[0] + own.offsets[mine]
-            there = other.law.predict([replace(question, model=theirs)])[0] + other.offsets[theirs]
+            here = own.law.predict([replace(question, model=mine, params=None)])[0] + own.offsets[mine]
+            there = (
+                other.law.predict([replace(question, model=theirs, params=None)])[0] + other.offsets[theirs]
+            )
             found.append(float(here - there))
     return found
 

@@ -13,9 +13,9 @@ each other) and ``logarithmic`` lie outside it.
 The others draw worlds of forms that no family of the library has (``_foreign_worlds.py``). ``mixture`` asks
 ``recommend_mixture`` by the default and by single families; ``decay`` fits the decay law on decays of three lengths
 that relax towards a world's losses. Regrets are then in standard deviations of the runs' objective. LOG.md says which
-seeds were kept unseen until its figures (so far mixtures 1000 to 1004, 4000 to 4004, 7401, 7402 and 7901, decays 2000
-to 2003 and 3000 to 3002), and on which the code was chosen. Worlds that ``--json`` holds already are kept, so that a
-run which was stopped goes on.
+seeds were kept unseen until its figures (so far mixtures 1000 to 1004, 4000 to 4004, 7401, 7402, 7901 and 8100 to
+8108, decays 2000 to 2003 and 3000 to 3002), and on which the code was chosen. Worlds that ``--json`` holds already are
+kept, so that a run which was stopped goes on.
 """
 
 from __future__ import annotations
