@@ -95,17 +95,17 @@ class Planner(Forks):
             if held.average is not None and name in self.settings.starts
         ]
 
-    def _factor_levels(self) -> list[Level]:
+    def _levels(self) -> list[Level]:
+        """The factor levels of the decay of every mixture."""
         design = self.settings.design
-        return list(
-            product(
-                design.decay_tokens,
-                design.start_lr_factors,
-                design.shapes,
-                self.batch_sizes,
-                design.end_lr_factors,
-            )
+        levels = product(
+            design.decay_tokens,
+            design.start_lr_factors,
+            design.shapes,
+            self.batch_sizes,
+            design.end_lr_factors,
         )
+        return balanced_levels(list(levels), design.num_mixtures, seed=design.seed)
 
     def _controls(self) -> list[PlannedRun]:
         design, proxy = self.settings.design, self.settings.proxy
@@ -146,8 +146,8 @@ class Planner(Forks):
         """The control at every falling shape that chance gave to no mixture, as it can where mixtures are few."""
         settings, design = self.settings, self.settings.design
         tokens, factor = max(design.decay_tokens), design.start_lr_factors[0]
-        levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
-        planned = {design.shapes[0], *(shape for _, _, shape, *_ in levels)}  # all controls have the first
+        # all controls have the first
+        planned = {design.shapes[0], *(shape for _, _, shape, *_ in self._levels())}
         return [
             self.microanneal(
                 "shape", settings.proxy, self.decay_schedule(settings.proxy, tokens, factor, shape),
@@ -262,7 +262,7 @@ class Planner(Forks):
 
     def _spread(self, role: str, start_name: str, count: int) -> list[PlannedRun]:
         design = self.settings.design
-        levels = balanced_levels(self._factor_levels(), design.num_mixtures, seed=design.seed)
+        levels = self._levels()
         # in an order of its own, so that stages and levels do not go together
         stages = balanced_levels([*self.stages.values()] or [None], len(levels), seed=design.seed + 1)
         runs = []

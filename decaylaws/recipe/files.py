@@ -19,6 +19,8 @@ __all__ = ["read_mapping", "read_text", "to_json", "to_yaml"]
 MAX_BYTES = 16 * 1024 * 1024
 SUFFIXES = (".yaml", ".yml", ".json")
 """What a recipe's file name ends in."""
+WRONG_SUFFIX = f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+"""What an error says of another one."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -59,4 +61,4 @@ def _parse(path: Path, text: str) -> object:
         return load_json(text, path)
     if suffix in (".yaml", ".yml"):
         return load_yaml(text, path)
-    raise InvalidValueError("path", str(path), "must end in .yaml, .yml or .json")
+    raise InvalidValueError("path", str(path), WRONG_SUFFIX)

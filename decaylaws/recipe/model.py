@@ -390,10 +390,10 @@ class Recipe(Value):
     def save(self, path: str | Path) -> Path:
         """Write YAML or JSON, by suffix; equal recipes give equal bytes."""
         path = Path(path)
-        writers = {".yaml": files.to_yaml, ".yml": files.to_yaml, ".json": files.to_json}
-        if path.suffix.lower() not in writers:
-            raise InvalidValueError("path", str(path), "must end in .yaml, .yml or .json")
-        write_text(path, writers[path.suffix.lower()](self.to_dict()))
+        suffix = path.suffix.lower()
+        if suffix not in files.SUFFIXES:
+            raise InvalidValueError("path", str(path), files.WRONG_SUFFIX)
+        write_text(path, (files.to_json if suffix == ".json" else files.to_yaml)(self.to_dict()))
         return path
 
     @classmethod

@@ -201,7 +201,7 @@ class DecayProblem:
 
     def objective(self, shares: Array, theta: Array | None = None) -> Array:
         """Weighted loss ``[k]``, nats per token."""
-        return self.losses(shares, theta) @ self._weights
+        return self._weighted(self.inputs(shares), theta)
 
     def divergence(self, shares: Array) -> Array:
         """KL divergence of mixtures from the goal's prior, nats ``[k]``; 0 without a prior."""
@@ -219,19 +219,17 @@ class DecayProblem:
         Draws alone hold the true regret too rarely where the truth lies outside the family (``draw_scale``).
         """
         inputs = self.inputs(shares)
-        point = self.law.loss(inputs) @ self._weights
-        drawn = self.law.loss(inputs, theta) @ self._weights
-        return point + self._draw_scale * (drawn - point) + self._price(shares)
+        point = self._weighted(inputs)
+        return point + self._draw_scale * (self._weighted(inputs, theta) - point) + self._price(shares)
 
     def robust_aim(self, shares: Array) -> Array:
         """The aim plus ``goal.risk`` standard deviations of the difference from the control, ``[k]``."""
         inputs, draws = self.inputs(shares), self.law.draws_[: self.num_risk_draws]
-        value = self.law.loss(inputs) @ self._weights + self._price(shares)
+        value = self._weighted(inputs) + self._price(shares)
         if self.goal.risk == 0 or len(draws) < 2:
             return value
         gains = [
-            self.law.loss(inputs, theta) @ self._weights - control
-            for theta, control in zip(draws, self._control_draws)
+            self._weighted(inputs, theta) - control for theta, control in zip(draws, self._control_draws)
         ]
         return value + self.goal.risk * np.std(gains, axis=0)
 
@@ -272,6 +270,10 @@ class DecayProblem:
         """Guard slacks ``[k, g]`` less the margins of the goal."""
         margins = [self.goal.guard_margins.get(name, 0.0) for name in self.goal.guard_domains]
         return self.guard_slack(shares) - np.array(margins)
+
+    def _weighted(self, inputs: DecayInputs, theta: Array | None = None) -> Array:
+        """The objective ``[k]`` of inputs that are ready, which several draws can share."""
+        return self.law.loss(inputs, theta) @ self._weights
 
     def _price(self, shares: Array) -> Array | float:
         """What the divergence from the prior costs, nats ``[k]``."""
