@@ -130,8 +130,8 @@ def score(law: MixtureRegression, fit: pd.DataFrame, predict: pd.DataFrame) -> d
 def noise_permits(fit: pd.DataFrame, predict: pd.DataFrame) -> dict[str, Any]:
     """Rank correlations of the lower third of the predict rows where a smooth truth is known and noise is drawn anew.
 
-    The truth and the noise are those of a process with both kinds of rows in its fit: a diagnosis, and no law that
-    could be scored.
+    The truth and the noise are those of a process with both kinds of rows in its fit: a diagnosis. It is
+    not a law that could be scored.
 
     Returns:
         ``noise_sd`` (bits per byte, median over the lower third) and ``noise_sd_on_line``, the same without any form,

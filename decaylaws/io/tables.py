@@ -116,7 +116,7 @@ def require_csv_header(cells: Sequence[str], path: str | Path) -> None:
         path: the file, for the message.
 
     Raises:
-        DataError: names what the line is.
+        DataError: the line holds no such table; the message says what it holds.
     """
     if cells and cells[0].lstrip().startswith(("{", "[{")):
         raise DataError(
